@@ -1,0 +1,95 @@
+# `make` alone lists the targets. Everything is installed into .venv and .venvs, nothing outside this folder.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first Python here that is new enough. Another one: make PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# -qq leaves errors only
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
+
+LABEL_STUDIO_VERSION := 1.23.2
+LABEL_STUDIO_VENV := .venvs/label-studio
+LABEL_STUDIO_READY := $(LABEL_STUDIO_VENV)/.ready-$(LABEL_STUDIO_VERSION)
+
+# Without PYTEST_ARGS the whole suite runs: make test PYTEST_ARGS="tests/test_tasks.py -x"
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+## Environments. Each stamp is newer than what it was made from, so a second run installs nothing.
+
+$(VENV)/bin/pip:
+	@test -n "$(PYTHON)" || { echo "lsml needs Python 3.11 or newer, and none was found: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "This Python makes no virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.core: pyproject.toml | $(VENV)/bin/pip
+	@echo "installing lsml into $(VENV)"
+	@$(BIN)/python $(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
+	@echo "installing lsml and what its tests need into $(VENV) (a minute or two)"
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.core $@
+
+# In an environment of its own: Label Studio pins a hundred packages that lsml has no opinion about.
+$(LABEL_STUDIO_READY): | $(VENV)/bin/pip
+	@echo "installing Label Studio $(LABEL_STUDIO_VERSION) into $(LABEL_STUDIO_VENV) (about 1 GB, 3 minutes)"
+	@rm -rf $(LABEL_STUDIO_VENV)
+	@$(BIN)/python -m venv $(LABEL_STUDIO_VENV)
+	@$(LABEL_STUDIO_VENV)/bin/python $(PIP_INSTALL) \
+	    --constraint tests/slow/label-studio-constraints.txt label-studio==$(LABEL_STUDIO_VERSION)
+	@touch $@
+
+## The example
+
+.PHONY: demo
+demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
+demo: $(VENV)/.core ## fit a text model on the shipped example, predict with it, show some results
+	@rm -rf demo && mkdir demo
+	@echo; echo "# 1. Learn from the tickets that people have annotated."
+	lsml fit examples/support-tickets/annotated.json --model text-classifier \
+	    --label-config examples/support-tickets/label_config.xml --output demo/tickets
+	@echo; echo "# 2. Predict the ones that nobody has looked at yet."
+	lsml predict examples/support-tickets/tasks.json --model demo/tickets -o demo/predictions.json
+	@echo; echo "# 3. Look at some. In Label Studio: Import -> demo/predictions.json"
+	python examples/support-tickets/show.py demo/predictions.json
+
+## Tests
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: test
+test: lint ## lint and the main suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(VENV)/.dev $(LABEL_STUDIO_READY) ## the slow suites: a real Label Studio
+	LSML_LABEL_STUDIO=$(CURDIR)/$(LABEL_STUDIO_VENV)/bin/label-studio $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: ## both, the second even where the first fails
+	@status=0; $(MAKE) --no-print-directory test || status=$$?; \
+	$(MAKE) --no-print-directory test-slow || status=$$?; exit $$status
+
+.PHONY: bench
+bench: $(VENV)/.dev ## the benchmarks (many minutes; keep the machine quiet)
+	@for script in $(wildcard benchmarks/[a-z]*.py); do echo "$$script"; $(BIN)/python $$script; done
+
+.PHONY: clean
+clean: ## remove the environments and everything that was built
+	rm -rf $(VENV) .venvs demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,136 @@
+"""Which annotation of a task counts, and why some tasks have none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal, get_args
+
+import orjson
+
+from lsml_cli.label_config import Control, LabelConfig
+from lsml_cli.tasks import Annotation, Labelled, Task
+
+Which = Literal["last", "first", "all"]
+WHICH: tuple[str, ...] = get_args(Which)
+
+NONE = "no annotation"
+SKIPPED = "skipped"  # the annotator pressed Skip: Label Studio calls it cancelled
+EMPTY = "empty result"  # submitted without filling anything
+
+
+def labelled(
+    tasks: Iterable[Task], config: LabelConfig, which: Which = "last", *, empty: bool = False
+) -> tuple[list[Labelled], Counter[str]]:
+    """The tasks that have an annotation that counts, each with it, and how many others there are by reason.
+
+    which  of several annotations the "last" (or "first") ground truth, else the last (or first) one that was not
+           skipped; "all": each of them, as so many examples
+    empty  whether an annotation without any region counts: it says that nothing is there
+
+    The rows that JSON_MIN has for one task, one for each annotation, count as one task.
+    """
+    found: list[Labelled] = []
+    reasons: Counter[str] = Counter()
+    rows: dict[object, list[tuple[Task, Annotation]]] = {}
+    for task in tasks:
+        row = row_of(task)
+        if row is not None:
+            annotation = _from_row(row, config)
+            if isinstance(row.get("id"), int | str):
+                rows.setdefault(row["id"], []).append((task, annotation))
+                continue
+            candidates = [annotation]
+        else:
+            candidates = annotations_of(task)
+        _settle(task, candidates, which, empty, found, reasons)
+    for several in rows.values():
+        _settle(several[0][0], [annotation for _, annotation in several], which, empty, found, reasons)
+    return found, reasons
+
+
+def annotations_of(task: Task) -> list[Annotation]:
+    """The annotations of a whole task, as it was exported (`completions` in old exports)."""
+    stored = task.raw.get("annotations", task.raw.get("completions"))
+    if not isinstance(stored, list):
+        return []
+    return [_from_export(each) for each in stored if isinstance(each, Mapping)]
+
+
+def choose(annotations: Sequence[Annotation], which: Which = "last", *, empty: bool = False) -> list[Annotation]:
+    """Those that count: one, none, or with "all" every usable one. The order is that of their ids."""
+    usable = [each for each in annotations if not each.cancelled and (each.result or empty)]
+    # An export lists the oldest first, JSON_MIN the newest; ids grow in the order of creation.
+    if all(each.id is not None for each in usable):
+        usable.sort(key=lambda each: each.id or 0)
+    if which == "all":
+        return usable
+    preferred = [each for each in usable if each.ground_truth] or usable
+    return preferred[-1:] if which == "last" else preferred[:1]
+
+
+def row_of(task: Task) -> Mapping[str, Any] | None:
+    """The row of JSON_MIN that a task was made of, an annotation flattened beside the data; None when it was not.
+
+    A row of the CSV export is the same with everything in strings, and arrives as the task's data.
+    """
+    row = task.raw.get("data", task.raw)
+    lone = "annotations" not in task.raw and "completions" not in task.raw
+    return row if lone and isinstance(row, Mapping) and "annotation_id" in row and "annotator" in row else None
+
+
+def _settle(
+    task: Task,
+    candidates: Sequence[Annotation],
+    which: Which,
+    empty: bool,
+    found: list[Labelled],
+    reasons: Counter[str],
+) -> None:
+    counting = choose(candidates, which, empty=empty)
+    found += [Labelled(task, annotation) for annotation in counting]
+    if not counting:
+        kept = [each for each in candidates if not each.cancelled]
+        reasons[EMPTY if kept else SKIPPED if candidates else NONE] += 1
+
+
+def _from_export(stored: Mapping[str, Any]) -> Annotation:
+    result = stored.get("result")
+    return Annotation(
+        _id(stored.get("id")),
+        [region for region in result if isinstance(region, Mapping)] if isinstance(result, list) else [],
+        ground_truth=stored.get("ground_truth") is True,
+        cancelled=stored.get("was_cancelled") is True or stored.get("skipped") is True,
+    )
+
+
+def _from_row(row: Mapping[str, Any], config: LabelConfig) -> Annotation:
+    """JSON_MIN drops ids of regions and ground truths, and shortens a lone choice to its name."""
+    result = [
+        {"from_name": control.name, "to_name": control.to_names[0], "type": control.type, "value": value}
+        for control in config.controls.values()
+        for value in _values(control, row.get(control.name))
+    ]
+    return Annotation(_id(row.get("annotation_id")), result)
+
+
+def _values(control: Control, cell: Any) -> list[Mapping[str, Any]]:
+    """The value objects in one cell of a row; a cell of the CSV export holds JSON in a string."""
+    if isinstance(cell, str) and cell[:1] in ("{", "["):
+        with suppress(ValueError):  # a label or a text may happen to begin with a bracket
+            cell = orjson.loads(cell)
+    if cell is None or cell == "":
+        return []
+    if isinstance(cell, Mapping):
+        return [cell]
+    if isinstance(cell, list) and all(isinstance(each, Mapping) for each in cell):
+        return cell
+    key = "text" if control.type == "textarea" else control.type
+    return [{key: cell if isinstance(cell, list) else [cell]}]
+
+
+def _id(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,73 @@
+"""What people read while a command runs. All of it goes to stderr: stdout is data."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
+
+
+class Console:
+    """Notes and progress: a bar on a terminal, a plain line every now and then elsewhere, nothing if `quiet`."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: tqdm[None] | None = None
+        self._begun = self._last_line = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def note(self, sentence: str) -> None:
+        if self.quiet:
+            return
+        if self._bar is not None:
+            self._bar.clear()
+        print(f"lsml: {sentence}", file=sys.stderr, flush=True)
+
+    def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
+        if self.quiet:
+            return
+        if (
+            self._first is None
+        ):  # the tasks of an earlier run, and the first batch with the model's start, set the scale
+            self._first, self._begun = tasks, time.monotonic()
+        rate = (tasks - self._first) / max(time.monotonic() - self._begun, 1e-6)
+        text = f"{tasks:,} tasks" + (f", {rate:,.0f}/s" if rate else "") + (f", {failed:,} failed" if failed else "")
+        if sys.stderr.isatty():
+            self._draw(text, fraction)
+        elif time.monotonic() - self._last_line > LINE_EVERY:
+            self._last_line = time.monotonic()
+            print(f"lsml: {text}{_left(self._begun, fraction)}", file=sys.stderr, flush=True)
+
+    def _draw(self, text: str, fraction: float | None) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            columns, rows = shutil.get_terminal_size()  # tqdm draws nothing where a terminal has no size
+            known = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+            unknown = "{desc} {elapsed}"
+            form = unknown if fraction is None else known
+            self._bar = tqdm(total=1.0, file=sys.stderr, bar_format=form, leave=False, ncols=columns, nrows=rows)
+        self._bar.set_description_str(text, refresh=False)
+        self._bar.update((fraction or 0.0) - self._bar.n)
+        self._bar.refresh()
+
+
+def _left(begun: float, fraction: float | None) -> str:
+    if not fraction:
+        return ""
+    minutes = (time.monotonic() - begun) * (1 / fraction - 1) / 60
+    return f", {fraction:.0%}, about {minutes:,.0f} min left"

@@ -1,0 +1,128 @@
+"""`lsml predict`: tasks in, predictions out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lsml_cli.commands import options
+
+
+def predict(
+    tasks: Annotated[str, typer.Argument(metavar="TASKS", help="A file of tasks, or - for standard input.")],
+    model: options.Model,
+    label_config: options.LabelConfigFile = None,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
+    format: Annotated[
+        Literal["json", "jsonl"] | None,
+        typer.Option("--format", help="From the ending of --output by default; stdout is jsonl."),
+    ] = None,
+    shape: Annotated[
+        Literal["tasks", "predictions"],
+        typer.Option(
+            "--shape",
+            help="tasks: whole tasks that import as they are; predictions: what import/predictions takes.",
+        ),
+    ] = "tasks",
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, metavar="N", help="Tasks per forward; the model knows a good one."),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", "-w", min=1, metavar="N", help="Processes (text) or encoding threads (pictures)."),
+    ] = 1,
+    device: Annotated[
+        str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps; several with commas.")
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Only the first N tasks.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", min=0.0, max=1.0, metavar="X", help="Leave out what the model is less sure of."),
+    ] = None,
+    label_map: Annotated[
+        Path | None,
+        typer.Option("--label-map", metavar="FILE", help='JSON: {"class of the model": "label of the config"}.'),
+    ] = None,
+    model_version: Annotated[
+        str | None, typer.Option("--model-version", metavar="TEXT", help="What predictions carry as model_version.")
+    ] = None,
+    params: options.With = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option("--id-column", metavar="NAME", help="Column or key with the task id, for CSV and bare items."),
+    ] = None,
+    keep_annotations: Annotated[
+        bool, typer.Option("--keep-annotations", help="Write annotations and drafts too (same project only).")
+    ] = False,
+    skip_predicted: Annotated[
+        bool, typer.Option("--skip-predicted", help="Leave tasks alone that carry a prediction of this version.")
+    ] = False,
+    on_error: Annotated[
+        Literal["skip", "fail"], typer.Option("--on-error", help="What one bad task does: skip it, or fail the run.")
+    ] = "skip",
+    errors: Annotated[
+        Path | None, typer.Option("--errors", metavar="FILE", help="JSON Lines about each task that failed.")
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option("--max-failures", min=0, metavar="N", help="Give up when more than N tasks failed.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an unfinished run; the same bytes come out.")
+    ] = False,
+    summary: options.SummaryFile = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Predict every task of TASKS and write Label Studio predictions.
+
+    TASKS is what Label Studio exports or imports: a JSON array, JSON Lines, JSON_MIN, CSV, TSV, each also gzipped.
+    Exit code 0: all predicted; 3: finished, but tasks failed; 1: stopped; 2: wrong usage.
+
+    Examples:
+
+        lsml predict tasks.json --model models/news -o predictions.json
+
+        cat tasks.jsonl | lsml predict - --model models/news | head -3
+    """
+    from dataclasses import replace
+
+    from lsml_cli import bulk, registry
+    from lsml_cli.commands.console import Console
+    from lsml_cli.errors import UsageError
+    from lsml_cli.label_config import LabelConfig
+
+    spec = registry.find_model(model, registry.parse_params(params or []))
+    if model_version is not None:
+        spec = replace(spec, shown_as=model_version)
+    config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
+    if config is None:
+        raise UsageError(f"{model} needs a label config.", "Name the labelling XML with --label-config FILE.")
+    asked = bulk.PredictOptions(
+        tasks=tasks,
+        output=output,
+        format=format,
+        shape=shape,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        limit=limit,
+        threshold=threshold,
+        label_map=bulk.read_label_map(label_map) if label_map else {},
+        id_column=id_column,
+        keep_annotations=keep_annotations,
+        skip_predicted=skip_predicted,
+        on_error=on_error,
+        errors=str(errors) if errors else None,
+        max_failures=max_failures,
+        resume=resume,
+    )
+    with Console(quiet) as console:
+        done = bulk.predict_file(spec, config, asked, console)
+    if summary is not None:
+        bulk.write_summary(summary, done)
+    for sentence in done.sentences():
+        console.note(sentence)
+    if done.failed:
+        raise typer.Exit(3)

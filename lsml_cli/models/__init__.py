@@ -1,0 +1,1 @@
+"""The models that come with lsml, one module per family, and the contract they share (`base`)."""

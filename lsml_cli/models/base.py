@@ -1,0 +1,206 @@
+"""The contract between lsml and a model.
+
+A model never crosses a process boundary; its `ModelSpec` does. A batch belongs to one `Binding`: a model
+that met one label config, so that `forward` may know which labels are wanted.
+
+The smallest model overrides `forward` and `decode`:
+
+    class Shouting(Model):
+        def forward(self, inputs, binding):
+            return [task.data["text"].isupper() for task in inputs]
+
+        def decode(self, output, task, binding):
+            control = binding.config.only("Choices")
+            region = control.region(task, {"choices": ["loud" if output else "quiet"]}, score=1.0)
+            return Prediction.of((region,), self.version)
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.predictions import Prediction
+from lsml_cli.tasks import Labelled, Task
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Progress = Callable[[str], None]  # takes one plain sentence about how far training is
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to build a model somewhere else. Small and picklable; nothing heavy is imported.
+
+    target   "package.module:Class", or "/path/to/file.py:Class"
+    version  name of the trained version, None for a model that has none
+    params   the model's own parameters (`--with KEY=VALUE`)
+    path     folder with the version's weights, None for an untrained model
+    state    what the model's `fit` returned, as stored in the version's model.json
+    digest   identity, hexadecimal: resuming and finished work are keyed by it
+    shown_as what predictions carry as `model_version` instead of the model's own name and version
+    """
+
+    name: str
+    target: str
+    digest: str
+    version: str | None = None
+    params: Mapping[str, Json] = field(default_factory=dict)
+    path: Path | None = None
+    state: Mapping[str, Json] = field(default_factory=dict)
+    shown_as: str | None = None
+
+    @property
+    def model_version(self) -> str:
+        """What predictions carry as `model_version`: `news@20261120T213015`."""
+        return self.shown_as or f"{self.name}@{self.version or self.digest[:8]}"
+
+    def family(self) -> type[Model]:
+        return load_class(self.target)
+
+    def build(self) -> Model:
+        """The model without its weights: can be bound to a label config, cannot predict yet."""
+        return self.family()(self)
+
+    def open(self, device: str) -> Model:
+        """The model with its weights on `device` ("cpu", "cuda:0", "mps")."""
+        model = self.build()
+        model.load(device)
+        return model
+
+
+@dataclass
+class Binding:
+    """A model that met one label config: which output fills which control, which class is which label.
+
+    One binding lives as long as its replica, so a family may subclass it to cache what depends on the config.
+    `notes` are sentences the user should read once: classes without a label, a model that is untrained.
+    """
+
+    config: LabelConfig
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    project: str | None = None
+    threshold: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Model(ABC):
+    """One model on one device. Subclass it in one file and name that file: `--model path/to/file.py:Class`.
+
+    place       what `--workers N` means: N replica processes ("process", for models that hold the GIL), or
+                N threads that fetch and encode ahead of one forward lane ("threads")
+    batch_size  tasks per forward when `--batch-size` is not given
+    devices     kinds of device the model can use, the preferred one first
+    params      the model's own parameters and their defaults; `--with` may set these and no others
+                (None: any)
+    """
+
+    place: ClassVar[Literal["process", "threads"]] = "process"
+    batch_size: ClassVar[int] = 64
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    params: ClassVar[Mapping[str, Json] | None] = None
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    @property
+    def version(self) -> str:
+        return self.spec.model_version
+
+    def param(self, name: str) -> Any:
+        """The value given with `--with NAME=VALUE`, else the class's default."""
+        return self.spec.params.get(name, (type(self).params or {}).get(name))
+
+    def load(self, device: str) -> None:  # noqa: B027 - a model without weights has nothing to do here
+        """Bring the weights into memory. Called once per process, before the first batch."""
+
+    def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> Binding:
+        """Meet a label config, before and without `load`.
+
+        Raises LabelMismatch when the model can fill none of its controls, naming both lists of labels.
+        """
+        return Binding(config, label_map, project)
+
+    def sources(self, task: Task, binding: Binding) -> Sequence[str]:
+        """The values of the task that point to media; their bytes reach `encode`."""
+        return ()
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Any:
+        """CPU work that can run ahead in threads: a task and its media -> one input of `forward`.
+
+        Raises ValueError with a sentence when the task cannot be used; it costs this task only.
+        """
+        return task
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[Any], binding: Binding) -> Sequence[Any]:
+        """n inputs -> n outputs, in order. Has the device to itself."""
+
+    @abstractmethod
+    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
+        """One output -> the prediction in Label Studio's terms; no regions when nothing was found."""
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Json]:
+        """Train, write the weights into `out_dir`, return what `ModelSpec.state` should hold from then on.
+
+        `holdout` is for early stopping only; metrics are computed by the caller, with the finished model.
+        """
+        raise UsageError(f"{self.spec.name} cannot be trained.", "`lsml fit` needs a model that overrides `fit`.")
+
+
+def load_class(target: str) -> type[Model]:
+    """The class behind "package.module:Class" or "/path/to/file.py:Class"."""
+    place, _, name = target.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    found = getattr(module, name, None)
+    if found is None:
+        raise ModelError(f"{place} has no {name}.", _classes_in(module))
+    if not (isinstance(found, type) and issubclass(found, Model)):
+        raise ModelError(f"{target} is not a subclass of lsml_cli.Model.", _classes_in(module))
+    missing = getattr(found, "__abstractmethods__", frozenset())
+    if missing:
+        raise ModelError(f"{target} does not override {' and '.join(sorted(missing))}.")
+    return found
+
+
+def _classes_in(module: ModuleType) -> str:
+    names = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Model) and value is not Model
+    ]
+    return f"It defines: {', '.join(names)}." if names else "It defines no model at all."
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Import a file under a name of its own, so that two files of one name do not meet in sys.modules."""
+    name = f"lsml_file_{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise ModelError(f"{path} cannot be imported as Python.")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # dataclasses and pickle look the module up while it runs
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,143 @@
+"""Annotated tasks -> what each head should learn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsml_cli.errors import ModelError
+from lsml_cli.label_config import Control, Object
+from lsml_cli.models.base import Progress
+from lsml_cli.models.text_classifier.linear import Wanted
+from lsml_cli.models.text_classifier.texts import read_text
+from lsml_cli.tasks import Annotation, Labelled
+
+_SHOWN = 5  # names listed in a sentence
+
+
+@dataclass
+class Lesson:
+    """Everything to learn from the texts of one object: a vocabulary of all `texts`, a head for each control."""
+
+    source: Object
+    texts: list[str] = field(default_factory=list)
+    heads: dict[str, Wanted] = field(default_factory=dict)
+
+
+def lessons(examples: Iterable[Labelled], pairs: Sequence[tuple[Control, Object]], progress: Progress) -> list[Lesson]:
+    """One lesson for each object that some control with usable answers is about.
+
+    `progress` hears about what had to be left out. Raises ModelError when nothing is left.
+    """
+    drafts: dict[str, _Draft] = {}
+    for control, source in pairs:
+        drafts.setdefault(source.name, _Draft(source)).add(control)
+    unreadable: Counter[str] = Counter()
+    for example in examples:
+        for draft in drafts.values():
+            try:
+                text = read_text(draft.source, example.task.data)
+            except ValueError as error:
+                unreadable[str(error)] += 1
+            else:
+                draft.learn(text, example.annotation)
+    for reason, count in unreadable.most_common(_SHOWN):
+        progress(f"{count} annotated tasks are not learned from: {reason}.")
+    reasons = [reason for draft in drafts.values() for reason in draft.left_out()]
+    found = [lesson for draft in drafts.values() if (lesson := draft.lesson()).heads]
+    if not found:
+        raise ModelError(
+            f"There is nothing to learn: {' '.join(reasons)}",
+            "Annotate more tasks, or check that the label config is the one of this project.",
+        )
+    for reason in reasons:
+        progress(f"{reason} It is left out.")
+    return found
+
+
+class _Answers:
+    """What the annotators answered for one control, by position of the text."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        # Annotations say the alias; one made before the alias was there says the value.
+        self.names = {label.value: label.name for label in control.labels} | {
+            label.name: label.name for label in control.labels
+        }
+        self.rows: list[int] = []
+        self.chosen: list[tuple[str, ...]] = []
+        self.unknown: Counter[str] = Counter()
+
+    def add(self, row: int, annotation: Annotation) -> bool:
+        """Whether this annotation teaches the control anything."""
+        given = _choices(annotation, self.control.name)
+        known = tuple(dict.fromkeys(self._known(given or ())))
+        # Nothing chosen is an answer where several labels, and so none, may apply, but not where one has to.
+        if (self.control.single and len(known) != 1) or (given and not known):
+            return False
+        self.rows.append(row)
+        self.chosen.append(known)
+        return True
+
+    def _known(self, given: Iterable[str]) -> Iterable[str]:
+        for name in given:
+            if self.control.dynamic or name in self.names:
+                yield self.names.get(name, name)
+            else:
+                self.unknown[name] += 1
+
+    def wanted(self) -> Wanted:
+        # Sorted once, here, and stored with the weights from then on.
+        classes = sorted({name for names in self.chosen for name in names})
+        return Wanted(self.rows, self.chosen, classes, multi=not self.control.single)
+
+    def problem(self) -> str | None:
+        """Why this control cannot be learned."""
+        classes = self.wanted().classes
+        told = f" They choose {_listed(self.unknown)}, which it no longer has." if self.unknown else ""
+        if not classes:
+            return f"No annotation has a usable answer for {self.control}.{told}"
+        if len(classes) == 1 and all(self.chosen):
+            same = f'All {len(self.rows)} answers for {self.control} are "{classes[0]}"'
+            return f"{same}; two different ones are needed.{told}"
+        return None
+
+
+class _Draft:
+    def __init__(self, source: Object) -> None:
+        self.source = source
+        self.texts: list[str] = []
+        self.answers: list[_Answers] = []
+
+    def add(self, control: Control) -> None:
+        self.answers.append(_Answers(control))
+
+    def learn(self, text: str, annotation: Annotation) -> None:
+        if any([answers.add(len(self.texts), annotation) for answers in self.answers]):
+            self.texts.append(text)
+
+    def left_out(self) -> list[str]:
+        return [problem for answers in self.answers if (problem := answers.problem())]
+
+    def lesson(self) -> Lesson:
+        heads = {answers.control.name: answers.wanted() for answers in self.answers if not answers.problem()}
+        return Lesson(self.source, self.texts, heads)
+
+
+def _choices(annotation: Annotation, control: str) -> list[str] | None:
+    """What was chosen for a control; None when the annotation has no region of it."""
+    found: list[str] | None = None
+    for region in annotation.result:
+        value: Any = region.get("value")
+        if region.get("from_name") == control and isinstance(value, Mapping):
+            given = value.get("choices")
+            given = [given] if isinstance(given, str) else given
+            found = (found or []) + [name for name in given or () if isinstance(name, str)]
+    return found
+
+
+def _listed(names: Counter[str]) -> str:
+    shown = ", ".join(f'"{name}"' for name, _ in names.most_common(_SHOWN))
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

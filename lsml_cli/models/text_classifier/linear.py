@@ -1,0 +1,222 @@
+"""The linear half of the classifier: a weight for each feature and class, for all heads over one kind of text.
+
+Fitting is scikit-learn's `LogisticRegression`; applying it is `rows @ coef + intercept` in numpy, so that nothing but
+`fit` and the cold start imports scikit-learn.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsml_cli.errors import ModelError
+from lsml_cli.models.text_classifier.tfidf import Rows, Tfidf
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lsml_cli.models.text_classifier.tfidf import Floats
+
+    Weights = NDArray[np.float32]
+
+WEIGHTS = "weights.safetensors"
+VOCABULARY = "vocabulary.json"
+
+_CHARACTERS = 1 << 17  # texts of so many characters are scored at a time, whatever the batch
+_COLUMNS = 64  # classes scored at a time: what is gathered has entries x columns numbers
+_STEPS = 1000  # of the solver; the 100 that scikit-learn starts with are too few without much regularisation
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Texts -> a score (a logit) for each of K classes, those of all heads side by side.
+
+    coef       (F, K), a row for each feature, so that the few rows a text needs lie in one piece
+    intercept  (K,)
+    """
+
+    tfidf: Tfidf
+    coef: Weights
+    intercept: Weights
+
+    def scores(self, texts: Sequence[str]) -> Floats:
+        """(n, K). The scores of a text do not depend on the texts beside it, not even in the last bit."""
+        import numpy as np
+
+        return np.concatenate([self._scores(self.tfidf.rows(some), len(some)) for some in _pieces(texts)])
+
+    def _scores(self, rows: Rows, count: int) -> Floats:
+        import numpy as np
+
+        scores = np.tile(self.intercept.astype(np.float64), (count, 1))
+        if not len(rows.row):
+            return scores
+        starts = np.flatnonzero(np.diff(rows.row, prepend=-1))
+        for first in range(0, scores.shape[1], _COLUMNS):
+            some = slice(first, first + _COLUMNS)
+            parts = self.coef[:, some][rows.feature] * rows.weight[:, None]
+            scores[rows.row[starts], some] += np.add.reduceat(parts, starts, axis=0)
+        return scores
+
+
+def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
+    piece: list[str] = []
+    size = 0
+    for text in texts:
+        if piece and size + len(text) > _CHARACTERS:
+            yield piece
+            piece, size = [], 0
+        piece.append(text)
+        size += len(text)
+    yield piece
+
+
+def softmax(scores: Floats) -> Floats:
+    """Probabilities that add up to 1 in each row; (n, K) -> (n, K)."""
+    import numpy as np
+
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    result: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def sigmoid(scores: Floats) -> Floats:
+    """Each class's own probability, by 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2, which cannot overflow."""
+    import numpy as np
+
+    result: Floats = 0.5 * (1.0 + np.tanh(0.5 * scores))
+    return result
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one head should learn: the classes of some of the texts.
+
+    rows     which texts, by position
+    chosen   the classes of each of these texts; exactly one unless `multi`
+    classes  all there are, in the order of the head's scores
+    multi    whether each class is a question of its own
+    """
+
+    rows: Sequence[int]
+    chosen: Sequence[Sequence[str]]
+    classes: Sequence[str]
+    multi: bool
+
+
+def fit(texts: Sequence[str], heads: Sequence[Wanted], params: Mapping[str, Any]) -> tuple[Scorer, list[str]]:
+    """One vocabulary for all texts, one logistic regression per head; also sentences about what did not go well.
+
+    The same input gives the same bits: the solver starts from zero and runs on one thread.
+    """
+    import numpy as np
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    sizes = {name: params[name] for name in ("ngrams", "min_df", "max_features")}
+    tfidf, rows = Tfidf.fit(texts, **sizes)
+    matrix = csr_array((rows.weight, (rows.row, rows.feature)), shape=(len(texts), len(tfidf.idf)))
+    coefs, intercepts, notes = [], [], []
+    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for head in heads:
+            coef, intercept = _fit_head(matrix[np.asarray(head.rows)], head, params)
+            coefs.append(coef)
+            intercepts.append(intercept)
+    if any("ConvergenceWarning" in warning.category.__name__ for warning in caught):
+        notes.append(f"The solver had not settled after {_STEPS} steps; a smaller C (--with C=1) helps.")
+    weights: Weights = np.ascontiguousarray(np.concatenate(coefs, axis=1, dtype=np.float32))  # as safetensors needs it
+    return Scorer(tfidf, weights, np.concatenate(intercepts, dtype=np.float32)), notes
+
+
+def _fit_head(matrix: Any, head: Wanted, params: Mapping[str, Any]) -> tuple[Floats, Floats]:
+    """(F, K) weights and (K,) intercepts."""
+    import numpy as np
+
+    if head.multi:
+        columns = [
+            _binary(matrix, np.array([name in chosen for chosen in head.chosen]), params) for name in head.classes
+        ]
+        return np.stack([coef for coef, _ in columns], axis=1), np.array([intercept for _, intercept in columns])
+    if len(head.classes) == 1:
+        return np.zeros((matrix.shape[1], 1)), np.zeros(1)
+    number = {name: i for i, name in enumerate(head.classes)}
+    truth = np.array([number[chosen[0]] for chosen in head.chosen])
+    if len(head.classes) == 2:  # softmax over (0, x) is the sigmoid of x
+        coef, intercept = _binary(matrix, truth == 1, params)
+        return np.stack([np.zeros_like(coef), coef], axis=1), np.array([0.0, intercept])
+    model = _solver(params).fit(matrix, truth)
+    return model.coef_.T, model.intercept_
+
+
+def _binary(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats, float]:
+    """(F,) weights and the intercept of yes against no. Where all agree, no text says otherwise."""
+    import numpy as np
+
+    if truth.all() or not truth.any():  # the odds when one more of each had been seen
+        return np.zeros(matrix.shape[1]), float(np.log((truth.sum() + 1.0) / ((~truth).sum() + 1.0)))
+    model = _solver(params).fit(matrix, truth)
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _solver(params: Mapping[str, Any]) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=params["C"], class_weight=params["class_weight"], max_iter=_STEPS)
+
+
+def save(folder: Path, scorers: Sequence[Scorer]) -> None:
+    """Write the scorers as arrays beside their words. The same scorers give the same bytes."""
+    import numpy as np
+    from safetensors.numpy import save as to_bytes
+
+    arrays: dict[str, Any] = {}
+    for i, scorer in enumerate(scorers):
+        arrays |= {f"{i}.coef": scorer.coef, f"{i}.intercept": scorer.intercept}
+        arrays[f"{i}.idf"] = scorer.tfidf.idf.astype(np.float32)
+        arrays |= {f"{i}.ngrams.{n}": table for n, table in enumerate(scorer.tfidf.tables, start=2)}
+    (folder / WEIGHTS).write_bytes(to_bytes(arrays))  # save_file makes a file that only its owner may read
+    words = [list(scorer.tfidf.tokens) for scorer in scorers]
+    (folder / VOCABULARY).write_text(json.dumps(words, ensure_ascii=False, indent=0), encoding="utf-8")
+
+
+def load(folder: Path, widths: Sequence[int]) -> list[Scorer]:
+    """Read what `save` wrote. `widths` are the numbers of classes that the scorers must have.
+
+    Raises ModelError when a file is missing or damaged, or when the two do not belong together.
+    """
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(folder / WEIGHTS)
+        vocabulary = json.loads((folder / VOCABULARY).read_bytes())
+        scorers = []
+        for i, words in enumerate(vocabulary):
+            tables = [arrays[f"{i}.ngrams.{n}"] for n in range(2, len(arrays)) if f"{i}.ngrams.{n}" in arrays]
+            tfidf = Tfidf(
+                dict(zip(words, range(len(words)), strict=True)), tables, arrays[f"{i}.idf"].astype(np.float64)
+            )
+            scorers.append(Scorer(tfidf, arrays[f"{i}.coef"], arrays[f"{i}.intercept"]))
+    except Exception as error:  # safetensors raises what it likes; whatever it is, the version is damaged
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+    for scorer, width in zip(scorers, widths, strict=False):
+        features = len(scorer.tfidf.tokens) + sum(map(len, scorer.tfidf.tables))
+        if (
+            scorer.coef.shape != (features, width)
+            or len(scorer.tfidf.idf) != features
+            or len(scorer.intercept) != width
+        ):
+            raise _damaged(folder, f"{WEIGHTS} and {VOCABULARY} do not belong together")
+    if len(scorers) != len(widths):
+        raise _damaged(folder, f"{VOCABULARY} and model.json do not belong together")
+    return scorers
+
+
+def _damaged(folder: Path, why: str) -> ModelError:
+    return ModelError(f"The weights in {folder} are damaged ({why}).", "Copy the folder again, or train a new version.")

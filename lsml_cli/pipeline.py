@@ -1,0 +1,180 @@
+"""Tasks in, outcomes out, in order, over one or several replicas.
+
+Where a replica lives makes no difference to the caller:
+
+    in this process     `Replica`          called directly, or with threads that encode ahead of the forward lane
+    in its own process  `ReplicaProcess`   for models that hold the GIL, for a second device, for isolation
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.media import LocalMedia
+from lsml_cli.models.base import Model, ModelSpec
+from lsml_cli.predictions import Failure
+from lsml_cli.replica import Job, Plain, Replica, Setting
+from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
+
+DEATHS_IN_A_ROW = 3  # single tasks that kill a replica before it is the replica that is to blame
+
+T = TypeVar("T")
+
+
+@contextmanager
+def open_replicas(
+    spec: ModelSpec,
+    config: LabelConfig,
+    *,
+    label_map: Mapping[str, str] | None = None,
+    project: str | None = None,
+    threshold: float | None = None,
+    devices: Sequence[str] = ("cpu",),
+    workers: int = 1,
+    media_root: Path | None = None,
+) -> Iterator[list[Replica | ReplicaProcess]]:
+    """Replicas of a model, bound to a label config and ready to predict; closed on leaving.
+
+    devices  one replica (of a "process" model: `workers` of them) on each; naming a device twice makes two
+    workers  for "process" models the number of replicas on each device, for "threads" models the number of
+             threads that encode ahead
+
+    A single replica stays in this process. Raises ModelError when the model cannot be loaded.
+    """
+    setting = Setting(config, label_map or {}, project, threshold)
+    media = LocalMedia(media_root) if media_root else None
+    threaded = spec.family().place == "threads"
+    placements = [
+        Placement(spec, setting, device, threads=workers if threaded else 0, media=media)
+        for device in devices
+        for _ in range(1 if threaded else workers)
+    ]
+    with ExitStack() as stack:
+        replicas: list[Replica | ReplicaProcess] = []
+        for placement in placements:
+            replica = placement.open() if len(placements) == 1 else ReplicaProcess(placement)
+            stack.callback(replica.close)
+            replicas.append(replica)
+        for replica in replicas:  # all of them load at the same time
+            if isinstance(replica, ReplicaProcess):
+                replica.wait_until_ready()
+        gc.freeze()  # what is loaded now stays; the collector need not walk it again and again
+        yield replicas
+
+
+def find_devices(wanted: str, model: type[Model]) -> list[str]:
+    """`--device` as a list: "auto", or kinds of device with an optional number, separated by commas.
+
+    Raises UsageError when the model cannot use one of them.
+    """
+    if wanted == "auto":
+        return [model.devices[0]]
+    devices = [device.strip() for device in wanted.split(",")]
+    for device in devices:
+        name, _, number = device.partition(":")
+        if name not in model.devices or (number and not number.isdigit()):
+            raise UsageError(
+                f"{model.__name__} cannot run on {device!r}.", f"It runs on: auto, {', '.join(model.devices)}."
+            )
+    return devices
+
+
+def predict_stream(
+    replicas: Sequence[Replica | ReplicaProcess],
+    items: Iterable[Any],
+    *,
+    batch_size: int,
+    setting: Setting | None = None,
+    job: Job | None = None,
+) -> Iterator[Any]:
+    """What `job.write` makes of each item, by default `(task, outcome)`, in the order of `items`.
+
+    Batch k holds the items k * batch_size to (k + 1) * batch_size - 1, whatever the number of replicas. Memory holds
+    a few batches for each of them. Whatever goes wrong with one item costs that item only. Raises LsmlError when
+    nothing more can be predicted.
+    """
+    for results in predict_batches(replicas, items, batch_size=batch_size, setting=setting, job=job):
+        yield from results
+
+
+def predict_batches(
+    replicas: Sequence[Replica | ReplicaProcess],
+    items: Iterable[Any],
+    *,
+    batch_size: int,
+    setting: Setting | None = None,
+    job: Job | None = None,
+) -> Iterator[list[Any]]:
+    """`predict_stream`, a batch at a time, for who wants to know where batches end."""
+    job = job or Plain()
+    waiting: deque[_Sent] = deque()
+    allowed = sum(replica.ahead for replica in replicas)
+    for batch in _batches(items, batch_size):
+        replica = min(replicas, key=lambda candidate: candidate.waiting)
+        waiting.append(_Sent(replica, batch, setting, job, replica.submit(batch, setting, job)))
+        while len(waiting) > allowed or (waiting and waiting[0].results.done()):
+            yield waiting.popleft().collect()
+    while waiting:
+        yield waiting.popleft().collect()
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@dataclass
+class _Sent:
+    """A batch on its way through a replica."""
+
+    replica: Replica | ReplicaProcess
+    batch: list[Any]
+    setting: Setting | None
+    job: Job
+    results: Future[list[Any]]
+
+    def collect(self) -> list[Any]:
+        """Wait for the results. A batch that was lost with its replica is done again, the guilty one item by item."""
+        try:
+            return self.results.result()
+        except ReplicaDied as death:
+            assert isinstance(self.replica, ReplicaProcess)
+            self.replica.restart()
+            if not death.guilty:
+                self.results = self.replica.submit(self.batch, self.setting, self.job)
+                return self.collect()
+            return self._one_by_one(self.replica)
+
+    def _one_by_one(self, replica: ReplicaProcess) -> list[Any]:
+        results: list[Any] = []
+        deaths = 0
+        for item in self.batch:
+            try:
+                results += replica.submit([item], self.setting, self.job).result()
+                deaths = 0
+            except ReplicaDied as death:
+                deaths += 1
+                if deaths == DEATHS_IN_A_ROW:
+                    raise ModelError(
+                        f"The model's process dies again and again ({death.how}).",
+                        "Look at the memory of the machine, and try a smaller --batch-size.",
+                    ) from None
+                replica.restart()
+                task, _ = self.job.read(item)
+                results.append(self.job.write(item, task, Failure("forward", f"the model's process died: {death.how}")))
+        return results

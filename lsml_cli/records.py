@@ -1,0 +1,492 @@
+"""Bytes on disk or in a pipe -> the bytes of one task at a time.
+
+Whatever arrives (a JSON array, JSON Lines, a stream of JSON objects, CSV, TSV, gzip of each) is recognised by its
+content and cut into `Record`s without being parsed: parsing happens where the model is, which may be another process.
+Memory holds one chunk and the task at hand.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import orjson
+
+from lsml_cli.errors import InputError, UsageError
+
+CHUNK = 1 << 18  # bytes read at a time
+LARGEST_TASK = 32 << 20  # bytes; a larger one is reported instead of filling the memory
+
+EXPECTED = "Expected a JSON array of tasks, JSON Lines, CSV or TSV, as Label Studio exports and imports them."
+BOM = b"\xef\xbb\xbf"
+WHITESPACE = b" \t\r\n"
+
+# Why the input ended, or the given sentence about it when the file itself knows no reason.
+Ending = Callable[..., str]
+
+
+class Record(NamedTuple):
+    """The bytes of one task, not parsed yet.
+
+    index    position in the input, from 0
+    place    where it starts: "line 12", "byte 4096"
+    body     one JSON object; empty when there is a problem
+    problem  why there is no task here
+    """
+
+    index: int
+    place: str
+    body: bytes
+    problem: str = ""
+
+
+class Records:
+    """An open source of records. Iterate it once; use it as a context manager.
+
+    form  "array", "lines", "stream" or "csv", known after opening
+    size  bytes on disk, None for a pipe
+    """
+
+    def __init__(self, source: str, id_column: str | None = None) -> None:
+        """Open `source`, a path or "-" for standard input.
+
+        id_column names the CSV column that holds task ids; without it every column is data.
+        Raises UsageError when there is no such file, InputError when it holds nothing that could be tasks.
+        """
+        self.name = "standard input" if source == "-" else source
+        self.id_column = id_column
+        self._file = _open(source)
+        self.size = None if source == "-" or not Path(source).is_file() else Path(source).stat().st_size
+        self._gunzip: _Gunzip | None = None
+        raw: io.RawIOBase = self._file
+        head = _read_until(raw, b"", lambda head: len(head) >= 2)
+        if head[:2] == b"\x1f\x8b":
+            raw = self._gunzip = _Gunzip(_Prefixed(head, raw))
+            head = b""
+        head = _read_until(raw, head, lambda head: b"\n" in head.lstrip(WHITESPACE))
+        self._stream = io.BufferedReader(_Prefixed(head.removeprefix(BOM), raw), CHUNK)
+        try:
+            self.form = self._recognise(head.removeprefix(BOM))
+        except InputError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Record]:
+        if self.form == "lines":
+            return _read_lines(self._stream, self._ending)
+        if self.form == "csv":
+            return _read_csv(self._stream, self._ending, self.id_column)
+        return _cut_objects(self._stream, self._ending, in_array=self.form == "array")
+
+    def position(self) -> int:
+        """Bytes of the file consumed so far, before decompression; compare with `size`."""
+        return self._file.tell() if self.size is not None else 0
+
+    def _ending(self, otherwise: str = "") -> str:
+        """Why the bytes ended where they did, `otherwise` when the file itself does not tell."""
+        torn = self._gunzip.torn if self._gunzip else ""
+        return f"{self.name} ends here: {torn}" if torn else otherwise and f"{self.name} {otherwise}"
+
+    def _recognise(self, head: bytes) -> str:
+        start = head.lstrip(WHITESPACE)
+        if not start:
+            raise InputError(self._ending() or f"{self.name} is empty", EXPECTED)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:4]:
+            raise InputError(
+                f"{self.name} is UTF-16 or binary, not UTF-8 text.",
+                "Convert it first, for example: iconv -f UTF-16 -t UTF-8 tasks.json > tasks-utf8.json",
+            )
+        first_line, newline, _ = start.partition(b"\n")
+        if start.startswith(b"["):
+            return "array"
+        if start.startswith(b"{"):
+            whole_line_is_unseen = not newline and len(start) >= CHUNK
+            return "lines" if whole_line_is_unseen or _is_object(first_line) or b"}" in first_line else "stream"
+        if re.search(rb"[,;\t]", first_line) or re.fullmatch(rb'"?[A-Za-z_][\w .-]{0,63}"?\s*', first_line):
+            return "csv"
+        shown = first_line[:40].decode("utf-8", "replace")
+        raise InputError(f"{self.name} is neither JSON nor CSV: it starts with {shown!r}.", EXPECTED)
+
+
+def _open(source: str) -> io.FileIO:
+    if source == "-":
+        return io.FileIO(sys.stdin.fileno(), closefd=False)
+    path = Path(source)
+    try:
+        return io.FileIO(path)
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {source}.", _what_is_there(path)) from None
+    except IsADirectoryError:
+        raise UsageError(f"{source} is a folder.", "Name the file with the tasks in it.") from None
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}.") from None
+
+
+def _what_is_there(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"There is no folder {path.parent} either."
+    known = sorted(other.name for other in path.parent.iterdir() if other.suffix == path.suffix and other.is_file())
+    return f"That folder has: {', '.join(known[:5])}." if known else "Check the path."
+
+
+class _Prefixed(io.RawIOBase):
+    """Bytes that were read already, then the rest of the stream that they came from."""
+
+    def __init__(self, head: bytes, rest: io.RawIOBase) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if not self._head:
+            return self._rest.readinto(buffer)
+        data, self._head = self._head[: len(buffer)], self._head[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Gunzip(io.RawIOBase):
+    """A gzip stream that gives everything up to a tear, then ends and says why in `torn`."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._waiting = b""
+        self.torn = ""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data and not self.torn:
+            self._waiting = self._waiting or self._file.read(1 << 16) or b""
+            if self._inflate.eof:
+                if not self._waiting.strip(b"\0"):  # gzip allows padding after the last member
+                    break
+                self._inflate = zlib.decompressobj(wbits=31)
+            elif not self._waiting:
+                self.torn = "the gzip data is cut off"
+                break
+            try:
+                data = self._inflate.decompress(self._waiting, len(buffer))
+            except zlib.error as error:
+                self.torn = f"the gzip data is damaged ({error})"
+                break
+            self._waiting = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _read_until(raw: io.RawIOBase, head: bytes, enough: Callable[[bytes], bool]) -> bytes:
+    """`head` and what follows, until `enough` or a chunk is there. A pipe may deliver it byte by byte."""
+    while not enough(head) and (len(head) < CHUNK or not head.strip(WHITESPACE)):
+        more = raw.read(CHUNK)
+        if not more:
+            break
+        head += more
+    return head
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _too_large(size: int) -> str:
+    return f"this task has {size:,} bytes, and {LARGEST_TASK:,} is the most that lsml takes"
+
+
+# --- JSON Lines
+
+
+def _read_lines(stream: io.BufferedReader, ending: Ending) -> Iterator[Record]:
+    """One record a line; blank lines do not count."""
+    index = 0
+    number = 0
+    while line := stream.readline(LARGEST_TASK):
+        number += 1
+        place = f"line {number}"
+        if len(line) == LARGEST_TASK and not line.endswith(b"\n"):
+            yield Record(index, place, b"", _too_large(len(line) + _skip_line(stream)))
+        elif line.isspace():
+            continue
+        elif line.endswith(b"\n") or _Depth().feed(line):
+            yield Record(index, place, line)
+        else:  # the last line, and its braces are open: say that the file ends too early, not that it is not JSON
+            yield Record(index, place, b"", ending("ends in the middle of a task"))
+            return
+        index += 1
+    if ending():
+        yield Record(index, f"line {number + 1}", b"", ending())
+
+
+def _skip_line(stream: io.BufferedReader) -> int:
+    """Read to the end of the line without keeping it; the number of bytes skipped."""
+    skipped = 0
+    while piece := stream.readline(CHUNK):
+        skipped += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return skipped
+
+
+# --- a JSON array of objects, or objects that follow each other
+
+# Where an object of an array may end: a closing brace, then `]`, or a comma and anything but the next key.
+_END_IN_ARRAY = re.compile(rb'\}(?=\s*(?:,\s*(?:[^"\s]|"(?:[^"\\]|\\.)*"\s*[,\]])|\]))', re.DOTALL)
+_END_IN_STREAM = re.compile(rb"\}(?=\s*\{)")
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_SPACE = re.compile(rb"\s*")
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+
+
+class _Depth:
+    """How deep in braces a position is. Fed with the bytes between two places where an object might end.
+
+    Braces inside strings do not count. A string may begin in one segment and end in a later one.
+    """
+
+    def __init__(self) -> None:
+        self.braces = 0
+        self.in_string = False
+
+    def feed(self, segment: bytes) -> bool:
+        """Whether the position after `segment` is outside of every brace and string."""
+        if b"\\" in segment:
+            segment = _ESCAPE.sub(b"", segment)
+        pieces = segment.split(b'"')
+        outside = b"".join(pieces[self.in_string :: 2])
+        self.braces += outside.count(b"{") - outside.count(b"}")
+        self.in_string ^= len(pieces) % 2 == 0
+        return self.braces == 0 and not self.in_string
+
+
+def _cut_objects(stream: io.BufferedReader, ending: Ending, *, in_array: bool) -> Iterator[Record]:
+    return _Cutter(stream, ending, in_array).records()
+
+
+class _Cutter:
+    """Finds where each element ends by counting braces between the few places where it can end.
+
+    `buffer[start:]` is the element at hand, `buffer[start:seen]` the part of it that `depth` has counted,
+    `offset` the position of the buffer in the input.
+    """
+
+    def __init__(self, stream: io.BufferedReader, ending: Ending, in_array: bool) -> None:
+        self.stream = stream
+        self.ending = ending
+        self.in_array = in_array
+        self.object_end = _END_IN_ARRAY if in_array else _END_IN_STREAM
+        self.buffer = b""
+        self.start = self.offset = 0
+        self.index = -1
+        self.ended = False
+
+    def more(self) -> bool:
+        """Drop what was given out and read on; False at the end of the input."""
+        chunk = self.stream.read1(CHUNK)
+        self.offset += self.start
+        self.buffer = self.buffer[self.start :] + chunk
+        self.start = 0
+        return bool(chunk)
+
+    def record(self, body: bytes, problem: str = "") -> Record:
+        self.index += 1
+        return Record(self.index, f"byte {self.offset + self.start:,}", body, problem)
+
+    def next_byte(self) -> bytes:
+        """Skip white space; the byte there, empty at the end of the input."""
+        while True:
+            match = _SPACE.match(self.buffer, self.start)
+            self.start = match.end() if match else self.start
+            if self.start < len(self.buffer):
+                return self.buffer[self.start : self.start + 1]
+            if not self.more():
+                return b""
+
+    def records(self) -> Iterator[Record]:
+        if self.in_array:
+            self.next_byte()
+            self.start += 1  # the opening bracket
+        while not self.ended:
+            byte = self.next_byte()
+            if byte == b"{":
+                yield from self.objects()
+            elif not byte:
+                self.ended = True
+                if self.in_array or self.ending():
+                    yield self.record(b"", self.ending("ends before the list is closed"))
+            elif self.in_array and byte == b"]":
+                self.start += 1
+                self.ended = True
+                if self.next_byte():
+                    yield self.record(b"", "the list of tasks is closed here, but the file goes on")
+            elif self.in_array:
+                yield self.other_element()
+            else:
+                self.ended = True
+                yield self.record(b"", f"expected the next task, an object, found {self.shown()}")
+
+    def objects(self) -> Iterator[Record]:
+        """The objects from here to the end of the buffer, and the one that goes on after it."""
+        depth = _Depth()
+        seen = self.start
+        while True:
+            for match in self.object_end.finditer(self.buffer, seen):
+                end = match.end()
+                complete = depth.feed(self.buffer[seen:end])
+                seen = end
+                if complete:
+                    yield self.record(self.buffer[self.start : end])
+                    self.start = end
+                    if not self.step_to_object():
+                        return
+                    seen = self.start
+            held = seen - self.start
+            if len(self.buffer) - self.start > LARGEST_TASK:
+                yield self.skip_large(depth, held)
+                return
+            if not self.more():
+                yield from self.last_object(depth, held)
+                return
+            seen = held
+
+    def step_to_object(self) -> bool:
+        """After an element: over the comma, to the next object if it lies in the buffer."""
+        if self.in_array and self.next_byte() == b",":
+            self.start += 1
+        match = _SPACE.match(self.buffer, self.start)
+        position = match.end() if match else self.start
+        if self.buffer[position : position + 1] != b"{":
+            return False
+        self.start = position
+        return True
+
+    def last_object(self, depth: _Depth, held: int) -> Iterator[Record]:
+        """What the input ends with: one more object of a stream, or one that is torn."""
+        self.ended = True
+        rest = self.buffer[self.start :].rstrip(WHITESPACE + b"," if self.in_array else WHITESPACE)
+        if depth.feed(rest[held:]):
+            yield self.record(rest)
+            self.start += len(rest)
+            if self.in_array or self.ending():
+                yield self.record(b"", self.ending("ends before the list is closed"))
+        else:
+            yield self.record(b"", self.ending("ends in the middle of a task"))
+
+    def skip_large(self, depth: _Depth, held: int) -> Record:
+        """Count on to the end of an object that is too large to keep."""
+        record = self.record(b"")
+        size = 0
+        seen = self.start + held
+        while True:
+            for match in self.object_end.finditer(self.buffer, seen):
+                end = match.end()
+                complete = depth.feed(self.buffer[seen:end])
+                seen = end
+                if complete:
+                    size += end - self.start
+                    self.start = end
+                    if self.in_array and self.next_byte() == b",":
+                        self.start += 1
+                    return record._replace(problem=_too_large(size))
+            # The braces up to the last one are counted now, a part of a match or of an escape may follow it.
+            keep = self.buffer.rfind(b"}", seen)
+            keep = max(seen, (keep if keep >= 0 else len(self.buffer) - 1))
+            while keep > seen and self.buffer[keep - 1 : keep] == b"\\":
+                keep -= 1
+            depth.feed(self.buffer[seen:keep])
+            size += keep - self.start
+            self.start = seen = keep
+            if not self.more():
+                self.ended = True
+                return record._replace(problem=f"{_too_large(size)}; {self.ending('ends inside of it')}")
+            seen = 0
+
+    def other_element(self) -> Record:
+        """An element of the array that is no object: found to its end, reported, passed over."""
+        shown = self.shown()
+        while True:
+            depth = 0
+            for match in _TOKEN.finditer(self.buffer, self.start):
+                token = match.group()
+                if token in (b",", b"]") and depth == 0:
+                    record = self.record(b"", f"expected a task, an object, found {shown}")
+                    self.start = match.end() if token == b"," else match.start()
+                    return record
+                depth += (token in (b"[", b"{")) - (token in (b"]", b"}"))
+            if len(self.buffer) - self.start > LARGEST_TASK or not self.more():
+                self.ended = True
+                return self.record(b"", self.ending(f"ends inside {shown}, where a task was expected"))
+
+    def shown(self) -> str:
+        start = self.buffer[self.start : self.start + 1]
+        kinds = {b"[": "a list", b'"': "a string", b",": "a comma", b"n": "null", b"t": "true", b"f": "false"}
+        text = self.buffer[self.start : self.start + 12].split(b",")[0].split(b"]")[0].decode("utf-8", "replace")
+        return kinds.get(start) or (f"the number {text.strip()}" if start in b"-0123456789" else repr(text.strip()))
+
+
+# --- CSV and TSV
+
+
+def _read_csv(stream: io.BufferedReader, ending: Ending, id_column: str | None) -> Iterator[Record]:
+    """One record a row, `{"data": {column: text}}`. Quoted fields may hold line breaks."""
+    csv.field_size_limit(LARGEST_TASK)
+    lines = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+    first = lines.readline()
+    rows = csv.reader(itertools.chain([first], lines), delimiter=max("\t,;", key=first.count), strict=True)
+    header = next(rows, [])
+    if id_column is not None and id_column not in header:
+        raise UsageError(f"There is no column {id_column}.", f"The columns are: {', '.join(header)}.")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise InputError(f"Two columns have the same name: {', '.join(repeated)}.", "Rename one of them.")
+    index = 0
+    while True:
+        place = f"line {rows.line_num + 1}"
+        try:
+            row = next(rows)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            yield Record(index, place, b"", ending(f"is no longer CSV from here on: {error}"))
+            return
+        if row:
+            yield _row(index, place, header, row, id_column)
+            index += 1
+    if ending():
+        yield Record(index, place, b"", ending())
+
+
+def _row(index: int, place: str, header: list[str], row: list[str], id_column: str | None) -> Record:
+    if len(row) != len(header):
+        return Record(index, place, b"", f"this row has {len(row)} fields, the header has {len(header)}")
+    task: dict[str, Any] = {"data": dict(zip(header, row, strict=True))}
+    if id_column is not None:
+        text = task["data"][id_column]
+        if not re.fullmatch(r"\d{1,18}", text):
+            return Record(index, place, b"", f"the id in column {id_column} is {text!r}, expected a whole number")
+        task["id"] = int(text)
+    try:
+        return Record(index, place, orjson.dumps(task))
+    except TypeError:
+        return Record(index, place, b"", "this row is not UTF-8 text")

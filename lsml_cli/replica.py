@@ -1,0 +1,208 @@
+"""One loaded model on one device, and what is done to a batch.
+
+What travels to a replica and back is up to a `Job`: tasks and outcomes by default, bytes in bulk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from lsml_cli.errors import LsmlError, TransientError
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.models.base import Binding, Model
+from lsml_cli.predictions import Failure, Outcome, Prediction, Stage
+from lsml_cli.tasks import Task, kind
+
+RETRY_DELAYS = (0.5, 2.0, 8.0)  # seconds before another try of something transient
+AHEAD = 2  # batches that wait for a replica while it works on another
+
+T = TypeVar("T")
+Fetch = Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a model is bound to. Picklable; a replica keeps one `Binding` for each."""
+
+    config: LabelConfig
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    project: str | None = None
+    threshold: float | None = None
+
+    def key(self) -> tuple[object, ...]:
+        return self.config.digest, tuple(sorted(self.label_map.items())), self.project, self.threshold
+
+    def bind(self, model: Model) -> Binding:
+        binding = model.bind(self.config, self.label_map, self.project)
+        binding.threshold = self.threshold
+        return binding
+
+
+class Job(Protocol):
+    """What is done to an item where the replica is, before and after the model."""
+
+    def read(self, item: Any) -> tuple[Task | None, Outcome | None]:
+        """The task in an item. An outcome beside it means that the model need not be asked."""
+        ...
+
+    def write(self, item: Any, task: Task | None, outcome: Outcome) -> Any:
+        """What goes back to the caller of `predict_stream`."""
+        ...
+
+
+class Plain:
+    """The job of a notebook: tasks go in, `(task, outcome)` comes out."""
+
+    def read(self, item: Task) -> tuple[Task | None, Outcome | None]:
+        return item, None
+
+    def write(self, item: Task, task: Task | None, outcome: Outcome) -> tuple[Task, Outcome]:
+        return item, outcome
+
+
+class Replica:
+    """One loaded model on one device, in this process.
+
+    Threads, if any, fetch and encode tasks ahead, while one more thread has the device and goes through the batches
+    in the order in which they were submitted. Without threads a batch is done when `submit` returns.
+    """
+
+    def __init__(self, model: Model, setting: Setting, *, fetch: Fetch | None = None, threads: int = 0) -> None:
+        self.model = model
+        self.setting = setting
+        self.fetch = fetch
+        self.ahead = AHEAD if threads else 0
+        self.waiting = 0
+        self._bindings: dict[tuple[object, ...], Binding] = {}
+        self._encoders = ThreadPoolExecutor(threads, "encode") if threads else None
+        self._lane = ThreadPoolExecutor(1, "forward") if threads else None
+        self.binding(setting)
+
+    def binding(self, setting: Setting) -> Binding:
+        key = setting.key()
+        if key not in self._bindings:
+            self._bindings[key] = setting.bind(self.model)
+        return self._bindings[key]
+
+    def predict(self, tasks: Sequence[Task], setting: Setting | None = None) -> list[Outcome]:
+        """One outcome for each task, in order. A single task is a batch of one."""
+        results: list[tuple[Task, Outcome]] = self.submit(tasks, setting, Plain()).result()
+        return [outcome for _, outcome in results]
+
+    def submit(self, batch: Sequence[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
+        binding = self.binding(setting or self.setting)
+        done: Future[list[Any]] = Future()
+        if self._encoders is None or self._lane is None:
+            done.set_result(self._run([self._prepare(item, binding, job) for item in batch], binding, job))
+            return done
+        encoded = [self._encoders.submit(self._prepare, item, binding, job) for item in batch]
+        return self._lane.submit(lambda: self._run([future.result() for future in encoded], binding, job))
+
+    def close(self) -> None:
+        for pool in (self._encoders, self._lane):
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+
+    def _prepare(self, item: Any, binding: Binding, job: Job) -> _Prepared:
+        task, outcome = job.read(item)
+        prepared = _Prepared(item, task, outcome)
+        if task is not None and outcome is None:
+            media = self._fetch_all(prepared, task, binding)
+            if prepared.outcome is None:
+                prepared.input = _attempt("encode", lambda: self.model.encode(task, binding, media), prepared)
+        return prepared
+
+    def _fetch_all(self, prepared: _Prepared, task: Task, binding: Binding) -> dict[str, bytes]:
+        """The media of a task; it takes the place of its outcome when one cannot be had."""
+        sources = _attempt("fetch", lambda: self.model.sources(task, binding), prepared) or ()
+        if not sources:
+            return {}
+        if self.fetch is None:
+            prepared.outcome = Failure("fetch", f"nothing here can fetch {sources[0]}")
+            return {}
+        fetch = self.fetch
+        return _attempt("fetch", lambda: {source: fetch(source) for source in sources}, prepared) or {}
+
+    def _run(self, batch: list[_Prepared], binding: Binding, job: Job) -> list[Any]:
+        ready = [prepared for prepared in batch if prepared.outcome is None]
+        for prepared, output in zip(ready, self._forward(ready, binding), strict=True):
+            prepared.outcome = output if isinstance(output, Failure) else self._decode(output, prepared, binding)
+        return [job.write(prepared.item, prepared.task, _settled(prepared)) for prepared in batch]
+
+    def _forward(self, ready: list[_Prepared], binding: Binding) -> Sequence[Any]:
+        """One output or one Failure for each input. A failing batch is tried again one by one."""
+        if not ready:
+            return []
+        inputs = [prepared.input for prepared in ready]
+        whole = _Prepared(None, None, None)
+        outputs = _attempt("forward", lambda: self._forward_checked(inputs, binding), whole)
+        if whole.outcome is None:
+            return outputs or []
+        if len(ready) == 1:
+            return [whole.outcome]
+        return [self._forward([prepared], binding)[0] for prepared in ready]
+
+    def _forward_checked(self, inputs: list[Any], binding: Binding) -> Sequence[Any]:
+        outputs = self.model.forward(inputs, binding)
+        if len(outputs) != len(inputs):
+            raise ValueError(f"the model returned {len(outputs)} outputs for {len(inputs)} inputs")
+        return outputs
+
+    def _decode(self, output: Any, prepared: _Prepared, binding: Binding) -> Outcome:
+        task = prepared.task
+        assert task is not None
+        prediction = _attempt("decode", lambda: self.model.decode(output, task, binding), prepared)
+        if prepared.outcome is not None:
+            return prepared.outcome
+        if not isinstance(prediction, Prediction):
+            return Failure("decode", f"the model's decode returned {kind(prediction)}, expected a Prediction")
+        problem = _attempt("check", lambda: binding.config.check(prediction), prepared)
+        return prepared.outcome or (prediction if problem is None else Failure("check", problem))
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """An item on its way through a replica: first its task and input, at last its outcome."""
+
+    item: Any
+    task: Task | None
+    outcome: Outcome | None
+    input: Any = None
+
+
+def _settled(prepared: _Prepared) -> Outcome:
+    assert prepared.outcome is not None
+    return prepared.outcome
+
+
+def _attempt(stage: Stage, step: Callable[[], T], prepared: _Prepared) -> T | None:
+    """What `step` returns. When it raises, the failure becomes the outcome: one bad task costs one task.
+
+    Transient errors are tried again first, after a pause.
+    """
+    for delay in (*RETRY_DELAYS, None):
+        try:
+            return step()
+        except (TransientError, ConnectionError, TimeoutError) as error:
+            if delay is None:
+                prepared.outcome = Failure(stage, reason(error), transient=True)
+                return None
+            time.sleep(delay)
+        except Exception as error:  # a model is somebody else's code: whatever it raises is this task's failure
+            prepared.outcome = Failure(stage, reason(error))
+            return None
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """An exception as a sentence: its text where the text was written for people, with its type otherwise."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ValueError | LsmlError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,214 @@
+"""A replica in a process of its own: the same calls, answered from the other side of a pipe."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import queue
+import signal
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from lsml_cli.errors import LsmlError, ModelError
+from lsml_cli.media import LocalMedia
+from lsml_cli.models.base import ModelSpec
+from lsml_cli.replica import AHEAD, Job, Replica, Setting, reason
+
+GOODBYE = 5.0  # seconds that a process gets to end by itself
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a replica goes and what it is made of. Picklable."""
+
+    spec: ModelSpec
+    setting: Setting
+    device: str
+    threads: int = 0
+    media: LocalMedia | None = None
+
+    def open(self) -> Replica:
+        """The replica, loaded and bound. Raises ModelError with the reason when it cannot be."""
+        try:
+            model = self.spec.open(self.device)
+        except LsmlError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{self.spec.name} cannot be loaded: {reason(error)}.") from error
+        return Replica(model, self.setting, fetch=self.media.fetch if self.media else None, threads=self.threads)
+
+
+class ReplicaDied(Exception):
+    """The process behind a replica ended. `guilty`: it was working on this batch; others were only waiting."""
+
+    def __init__(self, how: str, guilty: bool) -> None:
+        super().__init__(how)
+        self.how = how
+        self.guilty = guilty
+
+
+class ReplicaProcess:
+    """A replica in a spawned process. Batches and results are pickled; the model is built over there from its spec."""
+
+    ahead = AHEAD
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._life = _Life(placement)
+
+    @property
+    def waiting(self) -> int:
+        """Batches that were submitted and have not come back."""
+        return len(self._life.pending)
+
+    def wait_until_ready(self) -> None:
+        """Raises what opening the replica raised over there."""
+        try:
+            self._life.ready.result()
+        except ReplicaDied as death:
+            raise ModelError(
+                f"The process of {self._placement.spec.name} died while it loaded ({death.how})."
+            ) from None
+
+    def submit(self, batch: Sequence[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
+        return self._life.submit(list(batch), setting, job)
+
+    def restart(self) -> None:
+        """A new process in the place of a dead one; nothing if it is alive."""
+        if self._life.dead:
+            self._life.close()
+            self._life = _Life(self._placement)
+            self.wait_until_ready()
+
+    def close(self) -> None:
+        self._life.close()
+
+
+class _Life:
+    """One process from its start to its end, with a thread that sends to it and one that listens."""
+
+    def __init__(self, placement: Placement) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process: BaseProcess = context.Process(target=_live, args=(there, placement), daemon=True)
+        _start_deaf_to_ctrl_c(self._process)
+        there.close()  # so that the end of the process is the end of the pipe
+        self.ready: Future[list[Any]] = Future()
+        self.pending: deque[Future[list[Any]]] = deque([self.ready])
+        self.dead = False
+        self._lock = threading.Lock()
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for work in (self._send, self._listen):
+            threading.Thread(target=work, name=f"replica-{work.__name__}", daemon=True).start()
+
+    def submit(self, batch: list[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
+        results: Future[list[Any]] = Future()
+        with self._lock:
+            if self.dead:
+                results.set_exception(ReplicaDied("it was dead already", guilty=False))
+                return results
+            self.pending.append(results)
+        self._outbox.put((batch, setting, job))
+        return results
+
+    def close(self) -> None:
+        self._outbox.put(None)
+        self._process.join(GOODBYE if not self.pending else 0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _send(self) -> None:
+        while True:
+            message = self._outbox.get()
+            try:
+                self._here.send(message)
+            except OSError:  # the process is gone: the listening thread tells everybody who waits
+                return
+            if message is None:
+                return
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                answer = self._here.recv()
+                waiting = self.pending.popleft()
+                if isinstance(answer, BaseException):
+                    waiting.set_exception(answer)
+                else:
+                    waiting.set_result(answer)
+        except (EOFError, OSError):
+            self._bury()
+
+    def _bury(self) -> None:
+        self._process.join()
+        code = self._process.exitcode or 0
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        with self._lock:
+            self.dead = True
+            lost = list(self.pending)
+            self.pending.clear()
+        for position, results in enumerate(lost):
+            results.set_exception(ReplicaDied(how, guilty=position == 0))
+
+
+def _start_deaf_to_ctrl_c(process: BaseProcess) -> None:
+    """Start a process that ignores SIGINT from its first moment: ctrl-C is the parent's to handle."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        process.start()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _live(pipe: Connection, placement: Placement) -> None:
+    """The other side: open the replica, then answer batches in order until the pipe ends."""
+    try:
+        replica = placement.open()
+    except Exception as error:
+        pipe.send(error if isinstance(error, LsmlError) else ModelError(reason(error)))
+        return
+    gc.freeze()
+    pipe.send([])
+    done: queue.SimpleQueue[Future[list[Any]] | None] = queue.SimpleQueue()
+    answering = threading.Thread(target=_answer, args=(pipe, done))
+    answering.start()
+    try:
+        while (message := pipe.recv()) is not None:
+            batch, setting, job = message
+            done.put(_submitted(replica, batch, setting, job))
+    except (EOFError, OSError):  # the parent is gone, however it went
+        pass
+    done.put(None)
+    answering.join()
+    replica.close()
+
+
+def _submitted(replica: Replica, batch: list[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
+    try:
+        return replica.submit(batch, setting, job)
+    except Exception as error:
+        failed: Future[list[Any]] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _answer(pipe: Connection, done: queue.SimpleQueue[Future[list[Any]] | None]) -> None:
+    while (results := done.get()) is not None:
+        try:
+            answer: Any = results.result()
+        except Exception as error:
+            answer = error if isinstance(error, LsmlError) else ModelError(reason(error))
+        try:
+            pipe.send(answer)
+        except OSError:  # nobody listens any more
+            return

@@ -1,0 +1,265 @@
+"""What lsml writes, a real Label Studio takes: nothing rejected, nothing dropped, nothing doubled."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import LabelStudio, Lsml
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "support-tickets"
+SMS = ROOT.parent / "shared" / "data" / "exports"
+
+# A label config with an alias, a multiple choice and a second text field that no control uses.
+REVIEWS = """
+<View>
+  <Header value="$title"/>
+  <Text name="body" value="$body"/>
+  <Choices name="verdict" toName="body" choice="single">
+    <Choice value="Positive" alias="pos"/>
+    <Choice value="Negative" alias="neg"/>
+  </Choices>
+  <Choices name="topics" toName="body" choice="multiple">
+    <Choice value="Food"/>
+    <Choice value="Service"/>
+    <Choice value="Price" alias="money"/>
+  </Choices>
+</View>
+"""
+
+
+class Corpus(NamedTuple):
+    annotated: Path
+    tasks: Path
+    config: Path
+
+
+class Written(NamedTuple):
+    """What `lsml predict` wrote, and the version that stands in it."""
+
+    records: list[dict[str, Any]]
+    version: str
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """5,574 real messages where they are at hand, else the shipped example."""
+    if SMS.is_dir():
+        return Corpus(SMS / "sms-spam-annotated.json", SMS / "sms-spam-all-tasks.json", SMS / "sms-spam.xml")
+    return Corpus(EXAMPLE / "annotated.json", EXAMPLE / "tasks.json", EXAMPLE / "label_config.xml")
+
+
+@pytest.fixture(scope="module")
+def model(lsml: Lsml, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(lsml, corpus.annotated, corpus.config, tmp_path_factory.mktemp("models") / "corpus")
+
+
+def fit(lsml: Lsml, export: Path, config: Path, output: Path) -> Path:
+    run = lsml("fit", export, "--model", "text-classifier", "--label-config", config, "--output", output)
+    assert run.returncode == 0, run.stderr
+    return output
+
+
+def predict(lsml: Lsml, tasks: Path, model: Path | str, output: Path, *options: str | Path) -> Written:
+    run = lsml("predict", tasks, "--model", model, "-o", output, *options, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+    records = json.loads(output.read_text("utf-8"))
+    versions = {prediction["model_version"] for record in records for prediction in record.get("predictions", [record])}
+    (version,) = versions
+    assert isinstance(version, str)
+    return Written(records, version)
+
+
+def saved(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return path
+
+
+def choices_of(result: list[dict[str, Any]], control: str) -> list[str]:
+    return [choice for region in result if region["from_name"] == control for choice in region["value"]["choices"]]
+
+
+def test_tasks_with_predictions_import(
+    label_studio: LabelStudio, lsml: Lsml, corpus: Corpus, model: Path, tmp_path: Path
+) -> None:
+    written = predict(lsml, corpus.tasks, model, tmp_path / "out.json")
+    given = json.loads(corpus.tasks.read_text("utf-8"))
+    assert len(written.records) == len(given)
+
+    project = label_studio.project("tasks shape", corpus.config.read_text("utf-8"))
+    taken = label_studio.import_tasks(project, written.records)
+
+    assert taken["task_count"] == taken["prediction_count"] == len(given)
+    assert label_studio.count(project) == {
+        "tasks": len(given),
+        "annotations": 0,
+        "skipped": 0,
+        "predictions": len(given),
+    }
+    stored = label_studio.predictions(project)
+    assert Counter(prediction["task"] for prediction in stored) == Counter(taken["task_ids"])
+    assert {prediction["model_version"] for prediction in stored} == {written.version}
+    assert all(prediction["result"] for prediction in stored)
+
+    # ... and it is the prediction of this very task, to the last field that Label Studio keeps.
+    by_task = {prediction["task"]: prediction for prediction in stored}
+    for task_id, record in zip(taken["task_ids"], written.records, strict=True):
+        (sent,) = record["predictions"]
+        assert by_task[task_id]["result"] == sent["result"]
+        assert by_task[task_id]["score"] == pytest.approx(sent["score"])
+
+
+def test_predictions_import_to_tasks_that_are_there(
+    label_studio: LabelStudio, lsml: Lsml, corpus: Corpus, model: Path, tmp_path: Path
+) -> None:
+    project = label_studio.project("predictions shape", corpus.config.read_text("utf-8"))
+    tasks = json.loads(corpus.tasks.read_text("utf-8"))[:1000]
+    label_studio.import_tasks(project, [{"data": task["data"]} for task in tasks])
+    export = saved(tmp_path / "export.json", label_studio.export(project))
+
+    written = predict(lsml, export, model, tmp_path / "out.json", "--shape", "predictions")
+    assert len(written.records) == len(tasks)
+
+    # This endpoint validates, and drops in silence what it does not like.
+    answer = label_studio.ask("POST", f"/api/projects/{project}/import/predictions", written.records)
+    assert answer["created"] == len(tasks)
+
+    stored = label_studio.predictions(project)
+    assert {prediction["task"]: prediction["result"] for prediction in stored} == {
+        record["task"]: record["result"] for record in written.records
+    }
+    assert label_studio.count(project)["tasks"] == len(tasks)
+    # What makes them visible to annotators: the version is one that the project knows.
+    label_studio.ask("PATCH", f"/api/projects/{project}", {"model_version": written.version})
+
+
+def test_an_export_with_everything_in_it_comes_back(label_studio: LabelStudio, lsml: Lsml, tmp_path: Path) -> None:
+    """Prediction ids, drafts, skipped and finished annotations: such a file breaks the import when sent as it is."""
+    config = (EXAMPLE / "label_config.xml").read_text("utf-8")
+    project = label_studio.project("lived in", config)
+    tasks = json.loads((EXAMPLE / "annotated.json").read_text("utf-8"))
+    label_studio.import_tasks(project, [{"data": task["data"], "meta": {"row": n}} for n, task in enumerate(tasks)])
+    ids = [task["id"] for task in label_studio.export(project)]
+
+    example = next(annotation["result"] for task in tasks for annotation in task["annotations"] if annotation["result"])
+    for task in ids[:5]:
+        label_studio.ask("POST", "/api/predictions", {"task": task, "result": example, "model_version": "by hand"})
+    for task in ids[3:8]:
+        label_studio.ask("POST", f"/api/tasks/{task}/drafts", {"result": example, "lead_time": 1})
+    for task in ids[6:10]:
+        label_studio.ask("POST", f"/api/tasks/{task}/annotations", {"result": [], "was_cancelled": True})
+    for task, given in zip(ids[10:], tasks[10:], strict=True):
+        result = next((a["result"] for a in given["annotations"] if not a["was_cancelled"]), example)
+        label_studio.ask("POST", f"/api/tasks/{task}/annotations", {"result": result})
+
+    exported = label_studio.export(project)
+    assert all(isinstance(prediction, int) for task in exported[:5] for prediction in task["predictions"])
+    assert exported[0]["predictions"]
+    assert exported[4]["drafts"]
+    assert exported[6]["annotations"][0]["was_cancelled"]
+    export = saved(tmp_path / "export.json", exported)
+    model = fit(lsml, export, saved(tmp_path / "config.xml", config), tmp_path / "model")
+
+    written = predict(lsml, export, model, tmp_path / "out.json")
+    assert [record["id"] for record in written.records] == ids
+
+    fresh = label_studio.project("lived in, again", config)
+    taken = label_studio.import_tasks(fresh, written.records)
+    assert taken["task_count"] == taken["prediction_count"] == len(ids)
+    assert label_studio.count(fresh) == {"tasks": len(ids), "annotations": 0, "skipped": 0, "predictions": len(ids)}
+    again = label_studio.export(fresh)
+    assert [task["data"] for task in again] == [task["data"] for task in exported]
+    assert [task["meta"] for task in again] == [task["meta"] for task in exported]
+    assert not any(task["drafts"] for task in again)
+    assert {prediction["model_version"] for prediction in label_studio.predictions(fresh)} == {written.version}
+
+    # The same predictions, for the project that has lived: what people made there stays as it was.
+    before = label_studio.count(project)
+    pushed = predict(lsml, export, model, tmp_path / "predictions.json", "--shape", "predictions")
+    answer = label_studio.ask("POST", f"/api/projects/{project}/import/predictions", pushed.records)
+    assert answer["created"] == len(ids)
+    assert label_studio.count(project) == before | {"predictions": before["predictions"] + len(ids)}
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "untrained"])
+def test_aliases_and_multiple_choice(label_studio: LabelStudio, lsml: Lsml, tmp_path: Path, trained: bool) -> None:
+    project = label_studio.project("reviews", REVIEWS)
+    label_studio.import_tasks(
+        project,
+        [{"data": {"title": f"Review {n}", "body": body}} for n, (body, _, _) in enumerate(reviews())],
+    )
+    config = saved(tmp_path / "reviews.xml", REVIEWS)
+    exported = label_studio.export(project)
+    model: Path | str = "text-classifier"
+    options: list[str | Path] = ["--label-config", config]
+    if trained:
+        for task, (_, verdict, topics) in zip(exported, reviews(), strict=True):
+            label_studio.ask("POST", f"/api/tasks/{task['id']}/annotations", {"result": regions(verdict, topics)})
+        annotated = saved(tmp_path / "annotated.json", label_studio.export(project))
+        model, options = fit(lsml, annotated, config, tmp_path / "model"), []
+    export = saved(tmp_path / "export.json", label_studio.export(project))
+
+    pushed = predict(lsml, export, model, tmp_path / "predictions.json", "--shape", "predictions", *options)
+    answer = label_studio.ask("POST", f"/api/projects/{project}/import/predictions", pushed.records)
+    assert answer["created"] == len(exported)
+
+    written = predict(lsml, export, model, tmp_path / "tasks.json", *options)
+    fresh = label_studio.project("reviews, again", REVIEWS)
+    taken = label_studio.import_tasks(fresh, written.records)
+    assert taken["task_count"] == taken["prediction_count"] == len(exported)
+
+    stored = label_studio.predictions(fresh)
+    for prediction in stored:
+        (verdict,) = choices_of(prediction["result"], "verdict")
+        assert verdict in {"pos", "neg"}
+        assert set(choices_of(prediction["result"], "topics")) <= {"Food", "Service", "money"}
+    if trained:
+        # It has seen these very tasks, so this says that labels and tasks belong together, not that it is good.
+        by_task = {prediction["task"]: prediction["result"] for prediction in stored}
+        right = [
+            choices_of(by_task[task], "verdict") == [verdict]
+            for task, (_, verdict, _) in zip(taken["task_ids"], reviews(), strict=True)
+        ]
+        assert sum(right) / len(right) > 0.9
+        assert any(len(choices_of(result, "topics")) > 1 for result in by_task.values())
+
+
+def regions(verdict: str, topics: list[str]) -> list[dict[str, Any]]:
+    return [
+        {"from_name": name, "to_name": "body", "type": "choices", "value": {"choices": choices}}
+        for name, choices in (("verdict", [verdict]), ("topics", topics))
+        if choices
+    ]
+
+
+def reviews() -> list[tuple[str, str, list[str]]]:
+    """(text, verdict, topics) of 60 made-up restaurant reviews."""
+    said = {
+        "pos": {
+            "Food": ["the soup was wonderful", "best noodles in town", "fresh bread and great fish"],
+            "Service": ["the waiter was kind and quick", "friendly people", "we were looked after so well"],
+            "money": ["fair prices", "a lot of value for the bill", "cheap for what you get"],
+        },
+        "neg": {
+            "Food": ["the soup was cold", "stale bread and bland fish", "noodles like glue"],
+            "Service": ["the waiter was rude and slow", "nobody came for an hour", "we were ignored"],
+            "money": ["prices are a joke", "the bill was a shock", "far too expensive for what you get"],
+        },
+    }
+    topics = ["Food", "Service", "money"]
+    made = []
+    for n in range(60):
+        verdict = "pos" if n % 2 else "neg"
+        named = [topic for k, topic in enumerate(topics) if (n // 2 + 1) >> k & 1] or ["Food"]
+        parts = [said[verdict][topic][(n // 6 + k) % 3] for k, topic in enumerate(named)]
+        made.append((f"Visit number {n}: {', and '.join(parts)}.", verdict, named))
+    return made

@@ -1,0 +1,88 @@
+"""What the help says and what README.md says is the same: every command and every option is in both."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer.main
+
+from lsml_cli.cli import app
+
+if TYPE_CHECKING:
+    from conftest import Lsml
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+def all_commands() -> dict[str, Any]:
+    """Every registered command by name, as click knows it."""
+    group = typer.main.get_command(app)
+    return dict(group.commands)  # type: ignore[attr-defined]
+
+
+def options_of(command: Any) -> list[str]:
+    """Every spelling of every option but --help: "-o", "--output", "--quiet", ..."""
+    spellings = [
+        spelling
+        for param in command.params
+        if param.param_type_name == "option" and not param.hidden
+        for spelling in (*param.opts, *param.secondary_opts)
+    ]
+    return [spelling for spelling in spellings if spelling != "--help"]
+
+
+COMMANDS = all_commands()
+OPTIONS = [(name, option) for name, command in COMMANDS.items() for option in options_of(command)]
+
+
+def names_option(text: str, option: str) -> bool:
+    """Whether the option stands in the text on its own: --on is not named by --on-error."""
+    return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text) is not None
+
+
+@pytest.fixture(scope="module")
+def helps(lsml: Lsml) -> dict[str, str]:
+    """What `lsml --help` (under "") and `lsml COMMAND --help` print."""
+    printed = {}
+    for name in ("", *COMMANDS):
+        run = lsml(*name.split(), "--help")
+        assert run.returncode == 0, run.stderr
+        printed[name] = run.stdout
+    return printed
+
+
+def test_help_lists_every_command(helps: dict[str, str]) -> None:
+    assert "predict" in COMMANDS
+    missing = [name for name in COMMANDS if not re.search(rf"\b{re.escape(name)}\b", helps[""])]
+    assert not missing
+
+
+def test_every_command_has_help() -> None:
+    assert not [name for name, command in COMMANDS.items() if not (command.help or "").strip()]
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS)
+def test_help_names_every_option(helps: dict[str, str], command: str, option: str) -> None:
+    assert names_option(helps[command], option)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_has_a_section_on_every_command(command: str) -> None:
+    assert re.search(rf"^#+ .*\blsml {re.escape(command)}\b", README, re.MULTILINE), (
+        f"README.md has no heading with `lsml {command}`"
+    )
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS)
+def test_readme_names_every_option(command: str, option: str) -> None:
+    assert names_option(README, option), f"README.md does not mention {option} of `lsml {command}`"
+
+
+def test_options_are_told_apart() -> None:
+    assert names_option("use `--on-error skip`, -o FILE", "--on-error")
+    assert names_option("use `--on-error skip`, -o FILE", "-o")
+    assert not names_option("use --on-error", "--on")
+    assert not names_option("use --on-error", "-o")

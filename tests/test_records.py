@@ -1,0 +1,252 @@
+"""Cutting bytes into tasks: whatever JSON says, in whatever pieces it arrives."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lsml_cli import records
+from lsml_cli.errors import InputError, UsageError
+from lsml_cli.records import Record, Records
+
+# One file is written over and over: examples do not share anything else.
+QUICK: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+# Text with everything that could be mistaken for structure.
+tricky_text = st.text(alphabet=st.sampled_from('{}[],:"\\ \n\tü€😀ab1'), max_size=12)
+json_value = st.recursive(
+    st.none() | st.booleans() | st.integers(-10, 10) | tricky_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(tricky_text, inner, max_size=3),
+    max_leaves=8,
+)
+json_object = st.dictionaries(tricky_text, json_value, max_size=4)
+spaces = st.sampled_from(["", " ", "\n", "\r\n  ", "\t"])
+
+
+def read(path: Path, **options: Any) -> list[Record]:
+    with Records(str(path), **options) as source:
+        return list(source)
+
+
+def bodies(found: list[Record]) -> list[Any]:
+    assert [record.index for record in found] == list(range(len(found)))
+    return [json.loads(record.body) if record.body else record.problem for record in found]
+
+
+@given(tasks=st.lists(json_object, max_size=6), space=spaces, chunk=st.integers(1, 40), ascii_only=st.booleans())
+@settings(max_examples=200, **QUICK)
+def test_an_array_is_cut_into_its_elements(tmp_path, tasks, space, chunk, ascii_only):
+    text = f"{space}[{space}" + f"{space},{space}".join(json.dumps(t, ensure_ascii=ascii_only) for t in tasks)
+    path = tmp_path / "tasks.json"
+    path.write_text(f"{text}{space}]{space}", encoding="utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "CHUNK", chunk)
+        assert bodies(read(path)) == tasks
+
+
+@given(tasks=st.lists(json_object, min_size=1, max_size=6), space=spaces, chunk=st.integers(1, 40), indent=st.booleans())
+@settings(max_examples=150, **QUICK)
+def test_objects_that_follow_each_other_are_cut(tmp_path, tasks, space, chunk, indent):
+    text = space.join(json.dumps(task, indent=2 if indent else None) for task in tasks)
+    path = tmp_path / "tasks.json"
+    path.write_text(text, encoding="utf-8", newline="")
+    with path.open("rb", buffering=0) as raw, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "CHUNK", chunk)
+        stream = io.BufferedReader(raw, 64)
+        found = list(records._cut_objects(stream, lambda otherwise="": otherwise, in_array=False))
+    assert bodies(found) == tasks
+
+
+@given(tasks=st.lists(json_object, min_size=1, max_size=6), ending=st.sampled_from(["", "\n", "\r\n\n"]))
+@settings(max_examples=80, **QUICK)
+def test_json_lines(tmp_path, tasks, ending):
+    path = tmp_path / "tasks.jsonl"
+    path.write_bytes("\n".join(json.dumps(task) for task in tasks).encode() + ending.encode())
+    assert bodies(read(path)) == tasks
+
+
+@given(tasks=st.lists(json_object, min_size=2, max_size=6), data=st.data())
+@settings(max_examples=150, **QUICK)
+def test_what_stands_before_a_tear_is_read_and_the_tear_is_named(tmp_path, tasks, data):
+    whole = json.dumps(tasks).encode()
+    torn = whole[: data.draw(st.integers(1, len(whole) - 1))]
+    path = tmp_path / "tasks.json"
+    path.write_bytes(torn)
+    found = bodies(read(path))
+    assert isinstance(found[-1], str)
+    assert "ends" in found[-1]
+    assert found[:-1] == tasks[: len(found) - 1]
+    # Every task whose closing brace made it into the file was read.
+    complete = sum(len(json.dumps(tasks[: n + 1])) - 1 <= len(torn) for n in range(len(tasks)))
+    assert len(found) - 1 == complete
+
+
+@pytest.mark.parametrize("source", ["array", "lines"])
+def test_gzip_is_recognised_by_content_and_may_have_several_members(tmp_path, source):
+    path = tmp_path / "tasks"
+    first, second = ('[{"a":1},', '{"a":2}]') if source == "array" else ('{"a":1}\n', '{"a":2}\n')
+    path.write_bytes(gzip.compress(first.encode()) + gzip.compress(second.encode()) + b"\0\0")
+    assert bodies(read(path)) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("cut", [30, 200, 2_000, 40_000])
+def test_a_torn_gzip_gives_what_is_readable(tmp_path, cut):
+    tasks = [{"id": n, "data": {"text": os.urandom(20).hex()}} for n in range(2_000)]
+    path = tmp_path / "tasks.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(tasks).encode())[:cut])
+    try:
+        found = bodies(read(path))
+    except InputError as error:
+        assert "cut off" in error.message
+        return
+    assert found[:-1] == tasks[: len(found) - 1]
+    assert "cut off" in found[-1]
+
+
+def test_a_damaged_gzip_is_named(tmp_path):
+    compressed = bytearray(gzip.compress(json.dumps([{"a": os.urandom(30).hex()} for _ in range(5_000)]).encode()))
+    compressed[len(compressed) // 2] ^= 0xFF
+    path = tmp_path / "tasks.json.gz"
+    path.write_bytes(compressed)
+    assert "damaged" in read(path)[-1].problem  # what follows the flipped bit may be garbage, and fails to parse later
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('[{"a":1}, 5, {"b":2}]', [{"a": 1}, "expected a task, an object, found the number 5", {"b": 2}]),
+        ('[{"a":1}, "x}, {", {"b":2}]', [{"a": 1}, "expected a task, an object, found a string", {"b": 2}]),
+        ('[[1,{"c":[]}], null , {"b":2}]', ["found a list", "found null", {"b": 2}]),
+        ('[{"a":1},, {"b":2}, ]', [{"a": 1}, "found a comma", {"b": 2}]),
+        ('[{"a":1}] [', [{"a": 1}, "the list of tasks is closed here, but the file goes on"]),
+        ("[]", []),
+        (" [ \n ] ", []),
+        ("[" * 100_000 + "]" * 100_000, ["found a list"]),
+        ('{"a":1}\n\n{"b":\n{"c":3}', [{"a": 1}, None, {"c": 3}]),
+        ('{"a": 1}\n{"b": 2', [{"a": 1}, "ends in the middle of a task"]),
+    ],
+)
+def test_odd_elements_cost_only_themselves(tmp_path, text, found):
+    path = tmp_path / "tasks.json"
+    path.write_text(text)
+    actual = read(path)
+    assert len(actual) == len(found)
+    for record, expected in zip(actual, found, strict=True):
+        if isinstance(expected, dict):
+            assert json.loads(record.body) == expected
+        elif expected is not None:
+            assert expected in record.problem
+
+
+@pytest.mark.parametrize("form", ["array", "lines", "stream"])
+def test_a_task_that_is_too_large_is_passed_over_in_flat_memory(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(records, "LARGEST_TASK", 50_000)
+    monkeypatch.setattr(records, "CHUNK", 4_096)
+    large = json.dumps({"id": 2, "data": {"text": 'a "quoted" }, { brace and \\ ' * 20_000}})
+    small = [json.dumps({"id": n, "data": {"text": "}"}}) for n in (1, 3)]
+    indent = json.dumps(json.loads(small[0]), indent=1)
+    text = {
+        "array": f"[{small[0]},{large}, {small[1]}]",
+        "lines": f"{small[0]}\n{large}\n{small[1]}\n",
+        "stream": f"{indent}\n{large}\n{small[1]}\n",
+    }[form]
+    path = tmp_path / "tasks.json"
+    path.write_text(text)
+    with Records(str(path)) as source:
+        assert source.form == form
+        first, second, third = source
+    assert [json.loads(first.body)["id"], json.loads(third.body)["id"]] == [1, 3]
+    assert second.body == b""
+    assert "50,000 is the most" in second.problem
+    size = int(second.problem.split()[3].replace(",", ""))
+    assert abs(size - len(large)) <= 2
+
+
+def test_a_pipe_may_deliver_byte_by_byte(monkeypatch):
+    reading, writing = os.pipe()
+    text = b'{"text": "one"}\n{"text": "two"}\n'
+
+    def trickle() -> None:
+        with os.fdopen(writing, "wb", buffering=0) as pipe:
+            for byte in text:
+                pipe.write(bytes([byte]))
+
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        threading.Thread(target=trickle).start()
+        with Records("-") as source:
+            assert source.form == "lines"
+            assert bodies(list(source)) == [{"text": "one"}, {"text": "two"}]
+
+
+def test_csv_with_quotes_line_breaks_and_an_id_column(tmp_path):
+    path = tmp_path / "tasks.csv"
+    path.write_text('id,text\n7,"one, ""two""\nthree"\n8,\n', encoding="utf-8-sig")
+    assert bodies(read(path)) == [
+        {"data": {"id": "7", "text": 'one, "two"\nthree'}},
+        {"data": {"id": "8", "text": ""}},
+    ]
+    assert [task["id"] for task in bodies(read(path, id_column="id"))] == [7, 8]
+
+
+@given(
+    rows=st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.text("ab,;\t\"'\n ")), min_size=1),
+    delimiter=st.sampled_from(",;\t"),
+)
+@settings(max_examples=80, **QUICK)
+def test_what_the_csv_module_writes_comes_back(tmp_path, rows, delimiter):
+    import csv
+
+    path = tmp_path / "tasks.txt"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+        writer.writerows([("text", "note"), *rows])
+    assert [(task["data"]["text"], task["data"]["note"]) for task in bodies(read(path))] == rows
+
+
+def test_bad_csv_rows_cost_only_themselves(tmp_path):
+    path = tmp_path / "tasks.csv"
+    path.write_bytes(b"id\ttext\n1\tgood\n2\n3\tl\xe4tin\nx\tgood\n")
+    found = read(path, id_column="id")
+    assert [record.place for record in found] == ["line 2", "line 3", "line 4", "line 5"]
+    assert [record.problem for record in found] == [
+        "",
+        "this row has 1 fields, the header has 2",
+        "this row is not UTF-8 text",
+        "the id in column id is 'x', expected a whole number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b" \n ", "is empty"),
+        (b"<html><body>", "neither JSON nor CSV: it starts with '<html><body>'"),
+        ('[{"a": 1}]'.encode("utf-16"), "is UTF-16 or binary"),
+        (b"12", "neither JSON nor CSV"),
+    ],
+)
+def test_what_cannot_be_tasks_is_refused_with_a_sentence(tmp_path, content, sentence):
+    path = tmp_path / "tasks.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        read(path)
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path):
+    (tmp_path / "tasks.json").write_text("[]")
+    with pytest.raises(UsageError) as missing:
+        Records(str(tmp_path / "task.json"))
+    assert missing.value.hint == "That folder has: tasks.json."
+    with pytest.raises(UsageError, match="is a folder"):
+        Records(str(tmp_path))

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lsml_cli import versions
+from lsml_cli.errors import LsmlError, ModelError, OutputError, UnknownModel, UsageError
+
+
+def write(root: Path, weights: bytes = b"w", *, promote: bool = True) -> versions.Version:
+    with versions.begin(root) as draft:
+        (draft.folder / "weights.bin").write_bytes(weights)
+        version = draft.keep(family="a:B", label_config="<View/>", state={"classes": ["a"]}, params={"C": 1})
+    if promote:
+        versions.promote(root, version.version)
+    return version
+
+
+def hidden(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    written = write(tmp_path / "models" / "news")
+    root = tmp_path / "models" / "news"
+    assert versions.resolve(str(root)) == written.folder
+    assert versions.resolve(f"{root}@{written.version}") == written.folder
+    assert versions.resolve(str(written.folder)) == written.folder
+    assert versions.read(written.folder) == written
+    assert (written.name, written.state, written.files) == ("news", {"classes": ["a"]}, {"weights.bin": 1})
+    assert not hidden(root)
+
+
+def test_the_newest_promoted_one_is_meant_and_an_older_one_can_be_named(tmp_path: Path) -> None:
+    first, second, third = write(tmp_path), write(tmp_path), write(tmp_path, promote=False)
+    assert versions.list_versions(tmp_path) == [first.version, second.version, third.version]
+    assert versions.resolve(str(tmp_path)) == second.folder
+    versions.promote(tmp_path, first.version)
+    assert versions.current(tmp_path) == first.version
+
+
+def test_versions_of_one_second_get_numbers_and_sort_by_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_795_210_215.0)
+    names = [write(tmp_path).version for _ in range(11)]
+    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(1_795_210_215))
+    assert names == [moment, *(f"{moment}-{number}" for number in range(2, 12))]
+    assert versions.list_versions(tmp_path) == names
+
+
+def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
+    one, two, other = write(tmp_path), write(tmp_path), write(tmp_path, b"x")
+    assert one.digest == two.digest != other.digest
+
+
+def test_leaving_without_keeping_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), versions.begin(tmp_path) as draft:
+        (draft.folder / "weights.bin").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_no_version_and_goes_after_a_day(tmp_path: Path) -> None:
+    stale, fresh = tmp_path / ".unfinished-1-a", tmp_path / ".unfinished-1-b"
+    for path in (stale, fresh):
+        path.mkdir()
+        (path / "model.json").write_text("{}")
+    os.utime(stale, (0, 0))
+    assert versions.list_versions(tmp_path) == []
+    write(tmp_path)
+    assert hidden(tmp_path) == [fresh]
+
+
+def test_the_folder_can_be_moved(tmp_path: Path) -> None:
+    write(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there" / "news")
+    shutil.rmtree(tmp_path / "here")
+    assert versions.read(versions.resolve(str(tmp_path / "there" / "news"))).name == "here"
+
+
+def test_everybody_who_may_read_the_root_may_read_the_version(tmp_path: Path) -> None:
+    version = write(tmp_path)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert version.folder.stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def damage(version: versions.Version, what: str) -> None:
+    path = version.folder / "model.json"
+    content = json.loads(path.read_bytes())
+    if what == "gone":
+        path.unlink()
+    elif what == "torn":
+        path.write_bytes(path.read_bytes()[:100])
+    elif what == "list":
+        path.write_text("[]")
+    elif what == "newer":
+        path.write_text(json.dumps(content | {"format": 2}))
+    elif what == "lacks":
+        del content["state"]
+        path.write_text(json.dumps(content))
+    elif what == "wrong":
+        path.write_text(json.dumps(content | {"state": "x"}))
+    elif what == "weights gone":
+        (version.folder / "weights.bin").unlink()
+    elif what == "weights cut":
+        (version.folder / "weights.bin").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("gone", "is not a trained model: it has no model.json"),
+        ("torn", "model.json is damaged ("),
+        ("list", "model.json is damaged (no JSON object)"),
+        ("newer", "was written by a newer lsml"),
+        ("lacks", "'state'"),
+        ("wrong", 'its "state" is not what it should be'),
+        ("weights gone", "weights.bin is missing."),
+        ("weights cut", "it has 0 bytes instead of 1"),
+    ],
+)
+def test_a_damaged_version_is_refused_by_name(tmp_path: Path, what: str, sentence: str) -> None:
+    version = write(tmp_path)
+    damage(version, what)
+    with pytest.raises(ModelError) as caught:
+        versions.read(versions.resolve(str(tmp_path)))
+    assert sentence in caught.value.message
+    assert str(version.folder) in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_damaged_version_is_not_promoted(tmp_path: Path) -> None:
+    good, bad = write(tmp_path), write(tmp_path, promote=False)
+    damage(bad, "weights gone")
+    with pytest.raises(ModelError):
+        versions.promote(tmp_path, bad.version)
+    assert versions.current(tmp_path) == good.version
+
+
+def test_names_that_mean_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no trained model"):
+        versions.resolve(str(tmp_path))
+    version = write(tmp_path, promote=False)
+    with pytest.raises(ModelError, match="no promoted version") as unpromoted:
+        versions.resolve(str(tmp_path))
+    assert unpromoted.value.hint
+    assert version.version in unpromoted.value.hint
+    with pytest.raises(UnknownModel, match="has no version 'x'") as unknown:
+        versions.resolve(f"{tmp_path}@x")
+    assert unknown.value.hint == f"It has: {version.version}."
+    (tmp_path / "current").write_text("../../etc\n")
+    with pytest.raises(ModelError, match="which is not there"):
+        versions.resolve(str(tmp_path))
+
+
+def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="is not a folder"):
+            write(place)
+    if os.geteuid() != 0:
+        (tmp_path / "shut").mkdir(mode=0o500)
+        with pytest.raises(OutputError, match="Permission denied"):
+            write(tmp_path / "shut")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from lsml_cli import versions
+root = Path(sys.argv[1])
+number = 0
+while True:
+    number += 1
+    with versions.begin(root) as draft:
+        for part in range(3):
+            (draft.folder / f"weights-{part}.bin").write_bytes(bytes([number % 256]) * 100_000)
+        version = draft.keep(family="a:B", label_config="<View/>", state={"number": number % 256}, params={})
+    versions.promote(root, version.version)
+"""
+
+
+def test_a_reader_never_sees_a_torn_version_while_writers_are_killed(tmp_path: Path) -> None:
+    write(tmp_path)
+    seen: list[str] = []
+    trouble: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                version = versions.read(versions.resolve(str(tmp_path)))
+                number = version.state.get("number")
+                for name in version.files:
+                    content = (version.folder / name).read_bytes()
+                    if number is not None and content != bytes([number]) * 100_000:
+                        trouble.append(f"{version.version}: {name}")
+                seen.append(version.version)
+            except LsmlError as error:
+                trouble.append(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for delay in (0.35, 0.4, 0.47, 0.55, 0.6):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
+        time.sleep(delay)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    done.set()
+    reader.join()
+    assert not trouble
+    assert len(set(seen)) > 1, "no writer got as far as a version"
+    for name in versions.list_versions(tmp_path):
+        versions.read(tmp_path / name)
