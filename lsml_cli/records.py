@@ -251,10 +251,14 @@ def _skip_line(stream: io.BufferedReader) -> int:
 
 # --- a JSON array of objects, or objects that follow each other
 
-# Where an object of an array may end: a closing brace, then `]`, or a comma and anything but the next key.
-_END_IN_ARRAY = re.compile(rb'\}(?=\s*(?:,\s*(?:[^"\s]|"(?:[^"\\]|\\.)*"\s*[,\]])|\]))', re.DOTALL)
+# Where an object of the outermost array may end: a closing brace, then a comma and anything but the next key, or the
+# last bracket of all. Objects further in look like that now and then; counting braces tells.
+_END_IN_ARRAY = re.compile(
+    rb'\}(?=\s*(?:,\s*(?:[^"\s]|"(?:[^"\\]|\\.)*"\s*[,\]])|\]\s*(?:\Z|[^\s,\]}])))', re.DOTALL
+)
 _END_IN_STREAM = re.compile(rb"\}(?=\s*\{)")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_NOT_SKELETON = bytes(byte for byte in range(256) if byte not in b'"{}')
 _SPACE = re.compile(rb"\s*")
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
@@ -273,10 +277,16 @@ class _Depth:
         """Whether the position after `segment` is outside of every brace and string."""
         if b"\\" in segment:
             segment = _ESCAPE.sub(b"", segment)
-        pieces = segment.split(b'"')
-        outside = b"".join(pieces[self.in_string :: 2])
+        skeleton = segment.translate(None, _NOT_SKELETON)
+        if self.in_string:
+            skeleton = b'"' + skeleton
+        outside = skeleton.replace(b'""', b"")  # strings without a brace, which is nearly all of them
+        self.in_string = False
+        if b'"' in outside:  # the first string that has a brace in it, or goes on, left its opening quote
+            pieces = skeleton.split(b'"')
+            outside = b"".join(pieces[::2])
+            self.in_string = len(pieces) % 2 == 0
         self.braces += outside.count(b"{") - outside.count(b"}")
-        self.in_string ^= len(pieces) % 2 == 0
         return self.braces == 0 and not self.in_string
 
 
@@ -372,6 +382,9 @@ class _Cutter:
 
     def step_to_object(self) -> bool:
         """After an element: over the comma, to the next object if it lies in the buffer."""
+        if self.in_array and self.buffer.startswith(b",{", self.start):
+            self.start += 1
+            return True
         if self.in_array and self.next_byte() == b",":
             self.start += 1
         match = _SPACE.match(self.buffer, self.start)

@@ -77,6 +77,7 @@ class Replica:
         self.fetch = fetch
         self.ahead = AHEAD if threads else 0
         self.waiting = 0
+        self._has_sources = type(model).sources is not Model.sources
         self._bindings: dict[tuple[object, ...], Binding] = {}
         self._encoders = ThreadPoolExecutor(threads, "encode") if threads else None
         self._lane = ThreadPoolExecutor(1, "forward") if threads else None
@@ -111,7 +112,7 @@ class Replica:
         task, outcome = job.read(item)
         prepared = _Prepared(item, task, outcome)
         if task is not None and outcome is None:
-            media = self._fetch_all(prepared, task, binding)
+            media = self._fetch_all(prepared, task, binding) if self._has_sources else {}
             if prepared.outcome is None:
                 prepared.input = _attempt("encode", lambda: self.model.encode(task, binding, media), prepared)
         return prepared

@@ -13,7 +13,9 @@ CONFIG = LabelConfig.parse("""
     <View>
       <Text name="text" value="$text"/>
       <Choices name="sentiment" toName="text"><Choice value="Positive"/><Choice value="Negative"/></Choices>
-      <Choices name="topic" toName="text" choice="multiple"><Choice value="A" alias="a-alias"/><Choice value="B"/></Choices>
+      <Choices name="topic" toName="text" choice="multiple">
+        <Choice value="A" alias="a-alias"/><Choice value="B"/>
+      </Choices>
       <TextArea name="note" toName="text"/>
       <Rating name="stars" toName="text"/>
       <Labels name="label" toName="text"><Label value="PER"/><Label value="ORG"/></Labels>

@@ -18,7 +18,6 @@ MULTI = st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=30)
 @given(SINGLE)
 def test_single_choices_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None:
 
-
     truth, guess = zip(*pairs, strict=True)
     found = classification(({true}, {guessed}) for true, guessed in pairs)
     assert found.count == len(pairs)
@@ -32,7 +31,6 @@ def test_single_choices_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None
 
 @given(MULTI)
 def test_multiple_choices_agree_with_sklearn(pairs: list[tuple[set[str], set[str]]]) -> None:
-
 
     found = classification(pairs)
     truth, guess = ([[name in names for name in NAMES] for names in side] for side in zip(*pairs, strict=True))
@@ -58,4 +56,11 @@ def test_no_task_has_no_numbers() -> None:
 
 def test_to_json_is_json() -> None:
     found = json.loads(json.dumps(classification([(["a"], ["b"])]).to_json()))
-    assert found["classes"][0] == {"name": "a", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1, "predicted": 0}
+    assert found["classes"][0] == {
+        "name": "a",
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "support": 1,
+        "predicted": 0,
+    }

@@ -62,9 +62,13 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
 
 
 def test_leaving_without_keeping_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), versions.begin(tmp_path) as draft:
-        (draft.folder / "weights.bin").write_bytes(b"half")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with versions.begin(tmp_path) as draft:
+            (draft.folder / "weights.bin").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

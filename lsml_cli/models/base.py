@@ -200,7 +200,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look the module up while it runs
     try:
         found.loader.exec_module(module)
-    except BaseException:
+    except Exception as error:
         del sys.modules[name]
-        raise
+        raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {error}.") from error
     return module

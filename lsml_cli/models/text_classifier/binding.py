@@ -185,12 +185,10 @@ def meet(name: str, control: Control, label_map: Mapping[str, str]) -> str | Non
 def _differences(head: Head, control: Control, known: Mapping[str, str]) -> list[str]:
     notes = []
     if lost := [name for name in head.classes if name not in known]:
-        notes.append(
-            f"{len(lost)} of the model's {len(head.classes)} classes are no label of {control} "
-            f"and are dropped: {_listed(lost)}."
-        )
+        count = f"{len(lost)} of the model's {len(head.classes)} classes"
+        notes.append(f"Dropped {count}, for which {control} has no label: {_listed(lost)}.")
     if new := [label.name for label in control.labels if label.name not in known.values()]:
-        notes.append(f"The model does not know {len(new)} labels of {control}: {_listed(new)}.")
+        notes.append(f"Never predicted, because the model does not know them, of {control}: {_listed(new)}.")
     return notes
 
 

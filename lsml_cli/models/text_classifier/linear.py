@@ -150,8 +150,8 @@ def _fit_head(matrix: Any, head: Wanted, params: Mapping[str, Any]) -> tuple[Flo
     if len(head.classes) == 2:  # softmax over (0, x) is the sigmoid of x
         coef, intercept = _binary(matrix, truth == 1, params)
         return np.stack([np.zeros_like(coef), coef], axis=1), np.array([0.0, intercept])
-    model = _solver(params).fit(matrix, truth)
-    return model.coef_.T, model.intercept_
+    coefs, intercepts = _solve(matrix, truth, params)
+    return coefs.T, intercepts
 
 
 def _binary(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats, float]:
@@ -160,14 +160,20 @@ def _binary(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats,
 
     if truth.all() or not truth.any():  # the odds when one more of each had been seen
         return np.zeros(matrix.shape[1]), float(np.log((truth.sum() + 1.0) / ((~truth).sum() + 1.0)))
-    model = _solver(params).fit(matrix, truth)
-    return model.coef_[0], float(model.intercept_[0])
+    coef, intercept = _solve(matrix, truth, params)
+    return coef[0], float(intercept[0])
 
 
-def _solver(params: Mapping[str, Any]) -> Any:
+def _solve(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats, Floats]:
+    """(K, F) weights and (K,) intercepts, or one of each for two classes."""
+    import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=params["C"], class_weight=params["class_weight"], max_iter=_STEPS)
+    features = matrix.shape[1]
+    if not features:  # no text has a word: how often each class occurs can still be learned
+        matrix = np.zeros((matrix.shape[0], 1))
+    model = LogisticRegression(C=params["C"], class_weight=params["class_weight"], max_iter=_STEPS).fit(matrix, truth)
+    return model.coef_[:, :features], model.intercept_
 
 
 def save(folder: Path, scorers: Sequence[Scorer]) -> None:

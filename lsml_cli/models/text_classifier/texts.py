@@ -9,13 +9,13 @@ from typing import Any
 
 from lsml_cli.errors import LabelMismatch
 from lsml_cli.label_config import Object
+from lsml_cli.tasks import kind
 
 TAGS = ("Text", "HyperText", "Paragraphs")  # the tags a text can come from
 
 _TAG = re.compile(r"<(/?)([a-zA-Z!][\w-]*)[^<>]*>")
 _NO_TEXT = {"script", "style"}  # what stands between these tags is code
 _WANTED = {"text": "text", "hypertext": "text", "paragraphs": "a list of objects"}
-_TYPES = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", str: "a string"}
 
 
 def refuse_urls(source: Object) -> None:
@@ -73,6 +73,4 @@ def _paragraphs(source: Object, value: object) -> str:
 
 
 def _refusal(source: Object, value: object) -> str:
-    what = _TYPES.get(type(value), type(value).__name__)
-    shown = f" ({value})" if isinstance(value, int | float) and not isinstance(value, bool) else ""
-    return f'"{source.key}" is {what}{shown}, but {source} wants {_WANTED[source.tag.lower()]}'
+    return f'"{source.key}" is {kind(value)}, but {source} wants {_WANTED[source.tag.lower()]}'

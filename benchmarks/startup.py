@@ -1,0 +1,60 @@
+"""How long a user waits for the first answer, as whole processes in turn.
+
+python benchmarks/startup.py [--rounds 15]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bulk_text import sources
+from measure import rounds, run
+
+BARE = """
+import typer
+app = typer.Typer()
+@app.command()
+def one(name: str, times: int = 1): ...
+@app.command()
+def two(name: str, times: int = 1): ...
+app()
+"""
+SKLEARN = "import sklearn.linear_model, sklearn.feature_extraction.text"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    asked = parser.parse_args()
+    annotated, _, config = sources()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = str(folder / "model")
+        lsml = [sys.executable, "-m", "lsml_cli"]
+        fit = ["fit", str(annotated), "--model", "text-classifier", "--label-config", str(config), "--output", model]
+        subprocess.run([*lsml, *fit], check=True, stdout=subprocess.DEVNULL)
+        (folder / "bare.py").write_text(BARE)
+        (folder / "task.json").write_text('{"id": 1, "data": {"text": "free entry, call now", "ticket": "my bill"}}')
+        task = str(folder / "task.json")
+        commands: dict[str, Callable[[], tuple[float, float]]] = {
+            "bare Typer app --help": lambda: run([sys.executable, str(folder / "bare.py"), "--help"]),
+            "lsml --help": lambda: run([*lsml, "--help"]),
+            "import scikit-learn": lambda: run([sys.executable, "-c", SKLEARN]),
+            "first prediction": lambda: run([*lsml, "predict", "-", "--model", model], stdin=task),
+        }
+        done = rounds(commands, asked.rounds)
+    for name, each in done.items():
+        print(f"{name:24}{each.spread():>28}")
+    for a, b in (("lsml --help", "bare Typer app --help"), ("first prediction", "import scikit-learn")):
+        ratios = [x / y for x, y in zip(done[a].seconds, done[b].seconds, strict=True)]
+        print(f"{a} / {b}: {statistics.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,490 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+
+from lsml_cli.errors import LabelMismatch, ModelError, UsageError
+from lsml_cli.label_config import LabelConfig, Object
+from lsml_cli.models.base import Binding, Model, ModelSpec
+from lsml_cli.models.text_classifier.texts import read_text, visible_text
+from lsml_cli.models.text_classifier.tfidf import TOKEN, Tfidf, tokens
+from lsml_cli.predictions import Prediction
+from lsml_cli.tasks import Annotation, Labelled, Task
+
+SPEC = ModelSpec("text-classifier", "lsml_cli.models.text_classifier:TextClassifier", "0" * 32)
+ANIMALS = {
+    "ant": ["an ant hill", "ants march in lines", "the ant carries a leaf", "red ants bite!"],
+    "bee": ["a bee hive", "bees make honey", "the bee flies to a flower", "a bee sting hurts!"],
+    "cat": ["the cat sleeps", "cats chase mice", "a cat purrs on the sofa", "black cat at night"],
+}
+TEXTS = [text for texts in ANIMALS.values() for text in texts]
+UNSEEN = ["", "an ant on a flower", "honey!", "does the CAT sleep?", "zzz", "a bee and a cat", "the " * 50]
+
+
+def config(*choices: str, extra: str = "", attrs: str = "", name: str = "animal") -> LabelConfig:
+    inner = "".join(choice if choice.startswith("<") else f'<Choice value="{choice}"/>' for choice in choices)
+    control = f'<Choices name="{name}" toName="text" {attrs}>{inner}</Choices>'
+    return LabelConfig.parse(f'<View><Text name="text" value="$text"/>{control}{extra}</View>')
+
+
+def task(text: Any, index: int = 0, **data: Any) -> Task:
+    return Task(index, index + 100, {"text": text, **data}, {})
+
+
+def example(text: str, given: Mapping[str, Sequence[str]], **data: Any) -> Labelled:
+    result = [
+        {"from_name": name, "to_name": "text", "type": "choices", "value": {"choices": list(chosen)}}
+        for name, chosen in given.items()
+    ]
+    return Labelled(task(text, **data), Annotation(1, result))
+
+
+def animals(name: str = "animal") -> list[Labelled]:
+    return [example(text, {name: [animal]}) for animal, texts in ANIMALS.items() for text in texts]
+
+
+def fitted(
+    folder: Path, examples: Sequence[Labelled], labels: LabelConfig, said: list[str] | None = None, **params: Any
+) -> ModelSpec:
+    folder.mkdir(exist_ok=True)
+    spec = replace(SPEC, params=params)
+    model = spec.build()
+    progress = said.append if said is not None else lambda sentence: None
+    state = model.fit(examples, [], model.bind(labels, {}, None), folder, progress)
+    return replace(spec, path=folder, state=json.loads(json.dumps(state)), version="1")
+
+
+def opened(spec: ModelSpec, labels: LabelConfig, label_map: Mapping[str, str] | None = None) -> tuple[Model, Binding]:
+    model = spec.open("cpu")
+    return model, model.bind(labels, label_map or {}, None)
+
+
+def predict(model: Model, binding: Binding, tasks: Sequence[Task]) -> list[Prediction]:
+    outputs = model.forward([model.encode(each, binding, {}) for each in tasks], binding)
+    found = [model.decode(output, each, binding) for output, each in zip(outputs, tasks, strict=True)]
+    assert [binding.config.check(prediction) for prediction in found] == [None] * len(tasks)
+    return found
+
+
+def chosen(prediction: Prediction) -> dict[str, list[str]]:
+    return {region.from_name: region.value["choices"] for region in prediction.result}
+
+
+@pytest.fixture(scope="module")
+def animal_spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    return fitted(tmp_path_factory.mktemp("animals"), animals(), config(*ANIMALS))
+
+
+# --- tokens and rows
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_both_patterns_find_the_same_tokens(text: str) -> None:
+    assert list(tokens(text)) == re.findall(TOKEN, text.lower())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I'm 2 good, U?!", ["i", "'", "m", "2", "good", ",", "u", "?!"]),
+        ("£100 :) 😀", ["£", "100", ":)", "😀"]),
+        ("今天天气abc", ["今", "天", "天", "气", "abc"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("cafe\u0301 นก", ["cafe\u0301", "น", "ก"]),
+    ],
+)
+def test_tokens_of_many_scripts(text: str, expected: list[str]) -> None:
+    assert list(tokens(text)) == expected
+
+
+def test_a_long_text_has_the_tokens_of_its_parts() -> None:
+    part = "some words, 100 £ 今天 "
+    assert list(tokens(part * 10_000)) == list(tokens(part)) * 10_000
+
+
+def names_of(tfidf: Tfidf) -> list[str]:
+    words = list(tfidf.tokens)
+    names = list(words)
+    for table in tfidf.tables:
+        names += [f"{names[key // len(words)]} {words[key % len(words)]}" for key in table.tolist()]
+    return names
+
+
+@pytest.mark.parametrize("ngrams", [1, 2, 3])
+@pytest.mark.parametrize("min_df", [1, 2])
+def test_features_and_weights_are_those_of_sklearn(ngrams: int, min_df: int) -> None:
+    reference = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, ngrams), token_pattern=TOKEN, min_df=min_df)
+    expected = reference.fit_transform(TEXTS)
+    tfidf, rows = Tfidf.fit(TEXTS, ngrams=ngrams, min_df=min_df, max_features=None)
+    names = names_of(tfidf)
+    assert sorted(names) == sorted(reference.vocabulary_)
+    order = [reference.vocabulary_[name] for name in names]
+    for found, wanted in ((rows, expected), (tfidf.rows(UNSEEN), reference.transform(UNSEEN))):
+        matrix = csr_array((found.weight, (found.row, found.feature)), shape=(wanted.shape[0], len(names)))
+        np.testing.assert_allclose(matrix.toarray(), wanted.toarray()[:, order], atol=1e-12)
+
+
+def test_the_most_frequent_features_are_kept_and_each_has_its_parts() -> None:
+    texts = ["a b a b c", "a b d", "e f g h", "a c"]
+    names = names_of(Tfidf.fit(texts, ngrams=2, min_df=1, max_features=4)[0])
+    assert names == ["a", "b", "c", "a b"]  # 4, 3, 2 and 3 times
+
+
+@settings(max_examples=30)
+@given(texts=st.lists(st.text(alphabet="ab cat bee!今", max_size=30), max_size=8))
+def test_a_text_scores_the_same_alone_and_in_a_batch(animal_spec: ModelSpec, texts: list[str]) -> None:
+    model, binding = opened(animal_spec, config(*ANIMALS))
+    inputs = [(text,) for text in texts]
+    together = model.forward(inputs, binding)
+    assert together == [output for each in inputs for output in model.forward([each], binding)]
+
+
+# --- the linear part
+
+
+def probabilities(spec: ModelSpec, labels: LabelConfig, texts: Sequence[str]) -> np.ndarray:
+    """(n, K) in the order of the model's classes, whatever the control wants of them."""
+    model, binding = opened(spec, labels)
+    binding.threshold = 0.0
+    return np.array([found for (found,) in model.forward([(text,) for text in texts], binding)])
+
+
+def reference(pipeline_end: Any, answers: Sequence[Any]) -> np.ndarray:
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=TOKEN)
+    found: np.ndarray = make_pipeline(vectorizer, pipeline_end).fit(TEXTS, answers).predict_proba(TEXTS + UNSEEN)
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_single_choices_are_as_probable_as_sklearn_says(tmp_path: Path, count: int) -> None:
+    classes = list(ANIMALS)[:count]
+    answers = [classes[i // 4 % count] for i in range(len(TEXTS))]
+    labels = config(*classes)
+    examples = [example(text, {"animal": [answer]}) for text, answer in zip(TEXTS, answers, strict=True)]
+    spec = fitted(tmp_path, examples, labels)
+    expected = reference(LogisticRegression(C=30, max_iter=1000), answers)
+    found = probabilities(spec, labels, TEXTS + UNSEEN)
+    np.testing.assert_array_equal(found[:, 0], expected.argmax(axis=1))
+    np.testing.assert_allclose(found[:, 1], expected.max(axis=1), atol=1e-6)
+
+
+def test_multiple_choices_are_as_probable_as_sklearn_says(tmp_path: Path) -> None:
+    classes = list(ANIMALS)
+    truth = np.array([[name in text for name in classes] for text in TEXTS], int)
+    labels = config(*classes, attrs='choice="multiple"')
+    examples = [
+        example(text, {"animal": [name for name in classes if name in text]} if any(row) else {})
+        for text, row in zip(TEXTS, truth, strict=True)
+    ]
+    spec = fitted(tmp_path, examples, labels)
+    expected = reference(OneVsRestClassifier(LogisticRegression(C=30, max_iter=1000)), truth)
+    np.testing.assert_allclose(probabilities(spec, labels, TEXTS + UNSEEN), expected, atol=1e-6)
+
+
+def test_predicting_imports_no_sklearn(animal_spec: ModelSpec) -> None:
+    code = f"""
+import pickle, sys
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.tasks import Task
+spec = pickle.loads({__import__("pickle").dumps(animal_spec)!r})
+config = LabelConfig.parse({config(*ANIMALS).xml!r})
+assert "numpy" not in sys.modules
+model = spec.open("cpu")
+binding = model.bind(config, {{}}, None)
+task = Task(0, 1, {{"text": "an ant"}}, {{}})
+[output] = model.forward([model.encode(task, binding, {{}})], binding)
+print(model.decode(output, task, binding).result[0].value["choices"])
+assert not {{"sklearn", "scipy"}} & set(sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("['ant']\n", "")
+
+
+# --- binding
+
+
+def test_labels_meet_by_alias_predicted_values_and_map_and_the_rest_is_told(animal_spec: ModelSpec) -> None:
+    labels = config(
+        '<Choice value="Die Ameise" alias="ant"/>',
+        '<Choice value="Biene" predicted_values="bee, wasp"/>',
+        "Katze",
+        "Dog",
+    )
+    model, binding = opened(animal_spec, labels, {"cat": "Katze"})
+    texts = ["ants march", "bees make honey", "the cat purrs"]
+    assert [chosen(each)["animal"] for each in predict(model, binding, [task(text) for text in texts])] == [
+        ["ant"],
+        ["Biene"],
+        ["Katze"],
+    ]
+    assert binding.notes == ('Never predicted, because the model does not know them, of <Choices name="animal">: Dog.',)
+
+
+def test_a_class_without_a_label_is_dropped_and_the_rest_not_scaled_up(animal_spec: ModelSpec) -> None:
+    whole = predict(*opened(animal_spec, config(*ANIMALS)), [task("ants march")])[0]
+    model, binding = opened(animal_spec, config("ant", "bee"))
+    some = predict(model, binding, [task("ants march"), task("the cat purrs")])
+    assert some[0].score == whole.score
+    assert some[1].score is not None
+    assert some[1].score < 0.34
+    assert binding.notes == (
+        'Dropped 1 of the model\'s 3 classes, for which <Choices name="animal"> has no label: cat.',
+    )
+
+
+def test_no_label_in_common_shows_both_lists(animal_spec: ModelSpec) -> None:
+    with pytest.raises(LabelMismatch) as caught:
+        opened(animal_spec, config("dog", "eel"))
+    assert '"animal": ant, bee, cat' in caught.value.message
+    assert '"animal": dog, eel' in caught.value.message
+    assert "--label-map" in (caught.value.hint or "")
+
+
+def test_a_control_of_another_name_is_met_when_it_is_the_only_one(animal_spec: ModelSpec) -> None:
+    model, binding = opened(animal_spec, config(*ANIMALS, name="beast"))
+    assert chosen(predict(model, binding, [task("ants march")])[0]) == {"beast": ["ant"]}
+    second = '<Choices name="other" toName="text"><Choice value="ant"/></Choices>'
+    with pytest.raises(LabelMismatch, match="not clear which control"):
+        opened(animal_spec, config(*ANIMALS, name="beast", extra=second))
+    _, binding = opened(animal_spec, config(*ANIMALS, extra=second))
+    assert binding.notes == ('The model was not trained for <Choices name="other">: no predictions there.',)
+
+
+def test_a_config_that_it_cannot_fill_is_refused() -> None:
+    for xml in (
+        '<View><Image name="i" value="$i"/><Choices name="c" toName="i"><Choice value="a"/></Choices></View>',
+        '<View><Text name="t" value="$t"/><Labels name="l" toName="t"><Label value="a"/></Labels>'
+        '<Choices name="c" toName="t" perRegion="true"><Choice value="a"/></Choices></View>',
+    ):
+        with pytest.raises(LabelMismatch, match="fills <Choices> that are about <Text>") as caught:
+            opened(SPEC, LabelConfig.parse(xml))
+        assert '<Choices name="c"> about <' in caught.value.message
+    urls = '<Text name="t" value="$t" valueType="url"/><Choices name="c" toName="t"><Choice value="a"/></Choices>'
+    with pytest.raises(LabelMismatch, match="texts from addresses is not supported yet"):
+        opened(SPEC, LabelConfig.parse(f"<View>{urls}</View>"))
+
+
+# --- encode and decode
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (None, 'the task has null for "text"'),
+        (5, '"text" is a number (5), but <Text name="text" value="$text"> wants text'),
+        (True, '"text" is true, but'),
+        (["a"], '"text" is a list, but'),
+        ({}, '"text" is an object, but'),
+    ],
+)
+def test_what_is_no_text_is_refused(animal_spec: ModelSpec, value: Any, sentence: str) -> None:
+    model, binding = opened(animal_spec, config(*ANIMALS))
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        model.encode(task(value), binding, {})
+
+
+def test_a_missing_key_is_refused(animal_spec: ModelSpec) -> None:
+    model, binding = opened(animal_spec, config(*ANIMALS))
+    with pytest.raises(ValueError, match='the task has no "text"'):
+        model.encode(Task(0, 1, {"txt": "x"}, {}), binding, {})
+
+
+def test_nothing_and_an_empty_text_are_fine(animal_spec: ModelSpec) -> None:
+    model, binding = opened(animal_spec, config(*ANIMALS))
+    assert list(model.forward([], binding)) == []
+    [prediction] = predict(model, binding, [task("")])
+    assert len(prediction.result) == 1
+    assert prediction.score == prediction.result[0].score
+
+
+def test_a_single_choice_below_the_threshold_is_left_out(animal_spec: ModelSpec) -> None:
+    model, binding = opened(animal_spec, config(*ANIMALS))
+    binding.threshold = 0.6
+    sure, unsure = predict(model, binding, [task("ants march in lines"), task("zzz")])
+    assert chosen(sure) == {"animal": ["ant"]}
+    assert (unsure.result, unsure.score) == ((), None)
+
+
+def test_multiple_choices_make_one_region_in_the_order_of_the_config(tmp_path: Path) -> None:
+    labels = config("cat", "bee", "ant", attrs='choice="multiple"')
+    both = [example(f"{a} {b}", {"animal": ["ant", "bee"]}) for a, b in zip(*list(ANIMALS.values())[:2], strict=True)]
+    spec = fitted(tmp_path, [*animals(), *both, example("stones", {})], labels)
+    model, binding = opened(spec, labels)
+    some, none = predict(model, binding, [task("ants and the bee, red ants and honey"), task("stones")])
+    assert chosen(some) == {"animal": ["bee", "ant"]}
+    assert some.score == some.result[0].score
+    assert none.result == ()
+    binding.threshold = 0.0
+    everything = predict(model, binding, [task("stones")])[0]
+    assert chosen(everything) == {"animal": ["cat", "bee", "ant"]}
+    assert everything.score is not None
+    assert everything.score < 0.5
+
+
+def test_objects_of_all_three_kinds_are_read() -> None:
+    page = Object("p", "HyperText", "$html")
+    html = "<style>p {x}</style><p class='a'>Fish &amp; <b>chips</b><!-- no --><SCRIPT>if (a<b) {}</SCRIPT>!"
+    assert read_text(page, {"html": html}).split() == ["Fish", "&", "chips", "!"]
+    talk = Object("d", "Paragraphs", "$talk", {"nameKey": "who", "textKey": "said"})
+    turns = [{"who": "Ann", "said": "hello"}, {"who": "Bob", "said": "bye"}]
+    assert read_text(talk, {"talk": turns}) == "hello\nbye"
+    for broken, sentence in ((["x"], 'without a text under "said"'), ("x", "is a string, but")):
+        with pytest.raises(ValueError, match=sentence):
+            read_text(talk, {"talk": broken})
+
+
+@pytest.mark.parametrize("text", ["<" * 200_000, "<a" * 100_000, "<script" * 50_000, "<!--" * 100_000])
+@pytest.mark.timeout(10)
+def test_broken_html_takes_no_longer(text: str) -> None:
+    visible_text(text)
+
+
+# --- untrained
+
+
+def test_an_untrained_model_goes_by_the_labels() -> None:
+    moods = '<Choice value="VeryGood" alias="plus"/><Choice value="bad"/>'
+    second = f'<Choices name="mood" toName="text" choice="multiple">{moods}</Choices>'
+    model, binding = opened(SPEC, config("order_status", "Refund", extra=second))
+    assert len(binding.notes) == 1
+    assert "untrained" in binding.notes[0]
+    texts = ["what is the status of my order", "REFUND, bad bad", "very good", "nothing"]
+    found = predict(model, binding, [task(text) for text in texts])
+    assert chosen(found[0]) == {"animal": ["order_status"]}
+    assert chosen(found[1]) == {"animal": ["Refund"], "mood": ["bad"]}
+    assert chosen(found[2])["mood"] == ["plus"]
+    assert found[3].score == pytest.approx(0.5, abs=0.01)
+
+
+def test_an_untrained_model_without_labels_says_nothing() -> None:
+    model, binding = opened(SPEC, config(attrs='value="$options"'))
+    assert "no predictions there" in binding.notes[1]
+    assert predict(model, binding, [task("x")])[0].result == ()
+
+
+# --- fit
+
+
+def test_the_same_data_gives_the_same_bytes(tmp_path: Path, animal_spec: ModelSpec) -> None:
+    again = fitted(tmp_path, animals(), config(*ANIMALS))
+    assert again.state == animal_spec.state
+    assert animal_spec.path
+    for file in ("weights.safetensors", "vocabulary.json"):
+        assert (tmp_path / file).read_bytes() == (animal_spec.path / file).read_bytes()
+
+
+def test_controls_about_one_text_share_its_words(tmp_path: Path) -> None:
+    labels = LabelConfig.parse(
+        '<View><Text name="text" value="$text"/><HyperText name="page" value="$page"/>'
+        '<Choices name="animal" toName="text"><Choice value="ant"/><Choice value="bee"/><Choice value="cat"/></Choices>'
+        '<Choices name="loud" toName="text" choice="multiple"><Choice value="yes"/></Choices>'
+        '<Choices name="kind" toName="page"><Choice value="x"/><Choice value="y"/></Choices>'
+        '<Choices name="empty" toName="page"><Choice value="x"/><Choice value="y"/></Choices></View>'
+    )
+    examples = [
+        example(
+            text,
+            {"animal": [animal], "loud": ["yes"] if "!" in text else [], "kind": ["x" if i % 2 else "y"]},
+            page=f"<b>{'odd' if i % 2 else 'even'}</b> page",
+        )
+        for animal, texts in ANIMALS.items()
+        for i, text in enumerate(texts)
+    ]
+    said: list[str] = []
+    spec = fitted(tmp_path, examples, labels, said)
+    assert 'No annotation has a usable answer for <Choices name="empty">. It is left out.' in said
+    assert len(json.loads((tmp_path / "vocabulary.json").read_text())) == 2
+    model, binding = opened(spec, labels)
+    [found] = predict(model, binding, [task("ants bite!", page="<i>odd</i>")])
+    assert chosen(found) == {"animal": ["ant"], "loud": ["yes"], "kind": ["x"]}
+    assert found.score == pytest.approx(np.mean([region.score for region in found.result if region.score]))
+
+
+def test_annotations_say_alias_or_value_and_old_labels_are_ignored(tmp_path: Path) -> None:
+    labels = config('<Choice value="Ant" alias="a"/>', '<Choice value="Bee" alias="b"/>')
+    texts = [("ants", "Ant"), ("an ant", "a"), ("bees", "b"), ("a bee", "Bee"), ("a cat", "Cat")]
+    spec = fitted(tmp_path, [example(text, {"animal": [answer]}) for text, answer in texts], labels)
+    assert spec.state["heads"][0]["classes"] == ["a", "b"]  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    ("examples", "sentence"),
+    [
+        ([example("x", {}), example("y", {})], 'No annotation has a usable answer for <Choices name="animal">.'),
+        ([example("x", {"animal": ["ant"]})] * 3, 'All 3 answers for <Choices name="animal"> are "ant"; two different'),
+        ([example("x", {"animal": ["old"]})], 'They choose "old", which it no longer has.'),
+        ([], "No annotation has a usable answer"),
+    ],
+)
+def test_nothing_to_learn_is_one_sentence(tmp_path: Path, examples: list[Labelled], sentence: str) -> None:
+    with pytest.raises(ModelError, match="There is nothing to learn") as caught:
+        fitted(tmp_path, examples, config(*ANIMALS))
+    assert sentence in caught.value.message
+
+
+def test_texts_without_any_word_can_be_learned_from(tmp_path: Path) -> None:
+    examples = [example("", {"animal": ["ant"]}), example(" ", {"animal": ["bee"]}), example("", {"animal": ["bee"]})]
+    spec = fitted(tmp_path, examples, config(*ANIMALS))
+    assert chosen(predict(*opened(spec, config(*ANIMALS)), [task("x")])[0]) == {"animal": ["bee"]}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"C": 0}, {"C": "x"}, {"C": True}, {"ngrams": 6}, {"ngrams": 1.5}, {"max_features": 0}, {"class_weight": "x"}],
+)
+def test_parameters_are_checked(params: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(params))} must be"):
+        replace(SPEC, params=params).build()
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "vocabulary.json"])
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"[[]]", b'[["a"]]'])
+def test_damaged_weights_are_refused(tmp_path: Path, animal_spec: ModelSpec, file: str, content: bytes | None) -> None:
+    fitted(tmp_path, animals(), config(*ANIMALS))
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(ModelError, match="are damaged"):
+        replace(animal_spec, path=tmp_path).open("cpu")
+
+
+# --- real messages
+
+
+def test_spam_is_found_among_messages_never_annotated(tmp_path: Path, shared_data: Path) -> None:
+    labels = LabelConfig.load(shared_data / "exports" / "sms-spam.xml")
+    annotated = json.loads((shared_data / "exports" / "sms-spam-annotated.json").read_bytes())
+    everything = json.loads((shared_data / "exports" / "sms-spam-all-tasks.json").read_bytes())
+    lines = (shared_data / "sms-spam" / "messages.tsv").read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
+    known = {each["id"] for each in annotated}
+    examples = [
+        Labelled(Task(i, each["id"], each["data"], {}), Annotation(1, each["annotations"][0]["result"]))
+        for i, each in enumerate(annotated)
+    ]
+    spec = fitted(tmp_path, examples, labels)
+    new = [(each, line) for each, line in zip(everything, lines, strict=True) if each["id"] not in known]
+    assert len(new) == 1574
+    truth = [line.split("\t")[0] for _, line in new]
+    found = predict(*opened(spec, labels), [Task(i, each["id"], each["data"], {}) for i, (each, _) in enumerate(new)])
+    guess = [chosen(each)["kind"][0] for each in found]
+    right = sum(a == b for a, b in zip(truth, guess, strict=True))
+    spam = sum(a == b == "spam" for a, b in zip(truth, guess, strict=True))
+    assert right / len(truth) >= 0.985
+    assert 2 * spam / (truth.count("spam") + guess.count("spam")) >= 0.94

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsml_cli import registry, training, versions
+from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+from tests.conftest import Lsml
+
+CONFIG = LabelConfig.parse("""
+    <View>
+      <Text name="text" value="$text"/>
+      <Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/><Choice value="odd"/></Choices>
+      <Choices name="topic" toName="text" choice="multiple">
+        <Choice value="Food" alias="food"/><Choice value="drink"/>
+      </Choices>
+    </View>
+""")
+GOOD = ["lovely", "great", "nice", "fine", "tasty"]
+BAD = ["awful", "nasty", "poor", "sour", "stale"]
+
+
+def exported(index: int, mood: str | None, topics: list[str] | None = None, text: str | None = None) -> Task:
+    rng = random.Random(index)
+    words = rng.choices(GOOD if mood == "good" else BAD, k=3) + [topic.lower() for topic in topics or []]
+    result: list[dict[str, Any]] = []
+    if mood:
+        result.append({"from_name": "mood", "to_name": "text", "type": "choices", "value": {"choices": [mood]}})
+    if topics:
+        result.append({"from_name": "topic", "to_name": "text", "type": "choices", "value": {"choices": topics}})
+    annotations = [{"id": index, "result": result}]
+    data = {"text": text or f"{' '.join(words)} {index}"}
+    return Task(index, index, data, {"id": index, "data": data, "annotations": annotations, "predictions": [7]})
+
+
+def sample(count: int = 120) -> list[Task]:
+    topics: list[list[str] | None] = [["Food"], ["drink"], ["food", "drink"], None]
+    return [exported(i, "good" if i % 2 else "bad", topics[i // 2 % 4]) for i in range(count)]
+
+
+def fit(output: Path, tasks: list[Task | Unreadable] | list[Task], **options: Any) -> training.FitResult:
+    return training.fit_version(registry.find_model("text-classifier", {}), tasks, CONFIG, output, **options)
+
+
+def test_a_version_is_written_promoted_and_measured(tmp_path: Path) -> None:
+    found = fit(tmp_path / "news", sample())
+    version = versions.read(versions.resolve(str(tmp_path / "news")))
+    assert version == found.version
+    assert version.counts["train"] + version.counts["holdout"] == 120
+    assert 10 <= version.counts["holdout"] <= 40
+    assert set(found.metrics) == {"mood", "topic"}
+    assert version.metrics["mood"]["accuracy"] == found.metrics["mood"].accuracy == 1.0
+    assert [each.name for each in found.metrics["topic"].classes] == ["drink", "food"]
+    assert found.metrics["topic"].count == version.counts["holdout"]
+    assert version.libraries["sklearn"]
+    assert version.code_digest
+    assert version.data_digest
+
+
+def test_the_measured_model_is_the_shipped_one(tmp_path: Path) -> None:
+    tasks = [replace(each, data={"text": f"{each.data['text']} {i % 3}"}) for i, each in enumerate(sample(200))]
+    found = fit(tmp_path, tasks)
+    spec = registry.version_spec(found.version.folder)
+    _, held_out = training.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
+    outcomes = training._predict(spec, CONFIG, [example.task for example in held_out])
+    assert training.measure(CONFIG, held_out, outcomes) == found.metrics
+
+
+def _annotation(task: Task) -> Annotation:
+    return Annotation(task.id, task.raw["annotations"][0]["result"])
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_another_split(tmp_path: Path) -> None:
+    first, same, other = (fit(tmp_path / str(i), sample(), seed=seed).version for i, seed in enumerate((0, 0, 1)))
+    for name in first.files:
+        assert (first.folder / name).read_bytes() == (same.folder / name).read_bytes()
+    assert (first.metrics, first.digest, first.data_digest) == (same.metrics, same.digest, same.data_digest)
+    assert other.digest != first.digest
+    assert other.data_digest == first.data_digest
+
+
+def test_nothing_changes_sides_and_equal_texts_fall_together() -> None:
+    def sides(tasks: list[Task]) -> dict[str, int]:
+        examples = [Labelled(each, _annotation(each)) for each in tasks]
+        found: dict[str, int] = {}
+        for side, members in enumerate(training.split(examples, CONFIG, 0.3, 5)):
+            for member in members:
+                assert found.setdefault(member.task.data["text"], side) == side
+        return found
+
+    tasks = sample()
+    before = sides(tasks)
+    repeats = [exported(1000 + i, "bad", text=each.data["text"]) for i, each in enumerate(tasks)]
+    after = sides([*sample(140), *repeats][::-1])
+    assert {text: after[text] for text in before} == before
+    assert 0.15 < statistics.mean(before.values()) < 0.45
+
+
+def test_examples_carry_no_answers() -> None:
+    for side in training.split([Labelled(each, _annotation(each)) for each in sample(20)], CONFIG, 0.5, 0):
+        for example in side:
+            assert set(example.task.raw) == {"id", "data"}
+
+
+def test_tasks_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
+    skipped = Task(0, 1, {"text": "x"}, {"data": {}, "annotations": [{"id": 1, "result": [], "was_cancelled": True}]})
+    nothing = Task(0, 2, {"text": "x"}, {"data": {}})
+    said: list[str] = []
+    found = fit(tmp_path, [*sample(), skipped, nothing, Unreadable(7, "line 9", "not JSON")], progress=said.append)
+    assert found.version.counts["left_out"] == {"no annotation": 1, "skipped": 1, "unreadable": 1}
+    assert "Task 8 (line 9) cannot be read: not JSON." in said
+
+
+def test_classes_too_small_to_be_held_out_are_named(tmp_path: Path) -> None:
+    for seed in range(20):
+        found = fit(tmp_path, [*sample(), exported(500, "odd")], seed=seed)
+        if found.too_small:
+            assert found.too_small == {"mood": ["odd"]}
+            return
+    pytest.fail("the only odd one was held out twenty times")
+
+
+def test_without_hold_out_nothing_is_measured(tmp_path: Path) -> None:
+    found = fit(tmp_path, sample(), holdout=0)
+    assert (found.metrics, found.version.counts["train"]) == ({}, 120)
+    with pytest.raises(UsageError, match="below 1"):
+        fit(tmp_path, sample(), holdout=1)
+
+
+@pytest.mark.parametrize(
+    "tasks", [[], [Task(0, 1, {"text": "x"}, {"data": {}})], [exported(i, "bad") for i in range(9)]]
+)
+def test_nothing_to_learn_leaves_nothing_behind(tmp_path: Path, tasks: list[Task]) -> None:
+    with pytest.raises(ModelError, match="nothing to learn"):
+        fit(tmp_path / "news", tasks)
+    assert not (tmp_path / "news").exists() or list((tmp_path / "news").iterdir()) == []
+
+
+def test_held_out_tasks_that_fail_count_as_wrong(tmp_path: Path) -> None:
+    tasks = sample()
+    train, held_out = training.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
+    broken = held_out[0].task.index
+    result = fit(tmp_path, tasks)
+    outcomes = training._predict(
+        registry.version_spec(result.version.folder),
+        CONFIG,
+        [replace(each.task, data={"text": 5}) if each.task.index == broken else each.task for each in held_out],
+    )
+    measured = training.measure(CONFIG, held_out, outcomes)
+    assert measured["mood"].accuracy == pytest.approx(1 - 1 / len(held_out))
+    assert len(train) + len(held_out) == len(tasks)
+
+
+def test_an_interrupted_fit_leaves_what_was_there(tmp_path: Path) -> None:
+    before = fit(tmp_path, sample()).version.version
+
+    def interrupt(sentence: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, sample(), progress=interrupt)
+    assert versions.list_versions(tmp_path) == [before] == [versions.current(tmp_path)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [before, "current"]
+
+
+# --- real messages, and the command
+
+
+def sms(shared_data: Path) -> tuple[Path, Path]:
+    return shared_data / "exports" / "sms-spam-annotated.json", shared_data / "exports" / "sms-spam.xml"
+
+
+def test_real_messages_with_five_seeds(tmp_path: Path, shared_data: Path) -> None:
+    export, xml = sms(shared_data)
+    config = LabelConfig.load(xml)
+    tasks = list(read_tasks(str(export), controls=frozenset(config.controls)))
+    spec = registry.find_model("text-classifier", {})
+    found = [training.fit_version(spec, tasks, config, tmp_path, seed=seed).metrics["kind"] for seed in range(5)]
+    assert statistics.mean(each.accuracy or 0 for each in found) >= 0.98
+    assert statistics.mean(kind.f1 for each in found for kind in each.classes if kind.name == "spam") >= 0.92
+
+
+def test_the_command_prints_the_numbers_and_nothing_else_on_stdout(
+    lsml: Lsml, tmp_path: Path, shared_data: Path
+) -> None:
+    export, xml = sms(shared_data)
+    run = lsml("fit", export, "--model", "text-classifier", "--label-config", xml, "--output", tmp_path / "sms")
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in run.stdout.splitlines() if line.strip()]
+    assert lines[0][:2] == ["kind:", "accuracy"]
+    assert [line[0] for line in lines[1:]] == ["class", "ham", "spam"]
+    assert "Trained on 3,208 tasks, held out 792." in run.stderr
+    assert f"lsml predict TASKS --model {tmp_path / 'sms'}" in run.stderr
+    quiet = lsml("fit", export, "--model", "text-classifier", "-c", xml, "--output", tmp_path / "sms", "--quiet")
+    assert (quiet.stdout, quiet.stderr) == (run.stdout, "")
+    assert len(versions.list_versions(tmp_path / "sms")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "text-classifier"], "needs a label config"),
+        (["--model", "text-classifier", "-c", "config.xml", "--with", "C=none"], "C must be a number above 0"),
+        (["--model", "text-classifier", "-c", "config.xml", "--holdout", "2"], "--holdout must be"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(lsml: Lsml, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    (tmp_path / "config.xml").write_text(CONFIG.xml)
+    (tmp_path / "export.json").write_text(json.dumps([each.raw for each in sample(10)]))
+    run = lsml(
+        "fit", "export.json", *arguments, "--output", "models/m", cwd=tmp_path, env={"PYTHONPATH": str(Path.cwd())}
+    )
+    assert run.returncode == 2, run.stderr
+    assert sentence in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_fit_leaves_the_promoted_version_alone(tmp_path: Path, kind: signal.Signals) -> None:
+    """Kill it between 0.3 and 2.5 s after the start, whatever it is doing; then a version is whole or not there."""
+    root = tmp_path / "m"
+    before = fit(root, sample()).version
+    (tmp_path / "config.xml").write_text(CONFIG.xml)
+    (tmp_path / "export.json").write_text(json.dumps([each.raw for each in sample(2000)]))
+    command = [sys.executable, "-m", "lsml_cli", "fit", tmp_path / "export.json", "--model", "text-classifier"]
+    command += ["--label-config", tmp_path / "config.xml", "--output", root]
+    for delay in (0.3, 0.9, 1.3, 1.7):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        time.sleep(delay)
+        process.send_signal(kind)
+        _, stderr = process.communicate()
+        assert b"Traceback" not in stderr or delay < 0.5  # Python's own, before there is a program to handle it
+        assert process.returncode in (0, -kind, 130)
+        current = versions.read(versions.resolve(str(root)))
+        assert current.digest == before.digest or current.counts["train"] > 1000
+        for name in versions.list_versions(root):
+            versions.read(root / name)
+        if kind == signal.SIGINT and delay > 0.5:
+            assert not list(root.glob(".unfinished-*"))
