@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import orjson
-from measure import Measured, rounds, run
+from _measure import Measured, rounds, run
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOK = str(ROOT / "benchmarks" / "notebook.py")
+NOTEBOOK = str(ROOT / "benchmarks" / "_notebook.py")
 SMS = ROOT.parent / "shared" / "data" / "exports"
 TICKETS = ROOT / "examples" / "support-tickets"
 
@@ -90,7 +90,8 @@ def main() -> None:
 def report(done: dict[str, Measured], tasks: int) -> None:
     notebook, limit = done["notebook loop"], done["predict_proba alone"]
     print(
-        f"\n{'':24}{'mean (lowest to highest)':>28}{'tasks/s':>10}{'of loop':>9}{'of limit':>9}{'peak':>9}{'of loop':>9}"
+        f"\n{'':24}{'mean (lowest to highest)':>28}"
+        f"{'tasks/s':>10}{'of loop':>9}{'of limit':>9}{'peak':>9}{'of loop':>9}"
     )
     for name, each in done.items():
         of_loop = statistics.mean(a / b for a, b in zip(each.seconds, notebook.seconds, strict=True))
@@ -109,7 +110,8 @@ def memory(
         small = statistics.mean(predict(few, workers)()[1] for _ in range(count))
         large = predict(many, workers)()[1]
         print(
-            f"peak with {workers} worker(s): {small:.0f} MB at 10,000 tasks, {large:.0f} MB at 1,000,000: x{large / small:.2f}"
+            f"peak with {workers} worker(s): {small:.0f} MB at 10,000 tasks, "
+            f"{large:.0f} MB at 1,000,000: x{large / small:.2f}"
         )
 
 

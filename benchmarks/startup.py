@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from _measure import rounds, run
 from bulk_text import sources
-from measure import rounds, run
 
 BARE = """
 import typer

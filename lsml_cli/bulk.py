@@ -21,12 +21,12 @@ from lsml_cli.models.base import ModelSpec
 from lsml_cli.output import STDOUT, FileOutput, Format, Output, StreamOutput, output_format, room_note
 from lsml_cli.pipeline import find_devices, open_replicas, predict_batches
 from lsml_cli.predictions import Failure, Outcome, Shape, Stored, render, stored_predictions
-from lsml_cli.records import Record, Records
+from lsml_cli.records import Record
 from lsml_cli.replica import Setting
 from lsml_cli.resume import Entry, require_enough_input, require_same_input
+from lsml_cli.source import STDIN, Source
 from lsml_cli.tasks import Task, parse_task
 
-STDIN = "-"
 FAILURES_SHOWN = 3
 NO_ID = "this task has no id, and --shape predictions names tasks by id"
 
@@ -160,11 +160,11 @@ def predict_file(spec: ModelSpec, config: LabelConfig, options: PredictOptions, 
         options.keep_annotations,
         spec.model_version if options.skip_predicted else None,
     )
-    with Records(options.tasks, options.id_column) as records:
-        items = _require_ids(iter(records), job) if options.shape == "predictions" else iter(records)
+    with Source(options.tasks, options.id_column) as source:
+        items = _require_ids(iter(source), job) if options.shape == "predictions" else iter(source)
         with closing(_open_output(options, _started_with(spec, config, options, batch_size))) as output:
-            run = _Run(spec, options, records, output, report)
-            for note in (*notes, room_note(options.output, records.size)):
+            run = _Run(spec, options, source, output, report)
+            for note in (*notes, room_note(options.output, source.size)):
                 if note:
                     report.note(note)
             if not output.last.finished:
@@ -187,11 +187,11 @@ class _Run:
     """The counters of one run, and the way of a batch from the replicas to the output."""
 
     def __init__(
-        self, spec: ModelSpec, options: PredictOptions, records: Records, output: Output, report: Report
+        self, spec: ModelSpec, options: PredictOptions, source: Source, output: Output, report: Report
     ) -> None:
         self.spec = spec
         self.options = options
-        self.records = records
+        self.source = source
         self.output = output
         self.report = report
         self.begun = time.monotonic()
@@ -208,8 +208,8 @@ class _Run:
         for record in islice(records, self.resumed_at):
             crc = zlib.crc32(record.body, crc)
             skipped += 1
-        require_enough_input(self.records.name, skipped, self.output.last)
-        require_same_input(self.records.name, crc, self.output.last)
+        require_enough_input(self.source.name, skipped, self.output.last)
+        require_same_input(self.source.name, crc, self.output.last)
         limit = self.options.limit
         for record in islice(records, None if limit is None else max(0, limit - self.resumed_at)):
             crc = zlib.crc32(record.body, crc)
@@ -241,12 +241,12 @@ class _Run:
         most = self.options.max_failures
         if most is not None and self.counts["failed"] > most:
             raise RunStopped(f"More than {most:,} tasks failed (--max-failures).", self.first_failures[0])
-        fraction = self.records.position() / self.records.size if self.records.size else None
+        fraction = self.source.position() / self.source.size if self.source.size else None
         self.report.progress(self.reached, self.counts["failed"], fraction)
 
     def failed(self, failure: Failure, task: int | None, place: str) -> bytes:
         """Count a failure; its line for the error file."""
-        named = f"{self.records.name}, {place}" + (f", task {task}" if task is not None else "")
+        named = f"{self.source.name}, {place}" + (f", task {task}" if task is not None else "")
         sentence = f"{named}: {failure.reason}"
         if self.options.on_error == "fail":
             raise RunStopped(f"{sentence}.", self.how_to_go_on())
@@ -293,7 +293,7 @@ def _open_output(options: PredictOptions, started_with: Mapping[str, Any]) -> Ou
     named = [path for path in (options.output, options.tasks, options.errors) if path and path != STDOUT]
     if len({Path(path).resolve() for path in named}) < len(named):
         raise UsageError("Input, output and error file must be different files.", f"Named were: {', '.join(named)}.")
-    return FileOutput(options.output, form, options.errors, started_with | {"format": form}, resume=options.resume)
+    return FileOutput(options.output, form, options.errors, {**started_with, "format": form}, resume=options.resume)
 
 
 def _started_with(spec: ModelSpec, config: LabelConfig, options: PredictOptions, batch_size: int) -> dict[str, Any]:

@@ -122,16 +122,16 @@ def render(task: Task | None, outcome: Outcome, shape: Shape, keep_annotations: 
     return orjson.dumps(_task_record(task, outcome, keep_annotations))
 
 
-_NOT_WRITTEN = frozenset({"predictions", "annotations", "completions", "drafts"})
+_NOT_WRITTEN = ("predictions", "annotations", "completions", "drafts")
 
 
 def _task_record(task: Task, outcome: Outcome, keep_annotations: bool) -> dict[str, Any]:
     raw = task.raw
     if "data" not in raw:  # a row of JSON_MIN or a bare item
         raw = {"data": task.data} if task.id is None else {"id": task.id, "data": task.data}
-    record = {key: value for key, value in raw.items() if key not in _NOT_WRITTEN}
-    if keep_annotations:
-        record.update((key, raw[key]) for key in ("annotations", "drafts") if key in raw)
+    record = dict(raw)
+    for key in _NOT_WRITTEN if not keep_annotations else ("predictions",):
+        record.pop(key, None)
     new = outcome if isinstance(outcome, Prediction) else None
     kept = [old for old in stored_predictions(raw) if new is None or old["model_version"] != new.model_version]
     record["predictions"] = [*kept, new.to_json()] if new else kept

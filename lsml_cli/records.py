@@ -1,8 +1,7 @@
-"""Bytes on disk or in a pipe -> the bytes of one task at a time.
+"""Bytes -> the bytes of one task at a time.
 
-Whatever arrives (a JSON array, JSON Lines, a stream of JSON objects, CSV, TSV, gzip of each) is recognised by its
-content and cut into `Record`s without being parsed: parsing happens where the model is, which may be another process.
-Memory holds one chunk and the task at hand.
+JSON Lines, a JSON array, objects that follow each other and CSV are cut into `Record`s without being parsed: parsing
+happens where the model is, which may be another process. Memory holds one chunk and the task at hand.
 """
 
 from __future__ import annotations
@@ -11,12 +10,8 @@ import csv
 import io
 import itertools
 import re
-import sys
-import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -24,12 +19,9 @@ from lsml_cli.errors import InputError, UsageError
 
 CHUNK = 1 << 18  # bytes read at a time
 LARGEST_TASK = 32 << 20  # bytes; a larger one is reported instead of filling the memory
-
-EXPECTED = "Expected a JSON array of tasks, JSON Lines, CSV or TSV, as Label Studio exports and imports them."
-BOM = b"\xef\xbb\xbf"
 WHITESPACE = b" \t\r\n"
 
-# Why the input ended, or the given sentence about it when the file itself knows no reason.
+# Why the input ended, or the given sentence about it when the input itself knows no reason.
 Ending = Callable[..., str]
 
 
@@ -42,173 +34,10 @@ class Record(NamedTuple):
     problem  why there is no task here
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
     place: str
     body: bytes
     problem: str = ""
-
-
-class Records:
-    """An open source of records. Iterate it once; use it as a context manager.
-
-    form  "array", "lines", "stream" or "csv", known after opening
-    size  bytes on disk, None for a pipe
-    """
-
-    def __init__(self, source: str, id_column: str | None = None) -> None:
-        """Open `source`, a path or "-" for standard input.
-
-        id_column names the CSV column that holds task ids; without it every column is data.
-        Raises UsageError when there is no such file, InputError when it holds nothing that could be tasks.
-        """
-        self.name = "standard input" if source == "-" else source
-        self.id_column = id_column
-        self._file = _open(source)
-        self.size = None if source == "-" or not Path(source).is_file() else Path(source).stat().st_size
-        self._gunzip: _Gunzip | None = None
-        raw: io.RawIOBase = self._file
-        head = _read_until(raw, b"", lambda head: len(head) >= 2)
-        if head[:2] == b"\x1f\x8b":
-            raw = self._gunzip = _Gunzip(_Prefixed(head, raw))
-            head = b""
-        head = _read_until(raw, head, lambda head: b"\n" in head.lstrip(WHITESPACE))
-        self._stream = io.BufferedReader(_Prefixed(head.removeprefix(BOM), raw), CHUNK)
-        try:
-            self.form = self._recognise(head.removeprefix(BOM))
-        except InputError:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
-
-    def __iter__(self) -> Iterator[Record]:
-        if self.form == "lines":
-            return _read_lines(self._stream, self._ending)
-        if self.form == "csv":
-            return _read_csv(self._stream, self._ending, self.id_column)
-        return _cut_objects(self._stream, self._ending, in_array=self.form == "array")
-
-    def position(self) -> int:
-        """Bytes of the file consumed so far, before decompression; compare with `size`."""
-        return self._file.tell() if self.size is not None else 0
-
-    def _ending(self, otherwise: str = "") -> str:
-        """Why the bytes ended where they did, `otherwise` when the file itself does not tell."""
-        torn = self._gunzip.torn if self._gunzip else ""
-        return f"{self.name} ends here: {torn}" if torn else otherwise and f"{self.name} {otherwise}"
-
-    def _recognise(self, head: bytes) -> str:
-        start = head.lstrip(WHITESPACE)
-        if not start:
-            raise InputError(self._ending() or f"{self.name} is empty", EXPECTED)
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:4]:
-            raise InputError(
-                f"{self.name} is UTF-16 or binary, not UTF-8 text.",
-                "Convert it first, for example: iconv -f UTF-16 -t UTF-8 tasks.json > tasks-utf8.json",
-            )
-        first_line, newline, _ = start.partition(b"\n")
-        if start.startswith(b"["):
-            return "array"
-        if start.startswith(b"{"):
-            whole_line_is_unseen = not newline and len(start) >= CHUNK
-            return "lines" if whole_line_is_unseen or _is_object(first_line) or b"}" in first_line else "stream"
-        if re.search(rb"[,;\t]", first_line) or re.fullmatch(rb'"?[A-Za-z_][\w .-]{0,63}"?\s*', first_line):
-            return "csv"
-        shown = first_line[:40].decode("utf-8", "replace")
-        raise InputError(f"{self.name} is neither JSON nor CSV: it starts with {shown!r}.", EXPECTED)
-
-
-def _open(source: str) -> io.FileIO:
-    if source == "-":
-        return io.FileIO(sys.stdin.fileno(), closefd=False)
-    path = Path(source)
-    try:
-        return io.FileIO(path)
-    except FileNotFoundError:
-        raise UsageError(f"There is no file {source}.", _what_is_there(path)) from None
-    except IsADirectoryError:
-        raise UsageError(f"{source} is a folder.", "Name the file with the tasks in it.") from None
-    except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}.") from None
-
-
-def _what_is_there(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"There is no folder {path.parent} either."
-    known = sorted(other.name for other in path.parent.iterdir() if other.suffix == path.suffix and other.is_file())
-    return f"That folder has: {', '.join(known[:5])}." if known else "Check the path."
-
-
-class _Prefixed(io.RawIOBase):
-    """Bytes that were read already, then the rest of the stream that they came from."""
-
-    def __init__(self, head: bytes, rest: io.RawIOBase) -> None:
-        self._head = head
-        self._rest = rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        if not self._head:
-            return self._rest.readinto(buffer)
-        data, self._head = self._head[: len(buffer)], self._head[len(buffer) :]
-        buffer[: len(data)] = data
-        return len(data)
-
-
-class _Gunzip(io.RawIOBase):
-    """A gzip stream that gives everything up to a tear, then ends and says why in `torn`."""
-
-    def __init__(self, file: io.RawIOBase) -> None:
-        self._file = file
-        self._inflate = zlib.decompressobj(wbits=31)
-        self._waiting = b""
-        self.torn = ""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = b""
-        while not data and not self.torn:
-            self._waiting = self._waiting or self._file.read(1 << 16) or b""
-            if self._inflate.eof:
-                if not self._waiting.strip(b"\0"):  # gzip allows padding after the last member
-                    break
-                self._inflate = zlib.decompressobj(wbits=31)
-            elif not self._waiting:
-                self.torn = "the gzip data is cut off"
-                break
-            try:
-                data = self._inflate.decompress(self._waiting, len(buffer))
-            except zlib.error as error:
-                self.torn = f"the gzip data is damaged ({error})"
-                break
-            self._waiting = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _read_until(raw: io.RawIOBase, head: bytes, enough: Callable[[bytes], bool]) -> bytes:
-    """`head` and what follows, until `enough` or a chunk is there. A pipe may deliver it byte by byte."""
-    while not enough(head) and (len(head) < CHUNK or not head.strip(WHITESPACE)):
-        more = raw.read(CHUNK)
-        if not more:
-            break
-        head += more
-    return head
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
-        return False
 
 
 def _too_large(size: int) -> str:
@@ -218,7 +47,7 @@ def _too_large(size: int) -> str:
 # --- JSON Lines
 
 
-def _read_lines(stream: io.BufferedReader, ending: Ending) -> Iterator[Record]:
+def read_lines(stream: io.BufferedReader[Any], ending: Ending) -> Iterator[Record]:
     """One record a line; blank lines do not count."""
     index = 0
     number = 0
@@ -239,7 +68,7 @@ def _read_lines(stream: io.BufferedReader, ending: Ending) -> Iterator[Record]:
         yield Record(index, f"line {number + 1}", b"", ending())
 
 
-def _skip_line(stream: io.BufferedReader) -> int:
+def _skip_line(stream: io.BufferedReader[Any]) -> int:
     """Read to the end of the line without keeping it; the number of bytes skipped."""
     skipped = 0
     while piece := stream.readline(CHUNK):
@@ -253,9 +82,7 @@ def _skip_line(stream: io.BufferedReader) -> int:
 
 # Where an object of the outermost array may end: a closing brace, then a comma and anything but the next key, or the
 # last bracket of all. Objects further in look like that now and then; counting braces tells.
-_END_IN_ARRAY = re.compile(
-    rb'\}(?=\s*(?:,\s*(?:[^"\s]|"(?:[^"\\]|\\.)*"\s*[,\]])|\]\s*(?:\Z|[^\s,\]}])))', re.DOTALL
-)
+_END_IN_ARRAY = re.compile(rb'\}(?=\s*(?:,\s*(?:[^"\s]|"(?:[^"\\]|\\.)*"\s*[,\]])|\]\s*(?:\Z|[^\s,\]}])))', re.DOTALL)
 _END_IN_STREAM = re.compile(rb"\}(?=\s*\{)")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _NOT_SKELETON = bytes(byte for byte in range(256) if byte not in b'"{}')
@@ -290,7 +117,7 @@ class _Depth:
         return self.braces == 0 and not self.in_string
 
 
-def _cut_objects(stream: io.BufferedReader, ending: Ending, *, in_array: bool) -> Iterator[Record]:
+def cut_objects(stream: io.BufferedReader[Any], ending: Ending, *, in_array: bool) -> Iterator[Record]:
     return _Cutter(stream, ending, in_array).records()
 
 
@@ -301,7 +128,7 @@ class _Cutter:
     `offset` the position of the buffer in the input.
     """
 
-    def __init__(self, stream: io.BufferedReader, ending: Ending, in_array: bool) -> None:
+    def __init__(self, stream: io.BufferedReader[Any], ending: Ending, in_array: bool) -> None:
         self.stream = stream
         self.ending = ending
         self.in_array = in_array
@@ -461,7 +288,7 @@ class _Cutter:
 # --- CSV and TSV
 
 
-def _read_csv(stream: io.BufferedReader, ending: Ending, id_column: str | None) -> Iterator[Record]:
+def read_csv(stream: io.BufferedReader[Any], ending: Ending, id_column: str | None) -> Iterator[Record]:
     """One record a row, `{"data": {column: text}}`. Quoted fields may hold line breaks."""
     csv.field_size_limit(LARGEST_TASK)
     lines = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")

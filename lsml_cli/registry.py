@@ -39,7 +39,7 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
     params = params or {}
     if name in BUILT_IN:
         return _untrained(name, BUILT_IN[name], params)
-    if Path(name.partition("@")[0]).is_dir():
+    if Path(name).is_dir() or Path(name.rpartition("@")[0] or name).is_dir():
         return version_spec(versions.resolve(name), params)
     file, colon, class_name = name.rpartition(":")
     if colon and file.endswith(".py"):

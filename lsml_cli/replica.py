@@ -185,10 +185,12 @@ def _attempt(stage: Stage, step: Callable[[], T], prepared: _Prepared) -> T | No
 
     Transient errors are tried again first, after a pause.
     """
-    for delay in (*RETRY_DELAYS, None):
+    delays = iter(RETRY_DELAYS)
+    while True:
         try:
             return step()
         except (TransientError, ConnectionError, TimeoutError) as error:
+            delay = next(delays, None)
             if delay is None:
                 prepared.outcome = Failure(stage, reason(error), transient=True)
                 return None
@@ -196,7 +198,6 @@ def _attempt(stage: Stage, step: Callable[[], T], prepared: _Prepared) -> T | No
         except Exception as error:  # a model is somebody else's code: whatever it raises is this task's failure
             prepared.outcome = Failure(stage, reason(error))
             return None
-    return None
 
 
 def reason(error: BaseException) -> str:

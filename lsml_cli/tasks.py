@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lsml_cli.records import Record, Records
+from lsml_cli.records import Record
+from lsml_cli.source import Source
 
 # What a JSON_MIN export puts beside the data and the results of one annotation.
 JSON_MIN_FIELDS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"})
@@ -52,7 +53,7 @@ class Labelled(NamedTuple):
 class Unreadable(NamedTuple):
     """A place in the input where a task was expected: position from 0, "line 12", and why there is none."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
     place: str
     reason: str
 
@@ -60,13 +61,13 @@ class Unreadable(NamedTuple):
 def read_tasks(
     source: str, *, controls: Iterable[str] = (), id_column: str | None = None
 ) -> Iterator[Task | Unreadable]:
-    """The tasks of a file or of standard input ("-"), one at a time, in any form that `Records` recognises.
+    """The tasks of a file or of standard input ("-"), one at a time, in any form that `Source` recognises.
 
     controls   names of the label config's controls: JSON_MIN puts their results beside the data
     id_column  the column (CSV) or key (items without `data`) that holds the task's id
     """
     names = frozenset(controls)
-    with Records(source, id_column) as records:
+    with Source(source, id_column) as records:
         for record in records:
             try:
                 yield parse_task(record, names, id_column)
@@ -124,7 +125,7 @@ def _not_json(body: bytes, error: orjson.JSONDecodeError) -> str:
         return "not JSON: it holds one half of a surrogate pair (\\ud800 to \\udfff), which is no Unicode text"
     if "UTF-8" in text or "surrogate" in text:
         return "not UTF-8 text: convert the file first, for example with iconv -f LATIN1 -t UTF-8"
-    if "recursion" in text.lower():
+    if "depth" in text or "recursion" in text:
         return "not usable: brackets are nested more than 1,000 deep"
     if any(word in body for word in (b"NaN", b"Infinity")):
         return "not JSON: NaN and Infinity are no JSON numbers, write null instead"

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from lsml_cli.errors import TransientError
 from lsml_cli.label_config import LabelConfig
@@ -34,7 +34,7 @@ class Words(Model):
 
     place = "process"
     batch_size = 16
-    params = {"pause": 0.0}
+    params: ClassVar = {"pause": 0.0}
 
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[int]:
         time.sleep(self.param("pause"))
@@ -60,7 +60,7 @@ class Brightness(Model):
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> bytes:
         self.encoding_threads.add(threading.get_ident())
-        magic, size, depth, pixels = media[task.data["image"]].split(b"\n", 3)
+        magic, size, _depth, pixels = media[task.data["image"]].split(b"\n", 3)
         if magic != b"P5" or len(pixels) != int(size.split()[0]) * int(size.split()[1]):
             raise ValueError("not a whole grey PNM picture")
         return pixels
@@ -137,7 +137,7 @@ class Script(Model):
 class Fragile(Words):
     """Does what a task's `do` says, where the task says it."""
 
-    params = {"pause": 0.0, "marker": ""}
+    params: ClassVar = {"pause": 0.0, "marker": ""}
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
         if task.data.get("do") == "raise in encode":
@@ -174,7 +174,7 @@ class Fragile(Words):
         marker = self.param("marker")
         if os.path.exists(marker):  # noqa: PTH110
             return False
-        open(marker, "w").close()  # noqa: SIM115, PTH123
+        open(marker, "w").close()  # noqa: PTH123
         return True
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,3 +90,38 @@ def test_options_are_told_apart() -> None:
     assert names_option("use `--on-error skip`, -o FILE", "-o")
     assert not names_option("use --on-error", "--on")
     assert not names_option("use --on-error", "-o")
+
+
+def fenced(language: str) -> list[str]:
+    """The README's code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def without_chance(text: str) -> str:
+    """Output without what differs from run to run: when, and how fast."""
+    return re.sub(r"in [\d.]+ s \([\d,]+/s\)", "in TIME", re.sub(r"\d{8}T\d{6}", "VERSION", text))
+
+
+def test_the_session_in_the_readme_is_real(tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(Path(__file__).parents[1] / "examples")
+    [session] = fenced("console")
+    commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    assert len(commands) >= 3
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for command, shown in commands:
+        run = subprocess.run(
+            ["bash", "-c", f"{command} 2>&1"], cwd=tmp_path, env=os.environ | {"PATH": path}, stdout=-1, check=True
+        )
+        assert without_chance(run.stdout.decode()) == without_chance(shown)
+
+
+def test_the_model_in_the_readme_works(lsml: Lsml, tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(fenced("python")[0])
+    (tmp_path / "config.xml").write_text(
+        '<View><Text name="t" value="$text"/><Choices name="c" toName="t">'
+        '<Choice value="loud"/><Choice value="quiet"/></Choices></View>'
+    )
+    command = ("predict", "-", "--model", "shouting.py:Shouting", "--label-config", "config.xml")
+    run = lsml(*command, input='{"text": "HELLO"}\n{"text": "hello"}\n', cwd=tmp_path)
+    labels = [json.loads(line)["predictions"][0]["result"][0]["value"]["choices"] for line in run.stdout.splitlines()]
+    assert labels == [["loud"], ["quiet"]]

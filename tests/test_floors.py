@@ -37,6 +37,7 @@ FLOORS = {
     "resume": 2,
     "": 2,  # lsml_cli/__init__.py, which may offer the contract under a short name
     "records": 1,
+    "source": 1,
     "tasks": 1,
     "annotations": 1,
     "predictions": 1,

@@ -33,7 +33,9 @@ def text_tasks(n: int, **do: str) -> list[Task]:
     return [Task(index, index + 100, item, {"id": index + 100, "data": item}) for index, item in enumerate(data)]
 
 
-def run(model: ModelSpec, tasks: list[Task], config: LabelConfig = TEXT, batch_size: int = 4, **placement: Any) -> list[Any]:
+def run(
+    model: ModelSpec, tasks: list[Task], config: LabelConfig = TEXT, batch_size: int = 4, **placement: Any
+) -> list[Any]:
     with open_replicas(model, config, **placement) as replicas:
         results = list(predict_stream(replicas, tasks, batch_size=batch_size))
     assert [task.id for task, _ in results] == [task.id for task in tasks]
@@ -92,7 +94,9 @@ def test_a_bad_picture_costs_one_task(tmp_path, pictures):
 def test_two_stages_keep_crops_with_their_pictures(placement):
     config = LabelConfig.parse(models.OCR_CONFIG)
     texts = ["one 22 three", "", "4", "a 1 b 2 c 3", "word"] * 3
-    outcomes = run(spec("TwoStage"), [Task(n, n, {"image": text}, {}) for n, text in enumerate(texts)], config, **placement)
+    outcomes = run(
+        spec("TwoStage"), [Task(n, n, {"image": text}, {}) for n, text in enumerate(texts)], config, **placement
+    )
     found = [[region.value["rectanglelabels"][0] for region in outcome.result] for outcome in outcomes]
     assert found == [["number" if word.isdigit() else "word" for word in text.split()] for text in texts]
     assert outcomes[1].score is None  # nothing found is an answer
@@ -157,7 +161,9 @@ def test_transient_failures_are_tried_again_and_marked(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_model_that_does_not_load_says_why(workers):
-    with pytest.raises(ModelError, match="NeverLoads cannot be loaded: RuntimeError: the weights are in another castle"):
+    with pytest.raises(
+        ModelError, match="NeverLoads cannot be loaded: RuntimeError: the weights are in another castle"
+    ):
         run(spec("NeverLoads"), text_tasks(3), workers=workers)
 
 

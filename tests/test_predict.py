@@ -59,7 +59,7 @@ def test_tasks_come_out_whole_and_in_order(lsml, work):
     summary = json.loads(Path("summary.json").read_bytes())
     assert (summary["tasks"], summary["predicted"], summary["failed"]) == (40, 40, 0)
     assert "40 tasks: 40 predicted, 0 failed" in run.stderr
-    assert os.listdir() == ["out.json", "summary.json", "tasks.json", "config.xml"] or len(os.listdir()) == 4
+    assert sorted(path.name for path in work.iterdir()) == ["config.xml", "out.json", "summary.json", "tasks.json"]
 
 
 FORMS = {
@@ -91,7 +91,15 @@ def test_csv_bare_items_and_json_min(lsml, work):
     assert json.loads(line)["task"] == 7
     [line] = predict(lsml, "-", input='{"text": "one", "id": 3}').stdout.splitlines()
     assert json.loads(line)["data"] == {"text": "one", "id": 3}
-    row = {"text": "one", "id": 3, "size": "short", "annotator": 1, "annotation_id": 5, "created_at": "", "lead_time": 1}
+    row = {
+        "text": "one",
+        "id": 3,
+        "size": "short",
+        "annotator": 1,
+        "annotation_id": 5,
+        "created_at": "",
+        "lead_time": 1,
+    }
     [line] = predict(lsml, "-", input=json.dumps([row])).stdout.splitlines()
     assert (json.loads(line)["id"], json.loads(line)["data"]) == (3, {"text": "one"})
 
@@ -120,13 +128,13 @@ def test_predicting_twice_replaces_and_skipping_leaves_alone(lsml, work):
     predict(lsml, "tasks.json", "-o", "once.json")
     predict(lsml, "once.json", "-o", "twice.json")
     assert Path("twice.json").read_bytes() == Path("once.json").read_bytes()
-    mixed = json.loads(Path("once.json").read_bytes()) + [task(5)]
+    mixed = [*json.loads(Path("once.json").read_bytes()), task(5)]
     mixed[0]["predictions"][0]["score"] = 0.123
     run = predict(lsml, "-", "--skip-predicted", input=json.dumps(mixed))
     assert json.loads(run.stdout.splitlines()[0])["predictions"][0]["score"] == 0.123
     assert "1 predicted, 5 left as they were" in run.stderr
     run = predict(lsml, "-", "--skip-predicted", "--shape", "predictions", input=json.dumps(mixed))
-    assert [json.loads(line)["score"] for line in run.stdout.splitlines()][0] == 0.123
+    assert json.loads(run.stdout.splitlines()[0])["score"] == 0.123
 
 
 def test_the_model_version_can_be_named(lsml, work):
@@ -175,7 +183,8 @@ def test_what_is_readable_before_a_tear_is_predicted(lsml, work):
     run = predict(lsml, "tasks.json", "-o", "out.json")
     assert run.returncode == 3
     records = json.loads(Path("out.json").read_bytes())
-    assert len(records) == len([n for n in range(50) if records[min(n, len(records) - 1)]["id"] == n])
+    assert [record["id"] for record in records] == list(range(len(records)))
+    assert 30 < len(records) < 45
     assert f"{len(records) + 1} tasks: {len(records)} predicted, 1 failed" in run.stderr
     assert "tasks.json ends in the middle of a task" in run.stderr
 
@@ -211,7 +220,8 @@ def test_a_model_that_prints_does_not_disturb_the_data(lsml, work):
 
 def test_head_ends_the_pipe_quietly(work):
     Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(20_000)))
-    command = f"{sys.executable} -m lsml_cli predict tasks.jsonl -m {WORDS} -c config.xml -q | head -3; echo ${{PIPESTATUS[0]}}"
+    lsml = f"{sys.executable} -m lsml_cli predict tasks.jsonl -m {WORDS} -c config.xml -q"
+    command = f"{lsml} | head -3; echo ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     *records, code = run.stdout.splitlines()
     assert [json.loads(line)["id"] for line in records] == [0, 1, 2]
@@ -281,7 +291,11 @@ BAD_INPUT: dict[str, tuple[bytes | None, int, str]] = {
     "half a surrogate pair": (b'[{"data": {"text": "\\ud83d"}}]', 3, "one half of a surrogate pair"),
     "NaN": (b'[{"data": {"text": "a"}, "score": NaN}]', 3, "NaN and Infinity are no JSON numbers"),
     "torn gzip": (gzip.compress(os.urandom(100_000).hex().encode())[:60_000], 1, "neither JSON nor CSV"),
-    "a 50 MB line": (b'{"data": {"text": "%s"}}\n{"data": {"text": "b"}}\n' % (b"a" * 50_000_000), 3, "33,554,432 is the most"),
+    "a 50 MB line": (
+        b'{"data": {"text": "%s"}}\n{"data": {"text": "b"}}\n' % (b"a" * 50_000_000),
+        3,
+        "33,554,432 is the most",
+    ),
 }
 
 
@@ -334,7 +348,9 @@ def test_an_empty_list_is_no_error(lsml, work):
 )
 def test_wrong_usage_gets_one_clear_sentence(lsml, work, options, code, sentence):
     Path("tasks.json").write_text(json.dumps([task(1)]))
-    arguments = {"--model": WORDS, "--label-config": "config.xml"} | dict(zip(options[::2], options[1::2], strict=False))
+    arguments = {"--model": WORDS, "--label-config": "config.xml"} | dict(
+        zip(options[::2], options[1::2], strict=False)
+    )
     flat = [part for pair in arguments.items() for part in pair]
     run = lsml("predict", "tasks.json", *flat, *(["--resume"] if "--resume" in options else []))
     assert run.returncode == code, run.stderr
@@ -369,7 +385,7 @@ def test_a_full_disk_loses_nothing(lsml, work, workers):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
-    run = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True, timeout=60, check=False)  # noqa: PLW1509
+    run = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1, run.stderr
     assert "The disk is full: out.jsonl.part cannot grow any more" in run.stderr
     assert "--resume" in run.stderr

@@ -40,7 +40,10 @@ def test_extra_fields_stand_beside_the_value():
     assert region.to_json()["original_width"] == 10
 
 
-@given(st.tuples(st.integers(), st.text("ab"), st.integers(0, 9)), st.tuples(st.integers(), st.text("ab"), st.integers(0, 9)))
+@given(
+    st.tuples(st.integers(), st.text("ab"), st.integers(0, 9)),
+    st.tuples(st.integers(), st.text("ab"), st.integers(0, 9)),
+)
 def test_region_ids_differ_exactly_when_their_places_differ(one, other):
     assert (region_id(*one) == region_id(*other)) == (one == other)
 

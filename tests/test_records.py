@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from lsml_cli import records
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.records import Record, Records
+from lsml_cli.records import Record
+from lsml_cli.source import Source
 
 # One file is written over and over: examples do not share anything else.
 QUICK: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -33,7 +34,7 @@ spaces = st.sampled_from(["", " ", "\n", "\r\n  ", "\t"])
 
 
 def read(path: Path, **options: Any) -> list[Record]:
-    with Records(str(path), **options) as source:
+    with Source(str(path), **options) as source:
         return list(source)
 
 
@@ -53,7 +54,9 @@ def test_an_array_is_cut_into_its_elements(tmp_path, tasks, space, chunk, ascii_
         assert bodies(read(path)) == tasks
 
 
-@given(tasks=st.lists(json_object, min_size=1, max_size=6), space=spaces, chunk=st.integers(1, 40), indent=st.booleans())
+@given(
+    tasks=st.lists(json_object, min_size=1, max_size=6), space=spaces, chunk=st.integers(1, 40), indent=st.booleans()
+)
 @settings(max_examples=150, **QUICK)
 def test_objects_that_follow_each_other_are_cut(tmp_path, tasks, space, chunk, indent):
     text = space.join(json.dumps(task, indent=2 if indent else None) for task in tasks)
@@ -62,7 +65,7 @@ def test_objects_that_follow_each_other_are_cut(tmp_path, tasks, space, chunk, i
     with path.open("rb", buffering=0) as raw, pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "CHUNK", chunk)
         stream = io.BufferedReader(raw, 64)
-        found = list(records._cut_objects(stream, lambda otherwise="": otherwise, in_array=False))
+        found = list(records.cut_objects(stream, lambda otherwise="": otherwise, in_array=False))
     assert bodies(found) == tasks
 
 
@@ -98,16 +101,12 @@ def test_gzip_is_recognised_by_content_and_may_have_several_members(tmp_path, so
     assert bodies(read(path)) == [{"a": 1}, {"a": 2}]
 
 
-@pytest.mark.parametrize("cut", [30, 200, 2_000, 40_000])
+@pytest.mark.parametrize("cut", [200, 2_000, 40_000])
 def test_a_torn_gzip_gives_what_is_readable(tmp_path, cut):
     tasks = [{"id": n, "data": {"text": os.urandom(20).hex()}} for n in range(2_000)]
     path = tmp_path / "tasks.json.gz"
     path.write_bytes(gzip.compress(json.dumps(tasks).encode())[:cut])
-    try:
-        found = bodies(read(path))
-    except InputError as error:
-        assert "cut off" in error.message
-        return
+    found = bodies(read(path))
     assert found[:-1] == tasks[: len(found) - 1]
     assert "cut off" in found[-1]
 
@@ -161,7 +160,7 @@ def test_a_task_that_is_too_large_is_passed_over_in_flat_memory(tmp_path, monkey
     }[form]
     path = tmp_path / "tasks.json"
     path.write_text(text)
-    with Records(str(path)) as source:
+    with Source(str(path)) as source:
         assert source.form == form
         first, second, third = source
     assert [json.loads(first.body)["id"], json.loads(third.body)["id"]] == [1, 3]
@@ -183,7 +182,7 @@ def test_a_pipe_may_deliver_byte_by_byte(monkeypatch):
     with os.fdopen(reading) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         threading.Thread(target=trickle).start()
-        with Records("-") as source:
+        with Source("-") as source:
             assert source.form == "lines"
             assert bodies(list(source)) == [{"text": "one"}, {"text": "two"}]
 
@@ -246,7 +245,7 @@ def test_what_cannot_be_tasks_is_refused_with_a_sentence(tmp_path, content, sent
 def test_a_missing_file_names_its_neighbours(tmp_path):
     (tmp_path / "tasks.json").write_text("[]")
     with pytest.raises(UsageError) as missing:
-        Records(str(tmp_path / "task.json"))
+        Source(str(tmp_path / "task.json"))
     assert missing.value.hint == "That folder has: tasks.json."
     with pytest.raises(UsageError, match="is a folder"):
-        Records(str(tmp_path))
+        Source(str(tmp_path))

@@ -173,7 +173,7 @@ def load_class(target: str) -> type[Model]:
         raise ModelError(f"{place} has no {name}.", _classes_in(module))
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise ModelError(f"{target} is not a subclass of lsml_cli.Model.", _classes_in(module))
-    missing = getattr(found, "__abstractmethods__", frozenset())
+    missing: frozenset[str] = getattr(found, "__abstractmethods__", frozenset())
     if missing:
         raise ModelError(f"{target} does not override {' and '.join(sorted(missing))}.")
     return found

@@ -1,8 +1,8 @@
 """What a data scientist writes in a notebook with the same fitted pipeline: load all, predict all, dump all.
 
-python benchmarks/notebook.py fit EXPORT PIPELINE           fit scikit-learn's pipeline on an export
-python benchmarks/notebook.py run PIPELINE TASKS OUTPUT     the loop
-python benchmarks/notebook.py limit PIPELINE TASKS          `predict_proba` alone; prints its seconds
+python benchmarks/_notebook.py fit EXPORT PIPELINE           fit scikit-learn's pipeline on an export
+python benchmarks/_notebook.py run PIPELINE TASKS OUTPUT     the loop
+python benchmarks/_notebook.py limit PIPELINE TASKS          `predict_proba` alone; prints its seconds
 """
 
 from __future__ import annotations

@@ -1,0 +1,187 @@
+"""Where tasks come from: a file or standard input, whatever it holds.
+
+A JSON array, JSON Lines, a stream of JSON objects, CSV, TSV, and gzip of each are recognised by their content.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from lsml_cli.errors import InputError, UsageError
+from lsml_cli.records import CHUNK, WHITESPACE, Record, cut_objects, read_csv, read_lines
+
+STDIN = "-"
+EXPECTED = "Expected a JSON array of tasks, JSON Lines, CSV or TSV, as Label Studio exports and imports them."
+BOM = b"\xef\xbb\xbf"
+
+
+class Source:
+    """An open source of records. Iterate it once; use it as a context manager.
+
+    form  "array", "lines", "stream" or "csv", known after opening
+    size  bytes on disk, None for a pipe
+    """
+
+    def __init__(self, source: str, id_column: str | None = None) -> None:
+        """Open `source`, a path or "-" for standard input.
+
+        id_column names the CSV column that holds task ids; without it every column is data.
+        Raises UsageError when there is no such file, InputError when it holds nothing that could be tasks.
+        """
+        self.name = "standard input" if source == STDIN else source
+        self.id_column = id_column
+        self._file = _open(source)
+        self.size = None if source == STDIN or not Path(source).is_file() else Path(source).stat().st_size
+        self._gunzip: _Gunzip | None = None
+        raw: io.RawIOBase = self._file
+        head = _read_until(raw, b"", lambda head: len(head) >= 2)
+        if head[:2] == b"\x1f\x8b":
+            raw = self._gunzip = _Gunzip(_Prefixed(head, raw))
+            head = b""
+        head = _read_until(raw, head, lambda head: b"\n" in head.lstrip(WHITESPACE))
+        self._stream: io.BufferedReader[Any] = io.BufferedReader(_Prefixed(head.removeprefix(BOM), raw), CHUNK)
+        try:
+            self.form = self._recognise(head.removeprefix(BOM))
+        except InputError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Record]:
+        if self.form == "lines":
+            return read_lines(self._stream, self._ending)
+        if self.form == "csv":
+            return read_csv(self._stream, self._ending, self.id_column)
+        return cut_objects(self._stream, self._ending, in_array=self.form == "array")
+
+    def position(self) -> int:
+        """Bytes of the file consumed so far, before decompression; compare with `size`."""
+        return self._file.tell() if self.size is not None else 0
+
+    def _ending(self, otherwise: str = "") -> str:
+        """Why the bytes ended where they did, `otherwise` when the file itself does not tell."""
+        torn = self._gunzip.torn if self._gunzip else ""
+        return f"{self.name} ends here: {torn}" if torn else otherwise and f"{self.name} {otherwise}"
+
+    def _recognise(self, head: bytes) -> str:
+        start = head.lstrip(WHITESPACE)
+        if not start:
+            raise InputError(self._ending() or f"{self.name} is empty", EXPECTED)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:4]:
+            raise InputError(
+                f"{self.name} is UTF-16 or binary, not UTF-8 text.",
+                "Convert it first, for example: iconv -f UTF-16 -t UTF-8 tasks.json > tasks-utf8.json",
+            )
+        first_line, newline, _ = start.partition(b"\n")
+        if start.startswith(b"["):
+            return "array"
+        if start.startswith(b"{"):
+            whole_line_is_unseen = not newline and len(start) >= CHUNK
+            return "lines" if whole_line_is_unseen or _is_object(first_line) or b"}" in first_line else "stream"
+        if re.search(rb"[,;\t]", first_line) or re.fullmatch(rb'"?[A-Za-z_][\w .-]{0,63}"?\s*', first_line):
+            return "csv"
+        shown = first_line[:40].decode("utf-8", "replace")
+        raise InputError(f"{self.name} is neither JSON nor CSV: it starts with {shown!r}.", EXPECTED)
+
+
+def _open(source: str) -> io.FileIO:
+    if source == STDIN:
+        return io.FileIO(sys.stdin.fileno(), closefd=False)
+    path = Path(source)
+    try:
+        return io.FileIO(path)
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {source}.", _what_is_there(path)) from None
+    except IsADirectoryError:
+        raise UsageError(f"{source} is a folder.", "Name the file with the tasks in it.") from None
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}.") from None
+
+
+def _what_is_there(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"There is no folder {path.parent} either."
+    known = sorted(other.name for other in path.parent.iterdir() if other.suffix == path.suffix and other.is_file())
+    return f"That folder has: {', '.join(known[:5])}." if known else "Check the path."
+
+
+class _Prefixed(io.RawIOBase):
+    """Bytes that were read already, then the rest of the stream that they came from."""
+
+    def __init__(self, head: bytes, rest: io.RawIOBase) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if not self._head:
+            return self._rest.readinto(buffer)
+        data, self._head = self._head[: len(buffer)], self._head[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Gunzip(io.RawIOBase):
+    """A gzip stream that gives everything up to a tear, then ends and says why in `torn`."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._waiting = b""
+        self.torn = ""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data and not self.torn:
+            self._waiting = self._waiting or self._file.read(1 << 16) or b""
+            if self._inflate.eof:
+                if not self._waiting.strip(b"\0"):  # gzip allows padding after the last member
+                    break
+                self._inflate = zlib.decompressobj(wbits=31)
+            elif not self._waiting:
+                self.torn = "the gzip data is cut off"
+                break
+            try:
+                data = self._inflate.decompress(self._waiting, len(buffer))
+            except zlib.error as error:
+                self.torn = f"the gzip data is damaged ({error})"
+                break
+            self._waiting = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _read_until(raw: io.RawIOBase, head: bytes, enough: Callable[[bytes], bool]) -> bytes:
+    """`head` and what follows, until `enough` or a chunk is there. A pipe may deliver it byte by byte."""
+    while not enough(head) and (len(head) < CHUNK or not head.strip(WHITESPACE)):
+        more = raw.read(CHUNK)
+        if not more:
+            break
+        head += more
+    return head
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
