@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def work(tmp_path, monkeypatch):
 
 def arguments(tasks: str, output: str, workers: int = 1) -> list[str]:
     options = ["predict", tasks, "-m", FRAGILE, "-c", "config.xml", "-o", output, "--errors", "errors.jsonl"]
-    return [*options, "--with", "pause=0.002", "--workers", str(workers), "--quiet"]
+    return [*options, "--with", "pause=0.004", "--workers", str(workers), "--quiet"]
 
 
 def start(*options: str) -> subprocess.Popen[bytes]:
@@ -53,18 +54,14 @@ def test_killed_at_random_moments(lsml, work, form, workers):
     assert lsml(*arguments(tasks, f"clean.{form}")).returncode == 3
     clean = Path(f"clean.{form}").read_bytes(), Path("errors.jsonl").read_bytes()
     Path("errors.jsonl").unlink()
-    kills = 0
-    while True:
+    for target in (-1, *sorted(chance.sample(range(1_600), 4))):  # in tasks; the first comes while the run still starts
         run = start(*arguments(tasks, f"out.{form}", workers), "--resume")
-        try:
-            run.wait(chance.uniform(0.15, 0.9))
-        except subprocess.TimeoutExpired:
-            kill(run)
-            kills += 1
-            continue
-        assert run.returncode == 3
-        break
-    assert kills >= 2
+        time.sleep(chance.uniform(0, 0.3))
+        wait_for(lambda target=target: journalled(f"out.{form}") > target)
+        time.sleep(chance.uniform(0, 0.05))
+        assert run.poll() is None, "it ended before it was killed"
+        kill(run)
+    assert lsml(*arguments(tasks, f"out.{form}", workers), "--resume").returncode == 3
     assert (Path(f"out.{form}").read_bytes(), Path("errors.jsonl").read_bytes()) == clean
     assert not list(Path().glob("*.part*"))
 
