@@ -1,3 +1,79 @@
-"""lsml: pre-annotate Label Studio tasks in bulk, from the command line."""
+"""lsml: pre-annotate Label Studio tasks in bulk, from the command line; and from Python, with what stands here.
 
-__version__ = "0.1.0"
+    load_model     a model, loaded and bound to a label config: `model.predict(tasks)`
+    read_tasks     the tasks of an export, one at a time
+    find_model     a name as on the command line -> ModelSpec
+    open_replicas  the model of a spec on one or several devices, in one or several processes
+    predict_stream tasks in, (task, outcome) out, in order
+    check_model    whether a model of your own keeps the contract: for its test
+
+`Model` is what a model of your own inherits from; the other names are what goes in and comes out. Each of them is
+imported when it is first used, so that `import lsml_cli` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lsml_cli._version import __version__
+
+if TYPE_CHECKING:
+    from lsml_cli.errors import LsmlError
+    from lsml_cli.label_config import LabelConfig
+    from lsml_cli.loaded import LoadedModel, load_model
+    from lsml_cli.models.base import Binding, Model, ModelSpec
+    from lsml_cli.pipeline import open_replicas, predict_stream
+    from lsml_cli.predictions import Failure, Prediction, Region
+    from lsml_cli.registry import find_model
+    from lsml_cli.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+    from lsml_cli.testing import ContractBroken, check_model
+
+__all__ = [
+    "Annotation",
+    "Binding",
+    "ContractBroken",
+    "Failure",
+    "LabelConfig",
+    "Labelled",
+    "LoadedModel",
+    "LsmlError",
+    "Model",
+    "ModelSpec",
+    "Prediction",
+    "Region",
+    "Task",
+    "Unreadable",
+    "__version__",
+    "check_model",
+    "find_model",
+    "load_model",
+    "open_replicas",
+    "predict_stream",
+    "read_tasks",
+]
+
+_HOMES = {
+    "errors": ("LsmlError",),
+    "label_config": ("LabelConfig",),
+    "loaded": ("LoadedModel", "load_model"),
+    "models.base": ("Binding", "Model", "ModelSpec"),
+    "pipeline": ("open_replicas", "predict_stream"),
+    "predictions": ("Failure", "Prediction", "Region"),
+    "registry": ("find_model",),
+    "tasks": ("Annotation", "Labelled", "Task", "Unreadable", "read_tasks"),
+    "testing": ("ContractBroken", "check_model"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            found = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = found  # so that this is asked once for each name
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

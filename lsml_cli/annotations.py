@@ -70,6 +70,21 @@ def choose(annotations: Sequence[Annotation], which: Which = "last", *, empty: b
     return preferred[-1:] if which == "last" else preferred[:1]
 
 
+def chosen(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The labels that regions (of an annotation or a prediction) give to a control, by the name they have now."""
+    names = {label.value: label.name for label in control.labels} | {each.name: each.name for each in control.labels}
+    found = []
+    for region in result:
+        value = region.get("value")
+        if region.get("from_name") == control.name and isinstance(value, Mapping):
+            given = value.get(control.type)
+            if isinstance(given, str):
+                found.append(given)
+            elif isinstance(given, list | tuple):
+                found += [name for name in given if isinstance(name, str)]
+    return [names.get(name, name) for name in found]
+
+
 def row_of(task: Task) -> Mapping[str, Any] | None:
     """The row of JSON_MIN that a task was made of, an annotation flattened beside the data; None when it was not.
 

@@ -8,10 +8,15 @@ from typing import Annotated
 
 import typer
 
-from lsml_cli import __version__
+from lsml_cli._version import __version__
 from lsml_cli.commands.fit import fit
+from lsml_cli.commands.models import models
 from lsml_cli.commands.predict import predict
+from lsml_cli.commands.settings import SettingsCommand
+from lsml_cli.commands.versions import versions
 from lsml_cli.errors import LsmlError, OutputClosed
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="lsml",
@@ -20,8 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(predict)
-app.command()(fit)
+app.command(cls=SettingsCommand)(predict)
+app.command(cls=SettingsCommand)(fit)
+app.command()(versions)
+app.command()(models)
 
 
 def _version(wanted: bool) -> None:
@@ -41,6 +48,7 @@ def _lsml(
 
 def main() -> None:
     """Run the command line. An error is one sentence and the next action; LSML_DEBUG=1 shows the traceback as well."""
+    _open_what_is_closed()
     try:
         app()
     except OutputClosed as closed:
@@ -48,9 +56,13 @@ def main() -> None:
     except LsmlError as error:
         _explain(error.message, error.hint)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _explain("Interrupted.", None)
-        sys.exit(130)
+    except OSError as error:
+        _explain(f"{error.filename or 'The system'}: {error.strerror or error}.", None)
+        sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer says nothing when ctrl-C comes
+            _explain("Interrupted.", None)
+        raise
     except Exception as error:
         _explain(
             f"This is a bug in lsml: {type(error).__name__}: {error}",
@@ -59,9 +71,22 @@ def main() -> None:
         sys.exit(1)
 
 
+def _open_what_is_closed() -> None:
+    """Make sure that descriptors 0 to 2 are taken, or the first file that is opened would become standard output."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+
+
 def _explain(message: str, hint: str | None) -> None:
     if os.environ.get("LSML_DEBUG"):
         import traceback
 
         traceback.print_exc()
-    print(f"lsml: {message}" + (f"\n      {hint}" if hint else ""), file=sys.stderr)
+    text = f"lsml: {message}" + (f"\n      {hint}" if hint else "")
+    # Names of files and labels may hold anything, and a terminal obeys control characters.
+    print("".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in text), file=sys.stderr)

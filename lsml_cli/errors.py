@@ -10,6 +10,7 @@
     ├── ModelError           exit 1   a model is damaged, or breaks its contract
     │   └── LabelMismatch             model and label config have nothing in common
     ├── RunStopped           exit 1   --on-error fail, --max-failures
+    ├── GateMissed           exit 4   --fail-under: the new version is worse than it has to be
     ├── Interrupted          exit 130 ctrl-C
     ├── OutputClosed         exit 0   whoever read our standard output has enough (`| head`); nothing is printed
     └── TransientError                worth another try: raised by fetching and by models, never shown as is
@@ -73,6 +74,10 @@ class LabelMismatch(ModelError):
 
 class RunStopped(LsmlError):
     pass
+
+
+class GateMissed(LsmlError):
+    exit_code = 4
 
 
 class Interrupted(LsmlError):

@@ -301,6 +301,10 @@ class _Reader:
             return  # a named <View>, a <Bucket>: nothing that a control could be about
         name = attrs["name"]
         self.objects[name] = Object(name, element.tag, value, attrs)
+        if value and "$" not in value and element.tag.lower() in ("text", "hypertext", "image", "audio", "video"):
+            self.warnings.append(
+                f'<{element.tag} name="{name}" value="{value}"> shows every task the same; did you mean "${value}"?'
+            )
         if not value:
             self.warnings.append(
                 f'<{element.tag} name="{name}"> has no value: Label Studio refuses predictions for it.'

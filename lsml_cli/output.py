@@ -1,4 +1,4 @@
-"""Where the records of a run go: a file that appears when it is complete, or standard output.
+"""Where the records of a run go: a file that appears when it is complete, or a stream such as standard output.
 
 While a run is under way, `out.json.part` holds exactly the bytes that the finished file begins with, the error file
 likewise, and `out.json.part.journal` tells how far they agree with the input (see `resume`).
@@ -7,13 +7,15 @@ likewise, and `out.json.part.journal` tells how far they agree with the input (s
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from lsml_cli.errors import OutputClosed, OutputError, UsageError
 from lsml_cli.resume import Entry, Journal, require_nothing_unfinished
@@ -21,19 +23,26 @@ from lsml_cli.resume import Entry, Journal, require_nothing_unfinished
 STDOUT = "-"
 Format = Literal["json", "jsonl"]
 FORMATS: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def output_format(output: str, wanted: Format | None) -> Format:
-    """The format that was asked for, else the one that the file's ending says; standard output is JSON Lines."""
+    """The format that was asked for, else the one that the file's ending says; a stream is JSON Lines."""
     if wanted is not None:
         return wanted
-    if output == STDOUT:
+    if is_stream(output):
         return "jsonl"
     ending = Path(output).suffix.lower()
     if ending not in FORMATS:
         endings = ", ".join(FORMATS)
-        raise UsageError(f"{output} does not end in {endings}.", "Add --format json or --format jsonl.")
+        raise UsageError(f"{output!r} does not end in {endings}.", "Add --format json or --format jsonl.")
     return FORMATS[ending]
+
+
+def is_stream(output: str) -> bool:
+    """Whether records can only be written there, not put in place at the end: standard output, a pipe, a device."""
+    path = Path(output)
+    return output == STDOUT or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 class Output(Protocol):
@@ -68,23 +77,46 @@ class _Framing:
         return self.after if self.started else self.before.strip() + self.after.lstrip()
 
 
-class StreamOutput:
-    """Standard output, one batch at a time; errors go to their file."""
+_claimed: io.FileIO | None = None
 
-    def __init__(self, form: Format, errors: str | None) -> None:
+
+@contextmanager
+def stdout_for_data() -> Iterator[None]:
+    """Keep standard output for records alone: whatever a model or a library prints goes to stderr meanwhile.
+
+    Below Python too, and in the processes that are started meanwhile.
+    """
+    global _claimed
+    sys.stdout.flush()
+    _claimed = io.FileIO(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
         sys.stdout.flush()
-        # The data keeps the descriptor for itself; a print of a model's or a library's goes to stderr from now on.
-        self._stdout = os.fdopen(os.dup(1), "wb", buffering=0)
-        os.dup2(2, 1)
-        self._errors = _create(Path(errors)) if errors else None
+        os.dup2(_claimed.fileno(), 1)
+        _claimed.close()
+        _claimed = None
+
+
+class StreamOutput:
+    """Standard output or another stream, one batch at a time; errors go to their file."""
+
+    def __init__(self, output: str, form: Format, errors: str | None) -> None:
+        self._name = "standard output" if output == STDOUT else output
+        if output == STDOUT:
+            self._stream = io.FileIO(os.dup(_claimed.fileno() if _claimed else 1), "w")
+        else:
+            self._stream = io.FileIO(output, "w")
+        self._errors = io.FileIO(_writable(errors), "w") if errors else None
         self._lines = form == "jsonl"
         self._framing = _Framing(form, started=False)
         self.last = Entry()
 
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], reached: Entry) -> None:
-        _write_all(self._stdout, self._framed(records), "standard output")
+        _write_all(self._stream, self._framed(records), self._name)
         if self._errors:
-            _write_all(self._errors, b"".join(errors), self._errors.name)
+            _write_all(self._errors, b"".join(errors), str(self._errors.name))
         self.last = reached
 
     def _framed(self, records: Sequence[bytes]) -> bytes:
@@ -94,40 +126,49 @@ class StreamOutput:
 
     def finish(self) -> None:
         if not self._lines:
-            _write_all(self._stdout, self._framing.end(), "standard output")
+            _write_all(self._stream, self._framing.end(), self._name)
 
     def close(self) -> None:
-        os.dup2(self._stdout.fileno(), 1)
-        self._stdout.close()
+        self._stream.close()
         if self._errors:
             self._errors.close()
 
 
 class FileOutput:
-    """A file, and an error file if asked for, which appear by rename when everything is in them.
-
-    Raises UsageError when the folder does not exist or when an unfinished run would be overwritten.
-    """
+    """A file, and an error file if asked for, which appear by rename when everything is in them."""
 
     def __init__(
-        self, output: str, form: Format, errors: str | None, started_with: Mapping[str, Any], *, resume: bool
+        self, output: str, errors: str | None, started_with: Mapping[str, Any], *, resume: bool, journal: bool = True
     ) -> None:
+        """started_with  what a resumed run is compared with; `--format` in it is the format
+        resume        continue an unfinished run if there is one
+        journal       whether this run can be resumed; if not, it leaves nothing when it is not finished
+
+        Raises UsageError when the folder does not exist or when an unfinished run would be overwritten, OutputError
+        when another run is writing the same file.
+        """
         self.path = _writable(output)
         self.errors_path = _writable(errors) if errors else None
-        self.part = self.path.with_name(self.path.name + ".part")
-        self.errors_part = self.errors_path and self.errors_path.with_name(self.errors_path.name + ".part")
-        journal = self.part.with_name(self.part.name + ".journal")
-        if resume and journal.exists():
-            self._journal = Journal.reopen(journal, started_with)
-        else:
-            require_nothing_unfinished(self.part, Journal.peek(journal))
-            self._journal = Journal.begin(journal, started_with)
-        self.last = self._journal.last
-        if self.last.finished:
-            return
-        self._file = _cut_back(self.part, self.last.output)
-        self._errors = _cut_back(self.errors_part, self.last.errors) if self.errors_part else None
-        self._framing = _Framing(form, started=self.last.output > 0)
+        ending = ".part" if journal else ".new"
+        self.part = _beside(self.path, ending)
+        self.errors_part = self.errors_path and _beside(self.errors_path, ending)
+        self._journal: Journal | None = None
+        self._errors: io.FileIO | None = None
+        self.last = Entry()
+        self._file = _locked(self.part)
+        try:
+            if journal:
+                self._journal = _journal(self.path, self.part, started_with, resume=resume)
+                self.last = self._journal.last
+            if not self.last.finished:
+                _cut_back(self._file, self.last.output)
+                if self.errors_part:
+                    self._errors = io.FileIO(self.errors_part, "r+" if self.errors_part.exists() else "w+")
+                    _cut_back(self._errors, self.last.errors)
+        except BaseException:
+            self._let_go()
+            raise
+        self._framing = _Framing(started_with["--format"], started=self.last.output > 0)
 
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], reached: Entry) -> None:
         data = self._framing.frame(records)
@@ -143,24 +184,32 @@ class FileOutput:
             end = self._framing.end()
             _write_all(self._file, end, str(self.part))
             self._record(self.last, len(end), 0, finished=True)
+            if _identity(str(self.part)) != _identity_of(self._file.fileno()):
+                raise OutputError(f"{self.part} was removed while it was written, and its content with it.")
         if self.errors_part and self.errors_path and self.errors_part.exists():
             self.errors_part.replace(self.errors_path)
-        if self.part.exists():
-            self.part.replace(self.path)
-        self._journal.remove()
+        if self.last.output:  # a resumed run that had only the journal left to remove made an empty file for its lock
+            if self.part.stat().st_size:
+                self.part.replace(self.path)
+            else:
+                self.part.unlink()
+        if self._journal:
+            self._journal.remove()
 
     def close(self) -> None:
         """Let go of the files. What is not finished stays, for --resume; nothing stays where nothing was done."""
-        if not self.last.finished:
-            self._file.close()
-            if self._errors:
-                self._errors.close()
-            if not self.last.records:
-                self.part.unlink(missing_ok=True)
-                if self.errors_part:
-                    self.errors_part.unlink(missing_ok=True)
+        if not self.last.finished and (not self.last.records or not self._journal):
+            self.part.unlink(missing_ok=True)
+            if self.errors_part:
+                self.errors_part.unlink(missing_ok=True)
+            if self._journal:
                 self._journal.remove()
-        self._journal.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for file in (self._file, self._errors, self._journal):
+            if file:
+                file.close()
 
     def _record(self, reached: Entry, output: int, errors: int, finished: bool = False) -> None:
         entry = Entry(
@@ -171,22 +220,79 @@ class FileOutput:
             reached.counts,
             finished,
         )
-        self._journal.append(entry, *(file for file in (self._file, self._errors) if file))
+        if self._journal:
+            self._journal.append(entry, *(file for file in (self._file, self._errors) if file))
         self.last = entry
+
+
+def _journal(path: Path, part: Path, started_with: Mapping[str, Any], *, resume: bool) -> Journal:
+    place = _beside(path, ".part.journal")
+    if not resume:
+        require_nothing_unfinished(part, Journal.peek(place))
+        return Journal.begin(place, started_with)
+    if place.exists():
+        return Journal.reopen(place, started_with)
+    if part.stat().st_size:
+        raise UsageError(f"{part} has no journal beside it, so it cannot be resumed.", f"Delete {part} to start over.")
+    return Journal.begin(place, started_with)
+
+
+def require_output(output: str, errors: str | None, started_with: Mapping[str, Any], *, resume: bool) -> None:
+    """Raises what `FileOutput` would raise, and touches nothing."""
+    path = _writable(output)
+    if errors:
+        _writable(errors)
+    place = _beside(path, ".part.journal")
+    if resume and place.exists():
+        Journal.would_reopen(place, started_with)
+    else:
+        require_nothing_unfinished(_beside(path, ".part"), Journal.peek(place))
+
+
+def require_different_files(reads: Mapping[str, str | None], writes: Mapping[str, str | None]) -> None:
+    """Refuse to write over something that is read, or over something else that is written; names tell what is what."""
+    seen: dict[object, str] = {}
+    for name, path in (*reads.items(), *writes.items()):
+        if path is None or (name in writes and is_stream(path)):
+            continue
+        identity = _identity(path)
+        if identity in seen and name in writes:
+            raise UsageError(f"{seen[identity]} and {name} are the same file: {path}.", "Name another one.")
+        seen.setdefault(identity, name)
+
+
+def _identity(path: str) -> object:
+    """What tells whether two names mean one file, also through links; `-` is whatever standard input comes from."""
+    try:
+        return _identity_of(0 if path == "-" else path)
+    except OSError:  # not there yet
+        return os.path.realpath(path)
+
+
+def _identity_of(file: int | str) -> object:
+    status = os.stat(file)  # noqa: PTH116 - takes descriptors too
+    return status.st_dev, status.st_ino
 
 
 def room_note(output: str, size: int | None) -> str | None:
     """A sentence if the disk may be too small for the output of an input of `size` bytes."""
-    if size is None or output == STDOUT:
+    if size is None or is_stream(output):
         return None
-    free = shutil.disk_usage(Path(output).resolve().parent).free
+    free = shutil.disk_usage(_writable(output).parent).free
     if free > size * 1.2:
         return None
     return f"The input has {size / 1e6:,.0f} MB and only {free / 1e6:,.0f} MB are free where {output} goes."
 
 
+def require_writable(path: str) -> None:
+    """Raises UsageError when no file can be made there."""
+    _writable(path)
+
+
 def _writable(path: str) -> Path:
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays, and what it points to gets the content
+    if path in ("", STDOUT):
+        raise UsageError(f"{path!r} is no name of a file.")
     if target.is_dir():
         raise UsageError(f"{path} is a folder.", "Name a file in it.")
     if not target.parent.is_dir():
@@ -196,24 +302,36 @@ def _writable(path: str) -> Path:
     return target
 
 
-def _create(path: Path) -> io.FileIO:
-    return io.FileIO(_writable(str(path)), "w")
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
 
 
-def _cut_back(path: Path, size: int) -> io.FileIO:
-    """The file, open for writing behind its first `size` bytes."""
-    file = io.FileIO(path, "r+" if path.exists() else "w+")
-    if file.seek(0, os.SEEK_END) < size:
+def _locked(path: Path) -> io.FileIO:
+    """The file, open and locked, so that two runs cannot write the same output."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, and lsml needs that name.", "Remove it, or choose another --output.")
+    file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         file.close()
-        raise OutputError(
-            f"{path} is shorter than the run had written ({size:,} bytes).", "It was changed; delete it to start over."
-        )
-    file.truncate(size)
-    file.seek(size)
+        output = path.with_suffix("")
+        raise OutputError(f"Another lsml is writing {output} right now.", "Choose another --output.") from None
     return file
 
 
-def _write_all(file: BinaryIO | io.FileIO, data: bytes, name: str) -> None:
+def _cut_back(file: io.FileIO, size: int) -> None:
+    """Continue behind the first `size` bytes."""
+    if file.seek(0, os.SEEK_END) < size:
+        raise OutputError(
+            f"The unfinished output has less than the {size:,} bytes that the run wrote: it was changed or removed.",
+            "Delete the .part and .part.journal files beside the output to start over.",
+        )
+    file.truncate(size)
+    file.seek(size)
+
+
+def _write_all(file: io.FileIO, data: bytes, name: str) -> None:
     view = memoryview(data)
     try:
         while view:
@@ -221,9 +339,7 @@ def _write_all(file: BinaryIO | io.FileIO, data: bytes, name: str) -> None:
     except BrokenPipeError:
         raise OutputClosed from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputError(
-                f"The disk is full: {name} cannot grow any more ({error.strerror}).",
-                "Make room, then continue with --resume.",
-            ) from None
+        if error.errno in FULL:
+            hint = "Make room, then continue with --resume." if name.endswith(".part") else "Make room, then try again."
+            raise OutputError(f"The disk is full: {name} cannot grow any more ({error.strerror}).", hint) from None
         raise OutputError(f"{name} cannot be written: {error.strerror}.") from None

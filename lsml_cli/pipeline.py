@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
-from lsml_cli.media import LocalMedia
+from lsml_cli.media import Media
 from lsml_cli.models.base import Model, ModelSpec
 from lsml_cli.predictions import Failure
 from lsml_cli.replica import Job, Plain, Replica, Setting
@@ -51,7 +51,7 @@ def open_replicas(
     A single replica stays in this process. Raises ModelError when the model cannot be loaded.
     """
     setting = Setting(config, label_map or {}, project, threshold)
-    media = LocalMedia(media_root) if media_root else None
+    media = Media(media_root) if media_root else None
     threaded = spec.family().place == "threads"
     placements = [
         Placement(spec, setting, device, threads=workers if threaded else 0, media=media)

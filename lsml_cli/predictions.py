@@ -6,7 +6,7 @@ be predicted. `render` turns one of them into the bytes of one record.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
@@ -106,7 +106,13 @@ def region_id(task: int | str, control: str, ordinal: int) -> str:
     return blake2b(f"{task}\0{control}\0{ordinal}".encode(), digest_size=5).hexdigest()
 
 
-def render(task: Task | None, outcome: Outcome, shape: Shape, keep_annotations: bool) -> bytes:
+def render(
+    task: Task | None,
+    outcome: Outcome,
+    shape: Shape,
+    keep_annotations: bool,
+    dumps: Callable[[Any], bytes] = orjson.dumps,
+) -> bytes:
     """One record of the output as JSON on one line, empty when there is nothing that could be written.
 
     tasks        the whole task with a `predictions` list, ready for Label Studio's import. Annotations and drafts
@@ -116,10 +122,10 @@ def render(task: Task | None, outcome: Outcome, shape: Shape, keep_annotations: 
     predictions  `{"task", "result", "score", "model_version"}` for `import/predictions`
     """
     if shape == "predictions":
-        return orjson.dumps(_prediction_record(task, outcome))
+        return dumps(_prediction_record(task, outcome))
     if task is None:
         return b""
-    return orjson.dumps(_task_record(task, outcome, keep_annotations))
+    return dumps(_task_record(task, outcome, keep_annotations))
 
 
 _NOT_WRITTEN = ("predictions", "annotations", "completions", "drafts")

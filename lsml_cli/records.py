@@ -308,7 +308,8 @@ def read_csv(stream: io.BufferedReader[Any], ending: Ending, id_column: str | No
         except StopIteration:
             break
         except csv.Error as error:
-            yield Record(index, place, b"", ending(f"is no longer CSV from here on: {error}"))
+            trouble = "a quote that is opened here is never closed" if "unexpected end" in str(error) else str(error)
+            yield Record(index, place, b"", ending(f"is no longer CSV from here on: {trouble}"))
             return
         if row:
             yield _row(index, place, header, row, id_column)
@@ -329,4 +330,4 @@ def _row(index: int, place: str, header: list[str], row: list[str], id_column: s
     try:
         return Record(index, place, orjson.dumps(task))
     except TypeError:
-        return Record(index, place, b"", "this row is not UTF-8 text")
+        return Record(index, place, b"", "this row is not UTF-8 text: convert the file first, for example with iconv")

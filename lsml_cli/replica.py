@@ -15,9 +15,9 @@ from lsml_cli.errors import LsmlError, TransientError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.predictions import Failure, Outcome, Prediction, Stage
-from lsml_cli.tasks import Task, kind
+from lsml_cli.tasks import Task, Unreadable, kind
 
-RETRY_DELAYS = (0.5, 2.0, 8.0)  # seconds before another try of something transient
+OUTAGE = 3  # tasks in a row for which trying again was in vain
 AHEAD = 2  # batches that wait for a replica while it works on another
 
 T = TypeVar("T")
@@ -55,12 +55,12 @@ class Job(Protocol):
 
 
 class Plain:
-    """The job of a notebook: tasks go in, `(task, outcome)` comes out."""
+    """The job of a notebook: tasks go in, `(task, outcome)` comes out. What was unreadable is a failure already."""
 
-    def read(self, item: Task) -> tuple[Task | None, Outcome | None]:
-        return item, None
+    def read(self, item: Task | Unreadable) -> tuple[Task | None, Outcome | None]:
+        return (None, Failure("read", item.reason)) if isinstance(item, Unreadable) else (item, None)
 
-    def write(self, item: Task, task: Task | None, outcome: Outcome) -> tuple[Task, Outcome]:
+    def write(self, item: Any, task: Task | None, outcome: Outcome) -> tuple[Any, Outcome]:
         return item, outcome
 
 
@@ -78,6 +78,7 @@ class Replica:
         self.ahead = AHEAD if threads else 0
         self.waiting = 0
         self._has_sources = type(model).sources is not Model.sources
+        self._patience = _Patience(model.retry_delays)
         self._bindings: dict[tuple[object, ...], Binding] = {}
         self._encoders = ThreadPoolExecutor(threads, "encode") if threads else None
         self._lane = ThreadPoolExecutor(1, "forward") if threads else None
@@ -112,21 +113,19 @@ class Replica:
         task, outcome = job.read(item)
         prepared = _Prepared(item, task, outcome)
         if task is not None and outcome is None:
-            media = self._fetch_all(prepared, task, binding) if self._has_sources else {}
+            attempt = self._patience.attempt
+            media: dict[str, bytes] = {}
+            if self._has_sources:
+                media = attempt("fetch", lambda: self._fetch_all(task, binding), prepared) or {}
             if prepared.outcome is None:
-                prepared.input = _attempt("encode", lambda: self.model.encode(task, binding, media), prepared)
+                prepared.input = attempt("encode", lambda: self.model.encode(task, binding, media), prepared)
         return prepared
 
-    def _fetch_all(self, prepared: _Prepared, task: Task, binding: Binding) -> dict[str, bytes]:
-        """The media of a task; it takes the place of its outcome when one cannot be had."""
-        sources = _attempt("fetch", lambda: self.model.sources(task, binding), prepared) or ()
-        if not sources:
-            return {}
-        if self.fetch is None:
-            prepared.outcome = Failure("fetch", f"nothing here can fetch {sources[0]}")
-            return {}
-        fetch = self.fetch
-        return _attempt("fetch", lambda: {source: fetch(source) for source in sources}, prepared) or {}
+    def _fetch_all(self, task: Task, binding: Binding) -> dict[str, bytes]:
+        sources = self.model.sources(task, binding)
+        if sources and self.fetch is None:
+            raise ValueError(f"nothing here can fetch {sources[0]}")
+        return {source: self.fetch(source) for source in sources} if self.fetch else {}
 
     def _run(self, batch: list[_Prepared], binding: Binding, job: Job) -> list[Any]:
         ready = [prepared for prepared in batch if prepared.outcome is None]
@@ -140,7 +139,7 @@ class Replica:
             return []
         inputs = [prepared.input for prepared in ready]
         whole = _Prepared(None, None, None)
-        outputs = _attempt("forward", lambda: self._forward_checked(inputs, binding), whole)
+        outputs = self._patience.attempt("forward", lambda: self._forward_checked(inputs, binding), whole)
         if whole.outcome is None:
             return outputs or []
         if len(ready) == 1:
@@ -149,6 +148,8 @@ class Replica:
 
     def _forward_checked(self, inputs: list[Any], binding: Binding) -> Sequence[Any]:
         outputs = self.model.forward(inputs, binding)
+        if not hasattr(outputs, "__len__"):
+            raise ValueError(f"the model's forward returned {kind(outputs)}, expected a list of outputs")
         if len(outputs) != len(inputs):
             raise ValueError(f"the model returned {len(outputs)} outputs for {len(inputs)} inputs")
         return outputs
@@ -156,12 +157,12 @@ class Replica:
     def _decode(self, output: Any, prepared: _Prepared, binding: Binding) -> Outcome:
         task = prepared.task
         assert task is not None
-        prediction = _attempt("decode", lambda: self.model.decode(output, task, binding), prepared)
+        prediction = self._patience.attempt("decode", lambda: self.model.decode(output, task, binding), prepared)
         if prepared.outcome is not None:
             return prepared.outcome
         if not isinstance(prediction, Prediction):
             return Failure("decode", f"the model's decode returned {kind(prediction)}, expected a Prediction")
-        problem = _attempt("check", lambda: binding.config.check(prediction), prepared)
+        problem = self._patience.attempt("check", lambda: binding.config.check(prediction), prepared)
         return prepared.outcome or (prediction if problem is None else Failure("check", problem))
 
 
@@ -180,29 +181,41 @@ def _settled(prepared: _Prepared) -> Outcome:
     return prepared.outcome
 
 
-def _attempt(stage: Stage, step: Callable[[], T], prepared: _Prepared) -> T | None:
-    """What `step` returns. When it raises, the failure becomes the outcome: one bad task costs one task.
+class _Patience:
+    """Tries steps, those that fail for a passing reason again after a pause.
 
-    Transient errors are tried again first, after a pause.
+    After `OUTAGE` tasks in a row that no patience helped, something is down: what fails then fails at once, until the
+    same stage works again. Otherwise a hundred tasks would wait for it one after the other.
     """
-    delays = iter(RETRY_DELAYS)
-    while True:
-        try:
-            return step()
-        except (TransientError, ConnectionError, TimeoutError) as error:
-            delay = next(delays, None)
-            if delay is None:
-                prepared.outcome = Failure(stage, reason(error), transient=True)
+
+    def __init__(self, delays: Sequence[float]) -> None:
+        self._delays = delays
+        self._in_vain: dict[Stage, int] = {}
+
+    def attempt(self, stage: Stage, step: Callable[[], T], prepared: _Prepared) -> T | None:
+        """What `step` returns. When it raises, the failure becomes the outcome: one bad task costs one task."""
+        delays = iter(self._delays if self._in_vain.get(stage, 0) < OUTAGE else ())
+        while True:
+            try:
+                done = step()
+            except (TransientError, ConnectionError, TimeoutError) as error:
+                delay = next(delays, None)
+                if delay is None:
+                    self._in_vain[stage] = self._in_vain.get(stage, 0) + 1
+                    prepared.outcome = Failure(stage, reason(error), transient=True)
+                    return None
+                time.sleep(delay)
+            except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is this task's failure
+                prepared.outcome = Failure(stage, reason(error))
                 return None
-            time.sleep(delay)
-        except Exception as error:  # a model is somebody else's code: whatever it raises is this task's failure
-            prepared.outcome = Failure(stage, reason(error))
-            return None
+            else:
+                self._in_vain.pop(stage, None)
+                return done
 
 
 def reason(error: BaseException) -> str:
     """An exception as a sentence: its text where the text was written for people, with its type otherwise."""
-    text = str(error)
+    text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, ValueError | LsmlError) and text:

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from lsml_cli.errors import LsmlError, ModelError
-from lsml_cli.media import LocalMedia
+from lsml_cli.media import Media
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.replica import AHEAD, Job, Replica, Setting, reason
 
@@ -31,7 +31,7 @@ class Placement:
     setting: Setting
     device: str
     threads: int = 0
-    media: LocalMedia | None = None
+    media: Media | None = None
 
     def open(self) -> Replica:
         """The replica, loaded and bound. Raises ModelError with the reason when it cannot be."""
@@ -39,7 +39,7 @@ class Placement:
             model = self.spec.open(self.device)
         except LsmlError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{self.spec.name} cannot be loaded: {reason(error)}.") from error
         return Replica(model, self.setting, fetch=self.media.fetch if self.media else None, threads=self.threads)
 
@@ -174,8 +174,8 @@ def _live(pipe: Connection, placement: Placement) -> None:
     """The other side: open the replica, then answer batches in order until the pipe ends."""
     try:
         replica = placement.open()
-    except Exception as error:
-        pipe.send(error if isinstance(error, LsmlError) else ModelError(reason(error)))
+    except BaseException as error:  # also a model that calls sys.exit
+        pipe.send(_told(error))
         return
     gc.freeze()
     pipe.send([])
@@ -196,7 +196,7 @@ def _live(pipe: Connection, placement: Placement) -> None:
 def _submitted(replica: Replica, batch: list[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
     try:
         return replica.submit(batch, setting, job)
-    except Exception as error:
+    except BaseException as error:  # nothing may end this process but the end of the pipe
         failed: Future[list[Any]] = Future()
         failed.set_exception(error)
         return failed
@@ -206,9 +206,15 @@ def _answer(pipe: Connection, done: queue.SimpleQueue[Future[list[Any]] | None])
     while (results := done.get()) is not None:
         try:
             answer: Any = results.result()
-        except Exception as error:
-            answer = error if isinstance(error, LsmlError) else ModelError(reason(error))
+        except BaseException as error:
+            answer = _told(error)
         try:
             pipe.send(answer)
         except OSError:  # nobody listens any more
             return
+        except Exception as error:  # somebody else's object may refuse to be pickled in any way
+            pipe.send(ModelError(f"What the model returned cannot leave its process: {reason(error)}."))
+
+
+def _told(error: BaseException) -> LsmlError:
+    return error if isinstance(error, LsmlError) else ModelError(f"{reason(error)}.")

@@ -7,13 +7,13 @@ the last whole entry is cut off before the run goes on, so that the bytes are th
 
 from __future__ import annotations
 
-import fcntl
+import io
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import orjson
 
@@ -42,9 +42,9 @@ class Entry:
 
 
 class Journal:
-    """An open journal. Holds a lock, so that two runs cannot write the same output."""
+    """An open journal."""
 
-    def __init__(self, path: Path, file: BinaryIO, last: Entry) -> None:
+    def __init__(self, path: Path, file: io.FileIO, last: Entry) -> None:
         self.path = path
         self.last = last
         self._file = file
@@ -52,8 +52,8 @@ class Journal:
 
     @classmethod
     def begin(cls, path: Path, started_with: Mapping[str, Any]) -> Self:
-        """A new journal. Raises OutputError when another run holds it."""
-        journal = cls(path, _locked(path), Entry())
+        """A new journal."""
+        journal = cls(path, _opened(path), Entry())
         journal._file.truncate(0)
         journal._write({"started_with": dict(started_with)})
         return journal
@@ -61,22 +61,20 @@ class Journal:
     @classmethod
     def reopen(cls, path: Path, started_with: Mapping[str, Any]) -> Self:
         """The journal of an unfinished run. Raises ResumeRefused, naming each difference, if it is another run."""
-        file = _locked(path)
+        file = _opened(path)
         lines = _whole_lines(file)
-        before = lines[0].get("started_with", {}) if lines else {}
-        differences = [
-            f"{name} was {_shown(before.get(name))}, now it is {_shown(value)}"
-            for name, value in started_with.items()
-            if before.get(name) != orjson.loads(orjson.dumps(value))
-        ]
-        if differences:
+        try:
+            require_same_start(path, lines, started_with)
+        except ResumeRefused:
             file.close()
-            raise ResumeRefused(
-                f"The unfinished run was started differently: {'; '.join(differences)}.",
-                f"Use the same again, or delete {path.name.removesuffix('.journal')} to start over.",
-            )
+            raise
         last = Entry(**lines[-1]) if len(lines) > 1 else Entry()
         return cls(path, file, last)
+
+    @classmethod
+    def would_reopen(cls, path: Path, started_with: Mapping[str, Any]) -> None:
+        """Raises ResumeRefused if `reopen` would; touches nothing."""
+        require_same_start(path, _parse_lines(path.read_bytes()), started_with)
 
     @classmethod
     def peek(cls, path: Path) -> Entry | None:
@@ -88,7 +86,7 @@ class Journal:
             return None
         return Entry(**lines[-1]) if len(lines) > 1 else Entry()
 
-    def append(self, entry: Entry, *files: BinaryIO) -> None:
+    def append(self, entry: Entry, *files: io.FileIO) -> None:
         """Record that `entry` holds. `files` have been flushed; every few seconds they are synced to disk first."""
         if entry.finished or time.monotonic() - self._synced > SYNC_EVERY:
             for file in files:
@@ -108,23 +106,20 @@ class Journal:
         self._file.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(orjson.dumps(line) + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(orjson.dumps(line) + b"\n")
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}.", "Make room first.") from None
 
 
-def _locked(path: Path) -> BinaryIO:
-    file = path.open("a+b")
+def _opened(path: Path) -> io.FileIO:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise OutputError(
-            f"Another lsml is writing {path.name.removesuffix('.part.journal')} right now.", "Choose another --output."
-        ) from None
-    return file
+        return io.FileIO(path, "a+")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def _whole_lines(file: BinaryIO) -> list[dict[str, Any]]:
+def _whole_lines(file: io.FileIO) -> list[dict[str, Any]]:
     """The lines up to the first that is not whole; the rest is cut off."""
     file.seek(0)
     content = file.read()
@@ -147,6 +142,26 @@ def _parse_lines(content: bytes) -> list[dict[str, Any]]:
 def _shown(value: Any) -> str:
     text = "not set" if value is None else str(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def require_same_start(path: Path, lines: list[dict[str, Any]], started_with: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was started with something else, naming each difference."""
+    before = lines[0].get("started_with") if lines else None
+    if not isinstance(before, dict):
+        raise ResumeRefused(
+            f"{path} is damaged, so the run cannot be resumed.",
+            f"Delete it and {path.name.removesuffix('.journal')} to start over.",
+        )
+    differences = [
+        f"{name} was {_shown(before.get(name))}, now it is {_shown(value)}"
+        for name, value in started_with.items()
+        if before.get(name) != orjson.loads(orjson.dumps(value))
+    ]
+    if differences:
+        raise ResumeRefused(
+            f"The unfinished run was started differently: {'; '.join(differences)}.",
+            f"Use the same again, or delete {path.name.removesuffix('.journal')} to start over.",
+        )
 
 
 def require_nothing_unfinished(part: Path, last: Entry | None) -> None:

@@ -80,8 +80,10 @@ class Source:
     def _recognise(self, head: bytes) -> str:
         start = head.lstrip(WHITESPACE)
         if not start:
-            raise InputError(self._ending() or f"{self.name} is empty", EXPECTED)
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:4]:
+            raise InputError(f"{self._ending() or f'{self.name} is empty'}.", EXPECTED)
+        if start.startswith(b"PK\x03\x04"):
+            raise InputError(f"{self.name} is a zip archive (or an Excel file).", "Unpack it, or export it as CSV.")
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:4096]:
             raise InputError(
                 f"{self.name} is UTF-16 or binary, not UTF-8 text.",
                 "Convert it first, for example: iconv -f UTF-16 -t UTF-8 tasks.json > tasks-utf8.json",
@@ -92,14 +94,19 @@ class Source:
         if start.startswith(b"{"):
             whole_line_is_unseen = not newline and len(start) >= CHUNK
             return "lines" if whole_line_is_unseen or _is_object(first_line) or b"}" in first_line else "stream"
-        if re.search(rb"[,;\t]", first_line) or re.fullmatch(rb'"?[A-Za-z_][\w .-]{0,63}"?\s*', first_line):
+        a_word = re.fullmatch(rb"[A-Za-z_][\w .-]{0,63}\s*", first_line)
+        if newline and (re.search(rb"[,;\t]", first_line) or a_word):
             return "csv"
+        if not newline and re.search(rb"[,;\t]", first_line):
+            raise InputError(f"{self.name} has one line only: the header of a CSV file without rows?", EXPECTED)
         shown = first_line[:40].decode("utf-8", "replace")
         raise InputError(f"{self.name} is neither JSON nor CSV: it starts with {shown!r}.", EXPECTED)
 
 
 def _open(source: str) -> io.FileIO:
     if source == STDIN:
+        if sys.stdin is None:
+            raise UsageError("Standard input is closed.", "Name a file, or pipe the tasks in.")
         return io.FileIO(sys.stdin.fileno(), closefd=False)
     path = Path(source)
     try:

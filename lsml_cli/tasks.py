@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from lsml_cli.source import Source
 
 # What a JSON_MIN export puts beside the data and the results of one annotation.
 JSON_MIN_FIELDS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"})
+
+
+_LARGE_NUMBER = re.compile(rb"[\[:,\s]-?\d{19,}\s*[,}\]]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,11 @@ def parse_task(record: Record, controls: frozenset[str] = frozenset(), id_column
         raw,
         str(project) if project is not None else None,
     )
+
+
+def has_large_numbers(body: bytes) -> bool:
+    """Whether there may be whole numbers beyond 64 bits in a record, which orjson reads as floats."""
+    return _LARGE_NUMBER.search(body) is not None
 
 
 def kind(value: object) -> str:

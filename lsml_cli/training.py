@@ -1,29 +1,28 @@
-"""From annotated tasks to a new version: hold out, fit, measure, keep, promote."""
+"""From annotated tasks to a new version: hold out, fit, measure, gate, keep, promote."""
 
 from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli import __version__, pipeline, registry, versions
-from lsml_cli.annotations import Which, labelled
-from lsml_cli.errors import ModelError, UsageError
+from lsml_cli import drafts, gates, pipeline, registry, versions
+from lsml_cli._version import __version__
+from lsml_cli.annotations import Which, chosen
+from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
+from lsml_cli.holdout import Plan, plan_fit, require_share
 from lsml_cli.label_config import Control, LabelConfig
 from lsml_cli.metrics import Metrics, classification
-from lsml_cli.models.base import ModelSpec, Progress
+from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
 from lsml_cli.predictions import Failure, Outcome, Prediction
 from lsml_cli.tasks import Labelled, Task, Unreadable
-
-UNREADABLE = "unreadable"
-SHOWN = 3  # unreadable tasks named one by one
 
 # Modules whose version a trained model may depend on; only those that the fit has imported are noted down.
 _LIBRARIES = ("numpy", "scipy", "sklearn", "safetensors", "torch", "torchvision", "mmcv", "mmdet", "mmocr")
@@ -33,16 +32,63 @@ _LIBRARIES = ("numpy", "scipy", "sklearn", "safetensors", "torch", "torchvision"
 class FitResult:
     """What came out of a fit.
 
-    version    the new version; `version.counts` says what it was trained on
-    metrics    by control, measured on the held-out tasks; empty when nothing was held out
-    failed     held-out tasks that the new model failed on, by reason
-    too_small  classes too small to be held out, by control: no held-out task has them
+    version   the new version, promoted unless a gate was missed
+    plan      what it was trained on and measured with
+    metrics   by control, measured on the held-out tasks; empty when nothing was held out
+    failed    held-out tasks that the new model failed on, by reason
+    verdicts  what the gates saw
+    seconds   how long it took
     """
 
     version: versions.Version
+    plan: Plan
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
-    too_small: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    verdicts: Sequence[gates.Verdict] = ()
+    seconds: float = 0.0
+
+    @property
+    def too_small(self) -> Mapping[str, Sequence[str]]:
+        """Classes too small to be held out, by control: no held-out task has them."""
+        return self.plan.too_small
+
+    @property
+    def missed(self) -> list[gates.Verdict]:
+        return [verdict for verdict in self.verdicts if not verdict.passed]
+
+    @property
+    def promoted(self) -> bool:
+        return not self.missed
+
+    def require_gates(self) -> None:
+        """Raises GateMissed that names every missed gate, by how much, and where the version is."""
+        if not self.missed:
+            return
+        root, name = self.version.folder.parent, self.version.version
+        count = f"{len(self.missed)} of {len(self.verdicts)} gates" if len(self.verdicts) > 1 else "its gate"
+        raise GateMissed(
+            f"The new version missed {count} and was not promoted: {'; '.join(map(str, self.missed))}.",
+            f"It is kept in {self.version.folder}; to promote it anyhow: lsml versions {root} --promote {name}",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        version = self.version
+        return {
+            "model": version.name,
+            "version": version.version,
+            "folder": str(version.folder),
+            "promoted": self.promoted,
+            "refit": version.refit,
+            "parent": version.parent,
+            "digest": version.digest,
+            "counts": version.counts,
+            "too_small": self.too_small,
+            "never_seen": self.plan.never_seen,
+            "metrics": version.metrics,
+            "failed": dict(self.failed),
+            "gates": [verdict.to_json() for verdict in self.verdicts],
+            "seconds": round(self.seconds, 3),
+        }
 
 
 def fit_version(
@@ -51,95 +97,120 @@ def fit_version(
     config: LabelConfig,
     output: Path,
     *,
-    holdout: float = 0.2,
+    holdout: float | Path = 0.2,
     seed: int = 0,
     which_annotation: Which = "last",
+    fail_under: Sequence[str] = (),
+    refit: bool = False,
+    continuing: bool = False,
     progress: Progress = lambda sentence: None,
 ) -> FitResult:
     """Train on annotated tasks, measure on those held out, write the version below `output` and promote it.
 
-    holdout           share of the tasks (0 <= holdout < 1) that the model does not see
-    seed              changes which ones
-    which_annotation  see `annotations.labelled`
-    progress          takes a sentence every now and then
+    holdout, seed, which_annotation  see `holdout.plan_fit`
+    fail_under                       gates, see `gates.parse_gates`; a version that misses one is not promoted
+    refit                            train again on everything after the measurement and the gates
+    continuing                       start from the weights of `spec`, a trained version, instead of afresh
+    progress                         takes a sentence every now and then
 
-    The model that is kept is the one that was measured. Raises ModelError when there is nothing to learn; whatever
-    is raised, `output` holds what it held before.
+    Unless `refit` asks for another, the model that is kept is the one that was measured. Raises ModelError when there
+    is nothing to learn; whatever is raised, `output` holds what it held before.
     """
-    if not 0 <= holdout < 1:
-        raise UsageError(f"--holdout must be at least 0 and below 1, not {holdout}.", "0.2 holds every fifth task out.")
-    model = spec.build()
-    binding = model.bind(config, {}, None)  # fails here, before anything is read, when the two do not fit
-    unreadable: list[Unreadable] = []
-    nothing_is_an_answer = not all(control.single for control in config.controls.values())
-    examples, skipped = labelled(_readable(tasks, unreadable), config, which_annotation, empty=nothing_is_an_answer)
-    for place in unreadable[:SHOWN]:
-        progress(f"Task {place.index + 1} ({place.place}) cannot be read: {place.reason}.")
-    if unreadable:
-        skipped[UNREADABLE] = len(unreadable)
-    if not examples:
-        reasons = (
-            ", ".join(f"{count:,} with {reason}" for reason, count in sorted(skipped.items())) or "no tasks at all"
-        )
-        raise ModelError(f"There is nothing to learn from: {reasons}.", "Export tasks that have been annotated.")
-    train, held_out = split(examples, config, holdout, seed)
-    with versions.begin(output) as draft:
-        state = model.fit(train, held_out, binding, draft.folder, progress)
-        trained = replace(spec, path=draft.folder, state=state)
-        outcomes = _predict(trained, config, [example.task for example in held_out])
-        metrics = measure(config, held_out, outcomes)
+    begun = time.monotonic()
+    start = starting_point(spec, continuing)
+    start.build().bind(config, {}, None)  # fails here, before anything is read, when the two do not fit
+    check_options(config, holdout, fail_under, refit)
+    plan = plan_fit(tasks, config, holdout=holdout, seed=seed, which_annotation=which_annotation)
+    for sentence in plan.unreadable:
+        progress(sentence)
+    wanted = check_gates(config, plan, fail_under)
+    with drafts.begin(output) as draft:
+        state = _fit(start, config, plan.train, plan.held_out, draft.folder, progress)
+        trained = replace(start, path=draft.folder, state=state, earlier=None)
+        if plan.held_out:
+            progress(f"Measuring on {plan.counts['holdout']:,} held-out tasks.")
+        outcomes = _predict(trained, config, [example.task for example in plan.held_out])
+        metrics = measure(config, plan.held_out, outcomes)
+        verdicts = gates.judge(wanted, metrics)
+        passed = all(verdict.passed for verdict in verdicts)
+        if refit and passed:
+            progress("Training again on everything, the held-out tasks too (--refit).")
+            draft.clear()
+            state = _fit(start, config, [*plan.train, *plan.held_out], [], draft.folder, progress)
         version = draft.keep(
             family=spec.target,
             label_config=config.xml,
             state=state,
-            params=dict(spec.params),
-            counts={
-                "train": len(train),
-                "holdout": len(held_out),
-                "left_out": dict(sorted(skipped.items())),
-                "holdout_share": holdout,
-                "seed": seed,
-            },
+            params=dict(spec.family().params or {}) | dict(spec.params),
+            counts=plan.counts,
             metrics={name: found.to_json() for name, found in metrics.items()},
-            data_digest=_data_digest(examples),
+            data_digest=plan.data_digest,
             code_digest=registry.code_digest(spec.family()),
             libraries=_libraries(),
-            parent=spec.version,
+            parent=_parent(start, output),
+            refit=refit and passed,
+            gates=[verdict.to_json() for verdict in verdicts],
         )
-    versions.promote(output, version.version)
+    if passed:
+        versions.promote(output, version.version)
     failed = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Failure))
-    return FitResult(version, metrics, failed, _too_small(config, train, metrics))
+    return FitResult(version, plan, metrics, failed, verdicts, time.monotonic() - begun)
 
 
-def split(
-    examples: Sequence[Labelled], config: LabelConfig, holdout: float, seed: int
-) -> tuple[list[Labelled], list[Labelled]]:
-    """(train, held out). A task's side depends on the seed and on what its objects show, on nothing else.
+def starting_point(spec: ModelSpec, continuing: bool = False) -> ModelSpec:
+    """The spec to train: without weights, but with the parameters of a version; `earlier` is the version to continue.
 
-    So equal texts fall together, and nothing changes sides as the data grows.
+    Raises UsageError when the model cannot be trained, or not be continued.
     """
-    sides: tuple[list[Labelled], list[Labelled]] = ([], [])
-    for example in examples:
-        sides[_position(example.task, config, seed) < holdout].append(_without_answers(example))
-    return sides
+    family = spec.family()
+    if family.fit is Model.fit:
+        raise UsageError(f"{spec.name} cannot be trained.", "`lsml fit` needs a model that overrides `fit`.")
+    start = replace(spec, version=None, path=None, state={}, earlier=spec if continuing else None)
+    if not continuing:
+        return start
+    if spec.path is None:
+        raise UsageError(
+            f"{spec.name} is not a trained version, so there is nothing to continue from.",
+            "Name a folder that `lsml fit` wrote: --from models/news",
+        )
+    if not family.can_continue:
+        raise UsageError(
+            f"{family.__name__} cannot continue from an earlier version; it always learns from scratch.",
+            f"Train it on all annotations, old and new, with the parameters and the label config of the version: "
+            f"--model {spec.path.parent}@{spec.version}",
+        )
+    return start
 
 
-def _position(task: Task, config: LabelConfig, seed: int) -> float:
-    """Where a task's content falls in 0..1, by a hash."""
-    digest = blake2b(f"{seed}\0".encode(), digest_size=8)
-    for source in config.objects.values():
-        try:
-            shown = source.read(task.data)
-        except ValueError:
-            shown = None
-        digest.update(orjson.dumps(shown, option=orjson.OPT_SORT_KEYS) + b"\0")
-    return int.from_bytes(digest.digest(), "big") / 2**64
+def check_options(config: LabelConfig, holdout: float | Path, fail_under: Sequence[str], refit: bool) -> None:
+    """Raises UsageError for what makes no sense, before anything is read."""
+    require_share(holdout)
+    gates.parse_gates(fail_under, measurable(config))
+    if holdout == 0 and fail_under:
+        raise UsageError("--fail-under has nothing to go by: with --holdout 0 nothing is measured.")
+    if holdout == 0 and refit:
+        raise UsageError("--refit has nothing to add: with --holdout 0 everything is trained on anyway.")
+    if isinstance(holdout, Path) and refit:
+        raise UsageError(
+            f"--refit has nothing to add: what {holdout} has is never trained on, and everything else is anyway.",
+            "Leave out --refit, or hold out a share: --holdout 0.2",
+        )
 
 
-def _without_answers(example: Labelled) -> Labelled:
-    """The example, its task without the annotations and predictions that came with it: nothing can peek at them."""
-    raw = {key: example.task.raw[key] for key in ("id", "data", "meta") if key in example.task.raw}
-    return Labelled(replace(example.task, raw=raw), example.annotation)
+def check_gates(config: LabelConfig, plan: Plan, fail_under: Sequence[str]) -> list[gates.Gate]:
+    """The gates; raises UsageError for a class that no task has where classes come with the tasks."""
+    return gates.parse_gates(fail_under, measurable(config, plan))
+
+
+def measurable(config: LabelConfig, plan: Plan | None = None) -> dict[str, list[str] | None]:
+    """The controls that `measure` has numbers for, with their classes; None where these come with the tasks."""
+    found: dict[str, list[str] | None] = {}
+    for control in config.controls.values():
+        if _is_measured(control):
+            found[control.name] = [label.name for label in control.labels]
+            if control.dynamic:
+                found[control.name] = list(plan.classes[control.name]) if plan else None
+    return found
 
 
 def measure(config: LabelConfig, examples: Sequence[Labelled], outcomes: Sequence[Outcome]) -> dict[str, Metrics]:
@@ -150,7 +221,7 @@ def measure(config: LabelConfig, examples: Sequence[Labelled], outcomes: Sequenc
     """
     found = {}
     for control in config.controls.values():
-        if control.type != "choices" or control.per_region:
+        if not _is_measured(control):
             continue
         truths = [chosen(control, example.annotation.result) for example in examples]
         guesses = [_guess(control, outcome) for outcome in outcomes]
@@ -160,16 +231,8 @@ def measure(config: LabelConfig, examples: Sequence[Labelled], outcomes: Sequenc
     return found
 
 
-def chosen(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The labels that regions (of an annotation or a prediction) give to a control, by the name they have now."""
-    names = {label.value: label.name for label in control.labels} | {each.name: each.name for each in control.labels}
-    found = []
-    for region in result:
-        value = region.get("value")
-        if region.get("from_name") == control.name and isinstance(value, Mapping):
-            given = value.get(control.type)
-            found += [given] if isinstance(given, str) else [name for name in given or () if isinstance(name, str)]
-    return [names.get(name, name) for name in found]
+def _is_measured(control: Control) -> bool:
+    return control.type == "choices" and not control.per_region
 
 
 def _guess(control: Control, outcome: Outcome) -> list[str]:
@@ -178,6 +241,34 @@ def _guess(control: Control, outcome: Outcome) -> list[str]:
     return [
         name for region in outcome.result if region.from_name == control.name for name in region.value[control.type]
     ]
+
+
+def _fit(
+    start: ModelSpec,
+    config: LabelConfig,
+    train: Sequence[Labelled],
+    held_out: Sequence[Labelled],
+    folder: Path,
+    progress: Progress,
+) -> Mapping[str, Json]:
+    """Let a new model learn; what somebody else's `fit` raises becomes a sentence about that model."""
+    model = start.build()
+    binding: Binding = model.bind(config, {}, None)
+    try:
+        state = model.fit(train, held_out, binding, folder, progress)
+    except LsmlError:
+        raise
+    except Exception as error:
+        _blame(start, f"failed while training: {type(error).__name__}: {error}", error)
+    try:
+        orjson.dumps(dict(state))
+    except (TypeError, ValueError) as error:
+        _blame(start, f"returned from `fit` what cannot be stored as a JSON object: {error}", error)
+    return state
+
+
+def _blame(start: ModelSpec, why: str, error: Exception) -> NoReturn:
+    raise ModelError(f"{start.name} {why}.", "LSML_DEBUG=1 shows where in its code.") from error
 
 
 def _predict(spec: ModelSpec, config: LabelConfig, tasks: Sequence[Task]) -> list[Outcome]:
@@ -189,32 +280,13 @@ def _predict(spec: ModelSpec, config: LabelConfig, tasks: Sequence[Task]) -> lis
         return [outcome for _, outcome in stream]
 
 
-def _too_small(
-    config: LabelConfig, train: Iterable[Labelled], metrics: Mapping[str, Metrics]
-) -> dict[str, Sequence[str]]:
-    train = list(train)
-    found: dict[str, Sequence[str]] = {}
-    for name, measured in metrics.items():
-        known = {label for example in train for label in chosen(config.controls[name], example.annotation.result)}
-        missing = sorted(known - {each.name for each in measured.classes if each.support})
-        if missing:
-            found[name] = missing
-    return found
-
-
-def _readable(tasks: Iterable[Task | Unreadable], unreadable: list[Unreadable]) -> Iterator[Task]:
-    for task in tasks:
-        if isinstance(task, Unreadable):
-            unreadable.append(task)
-        else:
-            yield task
-
-
-def _data_digest(examples: Iterable[Labelled]) -> str:
-    digest = blake2b(digest_size=16)
-    for task, annotation in examples:
-        digest.update(orjson.dumps([task.data, annotation.result], option=orjson.OPT_SORT_KEYS) + b"\n")
-    return digest.hexdigest()
+def _parent(start: ModelSpec, output: Path) -> str | None:
+    """The version that was continued from, with its model's name where that is another one."""
+    earlier = start.earlier
+    if earlier is None or earlier.path is None:
+        return None
+    at_home = earlier.path.resolve().parent == output.resolve()
+    return earlier.version if at_home else f"{earlier.name}@{earlier.version}"
 
 
 def _libraries() -> dict[str, str]:

@@ -6,20 +6,20 @@
             weights.safetensors  whatever the family wrote
         current                  the name of the promoted version
 
-A version is written into a hidden folder beside the others and renamed when it is complete; `current` is replaced
-atomically. So a reader sees a whole version, the old one or the new one, and a killed `fit` leaves nothing that
-counts. No file holds a path: the folder can be moved.
+A version is written into a hidden folder beside the others and renamed when it is complete (see `drafts`); `current`
+is replaced atomically. So a reader sees a whole version, the old one or the new one, and a killed `fit` leaves nothing
+that counts. No file holds a path: the folder can be moved.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
-from hashlib import blake2b
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,8 +32,8 @@ DESCRIPTION = "model.json"
 CURRENT = "current"
 
 _NAME = re.compile(r"(\d{8}T\d{6})(?:-(\d+))?")
-_UNFINISHED = ".unfinished-"  # how the hidden folders begin
-_STALE = 24 * 3600  # seconds after which an unfinished folder is taken for what a killed run left
+HIDDEN_FOLDER = ".unfinished-"  # how the hidden folders begin
+HIDDEN_FILE = f".{CURRENT}-"  # and the hidden files that become `current`
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,11 @@ class Version:
     metrics       what the hold-out said, by control; empty without one
     data_digest   of the tasks and annotations; `code_digest` of the family's source
     libraries     versions of what the result depends on
-    created       when, UTC, ISO 8601; `parent` is the version it continues from
+    created       when, UTC, ISO 8601
+    parent        the version it continues from (`--from`), None for one that started afresh
+    refit         whether it was trained again on everything after it was measured: then `metrics` are those of the
+                  model before, which did not see the held-out tasks
+    gates         what each gate saw: {"name": "kind.accuracy", "at_least": 0.98, "measured": 0.97, "passed": false, …}
     files         {file name: size in bytes} of everything beside model.json
     digest        identity of the model: of weights, state, parameters, family and label config
     """
@@ -70,103 +74,107 @@ class Version:
     code_digest: str = ""
     libraries: Mapping[str, str] = field(default_factory=dict)
     parent: str | None = None
+    refit: bool = False
+    gates: Sequence[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def missed(self) -> list[str]:
+        """Names of the gates that it missed."""
+        return [str(gate.get("name")) for gate in self.gates if not gate.get("passed")]
+
+    @property
+    def trained_on(self) -> int | None:
+        """Number of tasks that the weights come from, None when the version does not say."""
+        train, held_out = self.counts.get("train"), self.counts.get("holdout", 0)
+        if not isinstance(train, int) or not isinstance(held_out, int):
+            return None
+        return train + held_out if self.refit else train
 
 
-class Draft:
-    """A version in the making. Write weights into `folder`, then `keep` it."""
+@dataclass(frozen=True)
+class Listed:
+    """One folder below a root: a version, or None and the sentence that says how it is damaged."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.started = time.time()
-        self.folder = root / f"{_UNFINISHED}{os.getpid()}-{time.time_ns():x}"
-        self.folder.mkdir()
-
-    def keep(
-        self, *, family: str, label_config: str, state: Mapping[str, Any], params: Mapping[str, Any], **facts: Any
-    ) -> Version:
-        """Describe the version and give it its name; from here on it is there. `facts`: see `Version`."""
-        files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
-        digest = blake2b(digest_size=16)
-        for path in files:
-            digest.update(f"{path.relative_to(self.folder)}\0{_digest_of(path)}\0".encode())
-        digest.update(orjson.dumps([family, label_config, state, params], option=orjson.OPT_SORT_KEYS))
-        when = time.gmtime(self.started)
-        version = Version(
-            folder=self.folder,
-            name=self.root.resolve().name,
-            version="",
-            family=family,
-            label_config=label_config,
-            state=state,
-            params=params,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", when),
-            files={path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files},
-            digest=digest.hexdigest(),
-            **facts,
-        )
-        try:
-            for path in files:
-                _sync(path)
-            return self._named(version, time.strftime("%Y%m%dT%H%M%S", when))
-        except OSError as error:
-            _refuse(error, self.root)
-
-    def _named(self, version: Version, moment: str) -> Version:
-        """Rename the folder to the first name that is free, however many do the same at this moment."""
-        taken = 1
-        while True:
-            name = moment if taken == 1 else f"{moment}-{taken}"
-            done = Version(**(_shallow(version) | {"folder": self.root / name, "version": name}))
-            _write_synced(self.folder / DESCRIPTION, _to_json(done))
-            _sync(self.folder)
-            try:
-                if not done.folder.exists():  # renaming onto an empty folder would succeed
-                    self.folder.rename(done.folder)
-                    _sync(self.root)
-                    return done
-            except OSError:
-                if not done.folder.exists():
-                    raise
-            taken += 1
-
-
-@contextmanager
-def begin(root: Path) -> Iterator[Draft]:
-    """A new version below `root`, which is made when it is not there. Gone again unless it is kept.
-
-    Raises OutputError when nothing can be written there.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        draft = Draft(root)
-    except OSError as error:
-        _refuse(error, root)
-    try:
-        yield draft
-    finally:
-        import shutil  # 10 ms that reading a version need not pay
-
-        shutil.rmtree(draft.folder, ignore_errors=True)
+    name: str
+    promoted: bool
+    version: Version | None
+    damage: str | None = None
 
 
 def promote(root: Path, version: str) -> None:
     """Make `version` what the name of the model means from now on. Raises ModelError when it is damaged."""
-    read(_find(root, version))
-    aside = root / f".{CURRENT}-{os.getpid()}"
+    aside = root / f"{HIDDEN_FILE}{os.getpid()}-{time.time_ns():x}"
+    with _alone(root):
+        read(_find(root, version))
+        try:
+            write_synced(aside, f"{version}\n".encode())
+            aside.replace(root / CURRENT)
+            sync(root)
+        except OSError as error:
+            refuse(error, root)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def prune(root: Path, keep: int) -> list[str]:
+    """Remove all but the newest `keep` versions and the promoted one; the names of those removed, oldest first.
+
+    Damaged versions count for nothing: they go when they are older than those that stay.
+    """
+    import shutil
+
+    removed: list[str] = []
+    whole = 0
+    with _alone(root):
+        for each in reversed(survey(root)):
+            if whole >= keep and not each.promoted:
+                # Out of sight at once, then deleted: a version is never there in parts.
+                hidden = root / f"{HIDDEN_FOLDER}{os.getpid()}-{time.time_ns():x}"
+                try:
+                    (root / each.name).rename(hidden)
+                except OSError as error:
+                    raise OutputError(f"{root / each.name} cannot be removed: {error.strerror}.") from error
+                removed.insert(0, each.name)
+                shutil.rmtree(hidden, ignore_errors=True)
+            whole += each.version is not None
+    return removed
+
+
+def survey(root: Path) -> list[Listed]:
+    """What is below `root`, oldest first, damaged versions too."""
+    promoted = current(root)
+    names = [path.name for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    found = []
+    for name in sorted(names, key=_age):
+        try:
+            found.append(Listed(name, name == promoted, read(root / name)))
+        except ModelError as error:
+            why = error.message.replace(f"{root / name}{os.sep}", "").replace(str(root / name), "it")
+            found.append(Listed(name, name == promoted, None, why))
+    return found
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Nobody else promotes or prunes meanwhile: what is promoted cannot be pruned at the same moment."""
     try:
-        _write_synced(aside, f"{version}\n".encode())
-        aside.replace(root / CURRENT)
-        _sync(root)
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise UnknownModel(f"There is no folder {root}.", "Name a folder that `lsml fit` wrote.") from None
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        _refuse(error, root)
+        raise UsageError(f"{root} cannot be opened as a folder: {error.strerror}.") from error
+    try:
+        with suppress(OSError):  # a file system without locks; promoting alone is atomic there as well
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
 
 
 def current(root: Path) -> str | None:
     """The name of the promoted version, None when there is none."""
     try:
-        return (root / CURRENT).read_text(encoding="utf-8").strip()
+        return (root / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None
 
@@ -232,9 +240,19 @@ def _from_json(folder: Path, found: Any) -> Version:
         raise ModelError(f"{path} is damaged ({str(error).partition('() ')[2]}).", _AGAIN) from error
     for name, kind in known.items():
         value = getattr(version, name)
-        if isinstance(value, dict) != kind.startswith("Mapping") or (kind == "str" and not isinstance(value, str)):
+        if not _fits(value, kind):
             raise ModelError(f'{path} is damaged (its "{name}" is not what it should be).', _AGAIN)
     return version
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a value out of JSON is what a field of `Version` of this type holds."""
+    if kind.startswith("Mapping"):
+        return isinstance(value, dict)
+    if kind.startswith("Sequence"):
+        return isinstance(value, list | tuple) and all(isinstance(each, dict) for each in value)
+    fitting = {"str": str, "bool": bool, "str | None": str | None, "Path": Path}[kind]
+    return isinstance(value, fitting)
 
 
 def _check_file(path: Path, size: int) -> None:
@@ -243,7 +261,7 @@ def _check_file(path: Path, size: int) -> None:
     except OSError:
         raise ModelError(f"{path} is missing.", _AGAIN) from None
     if there != size:
-        raise ModelError(f"{path} is damaged (it has {there:,} bytes instead of {size:,}).", _AGAIN)
+        raise ModelError(f"{path} is damaged (it has {there:,} bytes instead of {size}).", _AGAIN)
 
 
 def _find(root: Path, version: str) -> Path:
@@ -266,22 +284,13 @@ def _refuse_unpromoted(root: Path, wanted: str | None) -> NoReturn:
     raise ModelError(f"{why}.", f"Name one of its versions: {root}@{names[-1]}")
 
 
-def _refuse(error: OSError, root: Path) -> NoReturn:
+def refuse(error: OSError, root: Path) -> NoReturn:
+    """Raise what a failed attempt to write below `root` means."""
     if isinstance(error, FileExistsError | NotADirectoryError):
         raise UsageError(
             f"{root} is not a folder, so no version can be written there.", "Choose another --output."
         ) from error
     raise OutputError(f"The version cannot be written to {root}: {error.strerror}.") from error
-
-
-def _sweep(root: Path) -> None:
-    """Remove what killed runs left behind."""
-    import shutil
-
-    for path in root.glob(_UNFINISHED + "*"):
-        with suppress(OSError):
-            if path.stat().st_mtime < time.time() - _STALE:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _age(name: str) -> tuple[str, int]:
@@ -290,32 +299,16 @@ def _age(name: str) -> tuple[str, int]:
     return match[1], int(match[2] or 1)
 
 
-def _shallow(version: Version) -> dict[str, Any]:
-    return {each.name: getattr(version, each.name) for each in fields(version)}
-
-
-def _to_json(version: Version) -> bytes:
-    content = {"format": FORMAT} | asdict(version)
-    del content["folder"]
-    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = blake2b(digest_size=16)
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-        return digest.hexdigest()
-
-
-def _write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -137,6 +137,7 @@ class Script(Model):
 class Fragile(Words):
     """Does what a task's `do` says, where the task says it."""
 
+    retry_delays = (0.01, 0.01)
     params: ClassVar = {"pause": 0.0, "marker": ""}
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
@@ -186,3 +187,15 @@ class NeverLoads(Words):
 class DiesLoading(Words):
     def load(self, device: str) -> None:
         os._exit(7)
+
+
+class Flaky(Words):
+    """Fails some tasks, as if something outside were down, as long as the file `outage` exists."""
+
+    retry_delays = (0.001,)
+    params: ClassVar = {"pause": 0.0, "outage": ""}
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
+        if task.data.get("do") and os.path.exists(self.param("outage")):  # noqa: PTH110
+            raise TransientError("the service is down")
+        return task

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import replica as replica_module
 from lsml_cli import replica_process
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
@@ -151,12 +150,22 @@ def test_a_process_that_dies_again_and_again_ends_the_run():
         run(spec("Fragile"), text_tasks(12, i0="die", i1="die", i2="die"), workers=2)
 
 
-def test_transient_failures_are_tried_again_and_marked(tmp_path, monkeypatch):
-    monkeypatch.setattr(replica_module, "RETRY_DELAYS", (0.01, 0.01))
+def test_transient_failures_are_tried_again_and_marked(tmp_path):
     model = spec("Fragile", marker=str(tmp_path / "tried"))
     outcomes = run(model, text_tasks(6, i1="recover", i4="stay away"))
     assert isinstance(outcomes[1], Prediction)
     assert outcomes[4] == Failure("encode", "ConnectionError: nobody there", transient=True)
+
+
+def test_an_outage_does_not_make_every_task_wait(monkeypatch):
+    naps: list[float] = []
+    monkeypatch.setattr("lsml_cli.replica.time.sleep", naps.append)
+    tasks = text_tasks(40, **{f"i{n}": "stay away" for n in range(5, 35)})
+    outcomes = run(spec("Fragile"), tasks)
+    assert [isinstance(outcome, Failure) and outcome.transient for outcome in outcomes] == [
+        5 <= n < 35 for n in range(40)
+    ]
+    assert naps.count(0.01) <= 2 * 3 * 2  # three tasks wait; forwards of good batches in between may start it again
 
 
 @pytest.mark.parametrize("workers", [1, 2])

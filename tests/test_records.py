@@ -220,7 +220,7 @@ def test_bad_csv_rows_cost_only_themselves(tmp_path):
     assert [record.problem for record in found] == [
         "",
         "this row has 1 fields, the header has 2",
-        "this row is not UTF-8 text",
+        "this row is not UTF-8 text: convert the file first, for example with iconv",
         "the id in column id is 'x', expected a whole number",
     ]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli import versions
+from lsml_cli import drafts, versions
 from lsml_cli.errors import LsmlError, ModelError, OutputError, UnknownModel, UsageError
 
 
 def write(root: Path, weights: bytes = b"w", *, promote: bool = True) -> versions.Version:
-    with versions.begin(root) as draft:
+    with drafts.begin(root) as draft:
         (draft.folder / "weights.bin").write_bytes(weights)
         version = draft.keep(family="a:B", label_config="<View/>", state={"classes": ["a"]}, params={"C": 1})
     if promote:
@@ -63,7 +63,7 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
 
 def test_leaving_without_keeping_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with versions.begin(tmp_path) as draft:
+        with drafts.begin(tmp_path) as draft:
             (draft.folder / "weights.bin").write_bytes(b"half")
             raise KeyboardInterrupt
 
@@ -180,12 +180,12 @@ def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from lsml_cli import versions
+from lsml_cli import drafts, versions
 root = Path(sys.argv[1])
 number = 0
 while True:
     number += 1
-    with versions.begin(root) as draft:
+    with drafts.begin(root) as draft:
         for part in range(3):
             (draft.folder / f"weights-{part}.bin").write_bytes(bytes([number % 256]) * 100_000)
         version = draft.keep(family="a:B", label_config="<View/>", state={"number": number % 256}, params={})

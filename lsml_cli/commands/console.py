@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from lsml_cli.errors import OutputClosed
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
+
+
+def emit(*lines: str) -> None:
+    """Print lines of data to stdout. Raises OutputClosed when nobody reads them any more."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more when it exits
+        raise OutputClosed from None
 
 
 class Console:
@@ -30,8 +44,9 @@ class Console:
         if self._bar is not None:
             self._bar.close()
 
-    def note(self, sentence: str) -> None:
-        if self.quiet:
+    def note(self, sentence: str, important: bool = False) -> None:
+        """Show a sentence; one that is `important` also when everything else is quiet."""
+        if self.quiet and not important:
             return
         if self._bar is not None:
             self._bar.clear()

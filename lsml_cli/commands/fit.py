@@ -2,110 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lsml_cli.commands import options
+from lsml_cli.commands import completion, options
 
 if TYPE_CHECKING:
-    from lsml_cli.metrics import Metrics
-    from lsml_cli.training import FitResult
+    from lsml_cli.models.base import ModelSpec
 
 
 def fit(
     export: Annotated[str, typer.Argument(metavar="EXPORT", help="A file of annotated tasks, or - for stdin.")],
-    model: options.Model,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=completion.models,
+            help="What to train: text-classifier, file.py:Class, package.module:Class; a version: afresh, like it.",
+        ),
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the versions of this model live.")
-    ],
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the versions of this model live.")
+    ] = None,
     label_config: options.LabelConfigFile = None,
     holdout: Annotated[
-        float, typer.Option("--holdout", metavar="SHARE", help="Share of the tasks to measure with, 0 for none.")
-    ] = 0.2,
+        str,
+        typer.Option(
+            "--holdout",
+            metavar="FRACTION|FILE",
+            help="Share of the tasks to measure with, 0 for none; or a file of annotated tasks never trained on.",
+        ),
+    ] = "0.2",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Changes which tasks are held out.")] = 0,
+    annotation: Annotated[
+        Literal["first", "last", "all"],
+        typer.Option("--annotation", help="Which counts of several; a ground truth goes first, a skipped one never."),
+    ] = "last",
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-under",
+            metavar="METRIC=VALUE",
+            help="Exit 4 and do not promote when below: accuracy=0.98, f1:spam=0.9, category.macro-f1=0.8; repeat.",
+        ),
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Once measured and past the gates, train again on everything.")
+    ] = False,
+    earlier: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            autocompletion=completion.models,
+            help="Continue from the weights of this version, where the model can.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained on, and do nothing else.")
+    ] = False,
     params: options.With = None,
+    summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
+    settings: options.Config = None,
+    show_settings: options.ShowSettings = False,
 ) -> None:
     """Train a model on the annotations of EXPORT, measure it on a hold-out, and write a new version.
 
     The version is promoted: DIR means it from now on wherever a model is named, and DIR@VERSION an older one.
     Accuracy, macro F1 and a table of the classes go to stdout, everything else to stderr.
+    Exit code 0: promoted; 4: kept, but not promoted, because it missed a gate; 1: failed; 2: wrong usage.
 
-    Example:
+    Examples:
 
         lsml fit export.json --model text-classifier --label-config config.xml --output models/news
+
+        lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
+    from contextlib import suppress
+
     from lsml_cli import registry, tasks, training
+    from lsml_cli.commands import fit_report
+    from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
-    from lsml_cli.errors import UsageError
+    from lsml_cli.errors import Interrupted, OutputClosed, UsageError
+    from lsml_cli.holdout import plan_fit
     from lsml_cli.label_config import LabelConfig
 
-    spec = registry.find_model(model, registry.parse_params(params or []))
+    spec = _spec(model, earlier, params or [])
     config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
     if config is None:
-        raise UsageError(f"{model} needs a label config.", "Name the labelling XML with --label-config FILE.")
+        raise UsageError(f"{spec.name} needs a label config.", "Name the labelling XML with --label-config FILE.")
+    if output is None and not dry_run:
+        raise UsageError("The new version needs a place.", "Name a folder for the model's versions: --output DIR")
+    held_out = _share_or_file(holdout)
+    summary_file.require_writable(summary)
+    export_tasks = tasks.read_tasks(export, controls=frozenset(config.controls))
     with Console(quiet) as console:
         for warning in config.warnings:
             console.note(warning)
-        found = training.fit_version(
-            spec,
-            tasks.read_tasks(export, controls=frozenset(config.controls)),
-            config,
-            output,
-            holdout=holdout,
-            seed=seed,
-            progress=console.note,
-        )
-        report(found)
-        for sentence in sentences(found, output):
+        if dry_run or output is None:
+            start = training.starting_point(spec, earlier is not None)
+            start.build().bind(config, {}, None)
+            training.check_options(config, held_out, fail_under or [], refit)
+            plan = plan_fit(export_tasks, config, holdout=held_out, seed=seed, which_annotation=annotation)
+            training.check_gates(config, plan, fail_under or [])
+            for sentence in plan.unreadable:
+                console.note(sentence)
+            summary_file.write(summary, plan.to_json())
+            fit_report.print_plan(plan)
+            return
+        try:
+            found = training.fit_version(
+                spec,
+                export_tasks,
+                config,
+                output,
+                holdout=held_out,
+                seed=seed,
+                which_annotation=annotation,
+                fail_under=fail_under or [],
+                refit=refit,
+                continuing=earlier is not None,
+                progress=console.note,
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Interrupted; nothing is half-written.", f"To see what is there: lsml versions {output}"
+            ) from None
+        summary_file.write(summary, found.to_json())
+        with suppress(OutputClosed):  # whoever reads the numbers may have enough; the version is there all the same
+            fit_report.print_metrics(found.metrics)
+        for sentence in fit_report.result_sentences(found, output):
             console.note(sentence)
+    found.require_gates()
 
 
-def report(found: FitResult) -> None:
-    """Print the metrics of each control: the data of this command, so on stdout."""
-    from rich.console import Console
+def _spec(model: str | None, earlier: str | None, params: list[str]) -> ModelSpec:
+    """What to train; with `--from` the version to continue, which `--model` may only confirm."""
+    from lsml_cli import registry
+    from lsml_cli.errors import UsageError
 
-    # Where there is no terminal, nothing may be cut off to fit one.
-    console = Console(soft_wrap=True, highlight=False)
-    for name, metrics in found.metrics.items():
-        console.print(
-            f"{name}: accuracy {metrics.accuracy:.4f}, macro F1 {metrics.macro_f1:.4f} "
-            f"on {metrics.count:,} held-out tasks",
-            markup=False,
+    given = registry.parse_params(params)
+    if earlier is None:
+        if model is None:
+            listed = ", ".join(registry.BUILT_IN)
+            raise UsageError("What should be trained?", f"Name a model with --model: {listed}, or file.py:Class.")
+        return registry.find_model(model, given)
+    spec = registry.find_model(earlier, given)
+    if model is not None and registry.find_model(model).target != spec.target:
+        raise UsageError(
+            f"--from {earlier} is a {spec.family().__name__}, and --model {model} is not.",
+            "Leave out --model: the version knows what it is.",
         )
-        console.print(_table(metrics, plain=not console.is_terminal))
+    return spec
 
 
-def _table(metrics: Metrics, plain: bool) -> object:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _share_or_file(text: str) -> float | Path:
+    from lsml_cli.errors import UsageError
 
-    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class", no_wrap=True)
-    for heading in ("precision", "recall", "F1", "support", "predicted"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for each in metrics.classes:
-        numbers = [f"{value:.4f}" for value in (each.precision, each.recall, each.f1)]
-        table.add_row(Text(each.name), *numbers, f"{each.support:,}", f"{each.predicted:,}")
-    return table
-
-
-def sentences(found: FitResult, output: Path) -> Iterator[str]:
-    """What else there is to say, and what to run next."""
-    counts = found.version.counts
-    yield f"Trained on {counts['train']:,} tasks, held out {counts['holdout']:,}."
-    if counts["left_out"]:
-        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in counts["left_out"].items())
-        yield f"Left out: {reasons}."
-    for control, names in found.too_small.items():
-        yield f'Too small to be held out, so not measured, for "{control}": {", ".join(names)}.'
-    for reason, count in found.failed.items():
-        yield f"{count:,} held-out tasks failed: {reason}."
-    if not found.metrics:
-        yield "Nothing was measured: no held-out task has an answer."
-    yield f"Wrote and promoted {found.version.folder}."
-    yield f"Next: lsml predict TASKS --model {output} -o predictions.json"
+    try:
+        return float(text)
+    except ValueError:
+        path = Path(text)
+    if not path.exists():
+        raise UsageError(
+            f"--holdout {text!r} is neither a number nor a file.",
+            "Give the share of tasks to hold out, 0.2, or a file of annotated tasks.",
+        )
+    return path

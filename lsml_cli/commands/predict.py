@@ -72,8 +72,22 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an unfinished run; the same bytes come out.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run nothing; look for everything that would go wrong, in all tasks.")
+    ] = False,
+    check_media: Annotated[
+        bool, typer.Option("--check-media", help="The same, and ask servers for the media that tasks point to.")
+    ] = False,
+    retry_failed: Annotated[
+        Path | None,
+        typer.Option(
+            "--retry-failed", metavar="ERRORS", help="Redo the tasks of an error file in the finished output."
+        ),
+    ] = None,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
+    settings: options.Config = None,
+    show_settings: options.ShowSettings = False,
 ) -> None:
     """Predict every task of TASKS and write Label Studio predictions.
 
@@ -88,41 +102,60 @@ def predict(
     """
     from dataclasses import replace
 
-    from lsml_cli import bulk, registry
-    from lsml_cli.commands.console import Console
+    from lsml_cli import bulk, preflight, registry, retry, run
+    from lsml_cli.commands.console import Console, emit
     from lsml_cli.errors import UsageError
     from lsml_cli.label_config import LabelConfig
+    from lsml_cli.output import stdout_for_data
 
-    spec = registry.find_model(model, registry.parse_params(params or []))
-    if model_version is not None:
-        spec = replace(spec, shown_as=model_version)
-    config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
-    if config is None:
-        raise UsageError(f"{model} needs a label config.", "Name the labelling XML with --label-config FILE.")
-    asked = bulk.PredictOptions(
-        tasks=tasks,
-        output=output,
-        format=format,
-        shape=shape,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        limit=limit,
-        threshold=threshold,
-        label_map=bulk.read_label_map(label_map) if label_map else {},
-        id_column=id_column,
-        keep_annotations=keep_annotations,
-        skip_predicted=skip_predicted,
-        on_error=on_error,
-        errors=str(errors) if errors else None,
-        max_failures=max_failures,
-        resume=resume,
-    )
-    with Console(quiet) as console:
-        done = bulk.predict_file(spec, config, asked, console)
+    with stdout_for_data(), Console(quiet) as console:
+        spec = registry.find_model(model, registry.parse_params(params or []))
+        if model_version is not None:
+            spec = replace(spec, shown_as=model_version)
+        config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
+        if config is None:
+            raise UsageError(f"{model} needs a label config.", "Name the labelling XML with --label-config FILE.")
+        plan = run.Plan.make(
+            spec,
+            config,
+            run.PredictOptions(
+                tasks=tasks,
+                output=output,
+                format=format,
+                shape=shape,
+                batch_size=batch_size,
+                workers=workers,
+                device=device,
+                limit=limit,
+                threshold=threshold,
+                label_map=run.read_label_map(label_map) if label_map else {},
+                id_column=id_column,
+                keep_annotations=keep_annotations,
+                skip_predicted=skip_predicted,
+                on_error=on_error,
+                errors=str(errors) if errors else None,
+                max_failures=max_failures,
+                resume=resume,
+                summary=str(summary) if summary else None,
+                reads={
+                    "the label config": str(label_config) if label_config else None,
+                    "the label map": str(label_map) if label_map else None,
+                },
+            ),
+        )
+        done: run.Summary | preflight.Findings
+        if check or check_media:
+            done = preflight.check_file(plan, console, ask_remote=check_media)
+        elif retry_failed is not None:
+            done = retry.retry_failed(plan, retry_failed, console)
+        else:
+            done = bulk.predict_file(plan, console)
     if summary is not None:
-        bulk.write_summary(summary, done)
-    for sentence in done.sentences():
-        console.note(sentence)
-    if done.failed:
+        run.write_summary(summary, done)
+    if isinstance(done, preflight.Findings):
+        emit(*done.sentences())
+    else:
+        for sentence in done.sentences():
+            console.note(sentence, important=done.failed > 0)
+    if done.offences if isinstance(done, preflight.Findings) else done.failed:
         raise typer.Exit(3)

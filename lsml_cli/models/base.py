@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,12 +29,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.errors import LabelMismatch, LsmlError, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.predictions import Prediction
 from lsml_cli.tasks import Labelled, Task
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+FILE_MODULE = "lsml_file_"  # how the names of modules begin that were loaded from a file
 Progress = Callable[[str], None]  # takes one plain sentence about how far training is
 
 
@@ -46,6 +48,8 @@ class ModelSpec:
     params   the model's own parameters (`--with KEY=VALUE`)
     path     folder with the version's weights, None for an untrained model
     state    what the model's `fit` returned, as stored in the version's model.json
+    earlier  the trained version that `fit` should continue from (`lsml fit --from`), None to start afresh:
+             `earlier.open(device)` is its model, `earlier.path` and `earlier.state` what it consists of
     digest   identity, hexadecimal: resuming and finished work are keyed by it
     shown_as what predictions carry as `model_version` instead of the model's own name and version
     """
@@ -58,6 +62,7 @@ class ModelSpec:
     path: Path | None = None
     state: Mapping[str, Json] = field(default_factory=dict)
     shown_as: str | None = None
+    earlier: ModelSpec | None = None
 
     @property
     def model_version(self) -> str:
@@ -69,7 +74,13 @@ class ModelSpec:
 
     def build(self) -> Model:
         """The model without its weights: can be bound to a label config, cannot predict yet."""
-        return self.family()(self)
+        family = self.family()
+        try:
+            return family(self)
+        except LsmlError:
+            raise
+        except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+            raise ModelError(f"{self.name} cannot be built: {_where(error)}.") from error
 
     def open(self, device: str) -> Model:
         """The model with its weights on `device` ("cpu", "cuda:0", "mps")."""
@@ -78,12 +89,23 @@ class ModelSpec:
         return model
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """How one control's labels and a model's classes meet: `label_of[class]`, for the classes that have a label."""
+
+    control: str
+    labels: Sequence[str]
+    classes: Sequence[str]
+    label_of: Mapping[str, str]
+
+
 @dataclass
 class Binding:
     """A model that met one label config: which output fills which control, which class is which label.
 
     One binding lives as long as its replica, so a family may subclass it to cache what depends on the config.
     `notes` are sentences the user should read once: classes without a label, a model that is untrained.
+    `meetings` tell which class became which label, for a model that has classes.
     """
 
     config: LabelConfig
@@ -91,6 +113,7 @@ class Binding:
     project: str | None = None
     threshold: float | None = None
     notes: tuple[str, ...] = ()
+    meetings: tuple[Meeting, ...] = ()
 
 
 class Model(ABC):
@@ -100,14 +123,27 @@ class Model(ABC):
                 N threads that fetch and encode ahead of one forward lane ("threads")
     batch_size  tasks per forward when `--batch-size` is not given
     devices     kinds of device the model can use, the preferred one first
+    retry_delays  seconds before each further try of a step that raised TransientError, ConnectionError or TimeoutError
     params      the model's own parameters and their defaults; `--with` may set these and no others
                 (None: any)
+    can_continue  whether `fit` starts from the weights of `spec.earlier` where there is one
+    fills       control tags it fills, each with the object tags it can be about: {"Choices": ("Text", "Paragraphs")}.
+                A label config without such a pair is refused. Empty: the model does not say
+    needs       modules that it imports when it loads and that its package may come without: ("torch",)
+    extra       the extra of its package that brings them: "vision"
+
+    Import what is heavy inside the methods: `lsml models` imports the module to read this.
     """
 
     place: ClassVar[Literal["process", "threads"]] = "process"
     batch_size: ClassVar[int] = 64
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    retry_delays: ClassVar[tuple[float, ...]] = (0.5, 2.0, 8.0)
     params: ClassVar[Mapping[str, Json] | None] = None
+    fills: ClassVar[Mapping[str, Sequence[str]]] = {}
+    needs: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str | None] = None
+    can_continue: ClassVar[bool] = False
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -128,6 +164,13 @@ class Model(ABC):
 
         Raises LabelMismatch when the model can fill none of its controls, naming both lists of labels.
         """
+        fills = type(self).fills
+        if fills and not any(config.pairs(control, objects) for control, objects in fills.items()):
+            there = ", ".join(map(str, config.controls.values())) or "no control at all"
+            raise LabelMismatch(
+                f"{self.spec.name} fills {' and '.join(fill_names(fills))}, but the label config has {there}.",
+                "Choose a model that fills these controls: `lsml models` lists them.",
+            )
         return Binding(config, label_map, project)
 
     def sources(self, task: Task, binding: Binding) -> Sequence[str]:
@@ -164,10 +207,17 @@ class Model(ABC):
         raise UsageError(f"{self.spec.name} cannot be trained.", "`lsml fit` needs a model that overrides `fit`.")
 
 
+def fill_names(fills: Mapping[str, Sequence[str]]) -> list[str]:
+    """What a model fills, in words: ["Choices over Text, HyperText, Paragraphs"]."""
+    return [f"{control} over {', '.join(objects)}" for control, objects in fills.items()]
+
+
 def load_class(target: str) -> type[Model]:
     """The class behind "package.module:Class" or "/path/to/file.py:Class"."""
     place, _, name = target.rpartition(":")
-    module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    if not place:
+        raise ModelError(f"{target!r} names no class.", "A model is named package.module:Class.")
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     found = getattr(module, name, None)
     if found is None:
         raise ModelError(f"{place} has no {name}.", _classes_in(module))
@@ -188,9 +238,18 @@ def _classes_in(module: ModuleType) -> str:
     return f"It defines: {', '.join(names)}." if names else "It defines no model at all."
 
 
+def _load_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except LsmlError:
+        raise
+    except (Exception, SystemExit) as error:  # somebody else's module may raise anything
+        raise ModelError(f"{name} cannot be imported: {_where(error)}.") from error
+
+
 def _load_file(path: Path) -> ModuleType:
     """Import a file under a name of its own, so that two files of one name do not meet in sys.modules."""
-    name = f"lsml_file_{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    name = f"{FILE_MODULE}{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, path)
@@ -198,9 +257,18 @@ def _load_file(path: Path) -> ModuleType:
         raise ModelError(f"{path} cannot be imported as Python.")
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module  # dataclasses and pickle look the module up while it runs
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # it may import what lies beside it, now or later
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {error}.") from error
+        raise ModelError(f"{path} cannot be imported: {_where(error)}.") from error
     return module
+
+
+def _where(error: BaseException) -> str:
+    """An error in somebody else's code: what it is, and the line that it comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{line}"

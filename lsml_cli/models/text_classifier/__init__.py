@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
-from lsml_cli.models.text_classifier import linear
+from lsml_cli.models.text_classifier import linear, texts
 from lsml_cli.models.text_classifier.binding import (
     Head,
     TextBinding,
@@ -43,6 +43,7 @@ class TextClassifier(Model):
         "min_df": 1,
         "class_weight": None,
     }
+    fills: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": texts.TAGS}
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import LabelMismatch
 from lsml_cli.label_config import Control, LabelConfig, Object
-from lsml_cli.models.base import Binding
+from lsml_cli.models.base import Binding, Meeting
 from lsml_cli.models.text_classifier import linear, texts
 from lsml_cli.predictions import Region
 from lsml_cli.tasks import Task
@@ -68,6 +68,11 @@ class Answer:
     @cached_property
     def single(self) -> bool:
         return self.control.single
+
+    def meeting(self) -> Meeting:
+        label_of = {self.head.classes[column]: label for column, label in zip(self.columns, self.labels, strict=True)}
+        labels = [label.name for label in self.control.labels]
+        return Meeting(self.control.name, labels, self.head.classes, label_of)
 
     def probabilities(self, scores: Floats) -> list[Any]:
         """Per text: (index of the best label, its probability), or for choice="multiple" all probabilities."""
@@ -145,6 +150,7 @@ def warm_binding(binding: TextBinding, pairs: Sequence[tuple[Control, Object]], 
     lost = [str(control) for control, _ in pairs if control.name not in filled]
     if lost:
         notes.append(f"The model was not trained for {_listed(lost)}: no predictions there.")
+    binding.meetings = tuple(answer.meeting() for answer in answers)
     binding.sources, binding.answers, binding.notes = tuple(sources), tuple(answers), tuple(notes)
     return binding
 
@@ -225,6 +231,7 @@ def cold_binding(binding: TextBinding, pairs: Sequence[tuple[Control, Object]]) 
         head = Head(control.name, source.name, number, width[number], names, not control.single)
         width[number] += len(names)
         answers.append(_answer(head, control, source, number, {name: name for name in names}))
+    binding.meetings = tuple(answer.meeting() for answer in answers)
     binding.sources, binding.answers, binding.notes = tuple(sources), tuple(answers), tuple(notes)
     return binding
 

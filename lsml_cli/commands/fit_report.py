@@ -1,0 +1,90 @@
+"""What `lsml fit` says: numbers on stdout, sentences on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsml_cli.commands.tables import emit, print_table
+
+if TYPE_CHECKING:
+    from lsml_cli.holdout import Plan
+    from lsml_cli.metrics import Metrics
+    from lsml_cli.training import FitResult
+
+
+def print_metrics(metrics: Mapping[str, Metrics]) -> None:
+    """The metrics of each control."""
+    for name, found in metrics.items():
+        emit(f"{name}: accuracy {found.accuracy:.4f}, macro F1 {found.macro_f1:.4f} on {found.count:,} held-out tasks")
+        rows = [
+            (
+                each.name,
+                *(f"{value:.4f}" for value in (each.precision, each.recall, each.f1)),
+                f"{each.support:,}",
+                f"{each.predicted:,}",
+            )
+            for each in found.classes
+        ]
+        print_table(("class", "precision", "recall", "F1", "support", "predicted"), rows, right=range(1, 6))
+
+
+def print_plan(plan: Plan) -> None:
+    """What would be trained on, and measured with."""
+    counts = plan.counts
+    emit(f"{counts['train']:,} tasks to train on, {counts['holdout']:,} held out")
+    for sentence in plan_sentences(plan):
+        emit(sentence)
+    for control, labels in plan.classes.items():
+        rows = [(label, f"{train:,}", f"{held_out:,}") for label, (train, held_out) in labels.items()]
+        print_table((control, "train", "held out"), rows, right=(1, 2))
+
+
+def plan_sentences(plan: Plan) -> Iterator[str]:
+    """What is remarkable about the tasks on both sides."""
+    for side, several in plan.counts["annotations"].items():
+        if several != plan.counts[side]:
+            where = "train on" if side == "train" else "measure with"
+            yield f"Every annotation counts: {several:,} to {where}."
+    if plan.left_out:
+        yield f"Left out: {_listed(plan.left_out)}."
+    if plan.held_out_left_out:
+        yield f"Left out of {plan.asked['holdout_file']}: {_listed(plan.held_out_left_out)}."
+    for control, names in plan.too_small.items():
+        yield f'Too small to be held out, so not measured, for "{control}": {", ".join(names)}.'
+    for control, names in plan.never_seen.items():
+        yield f'Only in held-out tasks, so never learned, for "{control}": {", ".join(names)}.'
+
+
+def result_sentences(found: FitResult, output: Path) -> Iterator[str]:
+    """What was done, and what to run next."""
+    version, counts = found.version, found.version.counts
+    held_out = f"held out {counts['holdout']:,}"
+    if version.refit:
+        yield (
+            f"Trained on {version.trained_on:,} tasks: the numbers are of a model that saw {counts['train']:,} of "
+            f"them ({held_out}), which was then trained again on all (--refit)."
+        )
+    else:
+        yield f"Trained on {counts['train']:,} tasks, {held_out}."
+    yield from plan_sentences(found.plan)
+    for reason, count in found.failed.items():
+        yield f"{count:,} held-out tasks failed: {reason}."
+    if not found.metrics:
+        yield "Nothing was measured: no held-out task has an answer."
+    yield from _gates(found)
+    if found.promoted:
+        yield f"Wrote and promoted {version.folder}."
+        yield f"Next: lsml predict TASKS --model {output} -o predictions.json"
+
+
+def _gates(found: FitResult) -> Iterator[str]:
+    for verdict in found.verdicts:
+        if verdict.passed:
+            yield f"Gate passed: {verdict}."
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    listed: Sequence[str] = [f"{reason} ({count:,})" for reason, count in reasons.items()]
+    return ", ".join(listed)

@@ -1,0 +1,143 @@
+"""What a `lsml.toml` says for one command: found, read, checked, its paths put where they belong.
+
+    [predict]
+    model = "models/news"      # relative to this file
+    batch-size = 64            # or batch_size
+
+    [predict.with]             # --with KEY=VALUE
+    ngrams = [1, 2]
+
+A file named with `--config` is the user's own word. One that merely lies beside the data may have come with the data,
+from somebody else. So it decides only about what is harmless: its paths stay below its folder, its model is one that
+comes with lsml, was installed as a plug-in, or was trained by one of these; and an option that is not known to be
+harmless (an address, a token) is not taken from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lsml_cli.commands import setting
+from lsml_cli.commands.setting import NOT_SETTINGS, Option
+from lsml_cli.errors import UsageError, closest_first
+
+FILE_NAME = "lsml.toml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the file at `path` says for a command: option key -> the value as click takes it. `named`: by --config."""
+
+    path: Path
+    named: bool
+    there: bool
+    values: Mapping[str, Any]
+
+
+def find(named: str | Path | None, data: str | None) -> tuple[Path, bool]:
+    """Where the settings are: the file that --config names, else lsml.toml beside the data or in the working folder."""
+    if named is not None:
+        return Path(named), True
+    return (Path() if data in (None, "-") else Path(str(data)).parent) / FILE_NAME, False
+
+
+def read(path: Path, named: bool) -> dict[str, Any] | None:
+    """The TOML document, None when there is no file beside the data. Raises UsageError when it cannot be read."""
+    import tomllib
+
+    if not named and not path.is_file():
+        return None
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {path} (--config).", "Name a TOML file with the settings.") from None
+    except OSError as error:
+        raise UsageError(f"The settings {path} cannot be read: {error.strerror}.", _ANOTHER) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"The settings {path} are not TOML: {error}.", _ANOTHER) from None
+
+
+_ANOTHER = "Mend the file, or name another with --config (--config /dev/null for none)."
+
+
+def table_of(document: Mapping[str, Any], path: Path, command: str, commands: Iterable[str]) -> dict[str, Any]:
+    """The table of a command. Raises UsageError when the document holds anything but tables of commands."""
+    known = list(commands)
+    for name, value in document.items():
+        if name not in known and not isinstance(value, dict):
+            raise UsageError(
+                f"{path}: {name} stands outside of a table.",
+                f"Put it below the command it is meant for: {_tables(known)}.",
+            )
+        if name not in known:
+            raise UsageError(
+                f"{path}: [{name}] is not a command that takes settings.",
+                f"Those that do: {_tables(closest_first(name, known))}.",
+            )
+        if not isinstance(value, dict):
+            raise UsageError(f"{path}: {name} is not a table.", f"Write [{name}], and the settings below it.")
+    return dict(document.get(command, {}))
+
+
+def _tables(names: Iterable[str]) -> str:
+    return ", ".join(f"[{name}]" for name in names)
+
+
+def checked(table: Mapping[str, Any], where: str, options: Mapping[str, Option]) -> dict[str, Any]:
+    """The settings by key, spelled like the options. Raises UsageError for an unknown key or a wrong type.
+
+    where  "data/lsml.toml: [predict]", how sentences about it begin
+    """
+    found: dict[str, Any] = {}
+    for spelled, value in table.items():
+        key = spelled.replace("_", "-")
+        if key in NOT_SETTINGS:
+            raise UsageError(f"{where} {spelled} is not a setting.", f"Give --{key} on the command line, for one run.")
+        if key not in options:
+            known = ", ".join(closest_first(key, options))
+            raise UsageError(f"{where} has no setting {spelled!r}.", f"It has: {known}.")
+        if key in found:
+            raise UsageError(f"{where} {key} is there twice.", "Spell it with hyphens only.")
+        found[key] = setting.typed(options[key], value, f"{where} {spelled}")
+    return found
+
+
+def placed(option: Option, value: Any, folder: Path) -> Any:
+    """The value with a relative path made relative to the folder of the file."""
+    if not isinstance(value, str):
+        return value
+    if option.is_model:
+        return _placed_model(value, folder)
+    return str(folder / value) if option.means_path(value) else value
+
+
+def _placed_model(value: str, folder: Path) -> str:
+    """As `registry.find_model` would read it in that folder."""
+    from lsml_cli.registry import BUILT_IN
+
+    there = folder / value
+    if value in BUILT_IN:
+        return value
+    file, colon, _ = value.rpartition(":")
+    # A plain name is a plug-in unless it is a folder; in the working folder it must not become one by accident.
+    if is_folder(str(there)) or (colon and file.endswith(".py")) or (not colon and ("/" in value or is_folder(value))):
+        return str(there)
+    return value
+
+
+def is_folder(model: str) -> bool:
+    """Whether a model is named by a folder: "models/news", "models/news@VERSION"."""
+    return Path(model).is_dir() or Path(model.rpartition("@")[0] or model).is_dir()
+
+
+def validated(option: Option, value: Any, ctx: Any, where: str) -> None:
+    """Let click look at the value: ranges, choices. Raises UsageError that names the file."""
+    try:
+        option.param.process_value(ctx, value)
+    except typer.BadParameter as error:
+        raise UsageError(f"{where} {option.key}: {error.message}", "Correct the file.") from None

@@ -1,0 +1,75 @@
+"""What a `lsml.toml` that lies beside the data may decide: it may have come with the data, from somebody else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lsml_cli.commands.setting import Option
+from lsml_cli.commands.settings_file import is_folder
+from lsml_cli.errors import UsageError
+
+
+def require_harmless(option: Option, value: Any, path: Path, where: str) -> None:
+    """Raises UsageError when a value could run code, touch files elsewhere, or send something somewhere.
+
+    value  as `settings_file.placed` returned it
+    path   of the lsml.toml
+    """
+    why = _objection(option, value, path.parent)
+    if why is not None:
+        raise UsageError(
+            f"{where} {option.key} {why}; a file that merely lies beside the data may not decide that.",
+            f"Give --{option.key} on the command line or, if the file is your own, --config {path}.",
+        )
+
+
+def _objection(option: Option, value: Any, folder: Path) -> str | None:
+    if option.is_model:
+        return _model_objection(value)
+    if option.is_path:
+        return _path_objection(Path(value), folder) if option.means_path(value) else None
+    if option.table:
+        return _table_objection(value)
+    return "is neither a name nor a number" if option.is_open else None
+
+
+def _model_objection(model: str) -> str | None:
+    """A version is arrays and JSON, but it names the class that reads them; and a class in a file is code."""
+    from lsml_cli import registry, versions
+
+    if model in registry.BUILT_IN:
+        return None
+    if is_folder(model):
+        family = versions.read(versions.resolve(model)).family
+        if family in registry.BUILT_IN.values() or family in registry.known_models().values():
+            return None
+        return f"is {model}, which would run {family}"
+    return f"is {model}, which would run that code" if ":" in model else None
+
+
+def _path_objection(path: Path, folder: Path) -> str | None:
+    """Links are followed; and .bashrc or .git are nobody's predictions."""
+    root, target = (Path(os.path.realpath(each)) for each in (folder, path))  # unlike resolve, no error for a loop
+    if not target.is_relative_to(root):
+        return f"is {path}, outside of its folder"
+    hidden = any(part.startswith(".") for part in target.relative_to(root).parts)
+    return f"is {path}, a hidden file" if hidden else None
+
+
+def _table_objection(pairs: list[str]) -> str | None:
+    """A parameter of a model may be the path of a checkpoint, or of a config that is Python."""
+    import orjson
+
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if _names_file(orjson.loads(text)):
+            return f"has {key} = {text}, which may be a file"
+    return None
+
+
+def _names_file(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_names_file, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and ("/" in value or value.endswith(".py") or Path(value).exists())

@@ -1,0 +1,137 @@
+"""Writing a trained version: aside, until it is complete. `versions` has the layout, and reads.
+
+A version is written into a hidden folder beside the others and renamed when all of it has reached the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lsml_cli.versions import DESCRIPTION, FORMAT, HIDDEN_FILE, HIDDEN_FOLDER, Version, refuse, sync, write_synced
+
+_STALE = 24 * 3600  # seconds after which something unfinished is taken for what a killed run left
+
+
+class Draft:
+    """A version in the making. Write weights into `folder`, then `keep` it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.started = time.time()
+        self.folder = root / f"{HIDDEN_FOLDER}{os.getpid()}-{time.time_ns():x}"
+        self.folder.mkdir()
+
+    def clear(self) -> None:
+        """Start over: remove what was written so far."""
+        import shutil
+
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
+    def keep(
+        self, *, family: str, label_config: str, state: Mapping[str, Any], params: Mapping[str, Any], **facts: Any
+    ) -> Version:
+        """Describe the version and give it its name; from here on it is there. `facts`: see `Version`."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
+        digest = blake2b(digest_size=16)
+        for path in files:
+            digest.update(f"{path.relative_to(self.folder)}\0{_digest_of(path)}\0".encode())
+        digest.update(orjson.dumps([family, label_config, state, params], option=orjson.OPT_SORT_KEYS))
+        when = time.gmtime(self.started)
+        version = Version(
+            folder=self.folder,
+            name=self.root.resolve().name,
+            version="",
+            family=family,
+            label_config=label_config,
+            state=state,
+            params=params,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", when),
+            files={path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files},
+            digest=digest.hexdigest(),
+            **facts,
+        )
+        try:
+            for path in files:
+                sync(path)
+            return self._named(version, time.strftime("%Y%m%dT%H%M%S", when))
+        except OSError as error:
+            refuse(error, self.root)
+
+    def _named(self, version: Version, moment: str) -> Version:
+        """Rename the folder to the first name that is free, however many do the same at this moment."""
+        taken = 1
+        while True:
+            name = moment if taken == 1 else f"{moment}-{taken}"
+            done = Version(**(_shallow(version) | {"folder": self.root / name, "version": name}))
+            write_synced(self.folder / DESCRIPTION, _to_json(done))
+            sync(self.folder)
+            try:
+                if not done.folder.exists():  # renaming onto an empty folder would succeed
+                    self.folder.rename(done.folder)
+                    sync(self.root)
+                    return done
+            except OSError:
+                if not done.folder.exists():
+                    raise
+            taken += 1
+
+
+@contextmanager
+def begin(root: Path) -> Iterator[Draft]:
+    """A new version below `root`, which is made when it is not there. Gone again unless it is kept.
+
+    Raises OutputError when nothing can be written there.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        draft = Draft(root)
+    except OSError as error:
+        refuse(error, root)
+    try:
+        yield draft
+    finally:
+        import shutil  # 10 ms that reading a version need not pay
+
+        shutil.rmtree(draft.folder, ignore_errors=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what killed runs left behind."""
+    import shutil
+
+    for path in [*root.glob(HIDDEN_FOLDER + "*"), *root.glob(HIDDEN_FILE + "*")]:
+        with suppress(OSError):
+            if path.stat().st_mtime < time.time() - _STALE:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
+
+def _shallow(version: Version) -> dict[str, Any]:
+    return {each.name: getattr(version, each.name) for each in fields(version)}
+
+
+def _to_json(version: Version) -> bytes:
+    content = {"format": FORMAT} | asdict(version)
+    del content["folder"]
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = blake2b(digest_size=16)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()

@@ -1,0 +1,264 @@
+"""Which annotated tasks a model learns from, and which it is measured on.
+
+A task's side depends on a seed and on what its objects show, on nothing else. So equal texts fall together, nothing
+changes sides as the data grows, and the same data always splits the same way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lsml_cli.annotations import Which, chosen, labelled
+from lsml_cli.errors import InputError, ModelError, UsageError
+from lsml_cli.label_config import Control, LabelConfig
+from lsml_cli.tasks import Labelled, Task, Unreadable, read_tasks
+
+UNREADABLE = "unreadable"
+FOREIGN = "no answer for this label config"
+LEAKING = "content that is in the hold-out file"
+SHOWN = 3  # unreadable tasks named one by one
+
+Classes = dict[str, dict[str, tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fit would learn from (`train`) and be measured on (`held_out`), without any answer in the tasks.
+
+    left_out           tasks of the export on neither side, by reason
+    held_out_left_out  tasks of the hold-out file that cannot be measured with, by reason
+    classes            {control: {label: (tasks to train on, held-out tasks)}}, every label of the config and
+                       every one that was given
+    asked              how it came about: share or file name, seed, which annotation
+    unreadable         the first tasks that cannot be read, as sentences
+    data_digest        of the tasks and annotations on both sides
+    """
+
+    train: Sequence[Labelled]
+    held_out: Sequence[Labelled]
+    left_out: Mapping[str, int]
+    held_out_left_out: Mapping[str, int]
+    classes: Classes
+    asked: Mapping[str, Any]
+    unreadable: Sequence[str] = ()
+    data_digest: str = ""
+
+    @cached_property
+    def counts(self) -> dict[str, Any]:
+        """As `Version.counts` keeps it. Tasks, unless it says annotations: with "all" a task may have several."""
+        return {
+            "train": _tasks(self.train),
+            "holdout": _tasks(self.held_out),
+            "annotations": {"train": len(self.train), "holdout": len(self.held_out)},
+            "left_out": dict(self.left_out),
+            "holdout_left_out": dict(self.held_out_left_out),
+            "classes": {
+                control: {label: {"train": train, "holdout": held_out} for label, (train, held_out) in labels.items()}
+                for control, labels in self.classes.items()
+            },
+            **self.asked,
+        }
+
+    @property
+    def too_small(self) -> dict[str, list[str]]:
+        """By control, the classes too small to be held out: learned, but without a held-out task. Empty without any."""
+        return self._where(lambda train, held_out: bool(train and not held_out)) if self.held_out else {}
+
+    @property
+    def never_seen(self) -> dict[str, list[str]]:
+        """By control, the classes that only held-out tasks have: they are measured, but cannot be right."""
+        return self._where(lambda train, held_out: bool(held_out and not train))
+
+    def _where(self, wanted: Any) -> dict[str, list[str]]:
+        found = {
+            control: sorted(label for label, sides in labels.items() if wanted(*sides))
+            for control, labels in self.classes.items()
+        }
+        return {control: labels for control, labels in found.items() if labels}
+
+    def to_json(self) -> dict[str, Any]:
+        return self.counts | {"too_small": self.too_small, "never_seen": self.never_seen}
+
+
+@dataclass
+class _Reading:
+    """One pass over a file of tasks: what could not be read, and if `remembering`, the content of what could."""
+
+    config: LabelConfig
+    remembering: bool = False
+    unreadable: list[Unreadable] = field(default_factory=list)
+    contents: set[bytes] = field(default_factory=set)
+
+    def readable(self, tasks: Iterable[Task | Unreadable]) -> Iterator[Task]:
+        for task in tasks:
+            if isinstance(task, Unreadable):
+                self.unreadable.append(task)
+            else:
+                if self.remembering:
+                    self.contents.add(_digest(content(task, self.config)))
+                yield task
+
+    def examples(self, tasks: Iterable[Task | Unreadable], which: Which) -> tuple[list[Labelled], Counter[str]]:
+        """The annotated tasks, and the others by reason."""
+        nothing_is_an_answer = not all(control.single for control in self.config.controls.values())
+        found, reasons = labelled(self.readable(tasks), self.config, which, empty=nothing_is_an_answer)
+        usable = [each for each in found if _answers(each, self.config)]
+        foreign = _tasks(found) - _tasks(usable)
+        reasons.update({FOREIGN: foreign, UNREADABLE: len(self.unreadable)})
+        return usable, +reasons
+
+
+def plan_fit(
+    tasks: Iterable[Task | Unreadable],
+    config: LabelConfig,
+    *,
+    holdout: float | Path = 0.2,
+    seed: int = 0,
+    which_annotation: Which = "last",
+) -> Plan:
+    """Read the annotated tasks and choose their sides.
+
+    holdout           the share of the tasks to hold out (0 <= holdout < 1), or a file of annotated tasks that takes
+                      their place; what the file has is never trained on, also not in another task of equal content
+    seed              another share
+    which_annotation  see `annotations.labelled`
+
+    Raises ModelError when nothing is left to learn from, InputError when the file has nothing to measure with.
+    """
+    require_share(holdout)
+    reading = _Reading(config)
+    examples, left_out = reading.examples(tasks, which_annotation)
+    unreadable = [_sentence(each) for each in reading.unreadable[:SHOWN]]
+    asked: dict[str, Any] = {"annotation": which_annotation}
+    not_measured: Counter[str] = Counter()
+    if isinstance(holdout, Path):
+        other = _Reading(config, remembering=True)
+        names = frozenset(config.controls)
+        held_out, not_measured = other.examples(read_tasks(str(holdout), controls=names), which_annotation)
+        unreadable += [_sentence(each, f" of {holdout}") for each in other.unreadable[:SHOWN]]
+        if not held_out:
+            reasons = in_words(not_measured) or "it has no tasks at all"
+            raise InputError(f"{holdout} has no annotated task to measure with: {reasons}.", _ANNOTATE)
+        train = [each for each in examples if _digest(content(each.task, config)) not in other.contents]
+        left_out.update({LEAKING: _tasks(examples) - _tasks(train)})
+        train, held_out = [_without_answers(each) for each in train], [_without_answers(each) for each in held_out]
+        asked |= {"holdout_file": holdout.name}
+    else:
+        train, held_out = split(examples, config, holdout, seed)
+        asked |= {"holdout_share": holdout, "seed": seed}
+    left_out = +left_out
+    if not train:
+        everything = f"all {len(held_out):,} annotated tasks are held out" if held_out and not left_out else ""
+        reasons = everything or in_words(left_out) or "no tasks at all"
+        raise ModelError(f"There is nothing to learn from: {reasons}.", _ANNOTATE)
+    return Plan(
+        train,
+        held_out,
+        dict(sorted(left_out.items())),
+        dict(sorted(not_measured.items())),
+        _classes(config, train, held_out),
+        asked,
+        unreadable,
+        # In the order of the files, not of the sides: the seed changes nothing about the data.
+        _data_digest([*examples, *held_out] if isinstance(holdout, Path) else examples),
+    )
+
+
+_ANNOTATE = "Export tasks that have been annotated."
+
+
+def require_share(holdout: float | Path) -> None:
+    """Raises UsageError for what is no share of tasks."""
+    if not isinstance(holdout, Path) and not 0 <= holdout < 1:
+        raise UsageError(f"--holdout must be at least 0 and below 1, not {holdout}.", "0.2 holds every fifth task out.")
+
+
+def split(
+    examples: Sequence[Labelled], config: LabelConfig, share: float, seed: int
+) -> tuple[list[Labelled], list[Labelled]]:
+    """(train, held out), the second with about `share` of the tasks. See the top of this file."""
+    sides: tuple[list[Labelled], list[Labelled]] = ([], [])
+    for example in examples:
+        sides[_position(example.task, config, seed) < share].append(_without_answers(example))
+    return sides
+
+
+def content(task: Task, config: LabelConfig) -> bytes:
+    """What a task is about: the values of the objects that some control refers to. Equal bytes, equal content."""
+    about = {name for control in config.controls.values() for name in control.to_names}
+    shown = []
+    for source in config.objects.values():
+        if source.name not in about:
+            continue
+        try:
+            shown.append(orjson.dumps(source.read(task.data), option=orjson.OPT_SORT_KEYS) + b"\0")
+        except ValueError:
+            shown.append(b"null\0")
+    return b"".join(shown)
+
+
+def in_words(reasons: Mapping[str, int]) -> str:
+    """ "5 with no annotation, 2 with skipped"."""
+    return ", ".join(f"{count:,} with {reason}" for reason, count in sorted(reasons.items()))
+
+
+def _position(task: Task, config: LabelConfig, seed: int) -> float:
+    """Where a task's content falls in 0..1, by a hash."""
+    digest = blake2b(f"{seed}\0".encode() + content(task, config), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _digest(shown: bytes) -> bytes:
+    return blake2b(shown, digest_size=16).digest()
+
+
+def _answers(example: Labelled, config: LabelConfig) -> bool:
+    """Whether an annotation says anything about this label config: an empty one does, where it counts at all."""
+    result = example.annotation.result
+    return not result or any(region.get("from_name") in config.controls for region in result)
+
+
+def _without_answers(example: Labelled) -> Labelled:
+    """The example, its task without the annotations and predictions that came with it: nothing can peek at them."""
+    raw = {key: example.task.raw[key] for key in ("id", "data", "meta") if key in example.task.raw}
+    return Labelled(replace(example.task, raw=raw), example.annotation)
+
+
+def _classes(config: LabelConfig, train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Classes:
+    found: Classes = {}
+    for control in config.controls.values():
+        if control.labels or control.dynamic:
+            sides = [_given(control, train), _given(control, held_out)]
+            names = dict.fromkeys([label.name for label in control.labels])
+            names |= dict.fromkeys(sorted(sides[0].keys() | sides[1].keys()))
+            found[control.name] = {name: (sides[0][name], sides[1][name]) for name in names}
+    return found
+
+
+def _given(control: Control, examples: Iterable[Labelled]) -> Counter[str]:
+    """In how many tasks each label is given at least once."""
+    given = {(label, each.task.index) for each in examples for label in chosen(control, each.annotation.result)}
+    return Counter(label for label, _ in given)
+
+
+def _tasks(examples: Iterable[Labelled]) -> int:
+    return len({example.task.index for example in examples})
+
+
+def _sentence(place: Unreadable, where: str = "") -> str:
+    return f"Task {place.index + 1}{where} ({place.place}) cannot be read: {place.reason}."
+
+
+def _data_digest(examples: Iterable[Labelled]) -> str:
+    digest = blake2b(digest_size=16)
+    for task, annotation in examples:
+        digest.update(orjson.dumps([task.data, annotation.result], option=orjson.OPT_SORT_KEYS) + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,167 @@
+"""A model that is loaded and bound to a label config: what a notebook holds in a variable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from lsml_cli.errors import UsageError
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.models.base import Json, Model, ModelSpec
+from lsml_cli.pipeline import find_devices, open_replicas, predict_stream
+from lsml_cli.predictions import Failure, Outcome
+from lsml_cli.records import Record
+from lsml_cli.registry import class_spec, find_model, trained_config
+from lsml_cli.replica import Plain
+from lsml_cli.tasks import Task, Unreadable, kind, parse_task
+
+Item = Task | Unreadable | Mapping[str, Any]
+
+
+def load_model(
+    model: str | type[Model] | ModelSpec,
+    label_config: LabelConfig | str | Path | None = None,
+    *,
+    params: Mapping[str, Json] | None = None,
+    label_map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    media_root: str | Path | None = None,
+) -> LoadedModel:
+    """A model with its weights in memory, ready to predict.
+
+    model         as on the command line ("models/news", "text-classifier", "model.py:Class"), a class, or a spec
+    label_config  labelling XML, or the path of a file with it; a trained version remembers its own
+    params        the model's own parameters, `--with` on the command line
+    label_map     {class of the model: label of the config}, where the names differ
+    threshold     leave out what the model is less sure of than this probability
+    device        "auto", "cpu", "cuda:0", ...; several with commas
+    workers       processes or encoding threads, whichever the model asks for. In a script, more than one process
+                  needs Python's `if __name__ == "__main__":` around what it runs
+    media_root    folder that the tasks' pictures lie in
+
+    Raises LsmlError with a sentence: UnknownModel, LabelMismatch, ModelError, ...
+    """
+    spec = to_spec(model, params)
+    config = to_config(label_config) or trained_config(spec)
+    if config is None:
+        raise UsageError(f"{spec.name} needs a label config.", 'Name the labelling XML: load_model(..., "config.xml").')
+    binding = spec.build().bind(config, label_map or {}, None)  # fails here, before anything heavy is loaded
+    stack = ExitStack()
+    replicas = stack.enter_context(
+        open_replicas(
+            spec,
+            config,
+            label_map=label_map,
+            threshold=threshold,
+            devices=find_devices(device, spec.family()),
+            workers=workers,
+            media_root=Path(media_root) if media_root is not None else None,
+        )
+    )
+    return LoadedModel(spec, config, binding.notes, replicas, stack)
+
+
+class LoadedModel:
+    """What `load_model` gives. `notes` are sentences to read once; use it in a `with` block, or `close` it.
+
+    It is nothing but `open_replicas` and `predict_stream` for a model that stays around.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, config: LabelConfig, notes: tuple[str, ...], replicas: list[Any], stack: ExitStack
+    ) -> None:
+        self.spec = spec
+        self.config = config
+        self.notes = notes
+        self._replicas = replicas
+        self._stack = stack
+
+    def predict(self, tasks: Iterable[Item], *, batch_size: int | None = None) -> Iterator[tuple[Task, Outcome]]:
+        """Each task with its outcome, a `Prediction` or a `Failure`, in the order of `tasks`, as they come.
+
+        tasks  from `read_tasks`, or any dicts: whole tasks, or bare data such as {"text": "hello"}. What is no task
+               comes back as an empty one, with a Failure that says why
+
+        Memory holds a few batches. A single item is a batch of one: `[(task, outcome)] = model.predict([item])`.
+        """
+        if isinstance(tasks, str | bytes | Path | Mapping):
+            raise UsageError(
+                f"predict takes an iterable of tasks, not {kind(tasks)}.", 'A file: predict(read_tasks("tasks.json")).'
+            )
+        if not self._replicas:
+            raise UsageError(f"{self.spec.model_version} was closed.", "Load it again.")
+        size = self.spec.family().batch_size if batch_size is None else batch_size
+        items = (_read(index, item) for index, item in enumerate(tasks))
+        return predict_stream(self._replicas, items, batch_size=size, job=_Notebook())
+
+    def close(self) -> None:
+        """Free the weights, end the processes."""
+        self._stack.close()
+        self._replicas = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{self.spec.model_version} for {', '.join(map(str, self.config.controls.values()))}>"
+
+
+def to_spec(model: str | type[Model] | ModelSpec, params: Mapping[str, Json] | None = None) -> ModelSpec:
+    """The spec of what a caller names as a model."""
+    if isinstance(model, ModelSpec):
+        if params:
+            raise UsageError("A ModelSpec has its parameters already.", "Hand them to find_model(name, params).")
+        return model
+    return find_model(model, params) if isinstance(model, str) else class_spec(model, params)
+
+
+def to_config(label_config: LabelConfig | str | Path | None) -> LabelConfig | None:
+    """The label config in labelling XML or in the file of that name."""
+    if label_config is None or isinstance(label_config, LabelConfig):
+        return label_config
+    if isinstance(label_config, str) and label_config.lstrip("\ufeff \n\t").startswith("<"):
+        return LabelConfig.parse(label_config)
+    return LabelConfig.load(Path(label_config))
+
+
+def to_task(index: int, item: Mapping[str, Any]) -> Task:
+    """The task in a dict, by the rules for a record of a file. Raises ValueError with a sentence."""
+    try:
+        return parse_task(Record(index, f"item {index}", orjson.dumps(item)))
+    except TypeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def _read(index: int, item: Any) -> tuple[Task, Failure | None]:
+    nothing = Task(index, None, {}, {})
+    if isinstance(item, Unreadable):
+        return nothing, Failure("read", f"{item.place}: {item.reason}")
+    if isinstance(item, Task):
+        return item, None
+    if not isinstance(item, Mapping):
+        return nothing, Failure("read", f"expected a task, found {kind(item)}")
+    try:
+        return to_task(index, item), None
+    except ValueError as error:
+        return nothing, Failure("read", str(error))
+
+
+class _Notebook(Plain):
+    """Pairs of a task and what was wrong with it go in, `(task, outcome)` comes out."""
+
+    def read(self, item: Any) -> tuple[Task | None, Outcome | None]:
+        task, failure = item
+        return task, failure
+
+    def write(self, item: Any, task: Task | None, outcome: Outcome) -> tuple[Task, Outcome]:
+        return item[0], outcome

@@ -1,0 +1,95 @@
+"""The clauses for a model that can be trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from lsml_cli.models.base import ModelSpec
+from lsml_cli.predictions import Prediction
+from lsml_cli.tasks import kind
+from lsml_cli.testing.subject import Breach, Clause, Noted, Subject, clause, is_json
+
+TRAINING: list[Clause] = []
+
+# Name of a folder -> of the examples, every which is held out; 0 for none.
+_FITS = {"first": 4, "again": 4, "all": 0}
+_MOVED = "moved"
+
+
+@clause(TRAINING, "fit", basic=True)
+def _fit(subject: Subject) -> Iterator[str]:
+    """`fit` learns from annotated tasks, whether some are held out or none, and leaves them as they are."""
+    for name, every in _FITS.items():
+        train = copy.deepcopy(list(subject.examples))
+        holdout = copy.deepcopy(list(subject.examples[::every] if every else []))
+        folder = subject.folder / name
+        folder.mkdir()
+        model = subject.spec.build()
+        said: list[Any] = []
+        try:
+            binding = model.bind(subject.config, {}, None)
+            state: Any = model.fit(train, holdout, binding, folder, said.append)
+        except Exception as error:
+            raise Noted(f"with {len(holdout)} examples held out, ", error) from error
+        if not isinstance(state, Mapping):
+            raise Breach(
+                f"fit returned {kind(state)}; it has to return a dict, an empty one if there is nothing to say"
+            )
+        if train != list(subject.examples):
+            raise Breach("fit changed the annotated tasks, which belong to the caller")
+        if wrong := [sentence for sentence in said if not isinstance(sentence, str)]:
+            raise Breach(f"fit called progress with {kind(wrong[0])}; it takes a sentence")
+        subject.states[name] = state
+    yield from ()
+
+
+@clause(TRAINING, "state", basic=True)
+def _state(subject: Subject) -> Iterator[str]:
+    """What `fit` returns is JSON and comes back from it as it was."""
+    for key, value in subject.states["first"].items():
+        if not isinstance(key, str) or not is_json(value):
+            yield f"the state that fit returned is not JSON at {key!r}: {value!r}; arrays belong into files"
+            return
+
+
+def trained(subject: Subject, name: str = _MOVED) -> ModelSpec:
+    """The spec of what was learned, as a version's model.json would give it back."""
+    state = orjson.loads(orjson.dumps(dict(subject.states["first" if name == _MOVED else name])))
+    return replace(subject.spec, path=subject.folder / name, state=state, version="trained")
+
+
+def _predict(subject: Subject, name: str) -> list[Prediction]:
+    model = trained(subject, name).open(subject.device)
+    found: list[Any] = subject.predict(subject.every, model, model.bind(subject.config, {}, None))
+    if wrong := [each for each in found if not isinstance(each, Prediction)]:
+        raise Breach(f"decode returned {kind(wrong[0])}; it has to return a Prediction")
+    return found
+
+
+@clause(TRAINING, "reload", basic=True)
+def _reload(subject: Subject) -> Iterator[str]:
+    """A new instance loads what `fit` wrote, and predicts."""
+    subject.predictions = _predict(subject, "first")
+    yield from ()
+
+
+@clause(TRAINING, "repeatable")
+def _repeatable(subject: Subject) -> Iterator[str]:
+    """The same annotated tasks make a model that predicts the same."""
+    yield from subject.compare("Trained a second time", subject.every, _predict(subject, "again"))
+
+
+@clause(TRAINING, "moved", basic=True)
+def _moved(subject: Subject) -> Iterator[str]:
+    """The folder that `fit` wrote can be moved."""
+    (subject.folder / "first").rename(subject.folder / _MOVED)
+    try:
+        found = _predict(subject, _MOVED)
+    except Exception as error:
+        raise Noted("after its folder was moved, the model ", error) from error
+    yield from subject.compare("After its folder was moved", subject.every, found)

@@ -1,0 +1,456 @@
+"""`lsml fit` from outside: hold-outs, gates, refits, earlier versions, dry runs, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsml_cli import registry, versions
+from lsml_cli.errors import LsmlError
+from tests.conftest import Lsml
+
+MODEL = f"{Path(__file__).parent / 'trainable.py'}:Counting"
+XML = """<View><Text name="text" value="$text"/>
+  <Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/><Choice value="odd"/></Choices>
+</View>"""
+COLOURS = ["red", "green", "blue", "black", "white", "grey", "pink", "brown"]
+
+
+def exported(index: int, mood: str | None, text: str | None = None, **annotation: Any) -> dict[str, Any]:
+    rng = random.Random(index)
+    text = text or f"{mood} {rng.choice(COLOURS)} number{index}"
+    result = [{"from_name": "mood", "to_name": "text", "type": "choices", "value": {"choices": [mood]}}]
+    return {
+        "id": index,
+        "data": {"text": text},
+        "annotations": [{"id": index, "result": result if mood else [], **annotation}],
+    }
+
+
+def sample(count: int = 100) -> list[dict[str, Any]]:
+    return [exported(i, "good" if i % 2 else "bad") for i in range(count)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with `export.json` and `config.xml`."""
+    (tmp_path / "export.json").write_text(json.dumps(sample()))
+    (tmp_path / "config.xml").write_text(XML)
+    return tmp_path
+
+
+def fit(lsml: Lsml, place: Path, *more: str | Path, code: int = 0, export: str = "export.json") -> Any:
+    arguments = [] if "--from" in more or "--model" in more else ["--model", MODEL]
+    run = lsml("fit", export, *arguments, "-c", "config.xml", "-o", "models/m", *more, cwd=place)
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "bug in lsml" not in run.stderr
+    return run
+
+
+def summary(place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place / "summary.json").read_bytes())
+    return found
+
+
+def promoted(place: Path) -> versions.Version:
+    return versions.read(versions.resolve(str(place / "models/m")))
+
+
+def without_settings(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir()}
+
+
+# --- gates
+
+
+def test_a_missed_gate_keeps_the_version_and_does_not_promote_it(lsml: Lsml, place: Path) -> None:
+    fit(lsml, place)
+    before = promoted(place)
+    # It learns nothing but "bad", and is asked about both.
+    (place / "export.json").write_text(json.dumps([exported(i, "bad", f"x number{i}") for i in range(50)]))
+    (place / "hold.json").write_text(json.dumps([exported(90 + i, "good", f"x {i}") for i in range(5)]))
+    gates = ["--fail-under", "accuracy=0.999", "--fail-under", "f1:odd=0.5", "--fail-under", "recall:good=0"]
+    run = fit(lsml, place, "--holdout", "hold.json", *gates, "--summary", "summary.json", code=4)
+    assert promoted(place) == before
+    first, kept = versions.list_versions(place / "models/m")
+    assert first == before.version
+    message, hint = run.stderr.splitlines()[-2:]
+    assert "missed 2 of 3 gates and was not promoted" in message
+    assert "mood.accuracy is 0.0000, 0.9990 below 0.999" in message
+    assert "mood.f1:odd could not be measured" in message
+    assert f"It is kept in models/m/{kept}" in hint
+    assert hint.endswith(f"lsml versions models/m --promote {kept}")
+    assert "Gate passed: mood.recall:good is 0.0000, at 0.0." in run.stderr
+    assert run.stdout.startswith("mood: accuracy 0.0000")
+    told = summary(place)
+    assert (told["promoted"], told["version"], told["metrics"]["mood"]["accuracy"]) == (False, kept, 0.0)
+    assert [(gate["name"], gate["passed"]) for gate in told["gates"]] == [
+        ("mood.accuracy", False),
+        ("mood.f1:odd", False),
+        ("mood.recall:good", True),
+    ]
+    assert versions.read(place / "models/m" / kept).missed == ["mood.accuracy", "mood.f1:odd"]
+    command = hint[hint.index("lsml versions") :].split()[1:]
+    assert lsml(*command, cwd=place).returncode == 0
+    assert promoted(place).version == kept
+
+
+def test_gates_that_are_passed_promote(lsml: Lsml, place: Path) -> None:
+    run = fit(lsml, place, "--fail-under", "mood.accuracy=0.9", "--summary", "summary.json")
+    assert "Gate passed: mood.accuracy is 1.0000, 0.1000 above 0.9." in run.stderr
+    assert summary(place)["promoted"] is True
+    assert promoted(place).gates[0]["passed"] is True
+    assert promoted(place).missed == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--fail-under", "acuracy=1"], "Known metrics: accuracy, "),
+        (["--fail-under", "f1:god=1"], "Known classes: good, "),
+        (["--fail-under", "mod.accuracy=1"], "Known controls: mood."),
+        (["--holdout", "0", "--fail-under", "accuracy=1"], "nothing is measured"),
+        (["--holdout", "0", "--refit"], "--refit has nothing to add"),
+        (["--holdout", "export.json", "--refit"], "--refit has nothing to add"),
+        (["--holdout", "nowhere.json"], "neither a number nor a file"),
+        (["--holdout", "1"], "--holdout must be"),
+        (["--holdout", "nan"], "--holdout must be"),
+        (["--annotation", "best"], "'first', 'last', 'all'"),
+        (["--summary", "nowhere/summary.json"], "mkdir -p nowhere"),
+        (["--summary", "models"], "is a folder"),
+        (["--from", "text-classifier"], "is not a trained version"),
+        (["--from", "models/nwes"], "There is no model 'models/nwes'"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_read(
+    lsml: Lsml, place: Path, arguments: list[str], sentence: str
+) -> None:
+    (place / "models").mkdir()
+    for more in ([], ["--dry-run"]):
+        run = fit(lsml, place, *arguments, *more, code=2, export="export.json" if "hold" in sentence else "gone.json")
+        assert sentence in run.stderr.replace("│", "")
+        assert run.stdout == ""
+    assert list((place / "models").iterdir()) == []
+
+
+def test_the_name_of_a_class_that_comes_with_the_tasks_is_checked_when_they_are_read(lsml: Lsml, place: Path) -> None:
+    (place / "config.xml").write_text(
+        '<View><Text name="text" value="$text"/><Choices name="mood" toName="text" value="$options"/></View>'
+    )
+    run = fit(lsml, place, "--fail-under", "f1:goood=0.1", code=2)
+    assert "Known classes: good, bad." in run.stderr
+    fit(lsml, place, "--fail-under", "f1:good=0.1")
+
+
+# --- the hold-out
+
+
+def test_a_hold_out_file_is_measured_on_and_never_trained_on(lsml: Lsml, place: Path) -> None:
+    held_out = sample()[:10]
+    repeats = [exported(500 + i, "bad", each["data"]["text"]) for i, each in enumerate(held_out[:3])]
+    skipped = exported(600, "bad", was_cancelled=True)
+    (place / "export.json").write_text(json.dumps([*sample(), *repeats, exported(601, None), exported(602, "odd")]))
+    (place / "hold.json").write_text(json.dumps([*held_out, skipped, 7]))
+    run = fit(lsml, place, "--holdout", "hold.json", "--summary", "summary.json")
+    counts = summary(place)["counts"]
+    assert (counts["train"], counts["holdout"]) == (91, 10)
+    assert counts["left_out"] == {"content that is in the hold-out file": 13, "empty result": 1}
+    assert counts["holdout_left_out"] == {"skipped": 1, "unreadable": 1}
+    assert counts["holdout_file"] == "hold.json"
+    assert counts["classes"]["mood"]["good"] == {"train": 45, "holdout": 5}
+    assert "Left out: content that is in the hold-out file (13), empty result (1)." in run.stderr
+    assert "Left out of hold.json: skipped (1), unreadable (1)." in run.stderr
+    assert "Task 12 of hold.json (" in run.stderr
+    assert 'Too small to be held out, so not measured, for "mood": odd.' in run.stderr
+    assert promoted(place).state == {"rounds": 1, "saw": 91, "held_out": 10}
+
+
+def test_a_hold_out_file_without_annotations_is_refused(lsml: Lsml, place: Path) -> None:
+    (place / "hold.json").write_text(json.dumps([{"id": 1, "data": {"text": "x"}}]))
+    run = fit(lsml, place, "--holdout", "hold.json", code=1)
+    assert "hold.json has no annotated task to measure with: 1 with no annotation." in run.stderr
+    run = fit(lsml, place, "--holdout", "export.json", code=1)
+    assert "nothing to learn from: 100 with content that is in the hold-out file" in run.stderr
+    assert not (place / "models").exists()
+
+
+def test_which_annotation_counts(lsml: Lsml, place: Path) -> None:
+    def several(index: int, *moods: str, truth: int | None = None) -> dict[str, Any]:
+        task = exported(index, moods[0])
+        parts = [exported(index, mood)["annotations"][0] | {"id": 10 * index + i} for i, mood in enumerate(moods)]
+        if truth is not None:
+            parts[truth]["ground_truth"] = True
+        return task | {"annotations": parts}
+
+    tasks = [several(i, "good", "odd", "bad", truth=1 if i == 3 else None) for i in range(20)]
+    (place / "export.json").write_text(json.dumps(tasks))
+    seen = {}
+    for which in ("first", "last", "all"):
+        fit(lsml, place, "--annotation", which, "--holdout", "0", "--summary", "summary.json")
+        counts = summary(place)["counts"]
+        seen[which] = {label: each["train"] for label, each in counts["classes"]["mood"].items()}
+        assert (counts["train"], counts["annotation"]) == (20, which)
+        assert counts["annotations"]["train"] == (60 if which == "all" else 20)
+    assert seen == {
+        "first": {"good": 19, "bad": 0, "odd": 1},
+        "last": {"good": 0, "bad": 19, "odd": 1},
+        "all": {"good": 20, "bad": 20, "odd": 20},
+    }
+
+
+def test_tasks_that_cannot_be_used_are_counted_by_reason(lsml: Lsml, place: Path) -> None:
+    foreign = exported(204, "good")
+    foreign["annotations"][0]["result"][0]["from_name"] = "renamed"
+    tasks = [*sample(20), exported(200, None), exported(201, "good", was_cancelled=True)]
+    tasks += [{"id": 202, "data": {"text": "x"}}, foreign]
+    lines = [json.dumps(each) for each in tasks] + ['{"id": 205, "data": ', "[1]"]
+    (place / "export.jsonl").write_text("\n".join(lines) + "\n")
+    run = fit(lsml, place, "--holdout", "0", "--summary", "summary.json", export="export.jsonl")
+    assert summary(place)["counts"]["left_out"] == {
+        "empty result": 1,
+        "no annotation": 1,
+        "no answer for this label config": 1,
+        "skipped": 1,
+        "unreadable": 2,
+    }
+    assert "Task 25 (line 25) cannot be read" in run.stderr
+
+
+# --- what is shipped
+
+
+def test_a_refit_learns_from_everything_and_says_so(lsml: Lsml, place: Path) -> None:
+    fit(lsml, place, "--summary", "summary.json")
+    plain, told = promoted(place), summary(place)
+    run = fit(lsml, place, "--refit", "--fail-under", "accuracy=0.5", "--summary", "summary.json")
+    again = promoted(place)
+    assert (plain.refit, again.refit, summary(place)["refit"], told["refit"]) == (False, True, True, False)
+    assert again.metrics == plain.metrics
+    assert again.digest != plain.digest
+    assert again.state == {"rounds": 1, "saw": 100, "held_out": 0}
+    assert plain.trained_on == plain.state["saw"] == plain.counts["train"] < 100
+    assert again.trained_on == 100
+    assert set(again.files) == {"counts.json"}
+    assert "Training again on everything" in run.stderr
+    assert "then trained again on all (--refit)" in run.stderr
+    assert "refit on all tasks after the measurement" in lsml("versions", "models/m", cwd=place).stdout
+
+
+def test_what_misses_a_gate_is_not_refitted(lsml: Lsml, place: Path) -> None:
+    fit(lsml, place, "--refit", "--fail-under", "f1:odd=0.5", code=4)
+    [kept] = versions.list_versions(place / "models/m")
+    version = versions.read(place / "models/m" / kept)
+    assert not version.refit
+    assert version.state["saw"] == version.counts["train"]
+    run = lsml("predict", "export.json", "--model", "models/m", cwd=place)
+    assert run.returncode == 1
+    assert f"has no promoted version.\n      Name one of its versions: models/m@{kept}" in run.stderr
+
+
+def test_a_version_continues_from_an_earlier_one(lsml: Lsml, place: Path) -> None:
+    fit(lsml, place, "--with", "weight=3")
+    first = promoted(place)
+    more = [exported(900 + i, "good" if i % 2 else "bad") for i in range(30)]
+    (place / "export.json").write_text(json.dumps(more))
+    run = lsml("fit", "export.json", "--from", "models/m", "-o", "models/m", cwd=place)  # it remembers the rest
+    assert run.returncode == 0, run.stderr
+    second = promoted(place)
+    assert (first.parent, second.parent) == (None, first.version)
+    assert (second.state["rounds"], second.params, second.label_config) == (2, {"weight": 3}, first.label_config)
+    counts = json.loads((second.folder / "counts.json").read_bytes())
+    assert counts["good"]["good"] == 3 * (_good(first) + _good(second))
+    assert f"continues from {first.version}" in lsml("versions", "models/m", cwd=place).stdout
+    elsewhere = lsml("fit", "export.json", "--from", f"models/m@{first.version}", "-o", "models/n", cwd=place)
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert versions.read(versions.resolve(str(place / "models/n"))).parent == f"m@{first.version}"
+    # Named by --model, a version is only what to be like: the same parameters and label config, but from scratch.
+    like = lsml("fit", "export.json", "--model", "models/m", "-o", "models/m", cwd=place)
+    assert like.returncode == 0, like.stderr
+    assert (promoted(place).parent, promoted(place).params, promoted(place).state["rounds"]) == (None, {"weight": 3}, 1)
+
+
+def _good(version: versions.Version) -> int:
+    found: int = version.counts["classes"]["mood"]["good"]["train"]
+    return found
+
+
+def test_what_cannot_continue_says_so(lsml: Lsml, place: Path, ticket_model: Path) -> None:
+    run = fit(lsml, place, "--from", ticket_model, code=2)
+    assert "TextClassifier cannot continue from an earlier version; it always learns from scratch." in run.stderr
+    assert f"--model {ticket_model}@" in run.stderr
+    fit(lsml, place)
+    other = fit(lsml, place, "--from", "models/m", "--model", "text-classifier", code=2)
+    assert "Leave out --model" in other.stderr
+    words = f"{Path(__file__).parent / 'models.py'}:Words"
+    assert "cannot be trained" in fit(lsml, place, "--model", words, "--dry-run", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("raise", "trainable:Stumbling failed while training: RuntimeError: out of patience."),
+        ("return a set", "returned from `fit` what cannot be stored"),
+        ("return nothing", "returned from `fit` what cannot be stored"),
+    ],
+)
+def test_a_model_that_breaks_while_it_learns_is_named(lsml: Lsml, place: Path, how: str, sentence: str) -> None:
+    model = MODEL.replace("Counting", "Stumbling")
+    run = fit(lsml, place, "--model", model, "--with", f'how="{how}"', "--summary", "summary.json", code=1)
+    assert sentence in run.stderr
+    assert list((place / "models/m").iterdir()) == []
+    assert not (place / "summary.json").exists()
+
+
+def test_a_reader_that_has_enough_does_no_harm(lsml: Lsml, place: Path) -> None:
+    command = f"{sys.executable} -m lsml_cli fit export.json --model {MODEL} -c config.xml -o models/m --dry-run | true"
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    for line in (command, command.replace("--dry-run", "")):
+        script = f"set -o pipefail; {line}"
+        run = subprocess.run(["bash", "-c", script], cwd=place, env=env, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert "rror" not in run.stderr
+    assert promoted(place)
+
+
+# --- the dry run
+
+
+def test_a_dry_run_tells_and_writes_nothing(lsml: Lsml, place: Path) -> None:
+    tasks = [*sample(), exported(300, "odd"), exported(301, None)]
+    (place / "export.json").write_text(json.dumps(tasks))
+    before = without_settings(place)
+    run = lsml("fit", "export.json", "--model", "text-classifier", "-c", "config.xml", "--dry-run", cwd=place)
+    assert run.returncode == 0, run.stderr
+    assert without_settings(place) == before
+    first, left_out, small, *table = run.stdout.splitlines()
+    told = fit(lsml, place, "--dry-run", "--summary", "summary.json")
+    assert told.stdout == run.stdout
+    assert without_settings(place) == before | {"summary.json"}
+    counts = summary(place)
+    assert first == f"{counts['train']} tasks to train on, {counts['holdout']} held out"
+    assert left_out == "Left out: empty result (1)."
+    side = 'Too small to be held out, so not measured, for "mood": odd.'
+    assert small in (side, 'Only in held-out tasks, so never learned, for "mood": odd.')
+    classes = counts["classes"]["mood"]
+    assert [row.split() for row in table] == [
+        ["mood", "train", "held", "out"],
+        *[[name, str(each["train"]), str(each["holdout"])] for name, each in classes.items()],
+    ]
+    # What a dry run says is what a fit does.
+    fit(lsml, place, "--summary", "summary.json")
+    assert {key: value for key, value in counts.items() if key in promoted(place).counts} == promoted(place).counts
+    assert summary(place)["too_small"] == counts["too_small"]
+
+
+def test_a_dry_run_imports_no_framework(place: Path) -> None:
+    code = (
+        "import sys; from lsml_cli.cli import app\n"
+        "app(['fit', 'export.json', '-m', 'text-classifier', '-c', 'config.xml', '--dry-run'], standalone_mode=False)\n"
+        "print(*{'sklearn', 'scipy', 'numpy'} & set(sys.modules), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True)
+    assert run.stderr.strip() == ""
+
+
+# --- signals
+
+
+def test_ctrl_c_at_any_moment_leaves_nothing_half_written(place: Path) -> None:
+    (place / "export.json").write_text(json.dumps(sample(3000)))
+    root = place / "models/m"
+    command = [sys.executable, "-m", "lsml_cli", "fit", "export.json", "--model", "text-classifier"]
+    command += ["-c", "config.xml", "-o", str(root), "--summary", "summary.json", "--refit"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    codes, told = [], 0
+    for _ in range(7):
+        process = subprocess.Popen(command, cwd=place, env=environment, stdout=-1, stderr=-1, text=True)
+        time.sleep(random.uniform(0.25, 2.0))
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        codes.append(process.returncode)
+        if process.returncode == 130:
+            told += "Interrupted; nothing is half-written." in stderr
+            assert "Traceback" not in stderr
+            assert not list(root.glob(".*")), list(root.glob(".*"))
+        else:  # it was done, or Python itself had not started yet
+            assert process.returncode in (0, -signal.SIGINT, 1), stderr
+        for name in versions.list_versions(root):
+            versions.read(root / name)
+        if (place / "summary.json").exists():
+            json.loads((place / "summary.json").read_bytes())
+        assert not list(place.glob(".summary*"))
+    assert 130 in codes
+    assert told, "each of them was hit before the command had begun"
+
+
+class Reader(threading.Thread):
+    """Loads the promoted version again and again; remembers what it saw, and every trouble."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root, self.seen, self.trouble, self.done = root, set[str](), list[str](), threading.Event()
+
+    def run(self) -> None:
+        while not self.done.is_set():
+            try:
+                spec = registry.find_model(str(self.root))
+                model: Any = spec.open("cpu")
+                assert model.counts, spec
+                assert spec.version
+                self.seen.add(spec.version)
+            except (LsmlError, OSError, ValueError, AssertionError) as error:
+                self.trouble.append(f"{type(error).__name__}: {error}")
+            time.sleep(0.002)
+
+
+def test_a_reader_never_sees_a_torn_version_while_fits_and_promotions_are_killed(lsml: Lsml, place: Path) -> None:
+    fit(lsml, place)
+    fit(lsml, place, "--with", "weight=2")
+    root = place / "models/m"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    lsml_cli = [sys.executable, "-m", "lsml_cli"]
+    reader = Reader(root)
+    reader.start()
+    ends = []
+    try:
+        for number in range(24):
+            if number % 2:
+                names = versions.list_versions(root)
+                command = ["versions", str(root), "--promote", names[number // 2 % len(names)]]
+            else:
+                command = ["fit", "export.json", "--model", MODEL, "-c", "config.xml", "-o", str(root), "--refit"]
+            process = subprocess.Popen([*lsml_cli, *command], cwd=place, env=environment, stdout=-3, stderr=-3)
+            time.sleep(random.uniform(0.05, 0.3 if number % 2 else 0.6))
+            process.send_signal(signal.SIGKILL)
+            ends.append(process.wait())
+    finally:
+        reader.done.set()
+        reader.join()
+    assert not reader.trouble
+    assert len(reader.seen) > 1, "nothing was promoted before it was killed"
+    assert -signal.SIGKILL in ends
+    for name in versions.list_versions(root):
+        versions.read(root / name)
+    assert lsml("versions", root).returncode == 0
+
+
+def test_a_version_works_on_another_machine(lsml: Lsml, place: Path) -> None:
+    fit(lsml, place, "--model", "text-classifier")
+    here = lsml("predict", "export.json", "--model", "models/m", "--format", "jsonl", cwd=place)
+    (place / "other").mkdir()
+    shutil.move(place / "models/m", place / "other/m")
+    there = lsml("predict", "../export.json", "--model", "m", "--format", "jsonl", cwd=place / "other")
+    assert here.returncode == there.returncode == 0
+    assert there.stdout == here.stdout != ""

@@ -1,0 +1,231 @@
+"""`lsml versions` from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsml_cli import drafts, versions
+from lsml_cli.errors import UnknownModel
+from tests.conftest import Lsml
+
+METRICS = {"mood": {"count": 20, "accuracy": 0.9, "macro_f1": 0.85, "classes": []}}
+COUNTS = {"train": 1080, "holdout": 20}
+
+
+def write(root: Path, *, promote: bool = True, **facts: Any) -> versions.Version:
+    facts = {"metrics": METRICS, "counts": COUNTS} | facts
+    with drafts.begin(root) as draft:
+        (draft.folder / "weights.bin").write_bytes(b"w")
+        version = draft.keep(family="a:B", label_config="<View/>", state={}, params={"C": 1}, **facts)
+    if promote:
+        versions.promote(root, version.version)
+    return version
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four versions: a plain one, one that is torn, a refitted one that is promoted, one that missed a gate."""
+    root = tmp_path / "models" / "news"
+    first = write(root)
+    torn = write(root)
+    write(root, refit=True, parent=first.version)
+    gate = {"name": "mood.accuracy", "control": "mood", "metric": "accuracy", "label": None, "at_least": 0.95}
+    write(root, promote=False, gates=[gate | {"measured": 0.9, "passed": False}], metrics={})
+    (torn.folder / "model.json").write_text('{"format": 1, ')
+    return root
+
+
+def listed(lsml: Lsml, root: Path, *more: str, code: int = 0) -> list[dict[str, Any]]:
+    run = lsml("versions", root, "--json", *more)
+    assert run.returncode == code, run.stderr
+    found: list[dict[str, Any]] = json.loads(run.stdout)
+    return found
+
+
+def test_versions_are_listed_oldest_first_with_what_matters(lsml: Lsml, root: Path) -> None:
+    run = lsml("versions", root)
+    assert (run.returncode, run.stderr) == (0, "")
+    first, torn, promoted, _ = sorted(path.name for path in root.iterdir() if path.is_dir())
+    heading, *rows = [line.split(maxsplit=6) for line in run.stdout.splitlines()]
+    assert heading == ["version", "promoted", "created", "tasks", "accuracy", "macro", "F1  remarks"]
+    created = versions.read(root / first).created
+    assert rows[0] == [first, "-", created, "1,080", "0.9000", "0.8500", "-"]
+    assert rows[1][:6] == [torn, "-", "-", "-", "-", "-"]
+    assert rows[1][6].startswith("damaged: model.json is damaged (")
+    assert rows[2][:4] == [promoted, "yes", versions.read(root / promoted).created, "1,100"]
+    assert rows[2][6] == f"continues from {first}; refit on all tasks after the measurement"
+    assert rows[3][3:] == ["1,080", "-", "-", "gate missed: mood.accuracy"]
+
+
+def test_the_list_for_programs(lsml: Lsml, root: Path) -> None:
+    first, torn, promoted, missed = listed(lsml, root)
+    assert [each["promoted"] for each in (first, torn, promoted, missed)] == [False, False, True, False]
+    assert (first["metrics"], first["trained_on"], first["params"]) == (METRICS, 1080, {"C": 1})
+    assert (promoted["refit"], promoted["parent"], promoted["trained_on"]) == (True, first["version"], 1100)
+    assert missed["missed"] == ["mood.accuracy"]
+    assert (first["damage"], set(torn)) == (None, {"version", "promoted", "damage"})
+
+
+def test_on_a_terminal_it_is_a_table(root: Path) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    env = os.environ | {"COLUMNS": "140", "TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, "-m", "lsml_cli", "versions", root], stdout=slave, env=env)
+    os.close(slave)
+    shown = b""
+    try:
+        while piece := os.read(master, 4096):
+            shown += piece
+    except OSError:  # how a terminal says that nobody writes any more
+        pass
+    os.close(master)
+    assert process.wait() == 0
+    assert "─" in shown.decode()
+    for name in versions.list_versions(root):
+        assert name in shown.decode()
+
+
+def test_an_older_version_comes_back_and_a_newer_one_too(lsml: Lsml, root: Path) -> None:
+    names = versions.list_versions(root)
+    promoted = versions.current(root)
+    run = lsml("versions", root, "--promote", names[0])
+    assert run.returncode == 0
+    assert run.stderr == f"lsml: {root} means {names[0]} now, instead of {promoted}.\n"
+    assert versions.current(root) == names[0]
+    assert lsml("versions", root, "--promote", names[-1], "--quiet").stderr == ""
+    assert versions.current(root) == names[-1]
+
+
+def test_what_cannot_be_promoted(lsml: Lsml, root: Path) -> None:
+    first, torn, promoted, _ = sorted(path.name for path in root.iterdir() if path.is_dir())
+    unknown = lsml("versions", root, "--promote", first[:-1])
+    assert unknown.returncode == 2
+    assert f"has no version '{first[:-1]}'.\n      It has: {first}" in unknown.stderr
+    damaged = lsml("versions", root, "--promote", torn)
+    assert damaged.returncode == 1
+    assert "model.json is damaged" in damaged.stderr
+    assert versions.current(root) == promoted
+    assert unknown.stdout == damaged.stdout == ""
+
+
+def test_pruning_keeps_the_newest_and_the_promoted_one(lsml: Lsml, root: Path) -> None:
+    first, torn, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
+    assert "Removed nothing." in lsml("versions", root, "--prune", "3").stderr
+    versions.promote(root, first)
+    run = lsml("versions", root, "--prune", "1")
+    assert run.returncode == 0
+    assert f"Removed 2 versions: {torn}, {promoted}." in run.stderr
+    assert [line.split()[0] for line in run.stdout.splitlines()[1:]] == [first, missed]
+    assert sorted(path.name for path in root.iterdir()) == [first, missed, "current"]
+    both = listed(lsml, root, "--promote", missed, "--prune", "1")
+    assert [each["version"] for each in both] == [missed]
+    assert lsml("versions", root, "--prune", "0").returncode == 2
+
+
+def test_damaged_versions_do_not_count_for_those_to_keep(lsml: Lsml, root: Path) -> None:
+    first, torn, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
+    (root / missed / "weights.bin").unlink()
+    listed(lsml, root, "--prune", "2")
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == [first, torn, promoted, missed]
+
+
+def test_places_without_versions(lsml: Lsml, root: Path, tmp_path: Path) -> None:
+    for place, code, sentence in (
+        (root.parent / "nwes", 2, f"There is no folder {root.parent / 'nwes'}.\n      Models nearby: {root}."),
+        (tmp_path / "x" / "y", 2, "Name a folder `lsml fit` wrote."),
+        (tmp_path, 1, "holds no trained model.\n      Train one: lsml fit EXPORT"),
+        (root / versions.list_versions(root)[0], 2, "is one version of a model."),
+    ):
+        for more in ([], ["--json"], ["--promote", "x"], ["--prune", "1"]):
+            run = lsml("versions", place, *more)
+            assert (run.returncode, run.stdout) == (code, "")
+            assert sentence in run.stderr
+
+
+def test_what_is_wrong_with_the_promoted_one_is_said(lsml: Lsml, root: Path) -> None:
+    (root / "current").unlink()
+    run = lsml("versions", root)
+    assert run.returncode == 0
+    newest = versions.list_versions(root)[-1]
+    assert f"None of them is promoted: lsml versions {root} --promote {newest}" in run.stderr
+    (root / "current").write_bytes(b"\xff\xfe")
+    assert lsml("versions", root).returncode == 0
+    versions.promote(root, newest)
+    (root / newest / "weights.bin").write_bytes(b"")
+    assert f"The promoted version {newest} is damaged: weights.bin" in lsml("versions", root).stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": {"train": "many"}},
+        {"metrics": {"mood": 3}},
+        {"files": {"weights.bin": "big"}},
+        {"gates": [1]},
+        {"params": []},
+        {"parent": 7},
+        {"refit": "yes"},
+        {"label_config": None},
+        {"version": []},
+    ],
+)
+def test_no_model_json_is_odd_enough_to_end_the_list(lsml: Lsml, root: Path, change: dict[str, Any]) -> None:
+    name = versions.list_versions(root)[0]
+    path = root / name / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    assert listed(lsml, root)[0]["version"] == name
+    run = lsml("versions", root)
+    assert run.returncode == 0
+    assert len(run.stdout.splitlines()) == 5
+
+
+def test_versions_are_promoted_and_pruned_while_others_do_the_same(tmp_path: Path) -> None:
+    """Whoever reads `current` finds a whole version, however many promote and prune at the same moment."""
+    root = tmp_path / "m"
+    for _ in range(12):
+        write(root)
+    done = threading.Event()
+    trouble: list[str] = []
+
+    def read() -> None:
+        while not done.is_set():
+            name = versions.current(root)
+            try:
+                versions.read(versions.resolve(str(root)))
+            except Exception as error:
+                if versions.current(root) == name:  # else it was replaced, and then pruned, while it was read
+                    trouble.append(f"{type(error).__name__}: {error}")
+
+    def promote(turn: int) -> None:
+        while not done.is_set():
+            names = versions.list_versions(root)
+            with suppress(UnknownModel):  # pruned in between
+                versions.promote(root, names[turn % len(names)])
+
+    def prune() -> None:
+        while not done.is_set():
+            for _ in range(3):
+                write(root, promote=False)
+            versions.prune(root, 3)
+
+    threads = [threading.Thread(target=read), threading.Thread(target=prune)]
+    threads += [threading.Thread(target=promote, args=(turn,)) for turn in (0, 1)]
+    for thread in threads:
+        thread.start()
+    time.sleep(3)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not trouble
+    assert versions.current(root) in versions.list_versions(root)

@@ -1,0 +1,74 @@
+"""Small models that learn. Named by file in tests: `tests/trainable.py:Counting`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lsml_cli.models.base import Binding, Model, Progress
+from lsml_cli.predictions import Prediction
+from lsml_cli.tasks import Labelled, Task
+
+
+class Counting(Model):
+    """Counts how often each word comes with each choice; `lsml fit --from` goes on counting."""
+
+    can_continue = True
+    params: ClassVar = {"weight": 1}
+
+    def load(self, device: str) -> None:
+        assert self.spec.path is not None
+        self.counts = {word: Counter(each) for word, each in _read(self.spec.path).items()}
+
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[str]:
+        totals = [sum((self.counts.get(word, Counter()) for word in _words(task)), Counter()) for task in inputs]
+        return [max(sorted(total), key=total.__getitem__, default="?") for total in totals]
+
+    def decode(self, output: str, task: Task, binding: Binding) -> Prediction:
+        control = next(iter(binding.config.controls.values()))
+        if output == "?":
+            return Prediction.of((), self.version)
+        return Prediction.of((control.region(task, {"choices": [output]}, score=0.5),), self.version)
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        earlier = self.spec.earlier
+        assert self.spec.path is None, "a model that learns has no weights of its own yet"
+        counts = {} if earlier is None else {word: Counter(each) for word, each in earlier.open("cpu").counts.items()}
+        for example in train:
+            assert "annotations" not in example.task.raw
+            for region in example.annotation.result:
+                for word in _words(example.task):
+                    counts.setdefault(word, Counter())[region["value"]["choices"][0]] += self.param("weight")
+        (out_dir / "counts.json").write_text(json.dumps(counts, sort_keys=True))
+        rounds = int(earlier.state["rounds"]) if earlier else 0  # type: ignore[arg-type]
+        return {"rounds": rounds + 1, "saw": len(train), "held_out": len(holdout)}
+
+
+class Stumbling(Counting):
+    """Breaks while it learns, in the way that it is told."""
+
+    params: ClassVar = {"how": ""}
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        if self.param("how") == "raise":
+            raise RuntimeError("out of patience")
+        return {"classes": {1, 2}} if self.param("how") == "return a set" else None
+
+
+def _words(task: Task) -> list[str]:
+    return str(task.data["text"]).split()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "counts.json").read_bytes())
+    return found
