@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 import orjson
 
 from lsml_cli.label_config import Control, LabelConfig
-from lsml_cli.tasks import Annotation, Labelled, Task
+from lsml_cli.rows import is_export_row
+from lsml_cli.tasks import Annotation, Labelled, Task, whole_number
 
 Which = Literal["last", "first", "all"]
 WHICH: tuple[str, ...] = get_args(Which)
@@ -29,17 +30,16 @@ def labelled(
            skipped; "all": each of them, as so many examples
     empty  whether an annotation without any region counts: it says that nothing is there
 
-    The rows that JSON_MIN has for one task, one for each annotation, count as one task.
+    The rows that JSON_MIN or CSV has for one task, one for each annotation, count as one task.
     """
     found: list[Labelled] = []
     reasons: Counter[str] = Counter()
-    rows: dict[object, list[tuple[Task, Annotation]]] = {}
+    rows: dict[int, list[tuple[Task, Annotation]]] = {}
     for task in tasks:
-        row = row_of(task)
-        if row is not None:
-            annotation = _from_row(row, config)
-            if isinstance(row.get("id"), int | str):
-                rows.setdefault(row["id"], []).append((task, annotation))
+        if is_export_row(task.raw):
+            annotation = _from_row(task.raw, config)
+            if task.id is not None:
+                rows.setdefault(task.id, []).append((task, annotation))
                 continue
             candidates = [annotation]
         else:
@@ -72,7 +72,6 @@ def choose(annotations: Sequence[Annotation], which: Which = "last", *, empty: b
 
 def chosen(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
     """The labels that regions (of an annotation or a prediction) give to a control, by the name they have now."""
-    names = {label.value: label.name for label in control.labels} | {each.name: each.name for each in control.labels}
     found = []
     for region in result:
         value = region.get("value")
@@ -82,17 +81,7 @@ def chosen(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
                 found.append(given)
             elif isinstance(given, list | tuple):
                 found += [name for name in given if isinstance(name, str)]
-    return [names.get(name, name) for name in found]
-
-
-def row_of(task: Task) -> Mapping[str, Any] | None:
-    """The row of JSON_MIN that a task was made of, an annotation flattened beside the data; None when it was not.
-
-    A row of the CSV export is the same with everything in strings, and arrives as the task's data.
-    """
-    row = task.raw.get("data", task.raw)
-    lone = "annotations" not in task.raw and "completions" not in task.raw
-    return row if lone and isinstance(row, Mapping) and "annotation_id" in row and "annotator" in row else None
+    return [control.name_of.get(name, name) for name in found]
 
 
 def _settle(
@@ -113,7 +102,7 @@ def _settle(
 def _from_export(stored: Mapping[str, Any]) -> Annotation:
     result = stored.get("result")
     return Annotation(
-        _id(stored.get("id")),
+        whole_number(stored.get("id")),
         [region for region in result if isinstance(region, Mapping)] if isinstance(result, list) else [],
         ground_truth=stored.get("ground_truth") is True,
         cancelled=stored.get("was_cancelled") is True or stored.get("skipped") is True,
@@ -127,7 +116,7 @@ def _from_row(row: Mapping[str, Any], config: LabelConfig) -> Annotation:
         for control in config.controls.values()
         for value in _values(control, row.get(control.name))
     ]
-    return Annotation(_id(row.get("annotation_id")), result)
+    return Annotation(whole_number(row.get("annotation_id")), result)
 
 
 def _values(control: Control, cell: Any) -> list[Mapping[str, Any]]:
@@ -143,9 +132,3 @@ def _values(control: Control, cell: Any) -> list[Mapping[str, Any]]:
         return cell
     key = "text" if control.type == "textarea" else control.type
     return [{key: cell if isinstance(cell, list) else [cell]}]
-
-
-def _id(value: Any) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -7,11 +7,13 @@ from contextlib import closing
 from itertools import chain
 
 from lsml_cli.errors import UsageError
+from lsml_cli.job import BulkJob
 from lsml_cli.output import FileOutput, Output, StreamOutput, is_stream, output_format, room_note
 from lsml_cli.pipeline import predict_batches
+from lsml_cli.plan import Plan
 from lsml_cli.predictions import Failure
 from lsml_cli.records import Record
-from lsml_cli.run import BulkJob, Plan, Report, Run, Summary
+from lsml_cli.run import Report, Run, Summary
 from lsml_cli.source import Source
 
 
@@ -32,9 +34,13 @@ def predict_file(plan: Plan, report: Report) -> Summary:
             if not output.last.finished:
                 items = run.pending(records)
                 with plan.open_replicas() as replicas:
-                    run.go(predict_batches(replicas, items, batch_size=plan.batch_size, job=plan.job))
+                    run.go(predict_batches(replicas, items, batch_size=plan.batch_size, job=plan.job, weigh=_weight))
             output.finish()
             return run.summary()
+
+
+def _weight(record: Record) -> int:
+    return len(record.body)
 
 
 def _open_output(plan: Plan) -> Output:

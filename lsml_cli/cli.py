@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -55,6 +55,8 @@ def main() -> None:
         sys.exit(closed.exit_code)
     except LsmlError as error:
         _explain(error.message, error.hint)
+        if error.exit_code == INTERRUPTED:
+            _leave_at_once()
         sys.exit(error.exit_code)
     except OSError as error:
         _explain(f"{error.filename or 'The system'}: {error.strerror or error}.", None)
@@ -62,6 +64,9 @@ def main() -> None:
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer says nothing when ctrl-C comes
             _explain("Interrupted.", None)
+            _leave_at_once()
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # so typer marks a closed pipe, which is no failure
+            sys.exit(0)
         raise
     except Exception as error:
         _explain(
@@ -69,6 +74,12 @@ def main() -> None:
             "Run it again with LSML_DEBUG=1 for the traceback, and please report it.",
         )
         sys.exit(1)
+
+
+def _leave_at_once() -> NoReturn:
+    """End without waiting for threads that still encode or fetch; what was to be cleaned up is."""
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _open_what_is_closed() -> None:

@@ -16,7 +16,19 @@ from typing import Any
 
 import orjson
 
-from lsml_cli.versions import DESCRIPTION, FORMAT, HIDDEN_FILE, HIDDEN_FOLDER, Version, refuse, sync, write_synced
+from lsml_cli.errors import UsageError
+from lsml_cli.versions import (
+    DESCRIPTION,
+    FORMAT,
+    HIDDEN_FILE,
+    HIDDEN_FOLDER,
+    Version,
+    content_digest,
+    is_version,
+    refuse,
+    sync,
+    write_synced,
+)
 
 _STALE = 24 * 3600  # seconds after which something unfinished is taken for what a killed run left
 
@@ -28,7 +40,7 @@ class Draft:
         self.root = root
         self.started = time.time()
         self.folder = root / f"{HIDDEN_FOLDER}{os.getpid()}-{time.time_ns():x}"
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)  # whoever made `root` at the same moment may have removed it again
 
     def clear(self) -> None:
         """Start over: remove what was written so far."""
@@ -41,27 +53,30 @@ class Draft:
         self, *, family: str, label_config: str, state: Mapping[str, Any], params: Mapping[str, Any], **facts: Any
     ) -> Version:
         """Describe the version and give it its name; from here on it is there. `facts`: see `Version`."""
-        files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
+        files = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        digests = {name: content_digest(path) for name, path in files.items()}
         digest = blake2b(digest_size=16)
-        for path in files:
-            digest.update(f"{path.relative_to(self.folder)}\0{_digest_of(path)}\0".encode())
+        for name, content in digests.items():
+            digest.update(f"{name}\0{content}\0".encode())
         digest.update(orjson.dumps([family, label_config, state, params], option=orjson.OPT_SORT_KEYS))
         when = time.gmtime(self.started)
         version = Version(
             folder=self.folder,
-            name=self.root.resolve().name,
+            name=os.fsencode(self.root.resolve().name).decode("utf-8", "replace"),
             version="",
             family=family,
             label_config=label_config,
             state=state,
             params=params,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", when),
-            files={path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files},
+            files={name: path.stat().st_size for name, path in files.items()},
             digest=digest.hexdigest(),
+            digests=digests,
             **facts,
         )
         try:
-            for path in files:
+            for path in paths:
                 sync(path)
             return self._named(version, time.strftime("%Y%m%dT%H%M%S", when))
         except OSError as error:
@@ -88,22 +103,42 @@ class Draft:
 
 @contextmanager
 def begin(root: Path) -> Iterator[Draft]:
-    """A new version below `root`, which is made when it is not there. Gone again unless it is kept.
+    """A new version below `root`, which is made when it is not there. Both are gone again unless it is kept.
 
     Raises OutputError when nothing can be written there.
     """
+    import shutil  # 10 ms that reading a version need not pay
+
+    made: list[Path] = []
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        draft = Draft(root)
+        try:
+            made = [folder for folder in (root, *root.parents) if not folder.exists()]
+            root.mkdir(parents=True, exist_ok=True)
+            _sweep(root)
+            draft = Draft(root)
+        except OSError as error:
+            refuse(error, root)
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft.folder, ignore_errors=True)
+    finally:
+        for folder in made:
+            with suppress(OSError):  # not empty: there is a version in it, of this run or of another one
+                folder.rmdir()
+
+
+def require_home(root: Path) -> None:
+    """Raises UsageError when `root` is itself a version: below it nobody would look for another one."""
+    try:
+        inside = is_version(root)
     except OSError as error:
         refuse(error, root)
-    try:
-        yield draft
-    finally:
-        import shutil  # 10 ms that reading a version need not pay
-
-        shutil.rmtree(draft.folder, ignore_errors=True)
+    if inside:
+        raise UsageError(
+            f"{root} is one version of a model, and no place for another.",
+            f"Name the folder above, where the versions live: --output {root.resolve().parent}",
+        )
 
 
 def _sweep(root: Path) -> None:
@@ -127,11 +162,3 @@ def _to_json(version: Version) -> bytes:
     content = {"format": FORMAT} | asdict(version)
     del content["folder"]
     return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = blake2b(digest_size=16)
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-        return digest.hexdigest()

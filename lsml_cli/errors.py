@@ -98,6 +98,16 @@ class TransientError(LsmlError):
     pass
 
 
+SHOWN = 10  # names listed in a sentence before "and N more"
+
+
+def listed(names: Iterable[str], most: int = SHOWN) -> str:
+    """The names with commas between them, after `most` of them how many more there are: "a, b and 7 more"."""
+    every = list(names)
+    more = len(every) - most
+    return ", ".join(every[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def closest_first(name: str, known: Iterable[str]) -> list[str]:
     """`known`, the names most like `name` first, the rest in alphabetical order."""
     rest = sorted(known)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lsml_cli.errors import UsageError, closest_first
+from lsml_cli.errors import UsageError, closest_first, listed
 from lsml_cli.metrics import ClassMetrics, Metrics
 
 OF_CONTROL = ("accuracy", "macro-f1")
@@ -20,7 +20,6 @@ OF_CLASS = ("f1", "precision", "recall")
 KNOWN = (*OF_CONTROL, *(f"{name}:CLASS" for name in OF_CLASS))
 
 _EXACT = 1e-9  # a mean of several numbers may end one bit below the value that was typed
-_SHOWN = 12  # names listed in a sentence
 
 # The classes of each control that is measured; None where they come with the tasks, so that any may be named.
 Known = Mapping[str, Sequence[str] | None]
@@ -101,8 +100,8 @@ def _parse(text: str, known: Known) -> list[Gate]:
         having = [control for control in controls if (classes := known[control]) is None or label in classes]
         if not having:
             there = dict.fromkeys(each for control in controls for each in known[control] or ())
-            listed = ", ".join(closest_first(label, there)[:_SHOWN])
-            raise UsageError(f"--fail-under {text!r}: there is no class {label!r}.", f"Known classes: {listed}.")
+            known_classes = listed(closest_first(label, there))
+            raise UsageError(f"--fail-under {text!r}: there is no class {label!r}.", f"Known classes: {known_classes}.")
         return [Gate(control, kind, label, at_least) for control in having]
     if colon or kind not in OF_CONTROL:
         _refuse(text, metric, known)
@@ -120,13 +119,13 @@ def _controls(name: str, known: Known) -> tuple[list[str], str]:
 def _refuse(text: str, metric: str, known: Known) -> None:
     before, dot, rest = metric.split(":")[0].rpartition(".")
     if dot and rest in (*OF_CONTROL, *OF_CLASS):
-        listed = ", ".join(closest_first(before, known)[:_SHOWN])
+        controls = listed(closest_first(before, known))
         raise UsageError(
-            f"--fail-under {text!r}: there is no control {before!r} to be measured.", f"Known controls: {listed}."
+            f"--fail-under {text!r}: there is no control {before!r} to be measured.", f"Known controls: {controls}."
         )
-    listed = ", ".join(closest_first(metric, KNOWN))
+    metrics = listed(closest_first(metric, KNOWN))
     of_class = " (it needs a class)" if metric.rstrip(":") in OF_CLASS else ""
-    raise UsageError(f"--fail-under {text!r}: there is no metric {metric!r}{of_class}.", f"Known metrics: {listed}.")
+    raise UsageError(f"--fail-under {text!r}: there is no metric {metric!r}{of_class}.", f"Known metrics: {metrics}.")
 
 
 def _judge(gate: Gate, metrics: Metrics | None) -> Verdict:

@@ -24,7 +24,7 @@ from lsml_cli.tasks import Labelled, Task, Unreadable, read_tasks
 UNREADABLE = "unreadable"
 FOREIGN = "no answer for this label config"
 LEAKING = "content that is in the hold-out file"
-SHOWN = 3  # unreadable tasks named one by one
+SHOWN = 3  # unreadable tasks named one by one, besides the place where a file is torn
 
 Classes = dict[str, dict[str, tuple[int, int]]]
 
@@ -38,7 +38,8 @@ class Plan:
     classes            {control: {label: (tasks to train on, held-out tasks)}}, every label of the config and
                        every one that was given
     asked              how it came about: share or file name, seed, which annotation
-    unreadable         the first tasks that cannot be read, as sentences
+    unreadable         the first places of the export where no task can be read, and the one where it is torn
+    held_out_unreadable  the same for the hold-out file
     data_digest        of the tasks and annotations on both sides
     """
 
@@ -48,8 +49,24 @@ class Plan:
     held_out_left_out: Mapping[str, int]
     classes: Classes
     asked: Mapping[str, Any]
-    unreadable: Sequence[str] = ()
+    unreadable: Sequence[Unreadable] = ()
+    held_out_unreadable: Sequence[Unreadable] = ()
     data_digest: str = ""
+
+    @property
+    def torn(self) -> bool:
+        """Whether a file ends too early, so that there was more to learn from, or to measure with, than was seen."""
+        return any(place.torn for place in (*self.unreadable, *self.held_out_unreadable))
+
+    @property
+    def unread(self) -> int:
+        """Number of places of both files where a task was expected, and none can be read."""
+        return self.left_out.get(UNREADABLE, 0) + self.held_out_left_out.get(UNREADABLE, 0)
+
+    def unread_places(self, export: str) -> list[str]:
+        """The first of these places, each with its file and the reason. `export` is what the export is called."""
+        files = ((export, self.unreadable), (self.asked.get("holdout_file"), self.held_out_unreadable))
+        return [f"{file}, {place.place}: {place.reason}" for file, places in files for place in places]
 
     @cached_property
     def counts(self) -> dict[str, Any]:
@@ -60,6 +77,7 @@ class Plan:
             "annotations": {"train": len(self.train), "holdout": len(self.held_out)},
             "left_out": dict(self.left_out),
             "holdout_left_out": dict(self.held_out_left_out),
+            "torn": self.torn,
             "classes": {
                 control: {label: {"train": train, "holdout": held_out} for label, (train, held_out) in labels.items()}
                 for control, labels in self.classes.items()
@@ -96,6 +114,11 @@ class _Reading:
     remembering: bool = False
     unreadable: list[Unreadable] = field(default_factory=list)
     contents: set[bytes] = field(default_factory=set)
+
+    @property
+    def shown(self) -> list[Unreadable]:
+        """The first places that are unreadable, and the last one if nothing could be read from there on."""
+        return self.unreadable[:SHOWN] + [place for place in self.unreadable[SHOWN:] if place.torn]
 
     def readable(self, tasks: Iterable[Task | Unreadable]) -> Iterator[Task]:
         for task in tasks:
@@ -136,14 +159,14 @@ def plan_fit(
     require_share(holdout)
     reading = _Reading(config)
     examples, left_out = reading.examples(tasks, which_annotation)
-    unreadable = [_sentence(each) for each in reading.unreadable[:SHOWN]]
+    held_out_unreadable: list[Unreadable] = []
     asked: dict[str, Any] = {"annotation": which_annotation}
     not_measured: Counter[str] = Counter()
     if isinstance(holdout, Path):
         other = _Reading(config, remembering=True)
         names = frozenset(config.controls)
         held_out, not_measured = other.examples(read_tasks(str(holdout), controls=names), which_annotation)
-        unreadable += [_sentence(each, f" of {holdout}") for each in other.unreadable[:SHOWN]]
+        held_out_unreadable = other.shown
         if not held_out:
             reasons = in_words(not_measured) or "it has no tasks at all"
             raise InputError(f"{holdout} has no annotated task to measure with: {reasons}.", _ANNOTATE)
@@ -166,7 +189,8 @@ def plan_fit(
         dict(sorted(not_measured.items())),
         _classes(config, train, held_out),
         asked,
-        unreadable,
+        reading.shown,
+        held_out_unreadable,
         # In the order of the files, not of the sides: the seed changes nothing about the data.
         _data_digest([*examples, *held_out] if isinstance(holdout, Path) else examples),
     )
@@ -251,10 +275,6 @@ def _given(control: Control, examples: Iterable[Labelled]) -> Counter[str]:
 
 def _tasks(examples: Iterable[Labelled]) -> int:
     return len({example.task.index for example in examples})
-
-
-def _sentence(place: Unreadable, where: str = "") -> str:
-    return f"Task {place.index + 1}{where} ({place.place}) cannot be read: {place.reason}."
 
 
 def _data_digest(examples: Iterable[Labelled]) -> str:

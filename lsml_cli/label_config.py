@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli import validation
-from lsml_cli.errors import LabelConfigError, LabelMismatch, UsageError, closest_first
+from lsml_cli.errors import LabelConfigError, LabelMismatch, UsageError, closest_first, listed
 from lsml_cli.predictions import Prediction, Region, region_id
 from lsml_cli.tasks import Task
 
@@ -36,8 +36,6 @@ CONTROLS = frozenset(CONTROL_TAGS.lower().split())
 LABELS = frozenset({"choice", "label", "relation"})
 PROSE = frozenset({"header", "html", "hypertext", "markdown", "reactcode", "style"})  # what is inside is not ours
 OWN_OBJECT = {"chat": "ChatMessage", "reactcode": "ReactCode"}  # objects that are their own control, of this tag
-
-SHOWN = 10  # names listed in a sentence before "and N more"
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Object:
         found = data[key] if key in data else _at_path(data, key)
         if found is None:
             there = f'has null for "{key}"' if key in data else f'has no "{key}"'
-            raise ValueError(f"the task {there}, which {self} wants; it has: {_listed(closest_first(key, data))}")
+            raise ValueError(f"the task {there}, which {self} wants; it has: {listed(closest_first(key, data))}")
         return found
 
     def __str__(self) -> str:
@@ -121,6 +119,11 @@ class Control:
     def per_item(self) -> bool:
         """Whether it answers once per picture of a list: perItem="true"."""
         return self._flag("perItem")
+
+    @cached_property
+    def name_of(self) -> Mapping[str, str]:
+        """A label's value or alias -> its name: annotations made before it had the alias say the value."""
+        return {label.value: label.name for label in self.labels} | {label.name: label.name for label in self.labels}
 
     def _flag(self, attribute: str) -> bool:
         value = self.attrs.get(attribute) or self.attrs.get(attribute.lower()) or ""
@@ -180,7 +183,8 @@ class LabelConfig:
                 raise LabelConfigError("The label config is not UTF-8.", "Save it as UTF-8.") from error
         xml = xml.removeprefix("\ufeff")
         if not xml.strip():
-            raise LabelConfigError("The label config is empty.", "Copy it from the project's Settings > Labeling.")
+            hint = "Copy it from the project's Settings > Labeling Interface > Code."
+            raise LabelConfigError("The label config is empty.", hint)
         return _Reader().read(xml)
 
     @classmethod
@@ -220,7 +224,7 @@ class LabelConfig:
         found = [control for control in self.controls.values() if control.type == tag.lower()]
         if len(found) == 1:
             return found[0]
-        there = _listed(list(map(str, found or self.controls.values()))) or "no control at all"
+        there = listed(map(str, found or self.controls.values())) or "no control at all"
         number = f"{len(found)} of them" if found else f"no <{tag}>"
         raise LabelMismatch(f"One <{tag}> is needed, but the label config has {number}: it has {there}.")
 
@@ -394,8 +398,3 @@ def _at_path(data: Any, path: str) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return data
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -36,7 +36,8 @@ def load_model(
 ) -> LoadedModel:
     """A model with its weights in memory, ready to predict.
 
-    model         as on the command line ("models/news", "text-classifier", "model.py:Class"), a class, or a spec
+    model         as on the command line ("models/news", "text-classifier", "model.py:Class",
+                  "model.py:Class@models/news"), a class, or a spec
     label_config  labelling XML, or the path of a file with it; a trained version remembers its own
     params        the model's own parameters, `--with` on the command line
     label_map     {class of the model: label of the config}, where the names differ
@@ -65,7 +66,7 @@ def load_model(
             media_root=Path(media_root) if media_root is not None else None,
         )
     )
-    return LoadedModel(spec, config, binding.notes, replicas, stack)
+    return LoadedModel(spec, config, (*spec.notes, *binding.notes), replicas, stack)
 
 
 class LoadedModel:

@@ -65,6 +65,10 @@ class Media:
             return str(error)
         return None
 
+    def close(self) -> None:
+        """Close the connections to servers; the next `fetch` would open new ones."""
+        self._clients.close()
+
     def _path(self, value: str) -> Path:
         if _scheme(value):
             raise ValueError(f"{value} is neither a file on this machine nor an http(s) or data: URI")
@@ -107,6 +111,12 @@ class _Clients:
             if self._client is None:
                 self._client = httpx.Client(timeout=PATIENCE, follow_redirects=True, max_redirects=5)
             return self._client
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return _Clients, ()

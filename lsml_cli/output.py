@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from lsml_cli.errors import OutputClosed, OutputError, UsageError
-from lsml_cli.resume import Entry, Journal, require_nothing_unfinished
+from lsml_cli.resume import Entry, Found, Journal
 
 STDOUT = "-"
 Format = Literal["json", "jsonl"]
@@ -154,11 +154,15 @@ class FileOutput:
         self.errors_part = self.errors_path and _beside(self.errors_path, ending)
         self._journal: Journal | None = None
         self._errors: io.FileIO | None = None
+        self._in_place = False
         self.last = Entry()
         self._file = _locked(self.part)
         try:
             if journal:
-                self._journal = _journal(self.path, self.part, started_with, resume=resume)
+                sizes = _size(self.part), _size(self.errors_part) if self.errors_part else 0
+                self._journal = _finished_journal(self.path, started_with) if resume and not sizes[0] else None
+                self._in_place = self._journal is not None
+                self._journal = self._journal or _journal(self.path, started_with, *sizes, resume=resume)
                 self.last = self._journal.last
             if not self.last.finished:
                 _cut_back(self._file, self.last.output)
@@ -188,11 +192,10 @@ class FileOutput:
                 raise OutputError(f"{self.part} was removed while it was written, and its content with it.")
         if self.errors_part and self.errors_path and self.errors_part.exists():
             self.errors_part.replace(self.errors_path)
-        if self.last.output:  # a resumed run that had only the journal left to remove made an empty file for its lock
-            if self.part.stat().st_size:
-                self.part.replace(self.path)
-            else:
-                self.part.unlink()
+        if self._in_place:  # an earlier run was killed after the renaming; the part is only this one's lock
+            self.part.unlink()
+        else:
+            self.part.replace(self.path)
         if self._journal:
             self._journal.remove()
 
@@ -225,28 +228,51 @@ class FileOutput:
         self.last = entry
 
 
-def _journal(path: Path, part: Path, started_with: Mapping[str, Any], *, resume: bool) -> Journal:
+def _journal(path: Path, started_with: Mapping[str, Any], output: int, errors: int, *, resume: bool) -> Journal:
+    """The journal of the run to continue, or of a new one where there is nothing to continue."""
     place = _beside(path, ".part.journal")
-    if not resume:
-        require_nothing_unfinished(part, Journal.peek(place))
-        return Journal.begin(place, started_with)
-    if place.exists():
-        return Journal.reopen(place, started_with)
-    if part.stat().st_size:
-        raise UsageError(f"{part} has no journal beside it, so it cannot be resumed.", f"Delete {part} to start over.")
+    _require_journal(path, started_with, output, errors, resume=resume)
+    if resume and output:
+        return Journal.reopen(place, started_with, output, errors)
     return Journal.begin(place, started_with)
+
+
+def _finished_journal(path: Path, started_with: Mapping[str, Any]) -> Journal | None:
+    """The journal of a run that was killed when nothing was left to do but to remove it."""
+    place, size = _beside(path, ".part.journal"), _size(path)
+    found = Found.read(place, size, sys.maxsize)
+    if not found.last.finished or found.last.output != size:
+        return None
+    return Journal.reopen(place, started_with, size, sys.maxsize)
+
+
+def _require_journal(path: Path, started_with: Mapping[str, Any], output: int, errors: int, *, resume: bool) -> None:
+    """Refuse to throw unfinished work away without being told to, or to continue what is not this run's."""
+    part, place = _beside(path, ".part"), _beside(path, ".part.journal")
+    if not output:  # whatever the journal says: nothing is left of the run
+        return
+    if not place.exists():
+        raise UsageError(f"{part} is there, but no journal that tells how far it got.", f"Delete {part} to start over.")
+    found = Found.read(place, output, errors)
+    if resume:
+        found.require(place, started_with)
+    elif found.last.records or found.header is None:
+        raise UsageError(
+            f"{part} holds {found.last.records:,} tasks of an unfinished run.",
+            "Continue it with --resume, or delete that file to start over.",
+        )
 
 
 def require_output(output: str, errors: str | None, started_with: Mapping[str, Any], *, resume: bool) -> None:
     """Raises what `FileOutput` would raise, and touches nothing."""
     path = _writable(output)
-    if errors:
-        _writable(errors)
-    place = _beside(path, ".part.journal")
-    if resume and place.exists():
-        Journal.would_reopen(place, started_with)
-    else:
-        require_nothing_unfinished(_beside(path, ".part"), Journal.peek(place))
+    errors_path = _writable(errors) if errors else None
+    sizes = [_size(_beside(each, ".part")) if each else 0 for each in (path, errors_path)]
+    _require_journal(path, started_with, *sizes, resume=resume)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def require_different_files(reads: Mapping[str, str | None], writes: Mapping[str, str | None]) -> None:
@@ -257,8 +283,17 @@ def require_different_files(reads: Mapping[str, str | None], writes: Mapping[str
             continue
         identity = _identity(path)
         if identity in seen and name in writes:
-            raise UsageError(f"{seen[identity]} and {name} are the same file: {path}.", "Name another one.")
+            raise UsageError(f"{path} is {seen[identity]} and {name} at once.", "Name another file.")
         seen.setdefault(identity, name)
+
+
+def in_progress(writes: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The files that stand beside those that are written until they are finished."""
+    beside: dict[str, str | None] = {}
+    for name, path in writes.items():
+        if path and not is_stream(path):
+            beside |= {f"{name} in progress": f"{path}.part", f"{name}'s journal": f"{path}.part.journal"}
+    return beside
 
 
 def _identity(path: str) -> object:
@@ -290,7 +325,9 @@ def require_writable(path: str) -> None:
 
 
 def _writable(path: str) -> Path:
-    target = Path(os.path.realpath(path))  # a link stays, and what it points to gets the content
+    target = Path(path)
+    if target.is_symlink():  # the link stays, and what it points to gets the content
+        target = Path(os.path.realpath(path))
     if path in ("", STDOUT):
         raise UsageError(f"{path!r} is no name of a file.")
     if target.is_dir():
@@ -310,14 +347,17 @@ def _locked(path: Path) -> io.FileIO:
     """The file, open and locked, so that two runs cannot write the same output."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder, and lsml needs that name.", "Remove it, or choose another --output.")
-    file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        output = path.with_suffix("")
-        raise OutputError(f"Another lsml is writing {output} right now.", "Choose another --output.") from None
-    return file
+    while True:
+        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            output = path.with_suffix("")
+            raise OutputError(f"Another lsml is writing {output} right now.", "Choose another --output.") from None
+        if _identity(str(path)) == _identity_of(file.fileno()):
+            return file
+        file.close()  # the run that had it finished in this very moment, and renamed it
 
 
 def _cut_back(file: io.FileIO, size: int) -> None:

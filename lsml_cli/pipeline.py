@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from lsml_cli.replica import Job, Plain, Replica, Setting
 from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
 
 DEATHS_IN_A_ROW = 3  # single tasks that kill a replica before it is the replica that is to blame
+
+BATCH_BYTES = 8 << 20
 
 T = TypeVar("T")
 
@@ -113,12 +115,16 @@ def predict_batches(
     batch_size: int,
     setting: Setting | None = None,
     job: Job | None = None,
+    weigh: Callable[[Any], int] | None = None,
 ) -> Iterator[list[Any]]:
-    """`predict_stream`, a batch at a time, for who wants to know where batches end."""
+    """`predict_stream`, a batch at a time, for who wants to know where batches end.
+
+    weigh  the bytes of an item: a batch also ends when it holds more than BATCH_BYTES, whatever its number of items
+    """
     job = job or Plain()
     waiting: deque[_Sent] = deque()
     allowed = sum(replica.ahead for replica in replicas)
-    for batch in _batches(items, batch_size):
+    for batch in _batches(items, batch_size, weigh):
         replica = min(replicas, key=lambda candidate: candidate.waiting)
         waiting.append(_Sent(replica, batch, setting, job, replica.submit(batch, setting, job)))
         while len(waiting) > allowed or (waiting and waiting[0].results.done()):
@@ -127,13 +133,15 @@ def predict_batches(
         yield waiting.popleft().collect()
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], size: int, weigh: Callable[[T], int] | None) -> Iterator[list[T]]:
     batch: list[T] = []
+    weight = 0
     for item in items:
         batch.append(item)
-        if len(batch) == size:
+        weight += weigh(item) if weigh else 0
+        if len(batch) == size or weight > BATCH_BYTES:
             yield batch
-            batch = []
+            batch, weight = [], 0
     if batch:
         yield batch
 

@@ -1,18 +1,20 @@
 """What a model says about a task, and how it is written down.
 
 A `Prediction` is Label Studio's prediction object; a `Failure` stands in its place when a task could not
-be predicted. `render` turns one of them into the bytes of one record.
+be predicted. `task_record` and `prediction_record` are the two shapes in which they are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
 import orjson
 
+from lsml_cli.rows import is_export_row
 from lsml_cli.tasks import Task
 
 Stage = Literal["read", "fetch", "encode", "forward", "decode", "check"]
@@ -68,6 +70,23 @@ class Prediction:
         mean = sum(scores) / len(scores) if scores else None
         return cls(regions, mean, model_version)
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Prediction:
+        """A prediction as it is stored. Raises ValueError, TypeError or KeyError when it is none."""
+        regions = []
+        for each in stored["result"]:
+            fields = dict(each)
+            known = {name: fields.pop(name) for name in ("id", "from_name", "to_name", "type", "value")}
+            regions.append(Region(**known, score=fields.pop("score", None), extra=fields))
+        return cls(tuple(regions), stored.get("score"), stored["model_version"])
+
+    def at_least(self, score: float) -> Prediction:
+        """Without the regions that have a lower score, and without those that belong to them (share their id)."""
+        unsure = {region.id for region in self.result if region.score is not None and region.score < score}
+        if not unsure:
+            return self
+        return Prediction.of(tuple(region for region in self.result if region.id not in unsure), self.model_version)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "result": [region.to_json() for region in self.result],
@@ -106,55 +125,57 @@ def region_id(task: int | str, control: str, ordinal: int) -> str:
     return blake2b(f"{task}\0{control}\0{ordinal}".encode(), digest_size=5).hexdigest()
 
 
-def render(
-    task: Task | None,
-    outcome: Outcome,
-    shape: Shape,
-    keep_annotations: bool,
-    dumps: Callable[[Any], bytes] = orjson.dumps,
-) -> bytes:
-    """One record of the output as JSON on one line, empty when there is nothing that could be written.
+def dumps(value: Any) -> bytes:
+    """JSON on one line; numbers of numpy are numbers."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    tasks        the whole task with a `predictions` list, ready for Label Studio's import. Annotations and drafts
-                 are left out unless `keep_annotations`, because one foreign `completed_by` id fails a whole import.
-                 Predictions of other versions stay if the export carried them in full; exported ids of predictions
-                 are dropped, because they break the import. Something unreadable is no task: nothing is written.
-    predictions  `{"task", "result", "score", "model_version"}` for `import/predictions`
+
+def dumps_exactly(value: Any) -> bytes:
+    """The same, several times slower, for what orjson cannot do: whole numbers beyond 64 bits, deep nesting."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def task_record(
+    task: Task, outcome: Outcome, older: Sequence[Mapping[str, Any]], keep_annotations: bool
+) -> dict[str, Any]:
+    """The whole task with a `predictions` list, ready for Label Studio's import.
+
+    older             predictions of other versions that the task carries and keeps
+    keep_annotations  annotations and drafts are left out otherwise, because one foreign `completed_by` id fails a
+                      whole import
     """
-    if shape == "predictions":
-        return dumps(_prediction_record(task, outcome))
-    if task is None:
-        return b""
-    return dumps(_task_record(task, outcome, keep_annotations))
+    raw = task.raw
+    if "data" not in raw or is_export_row(raw):  # a bare item or a row of an export
+        raw = {"data": task.data} if task.id is None else {"id": task.id, "data": task.data}
+    record = dict(raw)
+    for key in _NOT_WRITTEN if not keep_annotations else ("predictions",):
+        record.pop(key, None)
+    record["predictions"] = [*older, *_answer(outcome)]
+    return record
+
+
+def _answer(outcome: Outcome) -> list[Mapping[str, Any]]:
+    if isinstance(outcome, Failure):
+        return []
+    return [outcome.to_json() if isinstance(outcome, Prediction) else outcome.prediction]
 
 
 _NOT_WRITTEN = ("predictions", "annotations", "completions", "drafts")
 
 
-def _task_record(task: Task, outcome: Outcome, keep_annotations: bool) -> dict[str, Any]:
-    raw = task.raw
-    if "data" not in raw:  # a row of JSON_MIN or a bare item
-        raw = {"data": task.data} if task.id is None else {"id": task.id, "data": task.data}
-    record = dict(raw)
-    for key in _NOT_WRITTEN if not keep_annotations else ("predictions",):
-        record.pop(key, None)
-    new = outcome if isinstance(outcome, Prediction) else None
-    kept = [old for old in stored_predictions(raw) if new is None or old["model_version"] != new.model_version]
-    record["predictions"] = [*kept, new.to_json()] if new else kept
-    return record
-
-
-def stored_predictions(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The predictions that a task carries in full, with the fields that an import keeps; ids alone do not count."""
-    return [
-        {"result": old["result"], "score": old.get("score"), "model_version": old.get("model_version")}
-        for old in raw.get("predictions") or ()
-        if isinstance(old, dict) and isinstance(old.get("result"), list)
-    ]
-
-
-def _prediction_record(task: Task | None, outcome: Outcome) -> dict[str, Any]:
+def prediction_record(task: Task | None, outcome: Outcome) -> dict[str, Any]:
+    """`{"task", "result", "score", "model_version"}` for `import/predictions`; a failure has an `error` instead."""
     record: dict[str, Any] = {"task": task.id if task else None}
     if isinstance(outcome, Failure):
         return record | {"result": [], "error": outcome.to_json()}
     return record | (outcome.to_json() if isinstance(outcome, Prediction) else dict(outcome.prediction))
+
+
+def stored_predictions(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The predictions that a task carries in full, with the fields that an import keeps; ids alone do not count."""
+    stored = raw.get("predictions")
+    return [
+        {"result": old["result"], "score": old.get("score"), "model_version": old.get("model_version")}
+        for old in (stored if isinstance(stored, list) else ())
+        if isinstance(old, dict) and isinstance(old.get("result"), list)
+    ]

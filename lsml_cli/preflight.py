@@ -16,8 +16,9 @@ from lsml_cli.label_config import Object
 from lsml_cli.media import Media
 from lsml_cli.models.base import Meeting
 from lsml_cli.output import is_stream, output_format, require_output, room_note
+from lsml_cli.plan import Plan
 from lsml_cli.predictions import Failure
-from lsml_cli.run import Plan, Report
+from lsml_cli.run import Report
 from lsml_cli.source import Source
 from lsml_cli.tasks import Task, kind
 

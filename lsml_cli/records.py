@@ -1,21 +1,16 @@
 """Bytes -> the bytes of one task at a time.
 
-JSON Lines, a JSON array, objects that follow each other and CSV are cut into `Record`s without being parsed: parsing
-happens where the model is, which may be another process. Memory holds one chunk and the task at hand.
+JSON Lines, a JSON array and objects that follow each other are cut into `Record`s without being parsed: parsing
+happens where the model is, which may be another process. Memory holds one chunk and the task at hand. (`rows.py` does
+the same for CSV.)
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-
-import orjson
-
-from lsml_cli.errors import InputError, UsageError
 
 CHUNK = 1 << 18  # bytes read at a time
 LARGEST_TASK = 32 << 20  # bytes; a larger one is reported instead of filling the memory
@@ -32,15 +27,17 @@ class Record(NamedTuple):
     place    where it starts: "line 12", "byte 4096"
     body     one JSON object; empty when there is a problem
     problem  why there is no task here
+    torn     whether the input cannot be read any further from here, so that whatever followed is lost
     """
 
     index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
     place: str
     body: bytes
     problem: str = ""
+    torn: bool = False
 
 
-def _too_large(size: int) -> str:
+def too_large(size: int) -> str:
     return f"this task has {size:,} bytes, and {LARGEST_TASK:,} is the most that lsml takes"
 
 
@@ -55,20 +52,20 @@ def read_lines(stream: io.BufferedReader[Any], ending: Ending) -> Iterator[Recor
         number += 1
         place = f"line {number}"
         if len(line) == LARGEST_TASK and not line.endswith(b"\n"):
-            yield Record(index, place, b"", _too_large(len(line) + _skip_line(stream)))
+            yield Record(index, place, b"", too_large(len(line) + skip_line(stream)))
         elif line.isspace():
             continue
-        elif line.endswith(b"\n") or _Depth().feed(line):
+        elif line.endswith(b"\n") or Depth().feed(line):
             yield Record(index, place, line)
         else:  # the last line, and its braces are open: say that the file ends too early, not that it is not JSON
-            yield Record(index, place, b"", ending("ends in the middle of a task"))
+            yield Record(index, place, b"", ending("ends in the middle of a task"), torn=True)
             return
         index += 1
     if ending():
-        yield Record(index, f"line {number + 1}", b"", ending())
+        yield Record(index, f"line {number + 1}", b"", ending(), torn=True)
 
 
-def _skip_line(stream: io.BufferedReader[Any]) -> int:
+def skip_line(stream: io.BufferedReader[Any]) -> int:
     """Read to the end of the line without keeping it; the number of bytes skipped."""
     skipped = 0
     while piece := stream.readline(CHUNK):
@@ -80,17 +77,27 @@ def _skip_line(stream: io.BufferedReader[Any]) -> int:
 
 # --- a JSON array of objects, or objects that follow each other
 
-# Where an object of the outermost array may end: a closing brace, then a comma and anything but the next key, or the
-# last bracket of all. Objects further in look like that now and then; counting braces tells.
-_END_IN_ARRAY = re.compile(rb'\}(?=\s*(?:,\s*(?:[^"\s]|"(?:[^"\\]|\\.)*"\s*[,\]])|\]\s*(?:\Z|[^\s,\]}])))', re.DOTALL)
+# Where an object of the outermost array may end: a closing brace, then what cannot follow one further in (a missing
+# comma), a comma and anything but the next key, or the last bracket of all. Objects further in look like that now and
+# then; counting braces tells.
+_END_IN_ARRAY = re.compile(
+    rb"""\}(?=\s*(?:
+        ,\s*(?:[^"\s]|"[^"\\]*+(?:\\.[^"\\]*+)*(?:"\s*[,\]]|\\?\Z))  # \Z: the string goes on behind the buffer
+        |\]\s*(?:\Z|,\s*[^"\s]|[^\s,\]}])
+        |[^\s,\]}]
+    ))""",
+    re.DOTALL | re.VERBOSE,
+)
 _END_IN_STREAM = re.compile(rb"\}(?=\s*\{)")
+_CLOSING = re.compile(rb"\}")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _NOT_SKELETON = bytes(byte for byte in range(256) if byte not in b'"{}')
 _SPACE = re.compile(rb"\s*")
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)  # a lone quote opens a string that goes on
+_IN_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 
 
-class _Depth:
+class Depth:
     """How deep in braces a position is. Fed with the bytes between two places where an object might end.
 
     Braces inside strings do not count. A string may begin in one segment and end in a later one.
@@ -101,7 +108,10 @@ class _Depth:
         self.in_string = False
 
     def feed(self, segment: bytes) -> bool:
-        """Whether the position after `segment` is outside of every brace and string."""
+        """Whether the position after `segment` is outside of every brace and string.
+
+        One brace too many is outside as well, so that it costs its own task only.
+        """
         if b"\\" in segment:
             segment = _ESCAPE.sub(b"", segment)
         skeleton = segment.translate(None, _NOT_SKELETON)
@@ -114,7 +124,7 @@ class _Depth:
             outside = b"".join(pieces[::2])
             self.in_string = len(pieces) % 2 == 0
         self.braces += outside.count(b"{") - outside.count(b"}")
-        return self.braces == 0 and not self.in_string
+        return self.braces <= 0 and not self.in_string
 
 
 def cut_objects(stream: io.BufferedReader[Any], ending: Ending, *, in_array: bool) -> Iterator[Record]:
@@ -136,19 +146,24 @@ class _Cutter:
         self.buffer = b""
         self.start = self.offset = 0
         self.index = -1
+        self.drained = False  # everything that is left lies in the buffer
         self.ended = False
 
     def more(self) -> bool:
-        """Drop what was given out and read on; False at the end of the input."""
+        """Drop what was given out and read on; False at the end of the input, where nothing changes."""
         chunk = self.stream.read1(CHUNK)
+        if not chunk:
+            self.drained = True
+            return False
         self.offset += self.start
         self.buffer = self.buffer[self.start :] + chunk
         self.start = 0
-        return bool(chunk)
+        return True
 
     def record(self, body: bytes, problem: str = "") -> Record:
         self.index += 1
-        return Record(self.index, f"byte {self.offset + self.start:,}", body, problem)
+        torn = self.ended and bool(problem)
+        return Record(self.index, f"byte {self.offset + self.start:,}", body, problem, torn)
 
     def next_byte(self) -> bytes:
         """Skip white space; the byte there, empty at the end of the input."""
@@ -167,7 +182,7 @@ class _Cutter:
         while not self.ended:
             byte = self.next_byte()
             if byte == b"{":
-                yield from self.objects()
+                yield from self.last_object(Depth(), 0) if self.drained else self.objects()
             elif not byte:
                 self.ended = True
                 if self.in_array or self.ending():
@@ -185,7 +200,7 @@ class _Cutter:
 
     def objects(self) -> Iterator[Record]:
         """The objects from here to the end of the buffer, and the one that goes on after it."""
-        depth = _Depth()
+        depth = Depth()
         seen = self.start
         while True:
             for match in self.object_end.finditer(self.buffer, seen):
@@ -221,19 +236,21 @@ class _Cutter:
         self.start = position
         return True
 
-    def last_object(self, depth: _Depth, held: int) -> Iterator[Record]:
-        """What the input ends with: one more object of a stream, or one that is torn."""
+    def last_object(self, depth: Depth, held: int) -> Iterator[Record]:
+        """An object after which the input ends, with or without something odd in between; or one that is torn."""
+        seen = self.start + held
+        for match in _CLOSING.finditer(self.buffer, seen):
+            complete = depth.feed(self.buffer[seen : match.end()])
+            seen = match.end()
+            if complete:
+                yield self.record(self.buffer[self.start : seen])
+                self.start = seen
+                self.step_to_object()
+                return
         self.ended = True
-        rest = self.buffer[self.start :].rstrip(WHITESPACE + b"," if self.in_array else WHITESPACE)
-        if depth.feed(rest[held:]):
-            yield self.record(rest)
-            self.start += len(rest)
-            if self.in_array or self.ending():
-                yield self.record(b"", self.ending("ends before the list is closed"))
-        else:
-            yield self.record(b"", self.ending("ends in the middle of a task"))
+        yield self.record(b"", self.ending("ends in the middle of a task"))
 
-    def skip_large(self, depth: _Depth, held: int) -> Record:
+    def skip_large(self, depth: Depth, held: int) -> Record:
         """Count on to the end of an object that is too large to keep."""
         record = self.record(b"")
         size = 0
@@ -248,7 +265,7 @@ class _Cutter:
                     self.start = end
                     if self.in_array and self.next_byte() == b",":
                         self.start += 1
-                    return record._replace(problem=_too_large(size))
+                    return record._replace(problem=too_large(size))
             # The braces up to the last one are counted now, a part of a match or of an escape may follow it.
             keep = self.buffer.rfind(b"}", seen)
             keep = max(seen, (keep if keep >= 0 else len(self.buffer) - 1))
@@ -259,75 +276,47 @@ class _Cutter:
             self.start = seen = keep
             if not self.more():
                 self.ended = True
-                return record._replace(problem=f"{_too_large(size)}; {self.ending('ends inside of it')}")
+                return record._replace(problem=f"{too_large(size)}; {self.ending('ends inside of it')}", torn=True)
             seen = 0
 
     def other_element(self) -> Record:
-        """An element of the array that is no object: found to its end, reported, passed over."""
+        """An element of the array that is no object: passed over without being kept, and reported."""
         shown = self.shown()
+        record = self.record(b"", f"expected a task, an object, found {shown}")
+        depth = 0
         while True:
-            depth = 0
             for match in _TOKEN.finditer(self.buffer, self.start):
                 token = match.group()
-                if token in (b",", b"]") and depth == 0:
-                    record = self.record(b"", f"expected a task, an object, found {shown}")
+                if depth <= 0 and token in (b",", b"]"):
                     self.start = match.end() if token == b"," else match.start()
                     return record
                 depth += (token in (b"[", b"{")) - (token in (b"]", b"}"))
-            if len(self.buffer) - self.start > LARGEST_TASK or not self.more():
+                if token == b'"':
+                    self.start = match.end()
+                    go_on = self.skip_string()
+                    break
+            else:
+                self.start = len(self.buffer)
+                go_on = self.more()
+            if not go_on:
                 self.ended = True
-                return self.record(b"", self.ending(f"ends inside {shown}, where a task was expected"))
+                return record._replace(
+                    problem=self.ending(f"ends inside {shown}, where a task was expected"), torn=True
+                )
+
+    def skip_string(self) -> bool:
+        """Over the rest of a string, whose opening quote was passed; False when the input ends inside of it."""
+        while match := _IN_STRING.match(self.buffer, self.start):
+            self.start = match.end()  # a quote, an escape that is cut in two, or the end of the buffer
+            if self.buffer.startswith(b'"', self.start):
+                self.start += 1
+                return True
+            if not self.more():
+                break
+        return False
 
     def shown(self) -> str:
         start = self.buffer[self.start : self.start + 1]
         kinds = {b"[": "a list", b'"': "a string", b",": "a comma", b"n": "null", b"t": "true", b"f": "false"}
         text = self.buffer[self.start : self.start + 12].split(b",")[0].split(b"]")[0].decode("utf-8", "replace")
         return kinds.get(start) or (f"the number {text.strip()}" if start in b"-0123456789" else repr(text.strip()))
-
-
-# --- CSV and TSV
-
-
-def read_csv(stream: io.BufferedReader[Any], ending: Ending, id_column: str | None) -> Iterator[Record]:
-    """One record a row, `{"data": {column: text}}`. Quoted fields may hold line breaks."""
-    csv.field_size_limit(LARGEST_TASK)
-    lines = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    first = lines.readline()
-    rows = csv.reader(itertools.chain([first], lines), delimiter=max("\t,;", key=first.count), strict=True)
-    header = next(rows, [])
-    if id_column is not None and id_column not in header:
-        raise UsageError(f"There is no column {id_column}.", f"The columns are: {', '.join(header)}.")
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise InputError(f"Two columns have the same name: {', '.join(repeated)}.", "Rename one of them.")
-    index = 0
-    while True:
-        place = f"line {rows.line_num + 1}"
-        try:
-            row = next(rows)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            trouble = "a quote that is opened here is never closed" if "unexpected end" in str(error) else str(error)
-            yield Record(index, place, b"", ending(f"is no longer CSV from here on: {trouble}"))
-            return
-        if row:
-            yield _row(index, place, header, row, id_column)
-            index += 1
-    if ending():
-        yield Record(index, place, b"", ending())
-
-
-def _row(index: int, place: str, header: list[str], row: list[str], id_column: str | None) -> Record:
-    if len(row) != len(header):
-        return Record(index, place, b"", f"this row has {len(row)} fields, the header has {len(header)}")
-    task: dict[str, Any] = {"data": dict(zip(header, row, strict=True))}
-    if id_column is not None:
-        text = task["data"][id_column]
-        if not re.fullmatch(r"\d{1,18}", text):
-            return Record(index, place, b"", f"the id in column {id_column} is {text!r}, expected a whole number")
-        task["id"] = int(text)
-    try:
-        return Record(index, place, orjson.dumps(task))
-    except TypeError:
-        return Record(index, place, b"", "this row is not UTF-8 text: convert the file first, for example with iconv")

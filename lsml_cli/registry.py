@@ -7,28 +7,36 @@ A model may be named as
     models/news@20261120T2130  one particular version
     path/to/file.py:Class      a class in a file
     package.module:Class       a class in an installed package
+    CLASS@models/news          a trained model (or CLASS@models/news@VERSION) of a class that is in nobody's registry;
+                               CLASS is one of the two forms above
+
+A folder may come from somebody else, and says only what its class is called. So it is loaded by itself when that is
+the name of a registered class, which somebody installed; any other class is code that the user has to name.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shlex
 import sys
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
 from lsml_cli import plugins, versions
-from lsml_cli.errors import ModelError, UnknownModel, UsageError, closest_first
+from lsml_cli.errors import ModelError, UnknownModel, UsageError, closest_first, listed
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import FILE_MODULE, Json, Model, ModelSpec, load_class
 
 BUILT_IN = {
     "text-classifier": "lsml_cli.models.text_classifier:TextClassifier",
 }
+_CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL)
 FAMILIES = ("lsml_cli", "lsml_cli.models")  # packages that are the home of many families, and no family's own
 
 
@@ -40,15 +48,13 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
     params = params or {}
     if name in BUILT_IN:
         return _untrained(name, BUILT_IN[name], params)
-    if Path(name).is_dir() or Path(name.rpartition("@")[0] or name).is_dir():
-        return version_spec(versions.resolve(name), params)
-    file, colon, class_name = name.rpartition(":")
-    if colon and file.endswith(".py"):
-        if not Path(file).is_file():
-            raise UnknownModel(f"There is no file {file}.", "A model in a file is named path/to/file.py:Class.")
-        return _untrained(f"{Path(file).stem}:{class_name}", f"{Path(file).resolve()}:{class_name}", params)
-    if colon and _importable(file):
-        return _untrained(name, name, params)
+    if versions.is_folder(name):
+        return version_spec(versions.resolve(name), params, named=name)
+    if (both := split_class(name)) is not None:
+        return _version_of(*both, params)
+    if (target := _class_target(name)) is not None:
+        file, _, class_name = name.rpartition(":")
+        return _untrained(f"{Path(file).stem}:{class_name}" if file.endswith(".py") else name, target, params)
     targets = known_models()
     if name in targets:
         return _untrained(name, targets[name], params)
@@ -83,13 +89,130 @@ def class_spec(family: type[Model], params: Mapping[str, Json] | None = None) ->
     return _untrained(f"{module}:{name}", f"{module}:{name}", params or {})
 
 
-def version_spec(folder: Path, params: Mapping[str, Json] | None = None) -> ModelSpec:
-    """The spec of a trained version. `params` override those that it was trained with."""
+def version_spec(
+    folder: Path, params: Mapping[str, Json] | None = None, *, target: str | None = None, named: str | None = None
+) -> ModelSpec:
+    """The spec of a trained version.
+
+    params  override those that it was trained with
+    target  the class that it is a version of, as "package.module:Class" or "/path/to/file.py:Class": has to be given
+            for one that is not registered
+    named   what the user called the version, for sentences about it
+
+    Raises ModelError when a file of the version is damaged, or when its class is another one or has to be given.
+    """
     version = versions.read(folder)
+    target = _trusted(version, target, named or str(folder))
+    versions.verify(version)
+    family = load_class(target)
+    _check_stored(family, version)
+    check_params(family, params or {})
     given = dict(version.params) | dict(params or {})
-    check_params(load_class(version.family), params or {})
-    digest = blake2b(orjson.dumps([version.digest, given], option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
-    return ModelSpec(version.name, version.family, digest, version.version, given, folder, version.state)
+    identity: list[Any] = [version.digest, given]
+    notes: tuple[str, ...] = ()
+    # Nobody vouches for the code of an unregistered class but the user.
+    code = code_digest(family) if _registered(version.family) is None else version.code_digest
+    if version.code_digest not in ("", code):
+        identity.append(code)
+        notes = (f"The code of {family.__name__} has changed since {version.name}@{version.version} was trained.",)
+    return ModelSpec(
+        version.name, target, _digest(identity), version.version, given, folder, version.state, notes=notes
+    )
+
+
+def split_class(name: str) -> tuple[str, str] | None:
+    """("shouting.py:Shouting", "models/news") of "shouting.py:Shouting@models/news", None for what names no class."""
+    match = _CLASS_AT_FOLDER.fullmatch(name)
+    return (match[1], match[2]) if match else None
+
+
+def _version_of(class_name: str, folder: str, params: Mapping[str, Json]) -> ModelSpec:
+    """The spec of "CLASS@FOLDER", whose two halves these are."""
+    target = _class_target(class_name)
+    if target is None:
+        raise UnknownModel(f"There is no module {class_name.rpartition(':')[0]}.", "Is its package installed here?")
+    if not versions.is_folder(folder):
+        raise UnknownModel(f"There is no folder {folder}.", "Name a folder that `lsml fit` wrote.")
+    return version_spec(versions.resolve(folder), params, target=target, named=folder)
+
+
+def family_name(target: str) -> str:
+    """What a version calls its class: the registered name, else the target without what only this machine knows."""
+    family = load_class(target)
+    place = target.rpartition(":")[0]
+    for name, known in known_models().items():
+        known_place, _, known_class = known.rpartition(":")
+        # A package may register what one of its modules defines. Having that module, we have the package.
+        if known == target or getattr(sys.modules.get(known_place), known_class, None) is family:
+            return name
+    return versions.without_folder(target) if place.endswith(".py") else target
+
+
+def how_to_name(spec: ModelSpec, folder: Path) -> str:
+    """What to write after `--model` for the versions of a class in a folder; quoted for a shell."""
+    if _registered(family_name(spec.target)) is not None:
+        return shlex.quote(str(folder))
+    place, _, class_name = spec.target.rpartition(":")
+    if place.endswith(".py") and Path(place).is_relative_to(Path.cwd()):
+        place = str(Path(place).relative_to(Path.cwd()))
+    return shlex.quote(f"{place}:{class_name}@{folder}")
+
+
+def _trusted(version: versions.Version, target: str | None, named: str) -> str:
+    """The class to load for a version: a registered one, or the one that the user names if it is the right one."""
+    registered = _registered(version.family)
+    if target is None and registered is not None:
+        return registered
+    if target is None:
+        _refuse_class(version.family, named)
+    if target != registered and version.family not in (versions.without_folder(target), family_name(target)):
+        raise ModelError(
+            f"{named} is a version of {version.family}, not of {versions.without_folder(target)}.",
+            "Name the class that it was trained with.",
+        )
+    return target
+
+
+def _refuse_class(family: str, named: str) -> NoReturn:
+    if ":" not in family:
+        raise ModelError(
+            f"{named} is a version of {family}, and no installed package has a model of that name.",
+            "Install the package that brings it; `lsml models` lists what is there.",
+        )
+    written = f"path/to/{family}" if family.rpartition(":")[0].endswith(".py") else family
+    raise ModelError(
+        f"{named} is a version of {family}, a class of somebody's own; a folder may not decide that its code runs.",
+        f"Name the class together with the folder: --model {shlex.quote(f'{written}@{named}')}",
+    )
+
+
+def _registered(family: str) -> str | None:
+    """The target of a class that can be called by a plain name. Versions of format 1 recorded the target itself."""
+    if family in BUILT_IN or family in BUILT_IN.values():
+        return BUILT_IN.get(family, family)
+    known = known_models()  # asks the installed packages, which takes 20 ms
+    return known.get(family) or (family if family in known.values() else None)
+
+
+def _check_stored(family: type[Model], version: versions.Version) -> None:
+    """Raises ModelError when a version has parameters that its class does not know."""
+    unknown = [key for key in version.params if family.params is not None and key not in family.params]
+    if unknown:
+        raise ModelError(
+            f"{version.folder / versions.DESCRIPTION} is damaged, or was written by another lsml: "
+            f"{family.__name__} has no parameter {listed(map(repr, unknown))}.",
+            "Train a new version, or use the lsml and the packages that wrote this one.",
+        )
+
+
+def _class_target(name: str) -> str | None:
+    """The target of "path/to/file.py:Class" or "package.module:Class", None for what is called neither."""
+    file, colon, class_name = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        if not Path(file).is_file():
+            raise UnknownModel(f"There is no file {file}.", "A model in a file is named path/to/file.py:Class.")
+        return f"{Path(file).resolve()}:{class_name}"
+    return name if colon and _importable(file) else None
 
 
 def trained_config(spec: ModelSpec) -> LabelConfig | None:
@@ -120,9 +243,13 @@ def parse_params(pairs: list[str]) -> dict[str, Json]:
 def _untrained(name: str, target: str, params: Mapping[str, Json]) -> ModelSpec:
     family = load_class(target)
     check_params(family, params)
-    code = code_digest(family)
-    digest = blake2b(orjson.dumps([code, dict(params)], option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+    # A file may define several models. Where it lies is no part of what they are.
+    digest = _digest([code_digest(family), family.__name__, dict(params)])
     return ModelSpec(name, target, digest, params=params)
+
+
+def _digest(identity: list[Any]) -> str:
+    return blake2b(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def check_params(family: type[Model], params: Mapping[str, Json]) -> None:

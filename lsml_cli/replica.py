@@ -5,7 +5,7 @@ What travels to a replica and back is up to a `Job`: tasks and outcomes by defau
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -105,21 +105,35 @@ class Replica:
         return self._lane.submit(lambda: self._run([future.result() for future in encoded], binding, job))
 
     def close(self) -> None:
+        """Drop what is waiting. What is running is not waited for: after ctrl-C that could take minutes."""
+        self._patience.end()
         for pool in (self._encoders, self._lane):
             if pool is not None:
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, item: Any, binding: Binding, job: Job) -> _Prepared:
-        task, outcome = job.read(item)
+        read = self._patience.attempt("read", lambda: job.read(item))
+        if isinstance(read, Failure):
+            return _Prepared(item, None, read)
+        task, outcome = read
         prepared = _Prepared(item, task, outcome)
         if task is not None and outcome is None:
-            attempt = self._patience.attempt
-            media: dict[str, bytes] = {}
-            if self._has_sources:
-                media = attempt("fetch", lambda: self._fetch_all(task, binding), prepared) or {}
-            if prepared.outcome is None:
-                prepared.input = attempt("encode", lambda: self.model.encode(task, binding, media), prepared)
+            self._encode(prepared, task, binding)
         return prepared
+
+    def _encode(self, prepared: _Prepared, task: Task, binding: Binding) -> None:
+        media: dict[str, bytes] | Failure = {}
+        if self._has_sources:
+            media = self._patience.attempt("fetch", lambda: self._fetch_all(task, binding))
+        if isinstance(media, Failure):
+            prepared.outcome = media
+            return
+        fetched = media
+        encoded = self._patience.attempt("encode", lambda: self.model.encode(task, binding, fetched))
+        if isinstance(encoded, Failure):
+            prepared.outcome = encoded
+        else:
+            prepared.input = encoded
 
     def _fetch_all(self, task: Task, binding: Binding) -> dict[str, bytes]:
         sources = self.model.sources(task, binding)
@@ -131,19 +145,18 @@ class Replica:
         ready = [prepared for prepared in batch if prepared.outcome is None]
         for prepared, output in zip(ready, self._forward(ready, binding), strict=True):
             prepared.outcome = output if isinstance(output, Failure) else self._decode(output, prepared, binding)
-        return [job.write(prepared.item, prepared.task, _settled(prepared)) for prepared in batch]
+        return [self._write(prepared, job) for prepared in batch]
 
     def _forward(self, ready: list[_Prepared], binding: Binding) -> Sequence[Any]:
         """One output or one Failure for each input. A failing batch is tried again one by one."""
         if not ready:
             return []
         inputs = [prepared.input for prepared in ready]
-        whole = _Prepared(None, None, None)
-        outputs = self._patience.attempt("forward", lambda: self._forward_checked(inputs, binding), whole)
-        if whole.outcome is None:
-            return outputs or []
+        outputs = self._patience.attempt("forward", lambda: self._forward_checked(inputs, binding))
+        if not isinstance(outputs, Failure):
+            return outputs
         if len(ready) == 1:
-            return [whole.outcome]
+            return [outputs]
         return [self._forward([prepared], binding)[0] for prepared in ready]
 
     def _forward_checked(self, inputs: list[Any], binding: Binding) -> Sequence[Any]:
@@ -157,13 +170,27 @@ class Replica:
     def _decode(self, output: Any, prepared: _Prepared, binding: Binding) -> Outcome:
         task = prepared.task
         assert task is not None
-        prediction = self._patience.attempt("decode", lambda: self.model.decode(output, task, binding), prepared)
-        if prepared.outcome is not None:
-            return prepared.outcome
+        prediction: Any = self._patience.attempt("decode", lambda: self.model.decode(output, task, binding))
+        if isinstance(prediction, Failure):
+            return prediction
         if not isinstance(prediction, Prediction):
             return Failure("decode", f"the model's decode returned {kind(prediction)}, expected a Prediction")
-        problem = self._patience.attempt("check", lambda: binding.config.check(prediction), prepared)
-        return prepared.outcome or (prediction if problem is None else Failure("check", problem))
+        sure = prediction if binding.threshold is None else prediction.at_least(binding.threshold)
+        problem = self._patience.attempt("check", lambda: binding.config.check(sure))
+        if problem is None:
+            return sure
+        return problem if isinstance(problem, Failure) else Failure("check", problem)
+
+    def _write(self, prepared: _Prepared, job: Job) -> Any:
+        """What goes back. A prediction that cannot be written down fails the task; so does a task."""
+        assert prepared.outcome is not None
+        outcome: Outcome = prepared.outcome
+        written = self._patience.attempt("check", lambda: job.write(prepared.item, prepared.task, outcome))
+        if not isinstance(written, Failure):
+            return written
+        failure = written
+        written = self._patience.attempt("check", lambda: job.write(prepared.item, prepared.task, failure))
+        return job.write(prepared.item, None, failure) if isinstance(written, Failure) else written
 
 
 @dataclass(slots=True)
@@ -176,11 +203,6 @@ class _Prepared:
     input: Any = None
 
 
-def _settled(prepared: _Prepared) -> Outcome:
-    assert prepared.outcome is not None
-    return prepared.outcome
-
-
 class _Patience:
     """Tries steps, those that fail for a passing reason again after a pause.
 
@@ -191,25 +213,30 @@ class _Patience:
     def __init__(self, delays: Sequence[float]) -> None:
         self._delays = delays
         self._in_vain: dict[Stage, int] = {}
+        self._ended = threading.Event()
 
-    def attempt(self, stage: Stage, step: Callable[[], T], prepared: _Prepared) -> T | None:
-        """What `step` returns. When it raises, the failure becomes the outcome: one bad task costs one task."""
+    def end(self) -> None:
+        """Nobody waits for the result any more."""
+        self._ended.set()
+
+    def attempt(self, stage: Stage, step: Callable[[], T]) -> T | Failure:
+        """What `step` returns. When it raises, the failure is the answer: one bad task costs one task."""
         delays = iter(self._delays if self._in_vain.get(stage, 0) < OUTAGE else ())
         while True:
             try:
                 done = step()
             except (TransientError, ConnectionError, TimeoutError) as error:
                 delay = next(delays, None)
-                if delay is None:
+                if delay is None or self._ended.wait(delay):
                     self._in_vain[stage] = self._in_vain.get(stage, 0) + 1
-                    prepared.outcome = Failure(stage, reason(error), transient=True)
-                    return None
-                time.sleep(delay)
-            except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is this task's failure
-                prepared.outcome = Failure(stage, reason(error))
-                return None
+                    return Failure(stage, reason(error), transient=True)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # somebody else's code, which may even call sys.exit
+                return Failure(stage, reason(error))
             else:
-                self._in_vain.pop(stage, None)
+                if self._in_vain:
+                    self._in_vain.pop(stage, None)
                 return done
 
 

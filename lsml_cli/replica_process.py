@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from lsml_cli.errors import LsmlError, ModelError
@@ -108,43 +109,45 @@ class _Life:
             threading.Thread(target=work, name=f"replica-{work.__name__}", daemon=True).start()
 
     def submit(self, batch: list[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
+        message = ForkingPickler.dumps((batch, setting, job))  # here, so that what cannot travel is the caller's to see
         results: Future[list[Any]] = Future()
         with self._lock:
             if self.dead:
                 results.set_exception(ReplicaDied("it was dead already", guilty=False))
                 return results
             self.pending.append(results)
-        self._outbox.put((batch, setting, job))
+        self._outbox.put(message)
         return results
 
     def close(self) -> None:
-        self._outbox.put(None)
+        self._outbox.put(ForkingPickler.dumps(None))
         self._process.join(GOODBYE if not self.pending else 0)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
     def _send(self) -> None:
-        while True:
+        while not self.dead:
             message = self._outbox.get()
             try:
-                self._here.send(message)
+                self._here.send_bytes(message)
             except OSError:  # the process is gone: the listening thread tells everybody who waits
-                return
-            if message is None:
                 return
 
     def _listen(self) -> None:
-        try:
-            while True:
+        while True:
+            try:
                 answer = self._here.recv()
-                waiting = self.pending.popleft()
-                if isinstance(answer, BaseException):
-                    waiting.set_exception(answer)
-                else:
-                    waiting.set_result(answer)
-        except (EOFError, OSError):
-            self._bury()
+            except (EOFError, OSError):
+                self._bury()
+                return
+            except Exception as error:  # an answer that only its own process understands
+                answer = _told(error)
+            waiting = self.pending.popleft()
+            if isinstance(answer, BaseException):
+                waiting.set_exception(answer)
+            else:
+                waiting.set_result(answer)
 
     def _bury(self) -> None:
         self._process.join()
@@ -180,17 +183,25 @@ def _live(pipe: Connection, placement: Placement) -> None:
     gc.freeze()
     pipe.send([])
     done: queue.SimpleQueue[Future[list[Any]] | None] = queue.SimpleQueue()
-    answering = threading.Thread(target=_answer, args=(pipe, done))
+    answering = threading.Thread(target=_answer, args=(pipe, done), daemon=True)
     answering.start()
-    try:
-        while (message := pipe.recv()) is not None:
-            batch, setting, job = message
-            done.put(_submitted(replica, batch, setting, job))
-    except (EOFError, OSError):  # the parent is gone, however it went
-        pass
+    while (message := _received(pipe)) is not None:
+        done.put(message if isinstance(message, Future) else _submitted(replica, *message))
     done.put(None)
     answering.join()
     replica.close()
+
+
+def _received(pipe: Connection) -> Any:
+    """The next batch, None at the end, or a future with the reason why the batch cannot be understood here."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):  # the parent is gone, however it went
+        return None
+    except Exception as error:
+        failed: Future[list[Any]] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _submitted(replica: Replica, batch: list[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
@@ -216,5 +227,7 @@ def _answer(pipe: Connection, done: queue.SimpleQueue[Future[list[Any]] | None])
             pipe.send(ModelError(f"What the model returned cannot leave its process: {reason(error)}."))
 
 
-def _told(error: BaseException) -> LsmlError:
-    return error if isinstance(error, LsmlError) else ModelError(f"{reason(error)}.")
+def _told(error: BaseException) -> BaseException:
+    if type(error).__module__ == LsmlError.__module__:
+        return error
+    return ModelError(f"{reason(error)}.")  # a class of somebody else's might not survive the journey

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import orjson
 
-from lsml_cli.errors import InputError, OutputError, ResumeRefused, UsageError
+from lsml_cli.errors import InputError, OutputError, ResumeRefused
 
 SYNC_EVERY = 5.0  # seconds between two fsyncs: what a power cut may cost; a killed process costs one batch
 
@@ -52,39 +52,24 @@ class Journal:
 
     @classmethod
     def begin(cls, path: Path, started_with: Mapping[str, Any]) -> Self:
-        """A new journal."""
+        """A new journal, in the place of any older one."""
         journal = cls(path, _opened(path), Entry())
         journal._file.truncate(0)
         journal._write({"started_with": dict(started_with)})
         return journal
 
     @classmethod
-    def reopen(cls, path: Path, started_with: Mapping[str, Any]) -> Self:
-        """The journal of an unfinished run. Raises ResumeRefused, naming each difference, if it is another run."""
+    def reopen(cls, path: Path, started_with: Mapping[str, Any], output: int, errors: int) -> Self:
+        """The journal of an unfinished run of which `output` and `errors` bytes are there.
+
+        Raises ResumeRefused, naming each difference, if it was started with something else.
+        """
+        found = Found.read(path, output, errors)
+        found.require(path, started_with)
         file = _opened(path)
-        lines = _whole_lines(file)
-        try:
-            require_same_start(path, lines, started_with)
-        except ResumeRefused:
-            file.close()
-            raise
-        last = Entry(**lines[-1]) if len(lines) > 1 else Entry()
-        return cls(path, file, last)
-
-    @classmethod
-    def would_reopen(cls, path: Path, started_with: Mapping[str, Any]) -> None:
-        """Raises ResumeRefused if `reopen` would; touches nothing."""
-        require_same_start(path, _parse_lines(path.read_bytes()), started_with)
-
-    @classmethod
-    def peek(cls, path: Path) -> Entry | None:
-        """The last entry of a journal that may or may not be there."""
-        try:
-            with path.open("rb") as file:
-                lines = _parse_lines(file.read())
-        except FileNotFoundError:
-            return None
-        return Entry(**lines[-1]) if len(lines) > 1 else Entry()
+        file.truncate(found.size)
+        file.seek(0, os.SEEK_END)
+        return cls(path, file, found.last)
 
     def append(self, entry: Entry, *files: io.FileIO) -> None:
         """Record that `entry` holds. `files` have been flushed; every few seconds they are synced to disk first."""
@@ -109,7 +94,71 @@ class Journal:
         try:
             self._file.write(orjson.dumps(line) + b"\n")
         except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror}.", "Make room first.") from None
+            raise OutputError(
+                f"{self.path} cannot be written: {error.strerror}.", "Make room, then continue with --resume."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a journal on disk says, as far as it can be trusted.
+
+    header  what the run was started with; None where even that line is not whole
+    last    the last entry that is whole and whose files are there: after a power cut a journal may know of bytes that
+            never reached the disk
+    size    bytes of the journal up to there
+    """
+
+    header: Mapping[str, Any] | None
+    last: Entry
+    size: int
+
+    @classmethod
+    def read(cls, path: Path, output: int, errors: int) -> Self:
+        """Read a journal a line at a time; `output` and `errors` are the bytes that are there of these files."""
+        header: Any = None
+        last, size, position = Entry(), 0, 0
+        try:
+            with path.open("rb") as file:
+                for line in file:
+                    position += len(line)
+                    content = _whole(line)
+                    if content is None:
+                        break
+                    if header is None:
+                        header, size = content.get("started_with"), position
+                    elif content["output"] <= output and content["errors"] <= errors:
+                        last, size = Entry(**content), position
+        except FileNotFoundError:
+            pass
+        except (KeyError, TypeError, AttributeError):  # JSON, but not ours
+            pass
+        return cls(header if isinstance(header, dict) else None, last, size)
+
+    def require(self, path: Path, started_with: Mapping[str, Any]) -> None:
+        """Refuse to go on with a run that was started with something else, naming each difference."""
+        journal = path.name
+        part = journal.removesuffix(".journal")
+        if self.header is None:
+            raise ResumeRefused(f"{path} is damaged, so the run cannot be resumed.", f"Delete it and {part}.")
+        differences = [
+            f"{name} was {_shown(self.header.get(name))}, now it is {_shown(value)}"
+            for name, value in started_with.items()
+            if self.header.get(name) != orjson.loads(orjson.dumps(value))
+        ]
+        if differences:
+            raise ResumeRefused(
+                f"The unfinished run was started differently: {'; '.join(differences)}.",
+                f"Use the same again, or delete {part} to start over.",
+            )
+
+
+def _whole(line: bytes) -> Any:
+    """The content of a line of a journal, None where it is torn."""
+    try:
+        return orjson.loads(line) if line.endswith(b"\n") else None
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _opened(path: Path) -> io.FileIO:
@@ -119,58 +168,9 @@ def _opened(path: Path) -> io.FileIO:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def _whole_lines(file: io.FileIO) -> list[dict[str, Any]]:
-    """The lines up to the first that is not whole; the rest is cut off."""
-    file.seek(0)
-    content = file.read()
-    lines = _parse_lines(content)
-    file.truncate(sum(len(line) + 1 for line in content.split(b"\n")[: len(lines)]))
-    file.seek(0, os.SEEK_END)
-    return lines
-
-
-def _parse_lines(content: bytes) -> list[dict[str, Any]]:
-    lines = []
-    for line in content.split(b"\n")[:-1]:
-        try:
-            lines.append(orjson.loads(line))
-        except orjson.JSONDecodeError:
-            break
-    return lines
-
-
 def _shown(value: Any) -> str:
     text = "not set" if value is None else str(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def require_same_start(path: Path, lines: list[dict[str, Any]], started_with: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was started with something else, naming each difference."""
-    before = lines[0].get("started_with") if lines else None
-    if not isinstance(before, dict):
-        raise ResumeRefused(
-            f"{path} is damaged, so the run cannot be resumed.",
-            f"Delete it and {path.name.removesuffix('.journal')} to start over.",
-        )
-    differences = [
-        f"{name} was {_shown(before.get(name))}, now it is {_shown(value)}"
-        for name, value in started_with.items()
-        if before.get(name) != orjson.loads(orjson.dumps(value))
-    ]
-    if differences:
-        raise ResumeRefused(
-            f"The unfinished run was started differently: {'; '.join(differences)}.",
-            f"Use the same again, or delete {path.name.removesuffix('.journal')} to start over.",
-        )
-
-
-def require_nothing_unfinished(part: Path, last: Entry | None) -> None:
-    """Refuse to throw away an unfinished run's work without being told to."""
-    if last is not None and last.records and part.exists():
-        raise UsageError(
-            f"{part} holds {last.records:,} tasks of an unfinished run.",
-            "Continue it with --resume, or delete that file to start over.",
-        )
 
 
 def require_same_input(name: str, crc: int, last: Entry) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
+from lsml_cli.job import Exceptional, Written
 from lsml_cli.output import FileOutput, is_stream
 from lsml_cli.pipeline import predict_stream
+from lsml_cli.plan import Plan
 from lsml_cli.records import Record
-from lsml_cli.run import Exceptional, Plan, Report, Run, Summary, Written
+from lsml_cli.run import Report, Run, Summary
 from lsml_cli.source import Source
 
 BLOCK = 16 << 20  # bytes of finished records that wait while failed ones gather for a batch
@@ -64,7 +66,7 @@ def retry_failed(plan: Plan, errors: Path, report: Report) -> Summary:
 
 
 def _written(place: _Place, results: Iterator[Written]) -> Written:
-    return next(results) if place.finished is None else Exceptional(place.finished, None, None)
+    return next(results) if place.finished is None else Exceptional(place.finished, kept=True)
 
 
 def _blocks(places: Iterator[_Place], failed_at_most: int) -> Iterator[list[_Place]]:

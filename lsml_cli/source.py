@@ -6,6 +6,8 @@ A JSON array, JSON Lines, a stream of JSON objects, CSV, TSV, and gzip of each a
 from __future__ import annotations
 
 import io
+import json
+import os
 import re
 import sys
 import zlib
@@ -17,11 +19,18 @@ from typing import Any, Self
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.records import CHUNK, WHITESPACE, Record, cut_objects, read_csv, read_lines
+from lsml_cli.records import CHUNK, WHITESPACE, Depth, Record, cut_objects, read_lines
+from lsml_cli.rows import read_rows
 
 STDIN = "-"
 EXPECTED = "Expected a JSON array of tasks, JSON Lines, CSV or TSV, as Label Studio exports and imports them."
 BOM = b"\xef\xbb\xbf"
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+SAMPLE = 4096  # bytes that tell text from anything else
+_PRINTABLE = bytes({*range(256)} - {*range(32), 127} | {*b"\t\n\f\r"})
+_UNPRINTABLE = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f\udc80-\udcff]")  # the last range: bytes that are no UTF-8
+_DECODER = json.JSONDecoder(parse_int=float)  # says where a text stops being JSON; int refuses 5,000 digits
+_HEADER_WORD = re.compile(r'("?)[^\W\d][\w .-]{0,63}\1\s*')
 
 
 class Source:
@@ -47,7 +56,7 @@ class Source:
         if head[:2] == b"\x1f\x8b":
             raw = self._gunzip = _Gunzip(_Prefixed(head, raw))
             head = b""
-        head = _read_until(raw, head, lambda head: b"\n" in head.lstrip(WHITESPACE))
+        head = _read_until(raw, head, _is_telling)
         self._stream: io.BufferedReader[Any] = io.BufferedReader(_Prefixed(head.removeprefix(BOM), raw), CHUNK)
         try:
             self.form = self._recognise(head.removeprefix(BOM))
@@ -65,7 +74,7 @@ class Source:
         if self.form == "lines":
             return read_lines(self._stream, self._ending)
         if self.form == "csv":
-            return read_csv(self._stream, self._ending, self.id_column)
+            return read_rows(self._stream, self._ending, self.id_column)
         return cut_objects(self._stream, self._ending, in_array=self.form == "array")
 
     def position(self) -> int:
@@ -83,40 +92,49 @@ class Source:
             raise InputError(f"{self._ending() or f'{self.name} is empty'}.", EXPECTED)
         if start.startswith(b"PK\x03\x04"):
             raise InputError(f"{self.name} is a zip archive (or an Excel file).", "Unpack it, or export it as CSV.")
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:4096]:
-            raise InputError(
-                f"{self.name} is UTF-16 or binary, not UTF-8 text.",
-                "Convert it first, for example: iconv -f UTF-16 -t UTF-8 tasks.json > tasks-utf8.json",
-            )
         first_line, newline, _ = start.partition(b"\n")
+        if _is_binary(start):
+            raise self._no_text()
         if start.startswith(b"["):
             return "array"
         if start.startswith(b"{"):
-            whole_line_is_unseen = not newline and len(start) >= CHUNK
-            return "lines" if whole_line_is_unseen or _is_object(first_line) or b"}" in first_line else "stream"
-        a_word = re.fullmatch(rb"[A-Za-z_][\w .-]{0,63}\s*", first_line)
-        if newline and (re.search(rb"[,;\t]", first_line) or a_word):
+            return _form_of_objects(start)
+        text = first_line.decode("utf-8", "surrogateescape")
+        separated = re.search(r"[,;\t]", text)
+        if separated and _UNPRINTABLE.search(text):
+            raise self._no_text()
+        if separated or (newline and _HEADER_WORD.fullmatch(text)):
             return "csv"
-        if not newline and re.search(rb"[,;\t]", first_line):
-            raise InputError(f"{self.name} has one line only: the header of a CSV file without rows?", EXPECTED)
         shown = first_line[:40].decode("utf-8", "replace")
         raise InputError(f"{self.name} is neither JSON nor CSV: it starts with {shown!r}.", EXPECTED)
+
+    def _no_text(self) -> InputError:
+        return InputError(
+            f"{self.name} is UTF-16 or binary, not UTF-8 text.",
+            "Convert it first, for example: iconv -f UTF-16 -t UTF-8 tasks.json > tasks-utf8.json",
+        )
 
 
 def _open(source: str) -> io.FileIO:
     if source == STDIN:
         if sys.stdin is None:
             raise UsageError("Standard input is closed.", "Name a file, or pipe the tasks in.")
-        return io.FileIO(sys.stdin.fileno(), closefd=False)
+        return _blocking(io.FileIO(sys.stdin.fileno(), closefd=False))
     path = Path(source)
     try:
-        return io.FileIO(path)
+        return _blocking(io.FileIO(path))
     except FileNotFoundError:
         raise UsageError(f"There is no file {source}.", _what_is_there(path)) from None
     except IsADirectoryError:
         raise UsageError(f"{source} is a folder.", "Name the file with the tasks in it.") from None
     except OSError as error:
         raise UsageError(f"{source} cannot be read: {error.strerror}.") from None
+
+
+def _blocking(file: io.FileIO) -> io.FileIO:
+    """Some programs (node among them) leave their pipes non-blocking; "nothing yet" would be taken for the end."""
+    os.set_blocking(file.fileno(), True)
+    return file
 
 
 def _what_is_there(path: Path) -> str:
@@ -185,6 +203,45 @@ def _read_until(raw: io.RawIOBase, head: bytes, enough: Callable[[bytes], bool])
             break
         head += more
     return head
+
+
+def _is_binary(start: bytes) -> bool:
+    """Whether this is UTF-16, or for a good part what no text holds: one NUL in one task costs only that task."""
+    sample = start[:SAMPLE]
+    odd = len(sample.translate(None, _PRINTABLE))
+    odd += len(sample) - len(sample.decode("utf-8", "ignore").encode())
+    return start.startswith(UTF16_BOMS) or b"\0" in sample[:4] or 3 * odd > max(len(sample), 256)
+
+
+def _is_telling(head: bytes) -> bool:
+    """Whether the form shows: in the first line, or in three when the first begins an object without ending it."""
+    *lines, _ = head.removeprefix(BOM).split(b"\n")
+    lines = [line for line in lines if line.strip()]
+    return bool(lines) and (len(lines) >= 3 or not lines[0].lstrip().startswith(b"{") or _is_object(lines[0]))
+
+
+def _form_of_objects(start: bytes) -> str:
+    """Whether objects come one a line, or in any other way: pretty-printed, several on a line.
+
+    A first line that is no object may be a broken one, which costs a task, or the beginning of one over several lines,
+    which a reader of lines would make many failures of. What the next two lines are tells which.
+    """
+    first, *others = [line for line in start[:CHUNK].split(b"\n") if line.strip()][:3]
+    if _is_object(first):
+        return "lines"
+    second = others[0].lstrip() if others else b""
+    text = b"\n".join([first, *others]).rstrip(WHITESPACE)
+    seen_whole = bool(others) or len(start) < CHUNK
+    try:
+        _, end = _DECODER.raw_decode(text.decode("latin-1"))
+        return "stream" if end > len(first) or first[end:].lstrip().startswith(b"{") else "lines"
+    except RecursionError:
+        return "lines"
+    except json.JSONDecodeError as error:
+        unfinished = error.pos >= len(text)
+    if unfinished and seen_whole and not (len(others) == 1 and _is_object(second)):
+        return "stream"
+    return "lines" if second.startswith(b"{") or Depth().feed(first) or not seen_whole else "stream"
 
 
 def _is_object(line: bytes) -> bool:

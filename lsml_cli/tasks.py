@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
 
 from lsml_cli.records import Record
+from lsml_cli.rows import is_export_row
 from lsml_cli.source import Source
 
-# What a JSON_MIN export puts beside the data and the results of one annotation.
-JSON_MIN_FIELDS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"})
-
+# What the exports JSON_MIN and CSV put beside the data and the results of one annotation.
+ROW_FIELDS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})
+_RENAMED = "_data_"  # what the CSV export puts before a key of the data that is also the name of a control
 
 _LARGE_NUMBER = re.compile(rb"[\[:,\s]-?\d{19,}\s*[,}\]]")
 
@@ -55,11 +56,15 @@ class Labelled(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A place in the input where a task was expected: position from 0, "line 12", and why there is none."""
+    """A place in the input where a task was expected: position from 0, "line 12", and why there is none.
+
+    `torn` when the input cannot be read any further from there, so that whatever followed is lost.
+    """
 
     index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
     place: str
     reason: str
+    torn: bool = False
 
 
 def read_tasks(
@@ -67,8 +72,8 @@ def read_tasks(
 ) -> Iterator[Task | Unreadable]:
     """The tasks of a file or of standard input ("-"), one at a time, in any form that `Source` recognises.
 
-    controls   names of the label config's controls: JSON_MIN puts their results beside the data
-    id_column  the column (CSV) or key (items without `data`) that holds the task's id
+    controls   names of the label config's controls: JSON_MIN and CSV exports put their results beside the data
+    id_column  the column (CSV) or key (items without `data`) that holds the task's id, in tasks that have none
     """
     names = frozenset(controls)
     with Source(source, id_column) as records:
@@ -76,32 +81,37 @@ def read_tasks(
             try:
                 yield parse_task(record, names, id_column)
             except ValueError as error:
-                yield Unreadable(record.index, record.place, str(error))
+                yield Unreadable(record.index, record.place, str(error), record.torn)
 
 
-def parse_task(record: Record, controls: frozenset[str] = frozenset(), id_column: str | None = None) -> Task:
-    """The task in a record: a whole task, a row of JSON_MIN, or a bare item that is nothing but data.
+def parse_task(
+    record: Record,
+    controls: frozenset[str] = frozenset(),
+    id_column: str | None = None,
+    loads: Callable[[bytes], Any] = orjson.loads,
+) -> Task:
+    """The task in a record: a whole task, a row of an export, or a bare item that is nothing but data.
 
     Raises ValueError with a sentence when there is none.
     """
     if record.problem:
         raise ValueError(record.problem)
     try:
-        raw = orjson.loads(record.body)
+        raw = loads(record.body)
     except orjson.JSONDecodeError as error:
         raise ValueError(_not_json(record.body, error)) from None
     if not isinstance(raw, dict):
         raise ValueError(f"expected a task, an object, found {kind(raw)}")
-    if "data" in raw:
-        data = raw["data"]
-        if not isinstance(data, dict):
-            raise ValueError(f'"data" is {kind(data)}, expected an object')
-    elif "annotation_id" in raw and "annotator" in raw:
-        data = {key: value for key, value in raw.items() if key not in JSON_MIN_FIELDS and key not in controls}
-    else:
-        data = raw
-    task_id = data.get(id_column) if id_column and data is raw else raw.get("id") if data is not raw else None
-    project = raw.get("project") if data is not raw else None
+    row = is_export_row(raw)
+    whole = "data" in raw and not row
+    data = raw["data"] if whole else _data_of(raw, controls) if row else raw
+    if not isinstance(data, dict):
+        raise ValueError(f'"data" is {kind(data)}, expected an object')
+    task_id = whole_number(raw.get("id")) if row else raw.get("id") if whole else None
+    if id_column is not None and (row or type(task_id) is not int):
+        task_id = _named_id(raw if row else data, id_column)
+        raw = {**raw, "id": task_id} if whole else raw
+    project = raw.get("project") if whole else None
     return Task(
         record.index,
         task_id if type(task_id) is int else None,
@@ -109,6 +119,29 @@ def parse_task(record: Record, controls: frozenset[str] = frozenset(), id_column
         raw,
         str(project) if project is not None else None,
     )
+
+
+def whole_number(value: object) -> int | None:
+    """An id: a whole number, in CSV written as text; None for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _data_of(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any]:
+    data = {key: value for key, value in row.items() if key not in ROW_FIELDS and key not in controls}
+    for key in [key for key in data if key.startswith(_RENAMED) and key.removeprefix(_RENAMED) in controls]:
+        data[key.removeprefix(_RENAMED)] = data.pop(key)
+    return data
+
+
+def _named_id(item: Mapping[str, Any], key: str) -> int:
+    if key not in item:
+        raise ValueError(f'this item has no "{key}", which --id-column names')
+    if (found := whole_number(item[key])) is None:
+        shown = repr(item[key]) if isinstance(item[key], str) else kind(item[key])
+        raise ValueError(f'the id under "{key}" is {shown}, expected a whole number')
+    return found
 
 
 def has_large_numbers(body: bytes) -> bool:
@@ -136,6 +169,6 @@ def _not_json(body: bytes, error: orjson.JSONDecodeError) -> str:
         return "not UTF-8 text: convert the file first, for example with iconv -f LATIN1 -t UTF-8"
     if "depth" in text or "recursion" in text:
         return "not usable: brackets are nested more than 1,000 deep"
-    if any(word in body for word in (b"NaN", b"Infinity")):
+    if error.doc.startswith(("NaN", "Infinity"), error.pos):
         return "not JSON: NaN and Infinity are no JSON numbers, write null instead"
     return f"not JSON: {text}, {error.pos:,} characters into the task"

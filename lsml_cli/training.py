@@ -32,7 +32,7 @@ _LIBRARIES = ("numpy", "scipy", "sklearn", "safetensors", "torch", "torchvision"
 class FitResult:
     """What came out of a fit.
 
-    version   the new version, promoted unless a gate was missed
+    version   the new version, promoted unless a gate was missed or a file was torn
     plan      what it was trained on and measured with
     metrics   by control, measured on the held-out tasks; empty when nothing was held out
     failed    held-out tasks that the new model failed on, by reason
@@ -58,7 +58,7 @@ class FitResult:
 
     @property
     def promoted(self) -> bool:
-        return not self.missed
+        return not self.missed and not self.plan.torn
 
     def require_gates(self) -> None:
         """Raises GateMissed that names every missed gate, by how much, and where the version is."""
@@ -84,6 +84,7 @@ class FitResult:
             "counts": version.counts,
             "too_small": self.too_small,
             "never_seen": self.plan.never_seen,
+            "torn": self.plan.torn,
             "metrics": version.metrics,
             "failed": dict(self.failed),
             "gates": [verdict.to_json() for verdict in self.verdicts],
@@ -113,16 +114,21 @@ def fit_version(
     continuing                       start from the weights of `spec`, a trained version, instead of afresh
     progress                         takes a sentence every now and then
 
-    Unless `refit` asks for another, the model that is kept is the one that was measured. Raises ModelError when there
-    is nothing to learn; whatever is raised, `output` holds what it held before.
+    Unless `refit` asks for another, the model that is kept is the one that was measured. Tasks that cannot be read are
+    left out and counted; but a version trained on a file that ends too early is kept without being promoted, because
+    nobody knows how much is missing. Raises ModelError when there is nothing to learn; whatever is raised, `output`
+    holds what it held before.
     """
     begun = time.monotonic()
     start = starting_point(spec, continuing)
     start.build().bind(config, {}, None)  # fails here, before anything is read, when the two do not fit
     check_options(config, holdout, fail_under, refit)
+    drafts.require_home(output)
+    for note in start.notes:
+        progress(note)
     plan = plan_fit(tasks, config, holdout=holdout, seed=seed, which_annotation=which_annotation)
-    for sentence in plan.unreadable:
-        progress(sentence)
+    for place in plan.unread_places("the export"):
+        progress(f"Cannot be read: {place}.")
     wanted = check_gates(config, plan, fail_under)
     with drafts.begin(output) as draft:
         state = _fit(start, config, plan.train, plan.held_out, draft.folder, progress)
@@ -138,7 +144,7 @@ def fit_version(
             draft.clear()
             state = _fit(start, config, [*plan.train, *plan.held_out], [], draft.folder, progress)
         version = draft.keep(
-            family=spec.target,
+            family=registry.family_name(spec.target),
             label_config=config.xml,
             state=state,
             params=dict(spec.family().params or {}) | dict(spec.params),
@@ -151,7 +157,7 @@ def fit_version(
             refit=refit and passed,
             gates=[verdict.to_json() for verdict in verdicts],
         )
-    if passed:
+    if passed and not plan.torn:
         versions.promote(output, version.version)
     failed = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Failure))
     return FitResult(version, plan, metrics, failed, verdicts, time.monotonic() - begun)
@@ -167,7 +173,7 @@ def starting_point(spec: ModelSpec, continuing: bool = False) -> ModelSpec:
         raise UsageError(f"{spec.name} cannot be trained.", "`lsml fit` needs a model that overrides `fit`.")
     start = replace(spec, version=None, path=None, state={}, earlier=spec if continuing else None)
     if not continuing:
-        return start
+        return replace(start, notes=())
     if spec.path is None:
         raise UsageError(
             f"{spec.name} is not a trained version, so there is nothing to continue from.",
@@ -177,7 +183,7 @@ def starting_point(spec: ModelSpec, continuing: bool = False) -> ModelSpec:
         raise UsageError(
             f"{family.__name__} cannot continue from an earlier version; it always learns from scratch.",
             f"Train it on all annotations, old and new, with the parameters and the label config of the version: "
-            f"--model {spec.path.parent}@{spec.version}",
+            f"--model {registry.how_to_name(spec, spec.path)}",
         )
     return start
 
@@ -258,6 +264,10 @@ def _fit(
         state = model.fit(train, held_out, binding, folder, progress)
     except LsmlError:
         raise
+    except OSError as error:
+        if error.errno in versions.DISK_FULL:
+            versions.refuse(error, folder.parent)
+        _blame(start, f"failed while training: {type(error).__name__}: {error}", error)
     except Exception as error:
         _blame(start, f"failed while training: {type(error).__name__}: {error}", error)
     try:

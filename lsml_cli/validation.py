@@ -10,12 +10,12 @@ sentence ("x is -3, which is outside 0..100"). `CHECKS` says which checks a regi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeGuard
 
-from lsml_cli.errors import closest_first
+from lsml_cli.errors import closest_first, listed
 from lsml_cli.predictions import Prediction, Region
 
 Value = Mapping[str, Any]
@@ -24,7 +24,6 @@ Check = Callable[[Value, "Rule"], str | None]
 SCORE_SLACK = 1e-6  # float32 probabilities that sum to a little more than 1; rounded away when written
 EDGE_SLACK = 1e-3  # percent of the picture: x + width of a box that touches the edge, after rounding
 LARGEST = 1e308  # no finite number is larger: comparing with it finds inf and NaN
-SHOWN = 10  # labels listed in a sentence
 
 ONE_ANSWER = frozenset({"choices", "datetime", "number", "pairwise", "ranker", "rating", "taxonomy"})
 GEOMETRY = frozenset({"x", "points", "vertices", "rle", "imageDataURL"})  # a value with one of these lies on a picture
@@ -86,7 +85,7 @@ def first_problem(rules: Rules, prediction: Prediction) -> str | None:
         elif region.type == "relation":
             wrong = _bad_relation(region, result)
         else:
-            wrong = f"from_name is {name!r}, but the label config has: {_listed(str(name), by_name)}"
+            wrong = f"from_name is {name!r}, but the label config has: {listed(closest_first(str(name), by_name))}"
         if wrong:
             where = f", from control {name!r}" if rule else ""
             return f"region {index + 1} of {len(result)}{where}: {wrong}"
@@ -320,7 +319,7 @@ def _bad_labels(found: Any, rule: Rule, key: str) -> str | None:
         if not isinstance(label, str):
             return f"{key} holds {label!r}, which is not a text"
         if known and label not in known:
-            return f"{key} holds {label!r}, but the label config has: {_listed(label, known)}"
+            return f"{key} holds {label!r}, but the label config has: {listed(closest_first(label, known))}"
     return None
 
 
@@ -469,12 +468,6 @@ def _optional(value: Value, name: str, kind: type) -> str | None:
         return None
     good = _is_number(found) if kind is float else _is_whole(found) if kind is int else isinstance(found, kind)
     return None if good else f"{name} is {found!r}, which is not of type {kind.__name__}"
-
-
-def _listed(name: str, known: Iterable[str]) -> str:
-    names = closest_first(name, known)
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 _ANY = Rule("", "", (), (), {}, False, False, frozenset())  # for what needs no control

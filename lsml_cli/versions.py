@@ -8,28 +8,33 @@
 
 A version is written into a hidden folder beside the others and renamed when it is complete (see `drafts`); `current`
 is replaced atomically. So a reader sees a whole version, the old one or the new one, and a killed `fit` leaves nothing
-that counts. No file holds a path: the folder can be moved.
+that counts. No file holds a path: the folder can be moved. None holds code or says where code is: it names the family,
+and `registry` decides whether that name may be loaded.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli.errors import ModelError, OutputError, UnknownModel, UsageError, closest_first
+from lsml_cli.errors import ModelError, OutputError, UnknownModel, UsageError, closest_first, listed
 
-FORMAT = 1  # of model.json; raised when an older lsml could no longer read it
+FORMAT = 2  # of model.json; raised when an older lsml could no longer read it
 DESCRIPTION = "model.json"
 CURRENT = "current"
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # there is no room, whoever says so
 
 _NAME = re.compile(r"(\d{8}T\d{6})(?:-(\d+))?")
 HIDDEN_FOLDER = ".unfinished-"  # how the hidden folders begin
@@ -42,7 +47,8 @@ class Version:
 
     folder        where it is
     name          the model's name, "news"; `version` is the version's, "20261120T213015"
-    family        "package.module:Class" of the model that was trained
+    family        name of the model that was trained: the one it is registered by ("text-classifier"), else
+                  "file.py:Class" without the file's folder, or "package.module:Class"
     label_config  the labelling XML it was trained for
     state         what `fit` returned; `params` are the parameters it ran with
     counts        how many tasks were trained on, held out, and left out by reason
@@ -55,6 +61,7 @@ class Version:
                   model before, which did not see the held-out tasks
     gates         what each gate saw: {"name": "kind.accuracy", "at_least": 0.98, "measured": 0.97, "passed": false, …}
     files         {file name: size in bytes} of everything beside model.json
+    digests       {file name: digest of its content}, of the same files; empty in format 1
     digest        identity of the model: of weights, state, parameters, family and label config
     """
 
@@ -68,6 +75,7 @@ class Version:
     created: str
     files: Mapping[str, int]
     digest: str
+    digests: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     data_digest: str = ""
@@ -105,7 +113,7 @@ def promote(root: Path, version: str) -> None:
     """Make `version` what the name of the model means from now on. Raises ModelError when it is damaged."""
     aside = root / f"{HIDDEN_FILE}{os.getpid()}-{time.time_ns():x}"
     with _alone(root):
-        read(_find(root, version))
+        verify(read(_find(root, version)))
         try:
             write_synced(aside, f"{version}\n".encode())
             aside.replace(root / CURRENT)
@@ -143,7 +151,7 @@ def prune(root: Path, keep: int) -> list[str]:
 def survey(root: Path) -> list[Listed]:
     """What is below `root`, oldest first, damaged versions too."""
     promoted = current(root)
-    names = [path.name for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    names = [path.name for path in _entries(root) if _NAME.fullmatch(path.name) and path.is_dir()]
     found = []
     for name in sorted(names, key=_age):
         try:
@@ -172,36 +180,59 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def current(root: Path) -> str | None:
-    """The name of the promoted version, None when there is none."""
+    """The name of the promoted version, None when there is none. Raises ModelError when that cannot be read."""
     try:
         return (root / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ModelError(
+            f"{root / CURRENT} cannot be read: {error.strerror}.",
+            f"It should be a file with the name of a version; `lsml versions {root} --promote VERSION` writes it.",
+        ) from error
 
 
 def list_versions(root: Path) -> list[str]:
     """The names of the finished versions, oldest first."""
     if not root.is_dir():
         return []
-    found = [path.name for path in root.iterdir() if _NAME.fullmatch(path.name) and (path / DESCRIPTION).is_file()]
+    found = [path.name for path in _entries(root) if _NAME.fullmatch(path.name) and (path / DESCRIPTION).is_file()]
     return sorted(found, key=_age)
 
 
 def resolve(name: str) -> Path:
     """The folder of the version that "models/news", "models/news@VERSION" or a version's own folder means.
 
-    Raises UnknownModel when there is no such version, ModelError when none is promoted.
+    Raises UnknownModel when there is no such version, ModelError when none is promoted or the folder is closed to us.
     """
     root = Path(name)
-    if (root / DESCRIPTION).is_file():
-        return root
-    if root.is_dir():
-        version = current(root)
-        if version is None or not _NAME.fullmatch(version) or not (root / version).is_dir():
-            _refuse_unpromoted(root, version)
-        return root / version
-    before, _, wanted = name.rpartition("@")
-    return _find(Path(before), wanted)
+    try:
+        if (root / DESCRIPTION).is_file():
+            return root
+        if root.is_dir():
+            version = current(root)
+            if version is None or not _NAME.fullmatch(version) or not (root / version).is_dir():
+                _refuse_unpromoted(root, version)
+            return root / version
+        before, _, wanted = name.rpartition("@")
+        return _find(Path(before), wanted)
+    except OSError as error:
+        raise ModelError(f"{error.filename or name} cannot be read: {error.strerror}.") from error
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model is named by a folder: "models/news", "models/news@VERSION". ModelError when it is closed."""
+    try:
+        return Path(name).is_dir() or Path(name.rpartition("@")[0] or name).is_dir()
+    except OSError as error:
+        raise ModelError(f"{name} cannot be looked up: {error.strerror}.") from error
+
+
+def is_version(root: Path) -> bool:
+    """Whether a folder is one version of a model, maybe a damaged one, and so no place for versions."""
+    return (root / DESCRIPTION).exists() or (
+        _NAME.fullmatch(root.resolve().name) is not None and (root.resolve().parent / CURRENT).is_file()
+    )
 
 
 def read(folder: Path) -> Version:
@@ -221,8 +252,31 @@ def read(folder: Path) -> Version:
         raise ModelError(f"{folder} was written by a newer lsml.", "Update lsml, or train a new version with this one.")
     version = _from_json(folder, found)
     for name, size in version.files.items():
-        _check_file(folder / name, size)
+        _check_file(folder, name, size)
     return version
+
+
+def verify(version: Version) -> None:
+    """Read the version's files once. Raises ModelError naming one whose content is not what `fit` wrote.
+
+    `read` looks at their sizes alone, which is enough for a list. What was written without digests passes.
+    """
+    for name, digest in version.digests.items():
+        path = version.folder / name
+        if name not in version.files:
+            raise ModelError(f'{version.folder / DESCRIPTION} is damaged (its "digests" name {name!r}).', _AGAIN)
+        try:
+            found = content_digest(path)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+        if found != digest:
+            raise ModelError(f"{path} is damaged: its content is not what was written.", _AGAIN)
+
+
+def content_digest(path: Path) -> str:
+    """Digest of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 _AGAIN = "Copy the version again from where it came from, or train a new one with `lsml fit`."
@@ -234,10 +288,10 @@ def _from_json(folder: Path, found: Any) -> Version:
         raise ModelError(f"{path} is damaged (no JSON object).", _AGAIN)
     known = {each.name: str(each.type) for each in fields(Version)}
     values = {"folder": folder} | {key: value for key, value in found.items() if key in known and key != "folder"}
-    try:
-        version = Version(**values)
-    except TypeError as error:
-        raise ModelError(f"{path} is damaged ({str(error).partition('() ')[2]}).", _AGAIN) from error
+    needed = [each.name for each in fields(Version) if each.default is MISSING and each.default_factory is MISSING]
+    if lacking := [f'"{name}"' for name in needed if name not in values]:
+        raise ModelError(f"{path} is damaged (it lacks {listed(lacking)}).", _AGAIN)
+    version = Version(**values | {"family": without_folder(str(values["family"]))})
     for name, kind in known.items():
         value = getattr(version, name)
         if not _fits(value, kind):
@@ -255,19 +309,40 @@ def _fits(value: Any, kind: str) -> bool:
     return isinstance(value, fitting)
 
 
-def _check_file(path: Path, size: int) -> None:
+def without_folder(family: str) -> str:
+    """ "/home/ann/shouting.py:Shouting" -> "shouting.py:Shouting": another machine has other folders."""
+    place, colon, name = family.rpartition(":")
+    return f"{PureWindowsPath(place).name}:{name}" if colon and place.endswith(".py") else family
+
+
+def _check_file(folder: Path, name: str, size: int) -> None:
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or not inside.parts:
+        raise ModelError(f'{folder / DESCRIPTION} is damaged (its "files" name {name!r}).', _AGAIN)
+    path = folder / name
     try:
-        there = path.stat().st_size
-    except OSError:
+        found = path.stat()
+    except FileNotFoundError:
         raise ModelError(f"{path} is missing.", _AGAIN) from None
-    if there != size:
-        raise ModelError(f"{path} is damaged (it has {there:,} bytes instead of {size}).", _AGAIN)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ModelError(f"{path} is damaged (it is no file).", _AGAIN)
+    if found.st_size != size:
+        raise ModelError(f"{path} is damaged (it has {found.st_size:,} bytes instead of {size}).", _AGAIN)
+
+
+def _entries(root: Path) -> list[Path]:
+    try:
+        return list(root.iterdir())
+    except OSError as error:
+        raise ModelError(f"{root} cannot be read: {error.strerror}.") from error
 
 
 def _find(root: Path, version: str) -> Path:
     names = list_versions(root)
     if version not in names:
-        there = ", ".join(closest_first(version, names)[:10]) if names else "none at all"
+        there = listed(closest_first(version, names)) or "none at all"
         raise UnknownModel(f"{root} has no version {version!r}.", f"It has: {there}.")
     return root / version
 
@@ -275,7 +350,7 @@ def _find(root: Path, version: str) -> Path:
 def _refuse_unpromoted(root: Path, wanted: str | None) -> NoReturn:
     names = list_versions(root)
     if not names:
-        raise ModelError(f"{root} holds no trained model.", f"Train one: lsml fit EXPORT --output {root}")
+        raise ModelError(f"{root} holds no trained model.", how_to_train(root))
     why = (
         f"{root / CURRENT} names {wanted!r}, which is not there"
         if wanted is not None
@@ -284,11 +359,21 @@ def _refuse_unpromoted(root: Path, wanted: str | None) -> NoReturn:
     raise ModelError(f"{why}.", f"Name one of its versions: {root}@{names[-1]}")
 
 
+def how_to_train(root: Path) -> str:
+    """What to do about a folder without a version."""
+    return f"Train one: lsml fit EXPORT --model text-classifier --label-config config.xml --output {root}"
+
+
 def refuse(error: OSError, root: Path) -> NoReturn:
     """Raise what a failed attempt to write below `root` means."""
     if isinstance(error, FileExistsError | NotADirectoryError):
         raise UsageError(
             f"{root} is not a folder, so no version can be written there.", "Choose another --output."
+        ) from error
+    if error.errno in DISK_FULL:
+        raise OutputError(
+            f"The version cannot be written to {root}: the disk is full, or a limit is reached ({error.strerror}).",
+            "Make room, or choose another --output; nothing was left behind.",
         ) from error
     raise OutputError(f"The version cannot be written to {root}: {error.strerror}.") from error
 

@@ -184,6 +184,12 @@ class NeverLoads(Words):
         raise RuntimeError("the weights are in another castle")
 
 
+class LoadsSlowly(Words):
+    def load(self, device: str) -> None:
+        open("loading", "w").close()  # noqa: PTH123
+        time.sleep(30)
+
+
 class DiesLoading(Words):
     def load(self, device: str) -> None:
         os._exit(7)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.annotations import Which, labelled, row_of
+from lsml_cli.annotations import Which, labelled
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.tasks import Task, read_tasks
 
@@ -106,7 +106,7 @@ def read(path: Path) -> list[Task]:
 def test_exports_of_one_project_say_the_same(shared_data: Path, ending: str) -> None:
     for which, expected in {"last": [17, 18], "all": [17, 18, 18]}.items():
         found, _ = labelled(read(shared_data / "exports" / f"text-choices{ending}"), CONFIG, which)  # type: ignore[arg-type]
-        assert [int((row_of(task) or task.raw)["id"]) for task, _ in found] == expected
+        assert [task.id for task, _ in found] == expected
         assert {each["value"]["choices"][0] for each in found[0].annotation.result} == {"Positive"}
         assert found[-1].annotation.result[0]["value"] == {"choices": ["Positive"]}
 

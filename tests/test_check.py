@@ -65,12 +65,13 @@ def test_planted_offences_are_found_and_named(lsml, work):
 
 def test_memory_is_flat(lsml, work):
     """The same check of ten times as many tasks, in this process: the ids are on disk."""
-    from lsml_cli import preflight, registry, run
+    from lsml_cli import preflight, registry
     from lsml_cli.commands.console import Console
     from lsml_cli.label_config import LabelConfig
+    from lsml_cli.plan import Plan, PredictOptions
 
-    plan_of = lambda tasks: run.Plan.make(  # noqa: E731
-        registry.find_model(WORDS), LabelConfig.load(Path("config.xml")), run.PredictOptions(tasks=tasks)
+    plan_of = lambda tasks: Plan.make(  # noqa: E731
+        registry.find_model(WORDS), LabelConfig.load(Path("config.xml")), PredictOptions(tasks=tasks)
     )
     peaks = []
     for count in (20_000, 200_000):
@@ -83,7 +84,7 @@ def test_memory_is_flat(lsml, work):
 def test_media_that_are_not_there(lsml, work):
     Path("config.xml").write_text(models.IMAGE_CONFIG)
     Path("a.pgm").write_bytes(b"")
-    images = ["a.pgm", "b.pgm", "../c.pgm", "https://example.com/d.pgm"]
+    images = ["a.pgm", "b.pgm", "../c.pgm", "s3://bucket/d.pgm", "https://example.com/d.pgm"]
     tasks = json.dumps([{"id": n, "data": {"image": image}} for n, image in enumerate(images)])
     found = check(lsml, "-", model=f"{models.__file__}:Brightness", input=tasks)
     assert found["offences"] == {"media": 3}
@@ -106,7 +107,7 @@ def test_output_and_resume_are_looked_at_and_not_touched(lsml, work):
     assert check(lsml, "-", "-o", "nowhere/out.json", input=tasks)["offences"] == {"output": 1}
     Path("out.json.part").write_text("[\n{}")
     journal = Path("out.json.part.journal")
-    journal.write_text('{"started_with": {"model": "other"}}\n{"records": 1}\n')
+    journal.write_text('{"started_with": {"model": "other"}}\n{"records": 1, "output": 3, "errors": 0}\n')
     before = journal.read_bytes()
     found = check(lsml, "-", "-o", "out.json", "--resume", input=tasks)
     assert found["offences"] == {"output": 1}
@@ -118,3 +119,14 @@ def test_output_and_resume_are_looked_at_and_not_touched(lsml, work):
 def test_tasks_without_ids_for_shape_predictions(lsml, work):
     found = check(lsml, "-", "--shape", "predictions", input='{"text": "a"}\n{"id": 1, "data": {"text": "a"}}')
     assert found["offences"] == {"no id": 1}
+
+
+def test_servers_are_asked_only_on_request(lsml, work):
+    """The address is one where nobody listens: a check that asks finds out, one that does not cannot know."""
+    Path("config.xml").write_text(models.IMAGE_CONFIG)
+    tasks = json.dumps([{"id": 1, "data": {"image": "http://127.0.0.1:9/a.pgm"}}])
+    model = f"{models.__file__}:Brightness"
+    assert check(lsml, "-", model=model, input=tasks)["offences"] == {}
+    found = check(lsml, "-", "--check-media", model=model, input=tasks)
+    assert found["offences"] == {"media": 1}
+    assert "http://127.0.0.1:9/a.pgm: " in found["first"]["media"][0]

@@ -166,8 +166,8 @@ def test_what_label_studio_reads_differently_warns() -> None:
 
 
 BROKEN = {
-    "": "The label config is empty. Copy it from the project's Settings > Labeling.",
-    " \n": "The label config is empty. Copy it from the project's Settings > Labeling.",
+    "": "The label config is empty. Copy it from the project's Settings > Labeling Interface > Code.",
+    " \n": "The label config is empty. Copy it from the project's Settings > Labeling Interface > Code.",
     "<View>\n<Text></View>": "The label config is not well-formed XML: mismatched tag in line 2, column 8.",
     "no xml": "The label config is not well-formed XML: syntax error in line 1, column 0.",
     "<View>&nbsp;</View>": "The label config is not well-formed XML: undefined entity in line 1, column 6.",

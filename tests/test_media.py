@@ -75,7 +75,7 @@ class Pictures(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "1000000000")
             self.end_headers()
             self.misbehave()
-        self.close_connection = self.path not in answers
+        self.close_connection = self.path not in (*answers, "/moved", "/loop")
 
     def misbehave(self) -> None:
         self.wfile.write(b"part of it")
@@ -94,9 +94,14 @@ class Pictures(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are what these tests are about."""
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as httpd:
+    with Server(("127.0.0.1", 0), Pictures) as httpd:
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_address[1]}"
@@ -109,14 +114,18 @@ def media(tmp_path, monkeypatch):
     monkeypatch.setattr(media_module, "PATIENCE", 0.5)
     monkeypatch.setattr(media_module, "SLOWEST_FILE", 1.0)
     monkeypatch.setattr(media_module, "LARGEST_FILE", 100_000)
-    return Media(tmp_path)
+    media = Media(tmp_path)
+    yield media
+    media.close()
 
 
 def test_a_file_from_a_server(server, media):
     for address in ("/good", "/moved"):
         assert media.fetch(server + address) == b"picture"
         assert media.problem(server + address, ask_remote=True) is None
-    assert pickle.loads(pickle.dumps(media)).fetch(server + "/good") == b"picture"
+    copy = pickle.loads(pickle.dumps(media))
+    assert copy.fetch(server + "/good") == b"picture"
+    copy.close()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +155,7 @@ def test_asking_without_fetching(server, media):
 
 
 def test_nobody_there(media):
-    with pytest.raises(TransientError, match="http://127.0.0.1:9/"):
+    with pytest.raises(TransientError, match=r"http://127\.0\.0\.1:9/"):
         media.fetch("http://127.0.0.1:9/a.png")
     with pytest.raises(ValueError, match="http://"):
         media.fetch("http://")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lsml_cli import replica_process
-from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.pipeline import find_devices, open_replicas, predict_stream
 from lsml_cli.predictions import Failure, Prediction
 from lsml_cli.registry import find_model
 from lsml_cli.replica import Replica
-from lsml_cli.tasks import Task
+from lsml_cli.tasks import Task, Unreadable
 from tests import models
 
 MODELS = Path(models.__file__)
@@ -157,15 +158,15 @@ def test_transient_failures_are_tried_again_and_marked(tmp_path):
     assert outcomes[4] == Failure("encode", "ConnectionError: nobody there", transient=True)
 
 
-def test_an_outage_does_not_make_every_task_wait(monkeypatch):
-    naps: list[float] = []
-    monkeypatch.setattr("lsml_cli.replica.time.sleep", naps.append)
-    tasks = text_tasks(40, **{f"i{n}": "stay away" for n in range(5, 35)})
-    outcomes = run(spec("Fragile"), tasks)
-    assert [isinstance(outcome, Failure) and outcome.transient for outcome in outcomes] == [
-        5 <= n < 35 for n in range(40)
-    ]
-    assert naps.count(0.01) <= 2 * 3 * 2  # three tasks wait; forwards of good batches in between may start it again
+def test_an_outage_does_not_make_every_task_wait():
+    with open_replicas(spec("Fragile"), TEXT) as [replica]:
+        assert isinstance(replica, Replica)
+        naps: list[float] = []
+        replica._patience._ended = SimpleNamespace(wait=naps.append, set=lambda: None)
+        tasks = text_tasks(40, **{f"i{n}": "stay away" for n in range(5, 35)})
+        outcomes = replica.predict(tasks)
+    assert [isinstance(o, Failure) and o.transient for o in outcomes] == [5 <= n < 35 for n in range(40)]
+    assert len(naps) == 3 * len(replica.model.retry_delays)  # the first three wait, then the outage is known
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -203,3 +204,47 @@ def test_devices_are_those_the_model_can_use():
     assert find_devices("cpu, cpu", family) == ["cpu", "cpu"]
     with pytest.raises(UsageError, match="cannot run on 'cuda:0'"):
         find_devices("cuda:0", family)
+
+
+# --- models that misbehave in ways that end processes, threads or pipes
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["Exits", "ExitsInEncode", "Unpicklable"])
+def test_a_model_cannot_end_or_block_the_run(name, workers):
+    model = find_model(f"{MODELS.parent / 'misbehaving.py'}:{name}")
+    outcomes = run(model, text_tasks(8, i3="misbehave"), workers=workers)
+    assert [isinstance(outcome, Failure) for outcome in outcomes] == [n == 3 for n in range(8)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["ExitsLoading", "RaisesItsOwnError"])
+def test_a_model_that_leaves_while_loading_says_so(name, workers):
+    with pytest.raises(LsmlError):
+        run(find_model(f"{MODELS.parent / 'misbehaving.py'}:{name}"), text_tasks(3), workers=workers)
+
+
+def test_what_cannot_travel_is_refused_to_who_sends_it():
+    with open_replicas(spec("Words"), TEXT, workers=2) as replicas, pytest.raises((TypeError, AttributeError)):
+        list(predict_stream(replicas, [Task(0, 0, {"text": lambda: 1}, {})], batch_size=1))
+
+
+def test_a_threshold_counts_for_every_model():
+    sure = run(spec("Words"), text_tasks(9), threshold=0.3)
+    assert [len(outcome.result) for outcome in sure] == [1 / (1 + n % 9) >= 0.3 for n in range(9)]
+
+
+def test_what_was_unreadable_is_a_failure_in_its_place():
+    task, *_ = text_tasks(1)
+    with open_replicas(spec("Words"), TEXT) as replicas:
+        first, second = predict_stream(replicas, [Unreadable(0, "line 1", "torn"), task], batch_size=2)
+    assert first[1] == Failure("read", "torn")
+    assert isinstance(second[1], Prediction)
+
+
+def test_large_tasks_make_smaller_batches():
+    from lsml_cli import pipeline
+
+    sizes = [1, 1, 9 << 20, 1, 5 << 20, 5 << 20, 1]
+    batches = list(pipeline._batches(sizes, 4, lambda size: size))
+    assert batches == [sizes[:3], sizes[3:6], sizes[6:]]

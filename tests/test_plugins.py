@@ -150,7 +150,9 @@ def test_a_plugin_that_is_gone_says_so(with_plugins: Any, lsml: Lsml, tmp_path: 
     test_a_plugin_predicts_fits_and_predicts_again(with_plugins, tmp_path)
     run = lsml("predict", "tasks.json", "--model", "models/w", cwd=tmp_path)
     assert run.returncode == 1
-    assert "acme_models cannot be imported: ModuleNotFoundError: No module named 'acme_models'" in run.stderr
+    assert "models/w is a version of wordy, and no installed package has a model of that name." in run.stderr
+    for name in ("acme_models:Wordy", "acme_models.wordy:Wordy"):  # with the package it is known by any name of it
+        assert with_plugins("predict", "tasks.json", "--model", f"{name}@models/w").returncode == 0
 
 
 def test_a_plugin_passes_the_suite(site: Path, tmp_path: Path) -> None:
@@ -189,8 +191,10 @@ def test_broken_plugins_are_listed_and_do_no_harm(with_plugins: Any, site: Path,
     assert problems == {
         "text-classifier": None,
         "wordy": None,
-        "raises": "rotten_raises cannot be imported: ZeroDivisionError: division by zero.",
-        "lacks": "rotten_lacks cannot be imported: ModuleNotFoundError: No module named 'no_such_thing'.",
+        "raises": "rotten_raises cannot be imported: ZeroDivisionError: division by zero "
+        f"({site / 'rotten_raises.py'}, line 1).",
+        "lacks": "rotten_lacks cannot be imported: ModuleNotFoundError: No module named 'no_such_thing' "
+        f"({site / 'rotten_lacks.py'}, line 1).",
         "missing": "rotten_missing cannot be imported: ModuleNotFoundError: No module named 'rotten_missing'.",
         "nothing": "rotten_empty has no Model.",
         "classless": "'rotten_empty' names no class.",

@@ -152,7 +152,7 @@ def test_shape_predictions(lsml, work):
     assert set(records[0]) == {"task", "result", "score", "model_version"}
     run = predict(lsml, "-", "--shape", "predictions", input='{"text": "no id"}')
     assert (run.returncode, run.stdout) == (2, "")
-    assert "This task has no id" in run.stderr
+    assert "line 1: this task has no id" in run.stderr
     assert "--id-column" in run.stderr
 
 
@@ -173,7 +173,8 @@ def test_bad_tasks_keep_their_places_and_are_listed(lsml, work):
         (7, 7, "check", False),
         (None, 8, "read", False),
     ]
-    assert "tasks.jsonl, line 9: not JSON" in run.stderr or errors[3]["place"] == "line 9"
+    assert errors[3]["place"] == "line 9"
+    assert "failed: tasks.jsonl, line 4, task 3: this one cannot be encoded" in run.stderr
     assert "All failures are in errors.jsonl." in run.stderr
 
 
@@ -335,7 +336,7 @@ def test_an_empty_list_is_no_error(lsml, work):
         (["--model", f"{MODELS}:one_choice"], 1, "is not a subclass of"),
         (["-o", "nowhere/out.json"], 2, "There is no folder nowhere"),
         (["-o", "out.txt"], 2, "--format json"),
-        (["-o", "tasks.json"], 2, "must be different files"),
+        (["-o", "tasks.json"], 2, "tasks.json is the input and --output at once"),
         (["--resume"], 2, "cannot be resumed"),
         (["--with", "color=red"], 2, "has no parameter 'color'"),
         (["--with", "color"], 2, "is not KEY=VALUE"),
@@ -372,7 +373,7 @@ def test_broken_label_configs(lsml, work):
     Path("config.xml").write_text(models.TEXT_CONFIG.replace("<Choices", "<Choises").replace("</Choices", "</Choises"))
     run = predict(lsml, "-", model="text-classifier", input="[]")
     assert run.returncode == 1
-    assert "did you mean <Choices>" in run.stderr or "Choises" in run.stderr
+    assert "<Choises> is not a tag that Label Studio knows; did you mean <Choices>?" in run.stderr
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -393,6 +394,163 @@ def test_a_full_disk_loses_nothing(lsml, work, workers):
     assert lsml(*arguments, "--resume").returncode == 0
     lsml("predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml", "-o", "clean.jsonl")
     assert Path("out.jsonl").read_bytes() == Path("clean.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("odd", "kept"),
+    [
+        ({"predictions": 5}, {"predictions": []}),
+        ({"meta": json.loads('{"a":' * 300 + "1" + "}" * 300)}, {}),
+        ({"n": 123456789012345678901234, "f": 1e30}, {"n": 123456789012345678901234, "f": 1e30}),
+    ],
+)
+def test_odd_tasks_come_out_as_they_were(lsml, work, odd, kept):
+    run = predict(lsml, "-", input=json.dumps([task(1), task(2) | odd, task(3)]))
+    assert run.returncode == 0, run.stderr
+    records = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [record["id"] for record in records] == [1, 2, 3]
+    expected = odd | kept
+    del records[1]["predictions"]
+    expected.pop("predictions", None)
+    assert {key: records[1][key] for key in expected} == expected
+
+
+def test_a_prediction_that_cannot_be_written_fails_its_task(lsml, work):
+    model = f"{MODELS.parent / 'misbehaving.py'}:Unpicklable"
+    for workers in ("1", "2"):
+        tasks = json.dumps([task(n, do="misbehave" if n == 2 else None) for n in range(1, 4)])
+        run = predict(lsml, "-", "--workers", workers, model=model, input=tasks)
+        assert run.returncode == 3
+        assert [bool(json.loads(line)["predictions"]) for line in run.stdout.splitlines()] == [True, False, True]
+
+
+def test_older_predictions_stay_only_if_they_fit_and_are_of_another_version(lsml, work):
+    fits = {"id": "r", "from_name": "size", "to_name": "text", "type": "choices", "value": {"choices": ["long"]}}
+    good = {"result": [fits], "score": 0.5, "model_version": "other"}
+    unfit = {"result": [fits | {"from_name": "zzz"}], "score": 0.5, "model_version": "another"}
+    stale = {"result": [fits], "score": 0.5, "model_version": "mine"}
+    tasks = [task(1, do="raise in encode") | {"predictions": [good, unfit, stale]}, task(2) | {"predictions": [stale]}]
+    run = predict(lsml, "-", "--model-version", "mine", model=FRAGILE, input=json.dumps(tasks))
+    failed, done = (json.loads(line) for line in run.stdout.splitlines())
+    assert failed["predictions"] == [good]
+    assert [old["model_version"] for old in done["predictions"]] == ["mine"]
+    assert done["predictions"][0]["result"][0]["value"] == {"choices": ["short"]}
+    assert "1 older predictions were left out" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--errors", "tasks.json"],
+        ["-o", "out.json", "--errors", "out.json"],
+        ["-o", "out.json", "--summary", "out.json"],
+        ["-o", "out.json", "--summary", "tasks.json"],
+        ["-o", "config.xml", "--format", "json"],
+        ["-o", "out.json", "--label-map", "map.json", "--summary", "map.json"],
+        ["-o", "out.json", "--errors", "out.json.part"],
+        ["-o", "link.json"],
+    ],
+)
+def test_nothing_is_written_over_what_is_read_or_written(lsml, work, options):
+    Path("tasks.json").write_text(json.dumps([task(1)]))
+    Path("map.json").write_text("{}")
+    Path("link.json").symlink_to("tasks.json")
+    before = {path.name: path.read_bytes() for path in work.iterdir()}
+    run = predict(lsml, "tasks.json", *options)
+    assert (run.returncode, "at once" in run.stderr) == (2, True), run.stderr
+    assert {path.name: path.read_bytes() for path in work.iterdir()} == before
+
+
+def test_standard_input_is_not_written_over_either(work):
+    Path("tasks.json").write_text(json.dumps([task(1)]))
+    command = [sys.executable, "-m", "lsml_cli", "predict", "-", "-m", WORDS, "-c", "config.xml", "-o", "tasks.json"]
+    with Path("tasks.json").open("rb") as stdin:
+        assert subprocess.run(command, stdin=stdin, stderr=subprocess.DEVNULL, check=False).returncode == 2
+    assert json.loads(Path("tasks.json").read_bytes()) == [task(1)]
+
+
+def test_a_link_stays_and_its_target_gets_the_content(lsml, work):
+    Path("big-disk").mkdir()
+    Path("out.json").symlink_to("big-disk/out.json")
+    assert predict(lsml, "-", "-o", "out.json", input=json.dumps([task(1)])).returncode == 0
+    assert Path("out.json").is_symlink()
+    assert json.loads(Path("big-disk/out.json").read_bytes())[0]["id"] == 1
+
+
+def test_a_pipe_as_output_is_written_into(lsml, work):
+    os.mkfifo("pipe")
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True) as cat:
+        run = predict(lsml, "-", "-o", "pipe", input=json.dumps([task(1), task(2)]))
+        assert run.returncode == 0, run.stderr
+        assert cat.stdout is not None
+        assert [json.loads(line)["id"] for line in cat.stdout] == [1, 2]
+    assert Path("pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "sentence"),
+    [
+        ("<&-", 2, "Standard input is closed"),
+        (">&-", 1, "standard output cannot be written"),
+        (">/dev/full", 1, "The disk is full: standard output"),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_closed_and_full_streams(work, redirection, code, sentence):
+    lsml = f"{sys.executable} -m lsml_cli predict - -m {WORDS} -c config.xml {redirection}"
+    tasks = json.dumps(task(1))
+    feed = "" if "<" in redirection else f"echo '{tasks}' | "
+    run = subprocess.run(["bash", "-c", feed + lsml], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == code, run.stderr
+    assert sentence in run.stderr
+    assert "bug" not in run.stderr
+    for line in run.stdout.splitlines():
+        assert json.loads(line)["id"] == 1
+
+
+def test_a_summary_that_cannot_be_written_is_known_at_once(lsml, work):
+    run = predict(lsml, "-", "-o", "out.json", "--summary", "nowhere/s.json", input=json.dumps([task(1)]))
+    assert run.returncode == 2
+    assert not Path("out.json").exists()
+
+
+def test_a_run_whose_file_vanishes_says_so(work):
+    Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(300)))
+    command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
+    command += ["-o", "out.json", "--with", "pause=0.05"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        wait_for(lambda: journalled("out.json") > 0)
+        Path("out.json.part").unlink()
+        _, stderr = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert "was removed while it was written" in stderr
+
+
+def test_ctrl_c_while_the_model_loads_says_so(work):
+    command = [sys.executable, "-m", "lsml_cli", "predict", "-", "-m", f"{MODELS}:LoadsSlowly", "-c", "config.xml"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdin
+        run.stdin.write(json.dumps(task(1)) + "\n")
+        run.stdin.close()
+        wait_for(lambda: Path("loading").exists())
+        run.send_signal(signal.SIGINT)
+        assert run.wait(5) == 130
+        assert run.stderr
+        assert "Interrupted." in run.stderr.read()
+
+
+def test_a_failure_is_told_even_when_quiet(lsml, work):
+    run = predict(lsml, "-", "--quiet", model=FRAGILE, input=json.dumps([task(1, do="raise in encode")]))
+    assert run.returncode == 3
+    assert "1 failed" in run.stderr
+
+
+def test_a_label_map_leads_to_labels_that_there_are(lsml, work):
+    Path("map.json").write_text('{"a": "lnog"}')
+    run = predict(lsml, "-", "--label-map", "map.json", input="[]")
+    assert run.returncode == 2
+    assert "The label map names 'lnog'" in run.stderr
+    assert "It has: long, short" in run.stderr
 
 
 def journalled(output: str) -> int:

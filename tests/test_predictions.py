@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_cli.predictions import Failure, Prediction, Region, Stored, region_id, render
+from lsml_cli.predictions import (
+    Failure,
+    Prediction,
+    Region,
+    Stored,
+    dumps,
+    prediction_record,
+    region_id,
+    stored_predictions,
+    task_record,
+)
 from lsml_cli.tasks import Task
 
 REGION = Region("r1", "size", "text", "choices", {"choices": ["short"]}, 0.123456)
@@ -51,31 +62,51 @@ def test_region_ids_differ_exactly_when_their_places_differ(one, other):
 def test_a_task_without_a_prediction_keeps_its_place():
     task = Task(0, 4, {"text": "a"}, {"id": 4, "data": {"text": "a"}, "predictions": [1]})
     failure = Failure("fetch", "gone", transient=True)
-    assert json.loads(render(task, failure, "tasks", False)) == {"id": 4, "data": {"text": "a"}, "predictions": []}
-    assert json.loads(render(task, failure, "predictions", False)) == {
-        "task": 4,
-        "result": [],
-        "error": {"stage": "fetch", "reason": "gone"},
-    }
-    assert render(None, failure, "tasks", False) == b""
-    assert json.loads(render(None, failure, "predictions", False))["task"] is None
+    assert task_record(task, failure, [], False) == {"id": 4, "data": {"text": "a"}, "predictions": []}
+    error = {"stage": "fetch", "reason": "gone"}
+    assert prediction_record(task, failure) == {"task": 4, "result": [], "error": error}
+    assert prediction_record(None, failure)["task"] is None
 
 
 def test_found_nothing_is_an_answer():
     task = Task(0, 4, {}, {"id": 4, "data": {}})
-    [prediction] = json.loads(render(task, Prediction.of((), "m@1"), "tasks", False))["predictions"]
+    [prediction] = task_record(task, Prediction.of((), "m@1"), [], False)["predictions"]
     assert prediction == {"result": [], "score": None, "model_version": "m@1"}
 
 
 def test_a_bare_item_becomes_a_task_that_imports():
     task = Task(0, None, {"text": "a"}, {"text": "a"})
-    record = json.loads(render(task, PREDICTION, "tasks", False))
-    assert list(record) == ["data", "predictions"]
+    assert list(task_record(task, PREDICTION, [], False)) == ["data", "predictions"]
 
 
-@pytest.mark.parametrize("shape", ["tasks", "predictions"])
-def test_a_stored_prediction_stays_as_it_is(shape):
+def test_a_stored_prediction_stays_as_it_is():
     old = {"result": [{"id": "x"}], "score": 0.98765, "model_version": "m@1"}
     task = Task(0, 4, {}, {"id": 4, "data": {}, "predictions": [old, 7]})
-    record = json.loads(render(task, Stored(old), shape, False))
-    assert (record["predictions"] == [old]) if shape == "tasks" else (record == {"task": 4} | old)
+    assert stored_predictions(task.raw) == [old]
+    assert task_record(task, Stored(old), [], False)["predictions"] == [old]
+    assert prediction_record(task, Stored(old)) == {"task": 4} | old
+
+
+@pytest.mark.parametrize("stored", [5, None, "x", [1, {"result": 5}, {"model_version": "a"}]])
+def test_what_is_stored_may_be_anything(stored):
+    assert stored_predictions({"predictions": stored}) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), scores), max_size=6), st.floats(0, 1))
+def test_a_threshold_drops_regions_with_what_belongs_to_them(regions, least):
+    prediction = Prediction.of(tuple(Region(name, "a", "b", "choices", {}, score) for name, score in regions), "v")
+    sure = prediction.at_least(least)
+    unsure = {name for name, score in regions if score is not None and score < least}
+    assert [region.id for region in sure.result] == [name for name, _ in regions if name not in unsure]
+
+
+def test_a_stored_prediction_is_read_back():
+    assert Prediction.from_json(json.loads(dumps(PREDICTION.to_json()))).to_json() == PREDICTION.to_json()
+    region = Region("r", "a", "b", "rectanglelabels", {"x": 1}, None, {"original_width": 10})
+    prediction = Prediction.of((region,), "v")
+    assert Prediction.from_json(prediction.to_json()) == prediction
+
+
+def test_numbers_of_numpy_are_numbers():
+    region = Region("r", "a", "b", "rectanglelabels", {"x": np.float64(1.5), "y": np.float32(2)}, np.float64(0.5))
+    assert json.loads(dumps(region.to_json()))["value"] == {"x": 1.5, "y": 2.0}

@@ -6,7 +6,10 @@ import gzip
 import io
 import json
 import os
+import random
 import threading
+import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsml_cli import records
+from lsml_cli import records, rows
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.records import Record
 from lsml_cli.source import Source
+from lsml_cli.tasks import read_tasks
 
 # One file is written over and over: examples do not share anything else.
 QUICK: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -127,6 +131,19 @@ def test_a_damaged_gzip_is_named(tmp_path):
         ('[[1,{"c":[]}], null , {"b":2}]', ["found a list", "found null", {"b": 2}]),
         ('[{"a":1},, {"b":2}, ]', [{"a": 1}, "found a comma", {"b": 2}]),
         ('[{"a":1}] [', [{"a": 1}, "the list of tasks is closed here, but the file goes on"]),
+        ('[{"a":1},{"b":2}],', [{"a": 1}, {"b": 2}, "the list of tasks is closed here, but the file goes on"]),
+        ('[{"a":1},{"b":2}],[{"c":3},{"d":4}]', [{"a": 1}, {"b": 2}, "closed here, but the file goes on"]),
+        ('[{"a":1},{"b":2}],"c":{}}', [{"a": 1}, {"b": 2}, "closed here, but the file goes on"]),
+        ('[{"a":{}} {"b":2}\n,{"c":3}{"d":4}]', [{"a": {}}, {"b": 2}, {"c": 3}, {"d": 4}]),
+        ('[{"a":1} x, {"b":2}, {"c":3}]', [{"a": 1}, "found 'x'", {"b": 2}, {"c": 3}]),
+        ('[{"a":1}},{"b":2},{"c":3}]', [None, {"b": 2}, {"c": 3}]),
+        ('[{"a":1},["x], {", "\\\\", "\\"]"],{"b":2}]', [{"a": 1}, "found a list", {"b": 2}]),
+        ('{"a":1}}\n{"b":2}', [None, {"b": 2}]),
+        ('{"a":1} {"b":2}', [{"a": 1}, {"b": 2}]),
+        ('{"a":1} {"b":2}\n{"c":3}{"d":4}\n', [{"a": 1}, {"b": 2}, {"c": 3}, {"d": 4}]),
+        ('{"a": {"b":1},\n "c": {}}\n{"d": {"e":1},\n "f": {}}', [{"a": {"b": 1}, "c": {}}, {"d": {"e": 1}, "f": {}}]),
+        ('{"a":\n{"b":1},\n"c":2}\n{"d":3}', [{"a": {"b": 1}, "c": 2}, {"d": 3}]),
+        ('{"a":[\n{"b":1}\n]}\n{"d":3}', [{"a": [{"b": 1}]}, {"d": 3}]),
         ("[]", []),
         (" [ \n ] ", []),
         ("[" * 100_000 + "]" * 100_000, ["found a list"]),
@@ -134,7 +151,10 @@ def test_a_damaged_gzip_is_named(tmp_path):
         ('{"a": 1}\n{"b": 2', [{"a": 1}, "ends in the middle of a task"]),
     ],
 )
-def test_odd_elements_cost_only_themselves(tmp_path, text, found):
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
+def test_odd_elements_cost_only_themselves(tmp_path, monkeypatch, chunk, text, found):
+    if len(text) < 1000:
+        monkeypatch.setattr(records, "CHUNK", chunk)
     path = tmp_path / "tasks.json"
     path.write_text(text)
     actual = read(path)
@@ -144,6 +164,58 @@ def test_odd_elements_cost_only_themselves(tmp_path, text, found):
             assert json.loads(record.body) == expected
         elif expected is not None:
             assert expected in record.problem
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "{oops",
+        '{"a": tru}',
+        '{"a": NaN}',
+        '{"a": 1} x',
+        '{"a": 1',
+        '{"a": 1,',
+        '{"a": "b',
+        '{"a": {"b": 1},',
+        '{"id": 8, "data": ',
+        '{"a": [',
+        '{"a": "\\ud800"}',
+    ],
+)
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_broken_first_line_costs_one_task(tmp_path, first, after):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("\n\n".join([first, *(json.dumps({"n": n}) for n in range(after))]))
+    with Source(str(path)) as source:
+        assert source.form == "lines"
+        assert [json.loads(record.body) for record in list(source)[1:]] == [{"n": n} for n in range(after)]
+
+
+def test_a_large_element_that_is_no_task_is_looked_at_once(tmp_path, monkeypatch):
+    seen = 0
+
+    class Counting:
+        def __init__(self, pattern):
+            self.pattern = pattern
+
+        def finditer(self, buffer, start):
+            nonlocal seen
+            seen += len(buffer) - start
+            return self.pattern.finditer(buffer, start)
+
+        def match(self, buffer, start):
+            nonlocal seen
+            seen += len(buffer) - start
+            return self.pattern.match(buffer, start)
+
+    monkeypatch.setattr(records, "CHUNK", 1_000)
+    monkeypatch.setattr(records, "_TOKEN", Counting(records._TOKEN))
+    monkeypatch.setattr(records, "_IN_STRING", Counting(records._IN_STRING))
+    element = json.dumps([[1, "[", {"a": "b"}]] * 5_000 + ["\\" * 50_000])
+    path = tmp_path / "tasks.json"
+    path.write_text(f'[{{"a": 1}}, {element}, {{"b": 2}}]')
+    assert [record.problem for record in read(path)] == ["", "expected a task, an object, found a list", ""]
+    assert seen < 4 * len(element)
 
 
 @pytest.mark.parametrize("form", ["array", "lines", "stream"])
@@ -187,6 +259,29 @@ def test_a_pipe_may_deliver_byte_by_byte(monkeypatch):
             assert bodies(list(source)) == [{"text": "one"}, {"text": "two"}]
 
 
+def test_a_pipe_that_does_not_block_is_read_to_its_end(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+
+    def hesitate() -> None:
+        with os.fdopen(writing, "wb", buffering=0) as pipe:
+            for n in range(3):
+                time.sleep(0.05)
+                pipe.write(b'{"n": %d}\n' % n)
+
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        threading.Thread(target=hesitate).start()
+        with Source("-") as source:
+            assert bodies(list(source)) == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+def test_one_word_in_quotes_may_be_a_header(tmp_path):
+    path = tmp_path / "tasks.csv"
+    path.write_text('"text"\n"a"\n\n"b"\n')
+    assert bodies(read(path)) == [{"data": {"text": "a"}}, {"data": {"text": "b"}}]
+
+
 def test_csv_with_quotes_line_breaks_and_an_id_column(tmp_path):
     path = tmp_path / "tasks.csv"
     path.write_text('id,text\n7,"one, ""two""\nthree"\n8,\n', encoding="utf-8-sig")
@@ -194,7 +289,7 @@ def test_csv_with_quotes_line_breaks_and_an_id_column(tmp_path):
         {"data": {"id": "7", "text": 'one, "two"\nthree'}},
         {"data": {"id": "8", "text": ""}},
     ]
-    assert [task["id"] for task in bodies(read(path, id_column="id"))] == [7, 8]
+    assert [task.id for task in read_tasks(str(path), id_column="id")] == [7, 8]
 
 
 @given(
@@ -221,8 +316,85 @@ def test_bad_csv_rows_cost_only_themselves(tmp_path):
         "",
         "this row has 1 fields, the header has 2",
         "this row is not UTF-8 text: convert the file first, for example with iconv",
-        "the id in column id is 'x', expected a whole number",
+        "",
     ]
+    *_, last = read_tasks(str(path), id_column="id")
+    assert last.reason == "the id under \"id\" is 'x', expected a whole number"
+
+
+UNDOUBLED = "this row is not CSV: a quote inside of a quoted field has to be doubled"
+NEVER_CLOSED = "a quote that is opened here is never closed"
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ('2,"he said "hi" to me"\n3,c\n', [(2, UNDOUBLED), (3, "3")]),
+        ('2,"never closed\n3,c\n4,d\n', [(2, NEVER_CLOSED), (3, "3"), (4, "4")]),
+        ('2,"never closed\n3,c\n4,"d"\n5,"e\nf"\n', [(2, UNDOUBLED), (3, "3"), (4, "4"), (5, "5")]),
+        ('2,"one\n3,"two\n4,d', [(2, UNDOUBLED), (3, NEVER_CLOSED), (4, "4")]),
+        ('2,b\n\n3,"c', [(2, "2"), (4, NEVER_CLOSED)]),
+        ("2,b\0\n3,c\rd\n4,e", [(2, "2"), (3, "this row is not CSV: a carriage return stands"), (4, "4")]),
+    ],
+)
+def test_a_row_that_is_not_csv_costs_itself(tmp_path, rows, found):
+    path = tmp_path / "tasks.csv"
+    path.write_bytes(f"id,text\n{rows}".encode())
+    actual = read(path)
+    assert [record.index for record in actual] == list(range(len(found)))
+    assert not any(record.torn for record in actual)
+    assert [record.place for record in actual] == [f"line {line}" for line, _ in found]
+    for record, (_, expected) in zip(actual, found, strict=True):
+        assert (
+            record.problem.startswith(expected) if record.problem else json.loads(record.body)["data"]["id"] == expected
+        )
+
+
+def test_a_quote_that_is_never_closed_is_read_again_in_flat_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "LARGEST_TASK", 20_000)
+    path = tmp_path / "tasks.csv"
+    large = f'2,"{"b" * 30_000}"\n'
+    path.write_text('id,text\n0,"open\n1,a\n' + large + "".join(f"{n},text {n}\n" for n in range(3, 3_000)))
+    held = 0
+    row_begins = rows._Lines.row_begins
+
+    def watch(lines):
+        nonlocal held
+        held = max(held, sum(map(len, [*lines.row, *lines._waiting])))
+        row_begins(lines)
+
+    monkeypatch.setattr(rows._Lines, "row_begins", watch)
+    found = read(path)
+    assert len(found) == 3_000
+    assert [record.index for record in found if record.problem] == [0, 2]
+    assert [record.place for record in found] == [f"line {n + 2}" for n in range(3_000)]
+    assert "30,005 bytes" in found[2].problem
+    assert held < 20_100
+    path.write_text('id,text\n0,"open\n' + "".join(f"{n},text {n}\n" for n in range(1, 3_000)))
+    assert [record.problem for record in read(path) if record.problem] == [
+        "a quote that is opened here is not closed within 20,000 bytes"
+    ]
+
+
+@pytest.mark.parametrize("cut", [3_000, 3_003, 3_008])
+def test_the_last_row_of_a_torn_csv_is_no_task(tmp_path, cut):
+    content = b"id,text\n" + b"".join(b'%d,"a\nb %d c"\n' % (n, n) for n in range(1_000))
+    path = tmp_path / "tasks.csv.gz"
+    squeeze = zlib.compressobj(wbits=31)
+    path.write_bytes(squeeze.compress(content[:cut]) + squeeze.flush(zlib.Z_SYNC_FLUSH))
+    *whole, last = read(path)
+    assert "the gzip data is cut off" in last.problem
+    assert last.torn
+    for n, record in enumerate(whole):
+        if not record.problem:
+            assert json.loads(record.body) == {"data": {"id": f"{n}", "text": f"a\nb {n} c"}}
+    assert len(whole) > 100
+
+
+def test_rows_of_an_export_are_flat(tmp_path):
+    path = tmp_path / "tasks.csv"
+    path.write_text('"annotation_id","annotator","data","id"\n6,"1","b",17\n')
+    assert bodies(read(path)) == [{"annotation_id": "6", "annotator": "1", "data": "b", "id": "17"}]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +405,22 @@ def test_bad_csv_rows_cost_only_themselves(tmp_path):
         (b"<html><body>", "neither JSON nor CSV: it starts with '<html><body>'"),
         ('[{"a": 1}]'.encode("utf-16"), "is UTF-16 or binary"),
         (b"12", "neither JSON nor CSV"),
+        (b"12\n", "neither JSON nor CSV"),
+        (b"Unauthorized", "neither JSON nor CSV"),
+        (b"Unauthorized\n", "tasks.json has a header and no rows"),
+        (b"null", "neither JSON nor CSV"),
+        (b'"just a string"', "neither JSON nor CSV"),
+        (b'"just, a string"', "tasks.json has a header and no rows"),
+        (b"id,text", "tasks.json has a header and no rows"),
+        (b"\nid,text\r\n\n", "tasks.json has a header and no rows"),
+        (b'id,"text', "tasks.json has a header that is not CSV: a quote that is opened here is never closed"),
+        (random.Random(0).randbytes(5_000), "is UTF-16 or binary"),
+        (b"a,b\n" + random.Random(1).randbytes(5_000), "is UTF-16 or binary"),
+        (b"[" + random.Random(2).randbytes(5_000), "is UTF-16 or binary"),
+        (b"a\0,b\n1,2\n", "is UTF-16 or binary"),
+        ("größe,text\n1,2\n".encode("latin-1"), "is UTF-16 or binary"),
+        ('[{"a": 1}]'.encode("utf-16-le"), "is UTF-16 or binary"),
+        ('[{"a": 1}]'.encode("utf-16-be"), "is UTF-16 or binary"),
     ],
 )
 def test_what_cannot_be_tasks_is_refused_with_a_sentence(tmp_path, content, sentence):

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lsml_cli import drafts, load_model, versions
 from lsml_cli.errors import ModelError, UnknownModel, UsageError
-from lsml_cli.registry import find_model, known_models, parse_params, trained_config
-from tests import models
+from lsml_cli.registry import (
+    code_digest,
+    family_name,
+    find_model,
+    how_to_name,
+    known_models,
+    parse_params,
+    trained_config,
+)
+from tests import models, trainable
 
 WORDS = f"{models.__file__}:Words"
 
@@ -40,6 +51,10 @@ def test_identity_is_code_and_parameters(tmp_path):
     assert same.digest != find_model(WORDS, {"pause": 1.0}).digest
     copy.write_text(copy.read_text() + "\n# changed\n")
     assert find_model(f"{copy}:Words").digest != same.digest
+
+
+def test_two_classes_of_one_file_are_two_models():
+    assert find_model(WORDS).digest != find_model(WORDS.replace("Words", "Script")).digest
 
 
 def test_a_class_in_an_importable_module():
@@ -72,6 +87,150 @@ def test_a_trained_version_by_folder_name_and_version(ticket_model):
 def test_a_version_moves_to_another_place(ticket_model, tmp_path):
     shutil.copytree(ticket_model, tmp_path / "elsewhere")
     assert find_model(str(tmp_path / "elsewhere")).digest == find_model(str(ticket_model)).digest
+
+
+def trained(root: Path, target: str, **changes: Any) -> Path:
+    """A version of a class, as `lsml fit` would write it; `changes` are made to its model.json."""
+    spec = find_model(target)
+    with drafts.begin(root) as draft:
+        (draft.folder / "counts.json").write_text('{"red": {"long": 1}}')
+        version = draft.keep(
+            family=family_name(spec.target),
+            label_config=models.TEXT_CONFIG,
+            state={},
+            params={"weight": 1},
+            code_digest=code_digest(spec.family()),
+        )
+    versions.promote(root, version.version)
+    path = version.folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+    return version.folder
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> str:
+    """A file with a model that learns."""
+    shutil.copy(trainable.__file__, tmp_path / "counting.py")
+    return f"{tmp_path / 'counting.py'}:Counting"
+
+
+def test_a_version_names_its_class_and_not_where_it_is(tmp_path, counting):
+    assert family_name(find_model("text-classifier").target) == "text-classifier"
+    assert family_name("lsml_cli.models.text_classifier:TextClassifier") == "text-classifier"
+    assert family_name("tests.trainable:Counting") == "tests.trainable:Counting"
+    assert family_name(counting) == "counting.py:Counting"
+    folder = trained(tmp_path / "m", counting)
+    assert str(tmp_path) not in (folder / "model.json").read_text()
+
+
+EVIL = "from pathlib import Path\nPath(__file__).with_name('was-here').touch()\n"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "hint"),
+    [
+        ("{here}/evil.py:Evil", "Name the class together with the folder: --model path/to/evil.py:Evil@{here}/m"),
+        ("evil.py:Evil", "Name the class together with the folder: --model path/to/evil.py:Evil@{here}/m"),
+        ("evil:Evil", "Name the class together with the folder: --model evil:Evil@{here}/m"),
+        (
+            "$(touch x).py:Evil",
+            "Name the class together with the folder: --model 'path/to/$(touch x).py:Evil@{here}/m'",
+        ),
+        ("evil", "Install the package that brings it; `lsml models` lists what is there."),
+    ],
+)
+def test_data_names_no_code(tmp_path, monkeypatch, recorded, hint):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text(EVIL)
+    folder = trained(tmp_path / "m", "text-classifier", family=recorded.format(here=tmp_path))
+    for name in (f"{tmp_path}/m", f"{tmp_path}/m@{folder.name}", str(folder)):
+        with pytest.raises(ModelError, match=r"is a version of .*evil|is a version of .*touch") as refused:
+            find_model(name)
+        assert refused.value.hint == hint.format(here=tmp_path).replace(f"{tmp_path}/m", name)
+    with pytest.raises(ModelError, match="is a version of"):
+        load_model(f"{tmp_path}/m")
+    assert [each.version is not None for each in versions.survey(tmp_path / "m")] == [True]
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_a_class_of_ones_own_is_named_with_its_folder(tmp_path, counting, monkeypatch):
+    folder = trained(tmp_path / "m", counting)
+    spec = find_model(f"{counting}@{tmp_path}/m")
+    assert (spec.name, spec.version, spec.path, spec.notes) == ("m", folder.name, folder, ())
+    assert spec.family().__name__ == "Counting"
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    for name in (f"{tmp_path}/m@{folder.name}", str(folder)):
+        assert find_model(f"{counting}@{name}") == spec
+    with load_model(f"{counting}@{tmp_path}/m") as model:
+        [(_, outcome)] = model.predict([{"text": "red"}])
+        assert outcome.result[0].value == {"choices": ["long"]}
+    assert how_to_name(spec, Path("models/my m")) == f"'{counting}@models/my m'"
+    monkeypatch.chdir(tmp_path)
+    assert how_to_name(spec, Path("m")) == "counting.py:Counting@m"
+    assert find_model("counting.py:Counting@m").digest == spec.digest
+    assert how_to_name(find_model("text-classifier"), Path("m")) == "m"
+    trained(tmp_path / "n", "tests.trainable:Counting")
+    assert find_model("tests.trainable:Counting@n").name == "n"
+
+
+def test_a_class_that_is_not_the_one_it_was_trained_with(tmp_path, counting):
+    trained(tmp_path / "m", counting)
+    other = counting.replace("counting.py", "other.py")
+    shutil.copy(trainable.__file__, tmp_path / "other.py")
+    for name in (other, counting.replace(":Counting", ":Stumbling"), "text-classifier"):
+        if name == "text-classifier":
+            name = "lsml_cli.models.text_classifier:TextClassifier"
+        with pytest.raises(ModelError, match=r"is a version of counting\.py:Counting, not of "):
+            find_model(f"{name}@{tmp_path}/m")
+    for name, sentence in {
+        f"{counting}@{tmp_path}/n": "There is no folder",
+        f"{counting}x@{tmp_path}/m": "has no Countingx",
+        f"{tmp_path}/nothing.py:Counting@{tmp_path}/m": "There is no file",
+        f"no_such.module:Counting@{tmp_path}/m": "There is no module no_such.module",
+        f"{counting}@{tmp_path}/m@x": "has no version 'x'",
+    }.items():
+        with pytest.raises((UnknownModel, ModelError), match=sentence):
+            find_model(name)
+
+
+def test_code_that_has_changed_since_is_noted_and_is_another_model(tmp_path, counting):
+    folder = trained(tmp_path / "m", counting)
+    before = find_model(f"{counting}@{tmp_path}/m")
+    Path(counting.partition(":")[0]).write_text(Path(trainable.__file__).read_text() + "\n# changed\n")
+    spec = find_model(f"{counting}@{tmp_path}/m")
+    assert spec.notes == (f"The code of Counting has changed since m@{folder.name} was trained.",)
+    assert spec.digest != before.digest
+    with load_model(spec) as model:
+        assert model.notes == spec.notes
+
+
+def test_versions_of_format_1_still_load(tmp_path):
+    """They recorded what was imported, and no digests of their files."""
+    target = "lsml_cli.models.text_classifier:TextClassifier"
+    trained(tmp_path / "m", "text-classifier", format=1, family=target, digests={}, params={"C": 1.0})
+    assert find_model(f"{tmp_path}/m").target == target
+    assert find_model(f"{target}@{tmp_path}/m") == find_model(f"{tmp_path}/m")
+
+
+def test_a_parameter_that_the_class_does_not_know(tmp_path):
+    trained(tmp_path / "m", "text-classifier", params={"C": 1.0, "secret": 1})
+    with pytest.raises(ModelError, match=r"damaged, or was written by another lsml: .* has no parameter 'secret'"):
+        find_model(f"{tmp_path}/m")
+    with pytest.raises(UsageError, match="TextClassifier has no parameter 'c'"):
+        find_model("text-classifier", {"c": 1})
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "vocabulary.json"])
+def test_one_byte_that_changed_is_found(ticket_model, tmp_path, file):
+    shutil.copytree(ticket_model, tmp_path / "m")
+    path = versions.resolve(f"{tmp_path}/m") / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"{file} is damaged: its content is not what was written"):
+        find_model(f"{tmp_path}/m")
+    assert versions.survey(tmp_path / "m")[0].damage is None, "reading a list should not read all weights"
 
 
 def test_an_unknown_name_lists_the_known_ones_the_closest_first():

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli.resume import Entry, Journal
+from lsml_cli.errors import ResumeRefused
+from lsml_cli.resume import Entry, Found, Journal
 from tests import models
 from tests.test_predict import FRAGILE, journalled, task, wait_for
 
@@ -194,7 +195,8 @@ def test_two_runs_cannot_write_the_same_file(lsml, work):
     second = lsml(*arguments("tasks.json", "out.json"), "--resume")
     kill(run)
     assert second.returncode == 1
-    assert "Another lsml is writing out.json right now" in second.stderr
+    assert "Another lsml is writing" in second.stderr
+    assert "out.json right now" in second.stderr
 
 
 def test_a_journal_trusts_whole_lines_only(tmp_path):
@@ -208,7 +210,12 @@ def test_a_journal_trusts_whole_lines_only(tmp_path):
         path.write_bytes(whole[:size])
         lines = whole[:size].count(b"\n")
         if lines == 0:
+            with pytest.raises(ResumeRefused, match="is damaged"):
+                Journal.reopen(path, {"model": "a"}, 5_000, 0)
             continue
-        again = Journal.reopen(path, {"model": "a"})
+        again = Journal.reopen(path, {"model": "a"}, 5_000, 0)
         assert again.last.records == (lines - 1) * 10
         again.close()
+    path.write_bytes(whole)  # as after a power cut: the journal is ahead of the output
+    for output, records in ((5_000, 20), (1_999, 10), (999, 0)):
+        assert Found.read(path, output, 0).last.records == records

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from lsml_cli.cli import app
 from lsml_cli.commands.setting import NOT_SETTINGS, Option, options_of
 from lsml_cli.commands.settings import SettingsCommand, to_toml
-from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.errors import LsmlError, ModelError, UsageError
 from tests import models
 
 MODELS = Path(models.__file__)
@@ -220,7 +220,7 @@ HARMFUL = {
     f'model = "{WORDS}"': f"model is {WORDS}, which would run that code",
     'model = "evil.py:Evil"': "model is data/evil.py:Evil, which would run that code",
     'model = "evil:Evil"': "model is evil:Evil, which would run that code",
-    'model = "trained"': "model is data/trained, which would run /tmp/evil.py:Evil",
+    'model = "evil.py:Evil@trained"': "model is data/evil.py:Evil@data/trained, which would run that code",
     'output = "/tmp/x.json"': "output is /tmp/x.json, outside of its folder",
     'output = "../x.json"': "output is data/../x.json, outside of its folder",
     'errors = "link/x.json"': "errors is data/link/x.json, outside of its folder",
@@ -236,12 +236,7 @@ HARMFUL = {
 def test_a_file_beside_the_data_decides_nothing_harmful(work: Path, line: str) -> None:
     Path("data/lsml.toml").write_text(f"[predict]\n{line}\n")
     Path("data/link").symlink_to("/tmp")
-    version = Path("data/trained/20261120T213015")
-    version.mkdir(parents=True)
-    version.with_name("current").write_text(version.name)
-    texts = dict.fromkeys(("name", "version", "label_config", "created", "digest"), "x")
-    facts = texts | {"format": 1, "family": "/tmp/evil.py:Evil", "state": {}, "params": {}, "files": {}}
-    (version / "model.json").write_text(json.dumps(facts))
+    evil_version("/tmp/evil.py:Evil")
     with pytest.raises(UsageError) as refused:
         invoke("predict", "data/tasks.json")
     assert HARMFUL[line] in refused.value.message
@@ -251,6 +246,25 @@ def test_a_file_beside_the_data_decides_nothing_harmful(work: Path, line: str) -
     assert shown("predict", "-", "--config", "data/lsml.toml")[key][1] == "data/lsml.toml"
     flag = ["--with", f"{line.split()[3]}=1"] if key == "with" else [f"--{key}", "mine"]
     assert shown("predict", "data/tasks.json", *flag)[key][1] == "command line"
+
+
+def test_a_version_beside_the_data_runs_no_code_either(work: Path) -> None:
+    """It is data like the settings: a registered class, or none."""
+    Path("data/lsml.toml").write_text('[predict]\nmodel = "trained"\n')
+    Path("data/evil.py").write_text(f"open({str(work / 'was-here')!r}, 'w')\n")
+    evil_version(f"{work}/data/evil.py:Evil")
+    with pytest.raises(ModelError, match=r"data/trained is a version of evil\.py:Evil, a class of somebody's own"):
+        invoke("predict", "data/tasks.json")
+    assert not Path("was-here").exists()
+
+
+def evil_version(family: str) -> None:
+    version = Path("data/trained/20261120T213015")
+    version.mkdir(parents=True)
+    version.with_name("current").write_text(version.name)
+    texts = dict.fromkeys(("name", "version", "label_config", "created", "digest"), "x")
+    facts = texts | {"format": 1, "family": family, "state": {}, "params": {}, "files": {}}
+    (version / "model.json").write_text(json.dumps(facts))
 
 
 def test_every_option_is_known_to_be_harmless_or_not() -> None:
@@ -342,6 +356,9 @@ def test_relative_paths_are_relative_to_the_file(work: Path) -> None:
     }
     for written, meant in {
         "m.py:C": "other/m.py:C",
+        "m.py:C@models": "other/m.py:C@other/models",
+        "../m.py:C@../models@3": "other/../m.py:C@other/../models@3",
+        "package.module:C@models": "package.module:C@other/models",
         "package.module:C": "package.module:C",
         "models": "other/models",  # never the folder of that name that happens to be here
         "plugged-in": "plugged-in",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from pathlib import Path
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsml_cli.predictions import Failure, task_record
 from lsml_cli.records import Record
 from lsml_cli.tasks import Task, Unreadable, parse_task, read_tasks
 
@@ -37,10 +40,56 @@ def test_a_bare_item_is_nothing_but_data(item):
     assert parse_task(record(item | {"id": 5}), id_column="id").id == 5
 
 
+@pytest.mark.parametrize("item", [{"k": 17}, {"k": "17"}, {"data": {"k": "17"}}, {"id": None, "data": {"k": 17}}])
+def test_the_named_id_is_read_from_json_as_from_csv(item):
+    task = parse_task(record(item), id_column="k")
+    assert (task.id, task.data["k"]) == (17, item.get("data", item)["k"])
+    assert "data" not in item or task.raw["id"] == 17
+    assert parse_task(record({"id": 3, "data": {}}), id_column="k").id == 3
+
+
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        ({"text": "a"}, 'this item has no "k", which --id-column names'),
+        ({"data": {"text": "a"}}, 'this item has no "k", which --id-column names'),
+        ({"k": "x7"}, "the id under \"k\" is 'x7', expected a whole number"),
+        ({"k": None}, 'the id under "k" is null, expected a whole number'),
+        ({"k": 1.5}, 'the id under "k" is a number (1.5), expected a whole number'),
+    ],
+)
+def test_an_item_without_the_named_id_is_no_task(item, sentence):
+    with pytest.raises(ValueError, match="id") as refused:
+        parse_task(record(item), id_column="k")
+    assert str(refused.value) == sentence
+
+
 def test_json_min_is_told_from_a_bare_item():
     row = {"text": "a", "id": 3, "mood": "good", "annotator": 1, "annotation_id": 4, "created_at": "", "lead_time": 2.0}
     task = parse_task(record(row), frozenset({"mood"}))
     assert (task.id, task.data) == (3, {"text": "a"})
+    assert parse_task(record(row | {"other": "9"}), id_column="other").id == 9
+
+
+def test_the_data_of_a_row_may_be_called_data_or_like_a_control():
+    row = {"data": "a", "_data_mood": "b", "_data_x": "c", "id": "3", "mood": "good", "annotator": "1"}
+    task = parse_task(record(row | {"annotation_id": "4"}), frozenset({"mood"}))
+    assert (task.id, task.data) == (3, {"data": "a", "mood": "b", "_data_x": "c"})
+    assert task_record(task, Failure("read", ""), [], False) == {"id": 3, "data": task.data, "predictions": []}
+
+
+@pytest.mark.parametrize("export", ["text-choices", "text-choices-multi", "text-ner", "image-ocr", "image-choices"])
+def test_the_exports_of_one_project_are_the_same_tasks(shared_data, export):
+    config = {"choice", "sentiment", "topic", "stars", "note", "label", "bbox", "poly", "transcription"}
+    found = [
+        [(task.id, task.data) for task in read_tasks(str(shared_data / "exports" / name), controls=config)]
+        for name in (f"{export}-json.json", f"{export}.csv", f"{export}-json_min.json")
+        if (shared_data / "exports" / name).exists()
+    ]
+    whole, *rows = [dict((id, data) for id, data in tasks) for tasks in found]
+    assert rows
+    for each in rows:
+        assert each == {task: data for task, data in whole.items() if task in each}
 
 
 @pytest.mark.parametrize("wrong", ["7", 7.5, True, None, [7]])
@@ -56,6 +105,9 @@ def test_an_id_is_a_whole_number_or_none(wrong):
         (b"1.5", "expected a task, an object, found a number (1.5)"),
         (b'{"data": null}', '"data" is null, expected an object'),
         (b'{"data": {}', "not JSON: "),
+        (b'{"a": [1, NaN]}', "NaN and Infinity are no JSON numbers"),
+        (b'{"\xc3\xbc": -Infinity}', "NaN and Infinity are no JSON numbers"),
+        (b'{"text": "NaN", "b": oops}', "not JSON: unexpected character"),
     ],
 )
 def test_what_is_no_task_says_why(body, sentence):
@@ -72,3 +124,26 @@ def test_reading_goes_on_behind_something_unreadable(tmp_path):
     assert (second.index, second.place) == (1, "line 2")
     assert isinstance(third, Task)
     assert (third.index, third.id) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "torn"),
+    [
+        (b'{"text": "a"}\n{"text": ', True),
+        (b'{"text": "a"}\n[1]\n', False),
+        (b'[{"text": "a"}, {"text": "', True),
+        (b'[{"text": "a"}', True),
+        (b'[{"text": "a"}] [', True),
+        (b'[{"text": "a"}, 7]', False),
+        (gzip.compress(b"text,more\n" + b"a,b\n" * 99)[:-9], True),
+        (b"text,more\na,b\nc\n", False),
+        (gzip.compress(b'{"text": "a"}\n' * 99)[:-9], True),
+    ],
+)
+def test_whether_the_rest_of_the_input_is_lost(tmp_path: Path, text: bytes, torn: bool) -> None:
+    path = tmp_path / "tasks"
+    path.write_bytes(text)
+    *tasks, last = read_tasks(str(path))
+    assert isinstance(last, Unreadable)
+    assert last.torn is torn
+    assert not any(isinstance(task, Unreadable) for task in tasks)

@@ -349,7 +349,9 @@ def test_objects_of_all_three_kinds_are_read() -> None:
             read_text(talk, {"talk": broken})
 
 
-@pytest.mark.parametrize("text", ["<" * 200_000, "<a" * 100_000, "<script" * 50_000, "<!--" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["<" * 200_000, "<a" * 100_000, "<script" * 50_000, "<!--" * 100_000, "<" + "a" * 1_000_000]
+)
 @pytest.mark.timeout(10)
 def test_broken_html_takes_no_longer(text: str) -> None:
     visible_text(text)
@@ -463,6 +465,15 @@ def test_damaged_weights_are_refused(tmp_path: Path, animal_spec: ModelSpec, fil
         (tmp_path / file).write_bytes(content)
     with pytest.raises(ModelError, match="are damaged"):
         replace(animal_spec, path=tmp_path).open("cpu")
+
+
+def test_weights_that_cannot_be_read_are_not_called_damaged(tmp_path: Path, animal_spec: ModelSpec) -> None:
+    fitted(tmp_path, animals(), config(*ANIMALS))
+    for name in ("vocabulary.json", "weights.safetensors"):
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+        with pytest.raises(ModelError, match=rf"{name} cannot be read: Is a directory\."):
+            replace(animal_spec, path=tmp_path).open("cpu")
 
 
 # --- real messages

@@ -121,7 +121,11 @@ def test_tasks_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None
     said: list[str] = []
     found = fit(tmp_path, [*sample(), skipped, nothing, Unreadable(7, "line 9", "not JSON")], progress=said.append)
     assert found.version.counts["left_out"] == {"no annotation": 1, "skipped": 1, "unreadable": 1}
-    assert "Task 8 (line 9) cannot be read: not JSON." in said
+    assert "Cannot be read: the export, line 9: not JSON." in said
+    assert found.promoted
+    torn = fit(tmp_path, [*sample(), Unreadable(7, "line 9", "it ends here", torn=True)])
+    assert (torn.promoted, torn.plan.unread) == (False, 1)
+    assert versions.current(tmp_path) == found.version.version
 
 
 def test_classes_too_small_to_be_held_out_are_named(tmp_path: Path) -> None:

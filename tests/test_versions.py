@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,34 @@ def test_leaving_without_keeping_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_leaving_without_keeping_leaves_no_folder_either(tmp_path: Path) -> None:
+    root = tmp_path / "models" / "news"
+
+    def fill_the_disk() -> None:
+        with drafts.begin(root) as draft:
+            (draft.folder / "weights.bin").write_bytes(b"half")
+            versions.refuse(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
+
+    with pytest.raises(OutputError, match=r"models/news: the disk is full"):
+        fill_the_disk()
+    assert list(tmp_path.iterdir()) == []
+    write(root)
+    with pytest.raises(KeyboardInterrupt), drafts.begin(root):
+        raise KeyboardInterrupt
+    assert len(versions.list_versions(root)) == 1
+
+
+def test_a_version_is_no_place_for_versions(tmp_path: Path) -> None:
+    version = write(tmp_path)
+    drafts.require_home(tmp_path)
+    drafts.require_home(tmp_path / "new")
+    for harm in ("lacks", "gone"):
+        damage(version, harm)
+        with pytest.raises(UsageError, match="is one version of a model") as caught:
+            drafts.require_home(version.folder)
+        assert caught.value.hint == f"Name the folder above, where the versions live: --output {tmp_path}"
+
+
 def test_what_a_killed_run_left_is_no_version_and_goes_after_a_day(tmp_path: Path) -> None:
     stale, fresh = tmp_path / ".unfinished-1-a", tmp_path / ".unfinished-1-b"
     for path in (stale, fresh):
@@ -107,14 +137,23 @@ def damage(version: versions.Version, what: str) -> None:
     elif what == "list":
         path.write_text("[]")
     elif what == "newer":
-        path.write_text(json.dumps(content | {"format": 2}))
+        path.write_text(json.dumps(content | {"format": versions.FORMAT + 1}))
     elif what == "lacks":
         del content["state"]
         path.write_text(json.dumps(content))
     elif what == "wrong":
         path.write_text(json.dumps(content | {"state": "x"}))
+    elif what == "empty":
+        path.write_text("{}")
+    elif what == "outside":
+        path.write_text(json.dumps(content | {"files": {"../news.bin": 1}}))
+    elif what == "weights replaced":
+        (version.folder / "weights.bin").unlink()
+        (version.folder / "weights.bin").mkdir()
     elif what == "weights gone":
         (version.folder / "weights.bin").unlink()
+    elif what == "weights flipped":
+        (version.folder / "weights.bin").write_bytes(b"v")
     elif what == "weights cut":
         (version.folder / "weights.bin").write_bytes(b"")
 
@@ -126,7 +165,10 @@ def damage(version: versions.Version, what: str) -> None:
         ("torn", "model.json is damaged ("),
         ("list", "model.json is damaged (no JSON object)"),
         ("newer", "was written by a newer lsml"),
-        ("lacks", "'state'"),
+        ("lacks", 'model.json is damaged (it lacks "state").'),
+        ("empty", 'model.json is damaged (it lacks "name", "version", "family", "label_config", "state", "params", '),
+        ("outside", """model.json is damaged (its "files" name '../news.bin')."""),
+        ("weights replaced", "weights.bin is damaged (it is no file)."),
         ("wrong", 'its "state" is not what it should be'),
         ("weights gone", "weights.bin is missing."),
         ("weights cut", "it has 0 bytes instead of 1"),
@@ -142,12 +184,66 @@ def test_a_damaged_version_is_refused_by_name(tmp_path: Path, what: str, sentenc
     assert caught.value.hint
 
 
-def test_a_damaged_version_is_not_promoted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["weights gone", "weights flipped"])
+def test_a_damaged_version_is_not_promoted(tmp_path: Path, what: str) -> None:
     good, bad = write(tmp_path), write(tmp_path, promote=False)
-    damage(bad, "weights gone")
-    with pytest.raises(ModelError):
+    damage(bad, what)
+    with pytest.raises(ModelError, match=r"weights\.bin is "):
         versions.promote(tmp_path, bad.version)
     assert versions.current(tmp_path) == good.version
+
+
+def test_content_that_changed_is_found_where_a_version_is_verified(tmp_path: Path) -> None:
+    version = write(tmp_path)
+    versions.verify(version)
+    damage(version, "weights flipped")
+    versions.verify(replace(version, digests={}))  # as format 1 has it
+    with pytest.raises(ModelError) as caught:
+        versions.verify(versions.read(version.folder))
+    assert caught.value.message == f"{version.folder / 'weights.bin'} is damaged: its content is not what was written."
+    (version.folder / "weights.bin").unlink()
+    (version.folder / "weights.bin").mkdir()
+    with pytest.raises(ModelError, match=r"weights\.bin cannot be read: Is a directory"):
+        versions.verify(version)
+
+
+def test_no_folder_of_this_machine_is_recorded(tmp_path: Path) -> None:
+    assert versions.without_folder("/home/ann/shouting.py:Shouting") == "shouting.py:Shouting"
+    assert versions.without_folder("C:\\ann\\shouting.py:Shouting") == "shouting.py:Shouting"
+    for name in ("package.module:Class", "text-classifier", "shouting.py:Shouting"):
+        assert versions.without_folder(name) == name
+    version = write(tmp_path)
+    path = version.folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"family": "/home/ann/shouting.py:Shouting"}))
+    assert versions.read(version.folder).family == "shouting.py:Shouting"
+
+
+def test_what_current_holds_is_told_in_a_sentence(tmp_path: Path) -> None:
+    version = write(tmp_path)
+    for content in (b"\xff\xfe\n", b"\0", b"", b"x" * 5000):
+        (tmp_path / "current").write_bytes(content)
+        with pytest.raises(ModelError, match="which is not there") as caught:
+            versions.resolve(str(tmp_path))
+        assert caught.value.hint == f"Name one of its versions: {tmp_path}@{version.version}"
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").mkdir()
+    for ask in (lambda: versions.resolve(str(tmp_path)), lambda: versions.survey(tmp_path)):
+        with pytest.raises(ModelError, match=r"current cannot be read: Is a directory\."):
+            ask()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_is_closed_is_told_in_a_sentence(tmp_path: Path) -> None:
+    version = write(tmp_path / "m")
+    for path in (version.folder / "weights.bin", version.folder / "model.json", version.folder, tmp_path / "m"):
+        mode = path.stat().st_mode
+        path.chmod(0)
+        try:
+            for name in (str(tmp_path / "m"), str(version.folder)):
+                with pytest.raises(ModelError, match="Permission denied"):
+                    versions.verify(versions.read(versions.resolve(name)))
+        finally:
+            path.chmod(mode)
 
 
 def test_names_that_mean_nothing(tmp_path: Path) -> None:

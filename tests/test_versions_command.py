@@ -73,6 +73,7 @@ def test_the_list_for_programs(lsml: Lsml, root: Path) -> None:
     assert (first["metrics"], first["trained_on"], first["params"]) == (METRICS, 1080, {"C": 1})
     assert (promoted["refit"], promoted["parent"], promoted["trained_on"]) == (True, first["version"], 1100)
     assert missed["missed"] == ["mood.accuracy"]
+    assert not any(each["torn"] for each in (first, promoted, missed))
     assert (first["damage"], set(torn)) == (None, {"version", "promoted", "damage"})
 
 
@@ -94,6 +95,18 @@ def test_on_a_terminal_it_is_a_table(root: Path) -> None:
     assert "─" in shown.decode()
     for name in versions.list_versions(root):
         assert name in shown.decode()
+
+
+def test_the_list_imports_nothing_that_a_version_names(lsml: Lsml, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("open('was-here', 'w')\n")
+    for name in versions.list_versions(root):
+        path = root / name / "model.json"
+        if not (text := path.read_text()).startswith('{"format": 1, '):
+            path.write_text(json.dumps(json.loads(text) | {"family": f"{tmp_path}/evil.py:Evil"}))
+    for more in ([], ["--json"], ["--promote", versions.list_versions(root)[0]]):
+        assert lsml("versions", root, *more, cwd=tmp_path).returncode == 0
+    assert listed(lsml, root)[0]["family"] == "evil.py:Evil"
+    assert not (tmp_path / "was-here").exists()
 
 
 def test_an_older_version_comes_back_and_a_newer_one_too(lsml: Lsml, root: Path) -> None:
@@ -144,7 +157,7 @@ def test_places_without_versions(lsml: Lsml, root: Path, tmp_path: Path) -> None
     for place, code, sentence in (
         (root.parent / "nwes", 2, f"There is no folder {root.parent / 'nwes'}.\n      Models nearby: {root}."),
         (tmp_path / "x" / "y", 2, "Name a folder `lsml fit` wrote."),
-        (tmp_path, 1, "holds no trained model.\n      Train one: lsml fit EXPORT"),
+        (tmp_path, 1, "holds no trained model.\n      Train one: lsml fit EXPORT --model text-classifier --lab"),
         (root / versions.list_versions(root)[0], 2, "is one version of a model."),
     ):
         for more in ([], ["--json"], ["--promote", "x"], ["--prune", "1"]):

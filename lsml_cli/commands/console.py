@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lsml_cli.errors import OutputClosed
+from lsml_cli.errors import OutputClosed, OutputError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -18,14 +18,22 @@ LINE_EVERY = 30.0  # seconds between two lines of progress where there is no ter
 
 
 def emit(*lines: str) -> None:
-    """Print lines of data to stdout. Raises OutputClosed when nobody reads them any more."""
+    """Print lines of data to stdout: the only way there for a report.
+
+    Raises OutputClosed when nobody reads them any more, OutputError when there is no room for them.
+    """
     try:
         for line in lines:
             print(line)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more when it exits
-        raise OutputClosed from None
+    except OSError as error:
+        # What is left in Python's buffer has to go somewhere, or Python complains once more when it exits.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if isinstance(error, BrokenPipeError):
+            raise OutputClosed from None
+        raise OutputError(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 class Console:

@@ -75,7 +75,8 @@ def fit(
 
     The version is promoted: DIR means it from now on wherever a model is named, and DIR@VERSION an older one.
     Accuracy, macro F1 and a table of the classes go to stdout, everything else to stderr.
-    Exit code 0: promoted; 4: kept, but not promoted, because it missed a gate; 1: failed; 2: wrong usage.
+    Exit code 0: promoted; 3: done, but some tasks could not be read (promoted, unless EXPORT ends too early);
+    4: kept, but not promoted, because it missed a gate; 1: failed; 2: wrong usage.
 
     Examples:
 
@@ -83,13 +84,11 @@ def fit(
 
         lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
-    from contextlib import suppress
-
     from lsml_cli import registry, tasks, training
     from lsml_cli.commands import fit_report
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
-    from lsml_cli.errors import Interrupted, OutputClosed, UsageError
+    from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.holdout import plan_fit
     from lsml_cli.label_config import LabelConfig
 
@@ -111,11 +110,11 @@ def fit(
             training.check_options(config, held_out, fail_under or [], refit)
             plan = plan_fit(export_tasks, config, holdout=held_out, seed=seed, which_annotation=annotation)
             training.check_gates(config, plan, fail_under or [])
-            for sentence in plan.unreadable:
-                console.note(sentence)
+            for sentence in fit_report.unread_sentences(plan, export):
+                console.note(sentence, important=True)
             summary_file.write(summary, plan.to_json())
             fit_report.print_plan(plan)
-            return
+            raise typer.Exit(3 if plan.unread else 0)
         try:
             found = training.fit_version(
                 spec,
@@ -131,15 +130,25 @@ def fit(
                 progress=console.note,
             )
         except KeyboardInterrupt:
-            raise Interrupted(
-                "Interrupted; nothing is half-written.", f"To see what is there: lsml versions {output}"
-            ) from None
+            there = f"To see what is there: lsml versions {output}" if output.is_dir() else None
+            raise Interrupted("Interrupted; nothing is half-written.", there) from None
         summary_file.write(summary, found.to_json())
-        with suppress(OutputClosed):  # whoever reads the numbers may have enough; the version is there all the same
+        unsaid = None
+        try:
             fit_report.print_metrics(found.metrics)
-        for sentence in fit_report.result_sentences(found, output):
+        except OutputClosed:
+            pass  # whoever reads the numbers may have enough; the version is there all the same
+        except OutputError as error:
+            unsaid = error
+        for sentence in fit_report.result_sentences(found, registry.how_to_name(spec, output)):
             console.note(sentence)
+        for sentence in (*fit_report.unread_sentences(found.plan, export), *fit_report.torn_sentences(found)):
+            console.note(sentence, important=True)
     found.require_gates()
+    if unsaid is not None:
+        raise unsaid
+    if found.plan.unread:
+        raise typer.Exit(3)
 
 
 def _spec(model: str | None, earlier: str | None, params: list[str]) -> ModelSpec:
@@ -154,7 +163,7 @@ def _spec(model: str | None, earlier: str | None, params: list[str]) -> ModelSpe
             raise UsageError("What should be trained?", f"Name a model with --model: {listed}, or file.py:Class.")
         return registry.find_model(model, given)
     spec = registry.find_model(earlier, given)
-    if model is not None and registry.find_model(model).target != spec.target:
+    if model is not None and registry.find_model(model).family() is not spec.family():
         raise UsageError(
             f"--from {earlier} is a {spec.family().__name__}, and --model {model} is not.",
             "Leave out --model: the version knows what it is.",

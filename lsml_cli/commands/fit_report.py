@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lsml_cli.commands.tables import emit, print_table
+from lsml_cli.commands.console import emit
+from lsml_cli.commands.tables import print_table
 
 if TYPE_CHECKING:
     from lsml_cli.holdout import Plan
@@ -48,17 +48,34 @@ def plan_sentences(plan: Plan) -> Iterator[str]:
             where = "train on" if side == "train" else "measure with"
             yield f"Every annotation counts: {several:,} to {where}."
     if plan.left_out:
-        yield f"Left out: {_listed(plan.left_out)}."
+        yield f"Left out: {_counted(plan.left_out)}."
     if plan.held_out_left_out:
-        yield f"Left out of {plan.asked['holdout_file']}: {_listed(plan.held_out_left_out)}."
+        yield f"Left out of {plan.asked['holdout_file']}: {_counted(plan.held_out_left_out)}."
     for control, names in plan.too_small.items():
         yield f'Too small to be held out, so not measured, for "{control}": {", ".join(names)}.'
     for control, names in plan.never_seen.items():
         yield f'Only in held-out tasks, so never learned, for "{control}": {", ".join(names)}.'
 
 
-def result_sentences(found: FitResult, output: Path) -> Iterator[str]:
-    """What was done, and what to run next."""
+def unread_sentences(plan: Plan, export: str) -> Iterator[str]:
+    """What could not be read, with the first places: nothing is swallowed. Nothing when everything was readable."""
+    if plan.unread:
+        places = "1 task" if plan.unread == 1 else f"{plan.unread:,} tasks"
+        shown = plan.unread_places("standard input" if export == "-" else export)
+        more = f"; and {plan.unread - len(shown):,} more" if plan.unread > len(shown) else ""
+        yield f"{places} could not be read: {'; '.join(shown)}{more}."
+
+
+def torn_sentences(found: FitResult) -> Iterator[str]:
+    """Why the version was not promoted although no gate was missed."""
+    if found.plan.torn and not found.missed:
+        root, name = found.version.folder.parent, found.version.version
+        yield "The new version was not promoted, because nobody knows how much is missing."
+        yield f"It is kept in {found.version.folder}; to promote it anyhow: lsml versions {root} --promote {name}"
+
+
+def result_sentences(found: FitResult, model: str) -> Iterator[str]:
+    """What was done, and what to run next. `model` is what `--model` means the new version from now on."""
     version, counts = found.version, found.version.counts
     held_out = f"held out {counts['holdout']:,}"
     if version.refit:
@@ -76,7 +93,7 @@ def result_sentences(found: FitResult, output: Path) -> Iterator[str]:
     yield from _gates(found)
     if found.promoted:
         yield f"Wrote and promoted {version.folder}."
-        yield f"Next: lsml predict TASKS --model {output} -o predictions.json"
+        yield f"Next: lsml predict TASKS --model {model} -o predictions.json"
 
 
 def _gates(found: FitResult) -> Iterator[str]:
@@ -85,6 +102,5 @@ def _gates(found: FitResult) -> Iterator[str]:
             yield f"Gate passed: {verdict}."
 
 
-def _listed(reasons: Mapping[str, int]) -> str:
-    listed: Sequence[str] = [f"{reason} ({count:,})" for reason, count in reasons.items()]
-    return ", ".join(listed)
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())

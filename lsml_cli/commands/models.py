@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,43 +26,26 @@ def models(
         lsml models --json | jq -r '.[].name'
     """
     from lsml_cli.catalogue import list_models
+    from lsml_cli.commands.console import emit
 
     found = list(list_models())
     if as_json:
         import orjson
 
-        print(orjson.dumps([asdict(entry) for entry in found], option=orjson.OPT_INDENT_2).decode())
+        emit(orjson.dumps([asdict(entry) for entry in found], option=orjson.OPT_INDENT_2).decode())
     else:
         report(found)
 
 
-HEADINGS = ("model", "fills", "from", "remarks")
-
-
 def report(entries: Sequence[Entry]) -> None:
-    """Print a table on a terminal, elsewhere plain columns, of which nothing is cut off."""
+    """Print a line for each model."""
+    from lsml_cli.commands.tables import print_table
+
     rows = [
         (entry.name, "; ".join(entry.fills) or "-", f"{entry.package} {entry.version}", remarks(entry))
         for entry in entries
     ]
-    if sys.stdout.isatty():
-        _print_table(rows)
-        return
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
-    for row in (HEADINGS, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*HEADINGS, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    print_table(("model", "fills", "from", "remarks"), rows)
 
 
 def remarks(entry: Entry) -> str:

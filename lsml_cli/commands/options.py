@@ -16,7 +16,7 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         autocompletion=completion.models,
-        help="text-classifier, models/news, models/news@VERSION, file.py:Class or package.module:Class.",
+        help="text-classifier, models/news, models/news@VERSION, file.py:Class, package.mod:Class, CLASS@models/news.",
     ),
 ]
 LabelConfigFile = Annotated[

@@ -102,7 +102,8 @@ def predict(
     """
     from dataclasses import replace
 
-    from lsml_cli import bulk, preflight, registry, retry, run
+    from lsml_cli import bulk, plan, preflight, registry, retry, run
+    from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console, emit
     from lsml_cli.errors import UsageError
     from lsml_cli.label_config import LabelConfig
@@ -115,10 +116,12 @@ def predict(
         config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
         if config is None:
             raise UsageError(f"{model} needs a label config.", "Name the labelling XML with --label-config FILE.")
-        plan = run.Plan.make(
+        for warning in config.warnings:
+            console.note(warning)
+        asked = plan.Plan.make(
             spec,
             config,
-            run.PredictOptions(
+            plan.PredictOptions(
                 tasks=tasks,
                 output=output,
                 format=format,
@@ -128,7 +131,7 @@ def predict(
                 device=device,
                 limit=limit,
                 threshold=threshold,
-                label_map=run.read_label_map(label_map) if label_map else {},
+                label_map=plan.read_label_map(label_map) if label_map else {},
                 id_column=id_column,
                 keep_annotations=keep_annotations,
                 skip_predicted=skip_predicted,
@@ -145,13 +148,12 @@ def predict(
         )
         done: run.Summary | preflight.Findings
         if check or check_media:
-            done = preflight.check_file(plan, console, ask_remote=check_media)
+            done = preflight.check_file(asked, console, ask_remote=check_media)
         elif retry_failed is not None:
-            done = retry.retry_failed(plan, retry_failed, console)
+            done = retry.retry_failed(asked, retry_failed, console)
         else:
-            done = bulk.predict_file(plan, console)
-    if summary is not None:
-        run.write_summary(summary, done)
+            done = bulk.predict_file(asked, console)
+    summary_file.write(summary, done.to_json())
     if isinstance(done, preflight.Findings):
         emit(*done.sentences())
     else:

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from lsml_cli.commands import settings_file
+from lsml_cli.commands.console import emit
 from lsml_cli.commands.setting import Option, options_of
 from lsml_cli.commands.settings_file import Settings
 
@@ -49,7 +50,7 @@ class SettingsCommand(TyperCommand):
         settings = self._settings(ctx, given, options)
         ctx.default_map = {options[key].name: value for key, value in settings.values.items()}
         if given.get(self._name_of("--show-settings")):
-            print("\n".join(_shown(ctx, str(self.name), given, options, settings)))
+            emit(*_shown(ctx, str(self.name), given, options, settings))
             raise typer.Exit
         rest = super().parse_args(ctx, args)
         for key, value in settings.values.items():

@@ -25,6 +25,7 @@ import typer
 from lsml_cli.commands import setting
 from lsml_cli.commands.setting import NOT_SETTINGS, Option
 from lsml_cli.errors import UsageError, closest_first
+from lsml_cli.versions import is_folder
 
 FILE_NAME = "lsml.toml"
 
@@ -118,21 +119,18 @@ def placed(option: Option, value: Any, folder: Path) -> Any:
 
 def _placed_model(value: str, folder: Path) -> str:
     """As `registry.find_model` would read it in that folder."""
-    from lsml_cli.registry import BUILT_IN
+    from lsml_cli.registry import BUILT_IN, split_class
 
     there = folder / value
     if value in BUILT_IN:
         return value
+    if not is_folder(str(there)) and (both := split_class(value)) is not None:
+        return f"{_placed_model(both[0], folder)}@{folder / both[1]}"
     file, colon, _ = value.rpartition(":")
     # A plain name is a plug-in unless it is a folder; in the working folder it must not become one by accident.
     if is_folder(str(there)) or (colon and file.endswith(".py")) or (not colon and ("/" in value or is_folder(value))):
         return str(there)
     return value
-
-
-def is_folder(model: str) -> bool:
-    """Whether a model is named by a folder: "models/news", "models/news@VERSION"."""
-    return Path(model).is_dir() or Path(model.rpartition("@")[0] or model).is_dir()
 
 
 def validated(option: Option, value: Any, ctx: Any, where: str) -> None:

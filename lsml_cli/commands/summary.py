@@ -1,4 +1,4 @@
-"""`--summary FILE`: what a command did, as JSON."""
+"""`--summary FILE`: what a command did, as JSON. For every command that has the option."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def require_writable(path: Path | None) -> None:
 
 
 def write(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Write the summary; it appears when it is complete. Raises OutputError when it cannot be written."""
-    import orjson
+    """Write the summary as JSON, if there is a place for one; it appears when it is complete.
 
+    Text in it may hold the bytes of a path that are no UTF-8. Raises OutputError when it cannot be written.
+    """
     if path is None:
         return
-    body = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    body = _to_json(content)
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         if path.exists() and not path.is_file():  # /dev/stderr, a named pipe: nothing can take its place
@@ -39,3 +40,14 @@ def write(path: Path | None, content: Mapping[str, Any]) -> None:
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"The summary {path} cannot be written: {error.strerror}.") from None
+
+
+def _to_json(content: Mapping[str, Any]) -> bytes:
+    import json
+
+    import orjson
+
+    try:
+        return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # no UTF-8, or a whole number beyond 64 bits
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")

@@ -1,41 +1,30 @@
-"""Tables and other data on standard output: drawn on a terminal, plain columns elsewhere, of which nothing is cut."""
+"""Tables on standard output: drawn on a terminal, plain columns elsewhere, of which nothing is cut."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection, Sequence
 
-from lsml_cli.errors import OutputClosed
+from lsml_cli.commands.console import emit
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
     """One row per line below the headings; the columns whose positions are in `right` hold numbers."""
     if sys.stdout.isatty():
-        _draw(headings, rows, right)
+        emit(_drawn(headings, rows, right))
         return
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    lines = []
     for row in (headings, *rows):
         cells = [
             cell.rjust(width) if i in right else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        emit("  ".join(cells).rstrip())
+        lines.append("  ".join(cells).rstrip())
+    emit(*lines)
 
 
-def emit(line: str) -> None:
-    """Print a line of data. Raises OutputClosed when nobody reads it any more."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        # Python would try once more when it ends, and complain.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        raise OutputClosed from None
-
-
-def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
+def _drawn(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -48,4 +37,7 @@ def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collect
         table.add_column(Text(heading), justify="right" if i in right else "left", no_wrap=not last, overflow="fold")
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    with console.capture() as drawn:
+        console.print(table)
+    return drawn.get().removesuffix("\n")

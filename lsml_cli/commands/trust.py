@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.commands.setting import Option
-from lsml_cli.commands.settings_file import is_folder
 from lsml_cli.errors import UsageError
+from lsml_cli.versions import is_folder
 
 
 def require_harmless(option: Option, value: Any, path: Path, where: str) -> None:
@@ -36,16 +36,9 @@ def _objection(option: Option, value: Any, folder: Path) -> str | None:
 
 
 def _model_objection(model: str) -> str | None:
-    """A version is arrays and JSON, but it names the class that reads them; and a class in a file is code."""
-    from lsml_cli import registry, versions
-
-    if model in registry.BUILT_IN:
-        return None
+    """A class in a file is code. A version is arrays and JSON, and by itself never more than a registered model."""
     if is_folder(model):
-        family = versions.read(versions.resolve(model)).family
-        if family in registry.BUILT_IN.values() or family in registry.known_models().values():
-            return None
-        return f"is {model}, which would run {family}"
+        return None
     return f"is {model}, which would run that code" if ":" in model else None
 
 

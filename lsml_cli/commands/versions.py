@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lsml_cli.commands import options
-from lsml_cli.commands.tables import emit, print_table
+from lsml_cli.commands.console import emit
+from lsml_cli.commands.tables import print_table
 
 if TYPE_CHECKING:
     from lsml_cli.versions import Listed, Version
@@ -79,7 +80,7 @@ def _require_model(folder: Path) -> None:
     if (folder / store.DESCRIPTION).is_file():
         raise UsageError(f"{folder} is one version of a model.", f"Name the folder above: {folder.resolve().parent}")
     if not store.survey(folder):
-        raise ModelError(f"{folder} holds no trained model.", f"Train one: lsml fit EXPORT --output {folder}")
+        raise ModelError(f"{folder} holds no trained model.", store.how_to_train(folder))
 
 
 def _print(found: Sequence[Listed]) -> None:
@@ -122,6 +123,8 @@ def _remarks(each: Listed) -> Iterator[str]:
         yield f"continues from {version.parent}"
     if version.refit:
         yield "refit on all tasks after the measurement"
+    if version.counts.get("torn") is True:
+        yield "trained on a file that ends too early"
     if version.missed:
         yield f"gate missed: {', '.join(version.missed)}"
 
@@ -147,6 +150,7 @@ def _to_json(each: Listed) -> dict[str, Any]:
         "trained_on": version.trained_on,
         "parent": version.parent,
         "refit": version.refit,
+        "torn": version.counts.get("torn") is True,
         "missed": version.missed,
         "gates": list(version.gates),
         "counts": version.counts,

@@ -52,6 +52,7 @@ class ModelSpec:
              `earlier.open(device)` is its model, `earlier.path` and `earlier.state` what it consists of
     digest   identity, hexadecimal: resuming and finished work are keyed by it
     shown_as what predictions carry as `model_version` instead of the model's own name and version
+    notes    sentences to read once about the model itself: its code is not the one that it was trained with
     """
 
     name: str
@@ -63,6 +64,7 @@ class ModelSpec:
     state: Mapping[str, Json] = field(default_factory=dict)
     shown_as: str | None = None
     earlier: ModelSpec | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def model_version(self) -> str:
@@ -268,7 +270,12 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _where(error: BaseException) -> str:
-    """An error in somebody else's code: what it is, and the line that it comes from."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """An error in somebody else's code: what it is, and the line that it comes from, unless that is none of its own."""
+    ours = (__file__, importlib.__file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in ours and not frame.filename.startswith("<frozen ")
+    ]
     line = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{line}"

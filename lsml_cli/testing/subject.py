@@ -12,8 +12,10 @@ from typing import Any
 
 import orjson
 
+from lsml_cli.errors import ModelError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
+from lsml_cli.models import base
 from lsml_cli.models.base import Binding, Model, ModelSpec
 from lsml_cli.predictions import Prediction
 from lsml_cli.registry import source_files
@@ -57,7 +59,7 @@ class Broken:
 
     clause: Clause
     sentence: str
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass
@@ -173,15 +175,23 @@ def look(clauses: Sequence[Clause], subject: Subject) -> list[Broken]:
         except Breach as breach:
             broken.append(Broken(clause, str(breach)))
         except Noted as noted:
-            broken.append(Broken(clause, noted.when + told(noted.error, subject.family), noted.error))
+            broken.append(_raised(clause, noted.error, subject.family, noted.when))
         except Exception as error:
-            broken.append(Broken(clause, told(error, subject.family), error))
+            broken.append(_raised(clause, error, subject.family))
         if subject.untrained or (clause.basic and len(broken) > before):
             break
     return broken
 
 
-def told(error: Exception, family: type[Model]) -> str:
+def _raised(clause: Clause, error: BaseException, family: type[Model], when: str = "") -> Broken:
+    """A breach that is an exception: the model's own, where lsml has made a sentence about the model of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ModelError) and error.__cause__ is not None and frames[-1].filename == base.__file__:
+        error = error.__cause__
+    return Broken(clause, when + told(error, family), error)
+
+
+def told(error: BaseException, family: type[Model]) -> str:
     """An exception as one sentence: type, message, and the line of the model's own code that it came from."""
     own = {str(path) for path in source_files(family).values()}
     frames = traceback.extract_tb(error.__traceback__)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.errors import LabelMismatch
+from lsml_cli.errors import LabelMismatch, listed
 from lsml_cli.label_config import Control, LabelConfig, Object
 from lsml_cli.models.base import Binding, Meeting
 from lsml_cli.models.text_classifier import linear, texts
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lsml_cli.models.text_classifier.tfidf import Floats
 
 MULTI_THRESHOLD = 0.5  # probability from which a label of choice="multiple" is given, without --threshold
-SHOWN = 10  # names listed in a sentence
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def text_pairs(config: LabelConfig) -> list[tuple[Control, Object]]:
     ]
     raise LabelMismatch(
         "The text classifier fills <Choices> that are about <Text>, <HyperText> or <Paragraphs>, "
-        f"but the label config has {_listed(there) or 'no control at all'}.",
+        f"but the label config has {listed(there) or 'no control at all'}.",
         "Choose a model that fills these controls: `lsml models` lists them.",
     )
 
@@ -149,7 +148,7 @@ def warm_binding(binding: TextBinding, pairs: Sequence[tuple[Control, Object]], 
     filled = {answer.control.name for answer in answers}
     lost = [str(control) for control, _ in pairs if control.name not in filled]
     if lost:
-        notes.append(f"The model was not trained for {_listed(lost)}: no predictions there.")
+        notes.append(f"The model was not trained for {listed(lost)}: no predictions there.")
     binding.meetings = tuple(answer.meeting() for answer in answers)
     binding.sources, binding.answers, binding.notes = tuple(sources), tuple(answers), tuple(notes)
     return binding
@@ -192,15 +191,15 @@ def _differences(head: Head, control: Control, known: Mapping[str, str]) -> list
     notes = []
     if lost := [name for name in head.classes if name not in known]:
         count = f"{len(lost)} of the model's {len(head.classes)} classes"
-        notes.append(f"Dropped {count}, for which {control} has no label: {_listed(lost)}.")
+        notes.append(f"Dropped {count}, for which {control} has no label: {listed(lost)}.")
     if new := [label.name for label in control.labels if label.name not in known.values()]:
-        notes.append(f"Never predicted, because the model does not know them, of {control}: {_listed(new)}.")
+        notes.append(f"Never predicted, because the model does not know them, of {control}: {listed(new)}.")
     return notes
 
 
 def _nothing_in_common(heads: Sequence[Head], controls: Sequence[Control], met: bool) -> LabelMismatch:
-    classes = "; ".join(f'"{head.control}": {_listed(head.classes)}' for head in heads)
-    labels = "; ".join(f'"{control.name}": {_listed([label.name for label in control.labels])}' for control in controls)
+    classes = "; ".join(f'"{head.control}": {listed(head.classes)}' for head in heads)
+    labels = "; ".join(f'"{control.name}": {listed([label.name for label in control.labels])}' for control in controls)
     if met:
         return LabelMismatch(
             "The model and the label config have no label in common. "
@@ -260,8 +259,3 @@ def cold_scorers(binding: TextBinding, settings: Mapping[str, Any]) -> list[line
 def _in_words(*names: str) -> str:
     """ "OrderStatus", "order_status" -> "Order Status order status"."""
     return " ".join(re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])|[_/-]+", " ", name) for name in dict.fromkeys(names))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from lsml_cli.errors import ModelError
+from lsml_cli.annotations import chosen
+from lsml_cli.errors import ModelError, listed
 from lsml_cli.label_config import Control, Object
 from lsml_cli.models.base import Progress
 from lsml_cli.models.text_classifier.linear import Wanted
 from lsml_cli.models.text_classifier.texts import read_text
 from lsml_cli.tasks import Annotation, Labelled
 
-_SHOWN = 5  # names listed in a sentence
+_SHOWN = 5  # reasons that are told
 
 
 @dataclass
@@ -62,18 +62,14 @@ class _Answers:
 
     def __init__(self, control: Control) -> None:
         self.control = control
-        # Annotations say the alias; one made before the alias was there says the value.
-        self.names = {label.value: label.name for label in control.labels} | {
-            label.name: label.name for label in control.labels
-        }
         self.rows: list[int] = []
         self.chosen: list[tuple[str, ...]] = []
         self.unknown: Counter[str] = Counter()
 
     def add(self, row: int, annotation: Annotation) -> bool:
         """Whether this annotation teaches the control anything."""
-        given = _choices(annotation, self.control.name)
-        known = tuple(dict.fromkeys(self._known(given or ())))
+        given = chosen(self.control, annotation.result)
+        known = tuple(dict.fromkeys(self._known(given)))
         # Nothing chosen is an answer where several labels, and so none, may apply, but not where one has to.
         if (self.control.single and len(known) != 1) or (given and not known):
             return False
@@ -83,8 +79,8 @@ class _Answers:
 
     def _known(self, given: Iterable[str]) -> Iterable[str]:
         for name in given:
-            if self.control.dynamic or name in self.names:
-                yield self.names.get(name, name)
+            if self.control.dynamic or name in self.control.name_of:
+                yield name
             else:
                 self.unknown[name] += 1
 
@@ -96,7 +92,8 @@ class _Answers:
     def problem(self) -> str | None:
         """Why this control cannot be learned."""
         classes = self.wanted().classes
-        told = f" They choose {_listed(self.unknown)}, which it no longer has." if self.unknown else ""
+        unknown = [f'"{name}"' for name, _ in self.unknown.most_common()]
+        told = f" They choose {listed(unknown)}, which it no longer has." if unknown else ""
         if not classes:
             return f"No annotation has a usable answer for {self.control}.{told}"
         if len(classes) == 1 and all(self.chosen):
@@ -124,20 +121,3 @@ class _Draft:
     def lesson(self) -> Lesson:
         heads = {answers.control.name: answers.wanted() for answers in self.answers if not answers.problem()}
         return Lesson(self.source, self.texts, heads)
-
-
-def _choices(annotation: Annotation, control: str) -> list[str] | None:
-    """What was chosen for a control; None when the annotation has no region of it."""
-    found: list[str] | None = None
-    for region in annotation.result:
-        value: Any = region.get("value")
-        if region.get("from_name") == control and isinstance(value, Mapping):
-            given = value.get("choices")
-            given = [given] if isinstance(given, str) else given
-            found = (found or []) + [name for name in given or () if isinstance(name, str)]
-    return found
-
-
-def _listed(names: Counter[str]) -> str:
-    shown = ", ".join(f'"{name}"' for name, _ in names.most_common(_SHOWN))
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

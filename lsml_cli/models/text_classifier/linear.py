@@ -200,7 +200,8 @@ def load(folder: Path, widths: Sequence[int]) -> list[Scorer]:
     from safetensors.numpy import load_file
 
     try:
-        arrays = load_file(folder / WEIGHTS)
+        with (folder / WEIGHTS).open("rb"):  # raises what the system says, of which safetensors tells only a part
+            arrays = load_file(folder / WEIGHTS)
         vocabulary = json.loads((folder / VOCABULARY).read_bytes())
         scorers = []
         for i, words in enumerate(vocabulary):
@@ -209,6 +210,10 @@ def load(folder: Path, widths: Sequence[int]) -> list[Scorer]:
                 dict(zip(words, range(len(words)), strict=True)), tables, arrays[f"{i}.idf"].astype(np.float64)
             )
             scorers.append(Scorer(tfidf, arrays[f"{i}.coef"], arrays[f"{i}.intercept"]))
+    except FileNotFoundError as error:
+        raise _damaged(folder, f"there is no {Path(error.filename).name}") from error
+    except OSError as error:
+        raise ModelError(f"{error.filename or folder / WEIGHTS} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # safetensors raises what it likes; whatever it is, the version is damaged
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
     for scorer, width in zip(scorers, widths, strict=False):

@@ -13,8 +13,8 @@ from lsml_cli.tasks import kind
 
 TAGS = ("Text", "HyperText", "Paragraphs")  # the tags a text can come from
 
-_TAG = re.compile(r"<(/?)([a-zA-Z!][\w-]*)[^<>]*>")
-_NO_TEXT = {"script", "style"}  # what stands between these tags is code
+_TAG = re.compile(r"<(/?)([a-zA-Z!][^<>]*)>")  # one repetition, which cannot run over the end: nothing to try twice
+_CODE = re.compile(r"(?:script|style)(?![\w-])", re.IGNORECASE | re.ASCII)  # what stands between these tags is no text
 _WANTED = {"text": "text", "hypertext": "text", "paragraphs": "a list of objects"}
 
 
@@ -52,7 +52,7 @@ def visible_text(source: str) -> str:
         if shown:
             pieces.append(source[start : tag.start()])
         start = tag.end()
-        if tag[2].lower() in _NO_TEXT:
+        if _CODE.match(tag[2]):
             shown = bool(tag[1])
     if shown:
         pieces.append(source[start:])
