@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
 
+from lsml_cli.destination import is_stream, room_note
 from lsml_cli.errors import UsageError
 from lsml_cli.job import BulkJob
-from lsml_cli.output import FileOutput, Output, StreamOutput, is_stream, output_format, room_note
+from lsml_cli.output import FileOutput, Output, StreamOutput, output_format
 from lsml_cli.pipeline import predict_batches
 from lsml_cli.plan import Plan
 from lsml_cli.predictions import Failure

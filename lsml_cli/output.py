@@ -7,20 +7,18 @@ likewise, and `out.json.part.journal` tells how far they agree with the input (s
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from lsml_cli.destination import STDOUT, beside, identity, identity_of, is_stream, locked, writable
 from lsml_cli.errors import OutputClosed, OutputError, UsageError
 from lsml_cli.resume import Entry, Found, Journal
 
-STDOUT = "-"
 Format = Literal["json", "jsonl"]
 FORMATS: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -37,12 +35,6 @@ def output_format(output: str, wanted: Format | None) -> Format:
         endings = ", ".join(FORMATS)
         raise UsageError(f"{output!r} does not end in {endings}.", "Add --format json or --format jsonl.")
     return FORMATS[ending]
-
-
-def is_stream(output: str) -> bool:
-    """Whether records can only be written there, not put in place at the end: standard output, a pipe, a device."""
-    path = Path(output)
-    return output == STDOUT or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 class Output(Protocol):
@@ -108,7 +100,7 @@ class StreamOutput:
             self._stream = io.FileIO(os.dup(_claimed.fileno() if _claimed else 1), "w")
         else:
             self._stream = io.FileIO(output, "w")
-        self._errors = io.FileIO(_writable(errors), "w") if errors else None
+        self._errors = io.FileIO(writable(errors), "w") if errors else None
         self._lines = form == "jsonl"
         self._framing = _Framing(form, started=False)
         self.last = Entry()
@@ -147,16 +139,16 @@ class FileOutput:
         Raises UsageError when the folder does not exist or when an unfinished run would be overwritten, OutputError
         when another run is writing the same file.
         """
-        self.path = _writable(output)
-        self.errors_path = _writable(errors) if errors else None
+        self.path = writable(output)
+        self.errors_path = writable(errors) if errors else None
         ending = ".part" if journal else ".new"
-        self.part = _beside(self.path, ending)
-        self.errors_part = self.errors_path and _beside(self.errors_path, ending)
+        self.part = beside(self.path, ending)
+        self.errors_part = self.errors_path and beside(self.errors_path, ending)
         self._journal: Journal | None = None
         self._errors: io.FileIO | None = None
         self._in_place = False
         self.last = Entry()
-        self._file = _locked(self.part)
+        self._file = locked(self.part)
         try:
             if journal:
                 sizes = _size(self.part), _size(self.errors_part) if self.errors_part else 0
@@ -188,7 +180,7 @@ class FileOutput:
             end = self._framing.end()
             _write_all(self._file, end, str(self.part))
             self._record(self.last, len(end), 0, finished=True)
-            if _identity(str(self.part)) != _identity_of(self._file.fileno()):
+            if identity(str(self.part)) != identity_of(self._file.fileno()):
                 raise OutputError(f"{self.part} was removed while it was written, and its content with it.")
         if self.errors_part and self.errors_path and self.errors_part.exists():
             self.errors_part.replace(self.errors_path)
@@ -230,7 +222,7 @@ class FileOutput:
 
 def _journal(path: Path, started_with: Mapping[str, Any], output: int, errors: int, *, resume: bool) -> Journal:
     """The journal of the run to continue, or of a new one where there is nothing to continue."""
-    place = _beside(path, ".part.journal")
+    place = beside(path, ".part.journal")
     _require_journal(path, started_with, output, errors, resume=resume)
     if resume and output:
         return Journal.reopen(place, started_with, output, errors)
@@ -239,7 +231,7 @@ def _journal(path: Path, started_with: Mapping[str, Any], output: int, errors: i
 
 def _finished_journal(path: Path, started_with: Mapping[str, Any]) -> Journal | None:
     """The journal of a run that was killed when nothing was left to do but to remove it."""
-    place, size = _beside(path, ".part.journal"), _size(path)
+    place, size = beside(path, ".part.journal"), _size(path)
     found = Found.read(place, size, sys.maxsize)
     if not found.last.finished or found.last.output != size:
         return None
@@ -248,7 +240,7 @@ def _finished_journal(path: Path, started_with: Mapping[str, Any]) -> Journal | 
 
 def _require_journal(path: Path, started_with: Mapping[str, Any], output: int, errors: int, *, resume: bool) -> None:
     """Refuse to throw unfinished work away without being told to, or to continue what is not this run's."""
-    part, place = _beside(path, ".part"), _beside(path, ".part.journal")
+    part, place = beside(path, ".part"), beside(path, ".part.journal")
     if not output:  # whatever the journal says: nothing is left of the run
         return
     if not place.exists():
@@ -265,99 +257,14 @@ def _require_journal(path: Path, started_with: Mapping[str, Any], output: int, e
 
 def require_output(output: str, errors: str | None, started_with: Mapping[str, Any], *, resume: bool) -> None:
     """Raises what `FileOutput` would raise, and touches nothing."""
-    path = _writable(output)
-    errors_path = _writable(errors) if errors else None
-    sizes = [_size(_beside(each, ".part")) if each else 0 for each in (path, errors_path)]
+    path = writable(output)
+    errors_path = writable(errors) if errors else None
+    sizes = [_size(beside(each, ".part")) if each else 0 for each in (path, errors_path)]
     _require_journal(path, started_with, *sizes, resume=resume)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def require_different_files(reads: Mapping[str, str | None], writes: Mapping[str, str | None]) -> None:
-    """Refuse to write over something that is read, or over something else that is written; names tell what is what."""
-    seen: dict[object, str] = {}
-    for name, path in (*reads.items(), *writes.items()):
-        if path is None or (name in writes and is_stream(path)):
-            continue
-        identity = _identity(path)
-        if identity in seen and name in writes:
-            raise UsageError(f"{path} is {seen[identity]} and {name} at once.", "Name another file.")
-        seen.setdefault(identity, name)
-
-
-def in_progress(writes: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The files that stand beside those that are written until they are finished."""
-    beside: dict[str, str | None] = {}
-    for name, path in writes.items():
-        if path and not is_stream(path):
-            beside |= {f"{name} in progress": f"{path}.part", f"{name}'s journal": f"{path}.part.journal"}
-    return beside
-
-
-def _identity(path: str) -> object:
-    """What tells whether two names mean one file, also through links; `-` is whatever standard input comes from."""
-    try:
-        return _identity_of(0 if path == "-" else path)
-    except OSError:  # not there yet
-        return os.path.realpath(path)
-
-
-def _identity_of(file: int | str) -> object:
-    status = os.stat(file)  # noqa: PTH116 - takes descriptors too
-    return status.st_dev, status.st_ino
-
-
-def room_note(output: str, size: int | None) -> str | None:
-    """A sentence if the disk may be too small for the output of an input of `size` bytes."""
-    if size is None or is_stream(output):
-        return None
-    free = shutil.disk_usage(_writable(output).parent).free
-    if free > size * 1.2:
-        return None
-    return f"The input has {size / 1e6:,.0f} MB and only {free / 1e6:,.0f} MB are free where {output} goes."
-
-
-def require_writable(path: str) -> None:
-    """Raises UsageError when no file can be made there."""
-    _writable(path)
-
-
-def _writable(path: str) -> Path:
-    target = Path(path)
-    if target.is_symlink():  # the link stays, and what it points to gets the content
-        target = Path(os.path.realpath(path))
-    if path in ("", STDOUT):
-        raise UsageError(f"{path!r} is no name of a file.")
-    if target.is_dir():
-        raise UsageError(f"{path} is a folder.", "Name a file in it.")
-    if not target.parent.is_dir():
-        raise UsageError(f"There is no folder {target.parent}.", f"Create it first: mkdir -p {target.parent}")
-    if not os.access(target.parent, os.W_OK):
-        raise UsageError(f"The folder {target.parent} is not writable.")
-    return target
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
-
-
-def _locked(path: Path) -> io.FileIO:
-    """The file, open and locked, so that two runs cannot write the same output."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder, and lsml needs that name.", "Remove it, or choose another --output.")
-    while True:
-        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            output = path.with_suffix("")
-            raise OutputError(f"Another lsml is writing {output} right now.", "Choose another --output.") from None
-        if _identity(str(path)) == _identity_of(file.fileno()):
-            return file
-        file.close()  # the run that had it finished in this very moment, and renamed it
 
 
 def _cut_back(file: io.FileIO, size: int) -> None:

@@ -11,18 +11,12 @@ from typing import Any, Literal, Self
 import orjson
 
 from lsml_cli import __version__
+from lsml_cli.destination import STDOUT, in_progress, require_different_files, writable
 from lsml_cli.errors import UsageError, closest_first
 from lsml_cli.job import BulkJob
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import Binding, Model, ModelSpec
-from lsml_cli.output import (
-    STDOUT,
-    Format,
-    in_progress,
-    output_format,
-    require_different_files,
-    require_writable,
-)
+from lsml_cli.output import Format, output_format
 from lsml_cli.pipeline import find_devices, open_replicas
 from lsml_cli.predictions import (
     Shape,
@@ -77,7 +71,7 @@ class Plan:
         writes = {"--output": options.output, "--errors": options.errors, "--summary": options.summary}
         require_different_files({"the input": options.tasks, **options.reads}, writes | in_progress(writes))
         if options.summary:
-            require_writable(options.summary)
+            writable(options.summary)
         _require_labels(options.label_map, config)
         model = spec.build()
         job = BulkJob(

@@ -11,11 +11,12 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lsml_cli.destination import is_stream, room_note
 from lsml_cli.errors import LsmlError
 from lsml_cli.label_config import Object
 from lsml_cli.media import Media
 from lsml_cli.models.base import Meeting
-from lsml_cli.output import is_stream, output_format, require_output, room_note
+from lsml_cli.output import output_format, require_output
 from lsml_cli.plan import Plan
 from lsml_cli.predictions import Failure
 from lsml_cli.run import Report

@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
+from lsml_cli.destination import is_stream
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.job import Exceptional, Written
-from lsml_cli.output import FileOutput, is_stream
+from lsml_cli.output import FileOutput
 from lsml_cli.pipeline import predict_stream
 from lsml_cli.plan import Plan
 from lsml_cli.records import Record

@@ -12,13 +12,10 @@ from typing import Any, Protocol
 
 import orjson
 
+from lsml_cli.destination import STDOUT, is_stream
 from lsml_cli.errors import Interrupted, RunStopped
 from lsml_cli.job import Written
-from lsml_cli.output import (
-    STDOUT,
-    Output,
-    is_stream,
-)
+from lsml_cli.output import Output
 from lsml_cli.plan import Plan
 from lsml_cli.predictions import (
     Failure,

@@ -44,6 +44,7 @@ FLOORS = {
     "models.base": 2,
     "versions": 2,
     "drafts": 2,
+    "destination": 2,
     "output": 2,
     "resume": 2,
     "plugins": 2,
