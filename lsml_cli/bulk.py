@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
@@ -14,6 +15,7 @@ from lsml_cli.pipeline import predict_batches
 from lsml_cli.plan import Plan
 from lsml_cli.predictions import Failure
 from lsml_cli.records import Record
+from lsml_cli.replica_process import GC_THRESHOLD
 from lsml_cli.run import Report, Run, Summary
 from lsml_cli.source import Source
 
@@ -34,6 +36,7 @@ def predict_file(plan: Plan, report: Report) -> Summary:
                     report.note(note)
             if not output.last.finished:
                 items = run.pending(records)
+                gc.set_threshold(*GC_THRESHOLD)
                 with plan.open_replicas() as replicas:
                     run.go(predict_batches(replicas, items, batch_size=plan.batch_size, job=plan.job, weigh=_weight))
             output.finish()

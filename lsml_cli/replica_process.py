@@ -21,6 +21,7 @@ from lsml_cli.media import Media
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.replica import AHEAD, Job, Replica, Setting, reason
 
+GC_THRESHOLD = (100_000, 20, 100)  # a batch makes and drops thousands of objects and no cycles: 5 % of the time
 GOODBYE = 5.0  # seconds that a process gets to end by itself
 
 
@@ -181,6 +182,7 @@ def _live(pipe: Connection, placement: Placement) -> None:
         pipe.send(_told(error))
         return
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
     pipe.send([])
     done: queue.SimpleQueue[Future[list[Any]] | None] = queue.SimpleQueue()
     answering = threading.Thread(target=_answer, args=(pipe, done), daemon=True)
