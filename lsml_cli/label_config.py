@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from lsml_cli import validation
+from lsml_cli import region_values, validation
 from lsml_cli.errors import LabelConfigError, LabelMismatch, UsageError, closest_first, listed
 from lsml_cli.predictions import Prediction, Region, region_id
 from lsml_cli.tasks import Task
@@ -236,13 +236,13 @@ class LabelConfig:
     def _rules(self) -> validation.Rules:
         return validation.Rules({name: self._rule_for(control) for name, control in self.controls.items()})
 
-    def _rule_for(self, control: Control) -> validation.Rule:
+    def _rule_for(self, control: Control) -> region_values.Rule:
         # An object without a value is none to Label Studio's import.
         about = [obj for name in control.to_names if (obj := self.objects[name]).value or obj.tag.lower() in OWN_OBJECT]
         beside = {
             other.type for other in self.controls.values() if not set(other.to_names).isdisjoint(control.to_names)
         }
-        return validation.Rule(
+        return region_values.Rule(
             name=control.name,
             type=control.type,
             to_names=tuple(obj.name for obj in about),
@@ -250,7 +250,7 @@ class LabelConfig:
             labels=dict.fromkeys(label.name for label in control.labels),
             single=control.single,
             once=control.type in validation.ONE_ANSWER and not (control.per_region or control.per_item),
-            merged=frozenset(beside & validation.MERGEABLE.keys()) if control.type == "labels" else frozenset(),
+            merged=frozenset(beside & region_values.MERGEABLE.keys()) if control.type == "labels" else frozenset(),
             max_rating=control.attrs.get("maxRating", "5"),
         )
 

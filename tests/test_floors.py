@@ -58,6 +58,7 @@ FLOORS = {
     "predictions": 1,
     "label_config": 1,
     "validation": 1,
+    "region_values": 1,
     "media": 1,
     "metrics": 1,
     "errors": 0,
