@@ -13,7 +13,19 @@ from lsml_cli.errors import UsageError
 
 # Options about one run, or about the settings themselves.
 NOT_SETTINGS = frozenset(
-    {"config", "show-settings", "help", "version", "resume", "retry-failed", "check", "dry-run", "promote", "prune"}
+    {
+        "config",
+        "show-settings",
+        "help",
+        "version",
+        "resume",
+        "retry-failed",
+        "check",
+        "check-media",
+        "dry-run",
+        "promote",
+        "prune",
+    }
 )
 
 # What the metavar of an option says about a string. Whatever is in none of these is not taken from beside the data.
