@@ -24,7 +24,7 @@ def require_different_files(reads: Mapping[str, str | None], writes: Mapping[str
     """Refuse to write over something that is read, or over something else that is written; names tell what is what."""
     seen: dict[object, str] = {}
     for name, path in (*reads.items(), *writes.items()):
-        if path is None or (name in writes and is_stream(path)):
+        if not path or (name in writes and is_stream(path)):
             continue
         file = identity(path)
         if file in seen and name in writes:

@@ -22,7 +22,7 @@ from lsml_cli.predictions import (
     task_record,
 )
 from lsml_cli.records import Record
-from lsml_cli.tasks import Task, has_large_numbers, parse_task
+from lsml_cli.tasks import NoData, Task, has_large_numbers, parse_task
 
 NO_ID = "this task has no id, and --shape predictions names tasks by id"
 
@@ -54,6 +54,8 @@ class BulkJob:
     def read(self, record: Record) -> tuple[Task | None, Outcome | None]:
         try:
             task = parse_task(record, self._controls, self.id_column)
+        except NoData as error:
+            return error.task, Failure("encode", str(error))
         except ValueError as error:
             return None, Failure("read", str(error))
         if self.shape == "predictions" and task.id is None:

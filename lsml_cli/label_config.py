@@ -155,6 +155,8 @@ class Control:
             raise ValueError(f'{self} is not about "{to_name}", only about {", ".join(self.to_names)}')
         if id is None:
             id = region_id(task.index if task.id is None else task.id, self.name, ordinal)
+        if score is not None and type(score) is not float and hasattr(score, "item"):  # of numpy or torch
+            score = score.item()
         return Region(id, self.name, to_name, self.type, value, score, extra)
 
     def __str__(self) -> str:

@@ -159,7 +159,7 @@ class FileOutput:
             if not self.last.finished:
                 _cut_back(self._file, self.last.output)
                 if self.errors_part:
-                    self._errors = io.FileIO(self.errors_part, "r+" if self.errors_part.exists() else "w+")
+                    self._errors = locked(self.errors_part)
                     _cut_back(self._errors, self.last.errors)
         except BaseException:
             self._let_go()

@@ -107,14 +107,20 @@ def check_file(plan: Plan, report: Report, *, ask_remote: bool = False) -> Findi
             task, outcome = plan.job.read(record)
             where = f"{source.name}, {record.place}" + (f", task {task.id}" if task and task.id is not None else "")
             if isinstance(outcome, Failure):
-                found.offence("unreadable" if task is None else "no id", f"{where}: {outcome.reason}")
+                found.offence(_offence(task, outcome), f"{where}: {outcome.reason}")
             if task is not None:
-                checks.check(task, where)
+                checks.check(task, where, with_data=not (isinstance(outcome, Failure) and outcome.stage == "encode"))
             if found.tasks % REPORT_EVERY == 0:
                 fraction = source.position() / source.size if source.size else None
                 report.progress(found.tasks, found.counts.total(), fraction)
         media.finish()
     return found
+
+
+def _offence(task: Task | None, failure: Failure) -> str:
+    if task is None:
+        return "unreadable"
+    return "no id" if failure.stage == "read" else "data"
 
 
 def _check_output(plan: Plan, source: Source, found: Findings) -> None:
@@ -139,8 +145,9 @@ class _TaskChecks:
         self.media = media
         self.objects = [obj for obj in plan.binding.config.objects.values() if obj.key is not None]
 
-    def check(self, task: Task, where: str) -> None:
-        for obj in self.objects:
+    def check(self, task: Task, where: str, with_data: bool) -> None:
+        """Offences of one task. `with_data`: it has data to look at."""
+        for obj in self.objects if with_data else ():
             if problem := _data_problem(obj, task.data):
                 self.found.offence("data", f"{where}: {problem}")
                 break

@@ -242,7 +242,10 @@ class _Patience:
 
 def reason(error: BaseException) -> str:
     """An exception as a sentence: its text where the text was written for people, with its type otherwise."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split()).encode("utf-8", "replace").decode()
+    except Exception:  # an exception of somebody else's may not even have a text
+        text = ""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, ValueError | LsmlError) and text:

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -179,11 +180,13 @@ def _live(pipe: Connection, placement: Placement) -> None:
     try:
         replica = placement.open()
     except BaseException as error:  # also a model that calls sys.exit
-        pipe.send(_told(error))
+        with suppress(OSError):  # the parent may be gone already
+            pipe.send(_told(error))
         return
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    pipe.send([])
+    with suppress(OSError):
+        pipe.send([])
     done: queue.SimpleQueue[Future[list[Any]] | None] = queue.SimpleQueue()
     answering = threading.Thread(target=_answer, args=(pipe, done), daemon=True)
     answering.start()

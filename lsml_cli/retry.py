@@ -97,7 +97,7 @@ def _places(
             place = next(finished, None)
             if place is None or place.problem:
                 raise _do_not_belong(plan, f"the output has no record for {source.name}, {record.place}")
-            yield _Place(record, place.body)
+            yield _Place(record, place.body.rstrip(b"\r\n"))
             continue
         if plan.options.shape == "predictions" or error["stage"] != "read":
             _require_failed(plan, next(finished, None), error)

@@ -55,6 +55,14 @@ class Labelled(NamedTuple):
     annotation: Annotation
 
 
+class NoData(ValueError):
+    """A task that has no data to predict from, and yet is there: it keeps its place."""
+
+    def __init__(self, message: str, task: Task) -> None:
+        super().__init__(message)
+        self.task = task
+
+
 class Unreadable(NamedTuple):
     """A place in the input where a task was expected: position from 0, "line 12", and why there is none.
 
@@ -106,7 +114,8 @@ def parse_task(
     whole = "data" in raw and not row
     data = raw["data"] if whole else _data_of(raw, controls) if row else raw
     if not isinstance(data, dict):
-        raise ValueError(f'"data" is {kind(data)}, expected an object')
+        known = raw.get("id") if type(raw.get("id")) is int else None
+        raise NoData(f'"data" is {kind(data)}, expected an object', Task(record.index, known, {}, raw))
     task_id = whole_number(raw.get("id")) if row else raw.get("id") if whole else None
     if id_column is not None and (row or type(task_id) is not int):
         task_id = _named_id(raw if row else data, id_column)

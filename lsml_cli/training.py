@@ -268,7 +268,7 @@ def _fit(
         if error.errno in versions.DISK_FULL:
             versions.refuse(error, folder.parent)
         _blame(start, f"failed while training: {type(error).__name__}: {error}", error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _blame(start, f"failed while training: {type(error).__name__}: {error}", error)
     try:
         orjson.dumps(dict(state))
@@ -277,7 +277,7 @@ def _fit(
     return state
 
 
-def _blame(start: ModelSpec, why: str, error: Exception) -> NoReturn:
+def _blame(start: ModelSpec, why: str, error: BaseException) -> NoReturn:
     raise ModelError(f"{start.name} {why}.", "LSML_DEBUG=1 shows where in its code.") from error
 
 

@@ -53,3 +53,18 @@ class OwnError(LsmlError):
 class RaisesItsOwnError(Words):
     def load(self, device: str) -> None:
         raise OwnError("a", "b", "c")
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class SaysOddThings(Words):
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[int]:
+        does = {task.data.get("do") for task in inputs}
+        if "surrogate" in does:
+            raise ValueError("bad \ud800 surrogate")
+        if "no text" in does:
+            raise Mute
+        return super().forward(inputs, binding)

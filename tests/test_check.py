@@ -57,7 +57,7 @@ def test_planted_offences_are_found_and_named(lsml, work):
     Path("tasks.jsonl").write_text("\n".join(lines) + "\n")
     found = check(lsml, "tasks.jsonl", "-o", "out.json")
     assert found["tasks"] == 100_000
-    assert found["offences"] == {"data": 30, "unreadable": 20, "duplicate id": 10}
+    assert found["offences"] == {"data": 40, "unreadable": 10, "duplicate id": 10}
     sentences = [sentence for some in found["first"].values() for sentence in some]
     assert len(sentences) == 9
     assert all(sentence.startswith("tasks.jsonl, line ") for sentence in sentences)

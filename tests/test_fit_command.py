@@ -571,3 +571,34 @@ def test_a_version_works_on_another_machine(lsml: Lsml, place: Path) -> None:
     there = lsml("predict", "../export.json", "--model", "m", "--format", "jsonl", cwd=place / "other")
     assert here.returncode == there.returncode == 0
     assert there.stdout == here.stdout != ""
+
+
+def test_a_model_that_leaves_while_it_trains_is_a_failure(lsml, tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text(
+        "import sys\nfrom tests.models import Words\n\n\nclass Leaves(Words):\n"
+        "    def fit(self, *args):\n        sys.exit(0)\n"
+    )
+    example = Path(__file__).parents[1] / "examples" / "support-tickets"
+    run = lsml(
+        "fit",
+        example / "annotated.json",
+        *("--model", f"{tmp_path / 'leaves.py'}:Leaves", "--label-config", example / "label_config.xml"),
+        *("--output", tmp_path / "models"),
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert run.returncode == 1
+    assert "failed while training: SystemExit" in run.stderr
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("target", ["export.json", "config.xml"])
+def test_a_summary_is_not_written_over_what_is_read(lsml, tmp_path: Path, target: str) -> None:
+    example = Path(__file__).parents[1] / "examples" / "support-tickets"
+    export, config = tmp_path / "export.json", tmp_path / "config.xml"
+    export.write_bytes((example / "annotated.json").read_bytes())
+    config.write_bytes((example / "label_config.xml").read_bytes())
+    options = ("--model", "text-classifier", "--label-config", config, "--output", tmp_path / "models")
+    run = lsml("fit", export, *options, "--summary", tmp_path / target)
+    assert run.returncode == 2
+    assert export.read_bytes() == (example / "annotated.json").read_bytes()
+    assert config.read_bytes() == (example / "label_config.xml").read_bytes()

@@ -415,6 +415,32 @@ def test_odd_tasks_come_out_as_they_were(lsml, work, odd, kept):
     assert {key: records[1][key] for key in expected} == expected
 
 
+def test_a_task_without_data_keeps_its_place(lsml, work):
+    run = predict(lsml, "-", input=json.dumps([task(1), {"id": 2, "data": None, "meta": {}}, task(3)]))
+    assert run.returncode == 3
+    records = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [record["id"] for record in records] == [1, 2, 3]
+    assert records[1] == {"id": 2, "data": None, "meta": {}, "predictions": []}
+
+
+def test_whatever_an_exception_says_it_costs_one_task(lsml, work):
+    model = f"{MODELS.parent / 'misbehaving.py'}:SaysOddThings"
+    tasks = json.dumps([task(1), task(2, do="surrogate"), task(3, do="no text"), task(4)])
+    for workers in ("1", "2"):
+        run = predict(lsml, "-", "--errors", "errors.jsonl", "--workers", workers, model=model, input=tasks)
+        assert run.returncode == 3, run.stderr
+        assert [bool(json.loads(line)["predictions"]) for line in run.stdout.splitlines()] == [True, False, False, True]
+        assert len(Path("errors.jsonl").read_text().splitlines()) == 2
+
+
+def test_standard_output_is_not_led_into_the_input(work):
+    Path("tasks.jsonl").write_text(json.dumps(task(1)) + "\n")
+    command = f"{sys.executable} -m lsml_cli predict tasks.jsonl -m {WORDS} -c config.xml >> tasks.jsonl"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, "at once" in run.stderr) == (2, True)
+    assert Path("tasks.jsonl").read_text() == json.dumps(task(1)) + "\n"
+
+
 def test_a_prediction_that_cannot_be_written_fails_its_task(lsml, work):
     model = f"{MODELS.parent / 'misbehaving.py'}:Unpicklable"
     for workers in ("1", "2"):
@@ -449,15 +475,17 @@ def test_older_predictions_stay_only_if_they_fit_and_are_of_another_version(lsml
         ["-o", "out.json", "--label-map", "map.json", "--summary", "map.json"],
         ["-o", "out.json", "--errors", "out.json.part"],
         ["-o", "link.json"],
+        ["-o", "out.json", "--summary", "settings.toml"],
     ],
 )
 def test_nothing_is_written_over_what_is_read_or_written(lsml, work, options):
     Path("tasks.json").write_text(json.dumps([task(1)]))
     Path("map.json").write_text("{}")
+    Path("settings.toml").write_text("[predict]")
     Path("link.json").symlink_to("tasks.json")
     before = {path.name: path.read_bytes() for path in work.iterdir()}
     run = predict(lsml, "tasks.json", *options)
-    assert (run.returncode, "at once" in run.stderr) == (2, True), run.stderr
+    assert (run.returncode, "at once" in run.stderr or "is no summary" in run.stderr) == (2, True), run.stderr
     assert {path.name: path.read_bytes() for path in work.iterdir()} == before
 
 

@@ -33,15 +33,17 @@ def run(lsml, *options: str, output: str = "out.json", tasks: str = "tasks.json"
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("shape", ["tasks", "predictions"])
-def test_after_an_outage_the_output_is_that_of_a_clean_run(lsml, work, shape, workers):
-    assert run(lsml, "--shape", shape).returncode == 3
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_after_an_outage_the_output_is_that_of_a_clean_run(lsml, work, shape, workers, form):
+    output, clean = f"out.{form}", f"clean.{form}"
+    assert run(lsml, "--shape", shape, output=output).returncode == 3
     assert len(Path("errors.jsonl").read_text().splitlines()) == 300
     Path("outage").unlink()
-    done = run(lsml, "--shape", shape, "--retry-failed", "errors.jsonl", "--workers", workers)
+    done = run(lsml, "--shape", shape, "--retry-failed", "errors.jsonl", "--workers", workers, output=output)
     assert done.returncode == 0, done.stderr
     assert "300 predicted, 4,700 left as they were, 0 failed" in done.stderr
-    assert run(lsml, "--shape", shape, output="clean.json").returncode == 0
-    assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
+    assert run(lsml, "--shape", shape, output=clean).returncode == 0
+    assert Path(output).read_bytes() == Path(clean).read_bytes()
     assert Path("errors.jsonl").read_bytes() == b""
     assert not list(Path().glob("*.part*"))
 

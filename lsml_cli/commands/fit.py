@@ -88,6 +88,7 @@ def fit(
     from lsml_cli.commands import fit_report
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
+    from lsml_cli.destination import require_different_files
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.holdout import plan_fit
     from lsml_cli.label_config import LabelConfig
@@ -100,6 +101,14 @@ def fit(
         raise UsageError("The new version needs a place.", "Name a folder for the model's versions: --output DIR")
     held_out = _share_or_file(holdout)
     summary_file.require_writable(summary)
+    require_different_files(
+        {
+            "the export": export,
+            "the hold-out": str(held_out) if isinstance(held_out, Path) else None,
+            "the label config": str(label_config) if label_config else None,
+        },
+        {"--summary": str(summary) if summary else None},
+    )
     export_tasks = tasks.read_tasks(export, controls=frozenset(config.controls))
     with Console(quiet) as console:
         for warning in config.warnings:

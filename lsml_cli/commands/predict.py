@@ -105,10 +105,14 @@ def predict(
     from lsml_cli import bulk, plan, preflight, registry, retry, run
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console, emit
+    from lsml_cli.destination import STDOUT, require_different_files
     from lsml_cli.errors import UsageError
     from lsml_cli.label_config import LabelConfig
     from lsml_cli.output import stdout_for_data
 
+    summary_file.require_writable(summary)
+    if output == STDOUT:  # which may have been led into the input: `>> tasks.jsonl` would never end
+        require_different_files({"the input": tasks}, {"standard output": "/dev/fd/1"})
     with stdout_for_data(), Console(quiet) as console:
         spec = registry.find_model(model, registry.parse_params(params or []))
         if model_version is not None:
@@ -143,6 +147,7 @@ def predict(
                 reads={
                     "the label config": str(label_config) if label_config else None,
                     "the label map": str(label_map) if label_map else None,
+                    "the model": model.rpartition(":")[0],
                 },
             ),
         )

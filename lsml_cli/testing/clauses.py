@@ -98,7 +98,7 @@ def _bind(subject: Subject) -> Iterator[str]:
     except LabelMismatch as mismatch:
         yield f"bind refuses the label config that check_model was given: {mismatch}"
         return
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Noted("before load, ", error) from error
     if not isinstance(binding, Binding):
         yield f"bind returned {kind(binding)}; it has to return a Binding"
@@ -115,7 +115,7 @@ def _mismatch(subject: Subject) -> Iterator[str]:
         subject.spec.build().bind(config, {}, None)
     except LabelMismatch:
         return
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Noted(f"for a label config with {there}, instead of LabelMismatch ", error) from error
     if subject.family.fills:
         yield f"bind takes a label config with {there}, which the class does not fill; it has to raise LabelMismatch"
@@ -158,7 +158,7 @@ def _encode(subject: Subject) -> Iterator[str]:
             subject.inputs.append(subject.encode(task))
         except Breach:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Noted(f"for {named(original)} ", error) from error
         if task != original:
             subject.changes.append(f"encode changed {named(original)}, which belongs to the caller")
@@ -185,7 +185,7 @@ def _decode(subject: Subject) -> Iterator[str]:
         task = subject.copy(position)
         try:
             prediction: Any = subject.model.decode(output, task, subject.binding)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Noted(f"for {named(task)} ", error) from error
         if not isinstance(prediction, Prediction):
             yield f"decode returned {kind(prediction)} for {named(task)}; it has to return a Prediction"
@@ -268,7 +268,7 @@ def _threads(subject: Subject) -> Iterator[str]:
     try:
         with ThreadPoolExecutor(THREADS) as pool:
             inputs = list(pool.map(subject.encode, tasks))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Noted(f"in {THREADS} threads at once, ", error) from error
     finally:
         sys.setswitchinterval(interval)
@@ -287,7 +287,7 @@ def _process(subject: Subject) -> Iterator[str]:
     """In a process of its own the model gives the same predictions."""
     try:
         pickle.dumps(subject.predictions)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Breach(f"a prediction cannot be pickled ({error}); its values have to be plain JSON") from error
     threads = 2 if subject.family.place == "threads" else 0
     media = Media(subject.media_root) if subject.media_root else None

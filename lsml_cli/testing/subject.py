@@ -34,7 +34,7 @@ class Breach(Exception):
 class Noted(Exception):
     """What a model raised, with when it did."""
 
-    def __init__(self, when: str, error: Exception) -> None:
+    def __init__(self, when: str, error: BaseException) -> None:
         super().__init__(when, error)
         self.when = when
         self.error = error
@@ -176,7 +176,7 @@ def look(clauses: Sequence[Clause], subject: Subject) -> list[Broken]:
             broken.append(Broken(clause, str(breach)))
         except Noted as noted:
             broken.append(_raised(clause, noted.error, subject.family, noted.when))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             broken.append(_raised(clause, error, subject.family))
         if subject.untrained or (clause.basic and len(broken) > before):
             break

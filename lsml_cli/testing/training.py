@@ -34,7 +34,7 @@ def _fit(subject: Subject) -> Iterator[str]:
         try:
             binding = model.bind(subject.config, {}, None)
             state: Any = model.fit(train, holdout, binding, folder, said.append)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Noted(f"with {len(holdout)} examples held out, ", error) from error
         if not isinstance(state, Mapping):
             raise Breach(
@@ -90,6 +90,6 @@ def _moved(subject: Subject) -> Iterator[str]:
     (subject.folder / "first").rename(subject.folder / _MOVED)
     try:
         found = _predict(subject, _MOVED)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Noted("after its folder was moved, the model ", error) from error
     yield from subject.compare("After its folder was moved", subject.every, found)
