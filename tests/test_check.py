@@ -22,7 +22,8 @@ def work(tmp_path, monkeypatch):
 
 
 def check(lsml, tasks, *options: str | Path, **kwargs: Any) -> dict[str, Any]:
-    run = predict(lsml, tasks, "--check", "--summary", "found.json", *options, **kwargs)
+    asked = () if "--check=media" in options else ("--check",)
+    run = predict(lsml, tasks, *asked, "--summary", "found.json", *options, **kwargs)
     assert run.returncode in (0, 3), run.stderr
     found = json.loads(Path("found.json").read_bytes())
     assert (run.returncode == 3) == bool(found["offences"])
@@ -127,6 +128,6 @@ def test_servers_are_asked_only_on_request(lsml, work):
     tasks = json.dumps([{"id": 1, "data": {"image": "http://127.0.0.1:9/a.pgm"}}])
     model = f"{models.__file__}:Brightness"
     assert check(lsml, "-", model=model, input=tasks)["offences"] == {}
-    found = check(lsml, "-", "--check-media", model=model, input=tasks)
+    found = check(lsml, "-", "--check=media", model=model, input=tasks)
     assert found["offences"] == {"media": 1}
     assert "http://127.0.0.1:9/a.pgm: " in found["first"]["media"][0]

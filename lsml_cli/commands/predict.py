@@ -73,11 +73,13 @@ def predict(
         bool, typer.Option("--resume", help="Continue an unfinished run; the same bytes come out.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Run nothing; look for everything that would go wrong, in all tasks.")
-    ] = False,
-    check_media: Annotated[
-        bool, typer.Option("--check-media", help="The same, and ask servers for the media that tasks point to.")
-    ] = False,
+        Literal["tasks", "media"] | None,
+        typer.Option(
+            "--check",
+            metavar="[=media]",
+            help="Run nothing; look for all that would go wrong. --check=media also asks servers for the media.",
+        ),
+    ] = None,
     retry_failed: Annotated[
         Path | None,
         typer.Option(
@@ -152,8 +154,8 @@ def predict(
             ),
         )
         done: run.Summary | preflight.Findings
-        if check or check_media:
-            done = preflight.check_file(asked, console, ask_remote=check_media)
+        if check is not None:
+            done = preflight.check_file(asked, console, ask_remote=check == "media")
         elif retry_failed is not None:
             done = retry.retry_failed(asked, retry_failed, console)
         else:

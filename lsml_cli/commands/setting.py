@@ -21,7 +21,6 @@ NOT_SETTINGS = frozenset(
         "resume",
         "retry-failed",
         "check",
-        "check-media",
         "dry-run",
         "promote",
         "prune",

@@ -26,6 +26,10 @@ EMPTY = '""'  # in TOML
 WIDEST = 48  # columns of a value before the place it comes from is no longer aligned
 
 
+# What an option means without its value, which Typer itself knows no way to say.
+ALONE = {"--check": "tasks"}
+
+
 class SettingsCommand(TyperCommand):
     """A command whose options have their defaults in lsml.toml."""
 
@@ -43,6 +47,7 @@ class SettingsCommand(TyperCommand):
         """Parse, with the file's settings as defaults. Raises UsageError when something is wrong with the file."""
         if ctx.resilient_parsing:  # a shell asks for completions
             return super().parse_args(ctx, args)
+        args = [f"{each}={ALONE[each]}" if each in ALONE else each for each in args]
         given = dict(self.make_parser(ctx).parse_args(list(args))[0])
         if given.get("help"):
             return super().parse_args(ctx, args)
