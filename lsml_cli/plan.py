@@ -18,9 +18,7 @@ from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import Binding, Model, ModelSpec
 from lsml_cli.output import Format, output_format
 from lsml_cli.pipeline import find_devices, open_replicas
-from lsml_cli.predictions import (
-    Shape,
-)
+from lsml_cli.predictions import Shape
 from lsml_cli.replica import Replica, Setting
 from lsml_cli.replica_process import ReplicaProcess
 from lsml_cli.source import STDIN
@@ -28,7 +26,10 @@ from lsml_cli.source import STDIN
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What a run does besides which model it uses. See `lsml predict --help` for what each one means."""
+    """What a run does besides which model it uses. See `lsml predict --help` for what each one means.
+
+    reads  files that must not be written over, by what they are
+    """
 
     tasks: str
     output: str = STDOUT
@@ -48,9 +49,7 @@ class PredictOptions:
     max_failures: int | None = None
     resume: bool = False
     summary: str | None = None
-    reads: Mapping[str, str | None] = field(
-        default_factory=dict
-    )  # files that must not be written over, by what they are
+    reads: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,10 @@ class Plan:
 
     def _workers(self) -> int:
         """As many as were asked for, but none that would have nothing to do."""
-        limit = self.options.limit
-        return (
-            self.options.workers if limit is None else max(1, min(self.options.workers, -(-limit // self.batch_size)))
-        )
+        if self.options.limit is None:
+            return self.options.workers
+        batches = -(-self.options.limit // self.batch_size)
+        return max(1, min(self.options.workers, batches))
 
     def open_replicas(self) -> AbstractContextManager[list[Replica | ReplicaProcess]]:
         return open_replicas(

@@ -18,8 +18,13 @@ def require_writable(path: Path | None) -> None:
         raise UsageError(f"--summary {path} is a folder.", "Name a file in it.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}.", f"Create it first: mkdir -p {path.parent}")
-    if path.is_file() and path.stat().st_size and path.open("rb").read(1) != b"{":
+    if path.is_file() and not _may_be_summary(path):
         raise UsageError(f"--summary {path} is there already, and is no summary.", "Name another file.")
+
+
+def _may_be_summary(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) in (b"", b"{")
 
 
 def write(path: Path | None, content: Mapping[str, Any]) -> None:
