@@ -10,10 +10,13 @@ import typer
 
 from lsml_cli._version import __version__
 from lsml_cli.commands.fit import fit
+from lsml_cli.commands.jobs import jobs
 from lsml_cli.commands.models import models
 from lsml_cli.commands.predict import predict
+from lsml_cli.commands.serve import serve
 from lsml_cli.commands.settings import SettingsCommand
 from lsml_cli.commands.versions import versions
+from lsml_cli.commands.worker import worker
 from lsml_cli.errors import LsmlError, OutputClosed
 
 INTERRUPTED = 130
@@ -27,7 +30,10 @@ app = typer.Typer(
 )
 app.command(cls=SettingsCommand)(predict)
 app.command(cls=SettingsCommand)(fit)
+app.command(cls=SettingsCommand)(serve)
 app.command()(versions)
+app.command()(jobs)
+app.command()(worker)
 app.command()(models)
 
 

@@ -77,7 +77,9 @@ class Object:
         found = data[key] if key in data else _at_path(data, key)
         if found is None:
             there = f'has null for "{key}"' if key in data else f'has no "{key}"'
-            raise ValueError(f"the task {there}, which {self} wants; it has: {listed(closest_first(key, data))}")
+            raise ValueError(
+                f"the task {there}, which {self} wants; it has: {listed(closest_first(key, data)) or 'nothing'}"
+            )
         return found
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ import orjson
 
 from lsml_cli.errors import UsageError
 from lsml_cli.label_config import LabelConfig
+from lsml_cli.media import Media
 from lsml_cli.models.base import Json, Model, ModelSpec
 from lsml_cli.pipeline import find_devices, open_replicas, predict_stream
 from lsml_cli.predictions import Failure, Outcome
@@ -32,7 +33,7 @@ def load_model(
     threshold: float | None = None,
     device: str = "auto",
     workers: int = 1,
-    media_root: str | Path | None = None,
+    media: Media | str | Path | None = None,
 ) -> LoadedModel:
     """A model with its weights in memory, ready to predict.
 
@@ -45,7 +46,7 @@ def load_model(
     device        "auto", "cpu", "cuda:0", ...; several with commas
     workers       processes or encoding threads, whichever the model asks for. In a script, more than one process
                   needs Python's `if __name__ == "__main__":` around what it runs
-    media_root    folder that the tasks' pictures lie in
+    media         folder that the tasks' pictures lie in; a `lsml_cli.media.Media` where they come from elsewhere
 
     Raises LsmlError with a sentence: UnknownModel, LabelMismatch, ModelError, ...
     """
@@ -63,7 +64,7 @@ def load_model(
             threshold=threshold,
             devices=find_devices(device, spec.family()),
             workers=workers,
-            media_root=Path(media_root) if media_root is not None else None,
+            media=Media(Path(media)) if isinstance(media, str | Path) else media,
         )
     )
     return LoadedModel(spec, config, (*spec.notes, *binding.notes), replicas, stack)

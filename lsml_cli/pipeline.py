@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lsml_cli.errors import ModelError, UsageError
@@ -42,18 +40,18 @@ def open_replicas(
     threshold: float | None = None,
     devices: Sequence[str] = ("cpu",),
     workers: int = 1,
-    media_root: Path | None = None,
+    media: Media | None = None,
 ) -> Iterator[list[Replica | ReplicaProcess]]:
     """Replicas of a model, bound to a label config and ready to predict; closed on leaving.
 
     devices  one replica (of a "process" model: `workers` of them) on each; naming a device twice makes two
     workers  for "process" models the number of replicas on each device, for "threads" models the number of
              threads that encode ahead
+    media    fetches what tasks point to; closed on leaving
 
     A single replica stays in this process. Raises ModelError when the model cannot be loaded.
     """
     setting = Setting(config, label_map or {}, project, threshold)
-    media = Media(media_root) if media_root else None
     threaded = spec.family().place == "threads"
     placements = [
         Placement(spec, setting, device, threads=workers if threaded else 0, media=media)
@@ -61,6 +59,8 @@ def open_replicas(
         for _ in range(1 if threaded else workers)
     ]
     with ExitStack() as stack:
+        if media is not None:
+            stack.callback(media.close)
         replicas: list[Replica | ReplicaProcess] = []
         for placement in placements:
             replica = placement.open() if len(placements) == 1 else ReplicaProcess(placement)
@@ -122,11 +122,11 @@ def predict_batches(
     weigh  the bytes of an item: a batch also ends when it holds more than BATCH_BYTES, whatever its number of items
     """
     job = job or Plain()
-    waiting: deque[_Sent] = deque()
+    waiting: deque[Sent] = deque()
     allowed = sum(replica.ahead for replica in replicas)
     for batch in _batches(items, batch_size, weigh):
         replica = min(replicas, key=lambda candidate: candidate.waiting)
-        waiting.append(_Sent(replica, batch, setting, job, replica.submit(batch, setting, job)))
+        waiting.append(Sent(replica, batch, setting, job))
         while len(waiting) > allowed or (waiting and waiting[0].results.done()):
             yield waiting.popleft().collect()
     while waiting:
@@ -146,15 +146,15 @@ def _batches(items: Iterable[T], size: int, weigh: Callable[[T], int] | None) ->
         yield batch
 
 
-@dataclass
-class _Sent:
-    """A batch on its way through a replica."""
+class Sent:
+    """A batch on its way through a replica. `results` is done when it is back, or lost; `collect` it then."""
 
-    replica: Replica | ReplicaProcess
-    batch: list[Any]
-    setting: Setting | None
-    job: Job
-    results: Future[list[Any]]
+    def __init__(self, replica: Replica | ReplicaProcess, batch: list[Any], setting: Setting | None, job: Job) -> None:
+        self.replica = replica
+        self.batch = batch
+        self.setting = setting
+        self.job = job
+        self.results: Future[list[Any]] = replica.submit(batch, setting, job)
 
     def collect(self) -> list[Any]:
         """Wait for the results. A batch that was lost with its replica is done again, the guilty one item by item."""

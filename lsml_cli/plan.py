@@ -15,6 +15,7 @@ from lsml_cli.destination import STDOUT, in_progress, require_different_files, w
 from lsml_cli.errors import UsageError, closest_first
 from lsml_cli.job import BulkJob
 from lsml_cli.label_config import LabelConfig
+from lsml_cli.media import Media
 from lsml_cli.models.base import Binding, Model, ModelSpec
 from lsml_cli.output import Format, output_format
 from lsml_cli.pipeline import find_devices, open_replicas
@@ -28,6 +29,7 @@ from lsml_cli.source import STDIN
 class PredictOptions:
     """What a run does besides which model it uses. See `lsml predict --help` for what each one means.
 
+    media  where media are looked for; only beside the tasks if None
     reads  files that must not be written over, by what they are
     """
 
@@ -49,6 +51,7 @@ class PredictOptions:
     max_failures: int | None = None
     resume: bool = False
     summary: str | None = None
+    media: Media | None = None
     reads: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -100,9 +103,8 @@ class Plan:
         return (*self.spec.notes, *self.binding.notes, *mapped)
 
     @property
-    def media_root(self) -> Path:
-        """Media are looked for beside the file with the tasks."""
-        return Path() if self.options.tasks == STDIN else Path(self.options.tasks).parent
+    def media(self) -> Media:
+        return self.options.media or Media(media_root(self.options.tasks))
 
     def _workers(self) -> int:
         """As many as were asked for, but none that would have nothing to do."""
@@ -119,11 +121,11 @@ class Plan:
             threshold=self.options.threshold,
             devices=self.devices,
             workers=self._workers(),
-            media_root=self.media_root,
+            media=self.media,
         )
 
     def started_with(self) -> dict[str, Any]:
-        """Everything that decides about the bytes of the output; how fast and how patiently does not count."""
+        """Everything that decides about the bytes of the output; how fast, how patiently, from where does not count."""
         options = self.options
         return {
             "model": self.spec.model_version,
@@ -142,6 +144,11 @@ class Plan:
             "size of the input": _size(options.tasks),
             "lsml": __version__,
         }
+
+
+def media_root(tasks: str) -> Path:
+    """The folder that plain paths are below: the one with the tasks."""
+    return Path() if tasks == STDIN else Path(tasks).parent
 
 
 def _require_labels(label_map: Mapping[str, str], config: LabelConfig) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from lsml_cli.destination import is_stream, room_note
 from lsml_cli.errors import LsmlError
 from lsml_cli.label_config import Object
-from lsml_cli.media import Media
 from lsml_cli.models.base import Meeting
 from lsml_cli.output import output_format, require_output
 from lsml_cli.plan import Plan
@@ -153,7 +152,7 @@ class _TaskChecks:
                 break
         else:  # what the data points to can only be asked when it is there
             for value in self.plan.model.sources(task, self.plan.binding):
-                self.media.check(value, where)
+                self.media.check(value, task.id, where)
         if task.id is not None and not self.ids.add(task.id):
             self.found.offence("duplicate id", f"{where}: this id was there before")
 
@@ -163,15 +162,15 @@ class _MediaChecks:
 
     def __init__(self, plan: Plan, found: Findings, ask_remote: bool) -> None:
         self.found = found
-        self.media = Media(plan.media_root)
+        self.media = plan.media
         self.asking = ThreadPoolExecutor(ASKED_AT_A_TIME, "ask") if ask_remote else None
         self.under_way: deque[tuple[str, Future[str | None]]] = deque()
 
-    def check(self, value: str, where: str) -> None:
+    def check(self, value: str, task_id: int | None, where: str) -> None:
         if self.asking is None:
-            self._note(where, self.media.problem(value))
+            self._note(where, self.media.problem(value, task_id))
             return
-        self.under_way.append((where, self.asking.submit(self.media.problem, value, ask_remote=True)))
+        self.under_way.append((where, self.asking.submit(self.media.problem, value, task_id, ask_remote=True)))
         if len(self.under_way) > 4 * ASKED_AT_A_TIME:
             self._settle()
 
@@ -180,6 +179,7 @@ class _MediaChecks:
             self._settle()
         if self.asking:
             self.asking.shutdown()
+        self.media.close()
 
     def _settle(self) -> None:
         where, answer = self.under_way.popleft()

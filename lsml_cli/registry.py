@@ -126,6 +126,18 @@ def split_class(name: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
+def from_anywhere(name: str) -> str:
+    """The same model's name for a process that runs in another folder."""
+    if name in BUILT_IN:
+        return name
+    if versions.is_folder(name):
+        return str(Path(name).absolute())
+    if (both := split_class(name)) is not None:
+        return f"{from_anywhere(both[0])}@{Path(both[1]).absolute()}"
+    file, _, class_name = name.rpartition(":")
+    return f"{Path(file).absolute()}:{class_name}" if file.endswith(".py") else name
+
+
 def _version_of(class_name: str, folder: str, params: Mapping[str, Json]) -> ModelSpec:
     """The spec of "CLASS@FOLDER", whose two halves these are."""
     target = _class_target(class_name)

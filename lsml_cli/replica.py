@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from lsml_cli.errors import LsmlError, TransientError
+from lsml_cli.errors import LsmlError, ModelError, TransientError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.predictions import Failure, Outcome, Prediction, Stage
@@ -19,9 +19,10 @@ from lsml_cli.tasks import Task, Unreadable, kind
 
 OUTAGE = 3  # tasks in a row for which trying again was in vain
 AHEAD = 2  # batches that wait for a replica while it works on another
+BOUND = 64  # bindings that a replica keeps; a server meets a new label config whenever somebody edits one
 
 T = TypeVar("T")
-Fetch = Callable[[str], bytes]
+Fetch = Callable[[str, int | None], bytes]  # a value, and the id of its task
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ class Replica:
     in the order in which they were submitted. Without threads a batch is done when `submit` returns.
     """
 
-    def __init__(self, model: Model, setting: Setting, *, fetch: Fetch | None = None, threads: int = 0) -> None:
+    def __init__(
+        self, model: Model, setting: Setting | None = None, *, fetch: Fetch | None = None, threads: int = 0
+    ) -> None:
         self.model = model
         self.setting = setting
         self.fetch = fetch
@@ -82,13 +85,17 @@ class Replica:
         self._bindings: dict[tuple[object, ...], Binding] = {}
         self._encoders = ThreadPoolExecutor(threads, "encode") if threads else None
         self._lane = ThreadPoolExecutor(1, "forward") if threads else None
-        self.binding(setting)
+        if setting is not None:
+            self.binding(setting)
 
     def binding(self, setting: Setting) -> Binding:
+        """The model bound to this. The last `BOUND` of them are kept."""
         key = setting.key()
-        if key not in self._bindings:
-            self._bindings[key] = setting.bind(self.model)
-        return self._bindings[key]
+        binding = self._bindings.pop(key, None) or setting.bind(self.model)
+        self._bindings[key] = binding  # the most recent one comes last
+        if len(self._bindings) > BOUND:
+            del self._bindings[next(iter(self._bindings))]
+        return binding
 
     def predict(self, tasks: Sequence[Task], setting: Setting | None = None) -> list[Outcome]:
         """One outcome for each task, in order. A single task is a batch of one."""
@@ -96,7 +103,10 @@ class Replica:
         return [outcome for _, outcome in results]
 
     def submit(self, batch: Sequence[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
-        binding = self.binding(setting or self.setting)
+        setting = setting or self.setting
+        if setting is None:
+            raise ModelError("This replica was bound to nothing, and the batch does not say what to bind it to.")
+        binding = self.binding(setting)
         done: Future[list[Any]] = Future()
         if self._encoders is None or self._lane is None:
             done.set_result(self._run([self._prepare(item, binding, job) for item in batch], binding, job))
@@ -139,7 +149,7 @@ class Replica:
         sources = self.model.sources(task, binding)
         if sources and self.fetch is None:
             raise ValueError(f"nothing here can fetch {sources[0]}")
-        return {source: self.fetch(source) for source in sources} if self.fetch else {}
+        return {source: self.fetch(source, task.id) for source in sources} if self.fetch else {}
 
     def _run(self, batch: list[_Prepared], binding: Binding, job: Job) -> list[Any]:
         ready = [prepared for prepared in batch if prepared.outcome is None]

@@ -31,7 +31,7 @@ class Placement:
     """Where a replica goes and what it is made of. Picklable."""
 
     spec: ModelSpec
-    setting: Setting
+    setting: Setting | None  # None: every batch brings its own
     device: str
     threads: int = 0
     media: Media | None = None
@@ -64,6 +64,7 @@ class ReplicaProcess:
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
         self._life = _Life(placement)
+        self._restarting = threading.Lock()
 
     @property
     def waiting(self) -> int:
@@ -84,10 +85,15 @@ class ReplicaProcess:
 
     def restart(self) -> None:
         """A new process in the place of a dead one; nothing if it is alive."""
-        if self._life.dead:
-            self._life.close()
-            self._life = _Life(self._placement)
-            self.wait_until_ready()
+        with self._restarting:  # several batches may have been lost, each with somebody who waits for it
+            if self._life.dead:
+                self._life.close()
+                self._life = _Life(self._placement)
+                self.wait_until_ready()
+
+    def kill(self) -> None:
+        """End the process at once: whoever waits for a batch is told that it died."""
+        self._life.kill()
 
     def close(self) -> None:
         self._life.close()
@@ -113,6 +119,7 @@ class _Life:
     def submit(self, batch: list[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
         message = ForkingPickler.dumps((batch, setting, job))  # here, so that what cannot travel is the caller's to see
         results: Future[list[Any]] = Future()
+        results.set_running_or_notify_cancel()  # whoever loses interest cannot take the answer from the pipe
         with self._lock:
             if self.dead:
                 results.set_exception(ReplicaDied("it was dead already", guilty=False))
@@ -120,6 +127,9 @@ class _Life:
             self.pending.append(results)
         self._outbox.put(message)
         return results
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def close(self) -> None:
         self._outbox.put(ForkingPickler.dumps(None))

@@ -22,6 +22,9 @@ FLOORS = {
     "__main__": 7,
     "commands": 6,
     "commands.*": 6,
+    "server": 5,
+    "server.*": 5,
+    "studio": 4,
     "bulk": 4,
     "preflight": 4,
     "retry": 4,
@@ -60,6 +63,7 @@ FLOORS = {
     "validation": 1,
     "region_values": 1,
     "media": 1,
+    "media.*": 1,
     "metrics": 1,
     "errors": 0,
     "_version": 0,
@@ -72,6 +76,7 @@ FAMILIES_ONLY = {"torch", "torchvision", "sklearn", "mmcv", "mmengine", "mmdet",
 NOT_AT_START = FAMILIES_ONLY | {
     *("numpy", "scipy", "safetensors", "joblib"),
     *("fastapi", "starlette", "uvicorn", "httpx", "ray", "label_studio_sdk", "multiprocessing"),
+    *("redis", "rq"),
     *("rich.console", "rich.markdown", "rich.progress", "rich.table", "pygments", "markdown_it"),
 }
 
@@ -174,6 +179,12 @@ def test_only_families_import_frameworks() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_one_module_talks_to_label_studio() -> None:
+    """Its package takes seconds and 150 MB to load, and its errors are made into sentences in one place."""
+    wrong = [spell(module) for module, (_, outside) in IMPORTS.items() if "label_studio_sdk" in outside]
+    assert wrong == [spell("studio")]
+
+
 def test_nobody_looks_into_a_family() -> None:
     """What is not a family reaches one by its name alone, through the registry; families know nothing of each other."""
     wrong = [
@@ -201,7 +212,7 @@ def test_starting_the_command_loads_nothing_heavy() -> None:
         ({"tasks": {"predictions"}, "predictions": {"metrics"}, "metrics": {"tasks"}}, "in a circle"),
         ({"models.ocr.words": {"bulk"}}, "lsml_cli.models.ocr.words (floor 3) imports lsml_cli.bulk (floor 4)"),
         ({"helpers": set()}, "lsml_cli.helpers has no floor"),
-        ({"server.app": set()}, "lsml_cli.server.app has no floor"),
+        ({"engine.app": set()}, "lsml_cli.engine.app has no floor"),
     ],
 )
 def test_what_is_wrong_is_found(imports: dict[str, set[str]], sentence: str) -> None:

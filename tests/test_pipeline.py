@@ -11,6 +11,7 @@ import pytest
 from lsml_cli import replica_process
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
+from lsml_cli.media import Media
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.pipeline import find_devices, open_replicas, predict_stream
 from lsml_cli.predictions import Failure, Prediction
@@ -63,13 +64,13 @@ def pictures(tmp_path: Path) -> list[Task]:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_picture_like_with_threads_ahead_of_forward(tmp_path, pictures, devices, workers):
     config = LabelConfig.parse(models.IMAGE_CONFIG)
-    outcomes = run(spec("Brightness"), pictures, config, devices=devices, workers=workers, media_root=tmp_path)
+    outcomes = run(spec("Brightness"), pictures, config, devices=devices, workers=workers, media=Media(tmp_path))
     assert labels(outcomes) == ["bright" if n * 8 > 127.5 else "dark" for n in range(30)]
 
 
 def test_encoding_runs_in_threads_and_forward_in_one(tmp_path, pictures):
     config = LabelConfig.parse(models.IMAGE_CONFIG)
-    with open_replicas(spec("Brightness"), config, workers=3, media_root=tmp_path) as [replica]:
+    with open_replicas(spec("Brightness"), config, workers=3, media=Media(tmp_path)) as [replica]:
         assert isinstance(replica, Replica)
         list(predict_stream([replica], pictures, batch_size=4))
         model = replica.model
@@ -84,7 +85,7 @@ def test_a_bad_picture_costs_one_task(tmp_path, pictures):
     pictures[9].data["image"] = "../outside.pgm"
     pictures[10].data["image"] = "https://example.com/a.pgm"
     config = LabelConfig.parse(models.IMAGE_CONFIG)
-    outcomes = run(spec("Brightness"), pictures, config, workers=2, media_root=tmp_path)
+    outcomes = run(spec("Brightness"), pictures, config, workers=2, media=Media(tmp_path))
     stages = {n: outcome.stage for n, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
     assert stages == {7: "encode", 8: "fetch", 9: "fetch", 10: "fetch"}
     assert outcomes[8].reason == f"{tmp_path / '8.pgm'}: No such file or directory"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,26 @@ class Stumbling(Counting):
         if self.param("how") == "raise":
             raise RuntimeError("out of patience")
         return {"classes": {1, 2}} if self.param("how") == "return a set" else None
+
+
+class Waiting(Counting):
+    """Takes as long as a test wants: until there is a file."""
+
+    params: ClassVar = {"weight": 1, "until": ""}
+    SENTENCE = "Waiting for a sign."
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        progress(self.SENTENCE)
+        while not Path(self.param("until")).exists():
+            time.sleep(0.02)
+        return super().fit(train, holdout, binding, out_dir, progress)
 
 
 def _words(task: Task) -> list[str]:

@@ -27,6 +27,53 @@ With = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="KEY=VALUE", help="A parameter of the model; repeat for several."),
 ]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps; several with commas.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, metavar="N", help="Tasks per forward; the model knows a good one.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", min=0.0, max=1.0, metavar="X", help="Leave out what the model is less sure of."),
+]
+LabelMap = Annotated[
+    Path | None,
+    typer.Option("--label-map", metavar="FILE", help='JSON: {"class of the model": "label of the config"}.'),
+]
+LabelStudioUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--label-studio-url",
+        metavar="URL",
+        envvar="LABEL_STUDIO_URL",
+        show_envvar=False,
+        help="The Label Studio that the tasks belong to; its key comes from LABEL_STUDIO_API_KEY.",
+    ),
+]
+DocumentRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--document-root", metavar="DIR", help="Where /data/local-files/?d=... lies here: Label Studio's document root."
+    ),
+]
+UploadRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--upload-root", metavar="DIR", help="Where /data/upload/... lies here: media/upload of Label Studio's data."
+    ),
+]
+Maps = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="PREFIX=DIR", help="Media whose value begins so lie in this folder; repeat."),
+]
+MediaCache = Annotated[
+    Path | None,
+    typer.Option("--media-cache", metavar="DIR", help="Keep remote media there, and do not fetch them again."),
+]
+MediaCacheSize = Annotated[
+    str, typer.Option("--media-cache-size", metavar="SIZE", help="Most that is kept: 500M, 10G.")
+]
 SummaryFile = Annotated[
     Path | None, typer.Option("--summary", metavar="FILE", help="Write the summary as JSON as well.")
 ]

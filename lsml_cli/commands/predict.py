@@ -26,26 +26,15 @@ def predict(
             help="tasks: whole tasks that import as they are; predictions: what import/predictions takes.",
         ),
     ] = "tasks",
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", min=1, metavar="N", help="Tasks per forward; the model knows a good one."),
-    ] = None,
+    batch_size: options.BatchSize = None,
     workers: Annotated[
         int,
         typer.Option("--workers", "-w", min=1, metavar="N", help="Processes (text) or encoding threads (pictures)."),
     ] = 1,
-    device: Annotated[
-        str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps; several with commas.")
-    ] = "auto",
+    device: options.Device = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Only the first N tasks.")] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", min=0.0, max=1.0, metavar="X", help="Leave out what the model is less sure of."),
-    ] = None,
-    label_map: Annotated[
-        Path | None,
-        typer.Option("--label-map", metavar="FILE", help='JSON: {"class of the model": "label of the config"}.'),
-    ] = None,
+    threshold: options.Threshold = None,
+    label_map: options.LabelMap = None,
     model_version: Annotated[
         str | None, typer.Option("--model-version", metavar="TEXT", help="What predictions carry as model_version.")
     ] = None,
@@ -86,6 +75,12 @@ def predict(
             "--retry-failed", metavar="ERRORS", help="Redo the tasks of an error file in the finished output."
         ),
     ] = None,
+    document_root: options.DocumentRoot = None,
+    upload_root: options.UploadRoot = None,
+    label_studio_url: options.LabelStudioUrl = None,
+    maps: options.Maps = None,
+    media_cache: options.MediaCache = None,
+    media_cache_size: options.MediaCacheSize = "10G",
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
     settings: options.Config = None,
@@ -107,6 +102,7 @@ def predict(
     from lsml_cli import bulk, plan, preflight, registry, retry, run
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console, emit
+    from lsml_cli.commands.media_options import to_media
     from lsml_cli.destination import STDOUT, require_different_files
     from lsml_cli.errors import UsageError
     from lsml_cli.label_config import LabelConfig
@@ -146,6 +142,15 @@ def predict(
                 max_failures=max_failures,
                 resume=resume,
                 summary=str(summary) if summary else None,
+                media=to_media(
+                    root=plan.media_root(tasks),
+                    document_root=document_root,
+                    upload_root=upload_root,
+                    label_studio_url=label_studio_url,
+                    maps=maps or [],
+                    cache=media_cache,
+                    cache_size=media_cache_size,
+                ),
                 reads={
                     "the label config": str(label_config) if label_config else None,
                     "the label map": str(label_map) if label_map else None,

@@ -30,8 +30,8 @@ NOT_SETTINGS = frozenset(
 # What the metavar of an option says about a string. Whatever is in none of these is not taken from beside the data.
 PATHS = frozenset({"FILE", "DIR", "ERRORS"})
 MODELS = frozenset({"MODEL"})
-HARMLESS = frozenset({"TEXT", "NAME", "DEVICE", "SHARE", "FRACTION", "N", "METRIC", "VALUE", "KEY", "LIST"})
-NUMBERS = frozenset({"SHARE", "FRACTION", "N"})  # a string option that may be a number
+HARMLESS = frozenset({"TEXT", "NAME", "DEVICE", "SHARE", "FRACTION", "N", "METRIC", "VALUE", "KEY", "LIST", "SIZE"})
+NUMBERS = frozenset({"SHARE", "FRACTION", "N", "SIZE"})  # a string option that may be a number
 
 _WORDS: Mapping[Any, str] = {
     bool: "true or false",
@@ -50,7 +50,8 @@ class Option:
     param  click's own object
     kinds  what its values may be: bool, int, float, str, Path, list, or the strings of a Literal
     words  of its metavar: {"FILE"}, {"KEY", "VALUE"}
-    table  whether it is repeated as KEY=VALUE, and so a table of its own in the file
+    table  whether it is repeated as KEY=VALUE, and so a table of its own in the file. PREFIX=DIR is none: a prefix may
+           hold "=", so that is a list of strings there as on the command line
     """
 
     key: str
@@ -75,7 +76,7 @@ class Option:
     @property
     def is_open(self) -> bool:
         """Whether any string could stand here, which may be more than a name or a text."""
-        return bool({str, list} & set(self.kinds)) and not self.words <= HARMLESS
+        return bool({str, list} & set(self.kinds)) and not (self.words and self.words <= HARMLESS)
 
 
 def options_of(command: Any) -> dict[str, Option]:
@@ -88,7 +89,9 @@ def options_of(command: Any) -> dict[str, Option]:
             continue
         metavar = param.metavar or ""
         words = frozenset(re.findall(r"[A-Z]+", metavar))
-        found[long[0]] = Option(long[0], param.name, param, _kinds(hints[param.name]), words, "=" in metavar)
+        found[long[0]] = Option(
+            long[0], param.name, param, _kinds(hints[param.name]), words, "=" in metavar and not words & PATHS
+        )
     return found
 
 

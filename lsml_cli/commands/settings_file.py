@@ -110,11 +110,18 @@ def checked(table: Mapping[str, Any], where: str, options: Mapping[str, Option])
 
 def placed(option: Option, value: Any, folder: Path) -> Any:
     """The value with a relative path made relative to the folder of the file."""
+    if isinstance(value, list) and option.is_path:
+        return [f"{prefix}={folder / path}" if equals else path for prefix, equals, path in map(_parted, value)]
     if not isinstance(value, str):
         return value
     if option.is_model:
         return _placed_model(value, folder)
     return str(folder / value) if option.means_path(value) else value
+
+
+def _parted(pair: str) -> tuple[str, str, str]:
+    """PREFIX=DIR: the folder is what stands behind the last "="."""
+    return pair.rpartition("=")
 
 
 def _placed_model(value: str, folder: Path) -> str:

@@ -29,7 +29,9 @@ def _objection(option: Option, value: Any, folder: Path) -> str | None:
     if option.is_model:
         return _model_objection(value)
     if option.is_path:
-        return _path_objection(Path(value), folder) if option.means_path(value) else None
+        paths = [pair.rpartition("=")[2] for pair in value] if isinstance(value, list) else [value]
+        objections = (_path_objection(Path(path), folder) for path in paths if option.means_path(path))
+        return next(filter(None, objections), None)
     if option.table:
         return _table_objection(value)
     return "is neither a name nor a number" if option.is_open else None

@@ -1,0 +1,79 @@
+"""`lsml jobs`: what `lsml serve` has trained in the background, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsml_cli.commands import options
+from lsml_cli.commands.console import emit
+from lsml_cli.commands.tables import print_table
+
+if TYPE_CHECKING:
+    from lsml_cli.server.jobs import Job
+
+
+def jobs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the versions live: --versions of lsml serve.")],
+    project: Annotated[
+        int | None, typer.Option("--project", metavar="ID", help="Only the jobs of this Label Studio project.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for programs.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """List the training jobs of a server, newest first, with the version that came out or the reason why none did.
+
+    Reads files below DIR; neither the server nor its queue has to run. The last hundred finished jobs are kept.
+
+    Examples:
+
+        lsml jobs models/served
+
+        lsml jobs models/served --json | jq -r '.[] | select(.state == "failed") | .reason'
+    """
+    from lsml_cli.commands.console import Console
+    from lsml_cli.errors import UsageError
+    from lsml_cli.server.jobs import JobStore
+
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}.", "Name the folder that `lsml serve --versions` was given.")
+    with Console(quiet) as console:
+        found = JobStore(folder).all(lambda sentence: console.note(sentence, important=True))
+        found = [job for job in found if project in (None, job.project)]
+        if as_json:
+            _print_json(found)
+        elif found:
+            _print(found)
+        else:
+            console.note(f"There are no jobs in {folder}{f' for project {project}' if project is not None else ''}.")
+
+
+def _print(found: Sequence[Job]) -> None:
+    headings = ["job", "project", "state", "why", "created", "took", "version or reason"]
+    rows = [
+        [job.id, str(job.project), job.state, job.why, job.created[:-5] + "Z", _took(job), _outcome(job)]
+        for job in found
+    ]
+    print_table(headings, rows, right=(1, 5))
+
+
+def _took(job: Job) -> str:
+    return f"{job.seconds:,.1f} s" if job.seconds is not None else "-"
+
+
+def _outcome(job: Job) -> str:
+    if job.state == "running":
+        return job.progress or "-"
+    return job.reason or job.version or "-"
+
+
+def _print_json(found: Sequence[Job]) -> None:
+    from dataclasses import asdict
+
+    import orjson
+
+    lines = [asdict(job) | {"seconds": job.seconds} for job in found]
+    emit(orjson.dumps(lines, option=orjson.OPT_INDENT_2).decode())

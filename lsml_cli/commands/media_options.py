@@ -1,0 +1,83 @@
+"""The options about media, as the `Media` that they mean: the same for every command that has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsml_cli.errors import UsageError
+from lsml_cli.media import ANYWHERE, Cache, Hosts, Login, Media
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}  # bytes
+
+
+def to_media(
+    *,
+    root: Path | None,
+    document_root: Path | None = None,
+    upload_root: Path | None = None,
+    label_studio_url: str | None = None,
+    maps: Sequence[str] = (),
+    cache: Path | None = None,
+    cache_size: str | None = None,
+    hosts: Hosts = ANYWHERE,
+) -> Media:
+    """Where media are looked for. The key of Label Studio comes from LABEL_STUDIO_API_KEY, which is read here.
+
+    root        folder that plain paths are below; None: no plain path is read
+    maps        "PREFIX=DIR"
+    cache_size  "10G", "500M", or bytes
+
+    Raises UsageError when one of them makes no sense, or names a folder that is not there.
+    """
+    for option, folder in (("--document-root", document_root), ("--upload-root", upload_root)):
+        if folder is not None:
+            _require_folder(option, folder)
+    size = to_bytes(cache_size) if cache_size is not None else None
+    return Media(
+        root=root,
+        document_root=document_root,
+        upload_root=upload_root,
+        maps=tuple(map(to_map, maps)),
+        label_studio=Login.with_key_of_environment(label_studio_url) if label_studio_url else None,
+        hosts=hosts,
+        cache=_cache(cache, size) if cache is not None else None,
+    )
+
+
+def to_map(text: str) -> tuple[str, Path]:
+    """PREFIX=DIR. A prefix may hold "=" itself, as that of /data/local-files/?d= does; a folder may not."""
+    prefix, equals, folder = text.rpartition("=")
+    if not (equals and prefix and folder):
+        raise UsageError(
+            f"--map {text!r} is not PREFIX=DIR.",
+            "Write the beginning of the values, =, and a folder: s3://bucket/=DIR.",
+        )
+    _require_folder(f"--map {prefix}", Path(folder))
+    return prefix, Path(folder)
+
+
+def to_bytes(text: str) -> int:
+    """ "10G" -> 10 * 2**30."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
+    if size <= 0:
+        raise UsageError(f"{text!r} is no size.", "Write a number of bytes, or 500M, 10G.")
+    return size
+
+
+def _cache(folder: Path, size: int | None) -> Cache:
+    """The cache, with its folder made: nobody else may look into it, since it holds what a key opened."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"The folder {folder} (--media-cache) cannot be made: {error.strerror}.", "Name another."
+        ) from None
+    return Cache(folder) if size is None else Cache(folder, size)
+
+
+def _require_folder(option: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder} ({option}).", "Name the one that the files are below.")

@@ -1,0 +1,154 @@
+"""`lsml serve`: a model behind Label Studio's ML-backend protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lsml_cli.commands import options
+
+
+def serve(
+    model: options.Model,
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 for other machines and Docker.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, metavar="N", help="Port to listen on; 0 for any free one.")
+    ] = 9090,
+    params: options.With = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=1, metavar="N", help="Threads that fetch and encode pictures ahead.")
+    ] = 4,
+    threshold: options.Threshold = None,
+    label_map: options.LabelMap = None,
+    max_wait_ms: Annotated[
+        float,
+        typer.Option("--max-wait-ms", min=0.0, max=1000.0, metavar="N", help="How long a task waits for others."),
+    ] = 2.0,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            "--deadline",
+            min=0.1,
+            metavar="SECONDS",
+            help="Answer with what is done after this long; Label Studio drops everything after 100.",
+        ),
+    ] = 90.0,
+    max_tasks: Annotated[
+        int, typer.Option("--max-tasks", min=1, metavar="N", help="Most tasks of one request; further ones wait.")
+    ] = 50_000,
+    max_body: Annotated[
+        int, typer.Option("--max-body", min=1, metavar="MB", help="Most megabytes of one request.")
+    ] = 256,
+    basic_auth: Annotated[
+        str | None,
+        typer.Option(
+            "--basic-auth",
+            metavar="USER:PASS",
+            envvar="LSML_BASIC_AUTH",
+            show_envvar=False,
+            help="User and password to ask for; better in LSML_BASIC_AUTH, where nobody sees it.",
+        ),
+    ] = None,
+    secret_path: Annotated[
+        str | None,
+        typer.Option(
+            "--secret-path",
+            metavar="PATH",
+            envvar="LSML_SECRET_PATH",
+            show_envvar=False,
+            help="Answer only below /PATH/. Annotation events come without password; knowing this path lets them in.",
+        ),
+    ] = None,
+    label_studio_url: options.LabelStudioUrl = None,
+    versions: Annotated[
+        Path | None,
+        typer.Option("--versions", metavar="DIR", help="Turns training on: each project's own versions live here."),
+    ] = None,
+    jobs: Annotated[
+        str,
+        typer.Option("--jobs", metavar="embedded|redis://…", help="Who trains: this machine, or RQ workers."),
+    ] = "embedded",
+    train_every: Annotated[
+        int | None,
+        typer.Option("--train-every", min=1, metavar="N", help="Train after N new or changed annotations."),
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option("--fail-under", metavar="METRIC=VALUE", help="A version below keeps the old one serving; repeat."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="HOST",
+            help="Fetch pictures from here too; '*' for any public host. Repeat for several.",
+        ),
+    ] = None,
+    document_root: options.DocumentRoot = None,
+    upload_root: options.UploadRoot = None,
+    maps: options.Maps = None,
+    media_cache: options.MediaCache = None,
+    media_cache_size: options.MediaCacheSize = "10G",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for each request.")] = False,
+    settings: options.Config = None,
+    show_settings: options.ShowSettings = False,
+) -> None:
+    """Serve a model to Label Studio: pre-annotations while people label, training when they ask for it.
+
+    In Label Studio: project, Settings, Model, Connect Model, this server's URL. Since 1.23 it refuses servers on
+    private addresses unless it was started with USE_DEFAULT_BANNED_SUBNETS=false.
+    Runs until ctrl-C or SIGTERM, which lets it finish the requests it has begun. Everything is logged to stderr.
+
+    Examples:
+
+        lsml serve --model models/news
+
+        lsml serve --model models/news --versions models/served --label-studio-url http://localhost:8080
+    """
+    from lsml_cli import plan, registry
+    from lsml_cli.commands.media_options import to_media
+    from lsml_cli.media import Hosts
+    from lsml_cli.server import run
+
+    given = registry.parse_params(params or [])
+    run.serve(
+        run.ServeOptions(
+            model=model,
+            params=given,
+            host=host,
+            port=port,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            threshold=threshold,
+            label_map=plan.read_label_map(label_map) if label_map else {},
+            max_wait=max_wait_ms / 1000,
+            deadline=deadline,
+            most_tasks=max_tasks,
+            most_bytes=max_body << 20,
+            basic_auth=basic_auth,
+            secret_path=secret_path,
+            label_studio_url=label_studio_url,
+            versions=versions,
+            jobs=jobs,
+            train_every=train_every,
+            fail_under=tuple(fail_under or ()),
+            media=to_media(
+                root=None,  # no path of a request is ever read
+                document_root=document_root,
+                upload_root=upload_root,
+                label_studio_url=label_studio_url,
+                maps=maps or [],
+                cache=media_cache,
+                cache_size=media_cache_size if media_cache else None,
+                hosts=Hosts(tuple(allow_host or ())),
+            ),
+            verbose=verbose,
+        )
+    )

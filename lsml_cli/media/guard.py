@@ -1,0 +1,155 @@
+"""Connections for somebody else's addresses: only to hosts that are allowed, and never for longer than allowed.
+
+A name is looked up once, every address that it has is checked, and one of those very addresses is connected to. Asking
+for the address first and letting the HTTP library connect by name afterwards would leave a gap: the name may lead
+somewhere else the second time (DNS rebinding). Looking at the peer after the answer came would be too late: the request
+has been sent. TLS still checks the certificate against the name.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import httpcore
+import httpx
+
+from lsml_cli.media.hosts import HostRefused, Hosts, is_public
+
+_DEADLINE: ContextVar[float] = ContextVar("deadline")  # of the request that this thread is about, time.monotonic()
+
+
+@contextmanager
+def until(deadline: float) -> Iterator[None]:
+    """What is done in the block through a guarded connection ends at the deadline, even in the middle of a header."""
+    token = _DEADLINE.set(deadline)
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
+
+
+class Guarded(httpx.BaseTransport):
+    """A pool of connections to the hosts of `hosts`. No proxy: behind one, nobody could see which address is asked."""
+
+    def __init__(self, hosts: Hosts, connections: int) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=httpx.create_ssl_context(),
+            max_connections=connections,
+            max_keepalive_connections=connections,
+            network_backend=_Checked(hosts),
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.SyncByteStream)
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        )
+        answer = self._pool.handle_request(
+            httpcore.Request(
+                request.method, url, headers=request.headers.raw, content=request.stream, extensions=request.extensions
+            )
+        )
+        return httpx.Response(
+            answer.status, headers=answer.headers, stream=_Body(answer), extensions=dict(answer.extensions)
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+class _Checked(httpcore.NetworkBackend):
+    """Connects to the addresses that `hosts` allows."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        self._hosts.require(host, port)
+        timeout = _left(timeout)
+        if self._hosts.trust(host, port) == "named":
+            return _Timed(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+        failed: Exception | None = None
+        for address in _public_addresses(host, port):
+            try:
+                return _Timed(self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed or httpcore.ConnectError(f"{host} has no address")
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class _Timed(httpcore.NetworkStream):
+    """A connection that waits no longer than until the deadline, however small the pieces are that arrive."""
+
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _left(timeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Timed(self._inner.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+def _public_addresses(host: str, port: int) -> list[str]:
+    """The addresses of a name. Raises HostRefused when one is not public, without telling which."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore.ConnectError(f"{host}: {error}") from None
+    addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
+    if not all(map(is_public, addresses)):
+        raise HostRefused(f"{host} has an address that is not public (--allow-host {host} allows it all the same)")
+    return addresses
+
+
+def _left(timeout: float | None) -> float | None:
+    """Seconds to wait: what the caller would, but not past the deadline."""
+    deadline = _DEADLINE.get(None)
+    if deadline is None:
+        return timeout
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("out of time")
+    return left if timeout is None else min(timeout, left)

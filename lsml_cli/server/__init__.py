@@ -1,0 +1,1 @@
+"""`lsml serve`: the model behind Label Studio's ML-backend protocol, trained in the background."""

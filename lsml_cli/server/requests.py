@@ -1,0 +1,102 @@
+"""What Label Studio sends, taken apart. Nothing in a body is trusted to be what it should be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from lsml_cli.server.answers import Asked
+from lsml_cli.tasks import kind
+
+ANNOTATION_EVENTS = frozenset(
+    {
+        "ANNOTATION_CREATED",
+        "ANNOTATIONS_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATION_DELETED",  # what older servers and the documentation say
+        "ANNOTATIONS_DELETED",  # what Label Studio 1.23 sends
+    }
+)
+START_TRAINING = "START_TRAINING"
+
+_PROJECT = re.compile(r"(\d{1,12})(?:\.\d+)?")  # "2.1795192449": the id, and when the project was made
+
+
+class BadRequest(Exception):
+    """A sentence for whoever sent it."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """A body of /predict. `config` is labelling XML, None where the request has none."""
+
+    asked: list[Asked]
+    config: str | None
+    project: int | None
+    interactive: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    """A body of /webhook. `annotations` were created, changed or deleted."""
+
+    action: str
+    project: int | None
+    annotations: int
+
+
+def parse_predict(body: bytes, most_tasks: int) -> tuple[Predict, int]:
+    """The request, and how many tasks it has; those beyond `most_tasks` are left out of it. Raises BadRequest."""
+    found = parse_object(body)
+    tasks = found.get("tasks")
+    if not isinstance(tasks, list):
+        raise BadRequest(f'"tasks" is {kind(tasks)}, expected a list of tasks')
+    params = found.get("params")
+    context = params.get("context") if isinstance(params, dict) else None
+    if context is not None and not isinstance(context, dict):
+        raise BadRequest(f'"params.context" is {kind(context)}, expected an object')
+    config = found.get("label_config")
+    if config is not None and not isinstance(config, str):
+        raise BadRequest(f'"label_config" is {kind(config)}, expected labelling XML')
+    asked = [Asked(position, orjson.dumps(task), context) for position, task in enumerate(tasks[:most_tasks])]
+    return Predict(asked, config or None, parse_project(found.get("project")), context is not None), len(tasks)
+
+
+def parse_event(body: bytes) -> Event:
+    """Raises BadRequest."""
+    found = parse_object(body)
+    action = found.get("action")
+    if not isinstance(action, str):
+        raise BadRequest(f'"action" is {kind(action)}, expected the name of an event')
+    project = found.get("project")
+    number = parse_project(project.get("id") if isinstance(project, dict) else project)
+    annotations = 0
+    if action in ANNOTATION_EVENTS:
+        several = found.get("annotations", found.get("annotation"))
+        annotations = len(several) if isinstance(several, list) else 1
+    return Event(action, number, annotations)
+
+
+def parse_project(value: Any) -> int | None:
+    """The id in "2.1795192449", "2" or 2; None for nothing. Raises BadRequest."""
+    if value is None or value == "":
+        return None
+    match = _PROJECT.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    if match is None:
+        raise BadRequest(f'"project" is {kind(value)}, expected a project\'s id')
+    return int(match[1])
+
+
+def parse_object(body: bytes) -> Mapping[str, Any]:
+    """Raises BadRequest when a body is not a JSON object."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise BadRequest(f"the body is {kind(found)}, expected an object")
+    return found

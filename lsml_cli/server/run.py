@@ -1,0 +1,377 @@
+"""`lsml serve` from its options to its end: bind the port, load the model, answer, finish what was begun."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from lsml_cli import pipeline, registry, training
+from lsml_cli.errors import Interrupted, LsmlError, UsageError
+from lsml_cli.media import Hosts, Media
+from lsml_cli.models.base import Json, ModelSpec
+from lsml_cli.server.app import make_app
+from lsml_cli.server.guard import Access
+from lsml_cli.server.jobs import Job, JobStore, Recipe
+from lsml_cli.server.numbers import Numbers
+from lsml_cli.server.runners import Embedded, Redis
+from lsml_cli.server.service import Limits, Service
+from lsml_cli.server.serving import Loading, Serving, followed_folder
+from lsml_cli.server.trainer import Trainer
+
+BACKLOG = 2048  # connections that wait to be accepted
+MOST_AT_ONCE = 1000  # connections; further ones are told to come back
+KEEP_ALIVE = 75  # seconds that an idle connection stays open
+GRACE = 5.0  # seconds beyond the deadline that running requests get when the server is stopped
+LOOPBACK = ("127.", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::", "")
+
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+
+log = logging.getLogger("lsml.serve")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `lsml serve` was asked for, as the command line has it; times in seconds, sizes in bytes."""
+
+    model: str
+    params: Mapping[str, Json] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 9090
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int = 4
+    threshold: float | None = None
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    max_wait: float = 0.002
+    deadline: float = 90.0
+    most_tasks: int = 50_000
+    most_bytes: int = 256 << 20
+    basic_auth: str | None = field(default=None, repr=False)
+    secret_path: str | None = field(default=None, repr=False)
+    label_studio_url: str | None = None
+    versions: Path | None = None
+    jobs: str = "embedded"
+    train_every: int | None = None
+    fail_under: tuple[str, ...] = ()
+    media: Media = field(default_factory=lambda: Media(hosts=Hosts(())))
+    verbose: bool = False
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve until SIGTERM or ctrl-C, then finish the requests that are under way.
+
+    Raises UsageError or another LsmlError when it cannot begin, Interrupted after ctrl-C.
+    """
+    access = _access(options)
+    spec = registry.find_model(options.model, options.params)
+    _check_training(options, spec)
+    _log_to_stderr()
+    sock = _bind(options.host, options.port)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            stopped_by = runner.run(_Server(options, spec, access).run(sock))
+    except KeyboardInterrupt:  # while the model was loading
+        stopped_by = signal.SIGINT
+    finally:
+        sock.close()
+    if stopped_by == signal.SIGINT:
+        raise Interrupted("Stopped.")
+    log.info("Stopped.")
+
+
+class _Server:
+    """Everything that one server consists of, put together."""
+
+    def __init__(self, options: ServeOptions, spec: ModelSpec, access: Access) -> None:
+        self.options = options
+        self.access = access
+        self.numbers = Numbers(
+            waiting=lambda: self.serving.waiting,
+            kept=lambda: len(self.service.finished),
+            versions=lambda: self.serving.versions(),
+            jobs=self._jobs,
+        )
+        self.serving = Serving(
+            spec, self._loading(spec), params=options.params, follows=followed_folder(options.model),
+            versions=options.versions,
+        )  # fmt: skip
+        self.service = Service(
+            self.serving,
+            self.numbers,
+            Limits(options.deadline, options.most_tasks),
+            options.label_map,
+            options.threshold,
+        )
+        self.trainer = self._trainer()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def run(self, sock: socket.socket) -> int | None:
+        """Serve until a signal comes; the signal."""
+        begun = time.monotonic()
+        await self.serving.open()
+        spec = self.serving.started
+        log.info("%s is loaded (%.1f s).", spec.model_version, time.monotonic() - begun)
+        server = _Uvicorn(self._config(), lambda: self._say_where(sock))
+        self._start(self.serving.watch())
+        if self.trainer is not None:
+            self._start(self.trainer.run())
+        before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            await server.serve([sock])
+        finally:
+            for task in list(self._running):
+                task.cancel()
+            if self.trainer is not None:
+                await self.trainer.close()
+            await self.serving.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return server.stopped_by
+
+    def _config(self) -> uvicorn.Config:
+        app = make_app(
+            self.service,
+            self.trainer,
+            access=self.access,
+            most_bytes=self.options.most_bytes,
+            verbose=self.options.verbose,
+        )
+        return uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE,
+            limit_concurrency=MOST_AT_ONCE,
+            timeout_graceful_shutdown=int(self.options.deadline + GRACE),
+        )
+
+    def _loading(self, spec: ModelSpec) -> Loading:
+        family = spec.family()
+        devices = pipeline.find_devices(self.options.device, family)
+        if len(devices) > 1:
+            raise UsageError("lsml serve uses one device.", "Start one server on each device, on ports of their own.")
+        return Loading(
+            device=devices[0],
+            threads=self.options.workers if family.place == "threads" else 0,
+            media=self.options.media,
+            batch_size=self.options.batch_size,
+            max_wait=self.options.max_wait,
+            stuck=2 * self.options.deadline,
+            seen=self.numbers.batch,
+        )
+
+    def _trainer(self) -> Trainer | None:
+        options = self.options
+        if options.versions is None or options.label_studio_url is None:
+            return None
+        versions = options.versions.absolute()
+        embedded = options.jobs == "embedded"
+        return Trainer(
+            JobStore(versions),
+            Embedded(versions) if embedded else Redis(versions, options.jobs),
+            Recipe(
+                registry.from_anywhere(options.model),
+                options.label_studio_url,
+                dict(options.params),
+                options.fail_under,
+            ),
+            train_every=options.train_every,
+            changed=self._job_changed,
+        )
+
+    def _job_changed(self, job: Job) -> None:
+        told = f"Project {job.project}, job {job.id}"
+        if job.state == "waiting":
+            log.info("%s: waiting (%s).", told, job.reason or job.why)
+        elif job.state == "running":
+            log.info("%s: training.", told)
+        elif job.state == "done":
+            log.info("%s: trained %s.", told, job.version)
+            self._start(self.serving.prepare(job.project))
+        else:
+            log.warning("%s: %s. %s", told, "missed a gate" if job.state == "missed" else "failed", job.reason)
+
+    def _jobs(self) -> tuple[Mapping[str, int], Iterable[Mapping[str, str]]]:
+        jobs = self.trainer.jobs() if self.trainer else []
+        last: dict[int, Job] = {}
+        for job in jobs:  # newest first
+            last.setdefault(job.project, job)
+        return Counter(job.state for job in jobs), [
+            {
+                "project": str(job.project),
+                "job": job.id,
+                "state": job.state,
+                "model_version": job.version or "",
+                "reason": job.reason or "",
+            }
+            for job in last.values()
+        ]
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("This is a bug in lsml: %s: %s", type(error).__name__, error, exc_info=error)
+
+    def _say_where(self, sock: socket.socket) -> None:
+        """How to connect, with the one setting of Label Studio that nobody guesses."""
+        host, port = sock.getsockname()[:2]
+        below = "/<the secret path>" if self.access.secret_path else ""
+        shown = f"[{host}]" if ":" in host else host
+        log.info("Serving on http://%s:%d%s (ctrl-C stops).", shown, port, below)
+        named = f"<this machine's address>:{port}" if host in EVERYWHERE else f"{shown}:{port}"
+        user = ", and the user and password" if self.access.basic_auth else ""
+        log.info(
+            "To connect it: Label Studio, your project, Settings, Model, Connect Model; URL http://%s%s%s.",
+            *(named, below, user),
+        )
+        log.info(
+            "Label Studio 1.23 and later refuses servers on private addresses such as %s, "
+            "unless it was itself started with USE_DEFAULT_BANNED_SUBNETS=false.",
+            "localhost and 192.168.x.x" if host in EVERYWHERE else shown,
+        )
+        if host.startswith(LOOPBACK):
+            log.info("Only this machine can reach it. A Label Studio elsewhere, or in Docker: --host 0.0.0.0")
+        if host in EVERYWHERE and not self.access.basic_auth:
+            log.warning("Anybody who can reach this machine can use it: --basic-auth USER:PASS asks for a password.")
+        if self.trainer is None:
+            log.info("Training is off; --versions DIR and --label-studio-url URL turn it on.")
+        elif self.access.basic_auth and self.options.train_every and not self.access.secret_path:
+            log.warning(
+                "--train-every will hear nothing: Label Studio sends annotation events without password, so they are "
+                "refused here. --secret-path PATH lets them in."
+            )
+
+
+class _Uvicorn(uvicorn.Server):
+    """Says when it listens, and notes which signal stopped it; the caller decides what that means."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.stopped_by: int | None = None
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.stopped_by = self.stopped_by or sig
+        super().handle_exit(sig, frame)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Uvicorn raises the signal again once it has stopped."""
+
+
+class _Printable(logging.Formatter):
+    """What tasks and models say may hold anything, and a terminal obeys control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in super().format(record))
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("lsml: %(asctime)s %(message)s", "%H:%M:%S"))
+    for name, level in (("lsml", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.handlers = [handler]
+        logger.propagate = False
+
+
+def _access(options: ServeOptions) -> Access:
+    path = (options.secret_path or "").strip("/")
+    path = f"/{path}" if path else ""
+    if not _PATH.fullmatch(path):
+        raise UsageError(
+            "--secret-path has signs that have a meaning of their own in an address.",
+            "Use letters, digits, - and _; for example what this prints: openssl rand -hex 16",
+        )
+    user, colon, _ = (options.basic_auth or "").partition(":")
+    if options.basic_auth is not None and not (user and colon):
+        raise UsageError("--basic-auth is not USER:PASS.", "For example: LSML_BASIC_AUTH=labels:correct-horse")
+    return Access(options.basic_auth, path)
+
+
+def _check_training(options: ServeOptions, spec: ModelSpec) -> None:
+    """Raises UsageError for what could never train, before anything is loaded."""
+    wanted = {
+        "--train-every": options.train_every is not None,
+        "--fail-under": bool(options.fail_under),
+        "--jobs": options.jobs != "embedded",
+    }
+    if options.versions is None:
+        if asked := [name for name, given in wanted.items() if given]:
+            raise UsageError(f"{asked[0]} is about training, which is off.", "--versions DIR turns it on.")
+        return
+    if options.jobs != "embedded" and "://" not in options.jobs:
+        raise UsageError(
+            f"--jobs {options.jobs!r} is neither embedded nor an address.", "--jobs redis://localhost:6379"
+        )
+    if options.label_studio_url is None:
+        raise UsageError(
+            "Training needs to know the Label Studio that has the annotations.",
+            "--label-studio-url http://localhost:8080, and its key in LABEL_STUDIO_API_KEY",
+        )
+    training.starting_point(spec)
+    with suppress(OSError):
+        options.versions.mkdir(parents=True, exist_ok=True)
+    if not options.versions.is_dir() or not os.access(options.versions, os.W_OK):
+        raise UsageError(f"--versions {options.versions} is not a folder that can be written to.")
+    _log_to_stderr()
+    if options.jobs == "embedded":
+        if not os.environ.get("LABEL_STUDIO_API_KEY"):
+            log.warning("LABEL_STUDIO_API_KEY is not set, and no job can fetch annotations without it.")
+        if importlib.util.find_spec("label_studio_sdk") is None:
+            log.warning("Training needs the package label-studio-sdk: pip install 'lsml[studio]'")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The port, taken before a model is loaded for nothing."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"--host {host!r} is no address of this machine: {error.strerror}.") from None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise LsmlError(
+            f"Port {port} on {host} cannot be had: {error.strerror}.",
+            "Another server may have it; choose another one with --port N, 0 for any.",
+        ) from None
+    sock.set_inheritable(False)
+    return sock

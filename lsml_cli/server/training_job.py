@@ -1,0 +1,208 @@
+"""One training job, in a process of its own: `python -m lsml_cli.server.training_job DIR JOB ATTEMPT`, or an RQ job.
+
+The job's file says what to do, and takes what comes of it. The key of Label Studio comes from the environment of the
+process that runs this.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lsml_cli.errors import GateMissed, InputError, LsmlError
+from lsml_cli.server.jobs import Job, JobStore, Superseded, utc_now, versions_of
+
+if TYPE_CHECKING:
+    from lsml_cli.training import FitResult
+
+VERSIONS = "LSML_WORKER_VERSIONS"  # the environment variable that says where the shared folder is on this host
+NICENESS = 10
+BEAT_EVERY = 2.0  # seconds
+WRITE_EVERY = 0.2  # seconds at least between two sentences that are written down
+
+log = logging.getLogger("lsml.serve")
+
+
+def run(versions: str, job_id: str, attempt: int = 1) -> None:
+    """Train what a job asks for, and write down what came of it.
+
+    versions  the folder of versions as the server calls it; LSML_WORKER_VERSIONS wins
+
+    Raises LsmlError when this host cannot see the job or not write it down. Anything else that goes wrong is the
+    result of the job; and where another process has this attempt already, or it no longer counts, nothing is done.
+    """
+    with suppress(OSError):
+        os.nice(max(0, NICENESS - os.nice(0)))
+    store = JobStore(Path(os.environ.get(VERSIONS) or versions))
+    try:
+        _require_shared(store, job_id)
+        job = store.claim(job_id, attempt)
+    except LsmlError as error:
+        log.error("Job %s: %s", job_id, error)
+        raise
+    except Superseded:
+        log.info("Job %s, attempt %d: nothing left to do.", job_id, attempt)
+        return
+    log.info("Job %s: training project %d (attempt %d).", job.id, job.project, job.attempt)
+    with _Heart(store, job) as heart:
+        result = {"version": None, "reason": None, **_result(store, job, heart)}
+    try:
+        job = store.update(job, ended=utc_now(), progress=None, **result)
+    except Superseded:
+        log.warning("Job %s went on without attempt %d.", job.id, job.attempt)
+        return
+    log.info("Job %s: %s. %s", job.id, job.state, job.reason or job.version or "")
+
+
+def _require_shared(store: JobStore, job_id: str) -> None:
+    shared = (
+        "The folder of --versions has to be shared with this host; where it has another name here, say so: "
+        "lsml worker --versions DIR"
+    )
+    if not store.versions.is_dir():
+        raise InputError(f"There is no folder {store.versions} on this host.", shared)
+    try:
+        store.read(job_id)
+    except InputError as error:
+        raise InputError(f"{store.versions} on this host is not the server's: {error.message}", shared) from None
+    if not os.access(store.versions, os.W_OK) or not os.access(store.folder, os.W_OK):
+        raise InputError(f"{store.versions} cannot be written on this host.", "Mount it so that it can be.")
+
+
+def _result(store: JobStore, job: Job, heart: _Heart) -> Mapping[str, Any]:
+    """Train; what to write down about it."""
+    try:
+        found = _train(store, job, heart)
+    except LsmlError as error:
+        _debug()
+        return {"state": "failed", "reason": str(error)}
+    except (Exception, SystemExit) as error:
+        _debug()
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return {"state": "failed", "reason": f"{what}. LSML_DEBUG=1 shows where."}
+    known = {"version": f"{found.version.name}@{found.version.version}", "facts": _facts(found)}
+    try:
+        found.require_gates()
+    except GateMissed as error:
+        return known | {"state": "missed", "reason": str(error)}
+    if not found.promoted:
+        return known | {"state": "failed", "reason": "The export ended too early, so the version was not promoted."}
+    return known | {"state": "done"}
+
+
+def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
+    from lsml_cli import registry, studio, tasks, training
+    from lsml_cli.label_config import LabelConfig
+
+    spec = registry.find_model(job.model, job.params)
+    heart.say(f"Asking {job.label_studio_url} for the annotations of project {job.project}.")
+    export = store.tasks_file(job)
+    try:
+        with studio.connect(job.label_studio_url) as there:
+            config = LabelConfig.parse(there.label_config(job.project))
+            there.download_annotated(job.project, export)
+        heart.say("Training.")
+        return training.fit_version(
+            spec,
+            tasks.read_tasks(str(export), controls=frozenset(config.controls)),
+            config,
+            versions_of(store.versions, job.project),
+            fail_under=job.fail_under,
+            progress=heart.say,
+        )
+    finally:
+        export.unlink(missing_ok=True)
+
+
+def _facts(found: FitResult) -> dict[str, Any]:
+    metrics = {
+        name: {"accuracy": each.get("accuracy"), "macro_f1": each.get("macro_f1")}
+        for name, each in found.version.metrics.items()
+    }
+    return {"counts": dict(found.version.counts), "metrics": metrics, "seconds": round(found.seconds, 3)}
+
+
+class _Heart:
+    """Beats every two seconds while it is open, from a thread, and writes down what is said of the progress."""
+
+    def __init__(self, store: JobStore, job: Job) -> None:
+        self._store = store
+        self._job = job
+        self._sentence: str | None = None
+        self._spoken = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+
+    def __enter__(self) -> _Heart:
+        self._store.beat(self._job, 0)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._over = True
+        self._spoken.set()
+        self._thread.join()
+
+    def say(self, sentence: str) -> None:
+        self._sentence = sentence
+        self._spoken.set()
+
+    def _beat(self) -> None:
+        written, number = None, 0
+        while not self._over:
+            self._spoken.wait(BEAT_EVERY)
+            self._spoken.clear()
+            number += 1
+            self._store.beat(self._job, number)
+            if (sentence := self._sentence) != written and not self._over:
+                with suppress(LsmlError, Superseded):  # the result will say so
+                    self._store.update(self._job, progress=sentence)
+                written = sentence
+                time.sleep(WRITE_EVERY)
+
+
+def _debug() -> None:
+    if os.environ.get("LSML_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+
+
+def main() -> int:
+    """0 whatever the job's own result, which is on record; 1 when it could not be."""
+    logging.basicConfig(format="lsml: %(message)s")
+    versions, job_id, attempt = sys.argv[1:]
+    try:
+        with _interrupted_by_sigterm():
+            run(versions, job_id, int(attempt))
+    except LsmlError:  # the log says which
+        return 1
+    return 0
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process like ctrl-C does, so that what was begun is cleaned up; and then as SIGTERM does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end_by(signal.SIGTERM)
+
+
+def _end_by(number: signal.Signals) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
