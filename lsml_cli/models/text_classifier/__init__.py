@@ -3,8 +3,7 @@
 texts.py    what an object of the label config shows -> one string
 tfidf.py    strings -> sparse rows over n-grams
 linear.py   rows -> a score per class; fitting, saving and loading
-lessons.py  annotated tasks -> what each head should learn
-binding.py  heads meet controls, classes meet labels
+binding.py  what the classifier makes of a label config
 """
 
 from __future__ import annotations
@@ -13,19 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.label_config import LabelConfig
+from lsml_cli.errors import UsageError
+from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
+from lsml_cli.models.choices.heads import stored_heads, to_state, warm_binding
+from lsml_cli.models.choices.lessons import lessons
 from lsml_cli.models.text_classifier import linear, texts
-from lsml_cli.models.text_classifier.binding import (
-    Head,
-    TextBinding,
-    cold_binding,
-    cold_scorers,
-    text_pairs,
-    warm_binding,
-)
-from lsml_cli.models.text_classifier.lessons import lessons
+from lsml_cli.models.text_classifier.binding import TextBinding, TextSource, cold_binding, cold_scorers, text_pairs
 from lsml_cli.predictions import Prediction
 from lsml_cli.tasks import Labelled, Task
 
@@ -51,7 +44,7 @@ class TextClassifier(Model):
         for name, (is_fine, wanted) in _PARAMS.items():
             if not is_fine(self._settings[name]):
                 raise UsageError(f"{name} must be {wanted}, not {self._settings[name]!r}.")
-        self._heads = _heads(spec)
+        self._heads = stored_heads(spec)
         self._scorers: list[linear.Scorer] = []
 
     def load(self, device: str) -> None:
@@ -65,7 +58,7 @@ class TextClassifier(Model):
         pairs = text_pairs(config)
         if self.spec.path is None:
             return cold_binding(TextBinding(config, label_map, project), pairs)
-        return warm_binding(TextBinding(config, label_map, project), pairs, self._heads)
+        return warm_binding(TextBinding(config, label_map, project), pairs, self._heads, TextSource)
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> tuple[str, ...]:
         """One text for each source of the binding."""
@@ -85,10 +78,7 @@ class TextClassifier(Model):
 
     def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
         assert isinstance(binding, TextBinding)
-        regions = (
-            answer.region(task, found, binding.threshold) for answer, found in zip(binding.answers, output, strict=True)
-        )
-        return Prediction.of(tuple([region for region in regions if region is not None]), self.version)
+        return Prediction.of(binding.fill(task, output), self.version)
 
     def fit(
         self,
@@ -101,36 +91,20 @@ class TextClassifier(Model):
         """Learn the controls that have annotations. There is nothing to stop early, so `holdout` is not looked at."""
         heads: list[Json] = []
         scorers: list[linear.Scorer] = []
-        for lesson in lessons(train, text_pairs(binding.config), progress):
+        for lesson in lessons(train, text_pairs(binding.config), _read, progress):
             names = " and ".join(f'"{name}"' for name in lesson.heads)
-            progress(f"Learning {names} from {len(lesson.texts)} texts.")
-            scorer, notes = linear.fit(lesson.texts, list(lesson.heads.values()), self._settings)
+            progress(f"Learning {names} from {len(lesson.inputs)} texts.")
+            scorer, notes = linear.fit(lesson.inputs, list(lesson.heads.values()), self._settings)
             for note in notes:
                 progress(note)
-            first = 0
-            for control, wanted in lesson.heads.items():
-                heads.append(
-                    {
-                        "control": control,
-                        "object": lesson.source.name,
-                        "scorer": len(scorers),
-                        "first": first,
-                        "classes": list(wanted.classes),
-                        "multi": wanted.multi,
-                    }
-                )
-                first += len(wanted.classes)
+            heads += to_state(lesson, len(scorers))
             scorers.append(scorer)
         linear.save(out_dir, scorers)
         return {"heads": heads}
 
 
-def _heads(spec: ModelSpec) -> list[Head]:
-    state: Any = spec.state
-    try:
-        return [Head(**(head | {"classes": tuple(head["classes"])})) for head in state.get("heads", ())]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ModelError(f"The state of {spec.model_version} is not that of a text classifier.") from error
+def _read(source: Object, task: Task) -> str:
+    return texts.read_text(source, task.data)
 
 
 def _is_number(value: Any) -> bool:

@@ -7,13 +7,13 @@ Fitting is scikit-learn's `LogisticRegression`; applying it is `rows @ coef + in
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
+from lsml_cli.models.choices.logistic import Wanted, fit_heads
 from lsml_cli.models.text_classifier.tfidf import Rows, Tfidf
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ VOCABULARY = "vocabulary.json"
 
 _CHARACTERS = 1 << 17  # texts of so many characters are scored at a time, whatever the batch
 _COLUMNS = 64  # classes scored at a time: what is gathered has entries x columns numbers
-_STEPS = 1000  # of the solver; the 100 that scikit-learn starts with are too few without much regularisation
 
 
 @dataclass(frozen=True)
@@ -76,104 +75,18 @@ def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
     yield piece
 
 
-def softmax(scores: Floats) -> Floats:
-    """Probabilities that add up to 1 in each row; (n, K) -> (n, K)."""
-    import numpy as np
-
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    result: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return result
-
-
-def sigmoid(scores: Floats) -> Floats:
-    """Each class's own probability, by 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2, which cannot overflow."""
-    import numpy as np
-
-    result: Floats = 0.5 * (1.0 + np.tanh(0.5 * scores))
-    return result
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What one head should learn: the classes of some of the texts.
-
-    rows     which texts, by position
-    chosen   the classes of each of these texts; exactly one unless `multi`
-    classes  all there are, in the order of the head's scores
-    multi    whether each class is a question of its own
-    """
-
-    rows: Sequence[int]
-    chosen: Sequence[Sequence[str]]
-    classes: Sequence[str]
-    multi: bool
-
-
 def fit(texts: Sequence[str], heads: Sequence[Wanted], params: Mapping[str, Any]) -> tuple[Scorer, list[str]]:
-    """One vocabulary for all texts, one logistic regression per head; also sentences about what did not go well.
-
-    The same input gives the same bits: the solver starts from zero and runs on one thread.
-    """
+    """One vocabulary for all texts, one logistic regression per head; also sentences about what did not go well."""
     import numpy as np
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     sizes = {name: params[name] for name in ("ngrams", "min_df", "max_features")}
     tfidf, rows = Tfidf.fit(texts, **sizes)
     matrix = csr_array((rows.weight, (rows.row, rows.feature)), shape=(len(texts), len(tfidf.idf)))
-    coefs, intercepts, notes = [], [], []
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for head in heads:
-            coef, intercept = _fit_head(matrix[np.asarray(head.rows)], head, params)
-            coefs.append(coef)
-            intercepts.append(intercept)
-    if any("ConvergenceWarning" in warning.category.__name__ for warning in caught):
-        notes.append(f"The solver had not settled after {_STEPS} steps; a smaller C (--with C=1) helps.")
-    weights: Weights = np.ascontiguousarray(np.concatenate(coefs, axis=1, dtype=np.float32))  # as safetensors needs it
-    return Scorer(tfidf, weights, np.concatenate(intercepts, dtype=np.float32)), notes
-
-
-def _fit_head(matrix: Any, head: Wanted, params: Mapping[str, Any]) -> tuple[Floats, Floats]:
-    """(F, K) weights and (K,) intercepts."""
-    import numpy as np
-
-    if head.multi:
-        columns = [
-            _binary(matrix, np.array([name in chosen for chosen in head.chosen]), params) for name in head.classes
-        ]
-        return np.stack([coef for coef, _ in columns], axis=1), np.array([intercept for _, intercept in columns])
-    if len(head.classes) == 1:
-        return np.zeros((matrix.shape[1], 1)), np.zeros(1)
-    number = {name: i for i, name in enumerate(head.classes)}
-    truth = np.array([number[chosen[0]] for chosen in head.chosen])
-    if len(head.classes) == 2:  # softmax over (0, x) is the sigmoid of x
-        coef, intercept = _binary(matrix, truth == 1, params)
-        return np.stack([np.zeros_like(coef), coef], axis=1), np.array([0.0, intercept])
-    coefs, intercepts = _solve(matrix, truth, params)
-    return coefs.T, intercepts
-
-
-def _binary(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats, float]:
-    """(F,) weights and the intercept of yes against no. Where all agree, no text says otherwise."""
-    import numpy as np
-
-    if truth.all() or not truth.any():  # the odds when one more of each had been seen
-        return np.zeros(matrix.shape[1]), float(np.log((truth.sum() + 1.0) / ((~truth).sum() + 1.0)))
-    coef, intercept = _solve(matrix, truth, params)
-    return coef[0], float(intercept[0])
-
-
-def _solve(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats, Floats]:
-    """(K, F) weights and (K,) intercepts, or one of each for two classes."""
-    import numpy as np
-    from sklearn.linear_model import LogisticRegression
-
-    features = matrix.shape[1]
-    if not features:  # no text has a word: how often each class occurs can still be learned
-        matrix = np.zeros((matrix.shape[0], 1))
-    model = LogisticRegression(C=params["C"], class_weight=params["class_weight"], max_iter=_STEPS).fit(matrix, truth)
-    return model.coef_[:, :features], model.intercept_
+    fitted, notes = fit_heads(matrix, heads, params["C"], params["class_weight"])
+    coef = np.concatenate([coef for coef, _ in fitted], axis=1, dtype=np.float32)
+    weights: Weights = np.ascontiguousarray(coef)  # as safetensors needs it
+    return Scorer(tfidf, weights, np.concatenate([each for _, each in fitted], dtype=np.float32)), notes
 
 
 def save(folder: Path, scorers: Sequence[Scorer]) -> None:

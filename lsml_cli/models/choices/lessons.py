@@ -3,62 +3,74 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from lsml_cli.annotations import chosen
 from lsml_cli.errors import ModelError, listed
 from lsml_cli.label_config import Control, Object
 from lsml_cli.models.base import Progress
-from lsml_cli.models.text_classifier.linear import Wanted
-from lsml_cli.models.text_classifier.texts import read_text
-from lsml_cli.tasks import Annotation, Labelled
+from lsml_cli.models.choices.logistic import Wanted
+from lsml_cli.tasks import Annotation, Labelled, Task
+
+T = TypeVar("T")
 
 _SHOWN = 5  # reasons that are told
 
 
 @dataclass
-class Lesson:
-    """Everything to learn from the texts of one object: a vocabulary of all `texts`, a head for each control."""
+class Lesson(Generic[T]):
+    """Everything to learn about one object: what the tasks show that teach something, a head for each control.
+
+    The rows of each head are positions in `inputs`.
+    """
 
     source: Object
-    texts: list[str] = field(default_factory=list)
+    inputs: list[T] = field(default_factory=list)
     heads: dict[str, Wanted] = field(default_factory=dict)
 
 
-def lessons(examples: Iterable[Labelled], pairs: Sequence[tuple[Control, Object]], progress: Progress) -> list[Lesson]:
+def lessons(
+    examples: Iterable[Labelled],
+    pairs: Sequence[tuple[Control, Object]],
+    read: Callable[[Object, Task], T],
+    progress: Progress,
+) -> list[Lesson[T]]:
     """One lesson for each object that some control with usable answers is about.
+
+    read  what is learned from an object of a task; raises ValueError with a sentence when there is nothing
 
     `progress` hears about what had to be left out. Raises ModelError when nothing is left.
     """
-    drafts: dict[str, _Draft] = {}
+    drafts: dict[str, _Draft[T]] = {}
     for control, source in pairs:
         drafts.setdefault(source.name, _Draft(source)).add(control)
     unreadable: Counter[str] = Counter()
     for example in examples:
         for draft in drafts.values():
             try:
-                text = read_text(draft.source, example.task.data)
+                found = read(draft.source, example.task)
             except ValueError as error:
                 unreadable[str(error)] += 1
             else:
-                draft.learn(text, example.annotation)
+                draft.learn(found, example.annotation)
     for reason, count in unreadable.most_common(_SHOWN):
         progress(f"{count} annotated tasks are not learned from: {reason}.")
     reasons = [reason for draft in drafts.values() for reason in draft.left_out()]
-    found = [lesson for draft in drafts.values() if (lesson := draft.lesson()).heads]
-    if not found:
+    taught = [lesson for draft in drafts.values() if (lesson := draft.lesson()).heads]
+    if not taught:
         raise ModelError(
             f"There is nothing to learn: {' '.join(reasons)}",
             "Annotate more tasks, or check that the label config is the one of this project.",
         )
     for reason in reasons:
         progress(f"{reason} It is left out.")
-    return found
+    return taught
 
 
 class _Answers:
-    """What the annotators answered for one control, by position of the text."""
+    """What the annotators answered for one control, by position of the input."""
 
     def __init__(self, control: Control) -> None:
         self.control = control
@@ -102,22 +114,22 @@ class _Answers:
         return None
 
 
-class _Draft:
+class _Draft(Generic[T]):
     def __init__(self, source: Object) -> None:
         self.source = source
-        self.texts: list[str] = []
+        self.inputs: list[T] = []
         self.answers: list[_Answers] = []
 
     def add(self, control: Control) -> None:
         self.answers.append(_Answers(control))
 
-    def learn(self, text: str, annotation: Annotation) -> None:
-        if any([answers.add(len(self.texts), annotation) for answers in self.answers]):
-            self.texts.append(text)
+    def learn(self, found: T, annotation: Annotation) -> None:
+        if any([answers.add(len(self.inputs), annotation) for answers in self.answers]):
+            self.inputs.append(found)
 
     def left_out(self) -> list[str]:
         return [problem for answers in self.answers if (problem := answers.problem())]
 
-    def lesson(self) -> Lesson:
+    def lesson(self) -> Lesson[T]:
         heads = {answers.control.name: answers.wanted() for answers in self.answers if not answers.problem()}
-        return Lesson(self.source, self.texts, heads)
+        return Lesson(self.source, self.inputs, heads)
