@@ -41,6 +41,11 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
 	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.core $@
 
+$(VENV)/.slow-tests: pyproject.toml | $(VENV)/bin/pip
+	@echo "installing what the slow tests need into $(VENV)"
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[slow-tests]'
+	@touch $(VENV)/.core $(VENV)/.dev $@
+
 # In an environment of its own: Label Studio pins a hundred packages that lsml has no opinion about.
 $(LABEL_STUDIO_READY): | $(VENV)/bin/pip
 	@echo "installing Label Studio $(LABEL_STUDIO_VERSION) into $(LABEL_STUDIO_VENV) (about 1 GB, 3 minutes)"
@@ -77,7 +82,7 @@ test: lint ## lint and the main suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-slow
-test-slow: $(VENV)/.dev $(LABEL_STUDIO_READY) ## the slow suites: a real Label Studio
+test-slow: $(VENV)/.slow-tests $(LABEL_STUDIO_READY) ## the slow suites: a real Label Studio, Redis and browser (scripts/system-deps)
 	LSML_LABEL_STUDIO=$(CURDIR)/$(LABEL_STUDIO_VENV)/bin/label-studio $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 .PHONY: test-all

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import EXAMPLE, ROOT, Lsml
 from tests.models import TEXT_CONFIG
-from tests.slow.serving import Serve, Server, until
+from tests.serving import Serve, Server, until
 
 MODELS = ROOT / "tests" / "models.py"
 SERVED = ROOT / "tests" / "served.py"

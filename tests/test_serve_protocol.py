@@ -11,7 +11,7 @@ import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
 from tests.conftest import ROOT, SHARED_DATA
-from tests.slow.serving import Serve, Server, exchange
+from tests.serving import Serve, Server, exchange
 
 RECORDED = sorted((SHARED_DATA / "protocol").glob("*.json"))
 OPTIONS = ("--model", f"{ROOT / 'tests' / 'served.py'}:Anything")

@@ -1,4 +1,4 @@
-"""A real, headless Label Studio for the tests of this folder.
+"""A real, headless Label Studio for the tests of this folder, and `lsml serve` to connect to it.
 
 LSML_LABEL_STUDIO names the `label-studio` program; `make test-slow` installs one and sets it. The first start of
 a server migrates an empty database, which takes a minute: that is done once, and every module starts on a copy.
@@ -7,52 +7,82 @@ a server migrates an empty database, which takes a minute: that is done once, an
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+pytest.register_assert_rewrite("serving", "scenario")
+
+from serving import Serve, ending_as_by_ctrl_c, exchange, free_port, tail  # noqa: E402
+
 FIRST_START = 300  # seconds; migrations
 LATER_START = 90  # seconds
-LOG_TAIL = 6000  # characters of the server's log that a failure shows
+EMAIL = "test@example.com"
+ACCESS = 200  # seconds that an access token is used for; Label Studio takes it for 300
+
+
+class Template(NamedTuple):
+    """A migrated, empty data folder, and its user. Copy the folder, do not start on it."""
+
+    data: Path
+    token: str
+    password: str
 
 
 class LabelStudio:
     """A running server. `request` is all that is needed; the rest are short names for what tests do often."""
 
-    def __init__(self, url: str, token: str, log: Path) -> None:
+    def __init__(self, url: str, token: str, password: str, log: Path) -> None:
         self.url = url
         self.token = token
+        self.email, self.password = EMAIL, password
         self.log = log
+        self._personal_token = ""
+        self._access = ("", 0.0)
+        self._legacy = True
 
     def request(self, method: str, path: str, body: object = None, timeout: float = 300) -> tuple[int, Any]:
         """(status, parsed JSON or text); a status of 400 and above is an answer, not an exception."""
-        request = urllib.request.Request(
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Token {self.token}", "Content-Type": "application/json"},
-        )
+        return exchange(method, self.url + path, body, {"Authorization": self.authorization()}, timeout)
+
+    def authorization(self) -> str:
+        return f"Token {self.token}" if self._legacy else f"Bearer {self._access_token()}"
+
+    @property
+    def personal_token(self) -> str:
+        """What users of a Label Studio with its default settings get; it is shown once, so it is kept here."""
+        if not self._personal_token:
+            self._personal_token = self.ask("POST", "/api/token/")["token"]
+        return self._personal_token
+
+    @contextlib.contextmanager
+    def without_legacy_tokens(self) -> Iterator[None]:
+        """As Label Studio is by default: the old kind of token, which `/setup` hands out, is worth nothing."""
+        assert self.personal_token
+        self.ask("POST", "/api/jwt/settings", {"legacy_api_tokens_enabled": False})
+        self._legacy = False
         try:
-            with DIRECT.open(request, timeout=timeout) as response:
-                status, text = response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            status, text = error.code, error.read().decode()
-        try:
-            return status, json.loads(text)
-        except json.JSONDecodeError:
-            return status, text
+            yield
+        finally:
+            self.ask("POST", "/api/jwt/settings", {"legacy_api_tokens_enabled": True})
+            self._legacy = True
+
+    def _access_token(self) -> str:
+        token, since = self._access
+        if not token or time.monotonic() - since > ACCESS:
+            status, answer = exchange("POST", f"{self.url}/api/token/refresh/", {"refresh": self.personal_token})
+            assert status == 200, answer
+            token, since = answer["access"], time.monotonic()
+            self._access = token, since
+        return token
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """`request` that must succeed."""
@@ -83,6 +113,29 @@ class LabelStudio:
         assert isinstance(answer, list)
         return answer
 
+    def connect(self, project: int, url: str, **fields: object) -> int:
+        """Make the server at `url` the project's model, and return the backend's id."""
+        asked = {"url": url, "project": project, "title": "lsml", **fields}
+        backend = self.ask("POST", "/api/ml", asked)
+        assert backend["readable_state"] == "Connected", backend
+        return int(backend["id"])
+
+    def model_version(self, backend: int) -> str:
+        """What the backend says now: Label Studio asks it whenever somebody looks."""
+        answer = self.ask("GET", f"/api/ml/{backend}")
+        assert answer["readable_state"] == "Connected", answer
+        return str(answer["model_version"])
+
+    def retrieve(self, project: int, tasks: list[int] | None = None) -> None:
+        """Retrieve Predictions, of the Data Manager, for these tasks or for all."""
+        chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": tasks}
+        path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
+        self.ask("POST", path, {"selectedItems": chosen})
+
+    def annotate(self, task: int, result: list[dict[str, Any]]) -> int:
+        """Submit an annotation, as the editor does, and return its id."""
+        return int(self.ask("POST", f"/api/tasks/{task}/annotations/", {"result": result, "lead_time": 2.5})["id"])
+
     def count(self, project: int) -> dict[str, int]:
         """The server's own counts: tasks, annotations (skipped ones apart), predictions."""
         answer = self.ask("GET", f"/api/projects/{project}")
@@ -92,10 +145,6 @@ class LabelStudio:
             "skipped": answer["skipped_annotations_number"],
             "predictions": answer["total_predictions_number"],
         }
-
-
-# A proxy set for the machine has no business with a server on it.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="session")
@@ -109,32 +158,42 @@ def label_studio_program() -> Path:
 
 
 @pytest.fixture(scope="session")
-def label_studio_template(label_studio_program: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A migrated, empty data folder and the token of its user. Copy it, do not start on it."""
+def label_studio_template(label_studio_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Template:
     folder = tmp_path_factory.mktemp("label-studio-template")
-    token = secrets.token_hex(20)
-    with running(label_studio_program, folder, token, FIRST_START):
+    template = Template(folder / "data", token=secrets.token_hex(20), password=secrets.token_hex(8))
+    template.data.mkdir()
+    with running(label_studio_program, template, FIRST_START):
         pass
-    return folder / "data", token
+    return template
 
 
 @pytest.fixture(scope="module")
 def label_studio(
-    label_studio_program: Path, label_studio_template: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
+    label_studio_program: Path, label_studio_template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LabelStudio]:
     """A server with no project yet, shared by the tests of one module."""
-    template, token = label_studio_template
-    folder = tmp_path_factory.mktemp("label-studio")
-    shutil.copytree(template, folder / "data")  # .env too: it holds the key that signs tokens
-    with running(label_studio_program, folder, token, LATER_START) as server:
+    data = tmp_path_factory.mktemp("label-studio") / "data"
+    shutil.copytree(label_studio_template.data, data)  # .env too: it holds the key that signs tokens
+    with running(label_studio_program, label_studio_template._replace(data=data), LATER_START) as server:
         yield server
 
 
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """`serve("--model", model, …)` -> a running `lsml serve`, gone when the test ends."""
+    folder = tmp_path / "serve"
+    folder.mkdir()
+    started = Serve(folder)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
 @contextlib.contextmanager
-def running(program: Path, folder: Path, token: str, patience: float) -> Iterator[LabelStudio]:
-    """A server on `folder`/data, logging to `folder`/server.log; gone when the block ends, however it ends."""
-    data = folder / "data"
-    data.mkdir(exist_ok=True)
+def running(program: Path, on: Template, patience: float) -> Iterator[LabelStudio]:
+    """A server on `on.data`, logging beside it; gone when the block ends, however it ends."""
+    folder = on.data.parent
     port = free_port()
     log = folder / "server.log"
     command = [
@@ -145,49 +204,45 @@ def running(program: Path, folder: Path, token: str, patience: float) -> Iterato
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(folder, data, token),
+            env=environment(on),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own: nothing it starts outlives it
         )
-    server = LabelStudio(f"http://127.0.0.1:{port}", token, log)
-    # A suite that is stopped from outside (by a time limit) ends as if by ctrl-C, so that `finally` still runs.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        wait_until_up(server, process, patience)
-        yield server
-    finally:
-        stop(process)
-        signal.signal(signal.SIGTERM, before)
+    server = LabelStudio(f"http://127.0.0.1:{port}", on.token, on.password, log)
+    with ending_as_by_ctrl_c():
+        try:
+            wait_until_up(server, process, patience)
+            yield server
+        finally:
+            stop(process)
 
 
-def environment(folder: Path, data: Path, token: str) -> dict[str, str]:
+def environment(on: Template) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("LABEL_STUDIO_", "HEARTEX_", "DJANGO_", "LSML_", "PYTHON"))
     }
     return inherited | {
-        "HOME": str(folder),
+        "HOME": str(on.data.parent),
         "PYTHONUNBUFFERED": "1",
-        "LABEL_STUDIO_BASE_DATA_DIR": str(data),
-        "LABEL_STUDIO_USERNAME": "test@example.com",
-        "LABEL_STUDIO_PASSWORD": secrets.token_hex(8),
-        "LABEL_STUDIO_USER_TOKEN": token,
+        "LABEL_STUDIO_BASE_DATA_DIR": str(on.data),
+        "LABEL_STUDIO_USERNAME": EMAIL,
+        "LABEL_STUDIO_PASSWORD": on.password,
+        "LABEL_STUDIO_USER_TOKEN": on.token,
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(on.data / "local"),
+        # Without this, Label Studio refuses every backend on this machine.
+        "USE_DEFAULT_BANNED_SUBNETS": "false",
         # Nothing leaves this machine.
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",
         "SENTRY_DSN": "",
         "FRONTEND_SENTRY_DSN": "",
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_up(server: LabelStudio, process: subprocess.Popen[bytes], patience: float) -> None:
@@ -217,15 +272,14 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # whatever its leader left behind
 
 
-def tail(log: Path) -> str:
-    return log.read_text("utf-8", errors="replace")[-LOG_TAIL:]
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """A failed test shows the end of the server's log."""
+    """A failed test shows the end of each log."""
     report = yield
-    server = getattr(item, "funcargs", {}).get("label_studio")
-    if report.failed and server is not None:
-        report.sections.append((f"end of {server.log}", tail(server.log)))
+    if report.failed:
+        used = getattr(item, "funcargs", {})
+        serving = [program.log for program in used["serve"].programs] if "serve" in used else []
+        studio = [used["label_studio"].log] if "label_studio" in used else []
+        for log in studio + serving:
+            report.sections.append((f"end of {log}", tail(log)))
     return report

@@ -1,0 +1,230 @@
+"""`lsml serve` and `lsml worker` as processes, for more than one suite; nothing here is a test."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+START = 60  # seconds until the model is loaded and the port is open
+LOG_TAIL = 6000  # characters of a log that a failure shows
+
+T = TypeVar("T")
+
+# A proxy set for the machine has no business with a server on it.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def exchange(
+    method: str, url: str, body: object = None, headers: Mapping[str, str] | None = None, timeout: float = 300
+) -> tuple[int, Any]:
+    """(status, parsed JSON or text); a status of 400 and above is an answer, not an exception."""
+    request = urllib.request.Request(
+        url,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", **(headers or {})},
+    )
+    try:
+        with DIRECT.open(request, timeout=timeout) as response:
+            status, text = response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            status, text = error.code, error.read().decode()
+    try:
+        return status, json.loads(text)
+    except json.JSONDecodeError:
+        return status, text
+
+
+class Program:
+    """A started command: its log, and its end."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    def lines(self) -> list[str]:
+        return self.log.read_text("utf-8", errors="replace").splitlines()
+
+    def kill(self) -> None:
+        """As a crash of the machine would: it and all that it started, in groups of their own too, without a word."""
+        leader = psutil.Process(self.process.pid)
+        for each in (leader, *leader.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        self.process.wait(10)
+
+
+class Server(Program):
+    """A running `lsml serve`.
+
+    root  where its port is
+    url   what Label Studio is told: the root, and the secret path where there is one
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, root: str, secret_path: str) -> None:
+        super().__init__(process, log)
+        self.root = root
+        self.url = f"{root}/{secret_path}" if secret_path else root
+
+    def request(
+        self, method: str, path: str, body: object = None, *, basic_auth: str = "", timeout: float = 100
+    ) -> tuple[int, Any]:
+        headers = {"Authorization": "Basic " + base64.b64encode(basic_auth.encode()).decode()} if basic_auth else {}
+        return exchange(method, self.url + path, body, headers, timeout)
+
+    def ask(self, method: str, path: str, body: object = None, *, basic_auth: str = "") -> Any:
+        """`request` that must succeed."""
+        status, answer = self.request(method, path, body, basic_auth=basic_auth)
+        assert status < 300, f"{method} {path} -> {status} {str(answer)[:2000]}"
+        return answer
+
+    def is_training(self, project: int) -> bool:
+        answer = self.ask("GET", f"/is_training?project={project}")
+        return bool(answer["is_training"])
+
+
+class Serve:
+    """Starts servers and workers for one test, and ends them all with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.programs: list[Program] = []
+        self._open = contextlib.ExitStack()
+
+    def __call__(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Server:
+        """`lsml serve ARGUMENTS` on a free port, once it answers."""
+        given = [str(each) for each in arguments]
+        command = [sys.executable, "-m", "lsml_cli", "serve", "--port", "0", *given]
+        program = self._start(command, env)
+        secret_path = given[given.index("--secret-path") + 1] if "--secret-path" in given else ""
+        root = until("the server's port is open", lambda: _root(program), START)
+        server = Server(program.process, program.log, root, secret_path)
+        self.programs[self.programs.index(program)] = server
+        return server
+
+    def worker(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Program:
+        """`lsml worker ARGUMENTS`, in a group of its own."""
+        return self._start([sys.executable, "-m", "lsml_cli", "worker", *map(str, arguments)], env)
+
+    def redis(self) -> str:
+        """A redis-server of this test's own that keeps nothing on disk; its URL."""
+        port = free_port()
+        binary = shutil.which("redis-server")
+        if binary is None:
+            pytest.skip("needs redis-server: scripts/system-deps installs it")
+        options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self.folder)]
+        self._start([binary, "--port", str(port), *options], None)
+        until("redis answers", lambda: _answers(port), 15)
+        return f"redis://127.0.0.1:{port}/0"
+
+    def _start(self, command: list[str], env: Mapping[str, str] | None) -> Program:
+        log = self.folder / f"{len(self.programs)}-{Path(command[0]).name if len(command) < 4 else command[3]}.log"
+        program = self._open.enter_context(started(command, log, env))
+        self.programs.append(program)
+        return program
+
+    def close(self) -> None:
+        self._open.close()
+
+
+def _root(program: Program) -> str | None:
+    if program.process.poll() is not None:
+        pytest.fail(f"it ended with {program.process.returncode}\n{tail(program.log)}", pytrace=False)
+    found = re.search(r"Serving on (https?://127\.0\.0\.1:\d+)", program.log.read_text("utf-8", errors="replace"))
+    return found.group(1) if found else None
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(16).startswith(b"+PONG")
+    return False
+
+
+@contextlib.contextmanager
+def started(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
+    """The command as the leader of a process group, logging to a file; gone when the block ends, however it ends."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("LSML_", "LABEL_STUDIO_"))}
+    own |= {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command,
+            cwd=log.parent,
+            env=own | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    with ending_as_by_ctrl_c():
+        try:
+            yield Program(process, log)
+        finally:
+            stop(process)
+
+
+@contextlib.contextmanager
+def ending_as_by_ctrl_c() -> Iterator[None]:
+    """A suite that is stopped from outside (by a time limit) ends as if by ctrl-C, so that `finally` still runs."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the whole process group, politely first, and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)  # its leader alone: what it started is its own business
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # whatever its leader left behind
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+
+
+def jobs(versions: Path) -> list[dict[str, Any]]:
+    """The training jobs on record below `--versions`, oldest first."""
+    return [json.loads(path.read_bytes()) for path in sorted((versions / ".jobs").glob("*.json"))]
+
+
+def until(what: str, check: Callable[[], T | None], patience: float = 60) -> T:
+    """What `check` gives as soon as that is true; a test fails when it does not become true in time."""
+    deadline = time.monotonic() + patience
+    while True:
+        found = check()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {patience:.0f} seconds: {what}")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def tail(log: Path) -> str:
+    return log.read_text("utf-8", errors="replace")[-LOG_TAIL:]

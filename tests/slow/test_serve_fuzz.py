@@ -1,0 +1,41 @@
+"""Whatever is sent to `lsml serve`, the answer is never a 5xx."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import Serve
+
+MODEL = Path(__file__).parents[1] / "served.py"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    started = Serve(tmp_path)
+    yield started
+    started.close()
+
+
+def test_no_request_that_the_openapi_allows_or_forbids_ends_in_a_5xx(serve: Serve, tmp_path: Path) -> None:
+    pytest.importorskip("schemathesis", reason="needs schemathesis: `make test-slow` installs it")
+    server = serve("--model", f"{MODEL}:Anything")
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.root}/openapi.json"),
+            *("--checks", "not_a_server_error", "--mode", "all", "--max-examples", "200", "--no-color"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=170,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Tested: 8" in run.stdout
+    assert server.ask("GET", "/health")["status"] == "UP"
+    assert "bug in lsml" not in server.log.read_text("utf-8")
