@@ -66,6 +66,7 @@ FLOORS = {
     "region_values": 1,
     "media": 1,
     "media.*": 1,
+    "images": 1,
     "metrics": 1,
     "errors": 0,
     "_version": 0,
@@ -76,7 +77,7 @@ FAMILIES_ONLY = {"torch", "torchvision", "sklearn", "mmcv", "mmengine", "mmdet",
 
 # Must not be loaded by `import lsml_cli.cli`: `lsml --help` would pay for it.
 NOT_AT_START = FAMILIES_ONLY | {
-    *("numpy", "scipy", "safetensors", "joblib"),
+    *("numpy", "scipy", "safetensors", "joblib", "PIL"),
     *("fastapi", "starlette", "uvicorn", "httpx", "ray", "label_studio_sdk", "multiprocessing"),
     *("redis", "rq"),
     *("rich.console", "rich.markdown", "rich.progress", "rich.table", "pygments", "markdown_it"),
