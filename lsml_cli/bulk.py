@@ -17,7 +17,7 @@ from lsml_cli.predictions import Failure
 from lsml_cli.records import Record
 from lsml_cli.replica_process import GC_THRESHOLD
 from lsml_cli.run import Report, Run, Summary
-from lsml_cli.source import Source
+from lsml_cli.tuning import tuned
 
 
 def predict_file(plan: Plan, report: Report) -> Summary:
@@ -27,11 +27,12 @@ def predict_file(plan: Plan, report: Report) -> Summary:
     `max_failures`, Interrupted on ctrl-C.
     """
     options = plan.options
-    with Source(options.tasks, options.id_column) as source:
+    with plan.open_source() as source:
         records = require_ids(iter(source), plan.job) if options.shape == "predictions" else iter(source)
+        plan, records, settled = tuned(plan, records)
         with closing(_open_output(plan)) as output:
             run = Run(plan, source, output, report)
-            for note in (*plan.notes, room_note(options.output, source.size)):
+            for note in (*plan.notes, *source.notes, settled, room_note(options.output, source.size)):
                 if note:
                     report.note(note)
             if not output.last.finished:

@@ -20,7 +20,7 @@ from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import Model, ModelSpec
 from lsml_cli.predictions import Failure
-from lsml_cli.replica import Job, Plain, Replica, Setting
+from lsml_cli.replica import FETCHERS, Job, Plain, Replica, Setting
 from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
 
 DEATHS_IN_A_ROW = 3  # single tasks that kill a replica before it is the replica that is to blame
@@ -41,6 +41,7 @@ def open_replicas(
     devices: Sequence[str] = ("cpu",),
     workers: int = 1,
     media: Media | None = None,
+    fetchers: int = FETCHERS,
 ) -> Iterator[list[Replica | ReplicaProcess]]:
     """Replicas of a model, bound to a label config and ready to predict; closed on leaving.
 
@@ -48,13 +49,14 @@ def open_replicas(
     workers  for "process" models the number of replicas on each device, for "threads" models the number of
              threads that encode ahead
     media    fetches what tasks point to; closed on leaving
+    fetchers for "threads" models the number of threads that wait for media
 
     A single replica stays in this process. Raises ModelError when the model cannot be loaded.
     """
     setting = Setting(config, label_map or {}, project, threshold)
     threaded = spec.family().place == "threads"
     placements = [
-        Placement(spec, setting, device, threads=workers if threaded else 0, media=media)
+        Placement(spec, setting, device, threads=workers if threaded else 0, media=media, fetchers=fetchers)
         for device in devices
         for _ in range(1 if threaded else workers)
     ]
@@ -70,24 +72,31 @@ def open_replicas(
             if isinstance(replica, ReplicaProcess):
                 replica.wait_until_ready()
         gc.freeze()  # what is loaded now stays; the collector need not walk it again and again
+        stack.callback(gc.unfreeze)  # or it would still be there when Python ends, and some libraries complain
         yield replicas
 
 
 def find_devices(wanted: str, model: type[Model]) -> list[str]:
-    """`--device` as a list: "auto", or kinds of device with an optional number, separated by commas.
+    """`--device` as a list: "auto" is the best one, "cuda" all there are; else one or several with commas.
 
-    Raises UsageError when the model cannot use one of them.
+    Raises UsageError when the model cannot use one of them, or when it is not there.
     """
+    here = list(model.devices_here())
     if wanted == "auto":
-        return [model.devices[0]]
-    devices = [device.strip() for device in wanted.split(",")]
-    for device in devices:
-        name, _, number = device.partition(":")
-        if name not in model.devices or (number and not number.isdigit()):
-            raise UsageError(
-                f"{model.__name__} cannot run on {device!r}.", f"It runs on: auto, {', '.join(model.devices)}."
-            )
-    return devices
+        return here[:1]
+    return [device for named in wanted.split(",") for device in _devices_named(named.strip(), model, here)]
+
+
+def _devices_named(device: str, model: type[Model], here: Sequence[str]) -> list[str]:
+    name, _, number = device.partition(":")
+    if name not in model.devices or (number and not number.isdigit()):
+        raise UsageError(
+            f"{model.__name__} cannot run on {device!r}.", f"It runs on: auto, {', '.join(model.devices)}."
+        )
+    found = [each for each in here if device in (each, each.partition(":")[0])]
+    if not found:
+        raise UsageError(f"There is no device {device!r} here.", f"There is: {', '.join(here)}.")
+    return found
 
 
 def predict_stream(

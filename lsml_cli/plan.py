@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,33 +11,41 @@ from typing import Any, Literal, Self
 import orjson
 
 from lsml_cli import __version__
+from lsml_cli.data_key import find_data_key
 from lsml_cli.destination import STDOUT, in_progress, require_different_files, writable
 from lsml_cli.errors import UsageError, closest_first
 from lsml_cli.job import BulkJob
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
-from lsml_cli.models.base import Binding, Model, ModelSpec
+from lsml_cli.models.base import Binding, Json, Model, ModelSpec
 from lsml_cli.output import Format, output_format
+from lsml_cli.paths import Folder
 from lsml_cli.pipeline import find_devices, open_replicas
 from lsml_cli.predictions import Shape
-from lsml_cli.replica import Replica, Setting
+from lsml_cli.replica import FETCHERS, Replica, Setting
 from lsml_cli.replica_process import ReplicaProcess
-from lsml_cli.source import STDIN
+from lsml_cli.source import STDIN, Source
+
+InputKind = Literal["tasks", "paths"]
 
 
 @dataclass(frozen=True)
 class PredictOptions:
     """What a run does besides which model it uses. See `lsml predict --help` for what each one means.
 
-    media  where media are looked for; only beside the tasks if None
-    reads  files that must not be written over, by what they are
+    input     what the input holds; a folder is always one of pictures
+    data_key  where the paths of a folder or a list go; found in the label config if None
+    media     where media are looked for; only beside the tasks if None
+    reads     files that must not be written over, by what they are
     """
 
     tasks: str
+    input: InputKind = "tasks"
+    data_key: str | None = None
     output: str = STDOUT
     format: Format | None = None
     shape: Shape = "tasks"
-    batch_size: int | None = None
+    batch_size: int | Literal["auto"] | None = None
     workers: int = 1
     device: str = "auto"
     limit: int | None = None
@@ -52,12 +60,17 @@ class PredictOptions:
     resume: bool = False
     summary: str | None = None
     media: Media | None = None
+    fetchers: int = FETCHERS
     reads: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A model that met a label config, and everything else that is settled before the first task is read."""
+    """A model that met a label config, and everything else that is settled before the first task is read.
+
+    data_key  where the paths go that the tasks are made from; None where the input holds tasks
+    tuned     what was settled by trying, see `tuning`
+    """
 
     spec: ModelSpec
     options: PredictOptions
@@ -66,6 +79,8 @@ class Plan:
     devices: Sequence[str]
     batch_size: int
     job: BulkJob
+    data_key: str | None = None
+    tuned: Mapping[str, Json] = field(default_factory=dict)
 
     @classmethod
     def make(cls, spec: ModelSpec, config: LabelConfig, options: PredictOptions) -> Self:
@@ -76,6 +91,7 @@ class Plan:
             writable(options.summary)
         _require_labels(options.label_map, config)
         model = spec.build()
+        binding = Setting(config, options.label_map, None, options.threshold).bind(model)
         job = BulkJob(
             config,
             spec.model_version,
@@ -88,10 +104,11 @@ class Plan:
             spec,
             options,
             model,
-            Setting(config, options.label_map, None, options.threshold).bind(model),
+            binding,
             find_devices(options.device, type(model)),
-            options.batch_size or model.batch_size,
+            options.batch_size if isinstance(options.batch_size, int) else model.batch_size,
             job,
+            _data_key(config, type(model), options) if names_files(options.tasks, options.input) else None,
         )
 
     @property
@@ -100,11 +117,25 @@ class Plan:
         classes = {name for meeting in self.binding.meetings for name in meeting.classes}
         unknown = [name for name in self.options.label_map if classes and name not in classes]
         mapped = (f"The model has no class {', '.join(unknown)}, which the label map names.",) if unknown else ()
-        return (*self.spec.notes, *self.binding.notes, *mapped)
+        return (*self.spec.notes, *self.binding.notes, *mapped, *self._missing_data())
+
+    def _missing_data(self) -> Iterator[str]:
+        """What the label config shows, and a path cannot give."""
+        keys = {obj.key for obj in self.binding.config.objects.values() if obj.key} - {self.data_key}
+        if self.data_key is not None and keys:
+            shown = " and ".join(f'"{key}"' for key in sorted(keys))
+            yield f'Tasks made from paths have only "{self.data_key}"; the label config also shows {shown}.'
 
     @property
     def media(self) -> Media:
-        return self.options.media or Media(media_root(self.options.tasks))
+        tasks, kind = self.options.tasks, self.options.input
+        return self.options.media or Media(media_root(tasks, kind), confined=not names_files(tasks, kind))
+
+    def open_source(self) -> Source | Folder:
+        """The input. Raises UsageError or InputError when there is none, or when it holds nothing of the kind."""
+        if self.data_key is not None and _is_folder(self.options.tasks):
+            return Folder(self.options.tasks, self.data_key)
+        return Source(self.options.tasks, self.options.id_column, self.data_key)
 
     def _workers(self) -> int:
         """As many as were asked for, but none that would have nothing to do."""
@@ -122,6 +153,7 @@ class Plan:
             devices=self.devices,
             workers=self._workers(),
             media=self.media,
+            fetchers=self.options.fetchers,
         )
 
     def started_with(self) -> dict[str, Any]:
@@ -138,17 +170,50 @@ class Plan:
             "--threshold": options.threshold,
             "--label-map": dict(options.label_map),
             "--id-column": options.id_column,
+            "--data-key": self.data_key,
             "--keep-annotations": options.keep_annotations,
             "--skip-predicted": options.skip_predicted,
             "--errors": options.errors and Path(options.errors).name,
             "size of the input": _size(options.tasks),
             "lsml": __version__,
-        }
+        } | ({"tuned": dict(self.tuned)} if self.tuned else {})
 
 
-def media_root(tasks: str) -> Path:
-    """The folder that plain paths are below: the one with the tasks."""
-    return Path() if tasks == STDIN else Path(tasks).parent
+def read_batch_size(text: str) -> int | Literal["auto"]:
+    """`--batch-size`. Raises UsageError for what is neither a number nor "auto"."""
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch-size {text!r} is neither a whole number from 1 nor auto.")
+    return int(text)
+
+
+def names_files(tasks: str, kind: InputKind) -> bool:
+    """Whether the input is the user's own word about which files to read, a folder or a list of paths.
+
+    Their paths may lead anywhere. Those in a file of tasks may not: somebody else may have written it.
+    """
+    return kind == "paths" or _is_folder(tasks)
+
+
+def media_root(tasks: str, kind: InputKind = "tasks") -> Path:
+    """Where plain paths begin: the folder with the tasks, which they cannot leave, or else the working folder."""
+    return Path() if tasks == STDIN or names_files(tasks, kind) else Path(tasks).parent
+
+
+def _is_folder(tasks: str) -> bool:
+    return tasks != STDIN and Path(tasks).is_dir()
+
+
+def _data_key(config: LabelConfig, model: type[Model], options: PredictOptions) -> str:
+    if options.id_column is not None:
+        raise UsageError("Paths have no ids, so there is nothing that --id-column could name.", "Leave it out.")
+    if options.shape == "predictions":
+        raise UsageError(
+            "Tasks made from paths have no ids, and --shape predictions names tasks by id.",
+            "Use --shape tasks, or import the tasks and predict their export.",
+        )
+    return find_data_key(config, model.fills, options.data_key, pictures=_is_folder(options.tasks))
 
 
 def _require_labels(label_map: Mapping[str, str], config: LabelConfig) -> None:

@@ -16,6 +16,7 @@ from lsml_cli.errors import LsmlError
 from lsml_cli.label_config import Object
 from lsml_cli.models.base import Meeting
 from lsml_cli.output import output_format, require_output
+from lsml_cli.paths import Folder
 from lsml_cli.plan import Plan
 from lsml_cli.predictions import Failure
 from lsml_cli.run import Report
@@ -94,8 +95,8 @@ def check_file(plan: Plan, report: Report, *, ask_remote: bool = False) -> Findi
     Raises what `predict_file` would raise before its first task, where that makes looking at tasks pointless.
     """
     options = plan.options
-    found = Findings(meetings=plan.binding.meetings, notes=plan.notes)
-    with Source(options.tasks, options.id_column) as source, closing(_Ids()) as ids:
+    with plan.open_source() as source, closing(_Ids()) as ids:
+        found = Findings(meetings=plan.binding.meetings, notes=(*plan.notes, *source.notes))
         _check_output(plan, source, found)
         media = _MediaChecks(plan, found, ask_remote)
         checks = _TaskChecks(plan, found, ids, media)
@@ -122,7 +123,7 @@ def _offence(task: Task | None, failure: Failure) -> str:
     return "no id" if failure.stage == "read" else "data"
 
 
-def _check_output(plan: Plan, source: Source, found: Findings) -> None:
+def _check_output(plan: Plan, source: Source | Folder, found: Findings) -> None:
     options = plan.options
     try:
         output_format(options.output, options.format)

@@ -19,6 +19,7 @@ from lsml_cli.tasks import Task, Unreadable, kind
 
 OUTAGE = 3  # tasks in a row for which trying again was in vain
 AHEAD = 2  # batches that wait for a replica while it works on another
+FETCHERS = 16  # threads that wait for media
 BOUND = 64  # bindings that a replica keeps; a server meets a new label config whenever somebody edits one
 
 T = TypeVar("T")
@@ -69,11 +70,21 @@ class Replica:
     """One loaded model on one device, in this process.
 
     Threads, if any, fetch and encode tasks ahead, while one more thread has the device and goes through the batches
-    in the order in which they were submitted. Without threads a batch is done when `submit` returns.
+    in the order in which they were submitted; another decodes what comes out. Without threads a batch is done when
+    `submit` returns.
+
+    threads   that encode
+    fetchers  threads that wait for media: many, since they have nothing to do but wait
     """
 
     def __init__(
-        self, model: Model, setting: Setting | None = None, *, fetch: Fetch | None = None, threads: int = 0
+        self,
+        model: Model,
+        setting: Setting | None = None,
+        *,
+        fetch: Fetch | None = None,
+        threads: int = 0,
+        fetchers: int = FETCHERS,
     ) -> None:
         self.model = model
         self.setting = setting
@@ -85,6 +96,8 @@ class Replica:
         self._bindings: dict[tuple[object, ...], Binding] = {}
         self._encoders = ThreadPoolExecutor(threads, "encode") if threads else None
         self._lane = ThreadPoolExecutor(1, "forward") if threads else None
+        self._finisher = ThreadPoolExecutor(1, "decode") if threads else None
+        self._fetchers = ThreadPoolExecutor(fetchers, "fetch") if threads and self._has_sources else None
         if setting is not None:
             self.binding(setting)
 
@@ -102,48 +115,71 @@ class Replica:
         results: list[tuple[Task, Outcome]] = self.submit(tasks, setting, Plain()).result()
         return [outcome for _, outcome in results]
 
+    def inputs(self, items: Sequence[Any], setting: Setting, job: Job) -> list[Any]:
+        """What `encode` makes of these items; those that fail are left out."""
+        binding = self.binding(setting)
+        prepared = [self._prepare(item, binding, job) for item in items]
+        return [each.input for each in prepared if each.task is not None and each.outcome is None]
+
     def submit(self, batch: Sequence[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
         setting = setting or self.setting
         if setting is None:
             raise ModelError("This replica was bound to nothing, and the batch does not say what to bind it to.")
         binding = self.binding(setting)
         done: Future[list[Any]] = Future()
-        if self._encoders is None or self._lane is None:
-            done.set_result(self._run([self._prepare(item, binding, job) for item in batch], binding, job))
+        if self._encoders is None or self._lane is None or self._finisher is None:
+            prepared = [self._prepare(item, binding, job) for item in batch]
+            done.set_result(self._finish(self._forward_all(prepared, binding), binding, job))
             return done
-        encoded = [self._encoders.submit(self._prepare, item, binding, job) for item in batch]
-        return self._lane.submit(lambda: self._run([future.result() for future in encoded], binding, job))
+        encoded = []
+        for item in batch:
+            if self._fetchers is None:
+                encoded.append(self._encoders.submit(self._prepare, item, binding, job))
+            else:
+                read = self._fetchers.submit(self._read, item, binding, job)
+                encoded.append(self._encoders.submit(self._encode_read, read, binding))
+        forwarded = self._lane.submit(lambda: self._forward_all([each.result() for each in encoded], binding))
+        return self._finisher.submit(lambda: self._finish(forwarded.result(), binding, job))
 
     def close(self) -> None:
         """Drop what is waiting. What is running is not waited for: after ctrl-C that could take minutes."""
         self._patience.end()
-        for pool in (self._encoders, self._lane):
+        for pool in (self._fetchers, self._encoders, self._lane, self._finisher):
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, item: Any, binding: Binding, job: Job) -> _Prepared:
+        return self._encode(self._read(item, binding, job), binding)
+
+    def _encode_read(self, read: Future[_Prepared], binding: Binding) -> _Prepared:
+        return self._encode(read.result(), binding)
+
+    def _read(self, item: Any, binding: Binding, job: Job) -> _Prepared:
+        """The task in an item, and what it points to."""
         read = self._patience.attempt("read", lambda: job.read(item))
         if isinstance(read, Failure):
             return _Prepared(item, None, read)
         task, outcome = read
         prepared = _Prepared(item, task, outcome)
-        if task is not None and outcome is None:
-            self._encode(prepared, task, binding)
+        if task is not None and outcome is None and self._has_sources:
+            fetched = self._patience.attempt("fetch", lambda: self._fetch_all(task, binding))
+            if isinstance(fetched, Failure):
+                prepared.outcome = fetched
+            else:
+                prepared.media = fetched
         return prepared
 
-    def _encode(self, prepared: _Prepared, task: Task, binding: Binding) -> None:
-        media: dict[str, bytes] | Failure = {}
-        if self._has_sources:
-            media = self._patience.attempt("fetch", lambda: self._fetch_all(task, binding))
-        if isinstance(media, Failure):
-            prepared.outcome = media
-            return
-        fetched = media
-        encoded = self._patience.attempt("encode", lambda: self.model.encode(task, binding, fetched))
+    def _encode(self, prepared: _Prepared, binding: Binding) -> _Prepared:
+        task, media = prepared.task, prepared.media
+        if task is None or prepared.outcome is not None:
+            return prepared
+        encoded = self._patience.attempt("encode", lambda: self.model.encode(task, binding, media))
+        prepared.media = {}  # the bytes are no longer needed
         if isinstance(encoded, Failure):
             prepared.outcome = encoded
         else:
             prepared.input = encoded
+        return prepared
 
     def _fetch_all(self, task: Task, binding: Binding) -> dict[str, bytes]:
         sources = self.model.sources(task, binding)
@@ -151,14 +187,27 @@ class Replica:
             raise ValueError(f"nothing here can fetch {sources[0]}")
         return {source: self.fetch(source, task.id) for source in sources} if self.fetch else {}
 
-    def _run(self, batch: list[_Prepared], binding: Binding, job: Job) -> list[Any]:
+    def _forward_all(self, batch: list[_Prepared], binding: Binding) -> list[_Prepared]:
         ready = [prepared for prepared in batch if prepared.outcome is None]
         for prepared, output in zip(ready, self._forward(ready, binding), strict=True):
-            prepared.outcome = output if isinstance(output, Failure) else self._decode(output, prepared, binding)
+            prepared.input = None
+            if isinstance(output, Failure):
+                prepared.outcome = output
+            else:
+                prepared.output = output
+        return batch
+
+    def _finish(self, batch: list[_Prepared], binding: Binding, job: Job) -> list[Any]:
+        for prepared in batch:
+            if prepared.outcome is None:
+                prepared.outcome = self._decode(prepared.output, prepared, binding)
         return [self._write(prepared, job) for prepared in batch]
 
     def _forward(self, ready: list[_Prepared], binding: Binding) -> Sequence[Any]:
-        """One output or one Failure for each input. A failing batch is tried again one by one."""
+        """One output or one Failure for each input.
+
+        A failing batch is tried again one by one; one that is too large for the memory in halves.
+        """
         if not ready:
             return []
         inputs = [prepared.input for prepared in ready]
@@ -167,6 +216,9 @@ class Replica:
             return outputs
         if len(ready) == 1:
             return [outputs]
+        if _memory_is_full(outputs):
+            half = len(ready) // 2
+            return [*self._forward(ready[:half], binding), *self._forward(ready[half:], binding)]
         return [self._forward([prepared], binding)[0] for prepared in ready]
 
     def _forward_checked(self, inputs: list[Any], binding: Binding) -> Sequence[Any]:
@@ -210,7 +262,9 @@ class _Prepared:
     item: Any
     task: Task | None
     outcome: Outcome | None
+    media: Mapping[str, bytes] = field(default_factory=dict)
     input: Any = None
+    output: Any = None
 
 
 class _Patience:
@@ -248,6 +302,11 @@ class _Patience:
                 if self._in_vain:
                     self._in_vain.pop(stage, None)
                 return done
+
+
+def _memory_is_full(failure: Failure) -> bool:
+    """Whether a batch was too large for the memory of the device, or of the machine."""
+    return "OutOfMemory" in failure.reason or "out of memory" in failure.reason or "MemoryError" in failure.reason
 
 
 def reason(error: BaseException) -> str:

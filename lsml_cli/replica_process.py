@@ -20,7 +20,7 @@ from typing import Any
 from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.media import Media
 from lsml_cli.models.base import ModelSpec
-from lsml_cli.replica import AHEAD, Job, Replica, Setting, reason
+from lsml_cli.replica import AHEAD, FETCHERS, Job, Replica, Setting, reason
 
 GC_THRESHOLD = (100_000, 20, 100)  # a batch makes and drops thousands of objects and no cycles: 5 % of the time
 GOODBYE = 5.0  # seconds that a process gets to end by itself
@@ -35,6 +35,7 @@ class Placement:
     device: str
     threads: int = 0
     media: Media | None = None
+    fetchers: int = FETCHERS
 
     def open(self) -> Replica:
         """The replica, loaded and bound. Raises ModelError with the reason when it cannot be."""
@@ -44,7 +45,13 @@ class Placement:
             raise
         except (Exception, SystemExit) as error:
             raise ModelError(f"{self.spec.name} cannot be loaded: {reason(error)}.") from error
-        return Replica(model, self.setting, fetch=self.media.fetch if self.media else None, threads=self.threads)
+        return Replica(
+            model,
+            self.setting,
+            fetch=self.media.fetch if self.media else None,
+            threads=self.threads,
+            fetchers=self.fetchers,
+        )
 
 
 class ReplicaDied(Exception):

@@ -14,6 +14,7 @@ from lsml_cli.destination import is_stream
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.job import Exceptional, Written
 from lsml_cli.output import FileOutput
+from lsml_cli.paths import Folder
 from lsml_cli.pipeline import predict_stream
 from lsml_cli.plan import Plan
 from lsml_cli.records import Record
@@ -45,7 +46,8 @@ def retry_failed(plan: Plan, errors: Path, report: Report) -> Summary:
             "Name it with --output; an unfinished run is continued with --resume.",
         )
     with ExitStack() as stack:
-        source = stack.enter_context(Source(options.tasks, options.id_column))
+        source: Source | Folder = plan.open_source()
+        stack.enter_context(source)
         finished = stack.enter_context(Source(options.output))
         old = iter(finished)
         places = _places(plan, source, old, _failed(errors))
@@ -85,7 +87,7 @@ def _blocks(places: Iterator[_Place], failed_at_most: int) -> Iterator[list[_Pla
 
 
 def _places(
-    plan: Plan, source: Source, finished: Iterator[Record], failed: Iterator[dict[str, Any]]
+    plan: Plan, source: Source | Folder, finished: Iterator[Record], failed: Iterator[dict[str, Any]]
 ) -> Iterator[_Place]:
     """Input and output side by side. Where an unreadable record was, a file of whole tasks has nothing."""
     error = next(failed, None)

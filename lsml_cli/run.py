@@ -16,6 +16,7 @@ from lsml_cli.destination import STDOUT, is_stream
 from lsml_cli.errors import Interrupted, RunStopped
 from lsml_cli.job import Written
 from lsml_cli.output import Output
+from lsml_cli.paths import Folder
 from lsml_cli.plan import Plan
 from lsml_cli.predictions import (
     Failure,
@@ -85,7 +86,7 @@ class Report(Protocol):
 class Run:
     """The counters of one run, and the way of a batch from the replicas to the output."""
 
-    def __init__(self, plan: Plan, source: Source, output: Output, report: Report) -> None:
+    def __init__(self, plan: Plan, source: Source | Folder, output: Output, report: Report) -> None:
         self.plan = plan
         self.options = plan.options
         self.source = source

@@ -1,6 +1,7 @@
 """Where tasks come from: a file or standard input, whatever it holds.
 
-A JSON array, JSON Lines, a stream of JSON objects, CSV, TSV, and gzip of each are recognised by their content.
+A JSON array, JSON Lines, a stream of JSON objects, CSV, TSV, and gzip of each are recognised by their content. A list
+of paths is not: any text could be one, so it has to be asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Self
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
+from lsml_cli.paths import is_picture, read_paths, separator_of, shows_separator
 from lsml_cli.records import CHUNK, WHITESPACE, Depth, Record, cut_objects, read_lines
 from lsml_cli.rows import read_rows
 
@@ -36,18 +38,23 @@ _HEADER_WORD = re.compile(r'("?)[^\W\d][\w .-]{0,63}\1\s*')
 class Source:
     """An open source of records. Iterate it once; use it as a context manager.
 
-    form  "array", "lines", "stream" or "csv", known after opening
-    size  bytes on disk, None for a pipe
+    form   "array", "lines", "stream", "csv" or "paths", known after opening
+    size   bytes on disk, None for a pipe
+    notes  sentences to read once: none, but a `Folder` has some
     """
 
-    def __init__(self, source: str, id_column: str | None = None) -> None:
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, source: str, id_column: str | None = None, paths_key: str | None = None) -> None:
         """Open `source`, a path or "-" for standard input.
 
         id_column names the CSV column that holds task ids; without it every column is data.
+        paths_key says that this is a list of paths and URLs, and under which key of the data they are put.
         Raises UsageError when there is no such file, InputError when it holds nothing that could be tasks.
         """
         self.name = "standard input" if source == STDIN else source
         self.id_column = id_column
+        self._paths_key = paths_key
         self._file = _open(source)
         self.size = None if source == STDIN or not Path(source).is_file() else Path(source).stat().st_size
         self._gunzip: _Gunzip | None = None
@@ -56,10 +63,11 @@ class Source:
         if head[:2] == b"\x1f\x8b":
             raw = self._gunzip = _Gunzip(_Prefixed(head, raw))
             head = b""
-        head = _read_until(raw, head, _is_telling)
+        head = _read_until(raw, head, _is_telling if paths_key is None else shows_separator)
         self._stream: io.BufferedReader[Any] = io.BufferedReader(_Prefixed(head.removeprefix(BOM), raw), CHUNK)
+        self._separator = separator_of(head)  # of a list
         try:
-            self.form = self._recognise(head.removeprefix(BOM))
+            self.form = (self._recognise if paths_key is None else self._recognise_list)(head.removeprefix(BOM))
         except InputError:
             self._file.close()
             raise
@@ -71,6 +79,8 @@ class Source:
         self._file.close()
 
     def __iter__(self) -> Iterator[Record]:
+        if self._paths_key is not None:
+            return read_paths(self._stream, self._ending, self._paths_key, self._separator)
         if self.form == "lines":
             return read_lines(self._stream, self._ending)
         if self.form == "csv":
@@ -99,6 +109,8 @@ class Source:
             return "array"
         if start.startswith(b"{"):
             return _form_of_objects(start)
+        if is_picture(self.name):  # PGM begins like a CSV file with one column
+            raise self._no_text()
         text = first_line.decode("utf-8", "surrogateescape")
         separated = re.search(r"[,;\t]", text)
         if separated and _UNPRINTABLE.search(text):
@@ -108,7 +120,23 @@ class Source:
         shown = first_line[:40].decode("utf-8", "replace")
         raise InputError(f"{self.name} is neither JSON nor CSV: it starts with {shown!r}.", EXPECTED)
 
+    def _recognise_list(self, head: bytes) -> str:
+        """Refuse what is surely no list, instead of looking for a file with the name of each line."""
+        start = head.strip(WHITESPACE + b"\0")
+        if not start:
+            raise InputError(f"{self._ending() or f'{self.name} is empty'}.", "Expected a path or a URL on each line.")
+        if start.startswith(UTF16_BOMS) or is_picture(self.name):
+            raise self._no_text()
+        if re.match(rb"\[\s*[{\]]", start) or _is_object(start.partition(b"\n")[0]):
+            raise InputError(f"{self.name} is JSON, not a list of paths.", "Leave out --from paths.")
+        return "paths"
+
     def _no_text(self) -> InputError:
+        if is_picture(self.name):
+            return InputError(
+                f"{self.name} is a picture, not a file of tasks.",
+                "Name the folder that it is in, or pipe its path: echo PICTURE | lsml predict - --from paths",
+            )
         return InputError(
             f"{self.name} is UTF-16 or binary, not UTF-8 text.",
             "Convert it first, for example: iconv -f UTF-16 -t UTF-8 tasks.json > tasks-utf8.json",

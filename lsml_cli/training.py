@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -19,6 +20,7 @@ from lsml_cli.annotations import Which, chosen
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
 from lsml_cli.holdout import Plan, plan_fit, require_share
 from lsml_cli.label_config import Control, LabelConfig
+from lsml_cli.media import Media
 from lsml_cli.metrics import Metrics, classification
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
 from lsml_cli.predictions import Failure, Outcome, Prediction
@@ -104,6 +106,8 @@ def fit_version(
     fail_under: Sequence[str] = (),
     refit: bool = False,
     continuing: bool = False,
+    media: Media | None = None,
+    device: str = "cpu",
     progress: Progress = lambda sentence: None,
 ) -> FitResult:
     """Train on annotated tasks, measure on those held out, write the version below `output` and promote it.
@@ -112,6 +116,8 @@ def fit_version(
     fail_under                       gates, see `gates.parse_gates`; a version that misses one is not promoted
     refit                            train again on everything after the measurement and the gates
     continuing                       start from the weights of `spec`, a trained version, instead of afresh
+    media                            where the pictures are that tasks point to
+    device                           where to train: "cpu", "cuda:0"
     progress                         takes a sentence every now and then
 
     Unless `refit` asks for another, the model that is kept is the one that was measured. Tasks that cannot be read are
@@ -131,18 +137,19 @@ def fit_version(
         progress(f"Cannot be read: {place}.")
     wanted = check_gates(config, plan, fail_under)
     with drafts.begin(output) as draft:
-        state = _fit(start, config, plan.train, plan.held_out, draft.folder, progress)
+        workplace = _Workplace(media, device)
+        state = _fit(start, config, plan.train, plan.held_out, draft.folder, workplace, progress)
         trained = replace(start, path=draft.folder, state=state, earlier=None)
         if plan.held_out:
             progress(f"Measuring on {plan.counts['holdout']:,} held-out tasks.")
-        outcomes = _predict(trained, config, [example.task for example in plan.held_out])
+        outcomes = _predict(trained, config, [example.task for example in plan.held_out], workplace)
         metrics = measure(config, plan.held_out, outcomes)
         verdicts = gates.judge(wanted, metrics)
         passed = all(verdict.passed for verdict in verdicts)
         if refit and passed:
             progress("Training again on everything, the held-out tasks too (--refit).")
             draft.clear()
-            state = _fit(start, config, [*plan.train, *plan.held_out], [], draft.folder, progress)
+            state = _fit(start, config, [*plan.train, *plan.held_out], [], draft.folder, workplace, progress)
         version = draft.keep(
             family=registry.family_name(spec.target),
             label_config=config.xml,
@@ -249,17 +256,27 @@ def _guess(control: Control, outcome: Outcome) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class _Workplace:
+    """Where a model trains, and where it finds what tasks point to."""
+
+    media: Media | None
+    device: str
+
+
 def _fit(
     start: ModelSpec,
     config: LabelConfig,
     train: Sequence[Labelled],
     held_out: Sequence[Labelled],
     folder: Path,
+    place: _Workplace,
     progress: Progress,
 ) -> Mapping[str, Json]:
     """Let a new model learn; what somebody else's `fit` raises becomes a sentence about that model."""
     model = start.build()
     binding: Binding = model.bind(config, {}, None)
+    binding.media, binding.device = place.media, place.device
     try:
         state = model.fit(train, held_out, binding, folder, progress)
     except LsmlError:
@@ -281,11 +298,12 @@ def _blame(start: ModelSpec, why: str, error: BaseException) -> NoReturn:
     raise ModelError(f"{start.name} {why}.", "LSML_DEBUG=1 shows where in its code.") from error
 
 
-def _predict(spec: ModelSpec, config: LabelConfig, tasks: Sequence[Task]) -> list[Outcome]:
+def _predict(spec: ModelSpec, config: LabelConfig, tasks: Sequence[Task], place: _Workplace) -> list[Outcome]:
     """By the way that `lsml predict` goes, with the weights as they were written."""
     if not tasks:
         return []
-    with pipeline.open_replicas(spec, config) as replicas:
+    workers = (os.cpu_count() or 1) if spec.family().place == "threads" else 1
+    with pipeline.open_replicas(spec, config, devices=[place.device], workers=workers, media=place.media) as replicas:
         stream = pipeline.predict_stream(replicas, tasks, batch_size=spec.family().batch_size)
         return [outcome for _, outcome in stream]
 

@@ -154,7 +154,7 @@ def test_prefixes_with_their_folders(work: Path) -> None:
     Path("data/mine.toml").write_text('[predict]\nmap = ["s3://bucket/=copy"]\nmedia-cache-size = 1000\n')
     found = shown("predict", "--config", "data/mine.toml")
     assert found["map"] == (["s3://bucket/=data/copy"], "data/mine.toml")
-    assert found["media-cache-size"][0] == "1000"
+    assert found["media-cache-size"][0] == 1000
     assert shown("predict", "--config", "data/mine.toml", "--map", "a=b")["map"] == (["a=b"], "command line")
 
 
@@ -249,6 +249,7 @@ HARMFUL = {
     'upload-root = ".."': "upload-root is data/.., outside of its folder",
     'media-cache = "/tmp/cache"': "media-cache is /tmp/cache, outside of its folder",
     'label-studio-url = "https://evil.example"': "label-studio-url is neither a name nor a number",
+    'from = "paths"': "from says what is read, and from where",
     'map = ["s3://bucket/=/"]': "map is /, outside of its folder",
     'map = ["a=b", "/data/local-files/?d==../.."]': "map is data/../.., outside of its folder",
     'map = ["a=link"]': "map is data/link, outside of its folder",
@@ -269,7 +270,7 @@ def test_a_file_beside_the_data_decides_nothing_harmful(work: Path, line: str) -
     assert f"--{key} on the command line or, if the file is your own, --config data/lsml.toml" in str(refused.value)
     # Whoever names the file vouches for it; and what a flag decides, the file does not.
     assert shown("predict", "-", "--config", "data/lsml.toml")[key][1] == "data/lsml.toml"
-    flag = ["--with", f"{line.split()[3]}=1"] if key == "with" else [f"--{key}", "mine"]
+    flag = ["--with", f"{line.split()[3]}=1"] if key == "with" else [f"--{key}", "tasks" if key == "from" else "mine"]
     assert shown("predict", "data/tasks.json", *flag)[key][1] == "command line"
 
 
@@ -295,6 +296,7 @@ def evil_version(family: str) -> None:
 def test_every_option_is_known_to_be_harmless_or_not() -> None:
     """A new option that takes any string is not read from beside the data, until its metavar says what it takes."""
     closed = {"allow-host", "basic-auth", "host", "jobs", "label-studio-url", "secret-path"}  # addresses, secrets
+    closed |= {"from"}  # of predict: paths that lead anywhere
     assert {key for (_, key), option in OPTIONS.items() if is_closed(option)} == closed
 
 

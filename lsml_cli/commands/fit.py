@@ -66,6 +66,13 @@ def fit(
         bool, typer.Option("--dry-run", help="Say what would be trained on, and do nothing else.")
     ] = False,
     params: options.With = None,
+    device: options.Device = "auto",
+    document_root: options.DocumentRoot = None,
+    upload_root: options.UploadRoot = None,
+    label_studio_url: options.LabelStudioUrl = None,
+    maps: options.Maps = None,
+    media_cache: options.MediaCache = None,
+    media_cache_size: options.MediaCacheSize = "10G",
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
     settings: options.Config = None,
@@ -84,14 +91,16 @@ def fit(
 
         lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
-    from lsml_cli import registry, tasks, training
+    from lsml_cli import plan, registry, tasks, training
     from lsml_cli.commands import fit_report
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
+    from lsml_cli.commands.media_options import to_media
     from lsml_cli.destination import require_different_files
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.holdout import plan_fit
     from lsml_cli.label_config import LabelConfig
+    from lsml_cli.pipeline import find_devices
 
     spec = _spec(model, earlier, params or [])
     config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
@@ -109,6 +118,18 @@ def fit(
         },
         {"--summary": str(summary) if summary else None},
     )
+    media = to_media(
+        root=plan.media_root(export),
+        document_root=document_root,
+        upload_root=upload_root,
+        label_studio_url=label_studio_url,
+        maps=maps or [],
+        cache=media_cache,
+        cache_size=media_cache_size,
+    )
+    devices = find_devices(device, spec.family())
+    if len(devices) > 1:
+        raise UsageError("A model is trained on one device.", f"Name one: --device {devices[0]}")
     export_tasks = tasks.read_tasks(export, controls=frozenset(config.controls))
     with Console(quiet) as console:
         for warning in config.warnings:
@@ -117,13 +138,13 @@ def fit(
             start = training.starting_point(spec, earlier is not None)
             start.build().bind(config, {}, None)
             training.check_options(config, held_out, fail_under or [], refit)
-            plan = plan_fit(export_tasks, config, holdout=held_out, seed=seed, which_annotation=annotation)
-            training.check_gates(config, plan, fail_under or [])
-            for sentence in fit_report.unread_sentences(plan, export):
+            asked = plan_fit(export_tasks, config, holdout=held_out, seed=seed, which_annotation=annotation)
+            training.check_gates(config, asked, fail_under or [])
+            for sentence in fit_report.unread_sentences(asked, export):
                 console.note(sentence, important=True)
-            summary_file.write(summary, plan.to_json())
-            fit_report.print_plan(plan)
-            raise typer.Exit(3 if plan.unread else 0)
+            summary_file.write(summary, asked.to_json())
+            fit_report.print_plan(asked)
+            raise typer.Exit(3 if asked.unread else 0)
         try:
             found = training.fit_version(
                 spec,
@@ -136,6 +157,8 @@ def fit(
                 fail_under=fail_under or [],
                 refit=refit,
                 continuing=earlier is not None,
+                media=media,
+                device=devices[0],
                 progress=console.note,
             )
         except KeyboardInterrupt:

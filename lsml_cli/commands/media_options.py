@@ -15,6 +15,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}  # bytes
 def to_media(
     *,
     root: Path | None,
+    confined: bool = True,
     document_root: Path | None = None,
     upload_root: Path | None = None,
     label_studio_url: str | None = None,
@@ -26,6 +27,7 @@ def to_media(
     """Where media are looked for. The key of Label Studio comes from LABEL_STUDIO_API_KEY, which is read here.
 
     root        folder that plain paths are below; None: no plain path is read
+    confined    whether a plain path has to lie there, see `Media`
     maps        "PREFIX=DIR"
     cache_size  "10G", "500M", or bytes
 
@@ -37,6 +39,7 @@ def to_media(
     size = to_bytes(cache_size) if cache_size is not None else None
     return Media(
         root=root,
+        confined=confined,
         document_root=document_root,
         upload_root=upload_root,
         maps=tuple(map(to_map, maps)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,6 +32,22 @@ Device = Annotated[
 ]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, metavar="N", help="Tasks per forward; the model knows a good one.")
+]
+BatchSizeOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N|auto",
+        help="Tasks per forward; the model knows a good one, auto finds the best for this device.",
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"] | None,
+    typer.Option("--precision", help="Of models that have one; auto takes the quickest that gives the same answers."),
+]
+FetchConcurrency = Annotated[
+    int,
+    typer.Option("--fetch-concurrency", min=1, metavar="N", help="Media that are fetched at a time."),
 ]
 Threshold = Annotated[
     float | None,

@@ -11,7 +11,9 @@ from lsml_cli.commands import options
 
 
 def predict(
-    tasks: Annotated[str, typer.Argument(metavar="TASKS", help="A file of tasks, or - for standard input.")],
+    tasks: Annotated[
+        str, typer.Argument(metavar="TASKS", help="A file of tasks, a folder of pictures, or - for standard input.")
+    ],
     model: options.Model,
     label_config: options.LabelConfigFile = None,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
@@ -26,12 +28,14 @@ def predict(
             help="tasks: whole tasks that import as they are; predictions: what import/predictions takes.",
         ),
     ] = "tasks",
-    batch_size: options.BatchSize = None,
+    batch_size: options.BatchSizeOrAuto = None,
     workers: Annotated[
         int,
         typer.Option("--workers", "-w", min=1, metavar="N", help="Processes (text) or encoding threads (pictures)."),
     ] = 1,
+    fetch_concurrency: options.FetchConcurrency = 16,
     device: options.Device = "auto",
+    precision: options.Precision = None,
     limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Only the first N tasks.")] = None,
     threshold: options.Threshold = None,
     label_map: options.LabelMap = None,
@@ -39,6 +43,16 @@ def predict(
         str | None, typer.Option("--model-version", metavar="TEXT", help="What predictions carry as model_version.")
     ] = None,
     params: options.With = None,
+    input: Annotated[
+        Literal["tasks", "paths"],
+        typer.Option("--from", help="What TASKS holds; paths: a path or URL on each line (or NUL-separated)."),
+    ] = "tasks",
+    data_key: Annotated[
+        str | None,
+        typer.Option(
+            "--data-key", metavar="NAME", help="Where paths go in a task's data; what the config shows if not given."
+        ),
+    ] = None,
     id_column: Annotated[
         str | None,
         typer.Option("--id-column", metavar="NAME", help="Column or key with the task id, for CSV and bare items."),
@@ -89,6 +103,7 @@ def predict(
     """Predict every task of TASKS and write Label Studio predictions.
 
     TASKS is what Label Studio exports or imports: a JSON array, JSON Lines, JSON_MIN, CSV, TSV, each also gzipped.
+    Or it is a folder, and each picture below it is a task; or, with --from paths, a list of paths and URLs.
     Exit code 0: all predicted; 3: finished, but tasks failed; 1: stopped; 2: wrong usage.
 
     Examples:
@@ -96,6 +111,10 @@ def predict(
         lsml predict tasks.json --model models/news -o predictions.json
 
         cat tasks.jsonl | lsml predict - --model models/news | head -3
+
+        lsml predict photos/ --model models/rooms -o predictions.json
+
+        find photos -name '*.jpg' | lsml predict - --from paths --model models/rooms
     """
     from dataclasses import replace
 
@@ -112,7 +131,8 @@ def predict(
     if output == STDOUT:  # which may have been led into the input: `>> tasks.jsonl` would never end
         require_different_files({"the input": tasks}, {"standard output": "/dev/fd/1"})
     with stdout_for_data(), Console(quiet) as console:
-        spec = registry.find_model(model, registry.parse_params(params or []))
+        given = registry.parse_params(params or []) | ({"precision": precision} if precision else {})
+        spec = registry.find_model(model, given)
         if model_version is not None:
             spec = replace(spec, shown_as=model_version)
         config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
@@ -125,10 +145,13 @@ def predict(
             config,
             plan.PredictOptions(
                 tasks=tasks,
+                input=input,
+                data_key=data_key,
                 output=output,
                 format=format,
                 shape=shape,
-                batch_size=batch_size,
+                batch_size=plan.read_batch_size(batch_size) if batch_size is not None else None,
+                fetchers=fetch_concurrency,
                 workers=workers,
                 device=device,
                 limit=limit,
@@ -143,7 +166,8 @@ def predict(
                 resume=resume,
                 summary=str(summary) if summary else None,
                 media=to_media(
-                    root=plan.media_root(tasks),
+                    root=plan.media_root(tasks, input),
+                    confined=not plan.names_files(tasks, input),
                     document_root=document_root,
                     upload_root=upload_root,
                     label_studio_url=label_studio_url,

@@ -31,6 +31,8 @@ NOT_SETTINGS = frozenset(
 PATHS = frozenset({"FILE", "DIR", "ERRORS"})
 MODELS = frozenset({"MODEL"})
 HARMLESS = frozenset({"TEXT", "NAME", "DEVICE", "SHARE", "FRACTION", "N", "METRIC", "VALUE", "KEY", "LIST", "SIZE"})
+# Choices that are not: with `from = "paths"` the lines of a file may lead anywhere on this machine.
+OPEN_CHOICES = frozenset({"from"})
 NUMBERS = frozenset({"SHARE", "FRACTION", "N", "SIZE"})  # a string option that may be a number
 
 _WORDS: Mapping[Any, str] = {
@@ -69,13 +71,20 @@ class Option:
         """Whether this value is one: "-" is standard output, and --holdout takes a share as well as a file."""
         return self.is_path and value != "-" and not (self.words & NUMBERS and _is_number(value))
 
+    def as_number(self, value: Any) -> Any:
+        """A whole number where that is what the text of such an option says."""
+        written = isinstance(value, str) and bool(self.words & NUMBERS) and value.isascii() and value.isdigit()
+        return int(value) if written else value
+
     @property
     def is_model(self) -> bool:
         return bool(self.words & MODELS)
 
     @property
     def is_open(self) -> bool:
-        """Whether any string could stand here, which may be more than a name or a text."""
+        """Whether what could stand here may be more than a name or a text."""
+        if self.key in OPEN_CHOICES:
+            return True
         return bool({str, list} & set(self.kinds)) and not (self.words and self.words <= HARMLESS)
 
 

@@ -137,7 +137,7 @@ def _shown(
         elif value is None or value in ([], ()):
             lines.append((f"# {key} is not set", "required" if option.param.required else place))
         else:
-            lines.append((f"{key} = {to_toml(value)}", place))
+            lines.append((f"{key} = {to_toml(option.as_number(value))}", place))
     yield f"# {settings.path}: {'read' if settings.there else 'not there'}"
     yield f"[{command}]"
     yield from _aligned(lines)

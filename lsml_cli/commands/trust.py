@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.commands.setting import Option
+from lsml_cli.commands.setting import OPEN_CHOICES, Option
 from lsml_cli.errors import UsageError
 from lsml_cli.versions import is_folder
 
@@ -34,6 +34,8 @@ def _objection(option: Option, value: Any, folder: Path) -> str | None:
         return next(filter(None, objections), None)
     if option.table:
         return _table_objection(value)
+    if option.key in OPEN_CHOICES:
+        return "says what is read, and from where"
     return "is neither a name nor a number" if option.is_open else None
 
 

@@ -51,6 +51,8 @@ class Media:
         a path                              below `root`
 
     root           folder that plain paths are below, relative or absolute; None: no plain path is read
+    confined       whether a plain path has to lie below `root`. Only where the user names the files himself, not where
+                   a task does that somebody else wrote, it need not: then `root` is where relative ones begin
     document_root  what /data/local-files/?d=… is below
     upload_root    what /data/upload/… is below: media/upload in the data folder of Label Studio
     maps           (prefix of a value, folder that the rest is looked for in); the longest prefix counts
@@ -74,6 +76,7 @@ class Media:
     largest: int = LARGEST_FILE
     slowest: float = SLOWEST_FILE
     patience: float = PATIENCE
+    confined: bool = True
     _process: _Process = field(default_factory=lambda: _Process(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -131,6 +134,7 @@ class Media:
             upload_root=self.upload_root,
             maps=self.maps,
             login=self.label_studio,
+            confined=self.confined,
         )
 
     def _route(self, place: Place, value: str, task_id: int | None) -> _Route:

@@ -11,10 +11,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Below:
-    """A path that is meant to lie below a folder: relative to it, or absolute."""
+    """A path that is meant to lie below a folder: relative to it, or absolute.
+
+    confined  whether it has to lie there; if not, the folder is only where a relative path begins
+    """
 
     folder: Path
     path: str
+    confined: bool = True
 
     def resolve(self) -> Path:
         """Where it is, links followed. Raises ValueError when that is outside of the folder, or may be."""
@@ -22,6 +26,8 @@ class Below:
             raise ValueError(f"{self.path!r} holds a NUL character")
         folder = Path(os.path.realpath(self.folder))  # unlike Path.resolve, no error for links in a circle
         path = Path(os.path.realpath(folder / self.path))
+        if not self.confined:
+            return path
         if not path.is_relative_to(folder):
             raise ValueError(f"{self.path} lies outside of {folder}")
         if ".." in Path(self.path).parts:  # what is inside today is outside when a link changes

@@ -49,6 +49,7 @@ def locate(
     upload_root: Path | None,
     maps: Sequence[tuple[str, Path]],
     login: Login | None,
+    confined: bool = True,
 ) -> Place:
     """Where to look for what a value points to. The arguments are those of `Media`.
 
@@ -67,7 +68,8 @@ def locate(
     served = _served(value, scheme, login)
     if served is not None:
         # The tasks themselves may lie in a folder of this machine that is called /data/upload.
-        plain = (Below(root, value),) if root is not None and Path(value).is_relative_to(root.absolute()) else ()
+        below = root is not None and (not confined or Path(value).is_relative_to(root.absolute()))
+        plain = (Below(root, value, confined),) if root is not None and below else ()
         return Place("studio", served, files=(*_local(served, document_root, upload_root), *plain))
     if scheme in ("http", "https"):
         return Place("web", value)
@@ -78,7 +80,7 @@ def locate(
         )
     if root is None:
         raise ValueError(f"{shown(value)} is a path, and no folder was named that files are read from")
-    return _file(value, root, _spellings(value))
+    return _file(value, root, _spellings(value), confined)
 
 
 def scheme_of(value: str) -> str:
@@ -161,8 +163,8 @@ def _local(served: str, document_root: Path | None, upload_root: Path | None) ->
     return ()
 
 
-def _file(value: str, folder: Path, paths: Sequence[str]) -> Place:
-    if not (files := _all_below(folder, paths)):
+def _file(value: str, folder: Path, paths: Sequence[str], confined: bool = True) -> Place:
+    if not (files := _all_below(folder, paths, confined)):
         raise ValueError(f"{shown(value)!r} names no file")
     return Place("file", files=files)
 
@@ -173,8 +175,8 @@ def _spellings(path: str) -> list[str]:
     return [path, decoded(path), base, decoded(base)]
 
 
-def _all_below(folder: Path, paths: Sequence[str]) -> tuple[Below, ...]:
-    return tuple(Below(folder, path) for path in dict.fromkeys(paths) if path)
+def _all_below(folder: Path, paths: Sequence[str], confined: bool = True) -> tuple[Below, ...]:
+    return tuple(Below(folder, path, confined) for path in dict.fromkeys(paths) if path)
 
 
 def decoded(path: str) -> str:

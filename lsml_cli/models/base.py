@@ -31,6 +31,7 @@ from typing import Any, ClassVar, Literal
 
 from lsml_cli.errors import LabelMismatch, LsmlError, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
+from lsml_cli.media import Media
 from lsml_cli.predictions import Prediction
 from lsml_cli.tasks import Labelled, Task
 
@@ -108,6 +109,7 @@ class Binding:
     One binding lives as long as its replica, so a family may subclass it to cache what depends on the config.
     `notes` are sentences the user should read once: classes without a label, a model that is untrained.
     `meetings` tell which class became which label, for a model that has classes.
+    `media` and `device` are for `fit`: it fetches for itself what the tasks point to, and trains where it is told to.
     """
 
     config: LabelConfig
@@ -116,6 +118,17 @@ class Binding:
     threshold: float | None = None
     notes: tuple[str, ...] = ()
     meetings: tuple[Meeting, ...] = ()
+    media: Media | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a model settled about a run: parameters, tasks of a batch (None: as asked), and a sentence to read."""
+
+    params: Mapping[str, Json]
+    batch_size: int | None
+    note: str
 
 
 class Model(ABC):
@@ -129,6 +142,7 @@ class Model(ABC):
     params      the model's own parameters and their defaults; `--with` may set these and no others
                 (None: any)
     can_continue  whether `fit` starts from the weights of `spec.earlier` where there is one
+    tunes       parameters that `tune` settles when their value is "auto"
     fills       control tags it fills, each with the object tags it can be about: {"Choices": ("Text", "Paragraphs")}.
                 A label config without such a pair is refused. Empty: the model does not say
     needs       modules that it imports when it loads and that its package may come without: ("torch",)
@@ -146,6 +160,7 @@ class Model(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
     can_continue: ClassVar[bool] = False
+    tunes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -153,6 +168,11 @@ class Model(ABC):
     @property
     def version(self) -> str:
         return self.spec.model_version
+
+    @classmethod
+    def devices_here(cls) -> Sequence[str]:
+        """The devices of this machine that the model can use, the best first: ("cuda:0", "cuda:1", "cpu")."""
+        return cls.devices
 
     def param(self, name: str) -> Any:
         """The value given with `--with NAME=VALUE`, else the class's default."""
@@ -193,6 +213,17 @@ class Model(ABC):
     @abstractmethod
     def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
         """One output -> the prediction in Label Studio's terms; no regions when nothing was found."""
+
+    def tune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> Tuning | None:
+        """Settle once, on the device, what a run must not decide twice: a precision, a batch size.
+
+        inputs      what `encode` made of the first tasks; may be empty
+        batch_size  tasks of a batch, None when a good number is to be found
+
+        Called on a loaded model before the first batch; every replica gets the parameters that come back, and a
+        resumed run those of its beginning. None: there is nothing to settle.
+        """
+        return None
 
     def fit(
         self,

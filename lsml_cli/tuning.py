@@ -1,0 +1,77 @@
+"""What a run settles once, before its first batch: the precision and the batch size that suit model and device.
+
+It is settled on the first tasks, by the model itself (`Model.tune`), and becomes part of what the run was started with:
+every replica works by it, and so does a resumed run, whose bytes would not be the same otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from lsml_cli.destination import beside, is_stream
+from lsml_cli.models.base import Json, Tuning
+from lsml_cli.plan import Plan
+from lsml_cli.records import Record
+from lsml_cli.replica import Setting
+from lsml_cli.replica_process import Placement
+from lsml_cli.resume import Found
+
+SAMPLE = 64  # tasks; an input with fewer is done before there would be anything to gain
+
+
+def tuned(plan: Plan, records: Iterator[Record]) -> tuple[Plan, Iterator[Record], str]:
+    """The plan with everything settled, all the records, and a sentence about it ("" when there was nothing).
+
+    Raises ModelError when the model cannot be loaded.
+    """
+    open_questions = [name for name in plan.model.tunes if plan.model.param(name) == "auto"]
+    if not open_questions and plan.options.batch_size != "auto":
+        return plan, records, ""
+    if plan.options.resume and (known := _settled(plan)) is not None:
+        return settle(plan, known), records, ""
+    sample = list(islice(records, SAMPLE))
+    every = chain(sample, records)
+    if len(sample) < SAMPLE or (plan.options.limit is not None and plan.options.limit < SAMPLE):
+        return plan, every, ""
+    found = _ask(plan, sample)
+    if found is None:
+        return plan, every, ""
+    return settle(plan, dict(found.params) | {"batch_size": found.batch_size}), every, found.note
+
+
+def settle(plan: Plan, found: Mapping[str, Json]) -> Plan:
+    """The plan with these answers; `batch_size` among them, None for the one it has."""
+    params = {name: value for name, value in found.items() if name != "batch_size"}
+    spec = replace(plan.spec, params=dict(plan.spec.params) | params)
+    size = found.get("batch_size")
+    return replace(
+        plan, spec=spec, model=spec.build(), batch_size=size if isinstance(size, int) else plan.batch_size,
+        tuned=dict(found),
+    )  # fmt: skip
+
+
+def _ask(plan: Plan, sample: list[Record]) -> Tuning | None:
+    options = plan.options
+    setting = Setting(plan.binding.config, options.label_map, None, options.threshold)
+    replica = Placement(plan.spec, setting, plan.devices[0], media=plan.media).open()
+    try:
+        inputs = replica.inputs(sample, setting, plan.job)
+        size = None if options.batch_size == "auto" else plan.batch_size
+        return replica.model.tune(replica.binding(setting), inputs, size)
+    finally:
+        replica.close()
+
+
+def _settled(plan: Plan) -> Mapping[str, Any] | None:
+    """What the run to be resumed has settled; None when there is no such run, or when it had nothing to settle."""
+    output = plan.options.output
+    if is_stream(output):
+        return None
+    header = Found.read(beside(Path(output), ".part.journal"), sys.maxsize, sys.maxsize).header
+    found = header.get("tuned") if header else None
+    return found if isinstance(found, dict) else None
