@@ -1,0 +1,363 @@
+"""Transfer learning with torchvision: fills `Choices` over `Image`.
+
+preprocessing.py  a picture -> the pixels that a net looks at
+nets.py           architectures, weights in and out
+looking.py        batches of pixels -> scores, on a device, in a precision
+learning.py       pictures and answers -> a trained net
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lsml_cli.annotations import chosen
+from lsml_cli.errors import LabelMismatch, ModelError, UsageError
+from lsml_cli.label_config import LabelConfig, Object
+from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
+from lsml_cli.models.choices.heads import (
+    ChoicesBinding,
+    Head,
+    choices_about,
+    stored_heads,
+    to_state,
+    warm_binding,
+)
+from lsml_cli.models.choices.lessons import Lesson, lessons
+from lsml_cli.models.choices.logistic import Wanted
+from lsml_cli.models.image_classifier import learning, looking, nets
+from lsml_cli.models.image_classifier.learning import Album, Picture, Recipe
+from lsml_cli.models.image_classifier.looking import AGREEMENT, Eye, Precision
+from lsml_cli.models.image_classifier.preprocessing import Preprocessing
+from lsml_cli.predictions import Prediction
+from lsml_cli.tasks import Labelled, Task, kind
+
+if TYPE_CHECKING:
+    from lsml_cli.models.image_classifier.preprocessing import Pixels
+
+__all__ = ["ImageClassifier"]
+
+TAGS = ("Image",)
+STRATEGIES = ("head", "full")
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # tasks of a batch that are tried for --batch-size auto
+GOOD_ENOUGH = 0.97  # of the best rate: the smallest batch that reaches it is taken
+
+
+class ImageClassifier(Model):
+    """Learns from a few dozen pictures on a laptop, and from many on a GPU."""
+
+    place: ClassVar = "threads"
+    batch_size: ClassVar[int] = 32
+    devices: ClassVar[tuple[str, ...]] = ("cuda", "mps", "cpu")
+    can_continue: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
+    extra: ClassVar[str | None] = "vision"
+    fills: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": TAGS}
+    tunes: ClassVar[tuple[str, ...]] = ("precision",)
+    params: ClassVar[Mapping[str, Json]] = {
+        "arch": "resnet18",
+        "weights": "default",
+        "image_size": None,
+        "precision": "auto",
+        "compile": False,
+        "fast_decode": False,
+        "strategy": "head",
+        "C": 1.0,
+        "class_weight": None,
+        "epochs": 25,
+        "lr": 0.005,
+        "batch_size": 32,
+        "augment": True,
+        "patience": 10,
+        "seed": 0,
+    }
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        for name, (is_fine, wanted) in _PARAMS.items():
+            if not is_fine(self.param(name)):
+                raise UsageError(f"{name} must be {wanted}, not {self.param(name)!r}.")
+        self._heads = stored_heads(spec)
+        self._arch, self._preprocessing = self._stored()
+        self._eyes: list[Eye] = []
+
+    @classmethod
+    def devices_here(cls) -> Sequence[str]:
+        return looking.devices_here()
+
+    def load(self, device: str) -> None:
+        _share_cores(device)
+        preprocessing = self._look()
+        precision: Precision = "fp32" if self.param("precision") == "auto" else self.param("precision")
+        if self.spec.path is not None:
+            loaded = nets.load(self.spec.path, self._arch, _widths(self._heads))
+        else:
+            loaded = [nets.with_its_own_classes(self._arch)] if self.param("weights") == nets.DEFAULT else []
+        self._eyes = [Eye(net, device, preprocessing, precision, self.param("compile")) for net in loaded]
+
+    def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> ChoicesBinding:
+        pairs = choices_about(config, TAGS, "The image classifier")
+        binding = ChoicesBinding(config, label_map, project)
+        if self.spec.path is not None:
+            return warm_binding(binding, pairs, self._heads)
+        return self._cold(binding, pairs)
+
+    def sources(self, task: Task, binding: Binding) -> list[str]:
+        assert isinstance(binding, ChoicesBinding)
+        return [_value(source.object, task) for source in binding.sources]
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> tuple[Pixels, ...]:
+        """The pixels, (crop, crop, 3), of each picture that the binding looks at."""
+        assert isinstance(binding, ChoicesBinding)
+        look, fast = self._look(), bool(self.param("fast_decode"))
+        return tuple([look.pixels(media[_value(source.object, task)], fast) for source in binding.sources])
+
+    def forward(self, inputs: Sequence[Sequence[Pixels]], binding: Binding) -> Sequence[Any]:
+        """One tuple of what `Answer.probabilities` says for each input."""
+        assert isinstance(binding, ChoicesBinding)
+        if not inputs or not binding.answers:
+            return [()] * len(inputs)
+        scores = [
+            self._eyes[source.scorer].scores([given[i] for given in inputs]) for i, source in enumerate(binding.sources)
+        ]
+        return list(zip(*(answer.probabilities(scores[answer.source]) for answer in binding.answers), strict=True))
+
+    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
+        assert isinstance(binding, ChoicesBinding)
+        return Prediction.of(binding.fill(task, output), self.version)
+
+    def tune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> Tuning | None:
+        """The quickest precision that gives the same answers, and the smallest batch that is about as quick as any."""
+        if self.param("precision") != "auto" and batch_size is not None:
+            return None
+        if not inputs or not self._eyes:
+            return Tuning({"precision": "fp32"}, batch_size or self.batch_size, "")
+        sample: list[Pixels] = [each[0] for each in inputs]
+        params: dict[str, Json] = {}
+        notes = []
+        eye = self._eyes[0]
+        if self.param("precision") == "auto":
+            precision, why = self._best_precision(eye, sample)
+            params["precision"] = precision
+            notes.append(why)
+            eye = eye.with_precision(precision, self._look())
+        if batch_size is None:
+            batch_size = _best_size(eye, sample)
+            notes.append(f"{batch_size} pictures at a time.")
+        return Tuning(params, batch_size, " ".join(notes))
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Json]:
+        """Learn the controls that have annotations, a net for each object; `holdout` is for early stopping."""
+        import torch
+
+        if binding.media is None:
+            raise UsageError(
+                "Pictures cannot be fetched here.", "Say where they are: fit_version(..., media=Media(...))."
+            )
+        torch.manual_seed(self.param("seed"))
+        recipe = self._recipe(binding.device)
+        heads: list[Json] = []
+        trained: list[Any] = []
+        agreements: dict[str, list[float]] = {}
+        pairs = choices_about(binding.config, TAGS, "The image classifier")
+        for lesson in lessons(train, pairs, _picture, progress):
+            names = " and ".join(f'"{name}"' for name in lesson.heads)
+            progress(f"Learning {names} from {len(lesson.inputs):,} pictures ({recipe.arch}, {recipe.strategy}).")
+            album = Album(lesson.inputs, self._look(), binding.media.fetch, recipe.delays)
+            wanted = list(lesson.heads.values())
+            net = self._starting_net(lesson, progress)
+            seen, checks = _checks(lesson, holdout, album, binding.config)
+            learned = learning.learn(net, album, wanted, seen, checks, recipe, progress)
+            lesson.heads = dict(zip(lesson.heads, learned, strict=True))
+            heads += to_state(lesson, len(trained))
+            trained.append(net)
+            for name, share in learning.agreements(net, seen if seen.pictures else album, recipe).items():
+                agreements.setdefault(name, []).append(share)
+        nets.save(out_dir, trained)
+        return {
+            "heads": heads,
+            "arch": self._arch,
+            "preprocessing": self._look().to_json(),
+            "agreement": {name: round(min(shares), 4) for name, shares in agreements.items()},
+        }
+
+    def _stored(self) -> tuple[str, Preprocessing | None]:
+        """Architecture and preprocessing: those of the version, for which its weights were made, or as asked for."""
+        state: Any = self.spec.state
+        if self.spec.path is None or not state:
+            return str(self.param("arch")), None
+        try:
+            arch, look = str(state["arch"]), Preprocessing.from_json(state["preprocessing"])
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"The state of {self.spec.model_version} is not that of an image classifier.") from error
+        if self.param("arch") != arch:
+            raise UsageError(f"{self.spec.model_version} is a {arch}, not a {self.param('arch')}.", "Leave out arch.")
+        return arch, look
+
+    def _look(self) -> Preprocessing:
+        if self._preprocessing is None:
+            nets.require_architecture(self._arch)
+            self._preprocessing = nets.preprocessing_of(self._arch, self.param("image_size"))
+        return self._preprocessing
+
+    def _cold(self, binding: ChoicesBinding, pairs: Sequence[tuple[Any, Object]]) -> ChoicesBinding:
+        """Before any training: the classes of the weights themselves, where labels have their names."""
+        if self.param("weights") != nets.DEFAULT:
+            binding.notes = ("The model is untrained and predicts nothing; `lsml fit` trains it.",)
+            return binding
+        nets.require_architecture(self._arch)
+        classes = tuple(nets.categories_of(self._arch))
+        heads = [Head(control.name, source.name, 0, 0, classes, False) for control, source in pairs]
+        try:
+            found = warm_binding(binding, pairs, heads)
+        except LabelMismatch:
+            binding.notes = (
+                f"The model is untrained; {self._arch} knows {len(classes):,} classes, none of which is a label here. "
+                "`lsml fit` trains it, or --label-map says which class is which label.",
+            )
+            return binding
+        found.notes = ("The model is untrained and goes by the classes of its weights.", *found.notes[:1])
+        return found
+
+    def _starting_net(self, lesson: Lesson[Picture], progress: Progress) -> Any:
+        """A net with the weights to begin with: of an earlier version, of a file, torchvision's, or random ones."""
+        classes = sum(len(head.classes) for head in lesson.heads.values())
+        earlier = self.spec.earlier
+        if earlier is None or earlier.path is None:
+            net = nets.build(self._arch, classes)
+            nets.fill(net, self._arch, str(self.param("weights")))
+            return net
+        heads = stored_heads(earlier)
+        scorer = next((head.scorer for head in heads if head.object == lesson.source.name), 0)
+        net = nets.load(earlier.path, self._arch, _widths(heads))[scorer]
+        names = [list(head.classes) for head in heads if head.scorer == scorer]
+        if names != [list(head.classes) for head in lesson.heads.values()]:
+            progress("The classes are not those of the earlier version: its last layer begins anew.")
+            nets.renew(net, self._arch, classes)
+        return net
+
+    def _recipe(self, device: str) -> Recipe:
+        names = ("strategy", "batch_size", "epochs", "lr", "augment", "patience", "seed", "C", "class_weight")
+        return Recipe(
+            arch=self._arch, device=device, delays=self.retry_delays, **{name: self.param(name) for name in names}
+        )
+
+    def _best_precision(self, eye: Eye, sample: Sequence[Pixels]) -> tuple[Precision, str]:
+        """The quickest one here among those that agree with fp32, and a sentence about it."""
+        batch = sample[: self.batch_size]
+        rates: dict[Precision, float] = {"fp32": len(batch) / eye.seconds(batch)}
+        said = []
+        plain = None
+        state: Any = self.spec.state
+        recorded = state.get("agreement", {}) if self.spec.path is not None else {}
+        for precision in looking.lower_precisions(eye.device.type):
+            other = eye.with_precision(precision, self._look())
+            share = recorded.get(precision)
+            if share is None:
+                plain = eye.scores(sample) if plain is None else plain
+                share = looking.agreement(plain, other.scores(sample))
+            rate = len(batch) / other.seconds(batch)
+            said.append(f"{precision} is {rate / rates['fp32']:.1f} times as quick with {share:.1%} equal answers")
+            if share >= AGREEMENT:
+                rates[precision] = rate
+        best = max(rates, key=lambda name: rates[name])
+        return best, f"Precision {best}: {'; '.join(said)}."
+
+
+def _share_cores(device: str) -> None:
+    """On a CPU, decoding and the net want the same cores; the net's threads wait for each other, so it gets all."""
+    import torch
+
+    if device == "cpu":
+        torch.set_num_threads(looking.cores())
+
+
+def _best_size(eye: Eye, sample: Sequence[Pixels]) -> int:
+    rates: dict[int, float] = {}
+    for size in SIZES:
+        batch = [sample[i % len(sample)] for i in range(size)]
+        try:
+            rates[size] = size / eye.seconds(batch)
+        except RuntimeError:  # the device's memory is full
+            break
+        if size >= 4 and rates[size] < 0.9 * max(rates.values()):
+            break
+    return next(size for size, rate in rates.items() if rate >= GOOD_ENOUGH * max(rates.values()))
+
+
+def _checks(
+    lesson: Lesson[Picture], holdout: Sequence[Labelled], album: Album, config: LabelConfig
+) -> tuple[Album, list[Wanted]]:
+    """The hold-out as far as it asks for what the lesson teaches."""
+    pictures: list[Picture] = []
+    rows: dict[str, list[int]] = {name: [] for name in lesson.heads}
+    answers: dict[str, list[Sequence[str]]] = {name: [] for name in lesson.heads}
+    for example in holdout:
+        try:
+            picture = _picture(lesson.source, example.task)
+        except ValueError:
+            continue
+        for name, head in lesson.heads.items():
+            given = tuple(dict.fromkeys(chosen(config.controls[name], example.annotation.result)))
+            if set(given) <= set(head.classes) and (given or head.multi):
+                rows[name].append(len(pictures))
+                answers[name].append(given)
+        pictures.append(picture)
+    checks = [Wanted(rows[name], answers[name], head.classes, head.multi) for name, head in lesson.heads.items()]
+    return replace(album, pictures=pictures), checks
+
+
+def _picture(source: Object, task: Task) -> Picture:
+    return Picture(_value(source, task), task.id, task.index)
+
+
+def _value(source: Object, task: Task) -> str:
+    """The value that points to the picture. Raises ValueError with a sentence when there is none."""
+    found = source.read(task.data)
+    if not isinstance(found, str) or not found:
+        raise ValueError(f'"{source.key}" is {kind(found)}, but {source} wants one address or path of a picture')
+    return found
+
+
+def _widths(heads: Sequence[Head]) -> list[int]:
+    """The number of classes of each net."""
+    widths = [0] * (1 + max((head.scorer for head in heads), default=-1))
+    for head in heads:
+        widths[head.scorer] += len(head.classes)
+    return widths
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_PARAMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "image_size": (lambda value: value is None or (_is_count(value) and value >= nets.SMALLEST), "at least 32 pixels"),
+    "precision": (lambda value: value in ("auto", *looking.PRECISIONS), "auto, fp32, bf16 or fp16"),
+    "compile": (lambda value: isinstance(value, bool), "true or false"),
+    "fast_decode": (lambda value: isinstance(value, bool), "true or false"),
+    "augment": (lambda value: isinstance(value, bool), "true or false"),
+    "strategy": (lambda value: value in STRATEGIES, "head or full"),
+    "C": (lambda value: _is_number(value) and 0 < value < float("inf"), "a number above 0"),
+    "class_weight": (lambda value: value in (None, "balanced"), '"balanced" or null'),
+    "epochs": (_is_count, "a whole number from 1"),
+    "lr": (lambda value: _is_number(value) and 0 < value < float("inf"), "a number above 0"),
+    "batch_size": (lambda value: _is_count(value) and value >= 2, "a whole number from 2"),
+    "patience": (_is_count, "a whole number from 1"),
+    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "weights": (lambda value: isinstance(value, str) and bool(value), '"default", "none", or a file'),
+    "arch": (lambda value: isinstance(value, str) and bool(value), "the name of a torchvision architecture"),
+}
