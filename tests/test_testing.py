@@ -214,4 +214,5 @@ def test_annotated_tasks_among_the_tasks_are_learned_from() -> None:
 
 
 def test_every_model_that_comes_with_lsml_is_checked_here() -> None:
-    assert set(BUILT_IN) == {"text-classifier"}, "call check_model with the new one, then add its name"
+    # The image classifier: test_image_classifier.py
+    assert set(BUILT_IN) == {"text-classifier", "image-classifier"}, "call check_model with it, then add its name"
