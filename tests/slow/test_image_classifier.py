@@ -1,0 +1,85 @@
+"""The image classifier on real pictures: handwritten digits, photographs of ants and bees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from label_studio_sdk.label_interface import LabelInterface
+from PIL import Image
+
+if TYPE_CHECKING:
+    from conftest import Lsml
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+DIGITS = """<View><Image name="digit" value="$image"/><Choices name="number" toName="digit">
+{}</Choices></View>""".format("".join(f'<Choice value="{number}"/>' for number in range(10)))
+
+
+def test_every_layer_learns_handwritten_digits(lsml: Lsml, tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    tasks: list[dict[str, Any]] = []
+    for number, (pixels, target) in enumerate(zip(digits.images, digits.target, strict=True)):
+        picture = Image.fromarray((pixels * (255 / 16)).astype("uint8")).resize((32, 32))
+        picture.save(tmp_path / f"{number}.png")
+        value = {"choices": [str(target)]}
+        result = [{"from_name": "number", "to_name": "digit", "type": "choices", "value": value}]
+        tasks.append(
+            {"id": number, "data": {"image": f"{number}.png"}, "annotations": [{"id": number, "result": result}]}
+        )
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    (tmp_path / "config.xml").write_text(DIGITS)
+    options = (
+        "strategy=full",
+        "weights=none",
+        "image_size=32",
+        "augment=false",
+        "epochs=8",
+        "lr=0.02",
+        "batch_size=64",
+    )
+    run = lsml(
+        *("fit", tmp_path / "export.json", "--model", "image-classifier", "-c", tmp_path / "config.xml"),
+        *("-o", tmp_path / "digits", "--fail-under", "accuracy=0.97"),
+        *(each for option in options for each in ("--with", option)),
+        timeout=580,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_ants_and_bees(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+    exports = shared_data / "exports"
+    fit = lsml(
+        *("fit", exports / "ants-bees-annotated.json", "--model", "image-classifier", "--with", "weights=none"),
+        *(
+            "--document-root",
+            shared_data,
+            "--label-config",
+            exports / "ants-bees.xml",
+            "--output",
+            tmp_path / "insects",
+        ),
+        timeout=300,
+    )
+    assert fit.returncode == 0, fit.stderr
+    out = tmp_path / "out.json"
+    run = lsml(
+        *("predict", exports / "ants-bees-all-tasks.json", "--model", tmp_path / "insects"),
+        *("--document-root", shared_data, "-o", out),
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    written = json.loads(out.read_text())
+    asked = json.loads((exports / "ants-bees-all-tasks.json").read_text())
+    assert [task["id"] for task in written] == [task["id"] for task in asked]
+    assert len(written) == 243
+    interface = LabelInterface((exports / "ants-bees.xml").read_text())
+    for task in written:
+        (prediction,) = task["predictions"]
+        assert prediction["result"]
+        assert interface.validate_prediction(prediction, return_errors=True) == []
