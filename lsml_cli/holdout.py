@@ -19,12 +19,15 @@ import orjson
 from lsml_cli.annotations import Which, chosen, labelled
 from lsml_cli.errors import InputError, ModelError, UsageError
 from lsml_cli.label_config import Control, LabelConfig
+from lsml_cli.media import Media
 from lsml_cli.tasks import Labelled, Task, Unreadable, read_tasks
 
 UNREADABLE = "unreadable"
 FOREIGN = "no answer for this label config"
 LEAKING = "content that is in the hold-out file"
 SHOWN = 3  # unreadable tasks named one by one, besides the place where a file is torn
+
+POINTING = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value says where their content is
 
 Classes = dict[str, dict[str, tuple[int, int]]]
 
@@ -111,6 +114,7 @@ class _Reading:
     """One pass over a file of tasks: what could not be read, and if `remembering`, the content of what could."""
 
     config: LabelConfig
+    media: Media | None = None
     remembering: bool = False
     unreadable: list[Unreadable] = field(default_factory=list)
     contents: set[bytes] = field(default_factory=set)
@@ -126,7 +130,7 @@ class _Reading:
                 self.unreadable.append(task)
             else:
                 if self.remembering:
-                    self.contents.add(_digest(content(task, self.config)))
+                    self.contents.add(_digest(content(task, self.config, self.media)))
                 yield task
 
     def examples(self, tasks: Iterable[Task | Unreadable], which: Which) -> tuple[list[Labelled], Counter[str]]:
@@ -146,6 +150,7 @@ def plan_fit(
     holdout: float | Path = 0.2,
     seed: int = 0,
     which_annotation: Which = "last",
+    media: Media | None = None,
 ) -> Plan:
     """Read the annotated tasks and choose their sides.
 
@@ -153,6 +158,7 @@ def plan_fit(
                       their place; what the file has is never trained on, also not in another task of equal content
     seed              another share
     which_annotation  see `annotations.labelled`
+    media             where pictures are: those on this machine are compared by their bytes, others by their addresses
 
     Raises ModelError when nothing is left to learn from, InputError when the file has nothing to measure with.
     """
@@ -163,19 +169,19 @@ def plan_fit(
     asked: dict[str, Any] = {"annotation": which_annotation}
     not_measured: Counter[str] = Counter()
     if isinstance(holdout, Path):
-        other = _Reading(config, remembering=True)
+        other = _Reading(config, media, remembering=True)
         names = frozenset(config.controls)
         held_out, not_measured = other.examples(read_tasks(str(holdout), controls=names), which_annotation)
         held_out_unreadable = other.shown
         if not held_out:
             reasons = in_words(not_measured) or "it has no tasks at all"
             raise InputError(f"{holdout} has no annotated task to measure with: {reasons}.", _ANNOTATE)
-        train = [each for each in examples if _digest(content(each.task, config)) not in other.contents]
+        train = [each for each in examples if _digest(content(each.task, config, media)) not in other.contents]
         left_out.update({LEAKING: _tasks(examples) - _tasks(train)})
         train, held_out = [_without_answers(each) for each in train], [_without_answers(each) for each in held_out]
         asked |= {"holdout_file": holdout.name}
     else:
-        train, held_out = split(examples, config, holdout, seed)
+        train, held_out = split(examples, config, holdout, seed, media)
         asked |= {"holdout_share": holdout, "seed": seed}
     left_out = +left_out
     if not train:
@@ -206,24 +212,29 @@ def require_share(holdout: float | Path) -> None:
 
 
 def split(
-    examples: Sequence[Labelled], config: LabelConfig, share: float, seed: int
+    examples: Sequence[Labelled], config: LabelConfig, share: float, seed: int, media: Media | None = None
 ) -> tuple[list[Labelled], list[Labelled]]:
     """(train, held out), the second with about `share` of the tasks. See the top of this file."""
     sides: tuple[list[Labelled], list[Labelled]] = ([], [])
     for example in examples:
-        sides[_position(example.task, config, seed) < share].append(_without_answers(example))
+        sides[_position(example.task, config, seed, media) < share].append(_without_answers(example))
     return sides
 
 
-def content(task: Task, config: LabelConfig) -> bytes:
-    """What a task is about: the values of the objects that some control refers to. Equal bytes, equal content."""
+def content(task: Task, config: LabelConfig, media: Media | None = None) -> bytes:
+    """What a task is about: the values of the objects that some control refers to. Equal bytes, equal content.
+
+    A value that points to a file on this machine stands for the file's bytes.
+    """
     about = {name for control in config.controls.values() for name in control.to_names}
     shown = []
     for source in config.objects.values():
         if source.name not in about:
             continue
         try:
-            shown.append(orjson.dumps(source.read(task.data), option=orjson.OPT_SORT_KEYS) + b"\0")
+            value = source.read(task.data)
+            digest = media.digest(value) if media and isinstance(value, str) and source.tag in POINTING else None
+            shown.append((digest or orjson.dumps(value, option=orjson.OPT_SORT_KEYS)) + b"\0")
         except ValueError:
             shown.append(b"null\0")
     return b"".join(shown)
@@ -234,9 +245,9 @@ def in_words(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} with {reason}" for reason, count in sorted(reasons.items()))
 
 
-def _position(task: Task, config: LabelConfig, seed: int) -> float:
+def _position(task: Task, config: LabelConfig, seed: int, media: Media | None) -> float:
     """Where a task's content falls in 0..1, by a hash."""
-    digest = blake2b(f"{seed}\0".encode() + content(task, config), digest_size=8).digest()
+    digest = blake2b(f"{seed}\0".encode() + content(task, config, media), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 

@@ -132,7 +132,7 @@ def fit_version(
     drafts.require_home(output)
     for note in start.notes:
         progress(note)
-    plan = plan_fit(tasks, config, holdout=holdout, seed=seed, which_annotation=which_annotation)
+    plan = plan_fit(tasks, config, holdout=holdout, seed=seed, which_annotation=which_annotation, media=media)
     for place in plan.unread_places("the export"):
         progress(f"Cannot be read: {place}.")
     wanted = check_gates(config, plan, fail_under)
@@ -260,8 +260,11 @@ def _guess(control: Control, outcome: Outcome) -> list[str]:
 class _Workplace:
     """Where a model trains, and where it finds what tasks point to."""
 
-    media: Media | None
-    device: str
+    media: Media | None = None
+    device: str = "cpu"
+
+
+HERE = _Workplace()
 
 
 def _fit(
@@ -298,7 +301,7 @@ def _blame(start: ModelSpec, why: str, error: BaseException) -> NoReturn:
     raise ModelError(f"{start.name} {why}.", "LSML_DEBUG=1 shows where in its code.") from error
 
 
-def _predict(spec: ModelSpec, config: LabelConfig, tasks: Sequence[Task], place: _Workplace) -> list[Outcome]:
+def _predict(spec: ModelSpec, config: LabelConfig, tasks: Sequence[Task], place: _Workplace = HERE) -> list[Outcome]:
     """By the way that `lsml predict` goes, with the weights as they were written."""
     if not tasks:
         return []

@@ -138,7 +138,9 @@ def fit(
             start = training.starting_point(spec, earlier is not None)
             start.build().bind(config, {}, None)
             training.check_options(config, held_out, fail_under or [], refit)
-            asked = plan_fit(export_tasks, config, holdout=held_out, seed=seed, which_annotation=annotation)
+            asked = plan_fit(
+                export_tasks, config, holdout=held_out, seed=seed, which_annotation=annotation, media=media
+            )
             training.check_gates(config, asked, fail_under or [])
             for sentence in fit_report.unread_sentences(asked, export):
                 console.note(sentence, important=True)

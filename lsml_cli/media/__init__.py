@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,18 @@ class Media:
         except (ValueError, TransientError) as error:
             return str(error)
         return None
+
+    def digest(self, value: str) -> bytes | None:
+        """Digest of the file that `value` points to, for a file on this machine; None for any other.
+
+        So the same picture under two names is known for one.
+        """
+        try:
+            place = self._locate(value)
+            path = files.first(place.files)
+            return None if path is None else blake2b(files.read(path, self.largest), digest_size=16).digest()
+        except (ValueError, OSError):
+            return None
 
     def close(self) -> None:
         """Close the connections to servers; the next `fetch` would open new ones."""
