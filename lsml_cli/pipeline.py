@@ -171,20 +171,31 @@ class Sent:
             return self.results.result()
         except ReplicaDied as death:
             assert isinstance(self.replica, ReplicaProcess)
-            self.replica.restart()
-            if not death.guilty:
-                self.results = self.replica.submit(self.batch, self.setting, self.job)
-                return self.collect()
-            return self._one_by_one(self.replica)
+            with self.replica.recovering:
+                return self._again(self.replica, death)
+
+    def _again(self, replica: ReplicaProcess, death: ReplicaDied) -> list[Any]:
+        replica.restart()
+        while not death.guilty:
+            try:
+                return replica.submit(self.batch, self.setting, self.job).result()
+            except ReplicaDied as another:
+                replica.restart()
+                death = another
+        return self._one_by_one(replica)
 
     def _one_by_one(self, replica: ReplicaProcess) -> list[Any]:
         results: list[Any] = []
+        left = deque(self.batch)
         deaths = 0
-        for item in self.batch:
+        while left:
             try:
-                results += replica.submit([item], self.setting, self.job).result()
+                results += replica.submit([left[0]], self.setting, self.job).result()
                 deaths = 0
             except ReplicaDied as death:
+                if not death.alone:  # a batch of somebody else was there too
+                    replica.restart()
+                    continue
                 deaths += 1
                 if deaths == DEATHS_IN_A_ROW:
                     raise ModelError(
@@ -192,6 +203,8 @@ class Sent:
                         "Look at the memory of the machine, and try a smaller --batch-size.",
                     ) from None
                 replica.restart()
-                task, _ = self.job.read(item)
-                results.append(self.job.write(item, task, Failure("forward", f"the model's process died: {death.how}")))
+                task, _ = self.job.read(left[0])
+                failure = Failure("forward", f"the model's process died: {death.how}")
+                results.append(self.job.write(left[0], task, failure))
+            left.popleft()
         return results

@@ -55,12 +55,17 @@ class Placement:
 
 
 class ReplicaDied(Exception):
-    """The process behind a replica ended. `guilty`: it was working on this batch; others were only waiting."""
+    """The process behind a replica ended.
 
-    def __init__(self, how: str, guilty: bool) -> None:
+    guilty  this batch was the first of those that had no answer, so probably the one it was working on
+    alone   this batch was the only one, so nothing else can be to blame
+    """
+
+    def __init__(self, how: str, guilty: bool, alone: bool) -> None:
         super().__init__(how)
         self.how = how
         self.guilty = guilty
+        self.alone = alone
 
 
 class ReplicaProcess:
@@ -72,6 +77,7 @@ class ReplicaProcess:
         self._placement = placement
         self._life = _Life(placement)
         self._restarting = threading.Lock()
+        self.recovering = threading.Lock()  # held while a lost batch is done again: two at a time would kill each other
 
     @property
     def waiting(self) -> int:
@@ -129,7 +135,7 @@ class _Life:
         results.set_running_or_notify_cancel()  # whoever loses interest cannot take the answer from the pipe
         with self._lock:
             if self.dead:
-                results.set_exception(ReplicaDied("it was dead already", guilty=False))
+                results.set_exception(ReplicaDied("it was dead already", guilty=False, alone=False))
                 return results
             self.pending.append(results)
         self._outbox.put(message)
@@ -177,7 +183,7 @@ class _Life:
             lost = list(self.pending)
             self.pending.clear()
         for position, results in enumerate(lost):
-            results.set_exception(ReplicaDied(how, guilty=position == 0))
+            results.set_exception(ReplicaDied(how, guilty=position == 0, alone=len(lost) == 1))
 
 
 def _start_deaf_to_ctrl_c(process: BaseProcess) -> None:

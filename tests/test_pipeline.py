@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +15,11 @@ from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import ModelSpec
-from lsml_cli.pipeline import find_devices, open_replicas, predict_stream
+from lsml_cli.pipeline import Sent, find_devices, open_replicas, predict_stream
 from lsml_cli.predictions import Failure, Prediction
 from lsml_cli.registry import find_model
-from lsml_cli.replica import Replica
+from lsml_cli.replica import Plain, Replica, Setting
+from lsml_cli.replica_process import Placement, ReplicaProcess
 from lsml_cli.tasks import Task, Unreadable
 from tests import models
 
@@ -145,6 +148,20 @@ def test_a_process_that_dies_costs_the_task_that_killed_it():
     outcomes = run(spec("Fragile"), text_tasks(30, i6="die", i21="die"), workers=2)
     failures = {n: outcome.reason for n, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
     assert failures == {n: "the model's process died: killed by SIGKILL" for n in (6, 21)}
+
+
+def test_of_two_batches_done_again_at_a_time_none_pays_for_the_other():
+    """As in `serve`, where each batch has somebody of its own who waits for it."""
+    batches = [text_tasks(12), text_tasks(12, i5="die", i9="die"), text_tasks(12, i0="die")]
+    with ExitStack() as stack:
+        replica = ReplicaProcess(Placement(spec("Fragile", pause=0.01), Setting(TEXT, {}, None, None), "cpu"))
+        stack.callback(replica.close)
+        replica.wait_until_ready()
+        waiting = stack.enter_context(ThreadPoolExecutor(3))
+        sent = [Sent(replica, batch, None, Plain()) for batch in batches]
+        results = list(waiting.map(Sent.collect, sent))
+    lost = [[n for n, (_, outcome) in enumerate(batch) if isinstance(outcome, Failure)] for batch in results]
+    assert lost == [[], [5, 9], [0]]
 
 
 def test_a_process_that_dies_again_and_again_ends_the_run():
