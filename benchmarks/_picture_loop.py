@@ -1,4 +1,7 @@
-"""What a user would write instead of `lsml predict`: open a picture, transform it, ask the network, one at a time."""
+"""What a user would write instead of `lsml predict`: open a picture, transform it, ask the network, one at a time.
+
+python benchmarks/_picture_loop.py TASKS ROOT VERSION OUTPUT     with the ResNet-18 of a version that `lsml fit` wrote
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,15 @@ from pathlib import Path
 import torch
 import torchvision
 from PIL import Image
+from safetensors.torch import load_file
 
 
-def main(tasks: str, root: str, classes: list[str], output: str) -> None:
-    net = torchvision.models.resnet18(weights=None, num_classes=len(classes)).eval()
+def main(tasks: str, root: str, version: str, output: str) -> None:
+    classes = json.loads((Path(version) / "model.json").read_text())["state"]["heads"][0]["classes"]
+    net = torchvision.models.resnet18(weights=None, num_classes=len(classes))
+    weights = load_file(Path(version) / "weights.safetensors")
+    net.load_state_dict({name.removeprefix("0."): array for name, array in weights.items()})
+    net.eval()
     transform = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
     written = []
     with torch.inference_mode():
@@ -26,4 +34,4 @@ def main(tasks: str, root: str, classes: list[str], output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3].split(","), sys.argv[4])
+    main(*sys.argv[1:])

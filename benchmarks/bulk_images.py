@@ -1,10 +1,15 @@
-"""`lsml predict` on photographs, against the obvious loop and against the limit of the cores.
+"""`lsml predict` on photographs: against the loop that everybody writes, and against the limit of the cores.
 
-    python benchmarks/bulk_images.py [--pictures 960] [--rounds 3] [--memory] [--fit]
+    python benchmarks/bulk_images.py [--only rate|memory|fit|gpu] [--quick] [--workers N]
 
-ResNet-18 with random weights on the photographs of ../shared/data/ants-bees, repeated. Rates are those of the pictures
-beyond the first 240, without any start-up. The limit is cores / (decode + transform + forward) with each stage
-measured alone and all cores busy. `--memory`: 1,000 against 20,000 tasks; `--fit`: head against full.
+The tasks are those of ../shared/data/exports/ants-bees-all-tasks.json, repeated with new ids; ResNet-18 as `lsml fit`
+wrote it, on random weights. Everything is a whole process, started by its command.
+
+rate    the loop and `lsml predict` in turn, each on a few pictures and on many: the difference is the rate, the rest
+        the start-up. Before each round the stages alone, with all cores busy; the limit is 1 / their sum
+memory  1,000 against 20,000 tasks
+fit     `strategy=head` against 25 epochs of `strategy=full`
+gpu     ResNet-50: `lsml predict --device cuda:0` against what decoding and the device can do, each alone
 """
 
 from __future__ import annotations
@@ -12,147 +17,268 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from _measure import run
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data"
-EXPORTS = DATA / "exports"
-FEW = 240  # pictures of the short run that is taken off
-CORES = len(os.sched_getaffinity(0))
+from lsml_cli.replica import cores
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "shared" / "data"
+PHOTOS, EXPORTS = DATA / "ants-bees", DATA / "exports"
+PARTS = ("rate", "memory", "fit", "gpu")
+PRECISIONS = ("fp32", "bf16")
 LSML = [sys.executable, "-m", "lsml_cli"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is done. `few` is at least 64: for fewer tasks `--precision auto` stays with fp32."""
+
+    rounds: int = 2
+    few: int = 128
+    more: int = 640  # than few
+    small: int = 1_000
+    large: int = 20_000
+    epochs: int = 25
+
+
+QUICK = Sizes(rounds=1, few=64, more=256, small=500, large=3_000, epochs=3)
+
+
+@dataclass
+class Way:
+    """One way to predict, round by round."""
+
+    command: Callable[[str], list[str]]
+    precision: str = "fp32"
+    rates: list[float] = field(default_factory=list)  # pictures per second beyond the few
+    whole: list[float] = field(default_factory=list)  # pictures per second of the longer run with its start-up
+    used: list[float] = field(default_factory=list)  # processor seconds per picture beyond the few
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=960)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; repeat for several")
+    parser.add_argument("--quick", action="store_true", help="about two minutes, and figures to match")
+    parser.add_argument("--rounds", type=int, help="of the rates")
+    parser.add_argument("--workers", type=int, help="for lsml predict; its own default if not given")
     asked = parser.parse_args()
-    if not (DATA / "ants-bees").is_dir():
-        raise SystemExit("needs the photographs in ../shared/data/ants-bees, which are not here")
+    if not PHOTOS.is_dir():
+        print(f"There are no photographs in {PHOTOS}, so nothing is measured.")
+        return
+    sizes = QUICK if asked.quick else Sizes()
+    options = ["--workers", str(asked.workers)] if asked.workers else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = fit(folder / "model")
-        rates(folder, model, asked.pictures, asked.rounds)
-        if asked.memory:
-            memory(folder, model)
-        if asked.fit:
-            strategies(folder)
+        for part in asked.only or PARTS:
+            print(f"\n{part}: {cores()} cores, load {os.getloadavg()[0]:.1f} before it", flush=True)
+            if part == "rate":
+                rates(folder, sizes, asked.rounds or sizes.rounds, options)
+            elif part == "memory":
+                memory(folder, sizes, options)
+            elif part == "fit":
+                strategies(folder, sizes)
+            else:
+                gpu(folder, sizes)
+    print(f"\nload {os.getloadavg()[0]:.1f} at the end; anything above 1 before a part was somebody else's", flush=True)
 
 
-def fit(output: Path, *options: str) -> str:
+# ---- rate
+
+
+def rates(folder: Path, sizes: Sizes, rounds: int, options: list[str]) -> None:
+    model = fit(folder / "resnet18")
+    version = str(next(path for path in Path(model).iterdir() if (path / "weights.safetensors").is_file()))
+    few, many = tasks_of(folder, sizes.few), tasks_of(folder, sizes.few + sizes.more)
+
+    def lsml(*given: str) -> Callable[[str], list[str]]:
+        return lambda tasks: predict(tasks, model, f"{tasks}{''.join(given)}.out", *given, *options)
+
+    def loop(tasks: str) -> list[str]:
+        return [sys.executable, str(HERE / "_picture_loop.py"), tasks, str(DATA), version, f"{tasks}.loop.out"]
+
+    ways = {
+        "the loop": Way(loop),
+        "lsml, fp32": Way(lsml("--precision", "fp32")),
+        "lsml, bf16": Way(lsml("--precision", "bf16"), "bf16"),
+        "lsml, as it comes": Way(lsml(), "bf16"),
+    }
+    stages: list[dict[str, list[float]]] = []
+    for number in range(rounds):
+        stages.append(stage_costs("resnet18", "cpu"))
+        for name, way in ways.items():
+            took = [timed(way.command(tasks)) for tasks in (few, many)]
+            way.rates.append(sizes.more / (took[1][0] - took[0][0]))
+            way.whole.append((sizes.few + sizes.more) / took[1][0])
+            way.used.append((took[1][1] - took[0][1]) / sizes.more)
+            print(f"  round {number + 1}: {name}: {way.rates[-1]:.1f}/s, load {os.getloadavg()[0]:.1f}", flush=True)
+    stage_table(stages)
+    rate_table(ways, stages, sizes)
+    loops, ours = (answers(f"{many}{end}") for end in (".loop.out", "--precisionfp32.out"))
+    print(f"Equal answers of the loop and of lsml in fp32: {share_equal(loops, ours):.1%} of {len(ours):,}.")
+    low = answers(f"{many}--precisionbf16.out")
+    print(f"Equal answers of lsml in fp32 and in bf16: {share_equal(ours, low):.1%}.")
+
+
+def stage_costs(arch: str, device: str) -> dict[str, list[float]]:
+    """{stage: [seconds of the machine, processor seconds] per picture}."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "_picture_stages.py"), str(PHOTOS), arch, device]
+    found: dict[str, list[float]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def parts_of(costs: dict[str, list[float]], precision: str, kind: int = 0) -> list[float]:
+    """What a picture costs in each stage of one precision; kind 0: seconds of the machine, 1: processor seconds."""
+    return [
+        cost[kind] for stage, cost in costs.items() if not stage.startswith("forward ") or stage.endswith(precision)
+    ]
+
+
+def stage_table(stages: list[dict[str, list[float]]]) -> None:
+    print("\nmilliseconds of one core per picture, each stage alone with all cores busy: least to most of the rounds")
+    for stage in stages[0]:
+        each = [1e3 * cores() * costs[stage][0] for costs in stages]
+        print(f"{stage:18}{min(each):8.1f} to {max(each):.1f}")
+    for precision in PRECISIONS:
+        whole = statistics.mean(sum(parts_of(costs, precision)) for costs in stages)
+        names = [name for name in stages[0] if not name.startswith("forward ") or name.endswith(precision)]
+        share = {name: statistics.mean(costs[name][0] for costs in stages) / whole for name in names}
+        most = max(share, key=lambda name: share[name])
+        print(f"In {precision} the bottleneck is {most}: {share[most]:.0%} of the work.")
+
+
+def rate_table(ways: dict[str, Way], stages: list[dict[str, list[float]]], sizes: Sizes) -> None:
+    loop = ways["the loop"]
+    print(f"\n{'':18}{'pictures/s':>24}{'of the loop':>24}{'of the limit':>24}{'in work':>9}{'with start-up':>15}")
+    for name, way in ways.items():
+        of_loop = [one / other for one, other in zip(way.rates, loop.rates, strict=True)]
+        limits = [1 / sum(parts_of(costs, way.precision)) for costs in stages]
+        of_limit = [rate / limit for rate, limit in zip(way.rates, limits, strict=True)]
+        least = [sum(parts_of(costs, way.precision, 1)) for costs in stages]
+        work = statistics.mean(one / other for one, other in zip(least, way.used, strict=True))
+        print(
+            f"{name:18}{spread(way.rates, 1):>24}{spread(of_loop):>24}{spread(of_limit):>24}{work:9.2f}"
+            f"{statistics.mean(way.whole):13.1f}/s"
+        )
+    print(
+        f"\nMean and least to most of the rounds, pictures {sizes.few + 1:,} to {sizes.few + sizes.more:,}; "
+        "'with start-up' is the rate of all of them.\nin work: processor time of the stages alone as a share of what the run used; "
+        "unlike the rates, it does not suffer\nwhen somebody else uses the cores."
+    )
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def answers(path: str) -> list[list[str]]:
+    tasks = json.loads(Path(path).read_bytes())
+    return [task["predictions"][0]["result"][0]["value"]["choices"] for task in tasks]
+
+
+def share_equal(one: list[list[str]], other: list[list[str]]) -> float:
+    return statistics.mean(a == b for a, b in zip(one, other, strict=True))
+
+
+# ---- memory
+
+
+def memory(folder: Path, sizes: Sizes, options: list[str]) -> None:
+    """With the smallest net that there is: what could grow is not in the net, and 20,000 pictures take a while."""
+    model = fit(folder / "mobilenet", "--with", "arch=mobilenet_v3_small")
+    peaks = {}
+    for count in (sizes.small, sizes.large):
+        tasks = tasks_of(folder, count)
+        seconds, peaks[count] = run(predict(tasks, model, f"{tasks}.out", "--precision", "bf16", *options))
+        print(f"{count:,} tasks: at most {peaks[count]:.0f} MB, {count / seconds:.0f}/s with start-up", flush=True)
+    ratio = peaks[sizes.large] / peaks[sizes.small]
+    print(f"{sizes.large // sizes.small} times the tasks need {ratio:.2f} times the memory.")
+
+
+# ---- fit
+
+
+def strategies(folder: Path, sizes: Sizes) -> None:
+    took = {}
+    for strategy in ("head", "full"):
+        given = [f"strategy={strategy}", f"epochs={sizes.epochs}", f"patience={sizes.epochs}"]
+        begun = time.perf_counter()
+        home = fit(folder / strategy, *(word for each in given for word in ("--with", each)))
+        took[strategy] = time.perf_counter() - begun
+        listed = subprocess.run([*LSML, "versions", home, "--json"], check=True, capture_output=True)
+        accuracy = json.loads(listed.stdout)[0]["metrics"]["insect"]["accuracy"]
+        what = strategy if strategy == "head" else f"full, {sizes.epochs} epochs"
+        print(f"{what}: {took[strategy]:.1f} s, hold-out accuracy {accuracy:.3f} (from random weights)", flush=True)
+    print(f"head is {took['full'] / took['head']:.0f} times as quick.")
+
+
+# ---- gpu
+
+
+def gpu(folder: Path, sizes: Sizes) -> None:
+    asked = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], check=True, capture_output=True
+    )
+    if not int(asked.stdout):
+        print("There is no GPU here, so nothing is measured on one.")
+        return
+    costs = stage_costs("resnet50", "cuda:0")
+    before = sum(seconds for stage, (seconds, _) in costs.items() if not stage.startswith("forward "))
+    ceilings = {"decoding, on all cores": 1 / before, "the device": 1 / costs["forward fp16"][0]}
+    model = fit(folder / "resnet50", "--with", "arch=resnet50")
+    few, many = tasks_of(folder, 10 * sizes.few), tasks_of(folder, 10 * (sizes.few + 2 * sizes.more))
+    options = ["--device", "cuda:0", "--precision", "fp16", "--workers", str(cores())]
+    found = []
+    for _ in range(sizes.rounds):
+        took = [timed(predict(tasks, model, f"{tasks}.out", *options))[0] for tasks in (few, many)]
+        found.append(20 * sizes.more / (took[1] - took[0]))
+    for name, ceiling in ceilings.items():
+        print(f"{name} alone: {ceiling:,.0f}/s")
+    print(f"lsml predict: {spread(found, 0)}/s, {statistics.mean(found) / min(ceilings.values()):.2f} of the lesser")
+
+
+# ---- all of them
+
+
+def fit(home: Path, *options: str) -> str:
     command = [
-        *(*LSML, "fit", str(EXPORTS / "ants-bees-annotated.json"), "--model", "image-classifier", "-q"),
-        *("--with", "weights=none", "-c", str(EXPORTS / "ants-bees.xml"), "--document-root", str(DATA)),
-        *("-o", str(output), *options),
+        *(*LSML, "fit", str(EXPORTS / "ants-bees-annotated.json"), "--model", "image-classifier", "--quiet"),
+        *("--with", "weights=none", "--label-config", str(EXPORTS / "ants-bees.xml"), "--document-root", str(DATA)),
+        *("--output", str(home), *options),
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return str(output)
+    return str(home)
+
+
+def predict(tasks: str, model: str, output: str, *options: str) -> list[str]:
+    given = ["--model", model, "--document-root", str(DATA), "--output", output, "--format", "json", "--quiet"]
+    return [*LSML, "predict", tasks, *given, *options]
 
 
 def tasks_of(folder: Path, count: int) -> str:
-    tasks = json.loads((EXPORTS / "ants-bees-all-tasks.json").read_bytes())
+    """A file of `count` tasks, each as it was exported (600 bytes), with new ids."""
+    exported: list[dict[str, Any]] = json.loads((EXPORTS / "ants-bees-all-tasks.json").read_bytes())
     path = folder / f"{count}.json"
-    path.write_text(json.dumps([tasks[n % len(tasks)] | {"id": n + 1} for n in range(count)]))
+    path.write_text(json.dumps([exported[n % len(exported)] | {"id": n + 1, "inner_id": n + 1} for n in range(count)]))
     return str(path)
 
 
-def predict(folder: Path, model: str, *options: str) -> Callable[[str], list[str]]:
-    out = str(folder / "out.json")
-    common = ["--document-root", str(DATA), "-o", out, "-q", "--workers", str(CORES), *options]
-    return lambda tasks: [*LSML, "predict", tasks, "--model", model, *common]
-
-
-def rates(folder: Path, model: str, count: int, rounds: int) -> None:
-    few, many = tasks_of(folder, FEW), tasks_of(folder, count)
-    loop = [str(ROOT / "benchmarks" / "_picture_loop.py"), str(DATA), "ant,bee", str(folder / "loop.json")]
-    ways: dict[str, Callable[[str], list[str]]] = {
-        "the obvious loop": lambda tasks: [sys.executable, loop[0], tasks, *loop[1:]],
-        "lsml, fp32": predict(folder, model, "--precision", "fp32"),
-        "lsml, bf16": predict(folder, model, "--precision", "bf16"),
-    }
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    limits: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    for number in range(rounds):
-        costs = stages(model)
-        for precision, share in limits.items():
-            share.append(1 / (costs["decode + transform"] + costs[f"forward {precision}"]))
-        print(
-            f"round {number + 1}, ms of a core per picture:",
-            {name: round(c * CORES * 1e3, 1) for name, c in costs.items()},
-        )
-        for name, command in ways.items():
-            seconds = [run(command(tasks))[0] for tasks in (few, many)]
-            found[name].append((count - FEW) / (seconds[1] - seconds[0]))
-            print(f"  {name}: {found[name][-1]:.1f}/s", flush=True)
-    plain = statistics.mean(found["the obvious loop"])
-    print(f"\n{CORES} cores, {count} pictures, mean of {rounds} rounds (lowest to highest)")
-    for name, each in found.items():
-        mean = statistics.mean(each)
-        line = f"{name:18} {mean:6.1f}/s ({min(each):.1f} to {max(each):.1f}), {mean / plain:.2f} of the loop"
-        if name.startswith("lsml"):
-            limit = statistics.mean(limits[name[-4:]])
-            line += f", {mean / limit:.2f} of the limit ({limit:.1f}/s)"
-        print(line)
-
-
-def stages(model: str) -> dict[str, float]:
-    """Seconds of the machine per picture, all cores busy, for each stage alone."""
-    script = f"""
-import json, sys, time
-from pathlib import Path
-import torch
-from lsml_cli.models.image_classifier.looking import Eye
-from lsml_cli.models.image_classifier import nets
-look = nets.preprocessing_of("resnet18")
-contents = [path.read_bytes() for path in sorted(Path({str(DATA)!r}).glob("ants-bees/*/*.jpg"))[:192]]
-def timed(work):
-    work(); begun = time.perf_counter(); work(); return time.perf_counter() - begun
-costs = {{}}
-with ThreadPoolExecutor({CORES}) as pool:
-    costs["decode + transform"] = timed(lambda: list(pool.map(look.pixels, contents))) / len(contents)
-    pixels = list(pool.map(look.pixels, contents))
-import torchvision
-net = torchvision.models.resnet18(weights=None, num_classes=2)
-for precision in ("fp32", "bf16"):
-    eye = Eye(net, "cpu", look, precision)
-    costs["forward " + precision] = timed(lambda: [eye.scores(pixels[n:n + 32]) for n in range(0, 192, 32)]) / 192
-print(json.dumps(costs))
-"""
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    costs: dict[str, float] = json.loads(done.stdout)
-    return costs
-
-
-def memory(folder: Path, model: str) -> None:
-    command = predict(folder, model, "--precision", "bf16")
-    peaks = {count: run(command(tasks_of(folder, count)))[1] for count in (1_000, 20_000)}
-    print("\npeak memory:", {f"{count:,}": f"{peak:.0f} MB" for count, peak in peaks.items()})
-    print(f"20,000 tasks need {peaks[20_000] / peaks[1_000]:.2f} of what 1,000 need")
-
-
-def strategies(folder: Path) -> None:
-    found: dict[str, Any] = {}
-    for strategy in ("head", "full"):
-        begun = time.perf_counter()
-        patience = ["--with", "patience=25"]
-        home = fit(folder / strategy, "--with", f"strategy={strategy}", "--with", "epochs=25", *patience)
-        seconds = time.perf_counter() - begun
-        listed = subprocess.run([*LSML, "versions", home, "--json"], check=True, capture_output=True, text=True)
-        found[strategy] = seconds
-        accuracy = json.loads(listed.stdout)[0]["metrics"]["insect"]["accuracy"]
-        print(f"fit, {strategy}: {seconds:.0f} s, hold-out accuracy {accuracy:.3f} (from random weights)", flush=True)
-    print(f"head is {found['full'] / found['head']:.0f} times as fast as 25 epochs of full")
+def timed(command: list[str]) -> tuple[float, float]:
+    """Seconds and processor seconds of a whole process and its children."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, _ = run(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import Model, ModelSpec
 from lsml_cli.predictions import Failure
-from lsml_cli.replica import FETCHERS, Job, Plain, Replica, Setting
+from lsml_cli.replica import FETCHERS, Job, Plain, Replica, Setting, cores
 from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
 
 DEATHS_IN_A_ROW = 3  # single tasks that kill a replica before it is the replica that is to blame
@@ -39,7 +39,7 @@ def open_replicas(
     project: str | None = None,
     threshold: float | None = None,
     devices: Sequence[str] = ("cpu",),
-    workers: int = 1,
+    workers: int | None = 1,
     media: Media | None = None,
     fetchers: int = FETCHERS,
 ) -> Iterator[list[Replica | ReplicaProcess]]:
@@ -47,7 +47,7 @@ def open_replicas(
 
     devices  one replica (of a "process" model: `workers` of them) on each; naming a device twice makes two
     workers  for "process" models the number of replicas on each device, for "threads" models the number of
-             threads that encode ahead
+             threads that encode ahead. None: one process, or a thread for each core of the replica's share
     media    fetches what tasks point to; closed on leaving
     fetchers for "threads" models the number of threads that wait for media
 
@@ -55,11 +55,10 @@ def open_replicas(
     """
     setting = Setting(config, label_map or {}, project, threshold)
     threaded = spec.family().place == "threads"
-    placements = [
-        Placement(spec, setting, device, threads=workers if threaded else 0, media=media, fetchers=fetchers)
-        for device in devices
-        for _ in range(1 if threaded else workers)
-    ]
+    places = [device for device in devices for _ in range(1 if threaded else workers or 1)]
+    share = len(places)
+    threads = (workers or max(1, cores() // share)) if threaded else 0
+    placements = [Placement(spec, setting, device, threads, media, fetchers, share) for device in places]
     with ExitStack() as stack:
         if media is not None:
             stack.callback(media.close)

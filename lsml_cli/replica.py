@@ -5,6 +5,7 @@ What travels to a replica and back is up to a `Job`: tasks and outcomes by defau
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -320,3 +321,13 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ValueError | LsmlError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def cores() -> int:
+    """Cores that this process may use: those it is allowed on, or fewer where OMP_NUM_THREADS says so.
+
+    The processes of a run are told theirs that way, since whatever computes in them listens to it: PyTorch, NumPy.
+    """
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(here, int(told)) if told.isdecimal() and int(told) else here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.media import Media
 from lsml_cli.models.base import ModelSpec
-from lsml_cli.replica import AHEAD, FETCHERS, Job, Replica, Setting, reason
+from lsml_cli.replica import AHEAD, FETCHERS, Job, Replica, Setting, cores, reason
 
 GC_THRESHOLD = (100_000, 20, 100)  # a batch makes and drops thousands of objects and no cycles: 5 % of the time
 GOODBYE = 5.0  # seconds that a process gets to end by itself
@@ -28,7 +29,10 @@ GOODBYE = 5.0  # seconds that a process gets to end by itself
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a replica goes and what it is made of. Picklable."""
+    """Where a replica goes and what it is made of. Picklable.
+
+    share  replicas, this one among them, that have the cores of the machine between them
+    """
 
     spec: ModelSpec
     setting: Setting | None  # None: every batch brings its own
@@ -36,6 +40,7 @@ class Placement:
     threads: int = 0
     media: Media | None = None
     fetchers: int = FETCHERS
+    share: int = 1
 
     def open(self) -> Replica:
         """The replica, loaded and bound. Raises ModelError with the reason when it cannot be."""
@@ -200,6 +205,8 @@ def _start_deaf_to_ctrl_c(process: BaseProcess) -> None:
 
 def _live(pipe: Connection, placement: Placement) -> None:
     """The other side: open the replica, then answer batches in order until the pipe ends."""
+    if placement.share > 1:  # or the threads of each would wait for those of the others
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // placement.share))
     try:
         replica = placement.open()
     except BaseException as error:  # also a model that calls sys.exit

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from lsml_cli.destination import beside, is_stream
+from lsml_cli.errors import ModelError
 from lsml_cli.models.base import Json, Tuning
+from lsml_cli.models.choices.heads import ChoicesBinding
 from lsml_cli.plan import Plan
 from lsml_cli.records import Record
 from lsml_cli.replica import Setting
@@ -27,8 +30,9 @@ SAMPLE = 64  # tasks; an input with fewer is done before there would be anything
 def tuned(plan: Plan, records: Iterator[Record]) -> tuple[Plan, Iterator[Record], str]:
     """The plan with everything settled, all the records, and a sentence about it ("" when there was nothing).
 
-    Raises ModelError when the model cannot be loaded.
+    Raises ModelError when the model cannot be loaded, or when it could only leave every task without an answer.
     """
+    _require_answers(plan)
     open_questions = [name for name in plan.model.tunes if plan.model.param(name) == "auto"]
     if not open_questions and plan.options.batch_size != "auto":
         return plan, records, ""
@@ -45,25 +49,41 @@ def tuned(plan: Plan, records: Iterator[Record]) -> tuple[Plan, Iterator[Record]
 
 
 def settle(plan: Plan, found: Mapping[str, Json]) -> Plan:
-    """The plan with these answers; `batch_size` among them, None for the one it has."""
+    """The plan with these answers; `batch_size` among them, which counts where it was asked for by "auto"."""
     params = {name: value for name, value in found.items() if name != "batch_size"}
     spec = replace(plan.spec, params=dict(plan.spec.params) | params)
     size = found.get("batch_size")
-    return replace(
-        plan, spec=spec, model=spec.build(), batch_size=size if isinstance(size, int) else plan.batch_size,
-        tuned=dict(found),
-    )  # fmt: skip
+    if plan.options.batch_size != "auto" or not isinstance(size, int):
+        size = plan.batch_size
+    return replace(plan, spec=spec, model=spec.build(), batch_size=size, tuned=dict(found))
+
+
+def _require_answers(plan: Plan) -> None:
+    """A classifier that knows no class which is a label here would write "found nothing" about every task.
+
+    A server may begin with such a model, since it is trained there; for a file there is no use in it.
+    """
+    binding = plan.binding
+    if isinstance(binding, ChoicesBinding) and not binding.answers:
+        why = next(iter(binding.notes), "It has no class that is a label here.")
+        raise ModelError(
+            f"{plan.spec.name} would predict nothing at all. {why}",
+            f"Train it first: lsml fit EXPORT.json --model {plan.spec.name} --output DIR",
+        )
 
 
 def _ask(plan: Plan, sample: list[Record]) -> Tuning | None:
     options = plan.options
     setting = Setting(plan.binding.config, options.label_map, None, options.threshold)
     replica = Placement(plan.spec, setting, plan.devices[0], media=plan.media).open()
+    fetchers = ThreadPoolExecutor(options.fetchers, "fetch")  # one after the other could take a minute
     try:
-        inputs = replica.inputs(sample, setting, plan.job)
+        found = fetchers.map(lambda record: replica.inputs([record], setting, plan.job), sample)
+        inputs = list(chain.from_iterable(found))
         size = None if options.batch_size == "auto" else plan.batch_size
         return replica.model.tune(replica.binding(setting), inputs, size)
     finally:
+        fetchers.shutdown(wait=False, cancel_futures=True)
         replica.close()
 
 

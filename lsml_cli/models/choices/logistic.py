@@ -38,16 +38,23 @@ def fit_heads(
 
     The same input gives the same bits: the solver starts from zero and runs on one thread.
     """
-    import numpy as np
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     params = {"C": C, "class_weight": class_weight}
     with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = [_fit_head(rows[np.asarray(head.rows)], head, params) for head in heads]
+        found = [_fit_head(_of(rows, head.rows), head, params) for head in heads]
     if any("ConvergenceWarning" in warning.category.__name__ for warning in caught):
         return found, [f"The solver had not settled after {_STEPS} steps; a smaller C (--with C=1) helps."]
     return found, []
+
+
+def _of(rows: Any, wanted: Sequence[int]) -> Any:
+    """Some of the rows; all of them without a copy, which may be gigabytes."""
+    import numpy as np
+
+    every = len(wanted) == rows.shape[0] and all(row == i for i, row in enumerate(wanted))
+    return rows if every else rows[np.asarray(wanted)]
 
 
 def _fit_head(matrix: Any, head: Wanted, params: Mapping[str, Any]) -> tuple[Floats, Floats]:

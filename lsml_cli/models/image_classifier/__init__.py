@@ -29,7 +29,7 @@ from lsml_cli.models.choices.lessons import Lesson, lessons
 from lsml_cli.models.choices.logistic import Wanted
 from lsml_cli.models.image_classifier import learning, looking, nets
 from lsml_cli.models.image_classifier.learning import Album, Picture, Recipe
-from lsml_cli.models.image_classifier.looking import AGREEMENT, Eye, Precision
+from lsml_cli.models.image_classifier.looking import AGREEMENT, Eye, Precision, Question
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.predictions import Prediction
 from lsml_cli.tasks import Labelled, Task, kind
@@ -43,6 +43,7 @@ TAGS = ("Image",)
 STRATEGIES = ("head", "full")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # tasks of a batch that are tried for --batch-size auto
 GOOD_ENOUGH = 0.97  # of the best rate: the smallest batch that reaches it is taken
+PROBED = 16  # pictures of a batch by which precisions are timed
 
 
 class ImageClassifier(Model):
@@ -81,6 +82,8 @@ class ImageClassifier(Model):
                 raise UsageError(f"{name} must be {wanted}, not {self.param(name)!r}.")
         self._heads = stored_heads(spec)
         self._arch, self._preprocessing = self._stored()
+        if spec.earlier is not None:
+            _require_same_arch(spec.earlier, self._arch)
         self._eyes: list[Eye] = []
 
     @classmethod
@@ -92,9 +95,11 @@ class ImageClassifier(Model):
         preprocessing = self._look()
         precision: Precision = "fp32" if self.param("precision") == "auto" else self.param("precision")
         if self.spec.path is not None:
-            loaded = nets.load(self.spec.path, self._arch, _widths(self._heads))
+            loaded = nets.load(self.spec.path, self._arch, preprocessing.crop, _widths(self._heads))
         else:
             loaded = [nets.with_its_own_classes(self._arch)] if self.param("weights") == nets.DEFAULT else []
+        if self.param("compile"):
+            looking.require_compiler(device)
         self._eyes = [Eye(net, device, preprocessing, precision, self.param("compile")) for net in loaded]
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> ChoicesBinding:
@@ -130,22 +135,23 @@ class ImageClassifier(Model):
 
     def tune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> Tuning | None:
         """The quickest precision that gives the same answers, and the smallest batch that is about as quick as any."""
+        assert isinstance(binding, ChoicesBinding)
         if self.param("precision") != "auto" and batch_size is not None:
             return None
-        if not inputs or not self._eyes:
-            return Tuning({"precision": "fp32"}, batch_size or self.batch_size, "")
-        sample: list[Pixels] = [each[0] for each in inputs]
-        params: dict[str, Json] = {}
+        params: dict[str, Json] = {} if self.param("precision") != "auto" else {"precision": "fp32"}
+        if not inputs or not binding.sources:
+            return Tuning(params, batch_size or self.batch_size, "")
+        trial = _Trial(self._eyes, binding, inputs)
         notes = []
-        eye = self._eyes[0]
-        if self.param("precision") == "auto":
-            precision, why = self._best_precision(eye, sample)
+        if params:
+            precision, why = self._best_precision(trial)
             params["precision"] = precision
             notes.append(why)
-            eye = eye.with_precision(precision, self._look())
+            trial = trial.in_precision(precision, self._look())
         if batch_size is None:
-            batch_size = _best_size(eye, sample)
+            batch_size = trial.best_size()
             notes.append(f"{batch_size} pictures at a time.")
+        looking.free_memory()  # of the device, which the replicas need
         return Tuning(params, batch_size, " ".join(notes))
 
     def fit(
@@ -163,8 +169,12 @@ class ImageClassifier(Model):
             raise UsageError(
                 "Pictures cannot be fetched here.", "Say where they are: fit_version(..., media=Media(...))."
             )
+        if self.param("image_size") is not None:
+            nets.require_size(self._arch, self._look().crop)
+        _share_cores(binding.device)
         torch.manual_seed(self.param("seed"))
         recipe = self._recipe(binding.device)
+        source = learning.Source(binding.media.fetch, self.retry_delays)
         heads: list[Json] = []
         trained: list[Any] = []
         agreements: dict[str, list[float]] = {}
@@ -172,7 +182,7 @@ class ImageClassifier(Model):
         for lesson in lessons(train, pairs, _picture, progress):
             names = " and ".join(f'"{name}"' for name in lesson.heads)
             progress(f"Learning {names} from {len(lesson.inputs):,} pictures ({recipe.arch}, {recipe.strategy}).")
-            album = Album(lesson.inputs, self._look(), binding.media.fetch, recipe.delays)
+            album = Album(lesson.inputs, self._look(), source)
             wanted = list(lesson.heads.values())
             net = self._starting_net(lesson, progress)
             seen, checks = _checks(lesson, holdout, album, binding.config)
@@ -180,7 +190,8 @@ class ImageClassifier(Model):
             lesson.heads = dict(zip(lesson.heads, learned, strict=True))
             heads += to_state(lesson, len(trained))
             trained.append(net)
-            for name, share in learning.agreements(net, seen if seen.pictures else album, recipe).items():
+            judges = seen if seen.pictures else album
+            for name, share in learning.agreements(net, judges, learned, recipe).items():
                 agreements.setdefault(name, []).append(share)
         nets.save(out_dir, trained)
         return {
@@ -199,8 +210,7 @@ class ImageClassifier(Model):
             arch, look = str(state["arch"]), Preprocessing.from_json(state["preprocessing"])
         except (KeyError, TypeError) as error:
             raise ModelError(f"The state of {self.spec.model_version} is not that of an image classifier.") from error
-        if self.param("arch") != arch:
-            raise UsageError(f"{self.spec.model_version} is a {arch}, not a {self.param('arch')}.", "Leave out arch.")
+        _require_same_arch(self.spec, str(self.param("arch")))
         return arch, look
 
     def _look(self) -> Preprocessing:
@@ -225,52 +235,98 @@ class ImageClassifier(Model):
                 "`lsml fit` trains it, or --label-map says which class is which label.",
             )
             return binding
-        found.notes = ("The model is untrained and goes by the classes of its weights.", *found.notes[:1])
+        found.notes = ("The model is untrained and goes by the classes of its weights.", *found.notes)
         return found
 
     def _starting_net(self, lesson: Lesson[Picture], progress: Progress) -> Any:
         """A net with the weights to begin with: of an earlier version, of a file, torchvision's, or random ones."""
         classes = sum(len(head.classes) for head in lesson.heads.values())
         earlier = self.spec.earlier
+        crop = self._look().crop
         if earlier is None or earlier.path is None:
-            net = nets.build(self._arch, classes)
+            net = nets.build(self._arch, classes, crop)
             nets.fill(net, self._arch, str(self.param("weights")))
             return net
         heads = stored_heads(earlier)
         scorer = next((head.scorer for head in heads if head.object == lesson.source.name), 0)
-        net = nets.load(earlier.path, self._arch, _widths(heads))[scorer]
+        net = nets.load(earlier.path, self._arch, crop, _widths(heads))[scorer]
         names = [list(head.classes) for head in heads if head.scorer == scorer]
         if names != [list(head.classes) for head in lesson.heads.values()]:
-            progress("The classes are not those of the earlier version: its last layer begins anew.")
+            if self.param("strategy") == "full":
+                progress("The classes are not those of the earlier version: its last layer begins anew.")
             nets.renew(net, self._arch, classes)
         return net
 
     def _recipe(self, device: str) -> Recipe:
         names = ("strategy", "batch_size", "epochs", "lr", "augment", "patience", "seed", "C", "class_weight")
-        return Recipe(
-            arch=self._arch, device=device, delays=self.retry_delays, **{name: self.param(name) for name in names}
-        )
+        return Recipe(arch=self._arch, device=device, **{name: self.param(name) for name in names})
 
-    def _best_precision(self, eye: Eye, sample: Sequence[Pixels]) -> tuple[Precision, str]:
+    def _best_precision(self, trial: _Trial) -> tuple[Precision, str]:
         """The quickest one here among those that agree with fp32, and a sentence about it."""
-        batch = sample[: self.batch_size]
-        rates: dict[Precision, float] = {"fp32": len(batch) / eye.seconds(batch)}
+        plain = trial.in_precision("fp32", self._look())
+        rates: dict[Precision, float] = {"fp32": plain.rate(PROBED)}
         said = []
-        plain = None
         state: Any = self.spec.state
         recorded = state.get("agreement", {}) if self.spec.path is not None else {}
-        for precision in looking.lower_precisions(eye.device.type):
-            other = eye.with_precision(precision, self._look())
-            share = recorded.get(precision)
-            if share is None:
-                plain = eye.scores(sample) if plain is None else plain
-                share = looking.agreement(plain, other.scores(sample))
-            rate = len(batch) / other.seconds(batch)
+        for precision in looking.lower_precisions(trial.kind):
+            other = trial.in_precision(precision, self._look())
+            try:
+                rate = other.rate(PROBED)
+                share = float(recorded[precision]) if precision in recorded else plain.agreement(other)
+            except RuntimeError:  # the device, or this PyTorch on it, does not know it
+                continue
             said.append(f"{precision} is {rate / rates['fp32']:.1f} times as quick with {share:.1%} equal answers")
             if share >= AGREEMENT:
                 rates[precision] = rate
         best = max(rates, key=lambda name: rates[name])
-        return best, f"Precision {best}: {'; '.join(said)}."
+        return best, f"Precision {best}: {'; '.join(said) or 'nothing else works here'}."
+
+
+class _Trial:
+    """Nets in one precision, on the pictures of some tasks."""
+
+    def __init__(self, eyes: Sequence[Eye], binding: ChoicesBinding, inputs: Sequence[Sequence[Pixels]]) -> None:
+        self._all = eyes
+        self._binding = binding
+        self._inputs = inputs
+        self._eyes = [eyes[source.scorer] for source in binding.sources]
+        self.kind = eyes[0].device.type
+
+    def in_precision(self, precision: Precision, preprocessing: Preprocessing) -> _Trial:
+        eyes = [eye.with_precision(precision, preprocessing) for eye in self._all]
+        return _Trial(eyes, self._binding, self._inputs)
+
+    def rate(self, size: int) -> float:
+        """Tasks per second, in batches of `size`."""
+        picked = [self._inputs[i % len(self._inputs)] for i in range(size)]
+        seconds = [eye.seconds([given[i] for given in picked]) for i, eye in enumerate(self._eyes)]
+        return float(size / sum(seconds))
+
+    def agreement(self, other: _Trial) -> float:
+        """Share of tasks with equal answers, of the control where it is least."""
+        shares: list[float] = []
+        for i, (one, two) in enumerate(zip(self._eyes, other._eyes, strict=True)):
+            heads = [answer.head for answer in self._binding.answers if answer.source == i]
+            asked = [Question(head.first, len(head.classes), head.multi) for head in heads]
+            pictures = [given[i] for given in self._inputs]
+            shares.append(looking.agreement(one.scores(pictures), two.scores(pictures), asked))
+        return min(shares)
+
+    def best_size(self) -> int:
+        """The smallest batch that is about as quick as any; where memory ends, so does the search."""
+        rates: dict[int, float] = {}
+        for size in SIZES:
+            try:
+                rates[size] = self.rate(size)
+            except RuntimeError:
+                break
+            if size >= 4 * _smallest_good(rates):  # twice as many did not help, nor did four times as many
+                break
+        return _smallest_good(rates) if rates else 1
+
+
+def _smallest_good(rates: Mapping[int, float]) -> int:
+    return next(size for size, rate in rates.items() if rate >= GOOD_ENOUGH * max(rates.values()))
 
 
 def _share_cores(device: str) -> None:
@@ -281,17 +337,11 @@ def _share_cores(device: str) -> None:
         torch.set_num_threads(looking.cores())
 
 
-def _best_size(eye: Eye, sample: Sequence[Pixels]) -> int:
-    rates: dict[int, float] = {}
-    for size in SIZES:
-        batch = [sample[i % len(sample)] for i in range(size)]
-        try:
-            rates[size] = size / eye.seconds(batch)
-        except RuntimeError:  # the device's memory is full
-            break
-        if size >= 4 and rates[size] < 0.9 * max(rates.values()):
-            break
-    return next(size for size, rate in rates.items() if rate >= GOOD_ENOUGH * max(rates.values()))
+def _require_same_arch(version: ModelSpec, arch: str) -> None:
+    """Raises UsageError when a version is of another architecture than was asked for."""
+    state: Any = version.state
+    if version.path is not None and state.get("arch", arch) != arch:
+        raise UsageError(f"{version.model_version} is a {state['arch']}, not a {arch}.", "Leave out arch.")
 
 
 def _checks(
@@ -308,7 +358,7 @@ def _checks(
             continue
         for name, head in lesson.heads.items():
             given = tuple(dict.fromkeys(chosen(config.controls[name], example.annotation.result)))
-            if set(given) <= set(head.classes) and (given or head.multi):
+            if set(given) <= set(head.classes) and (head.multi or len(given) == 1):
                 rows[name].append(len(pictures))
                 answers[name].append(given)
         pictures.append(picture)

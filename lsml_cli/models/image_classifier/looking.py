@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
+
+from lsml_cli.errors import ModelError
+from lsml_cli.replica import cores as cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +28,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 AGREEMENT = 0.99  # share of equal first choices from which a lower precision is as good as fp32
 
+PART = 4  # pictures that a core of a CPU looks at together: more of them only fill its cache
 _PROBES = 3  # timed batches; the quickest counts, since anything else on the machine only slows them down
+_PROBING = 0.5  # seconds after which no further batch is timed
 
 
 class Eye:
@@ -42,21 +50,54 @@ class Eye:
         self.precision = precision
         self._net = net.to(self.device).eval()
         self._net.to(memory_format=torch.channels_last)
-        # (pixels / 255 - mean) / std, as one multiplication and one addition
         std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1)
         mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
         self._mean, self._std = mean, std
         self._run: Any = torch.compile(self._net) if compiled else self._net
-        self._full = 0  # tasks of the largest batch so far, to which a compiled net's others are filled up
+        self._full = 0  # pictures of the largest batch so far, to which a compiled net's others are filled up
         self._compiled = compiled
 
     def scores(self, batch: Sequence[Pixels]) -> Scores:
-        """n arrays (crop, crop, 3) -> (n, outputs of the net), fp32."""
+        """n arrays (crop, crop, 3) -> (n, outputs of the net), fp32.
+
+        On a CPU a batch is cut into parts, each for a core of its own. When all cores share one part they wait for
+        each other after every layer, for the one that has just been decoding a picture most of all. Only when there
+        are fewer parts than cores do several of them work on one, which may change the last bits of a score. So the
+        same pictures in the same batches get the same scores on the same machine, whoever decodes meanwhile.
+        """
+        if self.device.type != "cpu" or self._compiled:
+            return self._look(batch)
+        import numpy as np
         import torch
 
+        parts = _parts(batch)
+        threads = max(1, cores() // len(parts))
+        try:
+            return np.concatenate(list(_lanes().map(lambda part: self._look(part, threads), parts)))
+        finally:
+            torch.set_num_threads(cores())  # a lane's own number has become that of every thread to come
+
+    def _look(self, batch: Sequence[Pixels], threads: int | None = None) -> Scores:
+        import torch
+
+        if threads is not None and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)  # of this thread
         with torch.inference_mode(), self._cast():
-            found = self._run(self.prepared(batch))
-            scores: Scores = found[: len(batch)].float().cpu().numpy()
+            if self._compiled:
+                return self._look_compiled(batch)
+            scores: Scores = self._run(self.prepared(batch)).float().cpu().numpy()
+        return scores
+
+    def _look_compiled(self, batch: Sequence[Pixels]) -> Scores:
+        """A ragged last batch is filled up to the size of the others: another size would be compiled anew."""
+        full = max(self._full, len(batch))
+        try:
+            found = self._run(self.prepared([*batch, *[batch[-1]] * (full - len(batch))]))
+        except Exception:
+            self._full = 0  # it may have been too large, and smaller ones must not be filled up to it
+            raise
+        self._full = full
+        scores: Scores = found[: len(batch)].float().cpu().numpy()
         return scores
 
     def prepared(self, batch: Sequence[Pixels]) -> torch.Tensor:
@@ -64,19 +105,17 @@ class Eye:
         import numpy as np
         import torch
 
-        stacked = torch.from_numpy(np.stack(batch))
-        if self._compiled:
-            stacked = self._filled(stacked)
-        if self.device.type == "cuda":
-            stacked = stacked.pin_memory()
+        pinned = self.device.type == "cuda"  # so that the copy to the device needs no other before it
+        stacked = torch.empty((len(batch), *batch[0].shape), dtype=torch.uint8, pin_memory=pinned)
+        np.stack(batch, out=stacked.numpy())
         pixels = stacked.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return (pixels.float().div_(255).sub_(self._mean)).div_(self._std)
+        return (pixels.float().div_(255).sub_(self._mean)).div_(self._std)  # as torchvision does, to the bit
 
     def seconds(self, batch: Sequence[Pixels]) -> float:
         """How long one batch takes, at its quickest."""
         self.scores(batch)
-        times = []
-        for _ in range(_PROBES):
+        times: list[float] = []
+        while len(times) < _PROBES and sum(times) < _PROBING:
             begun = time.perf_counter()
             self.scores(batch)
             times.append(time.perf_counter() - begun)
@@ -88,15 +127,18 @@ class Eye:
     def _cast(self) -> AbstractContextManager[Any]:
         return cast(self.device.type, self.precision)
 
-    def _filled(self, stacked: torch.Tensor) -> torch.Tensor:
-        """A ragged last batch, filled up to the size of the others: another size would be compiled anew."""
-        self._full = max(self._full, len(stacked))
-        if len(stacked) == self._full:
-            return stacked
-        filler = stacked[-1:].expand(self._full - len(stacked), -1, -1, -1)
-        import torch
 
-        return torch.cat([stacked, filler])
+def _parts(batch: Sequence[Pixels]) -> list[Sequence[Pixels]]:
+    """A batch in as few parts of at most `PART` as there can be, all about equally long."""
+    count = max(1, -(-len(batch) // PART))
+    edges = [len(batch) * number // count for number in range(count + 1)]
+    return [batch[first:last] for first, last in pairwise(edges)]
+
+
+@cache
+def _lanes() -> ThreadPoolExecutor:
+    """A thread for each core; all nets of this process share them."""
+    return ThreadPoolExecutor(cores(), "look")
 
 
 def cast(kind: str, precision: Precision) -> AbstractContextManager[Any]:
@@ -114,11 +156,53 @@ def lower_precisions(kind: str) -> tuple[Precision, ...]:
     return ("fp16", "bf16") if kind == "cuda" else ("fp16",) if kind == "mps" else ("bf16",)
 
 
-def agreement(first: Scores, second: Scores) -> float:
-    """Share of rows with the same first choice; 1.0 where there are no rows."""
-    if not len(first):
+@dataclass(frozen=True)
+class Question:
+    """The columns of a net's scores, `first` to `first + count`, that answer one question."""
+
+    first: int
+    count: int
+    multi: bool
+
+    def answers(self, scores: Scores) -> NDArray[Any]:
+        """What each row of scores (n, K) says: the best class (n,), or (n, count) whether each one applies."""
+        mine = scores[:, self.first : self.first + self.count]
+        return mine > 0 if self.multi else mine.argmax(axis=1)
+
+
+def agreement(first: Scores, second: Scores, questions: Sequence[Question]) -> float:
+    """Share of rows with the same answer, of the question where it is least; 1.0 where there are no rows.
+
+    Scores that are no numbers, as fp16 gives where it overflows, answer nothing.
+    """
+    import numpy as np
+
+    if not len(first) or not questions:
         return 1.0
-    return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
+    said = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+    equal = [each.answers(first) == each.answers(second) for each in questions]
+    return min(float((said & (each.all(axis=1) if each.ndim == 2 else each)).mean()) for each in equal)
+
+
+def free_memory() -> None:
+    """Hand back what the device's allocator keeps for later."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def require_compiler(device: str) -> None:
+    """Raises ModelError where torch.compile has nothing to compile with. Takes seconds the first time on a machine."""
+    import torch
+
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
+    except Exception as error:  # of a compiler that is missing, or does not work; PyTorch raises what it likes
+        raise ModelError(
+            f"compile=true needs a compiler that works with PyTorch here: {' '.join(str(error).split())[:200]}.",
+            "Install one (g++ for a CPU), or leave compile out.",
+        ) from error
 
 
 def devices_here() -> tuple[str, ...]:
@@ -129,8 +213,3 @@ def devices_here() -> tuple[str, ...]:
     if torch.backends.mps.is_available():
         found.append("mps")
     return (*found, "cpu")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

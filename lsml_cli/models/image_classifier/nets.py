@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.errors import ModelError, UsageError, closest_first, listed
+from lsml_cli.errors import LsmlError, ModelError, UsageError, closest_first, listed
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    Arrays = Mapping[str, torch.Tensor]
+
 WEIGHTS = "weights.safetensors"
 DEFAULT, NONE = "default", "none"  # of `--with weights=`; anything else is a file
 SMALLEST = 32  # pixels of a side
 
-_AUXILIARY = frozenset({"googlenet", "inception_v3"})  # have side exits that only their own training looks at
+# Have side exits that only their own training looks at, and turn pixels into what their weights were made for.
+_INCEPTION = frozenset({"googlenet", "inception_v3"})
+_SIZED = {"vit": "image_size", "maxvit": "input_size"}  # are made for squares of one size
+_WRAPPED = ("state_dict", "model")  # where training scripts keep the weights in what they save
+_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")  # as torchvision's files spell them
 
 
 def architectures() -> list[str]:
@@ -36,7 +45,10 @@ def require_architecture(name: Any) -> None:
 
 
 def preprocessing_of(arch: str, size: int | None = None) -> Preprocessing:
-    """What the default weights of an architecture expect; nothing is fetched for it."""
+    """What the default weights of an architecture expect; nothing is fetched for it.
+
+    size  pixels of another square than these weights look at
+    """
     import torchvision
 
     return Preprocessing.of(torchvision.models.get_model_weights(arch).DEFAULT.transforms(), size)
@@ -49,21 +61,34 @@ def categories_of(arch: str) -> list[str]:
     return list(torchvision.models.get_model_weights(arch).DEFAULT.meta.get("categories", ()))
 
 
-def build(arch: str, classes: int) -> nn.Module:
-    """An untrained net: (n, 3, h, w) -> (n, classes).
+def require_size(arch: str, crop: int) -> None:
+    """Raises UsageError when the architecture cannot look at squares of `crop` pixels. Takes some milliseconds."""
+    import torch
+
+    try:
+        with torch.inference_mode():  # shapes alone: nothing is computed
+            _shape_of(arch, crop).eval()(torch.empty(1, 3, crop, crop, device="meta"))
+    except LsmlError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        usual = preprocessing_of(arch).crop
+        raise UsageError(
+            f"{arch} cannot look at squares of {crop} pixels.", f"Leave out image_size: it looks at {usual} pixels."
+        ) from error
+
+
+def build(arch: str, classes: int, crop: int) -> nn.Module:
+    """An untrained net that looks at squares of `crop` pixels: (n, 3, crop, crop) -> (n, classes).
 
     Raises UsageError when the architecture does not end in a linear layer.
     """
-    net = _empty(arch)
-    name, last = _last_linear(net, arch)
-    from torch import nn
-
-    _set(net, name, nn.Linear(last.in_features, classes))
+    net = _empty(arch, crop)
+    renew(net, arch, classes)
     return net
 
 
 def fill(net: nn.Module, arch: str, weights: str) -> None:
-    """Weights for everything but the last layer, of another number of classes. "none" leaves them random.
+    """Weights for everything, save for a last layer of another number of classes. "none" leaves them random.
 
     Raises ModelError when they cannot be had, or belong to another architecture.
     """
@@ -73,44 +98,46 @@ def fill(net: nn.Module, arch: str, weights: str) -> None:
     name, _ = _last_linear(net, arch)
     own = net.state_dict()
     kept = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
-    ends = {f"{name}.weight", f"{name}.bias"}
-    if lacking := [key for key in own if key not in kept and key not in ends]:
+    spare = {f"{name}.weight", f"{name}.bias"}
+    if lacking := [key for key in own if key not in kept and key not in spare and not _is_counter(key)]:
+        what = f"The weights {weights!r} do not belong to {arch}"
         raise ModelError(
-            f"The weights {weights!r} do not belong to {arch}: {len(lacking)} of {len(own)} arrays are missing or of "
-            f"another shape, {lacking[0]} is the first."
+            f"{what}: {len(lacking)} of its {len(own)} arrays are missing or of another shape, "
+            f"{lacking[0]} is the first.",
+            "Name the architecture that they belong to (--with arch=NAME), and leave out image_size.",
         )
-    net.load_state_dict(kept, strict=False)
+    own.update(kept)  # which knows more than the names: the version of each layer's format
+    net.load_state_dict(own)
 
 
 def with_its_own_classes(arch: str) -> nn.Module:
     """The net of the default weights, as torchvision has it. Raises ModelError when they cannot be fetched."""
-    net = _empty(arch)
     found = _fetched(arch)
-    net.load_state_dict({key: found[key] for key in net.state_dict()})
+    net = _empty(arch, preprocessing_of(arch).crop)
+    own = net.state_dict()
+    own.update({key: found[key] for key in own if key in found or not _is_counter(key)})
+    net.load_state_dict(own)
     return net
 
 
-def renew(net: nn.Module, arch: str, classes: int) -> None:
+def renew(net: nn.Module, arch: str, classes: int) -> nn.Linear:
     """Let the last layer begin anew."""
     from torch import nn
 
     name, last = _last_linear(net, arch)
-    _set(net, name, nn.Linear(last.in_features, classes))
+    new = nn.Linear(last.in_features, classes)
+    _set(net, name, new)
+    return new
 
 
 def widen(net: nn.Module, arch: str, classes: int) -> nn.Linear:
     """The last layer, a new one where it had another number of classes."""
-    from torch import nn
-
-    name, last = _last_linear(net, arch)
-    if last.out_features != classes:
-        last = nn.Linear(last.in_features, classes)
-        _set(net, name, last)
-    return last
+    _, last = _last_linear(net, arch)
+    return last if last.out_features == classes else renew(net, arch, classes)
 
 
 def without_end(net: nn.Module, arch: str) -> nn.Module:
-    """The same net, giving what its last layer would have been given; shares its weights."""
+    """A copy of the net that gives what its last layer would have been given."""
     import copy
 
     from torch import nn
@@ -133,7 +160,7 @@ def save(folder: Path, nets: Sequence[nn.Module]) -> None:
     (folder / WEIGHTS).write_bytes(to_bytes(arrays))
 
 
-def load(folder: Path, arch: str, widths: Sequence[int]) -> list[nn.Module]:
+def load(folder: Path, arch: str, crop: int, widths: Sequence[int]) -> list[nn.Module]:
     """What `save` wrote: a net for each number of classes. Raises ModelError when it is missing or damaged."""
     from safetensors.torch import load_file
 
@@ -143,9 +170,14 @@ def load(folder: Path, arch: str, widths: Sequence[int]) -> list[nn.Module]:
             arrays = load_file(path)
         nets = []
         for number, width in enumerate(widths):
-            net = build(arch, width)
+            net = build(arch, width, crop)
+            own = net.state_dict()
             mine = f"{number}."
-            net.load_state_dict({key.removeprefix(mine): a for key, a in arrays.items() if key.startswith(mine)})
+            found = {key.removeprefix(mine): array for key, array in arrays.items() if key.startswith(mine)}
+            if found.keys() != own.keys():
+                raise ValueError(f"they are not those of {arch}")
+            own.update(found)
+            net.load_state_dict(own)
             nets.append(net)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -159,23 +191,35 @@ def load(folder: Path, arch: str, widths: Sequence[int]) -> list[nn.Module]:
     return nets
 
 
-def _empty(arch: str) -> nn.Module:
+def _empty(arch: str, crop: int) -> nn.Module:
     import torchvision
 
-    # Side exits are left out; torchvision's own initialisation of these two takes minutes and is made up for below.
-    given = {"aux_logits": False, "init_weights": False} if arch in _AUXILIARY else {}
+    given: dict[str, Any] = {}
+    if arch in _INCEPTION:  # their own way to begin takes minutes; PyTorch's does as well
+        given = {"aux_logits": False, "init_weights": False, "transform_input": True}
+    elif (size := _SIZED.get(arch.partition("_")[0])) is not None:
+        given = {size: crop if size == "image_size" else (crop, crop)}
     net: nn.Module = torchvision.models.get_model(arch, weights=None, **given)
     return net
+
+
+def _shape_of(arch: str, crop: int) -> nn.Module:
+    """The net without memory for its weights."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build(arch, 1, crop)
+    except NotImplementedError:  # some look at numbers while they are built
+        return build(arch, 1, crop).to("meta")
 
 
 def _last_linear(net: nn.Module, arch: str) -> tuple[str, nn.Linear]:
     from torch import nn
 
     layers = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    convolutions = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
-    if not layers or arch.startswith("squeezenet"):
-        end = convolutions[-1] if convolutions else "something else"
-        raise UsageError(f"{arch} ends in a convolution ({end}), and lsml needs a linear layer there.", "Try resnet18.")
+    if not layers:
+        raise UsageError(f"{arch} does not end in a linear layer, which is what lsml trains.", "Try arch=resnet18.")
     return layers[-1]
 
 
@@ -184,44 +228,71 @@ def _set(net: nn.Module, name: str, module: nn.Module) -> None:
     setattr(net.get_submodule(parent), own, module)
 
 
-def _fetched(arch: str) -> Mapping[str, torch.Tensor]:
+def _is_counter(key: str) -> bool:
+    """Whether an array only counts the batches that were seen; older files lack it, and nothing depends on it."""
+    return key.endswith("num_batches_tracked")
+
+
+def _fetched(arch: str) -> Arrays:
     """torchvision's default weights: from its cache, or from its server the first time."""
     import torchvision
+    from torch import hub
 
-    weights = torchvision.models.get_model_weights(arch).DEFAULT
-    try:
-        found: Mapping[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise ModelError(
-            f"The weights of {arch} have to be fetched once from {weights.url.split('/')[2]}, which failed: {error}.",
-            "Fetch them where there is a network, and name the file: --with weights=FILE; or begin without any: "
-            "--with weights=none.",
-        ) from error
-    return found
+    url: str = torchvision.models.get_model_weights(arch).DEFAULT.url
+    name = url.rpartition("/")[2]
+    path = Path(hub.get_dir()) / "checkpoints" / name
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest = hub.HASH_REGEX.search(name)
+            hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
+        except (OSError, RuntimeError) as error:  # no way there, or other bytes than were announced
+            why = " ".join(str(getattr(error, "reason", error)).split())
+            raise ModelError(
+                f"The weights of {arch} have to be fetched once from {url.split('/')[2]}, which failed: {why}.",
+                f"Fetch {url} where there is a network, and name the file: --with weights={name}; "
+                "or begin with random weights: --with weights=none.",
+            ) from error
+    found = _read(path)
+    return {_DENSE_LAYER.sub(r"\1\2", key): value for key, value in found.items()}
 
 
-def _read(path: Path) -> Mapping[str, torch.Tensor]:
+def _read(path: Path) -> Arrays:
     """Weights in a file, .safetensors or what torch.save wrote; nothing in it is executed."""
-    import pickle
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-            return dict(found)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb"):  # raises what the system says
+            pass
     except OSError as error:
-        raise ModelError(f"The weights {str(path)!r} cannot be read: {error.strerror or error}.") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ModelError(
-            f"{path} holds no weights that can be read safely: {' '.join(str(error).split())[:200]}."
+            f"The weights {str(path)!r} cannot be read: {error.strerror or error}.",
+            "weights is default, none, or a file: --with weights=FILE",
         ) from error
-    found = found.get("state_dict", found) if isinstance(found, Mapping) else found
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what PyTorch finds odd in a file it says in what it raises
+            if path.suffix == ".safetensors":
+                found: Any = load_file(path)
+            else:
+                found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file makes the readers raise what they like
+        raise ModelError(f"{path} {_problem(error)}.", _SAVE_SO) from error
+    for key in _WRAPPED:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ModelError(
-            f"{path} holds no weights by their names.", "Save them with torch.save(net.state_dict(), FILE)."
-        )
-    return {key.removeprefix("module."): value for key, value in found.items()}
+        raise ModelError(f"{path} holds no weights by their names.", _SAVE_SO)
+    return {str(key).removeprefix("module."): value for key, value in found.items()}
+
+
+_SAVE_SO = "Save weights with torch.save(net.state_dict(), FILE)."
+
+
+def _problem(error: Exception) -> str:
+    """Why a file gave no weights. PyTorch's own advice for pickles would be to let their code run."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return "is damaged, or no file of weights at all"
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    what = f" ({named[1]}, for one)" if named else ""
+    return f"holds more than weights{what}: reading it would run code, so it was not read"

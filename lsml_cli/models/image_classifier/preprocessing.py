@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _CROPS = 10  # random pieces that are tried before the middle one is taken
 _SHAPES = (3 / 4, 4 / 3)  # width / height of a random piece
 _LEAST = 0.35  # share of the picture's area that a random piece has at least
+_ENOUGH = 2  # times the square's side: what a picture's shorter side needs for the narrowest such piece to fill it
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Preprocessing:
     """What torchvision's `ImageClassification` does: resize, cut the middle out, normalise.
 
     resize         pixels of the shorter side, before
-    crop           pixels of the square that is cut out of the middle
+    crop           pixels of the square that is cut out of the middle; no more than `resize`
     interpolation  as Pillow names it: "bilinear", "bicubic"
     mean, std      of each channel, red, green, blue, where 1 is the brightest
     """
@@ -46,7 +47,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, stored: Any) -> Preprocessing:
-        """Raises TypeError or KeyError when it is none."""
+        """What `to_json` gave. Raises TypeError or KeyError when it is none."""
         return cls(**(stored | {"mean": tuple(stored["mean"]), "std": tuple(stored["std"])}))
 
     def to_json(self) -> dict[str, Any]:
@@ -65,11 +66,14 @@ class Preprocessing:
         return np.asarray(self._middle(self._resized(picture)))
 
     def varied(self, content: bytes, random: Random) -> Pixels:
-        """(crop, crop, 3) of a random piece of the picture, half of them mirrored: for training."""
+        """(crop, crop, 3) of a random piece of the picture, half of them mirrored: for training.
+
+        A JPEG is decoded no larger than needed for the smallest piece. Raises ValueError like `pixels`.
+        """
         import numpy as np
         from PIL.Image import Transpose
 
-        picture = images.decode(content, at_least=self.resize)
+        picture = images.decode(content, at_least=_ENOUGH * self.crop)
         piece = picture.resize((self.crop, self.crop), self._filter(), box=_piece(*picture.size, random))
         return np.asarray(piece.transpose(Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else piece)
 
@@ -78,16 +82,16 @@ class Preprocessing:
         if min(width, height) == self.resize:
             return picture
         long = int(self.resize * max(width, height) / min(width, height))
+        if self.resize * long > images.LARGEST:
+            raise ValueError(
+                f"the picture is too long and narrow: {width:,} x {height:,} pixels would be scaled to {self.resize} x "
+                f"{long:,}, and no more than {images.LARGEST:,} pixels are"
+            )
         size = (self.resize, long) if width <= height else (long, self.resize)
         return picture.resize(size, self._filter())
 
     def _middle(self, picture: Image) -> Image:
-        """What hangs over the edge of a small picture is black."""
         width, height = picture.size
-        if self.crop > min(width, height):
-            left, top = max(0, (self.crop - width) // 2), max(0, (self.crop - height) // 2)
-            wide = picture.crop((-left, -top, max(width, self.crop) - left, max(height, self.crop) - top))
-            return self._middle(wide) if wide.size != picture.size else wide
         left, top = round((width - self.crop) / 2.0), round((height - self.crop) / 2.0)
         return picture.crop((left, top, left + self.crop, top + self.crop))
 
