@@ -67,6 +67,7 @@ LabelStudioUrl = Annotated[
         help="The Label Studio that the tasks belong to; its key comes from LABEL_STUDIO_API_KEY.",
     ),
 ]
+Project = Annotated[int, typer.Option("--project", min=1, metavar="ID", help="The project in Label Studio, its id.")]
 DocumentRoot = Annotated[
     Path | None,
     typer.Option(
@@ -101,3 +102,14 @@ ShowSettings = Annotated[
     bool, typer.Option("--show-settings", help="Print every setting and where it comes from, and do nothing else.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary on stderr; errors only.")]
+
+
+def require_label_studio(url: str | None) -> str:
+    """Raises UsageError where a command that talks to Label Studio was not told where that is."""
+    from lsml_cli.errors import UsageError
+
+    if not url:
+        raise UsageError(
+            "Which Label Studio?", "Give --label-studio-url https://label.example.com, or set LABEL_STUDIO_URL."
+        )
+    return url

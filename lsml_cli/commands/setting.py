@@ -24,15 +24,39 @@ NOT_SETTINGS = frozenset(
         "dry-run",
         "promote",
         "prune",
+        "delete",
     }
 )
 
 # What the metavar of an option says about a string. Whatever is in none of these is not taken from beside the data.
 PATHS = frozenset({"FILE", "DIR", "ERRORS"})
 MODELS = frozenset({"MODEL"})
-HARMLESS = frozenset({"TEXT", "NAME", "DEVICE", "SHARE", "FRACTION", "N", "METRIC", "VALUE", "KEY", "LIST", "SIZE"})
-# Choices that are not: with `from = "paths"` the lines of a file may lead anywhere on this machine.
-OPEN_CHOICES = frozenset({"from"})
+HARMLESS = frozenset(
+    {
+        "TEXT",
+        "NAME",
+        "NAMES",
+        "DATE",
+        "DEVICE",
+        "SHARE",
+        "FRACTION",
+        "N",
+        "METRIC",
+        "VALUE",
+        "MARGIN",
+        "KEY",
+        "LIST",
+        "SIZE",
+    }
+)
+# What is not, though it is a choice or a number: with `from = "paths"` the lines of a file may lead anywhere on this
+# machine, and a project is somewhere to send things, or to change what is there.
+OPEN_CHOICES = {
+    "from": "says what is read, and from where",
+    "project": "says where something is sent, or comes from",
+    "existing": "says what becomes of predictions that are there",
+    "create-tasks": "says what is sent",
+}
 NUMBERS = frozenset({"SHARE", "FRACTION", "N", "SIZE"})  # a string option that may be a number
 
 _WORDS: Mapping[Any, str] = {

@@ -115,7 +115,8 @@ def placed(option: Option, value: Any, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
     if option.is_model:
-        return _placed_model(value, folder)
+        is_file = option.is_path and (folder / value).is_file()  # --compare takes a file of predictions as well
+        return str(folder / value) if is_file else _placed_model(value, folder)
     return str(folder / value) if option.means_path(value) else value
 
 

@@ -10,16 +10,16 @@ from typing import Any
 from lsml_cli.errors import OutputError, UsageError
 
 
-def require_writable(path: Path | None) -> None:
+def require_writable(path: Path | None, option: str = "--summary") -> None:
     """Raises UsageError for a place where no file can be: before hours of work, not after them."""
     if path is None:
         return
     if path.is_dir():
-        raise UsageError(f"--summary {path} is a folder.", "Name a file in it.")
+        raise UsageError(f"{option} {path} is a folder.", "Name a file in it.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}.", f"Create it first: mkdir -p {path.parent}")
     if path.is_file() and not _may_be_summary(path):
-        raise UsageError(f"--summary {path} is there already, and is no summary.", "Name another file.")
+        raise UsageError(f"{option} {path} is there already, and is no summary.", "Name another file.")
 
 
 def _may_be_summary(path: Path) -> bool:

@@ -26,7 +26,7 @@ def require_harmless(option: Option, value: Any, path: Path, where: str) -> None
 
 
 def _objection(option: Option, value: Any, folder: Path) -> str | None:
-    if option.is_model:
+    if option.is_model and not (option.is_path and Path(value).is_file()):
         return _model_objection(value)
     if option.is_path:
         paths = [pair.rpartition("=")[2] for pair in value] if isinstance(value, list) else [value]
@@ -35,7 +35,7 @@ def _objection(option: Option, value: Any, folder: Path) -> str | None:
     if option.table:
         return _table_objection(value)
     if option.key in OPEN_CHOICES:
-        return "says what is read, and from where"
+        return OPEN_CHOICES[option.key]
     return "is neither a name nor a number" if option.is_open else None
 
 

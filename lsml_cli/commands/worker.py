@@ -39,7 +39,6 @@ def worker(
 
         lsml worker --jobs redis://queue:6379/0 --versions /mnt/models/served --burst
     """
-    import importlib.util
     import os
 
     from lsml_cli.commands.console import Console
@@ -59,8 +58,6 @@ def worker(
             console.note(
                 f"{API_KEY} is not set, so every job will fail: export it before the worker starts.", important=True
             )
-        if importlib.util.find_spec("label_studio_sdk") is None:
-            console.note("Every job will fail without label-studio-sdk: pip install 'lsml[studio]'", important=True)
         _log_sentences(console.note)
         console.note(f"Waiting for jobs on the queue {runners.QUEUE} at {runners.without_password(jobs)}.")
         _rq_worker(jobs, console.note).work(burst=burst, logging_level="WARNING")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import os
 import re
@@ -348,11 +347,8 @@ def _check_training(options: ServeOptions, spec: ModelSpec) -> None:
     if not options.versions.is_dir() or not os.access(options.versions, os.W_OK):
         raise UsageError(f"--versions {options.versions} is not a folder that can be written to.")
     _log_to_stderr()
-    if options.jobs == "embedded":
-        if not os.environ.get("LABEL_STUDIO_API_KEY"):
-            log.warning("LABEL_STUDIO_API_KEY is not set, and no job can fetch annotations without it.")
-        if importlib.util.find_spec("label_studio_sdk") is None:
-            log.warning("Training needs the package label-studio-sdk: pip install 'lsml[studio]'")
+    if options.jobs == "embedded" and not os.environ.get("LABEL_STUDIO_API_KEY"):
+        log.warning("LABEL_STUDIO_API_KEY is not set, and no job can fetch annotations without it.")
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,0 +1,88 @@
+"""`lsml pull`: the tasks of a Label Studio project, out to a pipe or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lsml_cli.commands import options
+
+
+def pull(
+    project: options.Project,
+    label_studio_url: options.LabelStudioUrl = None,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
+    format: Annotated[
+        Literal["json", "jsonl"] | None,
+        typer.Option("--format", help="From the ending of --output by default; stdout is jsonl."),
+    ] = None,
+    only: Annotated[
+        Literal["all", "annotated", "unlabelled", "unpredicted"],
+        typer.Option("--only", help="Which tasks; a skipped annotation is none."),
+    ] = "all",
+    view: Annotated[
+        int | None, typer.Option("--view", min=1, metavar="N", help="Only the tasks of this Data Manager tab.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="DATE", help="Only tasks updated or annotated then or later: 2026-11-21."),
+    ] = None,
+    fields: Annotated[
+        str | None,
+        typer.Option("--fields", metavar="NAMES", help="all; data (ids and data, much quicker); or id,data,meta,..."),
+    ] = None,
+    label_config_out: Annotated[
+        Path | None, typer.Option("--label-config-out", metavar="FILE", help="Write the project's label config there.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run, behind its last task.")] = False,
+    summary: options.SummaryFile = None,
+    quiet: options.Quiet = False,
+    settings: options.Config = None,
+    show_settings: options.ShowSettings = False,
+) -> None:
+    """Write the tasks of a project, one JSON object a line, in the order of their ids.
+
+    What comes out goes into `lsml predict -` and `lsml fit -` as it is. Annotated tasks are those of the JSON export,
+    with their annotations in full; of tasks that are only to be predicted, ids and data come by themselves.
+    The key comes from LABEL_STUDIO_API_KEY: a personal access token or a legacy token.
+
+    Examples:
+
+        lsml pull --project 3 --only annotated --label-config-out config.xml -o annotated.jsonl
+
+        lsml pull --project 3 --only unlabelled | lsml predict - --model models/news | head -3
+    """
+    from lsml_cli import studio
+    from lsml_cli.commands import summary as summary_file
+    from lsml_cli.commands.console import Console
+    from lsml_cli.destination import require_different_files
+    from lsml_cli.studio import pulling
+
+    summary_file.require_writable(summary)
+    require_different_files(
+        {},
+        {
+            "--output": output,
+            "--label-config-out": str(label_config_out) if label_config_out else None,
+            "--summary": str(summary) if summary else None,
+        },
+    )
+    asked = pulling.PullOptions(
+        project=project,
+        only=only,
+        view=view,
+        since=pulling.read_date(since) if since else None,
+        fields=fields,
+        output=output,
+        format=format,
+        resume=resume,
+    )
+    url = options.require_label_studio(label_studio_url)
+    with Console(quiet) as console, studio.connect(url) as there:
+        if label_config_out is not None:
+            pulling.write_label_config(there, project, label_config_out)
+        done = pulling.pull_to(there, asked, console)
+        summary_file.write(summary, done.to_json())
+        console.note(done.sentence())

@@ -1,0 +1,10 @@
+"""Label Studio over its API: the only place that talks to it, but for the media it serves (`media`).
+
+It is asked over plain HTTP. Its SDK brings 500 MB with it and takes two seconds to load, for the few calls made here.
+"""
+
+from __future__ import annotations
+
+from lsml_cli.studio.connection import API_KEY, Studio, connect
+
+__all__ = ["API_KEY", "Studio", "connect"]
