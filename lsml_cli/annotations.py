@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
@@ -34,6 +34,33 @@ def labelled(
     """
     found: list[Labelled] = []
     reasons: Counter[str] = Counter()
+    for each in answered(tasks, config, which, empty=empty):
+        found += [Labelled(each.task, annotation) for annotation in each.counting]
+        if each.reason:
+            reasons[each.reason] += 1
+    return found, reasons
+
+
+class Answered(NamedTuple):
+    """A task with its annotations.
+
+    counting  those that count; none with a `reason` why
+    usable    all that were not skipped
+    """
+
+    task: Task
+    counting: Sequence[Annotation]
+    usable: Sequence[Annotation]
+    reason: str = ""
+
+
+def answered(
+    tasks: Iterable[Task], config: LabelConfig, which: Which = "last", *, empty: bool = False
+) -> Iterator[Answered]:
+    """Each task with its annotations, one at a time; the parameters are those of `labelled`.
+
+    Only the rows of JSON_MIN and CSV are kept until the end, when it is known which of them are about one task.
+    """
     rows: dict[int, list[tuple[Task, Annotation]]] = {}
     for task in tasks:
         if is_export_row(task.raw):
@@ -44,10 +71,9 @@ def labelled(
             candidates = [annotation]
         else:
             candidates = annotations_of(task)
-        _settle(task, candidates, which, empty, found, reasons)
+        yield _settled(task, candidates, which, empty)
     for several in rows.values():
-        _settle(several[0][0], [annotation for _, annotation in several], which, empty, found, reasons)
-    return found, reasons
+        yield _settled(several[0][0], [annotation for _, annotation in several], which, empty)
 
 
 def annotations_of(task: Task) -> list[Annotation]:
@@ -84,19 +110,12 @@ def chosen(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
     return [control.name_of.get(name, name) for name in found]
 
 
-def _settle(
-    task: Task,
-    candidates: Sequence[Annotation],
-    which: Which,
-    empty: bool,
-    found: list[Labelled],
-    reasons: Counter[str],
-) -> None:
-    counting = choose(candidates, which, empty=empty)
-    found += [Labelled(task, annotation) for annotation in counting]
-    if not counting:
-        kept = [each for each in candidates if not each.cancelled]
-        reasons[EMPTY if kept else SKIPPED if candidates else NONE] += 1
+def _settled(task: Task, candidates: Sequence[Annotation], which: Which, empty: bool) -> Answered:
+    counting, usable = choose(candidates, which, empty=empty), choose(candidates, "all", empty=empty)
+    if counting:
+        return Answered(task, counting, usable)
+    kept = [each for each in candidates if not each.cancelled]
+    return Answered(task, (), (), EMPTY if kept else SKIPPED if candidates else NONE)
 
 
 def _from_export(stored: Mapping[str, Any]) -> Annotation:

@@ -9,10 +9,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from lsml_cli._version import __version__
+from lsml_cli.commands.evaluate import evaluate
 from lsml_cli.commands.fit import fit
 from lsml_cli.commands.jobs import jobs
 from lsml_cli.commands.models import models
 from lsml_cli.commands.predict import predict
+from lsml_cli.commands.pull import pull
+from lsml_cli.commands.push import push
+from lsml_cli.commands.rank import rank
 from lsml_cli.commands.serve import serve
 from lsml_cli.commands.settings import SettingsCommand
 from lsml_cli.commands.versions import versions
@@ -30,7 +34,11 @@ app = typer.Typer(
 )
 app.command(cls=SettingsCommand)(predict)
 app.command(cls=SettingsCommand)(fit)
+app.command(cls=SettingsCommand)(evaluate)
+app.command(cls=SettingsCommand)(rank)
 app.command(cls=SettingsCommand)(serve)
+app.command(cls=SettingsCommand)(pull)
+app.command(cls=SettingsCommand)(push)
 app.command()(versions)
 app.command()(jobs)
 app.command()(worker)

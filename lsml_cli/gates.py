@@ -1,23 +1,35 @@
 """Gates: what a new version must reach before it is promoted, `--fail-under METRIC=VALUE`.
 
-accuracy=0.98            of every control
-macro-f1=0.9
+accuracy=0.98            of every <Choices>; also macro-f1, micro-f1
 f1:spam=0.92             of every control that has this class; also precision:spam, recall:spam
 category.f1:Billing=0.9  of one control
+map=0.5, ap50:car=0.8    of regions of pictures; also map50, precision, recall, f1, and by class ap, precision, ...
+hmean=0.8, cer=0.05      of texts; also wer, cer-found, wer-found, precision, recall, exact
+
+Of error rates (cer, wer) less is better: their gate is the most that they may be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from lsml_cli.errors import UsageError, closest_first, listed
-from lsml_cli.metrics import ClassMetrics, Metrics
 
-OF_CONTROL = ("accuracy", "macro-f1")
-OF_CLASS = ("f1", "precision", "recall")
-KNOWN = (*OF_CONTROL, *(f"{name}:CLASS" for name in OF_CLASS))
+CHOICES = "choices"
+OF_CONTROL: Mapping[str, Sequence[str]] = {
+    CHOICES: ("accuracy", "macro-f1", "micro-f1"),
+    "regions": ("map", "map50", "precision", "recall", "f1"),
+    "texts": ("cer", "wer", "cer-found", "wer-found", "precision", "recall", "hmean", "exact"),
+}
+OF_CLASS: Mapping[str, Sequence[str]] = {
+    CHOICES: ("f1", "precision", "recall"),
+    "regions": ("f1", "precision", "recall", "ap", "ap50"),
+    "texts": (),
+}
+LESS_IS_BETTER = frozenset({"cer", "wer", "cer-found", "wer-found"})
+FAIL_UNDER, FAIL_IF_WORSE = "--fail-under", "--fail-if-worse"
 
 _EXACT = 1e-9  # a mean of several numbers may end one bit below the value that was typed
 
@@ -25,9 +37,31 @@ _EXACT = 1e-9  # a mean of several numbers may end one bit below the value that 
 Known = Mapping[str, Sequence[str] | None]
 
 
+class Measured(Protocol):
+    """The metrics of a control, or of one of its classes: its numbers by the name that a gate has for them."""
+
+    def values(self) -> Mapping[str, float | None]: ...
+
+
+class MeasuredClass(Measured, Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def support(self) -> int: ...
+
+
+class MeasuredControl(Measured, Protocol):
+    @property
+    def classes(self) -> Sequence[MeasuredClass]: ...
+
+
 @dataclass(frozen=True)
 class Gate:
-    """One metric of one control, and the least it must be. `label` is None for a metric of the whole control."""
+    """One metric of one control, and the least it must be (of an error rate the most).
+
+    `label` is None for a metric of the whole control.
+    """
 
     control: str
     metric: str
@@ -36,7 +70,16 @@ class Gate:
 
     @property
     def name(self) -> str:
-        return f"{self.control}.{self.metric}" + (f":{self.label}" if self.label is not None else "")
+        return f"{self.control}.{self.metric_name}"
+
+    @property
+    def metric_name(self) -> str:
+        return self.metric + (f":{self.label}" if self.label is not None else "")
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return -1 if self.metric in LESS_IS_BETTER else 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +92,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        return self.measured is not None and self.measured >= self.gate.at_least - _EXACT
+        return self.measured is not None and self.gate.sign * (self.measured - self.gate.at_least) >= -_EXACT
 
     def __str__(self) -> str:
         if self.measured is None:
@@ -64,48 +107,130 @@ class Verdict:
         return asdict(self.gate) | {"name": self.gate.name, "measured": self.measured, "passed": self.passed}
 
 
-def parse_gates(wanted: Iterable[str], known: Known) -> list[Gate]:
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison saw: a metric of what is measured (`mine`) and of what it is compared with (`other`).
+
+    low, high  where the difference is with a probability of 95 %; None where that is not known
+    gate       its `at_least` is the margin: by how much the metric may be worse
+
+    None instead of a number when there was nothing to measure, which does not pass.
+    """
+
+    gate: Gate
+    mine: float | None
+    other: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.mine is None or self.other is None else self.mine - self.other
+
+    @property
+    def passed(self) -> bool:
+        return self.difference is not None and self.gate.sign * self.difference >= -self.gate.at_least - _EXACT
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"{self.gate.name} could not be compared, because one of the two has no number for it"
+        interval = f" (95 %: {self.low:+.4f} to {self.high:+.4f})" if self.low is not None else ""
+        margin = f", the margin is {self.gate.at_least:g}" if self.gate.at_least else ""
+        return f"{self.gate.name} is {self.mine:.4f}, {self.difference:+.4f}{interval} from {self.other:.4f}{margin}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **{"name": self.gate.name, "control": self.gate.control, "metric": self.gate.metric},
+            **{"label": self.gate.label, "margin": self.gate.at_least, "measured": self.mine, "other": self.other},
+            **{"difference": self.difference, "low": self.low, "high": self.high, "passed": self.passed},
+        }
+
+
+def parse_gates(wanted: Iterable[str], known: Known, kinds: Mapping[str, str] | None = None) -> list[Gate]:
     """`--fail-under` options as gates, one for each control that they apply to.
 
     known  see `Known`
+    kinds  what is measured of each control, see OF_CONTROL; "choices" where it does not say
 
     Raises UsageError that lists the known names when a metric, a control or a class is unknown.
     """
-    return [gate for text in wanted for gate in _parse(text, known)]
+    return [gate for text in wanted for gate in _parse(_Wanted(FAIL_UNDER, text, known, kinds or {}))]
 
 
-def judge(gates: Iterable[Gate], metrics: Mapping[str, Metrics]) -> list[Verdict]:
-    """All of them, also after the first that is missed."""
-    return [_judge(gate, metrics.get(gate.control)) for gate in gates]
+def parse_comparisons(wanted: Iterable[str], known: Known, kinds: Mapping[str, str] | None = None) -> list[Gate]:
+    """`--fail-if-worse METRIC[=MARGIN]` options as gates whose value is the margin, 0 if it is not given."""
+    return [gate for text in wanted for gate in _parse(_Wanted(FAIL_IF_WORSE, text, known, kinds or {}))]
 
 
-def _parse(text: str, known: Known) -> list[Gate]:
-    name, equals, value = text.rpartition("=")
-    if not equals or not name:
-        raise UsageError(f"--fail-under {text!r} is not METRIC=VALUE.", "For example: --fail-under accuracy=0.98")
-    try:
-        at_least = float(value)
-    except ValueError:
-        at_least = float("nan")
-    if not 0 <= at_least <= 1:
-        raise UsageError(f"--fail-under {text!r}: the value must be a number from 0 to 1, not {value!r}.")
+def judge(gates: Iterable[Gate], metrics: Mapping[str, MeasuredControl], task: str = "held-out task") -> list[Verdict]:
+    """All of them, also after the first that is missed. `task` is what is measured on, for sentences about it."""
+    return [_judge(gate, metrics.get(gate.control), task) for gate in gates]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An option as it was given."""
+
+    option: str
+    text: str
+    known: Known
+    kinds: Mapping[str, str]
+
+    def kind(self, control: str) -> str:
+        return self.kinds.get(control, CHOICES)
+
+    def metrics(self) -> list[str]:
+        """The names of all metrics that some control has."""
+        kinds = dict.fromkeys(self.kind(control) for control in self.known)
+        of_control = dict.fromkeys(name for kind in kinds for name in OF_CONTROL[kind])
+        return [*of_control, *dict.fromkeys(f"{name}:CLASS" for kind in kinds for name in OF_CLASS[kind])]
+
+    def refuse(self, why: str, hint: str | None = None) -> NoReturn:
+        raise UsageError(f"{self.option} {self.text!r}{why}", hint)
+
+
+def _parse(wanted: _Wanted) -> list[Gate]:
+    name, at_least = _parted(wanted)
+    known = wanted.known
     if not known:
-        raise UsageError(
-            f"--fail-under {text!r}: nothing of this label config can be measured.",
-            "Gates are for <Choices> about whole tasks.",
+        wanted.refuse(
+            ": nothing of this label config can be measured.",
+            "Gates are for <Choices> about whole tasks, labelled regions of pictures, and <TextArea>.",
         )
     controls, metric = _controls(name, known)
     kind, colon, label = metric.partition(":")
-    if colon and kind in OF_CLASS and label:
-        having = [control for control in controls if (classes := known[control]) is None or label in classes]
+    if colon and label and any(kind in OF_CLASS[wanted.kind(control)] for control in controls):
+        able = [control for control in controls if kind in OF_CLASS[wanted.kind(control)]]
+        having = [control for control in able if (classes := known[control]) is None or label in classes]
         if not having:
-            there = dict.fromkeys(each for control in controls for each in known[control] or ())
+            there = dict.fromkeys(each for control in able for each in known[control] or ())
             known_classes = listed(closest_first(label, there))
-            raise UsageError(f"--fail-under {text!r}: there is no class {label!r}.", f"Known classes: {known_classes}.")
+            wanted.refuse(f": there is no class {label!r}.", f"Known classes: {known_classes}.")
         return [Gate(control, kind, label, at_least) for control in having]
-    if colon or kind not in OF_CONTROL:
-        _refuse(text, metric, known)
-    return [Gate(control, kind, None, at_least) for control in controls]
+    able = [control for control in controls if kind in OF_CONTROL[wanted.kind(control)]]
+    if colon or not able:
+        _refuse(wanted, metric)
+    return [Gate(control, kind, None, at_least) for control in able]
+
+
+def _parted(wanted: _Wanted) -> tuple[str, float]:
+    """The name of a metric, and the value behind it; a margin may be left out."""
+    name, equals, value = wanted.text.rpartition("=")
+    if wanted.option == FAIL_IF_WORSE and not _is_number(value):
+        return wanted.text, 0.0
+    if not equals or not name:
+        wanted.refuse(" is not METRIC=VALUE.", f"For example: {wanted.option} accuracy=0.98")
+    if not _is_number(value) or not 0 <= float(value) <= 1:
+        what = "value" if wanted.option == FAIL_UNDER else "margin"
+        wanted.refuse(f": the {what} must be a number from 0 to 1, not {value!r}.")
+    return name, float(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) == float(text)
+    except ValueError:
+        return False
 
 
 def _controls(name: str, known: Known) -> tuple[list[str], str]:
@@ -116,28 +241,25 @@ def _controls(name: str, known: Known) -> tuple[list[str], str]:
     return list(known), name
 
 
-def _refuse(text: str, metric: str, known: Known) -> None:
+def _refuse(wanted: _Wanted, metric: str) -> NoReturn:
     before, dot, rest = metric.split(":")[0].rpartition(".")
-    if dot and rest in (*OF_CONTROL, *OF_CLASS):
-        controls = listed(closest_first(before, known))
-        raise UsageError(
-            f"--fail-under {text!r}: there is no control {before!r} to be measured.", f"Known controls: {controls}."
-        )
-    metrics = listed(closest_first(metric, KNOWN))
-    of_class = " (it needs a class)" if metric.rstrip(":") in OF_CLASS else ""
-    raise UsageError(f"--fail-under {text!r}: there is no metric {metric!r}{of_class}.", f"Known metrics: {metrics}.")
+    of_class = {name for each in OF_CLASS.values() for name in each}
+    if dot and rest in of_class.union(*OF_CONTROL.values()):
+        controls = listed(closest_first(before, wanted.known))
+        wanted.refuse(f": there is no control {before!r} to be measured.", f"Known controls: {controls}.")
+    known = wanted.metrics()
+    needs_class = " (it needs a class)" if f"{metric.rstrip(':')}:CLASS" in known else ""
+    wanted.refuse(
+        f": there is no metric {metric!r}{needs_class}.", f"Known metrics: {listed(closest_first(metric, known))}."
+    )
 
 
-def _judge(gate: Gate, metrics: Metrics | None) -> Verdict:
+def _judge(gate: Gate, metrics: MeasuredControl | None, task: str) -> Verdict:
     if metrics is None:
-        return Verdict(gate, None, "no held-out task has an answer for it, or the model gave none at all")
+        return Verdict(gate, None, f"no {task} has an answer for it, or the model gave none at all")
     if gate.label is None:
-        return Verdict(gate, metrics.accuracy if gate.metric == "accuracy" else metrics.macro_f1)
+        return Verdict(gate, metrics.values()[gate.metric], f"no {task} has anything to count")
     found = next((each for each in metrics.classes if each.name == gate.label), None)
     if found is None or not found.support:
-        return Verdict(gate, None, f'no held-out task has the class "{gate.label}"')
-    return Verdict(gate, _of_class(gate.metric, found))
-
-
-def _of_class(metric: str, found: ClassMetrics) -> float:
-    return {"f1": found.f1, "precision": found.precision, "recall": found.recall}[metric]
+        return Verdict(gate, None, f'no {task} has the class "{gate.label}"')
+    return Verdict(gate, found.values()[gate.metric])

@@ -20,7 +20,7 @@ from lsml_cli.annotations import Which, chosen, labelled
 from lsml_cli.errors import InputError, ModelError, UsageError
 from lsml_cli.label_config import Control, LabelConfig
 from lsml_cli.media import Media
-from lsml_cli.tasks import Labelled, Task, Unreadable, read_tasks
+from lsml_cli.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
 
 UNREADABLE = "unreadable"
 FOREIGN = "no answer for this label config"
@@ -135,9 +135,8 @@ class _Reading:
 
     def examples(self, tasks: Iterable[Task | Unreadable], which: Which) -> tuple[list[Labelled], Counter[str]]:
         """The annotated tasks, and the others by reason."""
-        nothing_is_an_answer = not all(control.single for control in self.config.controls.values())
-        found, reasons = labelled(self.readable(tasks), self.config, which, empty=nothing_is_an_answer)
-        usable = [each for each in found if _answers(each, self.config)]
+        found, reasons = labelled(self.readable(tasks), self.config, which, empty=nothing_is_an_answer(self.config))
+        usable = [each for each in found if answers(each.annotation, self.config)]
         foreign = _tasks(found) - _tasks(usable)
         reasons.update({FOREIGN: foreign, UNREADABLE: len(self.unreadable)})
         return usable, +reasons
@@ -255,16 +254,24 @@ def _digest(shown: bytes) -> bytes:
     return blake2b(shown, digest_size=16).digest()
 
 
-def _answers(example: Labelled, config: LabelConfig) -> bool:
+def nothing_is_an_answer(config: LabelConfig) -> bool:
+    """Whether an annotation without any region says something: that no label applies, that nothing is there."""
+    return not all(control.single for control in config.controls.values())
+
+
+def answers(annotation: Annotation, config: LabelConfig) -> bool:
     """Whether an annotation says anything about this label config: an empty one does, where it counts at all."""
-    result = example.annotation.result
+    result = annotation.result
     return not result or any(region.get("from_name") in config.controls for region in result)
 
 
 def _without_answers(example: Labelled) -> Labelled:
-    """The example, its task without the annotations and predictions that came with it: nothing can peek at them."""
-    raw = {key: example.task.raw[key] for key in ("id", "data", "meta") if key in example.task.raw}
-    return Labelled(replace(example.task, raw=raw), example.annotation)
+    return Labelled(bare(example.task), example.annotation)
+
+
+def bare(task: Task) -> Task:
+    """The task without the annotations and predictions that came with it: nothing can peek at them."""
+    return replace(task, raw={key: task.raw[key] for key in ("id", "data", "meta") if key in task.raw})
 
 
 def _classes(config: LabelConfig, train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Classes:

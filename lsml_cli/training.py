@@ -6,9 +6,8 @@ import os
 import platform
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,14 +15,16 @@ import orjson
 
 from lsml_cli import drafts, gates, pipeline, registry, versions
 from lsml_cli._version import __version__
-from lsml_cli.annotations import Which, chosen
+from lsml_cli.annotations import Which
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
+from lsml_cli.evaluation import Evaluation, evaluate_outcomes, measurable
 from lsml_cli.holdout import Plan, plan_fit, require_share
-from lsml_cli.label_config import Control, LabelConfig
+from lsml_cli.judges import REGIONS, AnyMetrics
+from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
-from lsml_cli.metrics import Metrics, classification
+from lsml_cli.metrics.geometry import require_pycocotools
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
-from lsml_cli.predictions import Failure, Outcome, Prediction
+from lsml_cli.predictions import Outcome
 from lsml_cli.tasks import Labelled, Task, Unreadable
 
 # Modules whose version a trained model may depend on; only those that the fit has imported are noted down.
@@ -34,20 +35,28 @@ _LIBRARIES = ("numpy", "scipy", "sklearn", "safetensors", "torch", "torchvision"
 class FitResult:
     """What came out of a fit.
 
-    version   the new version, promoted unless a gate was missed or a file was torn
-    plan      what it was trained on and measured with
-    metrics   by control, measured on the held-out tasks; empty when nothing was held out
-    failed    held-out tasks that the new model failed on, by reason
-    verdicts  what the gates saw
-    seconds   how long it took
+    version     the new version, promoted unless a gate was missed or a file was torn
+    plan        what it was trained on and measured with
+    evaluation  on the held-out tasks; without any number when nothing was held out
+    verdicts    what the gates saw
+    seconds     how long it took
     """
 
     version: versions.Version
     plan: Plan
-    metrics: Mapping[str, Metrics] = field(default_factory=dict)
-    failed: Mapping[str, int] = field(default_factory=dict)
+    evaluation: Evaluation
     verdicts: Sequence[gates.Verdict] = ()
     seconds: float = 0.0
+
+    @property
+    def metrics(self) -> Mapping[str, AnyMetrics]:
+        """By control; empty when nothing was held out."""
+        return self.evaluation.metrics
+
+    @property
+    def failed(self) -> Mapping[str, int]:
+        """Held-out tasks that the new model failed on, by reason."""
+        return self.evaluation.failed
 
     @property
     def too_small(self) -> Mapping[str, Sequence[str]]:
@@ -129,6 +138,8 @@ def fit_version(
     start = starting_point(spec, continuing)
     start.build().bind(config, {}, None)  # fails here, before anything is read, when the two do not fit
     check_options(config, holdout, fail_under, refit)
+    if holdout and REGIONS & {tag.lower() for tag in spec.family().fills}:
+        require_pycocotools()  # not after hours of training
     drafts.require_home(output)
     for note in start.notes:
         progress(note)
@@ -143,7 +154,8 @@ def fit_version(
         if plan.held_out:
             progress(f"Measuring on {plan.counts['holdout']:,} held-out tasks.")
         outcomes = _predict(trained, config, [example.task for example in plan.held_out], workplace)
-        metrics = measure(config, plan.held_out, outcomes)
+        evaluation = evaluate_outcomes(config, plan.held_out, outcomes, name=start.name)
+        metrics = evaluation.metrics
         verdicts = gates.judge(wanted, metrics)
         passed = all(verdict.passed for verdict in verdicts)
         if refit and passed:
@@ -166,8 +178,8 @@ def fit_version(
         )
     if passed and not plan.torn:
         versions.promote(output, version.version)
-    failed = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Failure))
-    return FitResult(version, plan, metrics, failed, verdicts, time.monotonic() - begun)
+    evaluation = replace(evaluation, name=f"{version.name}@{version.version}")
+    return FitResult(version, plan, evaluation, verdicts, time.monotonic() - begun)
 
 
 def starting_point(spec: ModelSpec, continuing: bool = False) -> ModelSpec:
@@ -198,7 +210,7 @@ def starting_point(spec: ModelSpec, continuing: bool = False) -> ModelSpec:
 def check_options(config: LabelConfig, holdout: float | Path, fail_under: Sequence[str], refit: bool) -> None:
     """Raises UsageError for what makes no sense, before anything is read."""
     require_share(holdout)
-    gates.parse_gates(fail_under, measurable(config))
+    gates.parse_gates(fail_under, *measurable(config))
     if holdout == 0 and fail_under:
         raise UsageError("--fail-under has nothing to go by: with --holdout 0 nothing is measured.")
     if holdout == 0 and refit:
@@ -212,48 +224,9 @@ def check_options(config: LabelConfig, holdout: float | Path, fail_under: Sequen
 
 def check_gates(config: LabelConfig, plan: Plan, fail_under: Sequence[str]) -> list[gates.Gate]:
     """The gates; raises UsageError for a class that no task has where classes come with the tasks."""
-    return gates.parse_gates(fail_under, measurable(config, plan))
-
-
-def measurable(config: LabelConfig, plan: Plan | None = None) -> dict[str, list[str] | None]:
-    """The controls that `measure` has numbers for, with their classes; None where these come with the tasks."""
-    found: dict[str, list[str] | None] = {}
-    for control in config.controls.values():
-        if _is_measured(control):
-            found[control.name] = [label.name for label in control.labels]
-            if control.dynamic:
-                found[control.name] = list(plan.classes[control.name]) if plan else None
-    return found
-
-
-def measure(config: LabelConfig, examples: Sequence[Labelled], outcomes: Sequence[Outcome]) -> dict[str, Metrics]:
-    """How well the outcomes meet the annotations, for each <Choices> about the task that was annotated and predicted.
-
-    A failed task counts as one for which nothing was predicted. Where several labels may apply, an annotation
-    without any says that none does; where one has to, such a task does not count.
-    """
-    found = {}
-    for control in config.controls.values():
-        if not _is_measured(control):
-            continue
-        truths = [chosen(control, example.annotation.result) for example in examples]
-        guesses = [_guess(control, outcome) for outcome in outcomes]
-        pairs = [(truth, guess) for truth, guess in zip(truths, guesses, strict=True) if truth or not control.single]
-        if any(truths) and (any(guesses) or not control.single):
-            found[control.name] = classification(pairs)
-    return found
-
-
-def _is_measured(control: Control) -> bool:
-    return control.type == "choices" and not control.per_region
-
-
-def _guess(control: Control, outcome: Outcome) -> list[str]:
-    if not isinstance(outcome, Prediction):
-        return []
-    return [
-        name for region in outcome.result if region.from_name == control.name for name in region.value[control.type]
-    ]
+    known, kinds = measurable(config)
+    known = {name: list(plan.classes[name]) if classes is None else classes for name, classes in known.items()}
+    return gates.parse_gates(fail_under, known, kinds)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from lsml_cli.metrics import classification
+from lsml_cli.metrics import bootstrap, classification
+from lsml_cli.metrics.agreement import NameAgreement
+from lsml_cli.metrics.calibration import calibration
+from lsml_cli.metrics.choices import ChoiceCounts
 
 NAMES = ["ant", "bee", "cat", "dog"]
 SINGLE = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=1, max_size=30)
@@ -23,6 +28,7 @@ def test_single_choices_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None
     assert found.count == len(pairs)
     assert found.accuracy == pytest.approx(accuracy_score(truth, guess))
     assert found.macro_f1 == pytest.approx(f1_score(truth, guess, average="macro", zero_division=0))
+    assert found.micro_f1 == pytest.approx(f1_score(truth, guess, average="micro", zero_division=0))
     names = [each.name for each in found.classes]
     expected = precision_recall_fscore_support(truth, guess, labels=names, zero_division=0)
     for each, *numbers in zip(found.classes, *expected, strict=True):
@@ -39,6 +45,8 @@ def test_multiple_choices_agree_with_sklearn(pairs: list[tuple[set[str], set[str
     expected = dict(zip(NAMES, zip(*numbers, strict=True), strict=True))
     for each in found.classes:
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(expected[each.name])
+    if found.classes:
+        assert found.micro_f1 == pytest.approx(f1_score(truth, guess, average="micro", zero_division=0))
     occurring = [each.f1 for each in found.classes]
     assert found.macro_f1 == (pytest.approx(sum(occurring) / len(occurring)) if occurring else None)
 
@@ -64,3 +72,92 @@ def test_to_json_is_json() -> None:
         "support": 1,
         "predicted": 0,
     }
+
+
+def counts_of(pairs: list[tuple[set[str], set[str]]]) -> ChoiceCounts:
+    found = ChoiceCounts()
+    for truth, guess in pairs:
+        found.add([(frozenset(truth), frozenset(guess))], 0.5)
+    return found
+
+
+@given(MULTI, st.integers(0, 2**32 - 1))
+def test_weighted_tasks_are_repeated_tasks(pairs: list[tuple[set[str], set[str]]], seed: int) -> None:
+    weights = np.random.default_rng(seed).integers(0, 4, (3, len(pairs))).astype(np.int32)
+    values = counts_of(pairs).values(weights)
+    for i, row in enumerate(weights):
+        again = classification([pair for pair, times in zip(pairs, row, strict=True) for _ in range(times)])
+        expected = dict(again.values()) | {
+            f"{name}:{each.name}": value for each in again.classes for name, value in each.values().items()
+        }
+        for name, value in expected.items():
+            assert values[name][i] == (
+                pytest.approx(value) if value is not None else pytest.approx(np.nan, nan_ok=True)
+            )
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@given(SINGLE)
+def test_confusion_agrees_with_sklearn(pairs: list[tuple[str, str]]) -> None:
+    found = counts_of([({truth}, {guess}) for truth, guess in pairs]).confusion()
+    expected = confusion_matrix(*zip(*pairs, strict=True), labels=list(found.rows))
+    assert found.columns == found.rows
+    assert [list(row) for row in found.counts] == expected.tolist()
+
+
+def test_nothing_predicted_is_a_column_of_its_own() -> None:
+    found = counts_of([({"a"}, {"a"}), ({"a"}, set()), ({"b"}, set())]).confusion()
+    assert (found.rows, found.columns) == (("a", "b"), ("a", "b", ""))
+    assert found.counts == ((1, 0, 1), (0, 0, 1))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, width=16), st.booleans()), min_size=1, max_size=50))
+def test_reliability_agrees_with_sklearn(answers: list[tuple[float, bool]]) -> None:
+    scores, right = (np.array(each, np.float32) for each in zip(*answers, strict=True))
+    found = calibration(scores, right)
+    assert found is not None
+    share, mean = calibration_curve(right, scores, n_bins=10)
+    assert [each.right for each in found.bins] == pytest.approx(list(share))
+    assert [each.score for each in found.bins] == pytest.approx(list(mean))
+    weights = [each.count / len(answers) for each in found.bins]
+    assert found.ece == pytest.approx(float(np.dot(np.abs(share - mean), weights)), abs=1e-6)
+    assert sum(found.right) + sum(found.wrong) == len(answers)
+
+
+def test_an_interval_covers_what_it_says() -> None:
+    """Of many samples of 100 tasks of which 80 % are right, about 95 % of the intervals hold 0.8."""
+    held = 0
+    for seed in range(200):
+        right = np.random.default_rng(seed).random(100) < 0.8
+        counts = counts_of([({"a"}, {"a" if each else "b"}) for each in right])
+        found = bootstrap.interval(bootstrap.distributions({"": counts}, 100, seed)[""]["accuracy"])
+        assert found is not None
+        held += found.low <= 0.8 <= found.high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_the_same_samples_for_both_sides() -> None:
+    mine = counts_of([({"a"}, {"a"})] * 50 + [({"b"}, {"a"})] * 50)
+    other = counts_of([({"a"}, {"a"})] * 40 + [({"a"}, {"b"})] * 10 + [({"b"}, {"a"})] * 50)
+    found = bootstrap.distributions({"mine": mine, "other": other}, 100, 0)
+    difference = found["mine"]["accuracy"] - found["other"]["accuracy"]
+    assert (difference >= 0).all()  # mine is right wherever the other one is
+    assert bootstrap.resamples(100) == len(difference) == 1000
+    assert bootstrap.resamples(10**6) == 200
+
+
+def test_krippendorffs_alpha_of_the_literature() -> None:
+    """Krippendorff (2011), example C: four observers, twelve units, nominal data: 0.743."""
+    observers = [
+        "1 2 3 3 2 1 4 1 2 * * *",
+        "1 2 3 3 2 2 4 1 2 5 * 3",
+        "* 3 3 3 2 3 4 2 2 5 1 *",
+        "1 2 3 3 2 4 4 1 2 5 1 *",
+    ]
+    found = NameAgreement()
+    for unit in zip(*(each.split() for each in observers), strict=True):
+        found.add([value for value in unit if value != "*"])
+    agreement = found.found()
+    assert agreement is not None
+    assert agreement.tasks == 11
+    assert agreement.alpha == pytest.approx(0.743, abs=5e-4)

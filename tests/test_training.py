@@ -16,6 +16,7 @@ import pytest
 
 from lsml_cli import holdout, registry, training, versions
 from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.evaluation import evaluate_outcomes
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
 from tests.conftest import Lsml
@@ -76,7 +77,7 @@ def test_the_measured_model_is_the_shipped_one(tmp_path: Path) -> None:
     spec = registry.version_spec(found.version.folder)
     _, held_out = holdout.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
     outcomes = training._predict(spec, CONFIG, [example.task for example in held_out])
-    assert training.measure(CONFIG, held_out, outcomes) == found.metrics
+    assert evaluate_outcomes(CONFIG, held_out, outcomes).metrics == found.metrics
 
 
 def _annotation(task: Task) -> Annotation:
@@ -163,7 +164,7 @@ def test_held_out_tasks_that_fail_count_as_wrong(tmp_path: Path) -> None:
         CONFIG,
         [replace(each.task, data={"text": 5}) if each.task.index == broken else each.task for each in held_out],
     )
-    measured = training.measure(CONFIG, held_out, outcomes)
+    measured = evaluate_outcomes(CONFIG, held_out, outcomes).metrics
     assert measured["mood"].accuracy == pytest.approx(1 - 1 / len(held_out))
     assert len(train) + len(held_out) == len(tasks)
 

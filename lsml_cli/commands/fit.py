@@ -74,6 +74,10 @@ def fit(
     media_cache: options.MediaCache = None,
     media_cache_size: options.MediaCacheSize = "10G",
     summary: options.SummaryFile = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write what the hold-out says as one HTML page to look at."),
+    ] = None,
     quiet: options.Quiet = False,
     settings: options.Config = None,
     show_settings: options.ShowSettings = False,
@@ -92,7 +96,7 @@ def fit(
         lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
     from lsml_cli import plan, registry, tasks, training
-    from lsml_cli.commands import fit_report
+    from lsml_cli.commands import fit_report, metrics_tables
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.commands.media_options import to_media
@@ -101,6 +105,7 @@ def fit(
     from lsml_cli.holdout import plan_fit
     from lsml_cli.label_config import LabelConfig
     from lsml_cli.pipeline import find_devices
+    from lsml_cli.report import page
 
     spec = _spec(model, earlier, params or [])
     config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
@@ -110,13 +115,16 @@ def fit(
         raise UsageError("The new version needs a place.", "Name a folder for the model's versions: --output DIR")
     held_out = _share_or_file(holdout)
     summary_file.require_writable(summary)
+    page.require_writable(report)
+    if report is not None and held_out == 0:
+        raise UsageError("--report has nothing to show: with --holdout 0 nothing is measured.")
     require_different_files(
         {
             "the export": export,
             "the hold-out": str(held_out) if isinstance(held_out, Path) else None,
             "the label config": str(label_config) if label_config else None,
         },
-        {"--summary": str(summary) if summary else None},
+        {"--summary": str(summary) if summary else None, "--report": str(report) if report else None},
     )
     media = to_media(
         root=plan.media_root(export),
@@ -167,9 +175,13 @@ def fit(
             there = f"To see what is there: lsml versions {output}" if output.is_dir() else None
             raise Interrupted("Interrupted; nothing is half-written.", there) from None
         summary_file.write(summary, found.to_json())
+        if report is not None:
+            measured_on = held_out.name if isinstance(held_out, Path) else "held-out tasks"
+            facts = page.Facts(measured_on, label_studio_url)
+            page.write(report, found.evaluation, found.verdicts, config, media, facts)
         unsaid = None
         try:
-            fit_report.print_metrics(found.metrics)
+            metrics_tables.print_metrics(found.evaluation.controls, "held-out tasks")
         except OutputClosed:
             pass  # whoever reads the numbers may have enough; the version is there all the same
         except OutputError as error:

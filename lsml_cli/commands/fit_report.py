@@ -10,24 +10,7 @@ from lsml_cli.commands.tables import print_table
 
 if TYPE_CHECKING:
     from lsml_cli.holdout import Plan
-    from lsml_cli.metrics import Metrics
     from lsml_cli.training import FitResult
-
-
-def print_metrics(metrics: Mapping[str, Metrics]) -> None:
-    """The metrics of each control."""
-    for name, found in metrics.items():
-        emit(f"{name}: accuracy {found.accuracy:.4f}, macro F1 {found.macro_f1:.4f} on {found.count:,} held-out tasks")
-        rows = [
-            (
-                each.name,
-                *(f"{value:.4f}" for value in (each.precision, each.recall, each.f1)),
-                f"{each.support:,}",
-                f"{each.predicted:,}",
-            )
-            for each in found.classes
-        ]
-        print_table(("class", "precision", "recall", "F1", "support", "predicted"), rows, right=range(1, 6))
 
 
 def print_plan(plan: Plan) -> None:

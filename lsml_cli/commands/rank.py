@@ -1,0 +1,142 @@
+"""`lsml rank`: the predictions that people should look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lsml_cli.commands import options
+
+if TYPE_CHECKING:
+    from lsml_cli.ranking import Ranked, Trust
+
+
+def rank(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file that predict wrote, or - for standard input.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
+    format: Annotated[
+        Literal["json", "jsonl"] | None,
+        typer.Option("--format", help="From the ending of --output by default; stdout is jsonl."),
+    ] = None,
+    by: Annotated[
+        Literal["least-confident", "margin", "entropy", "score"],
+        typer.Option(
+            "--by", help="What makes a prediction doubtful; the least sure region, or the prediction's score."
+        ),
+    ] = "least-confident",
+    limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Only the first N.")] = None,
+    accept_above: Annotated[
+        float | None,
+        typer.Option(
+            "--accept-above",
+            min=0.0,
+            max=1.0,
+            metavar="X",
+            help="Count the predictions that could be accepted as they are: every score is at least X.",
+        ),
+    ] = None,
+    accepted: Annotated[
+        Path | None, typer.Option("--accepted", metavar="FILE", help="Write these there instead, as they are.")
+    ] = None,
+    annotated: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotated", metavar="FILE", help="Annotated tasks that tell how often accepting would be wrong."
+        ),
+    ] = None,
+    label_config: options.LabelConfigFile = None,
+    summary: options.SummaryFile = None,
+    quiet: options.Quiet = False,
+    settings: options.Config = None,
+    show_settings: options.ShowSettings = False,
+) -> None:
+    """Sort the predictions of FILE, the least sure first, so that people label what teaches most.
+
+    Records are written as they are. What no score tells anything about comes last, and tasks that failed after that.
+    Exit code 0: fine; 3: done, but some records could not be read; 1: failed; 2: wrong usage.
+
+    Examples:
+
+        lsml rank predictions.json -o first.json --limit 500
+
+        lsml rank predictions.json -o doubtful.json --accept-above 0.95 --accepted sure.json
+    """
+    from lsml_cli import ranking
+    from lsml_cli.commands import summary as summary_file
+    from lsml_cli.commands.console import Console
+    from lsml_cli.destination import require_different_files
+    from lsml_cli.errors import UsageError
+    from lsml_cli.output import output_format, stdout_for_data
+    from lsml_cli.source import STDIN
+
+    if accept_above is None and (accepted or annotated):
+        raise UsageError("Which predictions could be accepted?", "Say how sure they have to be: --accept-above 0.95")
+    if annotated is not None and label_config is None:
+        raise UsageError("--annotated needs a label config.", "Name the labelling XML with --label-config FILE.")
+    if annotated is not None and file == STDIN:
+        raise UsageError("--annotated reads the predictions twice, and standard input is there once.", "Name a file.")
+    summary_file.require_writable(summary)
+    require_different_files(
+        {"the predictions": file, "the annotated tasks": str(annotated) if annotated else None},
+        {
+            "--output": output,
+            "--accepted": str(accepted) if accepted else None,
+            "--summary": str(summary) if summary else None,
+        },
+    )
+    with stdout_for_data(), Console(quiet) as console:
+        trust = _trust(file, annotated, label_config, accept_above) if annotated and label_config else None
+        form = output_format(output, format)
+        found = ranking.rank_file(
+            file,
+            output,
+            form,
+            by=by,
+            limit=limit,
+            accept_above=accept_above,
+            accepted=str(accepted) if accepted else None,
+        )
+    summary_file.write(summary, found.to_json() | ({"trust": trust.to_json()} if trust else {}))
+    for sentence in _sentences(found, trust, accept_above, output):
+        console.note(sentence)
+    for place in found.unreadable[:3]:
+        console.note(f"{file}, {place}.", important=True)
+    if found.unreadable:
+        raise typer.Exit(3)
+
+
+def _trust(file: str, annotated: Path, label_config: Path, accept_above: float | None) -> Trust:
+    from lsml_cli.label_config import LabelConfig
+    from lsml_cli.predicted import PredictionFile
+    from lsml_cli.ranking import how_often_wrong
+    from lsml_cli.tasks import read_tasks
+
+    config = LabelConfig.load(label_config)
+    with PredictionFile(file, config) as predictions:
+        tasks = read_tasks(str(annotated), controls=frozenset(config.controls))
+        return how_often_wrong(tasks, config, predictions.take, accept_above or 0.0)
+
+
+def _sentences(found: Ranked, trust: Trust | None, accept_above: float | None, output: str) -> Iterator[str]:
+    where = f" -> {output}" if output != "-" else ""
+    yield f"{found.records:,} records, {found.written:,} written{where}"
+    if found.without:
+        yield f"{found.without:,} have no score, and come last."
+    if found.failed:
+        tasks = "1 task has" if found.failed == 1 else f"{found.failed:,} tasks have"
+        yield f"{tasks} no prediction; such come after the others."
+    if accept_above is not None:
+        yield f"{found.accepted:,} of {found.records:,} could be accepted: every score is at least {accept_above:g}."
+    if trust is None:
+        return
+    if trust.interval is None or trust.share is None:
+        yield "Nobody knows how often that would be wrong: none of them is annotated."
+        return
+    low, high = trust.interval
+    yield (
+        f"Of {trust.compared:,} of them that people have annotated, {trust.wrong:,} would be wrong: {trust.share:.1%} "
+        f"(95 %: {low:.1%} to {high:.1%})."
+    )

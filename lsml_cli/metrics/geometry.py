@@ -1,0 +1,210 @@
+"""Regions of a picture -> how much they overlap.
+
+Boxes that are not turned are compared as they are, everything else as pixels of the picture in its own size, with the
+masks of pycocotools: what it says is what people compare their detectors by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lsml_cli.errors import UsageError
+from lsml_cli.region_values import is_number
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+UNKNOWN = (1000, 1000)  # pixels of a picture whose size no region tells
+LONGEST = 30_000  # pixels of a side that are believed
+LARGEST = 128_000_000  # pixels of a brush stroke that is unpacked
+CORNERS = 40  # of an ellipse
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Where something is.
+
+    box     (x, y, width, height) in percent of the picture, for a box that is not turned
+    points  corners in percent, for everything else that has some
+    stroke  Label Studio's run-length code of a brush, with the size of its picture in pixels
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[Point, ...] = ()
+    stroke: tuple[bytes, tuple[int, int]] | None = None
+
+    def outline(self) -> tuple[Point, ...]:
+        """Corners in percent, for drawing; none of a brush."""
+        if self.box is None:
+            return self.points
+        x, y, width, height = self.box
+        return ((x, y), (x + width, y), (x + width, y + height), (x, y + height))
+
+
+def shape_of(region: Mapping[str, Any]) -> Shape | None:
+    """The shape of a region as Label Studio stores it; None for one that has none, or none that makes sense."""
+    value = region.get("value")
+    if not isinstance(value, Mapping):
+        return None
+    size = size_of(region)
+    try:
+        if "rle" in value:
+            return Shape(stroke=(bytes(value["rle"]), size)) if size else None
+        if "points" in value:
+            points = tuple((_finite(x), _finite(y)) for x, y in value["points"])
+            return Shape(points=points) if len(points) > 2 else None
+        if "radiusX" in value:
+            centre = _finite(value["x"]), _finite(value["y"])
+            radii = _finite(value["radiusX"]), _finite(value["radiusY"])
+            return Shape(points=_ellipse(centre, radii, value.get("rotation") or 0, size or UNKNOWN))
+        if "width" in value:
+            box = (_finite(value["x"]), _finite(value["y"]), _finite(value["width"]), _finite(value["height"]))
+            angle = value.get("rotation") or 0
+            return Shape(points=_turned(box, angle, size or UNKNOWN)) if angle else Shape(box)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return None
+
+
+def size_of(region: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(width, height) of the region's picture in pixels; JSON_MIN keeps them in the value."""
+    for place in (region, region.get("value")):
+        if isinstance(place, Mapping):
+            width, height = place.get("original_width"), place.get("original_height")
+            if is_number(width) and is_number(height) and 1 <= width <= LONGEST and 1 <= height <= LONGEST:
+                return int(width), int(height)
+    return None
+
+
+def overlaps(first: Sequence[Shape], second: Sequence[Shape], size: tuple[int, int] | None) -> npt.NDArray[np.float64]:
+    """Intersection over union of each of `first` with each of `second`, in 0..1, shape (len(first), len(second)).
+
+    size  (width, height) of the picture in pixels; None: not known
+
+    Raises UsageError with the command that installs pycocotools when it is missing.
+    """
+    import numpy as np
+
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    mask = _pycocotools()
+    if all(shape.box for shape in (*first, *second)):
+        # The union of boxes in percent of both sides is that of boxes in pixels: both sides cancel out.
+        sides: list[Any] = [np.array([shape.box for shape in shapes], np.float64) for shapes in (first, second)]
+    else:
+        sides = [[_mask(shape, size or UNKNOWN, mask) for shape in shapes] for shapes in (first, second)]
+    found: npt.NDArray[np.float64] = np.asarray(mask.iou(sides[0], sides[1], [0] * len(second)), np.float64)
+    return found.reshape(len(first), len(second))
+
+
+def require_pycocotools() -> None:
+    """Raises UsageError when regions cannot be compared here."""
+    _pycocotools()
+
+
+def _pycocotools() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise UsageError(
+            "Measuring regions of pictures needs the package pycocotools.", "pip install 'lsml[evaluate]'"
+        ) from None
+    return mask
+
+
+def _mask(shape: Shape, size: tuple[int, int], mask: Any) -> Any:
+    """The pixels of a shape in COCO's own run-length code."""
+    import numpy as np
+
+    width, height = size
+    if shape.stroke is not None:
+        code, (across, down) = shape.stroke
+        pixels = unpack_stroke(code, across, down)
+        if (across, down) != size:  # nearest neighbours
+            rows, columns = np.arange(height) * down // height, np.arange(width) * across // width
+            pixels = pixels[rows][:, columns]
+        return mask.encode(np.asfortranarray(pixels))
+    flat = [part for x, y in shape.outline() for part in (x * width / 100, y * height / 100)]
+    return mask.frPyObjects([flat], height, width)[0]
+
+
+def unpack_stroke(code: bytes, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """Which pixels a brush covered, 0 or 1, shape (height, width).
+
+    The code is that of Label Studio's editor (@thi.ng/rle-pack) over RGBA, of which the last channel counts; see
+    `decode_rle` of label_studio_sdk.converter.brush. Code that is no such code covers nothing.
+    """
+    import numpy as np
+
+    total = width * height * 4
+    bits = _Bits(code)
+    nothing = np.zeros((height, width), np.uint8)
+    try:
+        if total > 4 * LARGEST or bits.read(32) != total:
+            return nothing
+        word = bits.read(5) + 1
+        lengths = [bits.read(4) + 1 for _ in range(4)]
+        found = np.zeros(total, np.uint8)
+        at = 0
+        while at < total:
+            same = bits.read(1)
+            end = at + 1 + bits.read(lengths[bits.read(2)])
+            if same:
+                found[at:end] = bits.read(word) & 255
+            else:
+                found[at:end] = [bits.read(word) & 255 for _ in range(min(end, total) - at)]
+            at = end
+    except (IndexError, ValueError):
+        return nothing
+    return (found.reshape(height, width, 4)[:, :, 3] > 0).astype(np.uint8)
+
+
+class _Bits:
+    """Reads numbers of any number of bits, the highest first. Raises IndexError at the end."""
+
+    def __init__(self, code: bytes) -> None:
+        self._code = code
+        self._at = 0
+
+    def read(self, bits: int) -> int:
+        first, last = self._at // 8, (self._at + bits + 7) // 8
+        if last > len(self._code):
+            raise IndexError
+        number = int.from_bytes(self._code[first:last], "big") >> (last * 8 - self._at - bits)
+        self._at += bits
+        return number & ((1 << bits) - 1)
+
+
+def _finite(value: Any) -> float:
+    if not is_number(value):
+        raise ValueError
+    return float(value)
+
+
+def _turned(box: tuple[float, float, float, float], angle: float, size: tuple[int, int]) -> tuple[Point, ...]:
+    """The corners of a box after it was turned around its upper left one, clockwise, by degrees; in percent."""
+    x, y, width, height = box
+    corners = ((0.0, 0.0), (width, 0.0), (width, height), (0.0, height))
+    return tuple((x + dx, y + dy) for dx, dy in (_turn(corner, angle, size) for corner in corners))
+
+
+def _ellipse(centre: Point, radii: Point, angle: float, size: tuple[int, int]) -> tuple[Point, ...]:
+    corners = []
+    for i in range(CORNERS):
+        turn = 2 * math.pi * i / CORNERS
+        dx, dy = _turn((radii[0] * math.cos(turn), radii[1] * math.sin(turn)), angle, size)
+        corners.append((centre[0] + dx, centre[1] + dy))
+    return tuple(corners)
+
+
+def _turn(offset: Point, angle: float, size: tuple[int, int]) -> Point:
+    """An offset in percent, turned by degrees. Angles are those of pixels: a percent is not the same both ways."""
+    across, down = offset[0] * size[0], offset[1] * size[1]
+    sine, cosine = math.sin(math.radians(_finite(angle))), math.cos(math.radians(angle))
+    return (across * cosine - down * sine) / size[0], (across * sine + down * cosine) / size[1]

@@ -1,0 +1,321 @@
+"""Labelled regions of pictures, found against true ones, as COCO measures them.
+
+Of each class the surest detection goes first, and takes the true region that it overlaps most and that nobody took, if
+that is at least as much as the threshold asks for. Average precision (AP) is the mean over 101 recalls of the best
+precision that is still had there; mAP is the mean over IoU 0.50, 0.55, ..., 0.95 and over the classes. What is computed
+here is what `pycocotools.cocoeval.COCOeval` computes, but for weighted pictures.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from lsml_cli.metrics.geometry import Shape, overlaps
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Numbers = npt.NDArray[np.float64]
+
+IOUS = tuple(0.5 + 0.05 * i for i in range(10))
+BLOCK = 2_000_000  # numbers in memory at a time
+MOST = 100  # detections of a class in a picture that count, the surest ones
+_TINY = 2.220446049250313e-16  # np.spacing(1): nothing found of nothing is no division by zero
+
+
+class Found(NamedTuple):
+    """A region with its label; the score of a true one means nothing."""
+
+    label: str
+    shape: Shape
+    score: float = 1.0
+
+
+@dataclass(frozen=True)
+class RegionClass:
+    """How well the regions of one class were found; precision, recall and F1 at IoU 0.5 and at the threshold.
+
+    ap    mean over IoU 0.50 to 0.95; None, like ap50 and recall, where no region of the class is true
+    """
+
+    name: str
+    ap: float | None
+    ap50: float | None
+    precision: float
+    recall: float | None
+    f1: float
+    support: int
+    predicted: int
+
+    def values(self) -> dict[str, float | None]:
+        return {"ap": self.ap, "ap50": self.ap50, "f1": self.f1, "precision": self.precision, "recall": self.recall}
+
+
+@dataclass(frozen=True)
+class RegionMetrics:
+    """How well the regions of one control were found, over `count` pictures.
+
+    map, map50         mean over the classes that are true; None where nothing is
+    precision, recall  of all regions together, at IoU 0.5, of those with at least the score `threshold`
+    """
+
+    kind: ClassVar[str] = "regions"
+    count: int
+    map: float | None
+    map50: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    threshold: float
+    support: int
+    predicted: int
+    classes: tuple[RegionClass, ...]
+
+    def values(self) -> dict[str, float | None]:
+        return {
+            "map": self.map,
+            "map50": self.map50,
+            "precision": self.precision,
+            "recall": self.recall,
+            "f1": self.f1,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"classes": [asdict(each) for each in self.classes]}
+
+
+class Matching(NamedTuple):
+    """What became of the regions of one picture, at IoU 0.5 and at the threshold."""
+
+    missed: int
+    invented: int
+    surest: float  # score of the surest invented one, 0 without any
+
+    @property
+    def errors(self) -> int:
+        return self.missed + self.invented
+
+
+class RegionCounts:
+    """The regions of one control, picture by picture: what matched, in 18 bytes for each detection."""
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        self.threshold = threshold
+        self._classes: dict[str, int] = {}
+        self._tasks = 0
+        self._examples = array("i")  # the task of each annotation that counts
+        self._true = (array("i"), array("i"))  # task, class of each true region
+        self._found = (array("i"), array("i"), array("d"), array("H"))  # task, class, score, a bit for each IoU
+
+    def add(
+        self, truths: Sequence[Sequence[Found]], found: Sequence[Found], size: tuple[int, int] | None = None
+    ) -> Matching:
+        """The next picture: true regions by annotation that counts (none where it does not count here), found ones.
+
+        size  (width, height) in pixels, if known
+        """
+        matchings = [self._match(regions, found, size) for regions in truths]
+        self._tasks += 1
+        return max(matchings, key=lambda each: each.errors, default=Matching(0, 0, 0.0))
+
+    @property
+    def is_true(self) -> bool:
+        return bool(self._true[0])
+
+    @property
+    def is_predicted(self) -> bool:
+        return bool(self._found[0])
+
+    def metrics(self) -> RegionMetrics:
+        import numpy as np
+
+        ones = np.ones((1, self._tasks), np.int32)
+        overall = {name: _number(values[0]) for name, values in self.values(ones).items()}
+        classes = []
+        for name in sorted(self._classes):
+            ap, ap50, right, predicted, support = (each[0] for each in self._of_class(self._classes[name], ones))
+            classes.append(
+                RegionClass(
+                    name,
+                    _number(ap),
+                    _number(ap50),
+                    float(right / predicted) if predicted else 0.0,
+                    float(right / support) if support else None,
+                    float(2 * right / (predicted + support)) if predicted + support else 0.0,
+                    int(support),
+                    int(predicted),
+                )
+            )
+        return RegionMetrics(
+            len(self._examples),
+            overall["map"],
+            overall["map50"],
+            overall["precision"],
+            overall["recall"],
+            overall["f1"],
+            self.threshold,
+            sum(each.support for each in classes),
+            sum(each.predicted for each in classes),
+            tuple(classes),
+        )
+
+    def scored(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """(scores, whether it matches at IoU 0.5) of all detections; shapes (n,) and (n,)."""
+        import numpy as np
+
+        return np.frombuffer(self._found[2]), (np.frombuffer(self._found[3], np.uint16) & 1).astype(bool)
+
+    def kinds(self) -> None:
+        return None
+
+    def values(self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None = None) -> dict[str, Numbers]:
+        """The headline numbers and those of the classes ("ap:CLASS") when every picture counts as often as it says.
+
+        See `ChoiceCounts.values`.
+        """
+        import numpy as np
+
+        by_class = {name: self._of_class(each, weights) for name, each in self._classes.items()}
+        counts = list(by_class.values())
+        if not counts:
+            nothing = np.full(len(weights), np.nan)
+            return dict.fromkeys(("map", "map50", "precision", "recall", "f1"), nothing)
+        ap, ap50, right, predicted, support = (np.stack(each) for each in zip(*counts, strict=True))
+        right, predicted, support = right.sum(axis=0), predicted.sum(axis=0), support.sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = {"map": _mean(ap), "map50": _mean(ap50)} | _shares(right, predicted, support)
+            for name, (ap, ap50, *numbers) in by_class.items():
+                of_class = {"ap": ap, "ap50": ap50} | _shares(*numbers)
+                values |= {f"{metric}:{name}": value for metric, value in of_class.items()}
+            return values
+
+    def _match(self, truths: Sequence[Found], found: Sequence[Found], size: tuple[int, int] | None) -> Matching:
+        task = self._tasks
+        self._examples.append(task)
+        missed = invented = 0
+        surest = 0.0
+        for label in dict.fromkeys(each.label for each in (*truths, *found)):
+            number = self._classes.setdefault(label, len(self._classes))
+            true = [each.shape for each in truths if each.label == label]
+            # sorted() is stable, as is the mergesort of pycocotools
+            guesses = sorted((each for each in found if each.label == label), key=lambda each: -each.score)[:MOST]
+            bits = match(overlaps([each.shape for each in guesses], true, size), IOUS)
+            self._true[0].extend([task] * len(true))
+            self._true[1].extend([number] * len(true))
+            missed += len(true)
+            for guess, matched in zip(guesses, bits, strict=True):
+                self._found[0].append(task)
+                self._found[1].append(number)
+                self._found[2].append(guess.score)
+                self._found[3].append(matched)
+                if guess.score >= self.threshold:
+                    missed -= matched & 1
+                    invented += 1 - (matched & 1)
+                    surest = surest if matched & 1 else max(surest, guess.score)
+        return Matching(missed, invented, surest)
+
+    def _of_class(self, number: int, weights: npt.NDArray[np.int32]) -> tuple[Numbers, ...]:
+        """AP, AP at IoU 0.5, and at the threshold: right, predicted, true ones. Each of the shape (resamples,)."""
+        import numpy as np
+
+        tasks, classes = (np.frombuffer(each, np.int32) for each in self._true)
+        support = weights[:, tasks[classes == number]].sum(axis=1).astype(np.float64)
+        tasks, classes = (np.frombuffer(each, np.int32) for each in self._found[:2])
+        mine = np.flatnonzero(classes == number)
+        scores = np.frombuffer(self._found[2])[mine]
+        mine = mine[np.argsort(-scores, kind="mergesort")]
+        bits = np.frombuffer(self._found[3], np.uint16)[mine]
+        weight = weights[:, tasks[mine]]
+        matched = (bits >> np.arange(len(IOUS), dtype=np.uint16)[:, None]) & 1  # (IoUs, detections)
+        at_a_time = max(1, BLOCK // max(1, matched.size))
+        ap = np.concatenate(
+            [
+                average_precision(weight[i : i + at_a_time], matched, support[i : i + at_a_time])
+                for i in range(0, len(weight), at_a_time)
+            ]
+        )
+        sure = np.frombuffer(self._found[2])[mine] >= self.threshold
+        right = (weight * (matched[0] & sure)).sum(axis=1)
+        return ap.mean(axis=1), ap[:, 0], right.astype(float), (weight * sure).sum(axis=1).astype(float), support
+
+
+def match(overlap: Numbers, ious: Sequence[float]) -> list[int]:
+    """Which detection found something: for each a number with bit i set if it does at `ious[i]`.
+
+    overlap  shape (detections, true regions), the surest detection first
+    """
+    found = [0] * len(overlap)
+    if not overlap.size:
+        return found
+    rows = overlap.tolist()
+    for bit, least in enumerate(ious):
+        taken: set[int] = set()
+        for i, row in enumerate(rows):
+            best, where = min(least, 1 - 1e-10), -1
+            for j, value in enumerate(row):
+                if value >= best and j not in taken:
+                    best, where = value, j
+            if where >= 0:
+                taken.add(where)
+                found[i] |= 1 << bit
+    return found
+
+
+def average_precision(weight: npt.NDArray[Any], matched: npt.NDArray[Any], support: Numbers) -> Numbers:
+    """AP of one class, shape (resamples, IoUs); NaN where nothing is true.
+
+    weight   how often each detection's picture counts, the surest detection first; shape (resamples, detections)
+    matched  whether it found something, 0 or 1; shape (IoUs, detections)
+    support  number of true regions, shape (resamples,)
+    """
+    import numpy as np
+
+    recalls = np.linspace(0.0, 1.0, 101)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        right = np.cumsum(weight[:, None, :] * matched, axis=2, dtype=np.float64)
+        every = np.cumsum(weight, axis=1, dtype=np.float64)[:, None, :]
+        recall = right / support[:, None, None]
+        precision = right / (every + _TINY)
+    # The best precision at this recall or a higher one; then how many of the 101 recalls are first reached here.
+    precision = np.maximum.accumulate(precision[:, :, ::-1], axis=2)[:, :, ::-1]
+    reached = np.searchsorted(recalls, recall, side="right")
+    reached[np.isnan(recall)] = 0
+    share = np.diff(reached, axis=2, prepend=0)
+    found: Numbers = (precision * share).sum(axis=2) / len(recalls)
+    found[support == 0] = np.nan
+    return found
+
+
+def agreement(first: Sequence[Found], second: Sequence[Found], size: tuple[int, int] | None) -> float:
+    """How much two people agree: F1 at IoU 0.5, of the regions of the same class. 1 where both see nothing."""
+    pick: Callable[[Sequence[Found], str], list[Shape]] = lambda regions, label: [  # noqa: E731
+        each.shape for each in regions if each.label == label
+    ]
+    labels = dict.fromkeys(each.label for each in (*first, *second))
+    matched = sum(sum(match(overlaps(pick(second, name), pick(first, name), size), (0.5,))) for name in labels)
+    return 2 * matched / (len(first) + len(second)) if first or second else 1.0
+
+
+def _shares(right: Numbers, predicted: Numbers, support: Numbers) -> dict[str, Numbers]:
+    return {
+        "precision": right / predicted,
+        "recall": right / support,
+        "f1": 2 * right / (predicted + support),
+    }
+
+
+def _mean(values: Numbers) -> Numbers:
+    """Over the classes that are there, shape (classes, n) -> (n,)."""
+    import numpy as np
+
+    known = np.isfinite(values)
+    found: Numbers = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+    return found
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value == value else None

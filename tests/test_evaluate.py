@@ -1,0 +1,382 @@
+"""`lsml evaluate` as people run it: models and files, gates, comparisons, the report."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import EXAMPLE, Lsml
+
+CONFIG = """
+<View><Text name="text" value="$text"/>
+  <Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/></Choices>
+  <Choices name="topic" toName="text" choice="multiple"><Choice value="food"/><Choice value="drink"/></Choices>
+</View>
+"""
+
+
+def region(control: str, labels: list[str], score: float | None = None) -> dict[str, Any]:
+    found = {"id": control, "from_name": control, "to_name": "text", "type": "choices", "value": {"choices": labels}}
+    return found | ({"score": score} if score is not None else {})
+
+
+def exported(id: int, *moods: str, text: str | None = None, topics: list[str] | None = None) -> dict[str, Any]:
+    """A task that was annotated once for each of `moods`."""
+    annotations = [
+        {"id": 100 * id + i, "result": [region("mood", [mood]), *([region("topic", topics)] if topics else [])]}
+        for i, mood in enumerate(moods)
+    ]
+    return {"id": id, "project": 7, "data": {"text": text or f"text {id}"}, "annotations": annotations}
+
+
+def predicted(id: int, mood: str, score: float, topics: list[str] | None = None) -> dict[str, Any]:
+    result = [region("mood", [mood], score), *([region("topic", topics, 0.9)] if topics else [])]
+    return {"task": id, "result": result, "score": score, "model_version": "v1"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """100 annotated tasks, half of them good; `a.jsonl` is wrong about ten of them, `b.jsonl` about twenty."""
+    (tmp_path / "config.xml").write_text(CONFIG)
+    truth = ["good" if i % 2 else "bad" for i in range(100)]
+    write(tmp_path / "export.json", [exported(i, mood, topics=["food"]) for i, mood in enumerate(truth)])
+    for name, wrong in (("a", 10), ("b", 20)):
+        moods = [other(mood) if i < wrong else mood for i, mood in enumerate(truth)]
+        write(tmp_path / f"{name}.jsonl", [predicted(i, mood, 0.8, ["food"]) for i, mood in enumerate(moods)])
+    return tmp_path
+
+
+def other(mood: str) -> str:
+    return "bad" if mood == "good" else "good"
+
+
+def write(path: Path, records: list[Any]) -> None:
+    lines = [json.dumps(record) for record in records]
+    path.write_text("\n".join(lines) if path.suffix == ".jsonl" else f"[{','.join(lines)}]")
+
+
+def evaluate(lsml: Lsml, place: Path, *args: str | Path, predictions: str = "a.jsonl") -> Any:
+    command = ("evaluate", "export.json", "--predictions", predictions, "--label-config", "config.xml")
+    return lsml(*command, *args, cwd=place)
+
+
+def test_numbers_of_a_file(lsml: Lsml, place: Path) -> None:
+    run = evaluate(lsml, place, "--json", "numbers.json")
+    assert run.returncode == 0, run.stderr
+    assert re.search(
+        r"^mood: accuracy 0\.9000 \(0\.8\d+ to 0\.9\d+\), macro F1 0\.9000 .* on 100 tasks$", run.stdout, re.M
+    )
+    assert "topic: accuracy 1.0000" in run.stdout
+    assert "mood: expected calibration error 0.1000 over 100 scores" in run.stdout
+    assert "Measured a.jsonl on 100 annotated tasks." in run.stderr
+    found = json.loads((place / "numbers.json").read_text())
+    mood = found["controls"]["mood"]
+    assert (found["tasks"], mood["kind"], mood["accuracy"]) == (100, "choices", 0.9)
+    assert mood["confusion"]["counts"] == [[45, 5], [5, 45]]
+    assert mood["intervals"]["accuracy"]["low"] < 0.9 < mood["intervals"]["accuracy"]["high"]
+    assert len(mood["worst"]) == 10
+    assert "confusion" not in found["controls"]["topic"]
+
+
+def test_both_shapes_give_the_same(lsml: Lsml, place: Path) -> None:
+    records = [json.loads(line) for line in (place / "a.jsonl").read_text().splitlines()]
+    whole = [
+        {"data": {"text": f"text {each['task']}"}, "predictions": [{key: each[key] for key in each if key != "task"}]}
+        for each in records
+    ]
+    random.Random(0).shuffle(whole)
+    write(place / "whole.json", whole)
+    runs = [evaluate(lsml, place, predictions=name) for name in ("a.jsonl", "whole.json")]
+    assert runs[0].stdout == runs[1].stdout
+    assert runs[1].returncode == 0, runs[1].stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        (["--fail-under", "mood.accuracy=0.9"], 0, "Gate passed: mood.accuracy is 0.9000, at 0.9."),
+        (["--fail-under", "mood.accuracy=0.95"], 4, "a.jsonl missed its gate: mood.accuracy is 0.9000, 0.0500 below"),
+        (["--fail-under", "accuracy=0.5", "--fail-under", "f1:good=0.99"], 4, "missed 1 of 3 gates: mood.f1:good is"),
+        (["--fail-under", "map=0.5"], 2, "there is no metric 'map'"),
+        (["--fail-under", "f1:odd=0.5"], 2, "there is no class 'odd'"),
+        (
+            ["--compare", "b.jsonl", "--fail-if-worse", "mood.accuracy"],
+            0,
+            "mood.accuracy is 0.9000, +0.1000 (95 %: +0.0",
+        ),
+        (["--fail-if-worse", "accuracy"], 2, "--fail-if-worse has nothing to go by"),
+        (["--compare", "b.jsonl", "--fail-if-worse", "f1:odd"], 2, "there is no class 'odd'"),
+        (["--compare", "b.jsonl", "--fail-if-worse", "accuracy=2"], 2, "the margin must be a number from 0 to 1"),
+    ],
+)
+def test_gates(lsml: Lsml, place: Path, args: list[str], code: int, sentence: str) -> None:
+    run = evaluate(lsml, place, *args)
+    assert run.returncode == code, run.stderr
+    assert sentence in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(("margin", "code"), [("", 4), ("=0.05", 4), ("=0.1", 0), ("=0.2", 0)])
+def test_worse_by_more_than_the_margin_fails(lsml: Lsml, place: Path, margin: str, code: int) -> None:
+    args = ("--compare", "a.jsonl", "--fail-if-worse", f"mood.accuracy{margin}", "--json", "n.json")
+    run = evaluate(lsml, place, *args, predictions="b.jsonl")
+    assert run.returncode == code, run.stderr
+    assert re.search(r"^mood accuracy +0\.8000 +0\.9000 +-0\.1000 +-0\.1\d+ to -0\.0\d+$", run.stdout, re.M)
+    [gate] = json.loads((place / "n.json").read_text())["not_worse"]
+    assert gate["passed"] is (code == 0)
+    assert gate["low"] < -0.1 < gate["high"] < 0
+
+
+def test_failed_tasks_count_as_wrong_and_missing_ones_are_left_out(lsml: Lsml, place: Path) -> None:
+    records = [json.loads(line) for line in (place / "a.jsonl").read_text().splitlines()][10:90]
+    records[0] = {"task": 10, "result": [], "error": {"stage": "fetch", "reason": "no such file"}}
+    write(place / "c.jsonl", records)
+    run = evaluate(lsml, place, "--json", "n.json", predictions="c.jsonl")
+    assert run.returncode == 3
+    assert "1 task failed, and count as wrong: no such file." in run.stderr
+    assert "Left out: no prediction in the file (20)." in run.stderr
+    found = json.loads((place / "n.json").read_text())
+    assert found["tasks"] == 80
+    assert found["controls"]["mood"]["accuracy"] == pytest.approx(79 / 80)
+
+
+def test_several_people(lsml: Lsml, place: Path) -> None:
+    write(place / "export.json", [exported(0, "good", "good"), exported(1, "bad", "good"), exported(2, "bad")])
+    write(place / "a.jsonl", [predicted(0, "good", 0.9), predicted(1, "good", 0.9), predicted(2, "good", 0.9)])
+    last = evaluate(lsml, place)
+    assert "mood: accuracy 0.6667" in last.stdout
+    assert "mood: people agree (the same answer) 0.5000, Krippendorff's alpha 0.0000 on 2 tasks" in last.stdout
+    assert "mood: accuracy 0.3333" in evaluate(lsml, place, "--annotation", "first").stdout
+    everyone = evaluate(lsml, place, "--annotation", "all")
+    assert "mood: accuracy 0.6000" in everyone.stdout
+    assert "3 annotated tasks with 5 annotations" in everyone.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        (["export.json", "-c", "config.xml"], 2, "What should be measured?"),
+        (["export.json", "--predictions", "a.jsonl"], 2, "A label config is needed."),
+        (["export.json", "--predictions", "a.jsonl", "-c", "config.xml", "--json", "export.json"], 2, "is no summary"),
+        (["export.json", "--predictions", "a.jsonl", "-c", "config.xml", "--report", "a.jsonl"], 2, "is no report"),
+        (["export.json", "--predictions", "export.json", "-c", "config.xml"], 1, "there is no prediction"),
+        (["other.json", "--predictions", "a.jsonl", "-c", "config.xml"], 1, "no prediction in the file (1)"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(
+    lsml: Lsml, place: Path, args: list[str], code: int, sentence: str
+) -> None:
+    write(place / "other.json", [exported(555, "good")])
+    run = lsml("evaluate", *args, cwd=place)
+    assert run.returncode == code, run.stderr
+    assert sentence in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_model_and_its_predictions_give_the_same(lsml: Lsml, ticket_model: Path, tmp_path: Path) -> None:
+    export = EXAMPLE / "annotated.json"
+    lsml("predict", export, "--model", ticket_model, "-o", tmp_path / "p.json")
+    by_model = lsml("evaluate", export, "--model", ticket_model)
+    config = ("-c", EXAMPLE / "label_config.xml")
+    by_file = lsml("evaluate", export, "--predictions", tmp_path / "p.json", *config, "--compare", ticket_model)
+    assert by_model.returncode == by_file.returncode == 0, by_model.stderr + by_file.stderr
+    assert (
+        by_file.stdout.replace(re.findall(r"(?s)Compared.*?(?=category: exp)", by_file.stdout)[0], "")
+        == by_model.stdout
+    )
+    assert "Left out: skipped (3)." in by_model.stderr
+
+
+def test_settings_beside_the_data(lsml: Lsml, place: Path) -> None:
+    (place / "lsml.toml").write_text(
+        '[evaluate]\npredictions = "b.jsonl"\nlabel-config = "config.xml"\ncompare = "a.jsonl"\n'
+        "[evaluate.fail-if-worse]\n'mood.accuracy' = 0.05\n"
+    )
+    run = lsml("evaluate", place / "export.json")
+    assert run.returncode == 4, run.stderr
+    assert "the margin is 0.05" in run.stderr
+
+
+# ---- the report
+
+
+class Page(HTMLParser):
+    """Every element of a page, in order; complains about one that is not closed."""
+
+    void = frozenset({"meta", "img", "input", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.void:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+EVIL = "<script>alert(1)</script>\"'><img src=https://evil.example/x onerror=alert(1)>\u202e\x00"
+
+
+def require_self_contained(page: Page, links: str = "https://nowhere.example") -> None:
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not page.all("iframe")
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "action", "data", "poster"):
+            value = attributes.get(name)
+            if value is not None:
+                allowed = ("data:image/jpeg;base64,",) if tag == "img" else ("#", links)
+                assert value.startswith(allowed), value
+    assert any(each.get("http-equiv") == "Content-Security-Policy" for each in page.all("meta"))
+
+
+def test_the_report_is_one_page_and_holds_no_strangers_markup(lsml: Lsml, tmp_path: Path) -> None:
+    quoted = (
+        EVIL.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;").replace("\x00", "").replace("\u202e", "")
+    )
+    label = EVIL.replace("\x00", "").replace("\u202e", "")
+    (tmp_path / "config.xml").write_text(CONFIG.replace('value="good"', f'value="{quoted}"'))
+    write(tmp_path / "export.json", [exported(i, label if i % 2 else "bad", text=EVIL) for i in range(40)])
+    write(tmp_path / "a.jsonl", [predicted(i, label, 0.1 + i / 50) for i in range(40)])
+    args = ("--report", "report.html", "--label-studio-url", "http://127.0.0.1:8080/label/", "--compare", "a.jsonl")
+    run = evaluate(lsml, tmp_path, *args, "--fail-under", "accuracy=0.99")
+    assert run.returncode == 4, run.stderr
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert text.startswith("<!doctype html>")
+    page = Page(text)
+    require_self_contained(page, "http://127.0.0.1:8080/label/projects/7/data?task=")
+    assert len([each for each in page.all("a") if "task=" in (each["href"] or "")]) == 12
+    assert label in page.text
+    assert "\x00" not in text
+    again = evaluate(lsml, tmp_path, *args)
+    assert again.returncode == 0
+    assert "Gates" not in Page((tmp_path / "report.html").read_text("utf-8")).text
+
+
+def test_fit_writes_the_same_report(lsml: Lsml, tmp_path: Path) -> None:
+    export, config = EXAMPLE / "annotated.json", EXAMPLE / "label_config.xml"
+    fit = ("fit", export, "-m", "text-classifier", "-c", config, "-o", tmp_path / "m")
+    run = lsml(*fit, "--report", tmp_path / "r.html", "--fail-under", "category.macro-f1=0.1")
+    assert run.returncode == 0, run.stderr
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    require_self_contained(page)
+    for wanted in ("against held-out tasks", "category", "signals", "Confusion", "Reliability", "passed"):
+        assert wanted in page.text
+    assert lsml(*fit, "--report", tmp_path / "r.html", "--holdout", "0").returncode == 2
+
+
+# ---- pictures and texts on them
+
+
+def jittered(tasks: list[dict[str, Any]], seed: int, amount: float) -> list[dict[str, Any]]:
+    """The annotations as predictions, each box a little off, some missing, some of another class."""
+    rng = random.Random(seed)
+    made = []
+    for task in tasks:
+        result = []
+        for each in task["annotations"][0]["result"]:
+            value = dict(each["value"])
+            for start, length in (("x", "width"), ("y", "height")):
+                value[start] = min(95.0, max(0.0, value[start] + rng.gauss(0, amount) * value[length]))
+                value[length] = min(100 - value[start], max(0.5, value[length] * (1 + rng.gauss(0, amount))))
+            if rng.random() < 0.1:
+                value["rectanglelabels"] = ["person"]
+            if rng.random() > 0.1:
+                result.append(each | {"value": value, "score": round(rng.random(), 3)})
+        made.append({"task": task["id"], "result": result, "score": None, "model_version": f"jitter {amount}"})
+    return made
+
+
+def test_boxes_on_photographs(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+    exports = shared_data / "exports"
+    tasks = json.loads((exports / "coco128-annotated.json").read_text())
+    write(tmp_path / "good.jsonl", jittered(tasks, 0, 0.02))
+    write(tmp_path / "poor.jsonl", jittered(tasks, 1, 0.2))
+    run = lsml(
+        *("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "poor.jsonl"),
+        *("-c", exports / "coco128.xml", "--compare", tmp_path / "good.jsonl", "--fail-if-worse", "map50=0.1"),
+        *("--report", tmp_path / "r.html", "--document-root", shared_data, "--examples", "3"),
+        *("--json", tmp_path / "n.json", "--fail-under", "ap50:person=0.01", "--annotation", "last"),
+    )
+    assert run.returncode == 4, run.stderr
+    assert "missed 1 of 2 gates: label.map50 is" in run.stderr
+    found = json.loads((tmp_path / "n.json").read_text())["controls"]["label"]
+    assert found["kind"] == "regions"
+    assert 0 < found["map"] < found["map50"] < 0.6
+    assert found["intervals"]["map"]["low"] <= found["map"] <= found["intervals"]["map"]["high"]
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    require_self_contained(page)
+    assert len(page.all("img")) == 3
+    assert len(page.all("path")) > 10
+    assert (tmp_path / "r.html").stat().st_size < 1_500_000
+
+
+def test_pictures_that_are_not_there_cost_only_themselves(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+    exports = shared_data / "exports"
+    tasks = json.loads((exports / "coco128-annotated.json").read_text())
+    write(tmp_path / "p.jsonl", jittered(tasks, 0, 0.1))
+    command = ("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "p.jsonl")
+    run = lsml(*command, "-c", exports / "coco128.xml", "--report", tmp_path / "r.html")
+    assert run.returncode == 0, run.stderr
+    assert "The picture cannot be shown: " in Page((tmp_path / "r.html").read_text("utf-8")).text
+
+
+def test_texts_on_receipts(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+    exports = shared_data / "exports"
+    tasks = json.loads((exports / "receipts-annotated.json").read_text())
+    for task in tasks:
+        result = task.pop("annotations")[0]["result"]
+        for each in result:
+            each["score"] = 0.9
+            if each["type"] == "textarea" and each["value"]["text"][0].isalpha():
+                each["value"]["text"] = [each["value"]["text"][0][:-1] + "?"]
+        task["predictions"] = [{"result": result, "score": 0.9, "model_version": "reader"}]
+    write(tmp_path / "p.json", tasks)
+    run = lsml(
+        *("evaluate", exports / "receipts-annotated.json", "--predictions", tmp_path / "p.json"),
+        *("-c", exports / "receipts.xml", "--report", tmp_path / "r.html", "--document-root", shared_data),
+        *("--fail-under", "hmean=0.99", "--fail-under", "transcription.cer=0.2", "--fail-under", "wer=0.01"),
+    )
+    assert run.returncode == 4, run.stderr
+    assert "missed 1 of 3 gates: transcription.wer is" in run.stderr
+    assert "above 0.01" in run.stderr
+    assert re.search(r"transcription: CER 0\.\d+ \(.*\), WER 0\.\d+ .*, detection hmean 1\.0000", run.stdout)
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    require_self_contained(page)
+    assert len(page.all("img")) == 2
+
+
+def test_a_missing_extra_is_one_sentence(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "pycocotools").mkdir()
+    (tmp_path / "pycocotools" / "__init__.py").write_text("raise ImportError('not here')")
+    exports = shared_data / "exports"
+    tasks = json.loads((exports / "coco128-annotated.json").read_text())
+    write(tmp_path / "p.jsonl", jittered(tasks, 0, 0.1))
+    command = ("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "p.jsonl")
+    run = lsml(*command, "-c", exports / "coco128.xml", env={"PYTHONPATH": str(tmp_path)})
+    assert run.returncode == 2
+    assert "pip install 'lsml[evaluate]'" in run.stderr

@@ -1,0 +1,223 @@
+"""Boxes, masks and texts against the packages that people measure them with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+from typing import Any
+
+import jiwer
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from label_studio_sdk.converter import brush
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from lsml_cli.metrics import regions, texts
+from lsml_cli.metrics.geometry import Shape, overlaps, shape_of, unpack_stroke
+from lsml_cli.metrics.regions import Found, RegionCounts
+from lsml_cli.metrics.texts import Text, TextCounts
+
+LABELS = ["car", "cat", "dog"]
+
+
+def random_box(rng: random.Random) -> Shape:
+    x, y = rng.randrange(0, 60), rng.randrange(0, 60)
+    return Shape((x, y, rng.randrange(5, 40), rng.randrange(5, 40)))
+
+
+def near(shape: Shape, rng: random.Random) -> Shape:
+    assert shape.box
+    x, y, width, height = (each + rng.choice([0, 0, 1, 2, 4]) for each in shape.box)
+    return Shape((x, y, width, height))
+
+
+def pictures(seed: int, count: int) -> list[tuple[list[Found], list[Found]]]:
+    """(true, found) regions, found ones near the true ones or anywhere, with scores of which some are equal."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        true = [Found(rng.choice(LABELS), random_box(rng)) for _ in range(rng.randrange(6))]
+        found = [
+            Found(rng.choice([each.label, rng.choice(LABELS)]), near(each.shape, rng), rng.randrange(1, 10) / 10)
+            for each in true
+            for _ in range(rng.choice([0, 1, 1, 2]))
+        ]
+        found += [Found(rng.choice(LABELS), random_box(rng), rng.random()) for _ in range(rng.randrange(3))]
+        made.append((true, found))
+    return made
+
+
+def by_coco(made: list[tuple[list[Found], list[Found]]]) -> tuple[float, float, dict[str, float]]:
+    """mAP, mAP50, AP by class, as pycocotools says."""
+    truth = COCO()
+    annotations = [
+        {"id": 0, "image_id": i, "category_id": LABELS.index(each.label), "bbox": list(each.shape.box or ())}
+        for i, (true, _) in enumerate(made)
+        for each in true
+    ]
+    for number, each in enumerate(annotations, 1):
+        each |= {"id": number, "iscrowd": 0, "area": each["bbox"][2] * each["bbox"][3]}
+    results = [
+        {
+            "image_id": i,
+            "category_id": LABELS.index(each.label),
+            "bbox": list(each.shape.box or ()),
+            "score": each.score,
+        }
+        for i, (_, found) in enumerate(made)
+        for each in found
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.dataset = {
+            "images": [{"id": i} for i in range(len(made))],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(LABELS)],
+            "annotations": annotations,
+        }
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    return evaluation.stats[0], evaluation.stats[1], {name: precision[:, :, i].mean() for i, name in enumerate(LABELS)}
+
+
+def counted(made: list[tuple[list[Found], list[Found]]], threshold: float = 0.0) -> RegionCounts:
+    counts = RegionCounts(threshold)
+    for true, found in made:
+        counts.add([true], found)
+    return counts
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 12))
+def test_average_precision_agrees_with_pycocotools(seed: int, count: int) -> None:
+    made = pictures(seed, count)
+    if not any(true for true, _ in made) or not any(found for _, found in made):
+        return
+    found = counted(made).metrics()
+    overall, at_half, by_class = by_coco(made)
+    assert found.map == pytest.approx(overall, abs=1e-9)
+    assert found.map50 == pytest.approx(at_half, abs=1e-9)
+    for each in found.classes:
+        expected = by_class[each.name]
+        assert each.ap == (None if expected == -1 else pytest.approx(expected, abs=1e-9))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**9))
+def test_weighted_pictures_are_repeated_pictures(seed: int) -> None:
+    # Equal scores come in the order of their pictures, and within one of its regions: repeating changes that order.
+    made = [
+        (true, [each._replace(score=1 / (2 + i + 100 * j)) for i, each in enumerate(found)])
+        for j, (true, found) in enumerate(pictures(seed, 5))
+    ]
+    weights = np.random.default_rng(seed).integers(0, 3, (4, 5)).astype(np.int32)
+    values = counted(made).values(weights)
+    for i, row in enumerate(weights):
+        again = counted([picture for picture, times in zip(made, row, strict=True) for _ in range(times)])
+        for name, value in again.metrics().values().items():
+            if value is not None:
+                assert values[name][i] == pytest.approx(value, abs=1e-9)
+
+
+def test_precision_and_recall_are_those_above_the_threshold() -> None:
+    box, other = Shape((0, 0, 10, 10)), Shape((50, 50, 10, 10))
+    made = [([Found("car", box)], [Found("car", box, 0.9), Found("car", other, 0.2)])]
+    everything, sure = counted(made).metrics(), counted(made, 0.5).metrics()
+    assert (everything.precision, everything.recall, sure.precision, sure.recall) == (0.5, 1.0, 1.0, 1.0)
+    assert (everything.map, sure.map) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert (sure.predicted, sure.support) == (1, 1)
+
+
+def test_turned_boxes_polygons_and_ellipses_overlap_as_pixels() -> None:
+    size = {"original_width": 400, "original_height": 200}
+    box = {"x": 50, "y": 25, "width": 20, "height": 20}
+    turned = shape_of({**size, "value": {**box, "rotation": 90}})
+    # Turned clockwise around its upper left corner: 80 pixels wide become 80 pixels high.
+    flat = shape_of({**size, "value": {"x": 40, "y": 25, "width": 10, "height": 40}})
+    round_one = shape_of({**size, "value": {"x": 50, "y": 50, "radiusX": 25, "radiusY": 50, "rotation": 0}})
+    around = shape_of({**size, "value": {"x": 25, "y": 0, "width": 50, "height": 100, "rotation": 0}})
+    assert turned
+    assert flat
+    assert round_one
+    assert around
+    assert overlaps([turned], [flat], (400, 200))[0, 0] > 0.95
+    assert overlaps([round_one], [around], (400, 200))[0, 0] == pytest.approx(np.pi / 4, abs=0.02)
+    assert overlaps([], [flat], None).shape == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"x": 1},
+        {"points": [[1, 2]]},
+        {"points": "abc"},
+        {"x": 1, "y": 1, "width": "a", "height": 2},
+        {"rle": [999]},
+    ],
+)
+def test_what_has_no_place_has_no_shape(value: dict[str, Any]) -> None:
+    assert shape_of({"value": value, "original_width": 10, "original_height": 10}) is None
+
+
+def test_brush_strokes_are_those_of_label_studio() -> None:
+    rng = np.random.default_rng(0)
+    mask = (rng.random((17, 23)) < 0.3).astype(np.uint8)
+    mask[4:9, 3:20] = 1
+    code = bytes(brush.mask2rle(mask * 255))
+    assert (unpack_stroke(code, 23, 17) == mask).all()
+    assert not unpack_stroke(code, 22, 17).any()  # of another picture
+    assert not unpack_stroke(code[:20], 23, 17).any()
+    stroke = Shape(stroke=(code, (23, 17)))
+    assert overlaps([stroke], [stroke], (23, 17))[0, 0] == 1.0
+
+
+def test_people_agree_where_they_mark_the_same() -> None:
+    one, other = Found("car", Shape((0, 0, 10, 10))), Found("cat", Shape((0, 0, 10, 10)))
+    assert regions.agreement([one], [one], None) == 1.0
+    assert regions.agreement([one], [other], None) == 0.0
+    assert regions.agreement([one, other], [one], None) == pytest.approx(2 / 3)
+    assert regions.agreement([], [], None) == 1.0
+
+
+# ---- texts
+
+WORDS = st.lists(st.text("abcé ", min_size=1, max_size=4).map(str.strip).filter(bool), min_size=1, max_size=6).map(
+    " ".join
+)
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=6))
+def test_error_rates_agree_with_jiwer(pairs: list[tuple[str, str]]) -> None:
+    counts = TextCounts()
+    for truth, guess in pairs:
+        counts.add([[Text(truth)]], [Text(guess)])
+    found = counts.metrics()
+    truths, guesses = (list(side) for side in zip(*pairs, strict=True))
+    assert found.cer == pytest.approx(jiwer.cer(truths, guesses))
+    assert found.wer == pytest.approx(jiwer.wer(truths, guesses))
+    assert found.hmean is None
+
+
+def test_regions_meet_whatever_they_say() -> None:
+    first, second, far = Shape((0, 0, 20, 10)), Shape((0, 50, 20, 10)), Shape((70, 70, 20, 10))
+    counts = TextCounts()
+    counts.add([[Text("one", first), Text("two", second)]], [Text("One", first), Text("xyz!", far)])
+    found = counts.metrics()
+    assert (found.precision, found.recall, found.hmean) == (0.5, 0.5, 0.5)
+    assert found.cer_found == pytest.approx(1 / 3)
+    assert found.cer == pytest.approx((1 + 3 + 4) / 6)
+    assert found.exact == 0.0
+
+
+def test_people_agree_about_texts() -> None:
+    place = Shape((0, 0, 20, 10))
+    assert texts.agreement([Text("abcd", place)], [Text("abcx", place)], None) == 0.75
+    assert texts.agreement([], [], None) == 1.0
