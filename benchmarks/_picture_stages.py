@@ -1,6 +1,7 @@
 """What each stage of predicting a picture costs alone, with all cores busy and nothing of lsml's pipeline around it.
 
-python benchmarks/_picture_stages.py FOLDER ARCH DEVICE     prints JSON: {stage: seconds of the machine per picture}
+python benchmarks/_picture_stages.py FOLDER ARCH DEVICE     prints JSON:
+{stage: [seconds of the machine, processor seconds] per picture}
 
 The limit of a run is made of these. So the forward pass counts at its quickest: of one batch of 32 that all cores
 share, and of a batch of 4, 8 or 32 for each core.
@@ -31,6 +32,8 @@ BATCH = 32  # pictures; a GPU gets GPU_BATCH
 GPU_BATCH = 256
 PASSES = 2  # of which the quicker counts
 
+Cost = tuple[float, float]  # seconds of the machine, processor seconds
+
 
 def main(folder: str, arch: str, device: str) -> None:
     found = sorted(path for path in Path(folder).rglob("*.jpg"))
@@ -47,12 +50,12 @@ def main(folder: str, arch: str, device: str) -> None:
     def normalise(pixels: torch.Tensor) -> torch.Tensor:
         return functional.normalize(functional.to_dtype(pixels, torch.float32, scale=True), preset.mean, preset.std)
 
-    costs: dict[str, float] = {}
+    costs: dict[str, Cost] = {}
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
         def timed(stage: str, work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
             done = list(pool.map(work, items))  # once unmeasured
-            costs[stage] = min(seconds(lambda: list(pool.map(work, items))) for _ in range(PASSES)) / len(items)
+            costs[stage] = quickest([cost(lambda: list(pool.map(work, items))) for _ in range(PASSES)], len(items))
             return done
 
         pictures = timed("decode", decode, contents)
@@ -62,7 +65,7 @@ def main(folder: str, arch: str, device: str) -> None:
     print(json.dumps(costs))
 
 
-def on_cpu(arch: str, ready: list[torch.Tensor], pool: ThreadPoolExecutor) -> dict[str, float]:
+def on_cpu(arch: str, ready: list[torch.Tensor], pool: ThreadPoolExecutor) -> dict[str, Cost]:
     net = torchvision.models.get_model(arch, weights=None, num_classes=2).eval()
     net.to(memory_format=torch.channels_last)
     looked_at = torch.stack(ready[:LOOKED_AT]).contiguous(memory_format=torch.channels_last)
@@ -81,12 +84,12 @@ def on_cpu(arch: str, ready: list[torch.Tensor], pool: ThreadPoolExecutor) -> di
         for size, own_cores in ((BATCH, False), (4, True), (8, True), (BATCH, True)):
             work = lambda size=size, own=own_cores: forward(looked_at.split(size), own, precision == "bf16")  # noqa: B023, E731
             work()
-            times += [seconds(work) for _ in range(PASSES)]
-        costs[f"forward {precision}"] = min(times) / LOOKED_AT
+            times += [cost(work) for _ in range(PASSES)]
+        costs[f"forward {precision}"] = quickest(times, LOOKED_AT)
     return costs
 
 
-def on_gpu(arch: str, device: str, ready: list[torch.Tensor]) -> dict[str, float]:
+def on_gpu(arch: str, device: str, ready: list[torch.Tensor]) -> dict[str, Cost]:
     """With the pictures on the device already, which is more than any pipeline can hope for."""
     net = torchvision.models.get_model(arch, weights=None, num_classes=2).eval().to(device)
     net.to(memory_format=torch.channels_last)
@@ -99,13 +102,19 @@ def on_gpu(arch: str, device: str, ready: list[torch.Tensor]) -> dict[str, float
         torch.cuda.synchronize()
 
     look()
-    return {"forward fp16": min(seconds(look) for _ in range(3)) / (10 * GPU_BATCH)}
+    return {"forward fp16": quickest([cost(look) for _ in range(3)], 10 * GPU_BATCH)}
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
+def cost(work: Callable[[], Any]) -> Cost:
+    """Seconds of the machine, and processor seconds of all threads."""
+    begun, used = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.process_time() - used
+
+
+def quickest(costs: list[Cost], pictures: int) -> Cost:
+    """The least of each, per picture."""
+    return min(each[0] for each in costs) / pictures, min(each[1] for each in costs) / pictures
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from lsml_cli.models.image_classifier.learning import Album, Picture, Recipe
 from lsml_cli.models.image_classifier.looking import AGREEMENT, Eye, Precision, Question
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.predictions import Prediction
+from lsml_cli.replica import cores
 from lsml_cli.tasks import Labelled, Task, kind
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ def _share_cores(device: str) -> None:
     import torch
 
     if device == "cpu":
-        torch.set_num_threads(looking.cores())
+        torch.set_num_threads(cores())
 
 
 def _require_same_arch(version: ModelSpec, arch: str) -> None:

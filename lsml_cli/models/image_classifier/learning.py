@@ -24,11 +24,10 @@ from lsml_cli.models.image_classifier.looking import (
     Question,
     agreement,
     cast,
-    cores,
     lower_precisions,
 )
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
-from lsml_cli.replica import FETCHERS, OUTAGE, reason
+from lsml_cli.replica import FETCHERS, OUTAGE, cores, reason
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from lsml_cli.errors import ModelError
-from lsml_cli.replica import cores as cores
+from lsml_cli.replica import cores
 
 if TYPE_CHECKING:
     import numpy as np
