@@ -1,4 +1,4 @@
-"""s3:// through the real driver, against a server that speaks S3: what is there, what is not, and what may not be read."""
+"""s:// through the real driver, against a server that speaks S3: what is there, and what is not or may not be read."""
 
 from __future__ import annotations
 
