@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from lsml_cli import images
 from lsml_cli.annotations import chosen
 from lsml_cli.errors import LsmlError
 from lsml_cli.evaluation import Disagreement, Judged
@@ -81,6 +80,8 @@ def link_to(found: Disagreement, url: str | None) -> str | None:
 
 
 def _picture(value: str, task_id: int | None, media: Media) -> Picture | str:
+    from lsml_cli import images
+
     try:
         picture = images.decode(media.fetch(value, task_id), at_least=LONGEST)
     except (ValueError, OSError, LsmlError) as error:
