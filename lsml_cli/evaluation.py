@@ -35,6 +35,7 @@ from lsml_cli.tasks import Labelled, Task, Unreadable
 BLOCK = 512  # tasks that are predicted together
 REASONS = 100  # kinds of failures that are told apart
 MISSING = "no prediction in the file"
+SEEN = "a model that was trained on it"
 WORST = 12  # tasks on which model and people disagree most, for each control
 
 
@@ -210,6 +211,7 @@ def evaluate(
     threshold: float = 0.0,
     worst: int = WORST,
     seed: int = 0,
+    unseen: Callable[[Task], bool] = lambda task: True,
     progress: Callable[[int, int], None] = lambda tasks, failed: None,
 ) -> Evaluation:
     """Measure on every annotated task.
@@ -219,12 +221,13 @@ def evaluate(
     threshold  regions with a lower score are no predictions, except for average precision
     worst      how many tasks to remember on which model and people disagree most, for each control
     seed       of the bootstrap
+    unseen     False for a task that a model was trained on: it is left out
     progress   takes the numbers of tasks that are done and of those that failed
     """
     subjects = [subject] if other is None else [subject, other]
     found = _Collector(config, [each.name for each in subjects], threshold, worst, seed)
     stream = answered(found.readable(tasks), config, which, empty=nothing_is_an_answer(config))
-    usable = (known for each in stream if (known := found.known(each)) is not None)
+    usable = (known for each in stream if (known := found.known(each)) is not None and found.fair(known, unseen))
     gc.set_threshold(*GC_THRESHOLD)
     while block := list(islice(usable, BLOCK)):
         asked = [each.task for each in block]
@@ -305,6 +308,12 @@ class _Collector:
             return None
         return each if len(counting) == len(each.counting) else each._replace(counting=counting)
 
+    def fair(self, each: Answered, unseen: Callable[[Task], bool]) -> bool:
+        """Whether to measure with it."""
+        fair = unseen(each.task)
+        self._left_out[SEEN] += not fair
+        return fair
+
     def add(self, each: Answered, several: Sequence[Answer | None]) -> None:
         if any(answer is None for answer in several):
             self._left_out[MISSING] += 1
@@ -339,7 +348,7 @@ class _Collector:
             self.annotations,
             controls,
             dict(self.failed[0].most_common()),
-            dict(sorted(self._left_out.items())),
+            dict(sorted((+self._left_out).items())),
             self._unreadable,
             [name for name in mine if name not in spoken],
             self._compared(spoken, samples) if len(self._judges) > 1 else None,

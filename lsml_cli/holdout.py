@@ -216,8 +216,13 @@ def split(
     """(train, held out), the second with about `share` of the tasks. See the top of this file."""
     sides: tuple[list[Labelled], list[Labelled]] = ([], [])
     for example in examples:
-        sides[_position(example.task, config, seed, media) < share].append(_without_answers(example))
+        sides[is_held_out(example.task, config, share, seed, media)].append(_without_answers(example))
     return sides
+
+
+def is_held_out(task: Task, config: LabelConfig, share: float, seed: int, media: Media | None = None) -> bool:
+    """Which side a task is on, whatever other tasks there are."""
+    return _position(task, config, seed, media) < share
 
 
 def content(task: Task, config: LabelConfig, media: Media | None = None) -> bytes:

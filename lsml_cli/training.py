@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from lsml_cli._version import __version__
 from lsml_cli.annotations import Which
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
 from lsml_cli.evaluation import Evaluation, evaluate_outcomes, measurable
-from lsml_cli.holdout import Plan, plan_fit, require_share
+from lsml_cli.holdout import Plan, is_held_out, plan_fit, require_share
 from lsml_cli.judges import REGIONS, AnyMetrics
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
@@ -35,10 +35,11 @@ _LIBRARIES = ("numpy", "scipy", "sklearn", "safetensors", "torch", "torchvision"
 class FitResult:
     """What came out of a fit.
 
-    version     the new version, promoted unless a gate was missed or a file was torn
+    version     the new version
     plan        what it was trained on and measured with
     evaluation  on the held-out tasks; without any number when nothing was held out
     verdicts    what the gates saw
+    promoted    not where a gate was missed, a file was torn, or somebody else is to do that
     seconds     how long it took
     """
 
@@ -46,6 +47,7 @@ class FitResult:
     plan: Plan
     evaluation: Evaluation
     verdicts: Sequence[gates.Verdict] = ()
+    promoted: bool = False
     seconds: float = 0.0
 
     @property
@@ -66,10 +68,6 @@ class FitResult:
     @property
     def missed(self) -> list[gates.Verdict]:
         return [verdict for verdict in self.verdicts if not verdict.passed]
-
-    @property
-    def promoted(self) -> bool:
-        return not self.missed and not self.plan.torn
 
     def require_gates(self) -> None:
         """Raises GateMissed that names every missed gate, by how much, and where the version is."""
@@ -115,6 +113,7 @@ def fit_version(
     fail_under: Sequence[str] = (),
     refit: bool = False,
     continuing: bool = False,
+    promote: bool = True,
     media: Media | None = None,
     device: str = "cpu",
     progress: Progress = lambda sentence: None,
@@ -125,6 +124,7 @@ def fit_version(
     fail_under                       gates, see `gates.parse_gates`; a version that misses one is not promoted
     refit                            train again on everything after the measurement and the gates
     continuing                       start from the weights of `spec`, a trained version, instead of afresh
+    promote                          False: the version is kept, and what was promoted before stays so
     media                            where the pictures are that tasks point to
     device                           where to train: "cpu", "cuda:0"
     progress                         takes a sentence every now and then
@@ -176,10 +176,11 @@ def fit_version(
             refit=refit and passed,
             gates=[verdict.to_json() for verdict in verdicts],
         )
-    if passed and not plan.torn:
+    promoted = promote and passed and not plan.torn
+    if promoted:
         versions.promote(output, version.version)
     evaluation = replace(evaluation, name=f"{version.name}@{version.version}")
-    return FitResult(version, plan, evaluation, verdicts, time.monotonic() - begun)
+    return FitResult(version, plan, evaluation, verdicts, promoted, time.monotonic() - begun)
 
 
 def starting_point(spec: ModelSpec, continuing: bool = False) -> ModelSpec:
@@ -205,6 +206,31 @@ def starting_point(spec: ModelSpec, continuing: bool = False) -> ModelSpec:
             f"--model {registry.how_to_name(spec, spec.path)}",
         )
     return start
+
+
+def never_trained_on(spec: ModelSpec, media: Media | None = None) -> Callable[[Task], bool]:
+    """Whether a task is one that the fit of a trained version held out, or would have held out, had it been there.
+
+    Raises UsageError for a model that nobody can say that of.
+    """
+    if spec.path is None:
+        raise UsageError(f"{spec.name} is not a trained version, so nothing was held out.", "Leave out --held-out.")
+    version = versions.read(spec.path)
+    share, seed = version.counts.get("holdout_share"), version.counts.get("seed")
+    if version.refit:
+        raise UsageError(f"{spec.model_version} was trained again on its held-out tasks (--refit).", _OTHER_TASKS)
+    if not isinstance(share, float | int) or not isinstance(seed, int):
+        raise UsageError(
+            f"{spec.model_version} was measured with a file of its own, {version.counts.get('holdout_file')}.",
+            "Measure it with that file, without --held-out.",
+        )
+    if not share:
+        raise UsageError(f"{spec.model_version} was trained on everything (--holdout 0).", _OTHER_TASKS)
+    config = LabelConfig.parse(version.label_config)
+    return lambda task: is_held_out(task, config, share, seed, media)
+
+
+_OTHER_TASKS = "Measure it with tasks that it was not trained on, without --held-out."
 
 
 def check_options(config: LabelConfig, holdout: float | Path, fail_under: Sequence[str], refit: bool) -> None:

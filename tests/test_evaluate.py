@@ -193,6 +193,44 @@ def test_a_model_and_its_predictions_give_the_same(lsml: Lsml, ticket_model: Pat
     assert "Left out: skipped (3)." in by_model.stderr
 
 
+def test_held_out_tasks_are_those_that_fit_measured_with(lsml: Lsml, tmp_path: Path) -> None:
+    """Also when there are more tasks since: what an older version was trained on stays on its side."""
+    tasks = json.loads((EXAMPLE / "annotated.json").read_text())
+    write(tmp_path / "few.json", tasks[:200])
+    write(tmp_path / "many.json", tasks)
+    config = ("-c", EXAMPLE / "label_config.xml")
+    for name, more in (("few", []), ("many", ["--seed", "1"]), ("refitted", ["--refit"]), ("all", ["--holdout", "0"])):
+        export = "few.json" if name == "few" else "many.json"
+        command = ("fit", export, "--model", "text-classifier", *config, "-o", name, "--summary", f"{name}.out", *more)
+        assert lsml(*command, cwd=tmp_path).returncode == 0
+
+    run = lsml("evaluate", "few.json", "--model", "few", "--held-out", "--json", "numbers.json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    numbers, fitted = (json.loads((tmp_path / name).read_text()) for name in ("numbers.json", "few.out"))
+    assert numbers["tasks"] == fitted["counts"]["holdout"]
+    assert numbers["left_out"]["a model that was trained on it"] == fitted["counts"]["train"]
+    for control, metrics in fitted["metrics"].items():
+        assert numbers["controls"][control]["accuracy"] == pytest.approx(metrics["accuracy"])
+
+    both = lsml(
+        *("evaluate", "many.json", "--model", "many", "--compare", "few", "--held-out", "--json", "both.json"),
+        cwd=tmp_path,
+    )
+    assert both.returncode == 0, both.stderr
+    # With another seed, few tasks are held out by both; each is about a fifth of them.
+    assert 0 < json.loads((tmp_path / "both.json").read_text())["tasks"] < 0.1 * len(tasks)
+
+    for model, sentence in (
+        ("refitted", "was trained again on its held-out tasks (--refit)"),
+        ("all", "was trained on everything (--holdout 0)"),
+        ("text-classifier", "is not a trained version, so nothing was held out"),
+    ):
+        refused = lsml("evaluate", "many.json", "--model", model, "--held-out", *config, cwd=tmp_path)
+        assert (refused.returncode, sentence in refused.stderr) == (2, True), refused.stderr
+    nobody = lsml("evaluate", "many.json", "--predictions", "few.json", "--held-out", *config, cwd=tmp_path)
+    assert (nobody.returncode, "Name one with --model or --compare" in nobody.stderr) == (2, True)
+
+
 def test_settings_beside_the_data(lsml: Lsml, place: Path) -> None:
     (place / "lsml.toml").write_text(
         '[evaluate]\npredictions = "b.jsonl"\nlabel-config = "config.xml"\ncompare = "a.jsonl"\n'

@@ -297,6 +297,18 @@ def test_a_refit_learns_from_everything_and_says_so(lsml: Lsml, place: Path) -> 
     assert "refit on all tasks after the measurement" in lsml("versions", "models/m", cwd=place).stdout
 
 
+def test_a_version_may_be_kept_without_being_used(lsml: Lsml, place: Path) -> None:
+    fit(lsml, place)
+    before = promoted(place)
+    run = fit(lsml, place, "--no-promote", "--fail-under", "accuracy=0.5", "--summary", "summary.json")
+    told = summary(place)
+    assert (promoted(place).version, told["promoted"]) == (before.version, False)
+    assert f"not promoted. To promote it: lsml versions models/m --promote {told['version']}" in run.stderr
+    assert "Next: lsml predict" not in run.stderr
+    assert lsml("versions", "models/m", "--promote", told["version"], cwd=place).returncode == 0
+    assert promoted(place).version == told["version"] != before.version
+
+
 def test_what_misses_a_gate_is_not_refitted(lsml: Lsml, place: Path) -> None:
     fit(lsml, place, "--refit", "--fail-under", "f1:odd=0.5", code=4)
     [kept] = versions.list_versions(place / "models/m")

@@ -45,6 +45,10 @@ def evaluate(
         Literal["first", "last", "all"],
         typer.Option("--annotation", help="Which counts of several; a ground truth goes first, a skipped one never."),
     ] = "last",
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Only tasks that no model here was trained on: those that lsml fit held out."),
+    ] = False,
     threshold: Annotated[
         float,
         typer.Option(
@@ -115,9 +119,9 @@ def evaluate(
 
         lsml evaluate export.json --model models/news --fail-under macro-f1=0.9 --report report.html
 
-        lsml evaluate export.json -m models/new --compare models/news@20261120T213015 --fail-if-worse accuracy=0.01
+        lsml evaluate export.json -m models/new --compare models/news --held-out --fail-if-worse accuracy=0.01
     """
-    from lsml_cli import evaluation, gates, plan, tasks
+    from lsml_cli import evaluation, gates, plan, tasks, training
     from lsml_cli.commands import evaluate_report
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
@@ -159,6 +163,10 @@ def evaluate(
         cache=media_cache,
         cache_size=media_cache_size,
     )
+    fitted = [spec for spec in (specs.model, specs.other) if spec is not None]
+    if held_out and not fitted:
+        raise UsageError("--held-out is about what a model was trained on.", "Name one with --model or --compare.")
+    sides = [training.never_trained_on(spec, media) for spec in fitted] if held_out else []
     with Console(quiet) as console:
         for warning in config.warnings:
             console.note(warning)
@@ -177,6 +185,7 @@ def evaluate(
                 threshold=threshold,
                 worst=examples,
                 seed=seed,
+                unseen=lambda task: all(unseen(task) for unseen in sides),
                 progress=lambda done, failed: console.progress(done, failed, None),
             )
             for sentence in opener.unread():

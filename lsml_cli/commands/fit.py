@@ -62,6 +62,9 @@ def fit(
             help="Continue from the weights of this version, where the model can.",
         ),
     ] = None,
+    no_promote: Annotated[
+        bool, typer.Option("--no-promote", help="Keep the version, and leave the one that is in use as it is.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained on, and do nothing else.")
     ] = False,
@@ -167,6 +170,7 @@ def fit(
                 fail_under=fail_under or [],
                 refit=refit,
                 continuing=earlier is not None,
+                promote=not no_promote,
                 media=media,
                 device=devices[0],
                 progress=console.note,

@@ -77,6 +77,9 @@ def result_sentences(found: FitResult, model: str) -> Iterator[str]:
     if found.promoted:
         yield f"Wrote and promoted {version.folder}."
         yield f"Next: lsml predict TASKS --model {model} -o predictions.json"
+    elif not found.missed and not found.plan.torn:
+        root, name = version.folder.parent, version.version
+        yield f"Wrote {version.folder}, not promoted. To promote it: lsml versions {root} --promote {name}"
 
 
 def _gates(found: FitResult) -> Iterator[str]:
