@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytest.register_assert_rewrite("serving", "scenario")
+pytest.register_assert_rewrite("serving", "scenario", "browsing")
 
 from serving import Serve, ending_as_by_ctrl_c, exchange, free_port, tail  # noqa: E402
 

@@ -1,0 +1,107 @@
+"""The report of `lsml evaluate` in a real browser: on a laptop and on a phone, by day and by night."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from browsing import Page, browsing
+from scenario import EXAMPLE
+
+if TYPE_CHECKING:
+    from conftest import Lsml
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SCREENS = {"laptop": (1366, 768, False), "phone": (390, 844, True)}  # width and height in CSS pixels, a phone
+CUT_OFF = """
+const wide = document.documentElement.clientWidth;
+const scrolls = element => {
+  for (let each = element.parentElement; each; each = each.parentElement)
+    if (['auto', 'scroll'].includes(getComputedStyle(each).overflowX)) return true;
+  return false;
+};
+return [...document.querySelectorAll('body *')]
+  .filter(each => each.getClientRects().length && each.getBoundingClientRect().right > wide + 1 && !scrolls(each))
+  .map(each => each.outerHTML.slice(0, 100));
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    with browsing(tmp_path) as page:
+        yield page
+
+
+def looked_at(page: Page, report: Path, name: str) -> None:
+    """Nothing is wider than the window, nothing is missing, and the console has nothing to say."""
+    for screen, (width, height, mobile) in SCREENS.items():
+        for dark in (False, True):
+            page.emulate(width, height, dark, mobile)
+            page.open(report.as_uri())
+            assert page.run("return document.documentElement.scrollWidth") <= width
+            assert page.run(CUT_OFF) == []
+            assert page.run("return [...document.images].filter(each => !each.naturalWidth).length") == 0
+            brightness = page.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+            assert (sum(brightness[:3]) < 3 * 128) == dark
+            assert page.complaints() == []
+            page.photograph(f"{name}-{screen}-{'dark' if dark else 'light'}", whole=True)
+
+
+def test_a_report_on_texts(lsml: Lsml, page: Page, ticket_model: Path, tmp_path: Path) -> None:
+    export, report = EXAMPLE / "annotated.json", tmp_path / "texts.html"
+    other = lsml("fit", export, "-m", "text-classifier", "-c", EXAMPLE / "label_config.xml", "-o", tmp_path / "other")
+    assert other.returncode == 0, other.stderr
+    run = lsml(
+        *("evaluate", export, "--model", ticket_model, "--compare", tmp_path / "other", "--report", report),
+        *("--fail-under", "category.accuracy=0.5", "--label-studio-url", "https://label.example.com"),
+    )
+    assert run.returncode == 0, run.stderr
+    looked_at(page, report, "texts")
+
+
+def test_a_report_on_boxes(lsml: Lsml, page: Page, shared_data: Path, tmp_path: Path) -> None:
+    exports, report = shared_data / "exports", tmp_path / "boxes.html"
+    tasks = json.loads((exports / "coco128-annotated.json").read_text())
+    (tmp_path / "predictions.json").write_text(json.dumps(roughly(tasks)))
+    run = lsml(
+        *("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "predictions.json"),
+        *("-c", exports / "coco128.xml", "--document-root", shared_data, "--report", report),
+    )
+    assert run.returncode == 0, run.stderr
+    looked_at(page, report, "boxes")
+
+
+def test_the_keyboard_reaches_every_task(page: Page, lsml: Lsml, ticket_model: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    command = ("evaluate", EXAMPLE / "annotated.json", "--model", ticket_model, "--report", report)
+    assert lsml(*command, "--label-studio-url", "https://label.example.com").returncode == 0
+    page.open(report.as_uri())
+    links = page.run("return document.querySelectorAll('a[href*=\"task=\"]').length")
+    assert links > 5
+    reached, visible = page.tab_through(300)
+    assert len([each for each in reached if "task=" in each]) == links
+    assert visible, "what has the focus is not to be seen"
+
+
+def roughly(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The annotated boxes as a model might find them: a little off, some missing, some called something else."""
+    rng = random.Random(0)
+    found = []
+    for task in tasks:
+        result = []
+        for region in task["annotations"][0]["result"]:
+            value = dict(region["value"])
+            for start, length in (("x", "width"), ("y", "height")):
+                value[start] = min(95.0, max(0.0, value[start] + rng.gauss(0, 0.1) * value[length]))
+                value[length] = min(100 - value[start], max(0.5, value[length] * (1 + rng.gauss(0, 0.1))))
+            if rng.random() < 0.1:
+                value["rectanglelabels"] = ["person"]
+            if rng.random() > 0.15:
+                result.append({**region, "value": value, "score": round(rng.uniform(0.3, 1), 3)})
+        found.append({"task": task["id"], "result": result, "score": 0.5, "model_version": "roughly"})
+    return found
