@@ -2,8 +2,8 @@
 
     python benchmarks/evaluate.py [--tasks 100000] [--rounds 3]
 
-Annotated tasks are those of examples/support-tickets, repeated with new ids; predictions agree with nine in ten. Once they
-come in the order of the tasks, once in another one. For scale: parsing both files, and nothing else.
+Annotated tasks are those of examples/support-tickets, repeated with new ids; nine in ten predictions agree with them.
+They come in the order of the tasks, and in another one. For scale: parsing both files, and nothing else.
 """
 
 from __future__ import annotations
