@@ -5,7 +5,8 @@ A model may be named as
     text-classifier            one that comes with lsml, or that a package registers under `lsml.models`
     models/news                the current version of a trained model
     models/news@20261120T2130  one particular version
-    path/to/file.py:Class      a class in a file
+    path/to/file.py:Class      a class in a file, also one that was written for an older SDK
+    path/to/file.py            the same, where it has one model; and the folder of a `model.py`
     package.module:Class       a class in an installed package
     CLASS@models/news          a trained model (or CLASS@models/news@VERSION) of a class that is in nobody's registry;
                                CLASS is one of the two forms above
@@ -16,6 +17,7 @@ the name of a registered class, which somebody installed; any other class is cod
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -31,7 +33,7 @@ import orjson
 from lsml_cli import plugins, versions
 from lsml_cli.errors import ModelError, UnknownModel, UsageError, closest_first, listed
 from lsml_cli.label_config import LabelConfig
-from lsml_cli.models.base import FILE_MODULE, Json, Model, ModelSpec, load_class
+from lsml_cli.models.base import FILE_MODULE, SCRIPTS, Json, Model, ModelSpec, load_class
 
 BUILT_IN = {
     "image-classifier": "lsml_cli.models.image_classifier:ImageClassifier",
@@ -49,18 +51,18 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
     params = params or {}
     if name in BUILT_IN:
         return _untrained(name, BUILT_IN[name], params)
-    if versions.is_folder(name):
+    if versions.is_folder(name) and _only_class(name) is None:
         return version_spec(versions.resolve(name), params, named=name)
     if (both := split_class(name)) is not None:
         return _version_of(*both, params)
+    if (script := _only_class(name)) is not None:
+        name = script
     if (target := _class_target(name)) is not None:
         file, _, class_name = name.rpartition(":")
         return _untrained(f"{Path(file).stem}:{class_name}" if file.endswith(".py") else name, target, params)
     targets = known_models()
     if name in targets:
         return _untrained(name, targets[name], params)
-    if name.endswith(".py") and Path(name).is_file():
-        raise UnknownModel(f"{name} is a file; which class in it is the model?", f"Name it: {name}:Class")
     if Path(name).is_file():
         raise UnknownModel(f"{name} is a file, not a model.", "A trained model is the folder that `lsml fit` wrote.")
     raise UnknownModel(
@@ -135,6 +137,8 @@ def from_anywhere(name: str) -> str:
         return str(Path(name).absolute())
     if (both := split_class(name)) is not None:
         return f"{from_anywhere(both[0])}@{Path(both[1]).absolute()}"
+    if name.endswith(".py"):
+        return str(Path(name).absolute())
     file, _, class_name = name.rpartition(":")
     return f"{Path(file).absolute()}:{class_name}" if file.endswith(".py") else name
 
@@ -216,6 +220,18 @@ def _check_stored(family: type[Model], version: versions.Version) -> None:
             f"{family.__name__} has no parameter {listed(map(repr, unknown))}.",
             "Train a new version, or use the lsml and the packages that wrote this one.",
         )
+
+
+def _only_class(name: str) -> str | None:
+    """ "path/to/model.py:Class" for a file that has one model, and for a folder with a `model.py` and no versions."""
+    path = Path(name)
+    if name.endswith(".py") and path.is_file():
+        found = path, importlib.import_module(SCRIPTS).model_name(path)
+    elif path.is_dir() and not (path / versions.CURRENT).exists() and not versions.list_versions(path):
+        found = importlib.import_module(SCRIPTS).model_in(path)
+    else:
+        return None
+    return f"{found[0]}:{found[1]}" if found else None
 
 
 def _class_target(name: str) -> str | None:

@@ -105,10 +105,15 @@ class Replica:
     def binding(self, setting: Setting) -> Binding:
         """The model bound to this. The last `BOUND` of them are kept."""
         key = setting.key()
-        binding = self._bindings.pop(key, None) or setting.bind(self.model)
+        binding = self._bindings.pop(key, None) or self._bound(setting)
         self._bindings[key] = binding  # the most recent one comes last
         if len(self._bindings) > BOUND:
             del self._bindings[next(iter(self._bindings))]
+        return binding
+
+    def _bound(self, setting: Setting) -> Binding:
+        binding = setting.bind(self.model)
+        binding.fetch = self.fetch
         return binding
 
     def predict(self, tasks: Sequence[Task], setting: Setting | None = None) -> list[Outcome]:

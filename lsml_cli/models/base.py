@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +38,8 @@ from lsml_cli.predictions import Prediction
 from lsml_cli.tasks import Labelled, Task
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+SCRIPTS = "lsml_cli.models.scripts"  # which makes models of scripts for older SDKs; by name, since it is a family
+OLDER_SDKS = re.compile(rb"^\s*(?:from|import)\s+(?:label_studio_ml|label_studio\.ml|label_studio|htx)\b", re.MULTILINE)
 FILE_MODULE = "lsml_file_"  # how the names of modules begin that were loaded from a file
 Progress = Callable[[str], None]  # takes one plain sentence about how far training is
 
@@ -83,7 +87,7 @@ class ModelSpec:
         except LsmlError:
             raise
         except (Exception, SystemExit) as error:  # somebody else's code may raise anything
-            raise ModelError(f"{self.name} cannot be built: {_where(error)}.") from error
+            raise ModelError(f"{self.name} cannot be built: {where(error)}.") from error
 
     def open(self, device: str) -> Model:
         """The model with its weights on `device` ("cpu", "cuda:0", "mps")."""
@@ -110,6 +114,7 @@ class Binding:
     `notes` are sentences the user should read once: classes without a label, a model that is untrained.
     `meetings` tell which class became which label, for a model that has classes.
     `media` and `device` are for `fit`: it fetches for itself what the tasks point to, and trains where it is told to.
+    `fetch` is for a model that does without `sources`: the value of a task, and the task's id -> bytes.
     """
 
     config: LabelConfig
@@ -120,6 +125,7 @@ class Binding:
     meetings: tuple[Meeting, ...] = ()
     media: Media | None = None
     device: str = "cpu"
+    fetch: Callable[[str, int | None], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -250,6 +256,8 @@ def load_class(target: str) -> type[Model]:
     place, _, name = target.rpartition(":")
     if not place:
         raise ModelError(f"{target!r} names no class.", "A model is named package.module:Class.")
+    if place.endswith(".py") and (script := _adapted(Path(place), name)) is not None:
+        return script
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     found = getattr(module, name, None)
     if found is None:
@@ -259,6 +267,18 @@ def load_class(target: str) -> type[Model]:
     missing: frozenset[str] = getattr(found, "__abstractmethods__", frozenset())
     if missing:
         raise ModelError(f"{target} does not override {' and '.join(sorted(missing))}.")
+    return found
+
+
+@cache
+def _adapted(path: Path, name: str) -> type[Model] | None:
+    """The model that somebody's script for an older SDK stands for; None for a file that is none."""
+    try:
+        if OLDER_SDKS.search(path.read_bytes()) is None:
+            return None
+    except OSError:
+        return None  # whoever imports it says why
+    found: type[Model] | None = importlib.import_module(SCRIPTS).adapted(path, name)
     return found
 
 
@@ -277,7 +297,7 @@ def _load_module(name: str) -> ModuleType:
     except LsmlError:
         raise
     except (Exception, SystemExit) as error:  # somebody else's module may raise anything
-        raise ModelError(f"{name} cannot be imported: {_where(error)}.") from error
+        raise ModelError(f"{name} cannot be imported: {where(error)}.") from error
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -296,11 +316,11 @@ def _load_file(path: Path) -> ModuleType:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ModelError(f"{path} cannot be imported: {_where(error)}.") from error
+        raise ModelError(f"{path} cannot be imported: {where(error)}.") from error
     return module
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """An error in somebody else's code: what it is, and the line that it comes from, unless that is none of its own."""
     ours = (__file__, importlib.__file__)
     frames = [

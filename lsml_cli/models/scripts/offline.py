@@ -1,0 +1,165 @@
+"""label_studio_sdk while a script learns from an export: what it asks Label Studio for is answered from the tasks.
+
+Nothing leaves this machine. What an export cannot tell raises a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
+
+from lsml_cli.errors import ModelError
+from lsml_cli.models.scripts.surroundings import module
+
+Tasks = Sequence[Mapping[str, Any]]
+
+
+class Answer(dict[str, Any]):
+    """JSON as both generations of the SDK give it: `task["data"]` and `task.data`."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"an export has no {name!r} here; it has: {', '.join(self)}") from None
+
+
+class _Offline:
+    """Anything of the SDK that an export has no answer for."""
+
+    _what = "label_studio_sdk"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        what = f"{self._what}.{name}"
+
+        def refuse(*_: Any, **__: Any) -> NoReturn:
+            raise ModelError(
+                f"The script asks Label Studio for {what}, which an export cannot answer.",
+                "It learns from a file here: it can have tasks, their annotations and the label config.",
+            )
+
+        return refuse
+
+
+class Project(_Offline):
+    """`Client(…).get_project(id)`: the tasks of the export, and the label config."""
+
+    _what = "Project"
+
+    def __init__(self, project: int, tasks: Tasks, label_config: str) -> None:
+        self.id = project
+        self.label_config = label_config
+        self.params = {"id": project, "title": "export", "label_config": label_config}
+        self.title = "export"
+        self._tasks = [Answer(task) for task in tasks]
+
+    def get_params(self) -> dict[str, Any]:
+        return self.params
+
+    def get_tasks(self, selected_ids: Sequence[int] | None = None, **_: Any) -> list[Answer]:
+        return [task for task in self._tasks if selected_ids is None or task.get("id") in selected_ids]
+
+    def get_labeled_tasks(self, only_ids: bool = False) -> list[Any]:
+        found = [task for task in self._tasks if task.get("annotations")]
+        return [task.get("id") for task in found] if only_ids else found
+
+    def get_labeled_tasks_ids(self) -> list[Any]:
+        return self.get_labeled_tasks(only_ids=True)
+
+    def get_task(self, task_id: int) -> Answer:
+        return _only(self._tasks, task_id)
+
+    def export_tasks(self, export_type: str = "JSON", **_: Any) -> list[Answer]:
+        if export_type != "JSON":
+            raise ModelError(f"The script asks for an export as {export_type}; a file answers with JSON.")
+        return self.get_labeled_tasks()
+
+
+class _ListOfTasks(_Offline):
+    _what = "tasks"
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def list(self, **_: Any) -> Iterator[Answer]:
+        return iter(self._project.get_tasks())
+
+    def get(self, id: Any, **_: Any) -> Answer:
+        return self._project.get_task(int(id))
+
+
+class _Annotations(_Offline):
+    _what = "annotations"
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def list(self, id: Any, **_: Any) -> list[Answer]:
+        return [Answer(each) for each in self._project.get_task(int(id)).get("annotations", ())]
+
+
+class _Exports(_Offline):
+    _what = "projects.exports"
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def as_json(self, project_id: Any = None, **_: Any) -> list[Answer]:
+        return self._project.get_labeled_tasks()
+
+
+class _Projects(_Offline):
+    _what = "projects"
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self.exports = _Exports(project)
+
+    def get(self, id: Any = None, **_: Any) -> Answer:
+        return Answer(self._project.params)
+
+    def list(self, **_: Any) -> list[Answer]:
+        return [self.get()]
+
+
+def sdk(project: int, tasks: Tasks, label_config: str) -> dict[str, ModuleType]:
+    """The modules of label_studio_sdk, whose clients know one project."""
+    known = Project(project, tasks, label_config)
+
+    class Client(_Offline):
+        _what = "Client"
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def check_connection(self) -> dict[str, str]:
+            return {"status": "UP"}
+
+        def get_project(self, *_: Any, **__: Any) -> Project:
+            return known
+
+        def get_projects(self, **_: Any) -> list[Project]:
+            return [known]
+
+        list_projects = get_projects
+
+    class LabelStudio(_Offline):
+        _what = "LabelStudio"
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.tasks = _ListOfTasks(known)
+            self.annotations = _Annotations(known)
+            self.projects = _Projects(known)
+
+    content = {"Client": Client, "LabelStudio": LabelStudio, "Project": Project}
+    return {name: module(name, content) for name in ("label_studio_sdk", "label_studio_sdk.client")}
+
+
+def _only(tasks: Sequence[Answer], task_id: int) -> Answer:
+    for task in tasks:
+        if task.get("id") == task_id:
+            return task
+    raise ModelError(f"The script asks Label Studio for task {task_id}, which the export does not have.")

@@ -1,0 +1,307 @@
+"""label_studio_ml 2.0: a class with `setup`, small persistent values, and predictions as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from lsml_cli.models.scripts import labels
+from lsml_cli.models.scripts.surroundings import is_installed, local_path, module
+from lsml_cli.models.scripts.v1 import Taught, accepted, tools_modules, utils
+
+INITIAL_MODEL_VERSION = "0.0.1"
+TRAIN_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED", "START_TRAINING")
+SDK = ("label_studio_sdk", "get_labeled_tasks", "get_tasks")  # with which a script asks for the annotations itself
+
+
+@dataclass
+class PredictionValue:
+    """One prediction, as scripts make it."""
+
+    result: list[Any] | None = None
+    score: float | None = 0.0
+    model_version: str | None = None
+    cluster: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"result": [_region(each) for each in self.result or ()], "score": self.score}
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        return self.to_json() | {"model_version": self.model_version}
+
+    dict = model_dump
+
+
+@dataclass
+class ModelResponse:
+    """All predictions of a call, and the version that made them."""
+
+    predictions: list[Any] = field(default_factory=list)
+    model_version: str | None = None
+
+    def has_model_version(self) -> bool:
+        return bool(self.model_version)
+
+    def set_version(self, version: str) -> None:
+        self.model_version = version
+        self.update_predictions_version()
+
+    def update_predictions_version(self) -> None:
+        for each in self.predictions:
+            for one in each if isinstance(each, list) else [each]:
+                if isinstance(one, PredictionValue) and not one.model_version:
+                    one.model_version = self.model_version
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        return {"model_version": self.model_version, "predictions": self.predictions}
+
+
+class LabelStudioMLBase:
+    """What a script of label_studio_ml 2.0 derives from. What `set` is given is kept with the version."""
+
+    INITIAL_MODEL_VERSION = INITIAL_MODEL_VERSION
+    TRAIN_EVENTS = TRAIN_EVENTS
+    _given: Mapping[str, Any] = {}  # for the instance that is being built
+
+    def __init__(self, project_id: str | None = None, label_config: str | None = None, **kwargs: Any) -> None:
+        given = type(self)._given
+        self.project_id = project_id or ""
+        self.values: dict[str, str] = dict(given.get("values") or {})
+        self._params: Any = given.get("params") or {}
+        self._label_config = ""
+        self.parsed_label_config: dict[str, Any] = {}
+        if label_config is not None:
+            self.use_label_config(label_config)
+        self.setup()
+
+    def setup(self) -> None:
+        """For scripts to override."""
+
+    def predict(self, tasks: list[dict[str, Any]], context: Any = None, **kwargs: Any) -> Any:
+        """For scripts to override."""
+        return ModelResponse([])
+
+    def fit(self, event: str, data: Any, **additional_params: Any) -> Any:
+        """For scripts to override."""
+
+    def process_event(self, event: str, data: Any, job_id: Any, additional_params: Mapping[str, Any]) -> Any:
+        if event in self.TRAIN_EVENTS:
+            return self.fit(event=event, data=data, job_id=job_id, **additional_params)
+        return None
+
+    def get(self, key: str) -> str | None:
+        return self.values.get(key)
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def has(self, key: str) -> bool:
+        return key in self.values
+
+    @property
+    def label_config(self) -> str:
+        return self._label_config
+
+    def use_label_config(self, label_config: str) -> None:
+        self._label_config = label_config
+        self.parsed_label_config = labels.parse_config(label_config)
+
+    @property
+    def label_interface(self) -> Any:
+        """The SDK's own, where it is installed."""
+        from label_studio_sdk.label_interface import LabelInterface  # type: ignore[attr-defined]
+
+        return LabelInterface(self._label_config)
+
+    @property
+    def extra_params(self) -> Any:
+        return self._params
+
+    def set_extra_params(self, extra_params: Any) -> None:
+        self._params = extra_params
+
+    @property
+    def model_version(self) -> str | None:
+        return self.get("model_version")
+
+    def bump_model_version(self) -> str:
+        major, minor, patch = (self.model_version or INITIAL_MODEL_VERSION).split(".")
+        self.set("model_version", f"{major}.{minor}.{int(patch) + 1}")
+        return str(self.model_version)
+
+    def get_local_path(self, url: str, *args: Any, task_id: int | None = None, **kwargs: Any) -> str:
+        return local_path(url, task_id=task_id)
+
+    def preload_task_data(self, task: Mapping[str, Any], value: Any = None, read_file: bool = True) -> Any:
+        """The value, with what it points to in the place of each address in it: the text of the file, or its path."""
+        value = task["data"] if value is None else value
+        if isinstance(value, str) and value.startswith(("http://", "https://", "/data/", "s3://", "gs://")):
+            path = local_path(value, task_id=task.get("id"))
+            if not read_file:
+                return path
+            with open(path, encoding="utf-8") as file:  # noqa: PTH123
+                return file.read()
+        if isinstance(value, Mapping):
+            return {key: self.preload_task_data(task, each, read_file) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.preload_task_data(task, each, read_file) for each in value]
+        return value
+
+    def get_first_tag_occurence(
+        self,
+        control_type: str | tuple[str, ...],
+        object_type: str | tuple[str, ...],
+        name_filter: Any = None,
+        to_name_filter: Any = None,
+    ) -> tuple[str, str, str]:
+        found = labels.first_tag(self.parsed_label_config, control_type, object_type, name_filter, to_name_filter)
+        return found[0], found[1], found[2]
+
+    def build_label_map(self, tag_name: str, names: Sequence[str]) -> dict[str, str]:
+        return labels.build_label_map(self.parsed_label_config, tag_name, names)
+
+    def get_label_studio_access_token(self) -> str:
+        import os
+
+        return os.environ.get("LABEL_STUDIO_ACCESS_TOKEN") or os.environ.get("LABEL_STUDIO_API_KEY", "")
+
+
+class InMemoryLRUDictCache:
+    """The values used last, by key."""
+
+    def __init__(self, capacity: int = 1) -> None:
+        self.capacity = capacity
+        self.cache: dict[Any, Any] = {}
+
+    def get(self, key: Any) -> Any:
+        if key in self.cache:
+            self.cache[key] = self.cache.pop(key)
+        return self.cache.get(key)
+
+    def put(self, key: Any, value: Any) -> None:
+        self.cache.pop(key, None)
+        self.cache[key] = value
+        while len(self.cache) > self.capacity:
+            del self.cache[next(iter(self.cache))]
+
+
+def predict_fn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks what predicts in a script without a class; see `class_of`."""
+    function.__globals__.setdefault("_lsml_predict", function)
+    return function
+
+
+def update_fn(function: Callable[..., Any]) -> Callable[..., Any]:
+    function.__globals__.setdefault("_lsml_update", function)
+    return function
+
+
+def class_of(function: Callable[..., Any]) -> type:
+    """The class that decorated functions stand for."""
+
+    class Decorated(LabelStudioMLBase):
+        def predict(self, tasks: list[dict[str, Any]], context: Any = None, **kwargs: Any) -> Any:
+            return function(tasks, context, helper=self, **kwargs)
+
+        def fit(self, event: str, data: Any, **additional_params: Any) -> Any:
+            update = function.__globals__.get("_lsml_update")
+            return update(event, data, helper=self, **additional_params) if update else None
+
+    return Decorated
+
+
+class V2:
+    """How a script of label_studio_ml 2.0 is built, asked and taught."""
+
+    key = "annotations"
+
+    def modules(self) -> dict[str, ModuleType]:
+        tools = utils(self.key) | {
+            "InMemoryLRUDictCache": InMemoryLRUDictCache,
+            "match_labels": labels.match_labels,
+            "compare_nested_structures": labels.compare_nested_structures,
+        }
+        base = {"LabelStudioMLBase": LabelStudioMLBase, "predict_fn": predict_fn, "update_fn": update_fn}
+        response = {"ModelResponse": ModelResponse, "PredictionValue": PredictionValue}
+        served = {"init_app": lambda *_, **__: None}
+        found = {
+            "label_studio_ml": module("label_studio_ml", {}),
+            "label_studio_ml.model": module("label_studio_ml.model", base | response),
+            "label_studio_ml.response": module("label_studio_ml.response", response),
+            "label_studio_ml.utils": module("label_studio_ml.utils", tools),
+            "label_studio_ml.api": module("label_studio_ml.api", served),
+        } | tools_modules()
+        if not is_installed("label_studio_sdk"):  # as far as scripts name its classes in annotations of types
+            found |= _sdk_names()
+        return found
+
+    def build(
+        self, original: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> Any:
+        given = {"project_id": project, "label_config": config}
+        named = accepted(original.__init__, given | dict(params))
+        if original.__init__ is LabelStudioMLBase.__init__:
+            named = given
+        for base in original.__mro__:
+            if base.__name__ == "LabelStudioMLBase":
+                base._given = {"values": state.get("values"), "params": dict(params)}
+        instance = original(**named)
+        if not isinstance(instance, LabelStudioMLBase):  # the real one keeps its values in a file of its own
+            for key, value in (state.get("values") or {}).items():
+                instance.set(key, value)
+        return instance
+
+    def tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [dict(task) for task in raw]
+
+    def predict(self, instance: Any, tasks: Sequence[Mapping[str, Any]], context: Any) -> Any:
+        found = instance.predict(list(tasks), **accepted(instance.predict, {"context": context}))
+        return getattr(found, "predictions", found)
+
+    def fit(self, instance: Any, taught: Taught) -> dict[str, Any]:
+        tasks = self.tasks(taught.tasks)
+        named = {"job_id": taught.job, "workdir": str(taught.workdir)} | dict(taught.params)
+        for event, data in self._events(taught, tasks):
+            instance.fit(event, data, **accepted(instance.fit, named))
+        return {"values": dict(getattr(instance, "values", {}))}
+
+    def _events(self, taught: Taught, tasks: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """START_TRAINING for a script that knows it, or that asks for the annotations itself; else one for each."""
+        asks = bool(taught.imports & set(SDK)) or any(taught.mentions(word) for word in SDK)
+        if taught.mentions("START_TRAINING") or (asks and not taught.mentions("ANNOTATION_CREATED")):
+            yield "START_TRAINING", {"action": "START_TRAINING", "project": taught.about_project()}
+        elif asks:
+            yield "ANNOTATION_CREATED", taught.event(tasks)
+        else:
+            for data in taught.events(tasks):
+                yield "ANNOTATION_CREATED", data
+
+
+def _region(each: Any) -> Any:
+    """A region as JSON: scripts may make the SDK's own objects."""
+    for name in ("_dict", "model_dump", "to_dict", "dict"):
+        if not isinstance(each, Mapping) and callable(method := getattr(each, name, None)):
+            return method()
+    return each
+
+
+def _sdk_names() -> dict[str, ModuleType]:
+    def absent(name: str) -> type:
+        def __init__(self: Any, *_: Any, **__: Any) -> None:
+            raise ModuleNotFoundError(f"{name} needs label_studio_sdk, which is not installed here")
+
+        return type(name, (), {"__init__": __init__})
+
+    names = {
+        "label_studio_sdk": ("Client", "LabelStudio"),
+        "label_studio_sdk.client": ("Client", "LabelStudio"),
+        "label_studio_sdk.objects": ("PredictionValue",),
+        "label_studio_sdk.label_interface": ("LabelInterface",),
+        "label_studio_sdk.label_interface.objects": ("PredictionValue",),
+    }
+    found = {name: module(name, {each: absent(each) for each in classes}) for name, classes in names.items()}
+    for name in ("label_studio_sdk.objects", "label_studio_sdk.label_interface.objects"):
+        found[name].__dict__["PredictionValue"] = PredictionValue
+    return found
