@@ -2,8 +2,8 @@
 
     python benchmarks/scripts.py [--tasks 50000] [--rounds 3]
 
-One script, one fitted pipeline. Label Studio asks a server for one task when somebody opens it; asked for a selection, it
-sends all of it in one request, and drops everything after 100 seconds.
+One script, one fitted pipeline. Label Studio asks a server for one task when somebody opens it; a selection it sends in
+one request, and drops everything after 100 seconds.
 """
 
 from __future__ import annotations

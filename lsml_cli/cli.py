@@ -11,6 +11,7 @@ import typer
 from lsml_cli._version import __version__
 from lsml_cli.commands.evaluate import evaluate
 from lsml_cli.commands.fit import fit
+from lsml_cli.commands.init import init
 from lsml_cli.commands.jobs import jobs
 from lsml_cli.commands.models import models
 from lsml_cli.commands.predict import predict
@@ -39,6 +40,7 @@ app.command(cls=SettingsCommand)(rank)
 app.command(cls=SettingsCommand)(serve)
 app.command(cls=SettingsCommand)(pull)
 app.command(cls=SettingsCommand)(push)
+app.command()(init)
 app.command()(versions)
 app.command()(jobs)
 app.command()(worker)

@@ -7,6 +7,7 @@ A model may be named as
     models/news@20261120T2130  one particular version
     path/to/file.py:Class      a class in a file, also one that was written for an older SDK
     path/to/file.py            the same, where it has one model; and the folder of a `model.py`
+    path/to/project            a folder that `lsml init` wrote: what its `model.toml` says
     package.module:Class       a class in an installed package
     CLASS@models/news          a trained model (or CLASS@models/news@VERSION) of a class that is in nobody's registry;
                                CLASS is one of the two forms above
@@ -24,6 +25,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +41,7 @@ BUILT_IN = {
     "image-classifier": "lsml_cli.models.image_classifier:ImageClassifier",
     "text-classifier": "lsml_cli.models.text_classifier:TextClassifier",
 }
+PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
 _CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL)
 FAMILIES = ("lsml_cli", "lsml_cli.models")  # packages that are the home of many families, and no family's own
 
@@ -51,11 +54,13 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
     params = params or {}
     if name in BUILT_IN:
         return _untrained(name, BUILT_IN[name], params)
-    if versions.is_folder(name) and _only_class(name) is None:
+    if (project := read_project(Path(name))) is not None:
+        return _of_project(project, params)
+    if versions.is_folder(name) and only_class(name) is None:
         return version_spec(versions.resolve(name), params, named=name)
     if (both := split_class(name)) is not None:
         return _version_of(*both, params)
-    if (script := _only_class(name)) is not None:
+    if (script := only_class(name)) is not None:
         name = script
     if (target := _class_target(name)) is not None:
         file, _, class_name = name.rpartition(":")
@@ -222,7 +227,7 @@ def _check_stored(family: type[Model], version: versions.Version) -> None:
         )
 
 
-def _only_class(name: str) -> str | None:
+def only_class(name: str) -> str | None:
     """ "path/to/model.py:Class" for a file that has one model, and for a folder with a `model.py` and no versions."""
     path = Path(name)
     if name.endswith(".py") and path.is_file():
@@ -232,6 +237,56 @@ def _only_class(name: str) -> str | None:
     else:
         return None
     return f"{found[0]}:{found[1]}" if found else None
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the `model.toml` of a folder says: what the model is, its parameters, and where its versions live."""
+
+    folder: Path
+    model: str
+    params: Mapping[str, Json]
+    versions: Path
+
+
+def read_project(folder: Path) -> Project | None:
+    """None for a folder without a `model.toml`. Raises ModelError when that is not what it should be."""
+    path = folder / PROJECT_FILE
+    if not path.is_file():
+        return None
+    import tomllib
+
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from None
+    model, params = found.get("model"), found.get("with", {})
+    home = found.get("versions", f"models/{folder.resolve().name}")
+    if not isinstance(model, str) or not isinstance(params, dict) or not isinstance(home, str):
+        raise ModelError(
+            f"{path} is not what it should be.", 'It has: model = "…", versions = "…", and a table [with].'
+        )
+    return Project(folder, model, params, folder / home)
+
+
+def runs_code(name: str) -> bool:
+    """Whether a name that is not obviously a class means somebody's own code all the same."""
+    path = Path(name)
+    if (project := read_project(path)) is not None:
+        return ":" in project.model
+    return (name.endswith(".py") and path.is_file()) or any(
+        (path / file).is_file() for file in ("model.py", "_wsgi.py")
+    )
+
+
+def _of_project(project: Project, params: Mapping[str, Json]) -> ModelSpec:
+    file, colon, class_name = project.model.rpartition(":")
+    model = f"{project.folder / file}:{class_name}" if colon and file.endswith(".py") else project.model
+    given = dict(project.params) | dict(params)
+    if (project.versions / versions.CURRENT).is_file():
+        home = str(project.versions)
+        return _version_of(model, home, params) if colon else find_model(home, params)
+    return replace(find_model(model, given), name=project.folder.resolve().name)
 
 
 def _class_target(name: str) -> str | None:

@@ -36,6 +36,8 @@ FLOORS = {
     "training": 4,
     "evaluation": 4,
     "ranking": 4,
+    "project": 4,
+    "project.*": 4,
     "report": 4,
     "report.*": 4,
     "loaded": 4,

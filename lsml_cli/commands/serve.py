@@ -7,11 +7,23 @@ from typing import Annotated
 
 import typer
 
-from lsml_cli.commands import options
+from lsml_cli.commands import completion, options
 
 
 def serve(
-    model: options.Model,
+    folder: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The model, as --model names it: a folder of lsml init.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=completion.models,
+            help="A built-in model, a trained version, or path/to/file.py:Class.",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 for other machines and Docker.")
     ] = "127.0.0.1",
@@ -113,9 +125,13 @@ def serve(
     """
     from lsml_cli import plan, registry
     from lsml_cli.commands.media_options import to_media
+    from lsml_cli.errors import UsageError
     from lsml_cli.media import Hosts
     from lsml_cli.server import run
 
+    if (model is None) == (folder is None):
+        raise UsageError("Which model should be served?", "Name one: lsml serve --model models/news")
+    model = str(model or folder)
     given = registry.parse_params(params or [])
     run.serve(
         run.ServeOptions(

@@ -41,9 +41,11 @@ def _objection(option: Option, value: Any, folder: Path) -> str | None:
 
 def _model_objection(model: str) -> str | None:
     """A class in a file is code. A version is arrays and JSON, and by itself never more than a registered model."""
-    if is_folder(model):
-        return None
-    return f"is {model}, which would run that code" if ":" in model else None
+    from lsml_cli.registry import runs_code
+
+    if runs_code(model):
+        return f"is {model}, which would run the code there"
+    return f"is {model}, which would run that code" if ":" in model and not is_folder(model) else None
 
 
 def _path_objection(path: Path, folder: Path) -> str | None:

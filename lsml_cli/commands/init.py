@@ -1,0 +1,85 @@
+"""`lsml init`: the folder of a new model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lsml_cli.commands import options
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="NAME", help="The folder to write; its name is the project's.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="A built-in model; if not given, a model of your own."),
+    ] = None,
+    script: Annotated[
+        str | None,
+        typer.Option(
+            "--script", "--from", metavar="FILE[:CLASS]", help="Wrap a backend that was written for an older SDK."
+        ),
+    ] = None,
+    label_config: Annotated[
+        Path | None,
+        typer.Option("--label-config", "-c", metavar="FILE", help="Your labelling XML; then no samples are written."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask what is not given.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a folder with a model that runs at once: sample tasks, tests, README, Dockerfile, compose file, workflow.
+
+    `--model NAME` means that folder from then on, in every command. Works offline; asks nothing unless it is told to.
+
+    Examples:
+
+        lsml init moods
+
+        lsml init rooms --model image-classifier
+
+        lsml init tickets --script ../old-backend/model.py
+    """
+    from lsml_cli import project
+    from lsml_cli.commands.console import Console
+    from lsml_cli.errors import UsageError, closest_first
+
+    if interactive and model is None and script is None:
+        model, script = _asked()
+    if model is not None and script is not None:
+        raise UsageError("--model and --script are two kinds of project.", "Leave out one of them.")
+    if model is not None and model not in project.KINDS:
+        known = ", ".join(closest_first(model, project.KINDS))
+        raise UsageError(f"There is no kind of project {model!r}.", f"There is: {known}; a model of your own without.")
+    kind = model or (project.SCRIPT if script else project.OWN)
+    asked = project.NewProject(folder, kind, _found(script) if script else None, label_config, force)
+    with Console(quiet) as console:
+        written = project.write(asked)
+        console.note(f"Wrote {folder} ({len(written)} files): {', '.join(written)}.")
+        console.note(
+            f"Next: cd {folder} && lsml fit annotated.json --model . -c label_config.xml -o models/{asked.name}"
+        )
+
+
+def _asked() -> tuple[str | None, str | None]:
+    from lsml_cli import project
+
+    kinds = ["own", "script", *project.KINDS]
+    kind = typer.prompt("What kind of model? " + ", ".join(kinds), default="own", err=True)
+    if kind == "script":
+        return None, typer.prompt("Which file, and which class in it (path/to/model.py:Class)?", err=True)
+    return (None if kind == "own" else kind), None
+
+
+def _found(script: str) -> tuple[Path, str]:
+    """The file, and the class in it. Raises UsageError where there is no such file, UnknownModel for no such class."""
+    from lsml_cli import registry
+    from lsml_cli.errors import UsageError
+
+    name = registry.only_class(script) or script
+    file, _, class_name = name.rpartition(":")
+    if not file.endswith(".py") or not Path(file).is_file():
+        raise UsageError(f"There is no script {script}.", "Name a Python file: --script path/to/model.py[:Class]")
+    return Path(file), class_name

@@ -1,0 +1,227 @@
+"""`lsml init` without the command line: the folder of a new model, which runs at once.
+
+The files are in `templates`, with @WORDS@ where the project's own go: "common" for every kind, "own" for a model of
+one's own, whose class is MyModel there. What `--model FOLDER` means stands in its `model.toml`; see `registry`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from lsml_cli.errors import OutputError, UsageError
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.project import samples
+
+OWN = "own"  # a model of one's own
+SCRIPT = "script"  # a backend that is there already
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")  # a name that Docker, pip and GitHub can live with
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a project of a built-in model needs besides.
+
+    what      a sentence for its README
+    extras    of lsml, in its requirements
+    params    of the model, for `model.toml`
+    """
+
+    what: str
+    extras: tuple[str, ...] = ()
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    pictures: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "text-classifier": Kind("A text classifier (TF-IDF and logistic regression) for Label Studio, by lsml."),
+    "image-classifier": Kind(
+        "An image classifier (transfer learning with torchvision) for Label Studio, by lsml.",
+        ("vision",),
+        {"weights": "none", "image_size": 64},
+        pictures=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class NewProject:
+    """What is to be written.
+
+    folder        where; its name is the project's
+    kind          a name in KINDS, OWN, or SCRIPT
+    script        the file of a backend, and its class; for SCRIPT
+    label_config  a labelling XML to take instead of the sample's; then there are no sample tasks
+    force         write over what is there
+    """
+
+    folder: Path
+    kind: str
+    script: tuple[Path, str] | None = None
+    label_config: Path | None = None
+    force: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+
+def write(asked: NewProject) -> list[str]:
+    """Write the folder; the names of its files, in order. Raises UsageError or OutputError."""
+    _require_free(asked)
+    given = asked.label_config or _config_beside(asked)
+    config = LabelConfig.load(given).xml if given else None
+    try:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        for path, content in _texts(asked):
+            place = asked.folder / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content, "utf-8")
+            if content.startswith("#!"):
+                place.chmod(0o755)
+        if asked.script is not None:
+            _copy_script(*asked.script, asked.folder)
+        _write_samples(asked, config)
+    except OSError as error:
+        raise OutputError(f"{asked.folder} cannot be written: {error.strerror}.") from error
+    return sorted(
+        path.relative_to(asked.folder).as_posix()
+        for path in asked.folder.rglob("*")
+        if path.is_file() and path.suffix not in (".png", ".pyc")
+    )
+
+
+def _config_beside(asked: NewProject) -> Path | None:
+    """The labelling XML that lies beside a script: the sample's labels would not be those that it knows."""
+    found = asked.script[0].with_name("label_config.xml") if asked.script else None
+    return found if found is not None and found.is_file() else None
+
+
+def _require_free(asked: NewProject) -> None:
+    if not NAME.fullmatch(asked.name):
+        raise UsageError(
+            f"{asked.name!r} is no good name for a project: image, volumes and versions are called after it.",
+            "Use lower-case letters, digits, - and _: lsml init mood-of-messages",
+        )
+    if asked.folder.exists() and not asked.folder.is_dir():
+        raise UsageError(f"{asked.folder} is a file.", "Choose another name.")
+    if not asked.force and asked.folder.is_dir() and any(asked.folder.iterdir()):
+        raise UsageError(f"{asked.folder} is there already, and not empty.", "Choose another name, or --force.")
+
+
+def _texts(asked: NewProject) -> Iterator[tuple[str, str]]:
+    """Every text file: its name, and what is in it."""
+    words = _words(asked)
+    for part in ("common", OWN) if asked.kind == OWN else ("common",):
+        for path, file in _walk(files(__package__) / "templates" / part):
+            name = path.replace("dot-", ".").removesuffix(".txt" if ".py" in path else "")
+            if name.startswith("test_"):
+                name = f"tests/{name}"
+            yield name, _filled(file.read_text("utf-8"), words, name)
+    yield "requirements.txt", words["REQUIREMENTS"]
+    yield "model.toml", words["TOML"]
+
+
+def _walk(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:
+    for each in sorted(folder.iterdir(), key=lambda each: each.name):
+        if each.is_dir() and each.name != "__pycache__":
+            yield from _walk(each, f"{above}{each.name}/")
+        elif each.is_file():
+            yield f"{above}{each.name}", each
+
+
+def _filled(text: str, words: Mapping[str, str], name: str) -> str:
+    if name.endswith("retrain.yml"):
+        project = "      PROJECT: ${{ vars.LABEL_STUDIO_PROJECT }}\n"
+        own = f"      FAMILY: {words['MODEL']}\n      MODEL: models/{words['NAME']}\n"
+        return text.replace(project, project + own)
+    if name == "retrain":
+        return text
+    return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text.replace("MyModel", words["CLASS"]))
+
+
+def _words(asked: NewProject) -> dict[str, str]:
+    kind = KINDS.get(asked.kind, Kind(""))
+    class_name = "".join(part.capitalize() for part in re.split(r"[-_]", asked.name))
+    class_name = class_name if class_name[0].isalpha() else f"Model{class_name}"
+    model, file_row = asked.kind, ""
+    what = kind.what
+    if asked.kind == OWN:
+        model, what = f"model.py:{class_name}", "A model of one's own for Label Studio, by lsml."
+        file_row = "| `model.py` | the model: a class with four methods, and `fit` |\n"
+    elif asked.script is not None:
+        script, class_name = asked.script
+        model, what = f"{script.name}:{class_name}", "A backend that was written for an older SDK, run by lsml."
+        file_row = f"| `{script.name}` | the backend, unmodified, with what it imports |\n"
+    own_code = ":" in model
+    extras = ["redis", *kind.extras]
+    needs = ["# What the model imports; lsml itself is installed from a checkout or a wheel, see README.md."]
+    needs += ["scikit-learn"] if asked.script is not None else []
+    params = "".join(f"{name} = {json.dumps(value)}\n" for name, value in kind.params.items())
+    return {
+        "NAME": asked.name,
+        "CLASS": class_name,
+        "MODEL": model,
+        "TRAINED": f"{model}@" if own_code else "",
+        "WHAT": what,
+        "EXTRAS": ",".join(extras),
+        "FILES": file_row,
+        "REQUIREMENTS": "\n".join(needs) + "\n",
+        "TOML": (
+            "# What `--model` means when it names this folder.\n"
+            f'model = "{model}"\n'
+            f'versions = "models/{asked.name}"  # once there is a promoted version in it, that one\n'
+            + (f"\n[with]\n{params}" if params else "")
+        ),
+    }
+
+
+def _copy_script(script: Path, class_name: str, folder: Path) -> None:
+    """The script, its `config.json`, and every module beside it that it imports, directly or not."""
+    source = script.parent
+    shutil.copyfile(script, folder / script.name)
+    if (source / "config.json").is_file():
+        shutil.copyfile(source / "config.json", folder / "config.json")
+    for name in sorted(_siblings(script, set())):
+        beside = source / name
+        if beside.is_dir():
+            shutil.copytree(beside, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(beside, folder / name)
+
+
+def _siblings(script: Path, known: set[str]) -> set[str]:
+    """The names of the files and packages beside a script that it needs."""
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            first = name.partition(".")[0]
+            file, package = script.parent / f"{first}.py", script.parent / first
+            if file.is_file() and file.name not in known and file != script:
+                known.add(file.name)
+                _siblings(file, known)
+            elif package.is_dir() and any(package.glob("*.py")):
+                known.add(first)
+    return known
+
+
+def _write_samples(asked: NewProject, config: str | None) -> None:
+    if config is not None:
+        (asked.folder / "label_config.xml").write_text(config, "utf-8")
+        return
+    of_pictures = KINDS.get(asked.kind, Kind("")).pictures
+    annotated, fresh = samples.pictures(asked.folder / "pictures") if of_pictures else samples.texts()
+    sample = samples.IMAGE_CONFIG if of_pictures else samples.TEXT_CONFIG
+    (asked.folder / "label_config.xml").write_text(sample, "utf-8")
+    for name, tasks in (("annotated.json", annotated), ("tasks.json", fresh)):
+        lines = ",\n".join(json.dumps(task) for task in tasks)
+        (asked.folder / name).write_text(f"[\n{lines}\n]\n", "utf-8")

@@ -1,0 +1,98 @@
+"""What `lsml init` writes, in an environment that has nothing but what its Dockerfile installs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving import exchange, free_port, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel of this checkout, as the README of a new project says it is made."""
+    folder = tmp_path_factory.mktemp("wheels")
+    pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, "--wheel-dir", folder, ROOT], check=True)
+    assert len(list(folder.glob("lsml-*.whl"))) == 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an environment with nothing in it but pip."""
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    return folder
+
+
+def in_it(clean: Path, command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "LSML_"))}
+    env["PATH"] = f"{clean / 'bin'}:{env['PATH']}"
+    run = subprocess.run(["bash", "-ec", command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
+    return run
+
+
+def steps(dockerfile: str) -> list[str]:
+    """The commands of the RUN lines that install something."""
+    joined = dockerfile.replace("\\\n", " ")
+    return [line.removeprefix("RUN ") for line in joined.splitlines() if line.startswith("RUN pip ")]
+
+
+@pytest.mark.parametrize(("name", "options"), [("moods", []), ("mails", ["--model", "text-classifier"])])
+def test_the_readme_holds_in_a_fresh_environment(
+    name: str, options: list[str], wheels: Path, clean: Path, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-m", "lsml_cli", "init", name, *options], cwd=tmp_path, check=True)
+    folder = tmp_path / name
+    (install,) = steps((folder / "Dockerfile").read_text())
+    in_it(clean, install.replace("/tmp/wheels", str(wheels)), folder)
+    in_it(clean, "pip install -qq --disable-pip-version-check pytest", folder)
+
+    (block,) = re.findall(r"^```sh\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    commands = block.splitlines()
+    assert len(commands) == 5
+    served = next(command for command in commands if " serve " in command)
+    for command in commands:
+        if command != served:
+            in_it(clean, command, folder)
+    assert "<html" in (folder / "report.html").read_text()
+
+    port = free_port()
+    program, *arguments = shlex.split(served.replace("9090", str(port)))
+    with subprocess.Popen([clean / "bin" / program, *arguments], cwd=folder, stderr=subprocess.DEVNULL) as server:
+        try:
+            status = until("it is up", lambda: answer(f"http://127.0.0.1:{port}/health"))
+        finally:
+            server.terminate()
+    assert status["model_version"].startswith(f"{name}@2")
+
+
+def answer(url: str) -> dict[str, str] | None:
+    try:
+        status, found = exchange("GET", url)
+    except OSError:
+        return None
+    return dict(found) if status == 200 else None
+
+
+def test_files_for_docker_and_github_are_what_these_expect(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "lsml_cli", "init", "moods"], cwd=tmp_path, check=True)
+    for schema, file in (
+        ("vendor.compose-spec", "compose.yml"),
+        ("vendor.github-workflows", ".github/workflows/retrain.yml"),
+    ):
+        check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, tmp_path / "moods" / file]
+        run = subprocess.run(check, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+    assert not list((tmp_path / "moods" / "tests").glob("*.txt"))

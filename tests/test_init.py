@@ -1,0 +1,177 @@
+"""`lsml init`: a folder that runs at once, and what `--model FOLDER` means."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lsml_cli import project
+from lsml_cli.errors import ModelError
+from lsml_cli.registry import BUILT_IN, find_model, read_project
+from tests.conftest import ROOT, Lsml
+from tests.serving import Serve
+
+BACKENDS = ROOT / "tests" / "backends"
+KINDS: dict[str, list[str | Path]] = {
+    "moods": [],
+    "mails": ["--model", "text-classifier"],
+    "rooms": ["--model", "image-classifier"],
+    "old": ["--script", BACKENDS / "v1_text.py"],
+}
+COMMON = {
+    *("README.md", "model.toml", "requirements.txt", "Dockerfile", "compose.yml", ".dockerignore", ".gitignore"),
+    *("label_config.xml", "annotated.json", "tasks.json", "retrain", ".github/workflows/retrain.yml"),
+    "tests/test_round_trip.py",
+}
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("name", "more"), [("moods", {"model.py", "tests/test_model.py"}), ("mails", set())])
+def test_what_is_written_needs_nothing_and_nobody(lsml: Lsml, tmp_path: Path, name: str, more: set[str]) -> None:
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    run = lsml("init", name, *KINDS[name], cwd=tmp_path, env=nowhere)
+    assert run.returncode == 0, run.stderr
+    folder = tmp_path / name
+    assert files(folder) == COMMON | more
+    assert "MyModel" not in "".join((folder / path).read_text() for path in files(folder))
+    assert "Next: cd" in run.stderr
+    assert (folder / "retrain").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_folder_is_a_model_before_and_after_training(lsml: Lsml, tmp_path: Path, name: str) -> None:
+    assert lsml("init", name, *KINDS[name], cwd=tmp_path).returncode == 0
+    fresh = find_model(str(tmp_path / name))
+    assert (fresh.version, fresh.name) == (None, name)
+    fit = (
+        "fit",
+        f"{name}/annotated.json",
+        "--model",
+        name,
+        "-c",
+        f"{name}/label_config.xml",
+        "-o",
+        f"{name}/models/{name}",
+    )
+    for _ in range(2):  # afresh, and then like the version in use
+        run = lsml(*fit, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+    run = lsml("predict", f"{name}/tasks.json", "--model", name, "-o", "out.json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert len(written) == 2 * project.samples.FRESH
+    promoted = (tmp_path / name / "models" / name / "current").read_text().strip()
+    assert {task["predictions"][0]["model_version"] for task in written} == {f"{name}@{promoted}"}
+    run = lsml("evaluate", f"{name}/annotated.json", "--model", name, "--held-out", cwd=tmp_path)
+    assert "accuracy 1.0000" in run.stdout, run.stderr
+
+
+def test_the_folder_is_served(lsml: Lsml, tmp_path: Path) -> None:
+    assert lsml("init", "moods", cwd=tmp_path).returncode == 0
+    config = (tmp_path / "moods" / "label_config.xml").read_text()
+    serve = Serve(tmp_path)
+    try:
+        server = serve(tmp_path / "moods")
+        answer = server.ask("POST", "/setup", {"project": "1.1", "schema": config})
+        assert answer["model_version"].startswith("moods@")
+    finally:
+        serve.close()
+
+
+def test_a_script_comes_with_what_it_imports(lsml: Lsml, tmp_path: Path) -> None:
+    backend = tmp_path / "backend"
+    shutil.copytree(BACKENDS / "v1_folder", backend)
+    (backend / "nobody.py").write_text("raise RuntimeError")
+    (backend / "label_config.xml").write_text(
+        '<View><Text name="t" value="$text"/><Choices name="kind" toName="t">'
+        '<Choice value="ham"/><Choice value="spam"/></Choices></View>'
+    )
+    run = lsml("init", "rules", "--script", f"{backend}/model.py:Rules", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    copied = files(tmp_path / "rules")
+    assert copied >= {"model.py", "rules.py", "shades.py", "config.json", "label_config.xml"}
+    assert not copied & {"nobody.py", "_wsgi.py", "annotated.json"}
+    shutil.rmtree(backend)
+    command = ("predict", "-", "--model", "rules", "-c", "rules/label_config.xml")
+    run = lsml(*command, input='{"text": "win a prize"}\n{"text": "hello"}', cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    answers = [json.loads(line)["predictions"][0]["result"][0]["value"]["choices"] for line in run.stdout.splitlines()]
+    assert answers == [["spam"], ["ham"]]
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["Moods"], "is no good name for a project"),
+        (["a b"], "is no good name for a project"),
+        (["full"], "is there already, and not empty"),
+        (["file"], "is a file"),
+        (["new", "--model", "text-clasifier"], "There is: text-classifier"),
+        (["new", "--model", "text-classifier", "--script", "x.py"], "are two kinds of project"),
+        (["new", "--script", "nothing.py"], "There is no script nothing.py"),
+        (["new", "-c", "nothing.xml"], "nothing.xml"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(lsml: Lsml, tmp_path: Path, args: list[str], sentence: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("keep me")
+    (tmp_path / "file").write_text("")
+    run = lsml("init", *args, cwd=tmp_path)
+    assert (run.returncode, sentence in run.stderr) == (2, True), run.stderr
+    assert files(tmp_path) == {"full/mine", "file"}
+
+
+def test_force_writes_over_what_is_there_and_removes_nothing(lsml: Lsml, tmp_path: Path) -> None:
+    (tmp_path / "moods").mkdir()
+    (tmp_path / "moods" / "mine").write_text("keep me")
+    assert lsml("init", "moods", "--force", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "moods" / "mine").read_text() == "keep me"
+    assert (tmp_path / "moods" / "model.py").is_file()
+
+
+def test_who_likes_to_be_asked_is_asked(lsml: Lsml, tmp_path: Path) -> None:
+    run = lsml("init", "mails", "--interactive", input="text-classifier\n", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "What kind of model? own, script, text-classifier" in run.stderr
+    found = read_project(tmp_path / "mails")
+    assert found is not None
+    assert found.model == "text-classifier"
+
+
+def test_a_project_that_is_damaged_is_a_sentence(tmp_path: Path) -> None:
+    for content in ("model = ", "model = 5", "versions = 'x'"):
+        (tmp_path / "model.toml").write_text(content)
+        with pytest.raises(ModelError, match=r"model\.toml"):
+            find_model(str(tmp_path))
+
+
+def test_a_file_beside_the_data_may_not_name_a_folder_with_code(lsml: Lsml, tmp_path: Path) -> None:
+    assert lsml("init", "moods", cwd=tmp_path).returncode == 0
+    shutil.copytree(BACKENDS / "v1_folder", tmp_path / "backend")
+    (tmp_path / "tasks.json").write_text('[{"text": "x"}]')
+    for model in ("moods", "backend", "backend/model.py"):
+        (tmp_path / "lsml.toml").write_text(f'[predict]\nmodel = "{model}"\nlabel-config = "moods/label_config.xml"\n')
+        run = lsml("predict", "tasks.json", cwd=tmp_path)
+        assert (run.returncode, "would run the code there" in run.stderr) == (2, True), run.stderr
+
+
+def test_every_built_in_model_has_a_kind() -> None:
+    assert set(project.KINDS) == set(BUILT_IN)
+
+
+def test_the_example_is_what_init_writes(lsml: Lsml, tmp_path: Path) -> None:
+    """examples/ci-retrain has the same two files, by links."""
+    example = ROOT / "examples" / "ci-retrain"
+    templates = ROOT / "lsml_cli" / "project" / "templates" / "common"
+    assert (example / "retrain").read_text() == (templates / "retrain").read_text()
+    workflow = ".github/workflows/retrain.yml"
+    assert lsml("init", "moods", cwd=tmp_path).returncode == 0
+    mine, theirs = (folder / workflow for folder in (tmp_path / "moods", example))
+    added = [line.strip() for line in mine.read_text().splitlines() if line not in theirs.read_text().splitlines()]
+    assert added == ["FAMILY: model.py:Moods", "MODEL: models/moods"]
