@@ -47,6 +47,7 @@ FLOORS = {
     "pipeline": 3,
     "replica": 3,
     "replica_process": 3,
+    "model_folder": 3,
     "registry": 3,
     "catalogue": 3,
     "models.*": 3,  # a family is a module, or a package that only its own modules look into

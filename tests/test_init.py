@@ -10,7 +10,8 @@ import pytest
 
 from lsml_cli import project
 from lsml_cli.errors import ModelError
-from lsml_cli.registry import BUILT_IN, find_model, read_project
+from lsml_cli.model_folder import read_project
+from lsml_cli.registry import BUILT_IN, find_model
 from tests.conftest import ROOT, Lsml
 from tests.serving import Serve
 

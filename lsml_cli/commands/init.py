@@ -75,10 +75,10 @@ def _asked() -> tuple[str | None, str | None]:
 
 def _found(script: str) -> tuple[Path, str]:
     """The file, and the class in it. Raises UsageError where there is no such file, UnknownModel for no such class."""
-    from lsml_cli import registry
     from lsml_cli.errors import UsageError
+    from lsml_cli.model_folder import only_class
 
-    name = registry.only_class(script) or script
+    name = only_class(script) or script
     file, _, class_name = name.rpartition(":")
     if not file.endswith(".py") or not Path(file).is_file():
         raise UsageError(f"There is no script {script}.", "Name a Python file: --script path/to/model.py[:Class]")

@@ -41,7 +41,7 @@ def _objection(option: Option, value: Any, folder: Path) -> str | None:
 
 def _model_objection(model: str) -> str | None:
     """A class in a file is code. A version is arrays and JSON, and by itself never more than a registered model."""
-    from lsml_cli.registry import runs_code
+    from lsml_cli.model_folder import runs_code
 
     if runs_code(model):
         return f"is {model}, which would run the code there"

@@ -1,0 +1,66 @@
+"""A model that is named by a folder, or by a file alone: somebody's script, or a project that `lsml init` wrote."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsml_cli import versions
+from lsml_cli.errors import ModelError
+from lsml_cli.models.base import SCRIPTS, Json
+
+PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
+
+
+def only_class(name: str) -> str | None:
+    """ "path/to/model.py:Class" for a file that has one model, and for a folder with a `model.py` and no versions."""
+    path = Path(name)
+    if name.endswith(".py") and path.is_file():
+        found = path, importlib.import_module(SCRIPTS).model_name(path)
+    elif path.is_dir() and not (path / versions.CURRENT).exists() and not versions.list_versions(path):
+        found = importlib.import_module(SCRIPTS).model_in(path)
+    else:
+        return None
+    return f"{found[0]}:{found[1]}" if found else None
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the `model.toml` of a folder says: what the model is, its parameters, and where its versions live."""
+
+    folder: Path
+    model: str
+    params: Mapping[str, Json]
+    versions: Path
+
+
+def read_project(folder: Path) -> Project | None:
+    """None for a folder without a `model.toml`. Raises ModelError when that is not what it should be."""
+    path = folder / PROJECT_FILE
+    if not path.is_file():
+        return None
+    import tomllib
+
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from None
+    model, params = found.get("model"), found.get("with", {})
+    home = found.get("versions", f"models/{folder.resolve().name}")
+    if not isinstance(model, str) or not isinstance(params, dict) or not isinstance(home, str):
+        raise ModelError(
+            f"{path} is not what it should be.", 'It has: model = "…", versions = "…", and a table [with].'
+        )
+    return Project(folder, model, params, folder / home)
+
+
+def runs_code(name: str) -> bool:
+    """Whether a name that is not obviously a class means somebody's own code all the same."""
+    path = Path(name)
+    if (project := read_project(path)) is not None:
+        return ":" in project.model
+    return (name.endswith(".py") and path.is_file()) or any(
+        (path / file).is_file() for file in ("model.py", "_wsgi.py")
+    )
