@@ -54,8 +54,8 @@ class Source:
         try:
             return ast.parse(self.text)
         except (SyntaxError, ValueError) as error:
-            line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            raise ModelError(f"{self.path}{line} is no Python: {error}.") from None
+            line, what = (f", line {error.lineno}", error.msg) if isinstance(error, SyntaxError) else ("", str(error))
+            raise ModelError(f"{self.path}{line}: this is no Python ({what}).") from None
 
     @cached_property
     def imports(self) -> frozenset[str]:
