@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from lsml_cli.models.scripts import adapted, labels
 from lsml_cli.models.scripts.brush import decode_rle, mask_to_rle
 from lsml_cli.models.scripts.recognising import Source, generation_of, model_name
 from lsml_cli.registry import find_model
-from tests.conftest import Lsml
+from tests.conftest import ROOT, Lsml
 from tests.serving import Serve, until
 from tests.studio_server import KEY, studio_server
 
@@ -125,6 +126,62 @@ def test_a_script_learns_and_predicts(lsml: Lsml, place: Path, script: str) -> N
     assert "accuracy 1.0000" in run.stdout, run.stderr
     bare = lsml("predict", "tasks.json", "--model", "models", "-o", "no.json", cwd=place)
     assert (bare.returncode, "Name the class together with the folder" in bare.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("script", ["v0_text.py", "v2_text.py"])
+def test_five_thousand_messages(lsml: Lsml, shared_data: Path, tmp_path: Path, script: str) -> None:
+    exports, named = shared_data / "exports", f"{BACKENDS / script}:{LEARNING[script][1]}"
+    learned = ("--model", named, "-c", exports / "sms-spam.xml", "-o", "sms")
+    run = lsml("fit", exports / "sms-spam-annotated.json", *learned, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    asked = ("--model", f"{named}@sms", "--batch-size", "512", "-o", "out.json")
+    run = lsml("predict", exports / "sms-spam-all-tasks.json", *asked, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    tasks = json.loads((exports / "sms-spam-all-tasks.json").read_text())
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [task["id"] for task in written] == [task["id"] for task in tasks]
+    said = answers(tmp_path / "out.json")
+    assert (len(said), set(said)) == (5574, {"ham", "spam"})
+    assert 0.08 < said.count("spam") / len(said) < 0.18
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_both_sides_of_the_page_on_migrating_are_real(lsml: Lsml, place: Path, number: int) -> None:
+    """Before: a script for label_studio_ml 1.0. After: a model of lsml."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "migrate.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    sklearn = (
+        "import os\nimport pickle\nfrom sklearn.feature_extraction.text import TfidfVectorizer\n"
+        "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import make_pipeline\n"
+    )
+    sdk = (
+        "from label_studio_ml.model import LabelStudioMLBase\n"
+        "from label_studio_ml.utils import get_choice, is_skipped\n",
+        "from lsml_cli import Model, Prediction\n",
+    )[number]
+    (place / "mine.py").write_text(f"{sklearn}{sdk}\n\n{blocks[number]}")
+    run = lsml("fit", "export.json", "--model", "mine.py", "-c", "config.xml", "-o", "models", cwd=place)
+    assert run.returncode == 0, run.stderr
+    run = lsml("predict", "tasks.json", "--model", "mine.py:TextClassifier@models", "-o", "o.json", cwd=place)
+    assert run.returncode == 0, run.stderr
+    assert answers(place / "o.json") == ["ham", "spam"] * 3 + ["ham"]
+
+
+@pytest.mark.parametrize("module", ["label_studio.ml.helpers", "label_studio_ml.helpers"])
+def test_helpers_that_say_how_tasks_become_rows(lsml: Lsml, place: Path, module: str) -> None:
+    (place / "model.py").write_text(
+        f"from {module} import LabelStudioMLChoices\n\n\nclass Longest(LabelStudioMLChoices):\n"
+        "    def fit2(self, X, y, **kwargs):\n"
+        "        return {'spam': min(len(x) for x, [label] in zip(X, y) if label == 'spam')}\n\n"
+        "    def predict2(self, X, y=None, **kwargs):\n"
+        "        limit = self.train_output.get('spam', 0)\n"
+        "        return [['spam' if len(x) >= limit else 'ham'] for x in X], [0.5 for _ in X]\n"
+    )
+    run = lsml("fit", "export.json", "--model", "model.py", "-c", "config.xml", "-o", "models", cwd=place)
+    assert run.returncode == 0, run.stderr
+    run = lsml("predict", "tasks.json", "--model", "model.py:Longest@models", "-o", "o.json", cwd=place)
+    assert run.returncode == 0, run.stderr
+    assert set(answers(place / "o.json")) == {"spam"}  # both kinds are about as long
 
 
 def test_without_any_sdk(place: Path) -> None:
@@ -302,7 +359,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     started.close()
 
 
-@pytest.mark.parametrize("script", ["v1_text.py", "v2_text.py", "htx_text.py"])
+@pytest.mark.parametrize("script", ["v0_text.py", "v1_text.py", "v2_text.py", "v2_functions.py", "htx_text.py"])
 def test_a_script_is_served_and_trained_there(serve: Serve, place: Path, script: str) -> None:
     with studio_server() as studio:
         studio.config = TEXT
