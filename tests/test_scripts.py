@@ -403,6 +403,29 @@ def test_label_configs_are_parsed_as_the_sdk_does(shared_data: Path) -> None:
             ]
 
 
+def test_without_the_sdk_scripts_have_its_label_interface(place: Path) -> None:
+    (place / "model.py").write_text(
+        "from label_studio_ml.model import LabelStudioMLBase\nfrom label_studio_ml.response import ModelResponse\n"
+        "from label_studio_sdk.converter import brush\n\n\nclass M(LabelStudioMLBase):\n"
+        "    def predict(self, tasks, context=None, **kwargs):\n"
+        "        names = self.label_interface.get_first_tag_occurence('Choices', 'Text')\n"
+        "        control = self.label_interface.get_control()\n"
+        "        assert names == (control.name, control.to_name[0], self.label_interface.get_object().value_name)\n"
+        "        assert brush.decode_rle(brush.mask2rle([[0, 255]])).tolist() == [0] * 4 + [255] * 4\n"
+        "        value = {'choices': [control.labels[-1]]}\n"
+        "        region = {'from_name': names[0], 'to_name': names[1], 'type': 'choices', 'value': value}\n"
+        "        return ModelResponse(predictions=[{'result': [region]} for _ in tasks])\n"
+    )
+    code = (
+        "import sys; sys.modules['label_studio_sdk'] = None\nfrom lsml_cli.cli import main\n"
+        "sys.argv[0] = 'lsml'\nsys.exit(main())"
+    )
+    command = ("predict", "tasks.json", "--model", "model.py", "-c", "config.xml", "-o", "o.json")
+    run = subprocess.run([sys.executable, "-c", code, *command], cwd=place, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert answers(place / "o.json") == ["spam"] * 7
+
+
 def test_a_mask_survives_its_code() -> None:
     np = pytest.importorskip("numpy")
     brush = pytest.importorskip("label_studio_sdk.converter.brush")

@@ -45,3 +45,6 @@ def decode_rle(code: Sequence[int], print_params: bool = False) -> Any:
     content = bytes(code)
     pixels = int.from_bytes(content[:4], "big") // 4
     return np.repeat(geometry.unpack_stroke(content, pixels, 1).ravel() * 255, 4)
+
+
+EXPORTED = {"decode_rle": decode_rle, "encode_rle": encode_rle, "mask2rle": mask_to_rle}  # by the converter's names

@@ -75,6 +75,51 @@ def first_tag(
     raise ValueError(f"the label config has no <{'> or <'.join(controls)}> about <{'> or <'.join(objects)}>")
 
 
+class Tag:
+    """A control or an object, as `LabelInterface` gives it."""
+
+    def __init__(self, name: str, tag: str, **facts: Any) -> None:
+        self.name = name
+        self.tag = self.type = tag
+        self.__dict__.update(facts)
+
+
+class LabelInterface:
+    """The part of label_studio_sdk's class of this name that scripts use; lent where that is not installed."""
+
+    def __init__(self, config: str, *_: Any, **__: Any) -> None:
+        self.config = config
+        self._parsed = parse_config(config)
+
+    @property
+    def controls(self) -> list[Tag]:
+        return [
+            Tag(name, each["type"], to_name=each["to_name"], labels=each["labels"], labels_attrs=each["labels_attrs"])
+            for name, each in self._parsed.items()
+        ]
+
+    @property
+    def objects(self) -> list[Tag]:
+        found = {
+            to_name: Tag(to_name, shown["type"], value=f"${shown['value']}", value_name=shown["value"])
+            for each in self._parsed.values()
+            for to_name, shown in zip(each["to_name"], each["inputs"], strict=False)
+        }
+        return list(found.values())
+
+    def get_tag(self, name: str) -> Tag:
+        return next(each for each in (*self.controls, *self.objects) if each.name == name)
+
+    def get_control(self, name: str | None = None) -> Tag:
+        return self.controls[0] if name is None else self.get_tag(name)
+
+    def get_object(self, name: str | None = None) -> Tag:
+        return self.objects[0] if name is None else self.get_tag(name)
+
+    def get_first_tag_occurence(self, *asked: Any, **filters: Any) -> tuple[str, str, str]:
+        return first_tag(self._parsed, *asked, **filters)[:3]
+
+
 def _several(types: str | Sequence[str]) -> tuple[str, ...]:
     return (types,) if isinstance(types, str) else tuple(types)
 

@@ -242,7 +242,6 @@ def tools_modules() -> dict[str, ModuleType]:
     """label_studio_tools and label_studio_converter, as far as scripts use them."""
     io = {"get_local_path": local_path, "get_data_dir": _data_folder}
     params = {"get_env": _environment, "get_bool_env": _flag}
-    masks = {"decode_rle": brush.decode_rle, "encode_rle": brush.encode_rle, "mask2rle": brush.mask_to_rle}
     return {
         "label_studio_tools": module("label_studio_tools", {}),
         "label_studio_tools.core": module("label_studio_tools.core", {}),
@@ -253,7 +252,7 @@ def tools_modules() -> dict[str, ModuleType]:
         "label_studio_tools.core.utils.io": module("label_studio_tools.core.utils.io", io),
         "label_studio_tools.core.utils.params": module("label_studio_tools.core.utils.params", params),
         "label_studio_converter": module("label_studio_converter", {}),
-        "label_studio_converter.brush": module("label_studio_converter.brush", masks),
+        "label_studio_converter.brush": module("label_studio_converter.brush", brush.EXPORTED),
     }
 
 

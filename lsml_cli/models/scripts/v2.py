@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from lsml_cli.models.scripts import labels
+from lsml_cli.models.scripts import brush, labels
 from lsml_cli.models.scripts.surroundings import is_installed, local_path, module
 from lsml_cli.models.scripts.v1 import Taught, accepted, tools_modules, utils
 
@@ -110,7 +110,7 @@ class LabelStudioMLBase:
 
     @property
     def label_interface(self) -> Any:
-        """The SDK's own, where it is installed."""
+        """The SDK's own, where it is installed; see `running`."""
         from label_studio_sdk.label_interface import LabelInterface  # type: ignore[attr-defined]
 
         return LabelInterface(self._label_config)
@@ -294,14 +294,22 @@ def _sdk_names() -> dict[str, ModuleType]:
 
         return type(name, (), {"__init__": __init__})
 
-    names = {
-        "label_studio_sdk": ("Client", "LabelStudio"),
-        "label_studio_sdk.client": ("Client", "LabelStudio"),
-        "label_studio_sdk.objects": ("PredictionValue",),
-        "label_studio_sdk.label_interface": ("LabelInterface",),
-        "label_studio_sdk.label_interface.objects": ("PredictionValue",),
+    clients = {name: absent(name) for name in ("Client", "LabelStudio")}
+    values = {"PredictionValue": PredictionValue, "ModelResponse": ModelResponse}
+    tools = "label_studio_sdk._extensions.label_studio_tools"
+    content: dict[str, dict[str, Any]] = {
+        "label_studio_sdk": clients,
+        "label_studio_sdk.client": clients,
+        "label_studio_sdk.objects": values,
+        "label_studio_sdk.label_interface": {"LabelInterface": labels.LabelInterface},
+        "label_studio_sdk.label_interface.objects": values,
+        "label_studio_sdk.converter": {},
+        "label_studio_sdk.converter.brush": brush.EXPORTED,
+        "label_studio_sdk._extensions": {},
+        tools: {},
+        f"{tools}.core": {},
+        f"{tools}.core.label_config": {"parse_config": labels.parse_config},
+        f"{tools}.core.utils": {},
+        f"{tools}.core.utils.io": {"get_local_path": local_path},
     }
-    found = {name: module(name, {each: absent(each) for each in classes}) for name, classes in names.items()}
-    for name in ("label_studio_sdk.objects", "label_studio_sdk.label_interface.objects"):
-        found[name].__dict__["PredictionValue"] = PredictionValue
-    return found
+    return {name: module(name, each) for name, each in content.items()}
