@@ -35,7 +35,7 @@ class Kind:
     """
 
     what: str
-    extras: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     params: Mapping[str, str | int] = field(default_factory=dict)
     pictures: bool = False
 
@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
     "text-classifier": Kind("A text classifier (TF-IDF and logistic regression) for Label Studio, by lsml."),
     "image-classifier": Kind(
         "An image classifier (transfer learning with torchvision) for Label Studio, by lsml.",
-        ("vision",),
+        ("torch", "torchvision"),
         {"weights": "none", "image_size": 64},
         pictures=True,
     ),
@@ -161,9 +161,8 @@ def _words(asked: NewProject) -> dict[str, str]:
         model, what = f"{script.name}:{class_name}", "A backend that was written for an older SDK, run by lsml."
         file_row = f"| `{script.name}` | the backend, unmodified, with what it imports |\n"
     own_code = ":" in model
-    extras = ["redis", *kind.extras]
     needs = ["# What the model imports; lsml itself is installed from a checkout or a wheel, see README.md."]
-    needs += ["scikit-learn"] if asked.script is not None else []
+    needs += kind.needs
     params = "".join(f"{name} = {json.dumps(value)}\n" for name, value in kind.params.items())
     return {
         "NAME": asked.name,
@@ -171,7 +170,6 @@ def _words(asked: NewProject) -> dict[str, str]:
         "MODEL": model,
         "TRAINED": f"{model}@" if own_code else "",
         "WHAT": what,
-        "EXTRAS": ",".join(extras),
         "FILES": file_row,
         "REQUIREMENTS": "\n".join(needs) + "\n",
         "TOML": (
