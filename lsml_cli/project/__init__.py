@@ -30,7 +30,7 @@ class Kind:
     """What a project of a built-in model needs besides.
 
     what      a sentence for its README
-    extras    of lsml, in its requirements
+    needs     what the model imports, for `requirements.txt`
     params    of the model, for `model.toml`
     """
 
