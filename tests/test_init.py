@@ -45,7 +45,7 @@ def test_what_is_written_needs_nothing_and_nobody(lsml: Lsml, tmp_path: Path, na
     assert (folder / "retrain").stat().st_mode & 0o111
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["moods", "mails", "old", pytest.param("rooms", marks=pytest.mark.slow)])
 def test_the_folder_is_a_model_before_and_after_training(lsml: Lsml, tmp_path: Path, name: str) -> None:
     assert lsml("init", name, *KINDS[name], cwd=tmp_path).returncode == 0
     fresh = find_model(str(tmp_path / name))

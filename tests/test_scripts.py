@@ -33,6 +33,7 @@ LEARNING = {
     "htx_text.py": ("htx", "TextClassifier"),
     "htx_sklearn.py": ("htx", "serve"),
 }
+SERVED_LATE = ("v0_text", "v2_functions", "htx_text")  # a server and a training each, which take their time
 MESSAGES = {"ham": "see you at the station at eight", "spam": "you win a free prize, call now"}
 
 
@@ -226,6 +227,7 @@ def test_pictures_are_files_for_a_script(lsml: Lsml, shared_data: Path, tmp_path
     assert (run.returncode, "2 failed" in run.stderr) == (3, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", ["v0", "v1"])
 def test_transfer_learning_with_a_resnet(lsml: Lsml, shared_data: Path, tmp_path: Path, generation: str) -> None:
     exports = shared_data / "exports"
@@ -359,7 +361,10 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     started.close()
 
 
-@pytest.mark.parametrize("script", ["v0_text.py", "v1_text.py", "v2_text.py", "v2_functions.py", "htx_text.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["v1_text.py", "v2_text.py", *(pytest.param(f"{each}.py", marks=pytest.mark.slow) for each in SERVED_LATE)],
+)
 def test_a_script_is_served_and_trained_there(serve: Serve, place: Path, script: str) -> None:
     with studio_server() as studio:
         studio.config = TEXT
