@@ -33,7 +33,8 @@ LEARNING = {
     "htx_text.py": ("htx", "TextClassifier"),
     "htx_sklearn.py": ("htx", "serve"),
 }
-SERVED_LATE = ("v0_text", "v2_functions", "htx_text")  # a server and a training each, which take their time
+# A server and a training each take their time.
+SERVED_LATE = [pytest.param(f"{each}.py", marks=pytest.mark.slow) for each in ("v0_text", "v2_functions", "htx_text")]
 MESSAGES = {"ham": "see you at the station at eight", "spam": "you win a free prize, call now"}
 
 
