@@ -362,10 +362,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     started.close()
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["v1_text.py", "v2_text.py", *(pytest.param(f"{each}.py", marks=pytest.mark.slow) for each in SERVED_LATE)],
-)
+@pytest.mark.parametrize("script", ["v1_text.py", "v2_text.py", *SERVED_LATE])
 def test_a_script_is_served_and_trained_there(serve: Serve, place: Path, script: str) -> None:
     with studio_server() as studio:
         studio.config = TEXT
