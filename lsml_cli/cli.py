@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lsml_cli._version import __version__
+from lsml_cli.commands.doctor import doctor
 from lsml_cli.commands.evaluate import evaluate
 from lsml_cli.commands.fit import fit
 from lsml_cli.commands.init import init
@@ -45,6 +46,7 @@ app.command()(versions)
 app.command()(jobs)
 app.command()(worker)
 app.command()(models)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:

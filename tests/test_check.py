@@ -85,7 +85,7 @@ def test_memory_is_flat(lsml, work):
 def test_media_that_are_not_there(lsml, work):
     Path("config.xml").write_text(models.IMAGE_CONFIG)
     Path("a.pgm").write_bytes(b"")
-    images = ["a.pgm", "b.pgm", "../c.pgm", "s3://bucket/d.pgm", "https://example.com/d.pgm"]
+    images = ["a.pgm", "b.pgm", "../c.pgm", "gs://bucket/d.pgm", "https://example.com/d.pgm"]
     tasks = json.dumps([{"id": n, "data": {"image": image}} for n, image in enumerate(images)])
     found = check(lsml, "-", model=f"{models.__file__}:Brightness", input=tasks)
     assert found["offences"] == {"media": 3}

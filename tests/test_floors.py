@@ -40,6 +40,7 @@ FLOORS = {
     "project.*": 4,
     "report": 4,
     "report.*": 4,
+    "doctor": 4,
     "loaded": 4,
     "testing": 4,
     "testing.*": 4,
@@ -54,6 +55,7 @@ FLOORS = {
     "models.*.*": 3,
     "models": 2,
     "models.base": 2,
+    "models.labels": 2,
     "models.choices": 2,  # what the classifiers share
     "models.choices.*": 2,
     "versions": 2,
@@ -82,11 +84,15 @@ FLOORS = {
     "media": 1,
     "media.*": 1,
     "images": 1,
+    "strokes": 1,
     "metrics": 1,
     "metrics.*": 1,
     "errors": 0,
     "_version": 0,
 }
+
+# What families share; everything else below models/ belongs to one.
+SHARED = ("base", "choices", "gathering", "labels", "openmmlab", "pytorch")
 
 # Seconds of import, gigabytes of install, or both: only a model family may need them.
 FAMILIES_ONLY = {"torch", "torchvision", "sklearn", "mmcv", "mmengine", "mmdet", "mmocr"}
@@ -177,7 +183,7 @@ def spell(module: str) -> str:
 def family_of(module: str) -> str | None:
     """ "text_classifier" for models.text_classifier and for models.text_classifier.texts."""
     parts = module.split(".")
-    return parts[1] if parts[0] == "models" and len(parts) > 1 and parts[1] not in ("base", "choices") else None
+    return parts[1] if parts[0] == "models" and len(parts) > 1 and parts[1] not in SHARED else None
 
 
 MODULES = modules_of(PACKAGE)

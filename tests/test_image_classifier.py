@@ -31,6 +31,7 @@ from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageErro
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import Binding, ModelSpec
+from lsml_cli.models.gathering import Source
 from lsml_cli.models.image_classifier import ImageClassifier, learning, looking, nets
 from lsml_cli.models.image_classifier.looking import Eye, Question, agreement
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
@@ -623,12 +624,12 @@ def test_what_fails_for_a_moment_is_tried_again_and_an_outage_is_not_waited_for(
     pictures = [learning.Picture(f"{n}.png", n, n) for n in range(60)]
     ours = nets.preprocessing_of("resnet18", 32)
     flaky = Flaky(work)
-    album = learning.Album(pictures, ours, learning.Source(flaky.fetch, (0.001, 0.001)))
+    album = learning.Album(pictures, ours, Source(flaky.fetch, (0.001, 0.001)))
     read = [pair for batch in album.batches(range(60), 8) for pair in batch]
     assert [position for position, _ in read] == list(range(60))
     assert not any(isinstance(pixels, str) for _, pixels in read)
     down = Flaky(work, for_good=True)
-    album = learning.Album(pictures, ours, learning.Source(down.fetch, (0.001, 0.001)))
+    album = learning.Album(pictures, ours, Source(down.fetch, (0.001, 0.001)))
     assert {pixels for batch in album.batches(range(60), 8) for _, pixels in batch if isinstance(pixels, str)} == {
         "not now"
     }
@@ -640,7 +641,7 @@ def test_reading_ahead_ends_when_nobody_asks_any_more(work: Path) -> None:
 
     pictures = [learning.Picture(f"{n % COUNT}.png", n, n) for n in range(10_000)]
     flaky = Flaky(work)
-    album = learning.Album(pictures, nets.preprocessing_of("resnet18", 32), learning.Source(flaky.fetch, (0.0,)))
+    album = learning.Album(pictures, nets.preprocessing_of("resnet18", 32), Source(flaky.fetch, (0.0,)))
     batches = album.batches(range(10_000), 8)
     next(batches)
     batches.close()

@@ -248,8 +248,8 @@ def test_a_map_goes_first_and_nowhere_else(mapped, tmp_path):
 
 
 def test_a_prefix_does_not_end_within_a_name(mapped):
-    media = Media(maps=(("s3://bucket", mapped),))
-    assert "bucket-2" in str(media.problem("s3://bucket-2/a b.png"))
+    media = Media(maps=(("gs://bucket", mapped),))  # of which no driver is installed for any test
+    assert "bucket-2" in str(media.problem("gs://bucket-2/a b.png"))
 
 
 # Whatever stands in a task

@@ -428,7 +428,7 @@ def test_check_finds_what_is_missing(lsml, work):
     assert (run.returncode, found["tasks"], found["offences"]) == (3, 2, {"media": 1})
     assert found["notes"] == ["1 file is no picture by its name."]
     assert found["first"]["media"] == [f"photos, gone.pgm: there is no file {work}/photos/nowhere"]
-    lines = listed("photos/a.pgm", "../b.pgm", "s3:/c.pgm")
+    lines = listed("photos/a.pgm", "../b.pgm", "gs:/c.pgm")
     run = predict(lsml, "-", "--from", "paths", "--check", "--summary", "found.json", input=lines, model=MODEL)
     assert json.loads(Path("found.json").read_bytes())["offences"] == {"media": 2}
     assert "standard input, line 2: there is no file" in run.stdout

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lsml_cli import strokes
 from lsml_cli.errors import UsageError
 from lsml_cli.region_values import is_number
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = (1000, 1000)  # pixels of a picture whose size no region tells
 LONGEST = 30_000  # pixels of a side that are believed
-LARGEST = 128_000_000  # pixels of a brush stroke that is unpacked
 CORNERS = 40  # of an ellipse
 
 Point = tuple[float, float]
@@ -125,60 +125,13 @@ def _mask(shape: Shape, size: tuple[int, int], mask: Any) -> Any:
     width, height = size
     if shape.stroke is not None:
         code, (across, down) = shape.stroke
-        pixels = unpack_stroke(code, across, down)
+        pixels = strokes.unpack(code, across, down)
         if (across, down) != size:  # nearest neighbours
             rows, columns = np.arange(height) * down // height, np.arange(width) * across // width
             pixels = pixels[rows][:, columns]
         return mask.encode(np.asfortranarray(pixels))
     flat = [part for x, y in shape.outline() for part in (x * width / 100, y * height / 100)]
     return mask.frPyObjects([flat], height, width)[0]
-
-
-def unpack_stroke(code: bytes, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """Which pixels a brush covered, 0 or 1, shape (height, width).
-
-    The code is that of Label Studio's editor (@thi.ng/rle-pack) over RGBA, of which the last channel counts; see
-    `decode_rle` of label_studio_sdk.converter.brush. Code that is no such code covers nothing.
-    """
-    import numpy as np
-
-    total = width * height * 4
-    bits = _Bits(code)
-    nothing = np.zeros((height, width), np.uint8)
-    try:
-        if total > 4 * LARGEST or bits.read(32) != total:
-            return nothing
-        word = bits.read(5) + 1
-        lengths = [bits.read(4) + 1 for _ in range(4)]
-        found = np.zeros(total, np.uint8)
-        at = 0
-        while at < total:
-            same = bits.read(1)
-            end = at + 1 + bits.read(lengths[bits.read(2)])
-            if same:
-                found[at:end] = bits.read(word) & 255
-            else:
-                found[at:end] = [bits.read(word) & 255 for _ in range(min(end, total) - at)]
-            at = end
-    except (IndexError, ValueError):
-        return nothing
-    return (found.reshape(height, width, 4)[:, :, 3] > 0).astype(np.uint8)
-
-
-class _Bits:
-    """Reads numbers of any number of bits, the highest first. Raises IndexError at the end."""
-
-    def __init__(self, code: bytes) -> None:
-        self._code = code
-        self._at = 0
-
-    def read(self, bits: int) -> int:
-        first, last = self._at // 8, (self._at + bits + 7) // 8
-        if last > len(self._code):
-            raise IndexError
-        number = int.from_bytes(self._code[first:last], "big") >> (last * 8 - self._at - bits)
-        self._at += bits
-        return number & ((1 << bits) - 1)
 
 
 def _finite(value: Any) -> float:

@@ -11,6 +11,7 @@ from lsml_cli.errors import LabelMismatch, ModelError, listed
 from lsml_cli.label_config import Control, LabelConfig, Object
 from lsml_cli.models.base import Binding, Json, Meeting, ModelSpec
 from lsml_cli.models.choices.probabilities import sigmoid, softmax
+from lsml_cli.models.labels import met
 from lsml_cli.predictions import Region
 from lsml_cli.tasks import Task
 
@@ -140,10 +141,10 @@ def warm_binding(
 
     Raises LabelMismatch that shows both lists when nothing meets.
     """
-    met = _pair_up(heads, pairs)
+    met_heads = _pair_up(heads, pairs)
     answers, sources, notes = [], [], []
-    for head, control, source in met:
-        known = {name: label for name in head.classes if (label := meet(name, control, binding.label_map)) is not None}
+    for head, control, source in met_heads:
+        known = met(head.classes, control, binding.label_map)
         if not known:
             continue
         if (read := source_of(source, head.scorer)) not in sources:
@@ -151,7 +152,7 @@ def warm_binding(
         answers.append(answer_of(head, control, source, sources.index(read), known))
         notes += _differences(head, control, known)
     if not answers:
-        raise _nothing_in_common(heads, [control for control, _ in pairs], bool(met))
+        raise _nothing_in_common(heads, [control for control, _ in pairs], bool(met_heads))
     filled = {answer.control.name for answer in answers}
     lost = [str(control) for control, _ in pairs if control.name not in filled]
     if lost:
@@ -178,20 +179,6 @@ def _pair_up(heads: Sequence[Head], pairs: Sequence[tuple[Control, Object]]) -> 
     if len(left_heads) == len(left_pairs) == 1:
         met.append((left_heads[0], *left_pairs[0]))
     return met
-
-
-def meet(name: str, control: Control, label_map: Mapping[str, str]) -> str | None:
-    """The label that a model's class stands for: by name, by predicted_values, or by the label map."""
-    for fits in (
-        lambda label: name == label.name,
-        lambda label: name == label.value,
-        lambda label: name in label.predicted_values,
-        lambda label: label_map.get(name) in (label.name, label.value),
-    ):
-        for label in control.labels:
-            if fits(label):
-                return label.name
-    return label_map.get(name, name) if control.dynamic else None
 
 
 def _differences(head: Head, control: Control, known: Mapping[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lsml_cli.annotations import chosen
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig, Object
+from lsml_cli.models import pytorch
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
 from lsml_cli.models.choices.heads import (
     ChoicesBinding,
@@ -27,12 +28,13 @@ from lsml_cli.models.choices.heads import (
 )
 from lsml_cli.models.choices.lessons import Lesson, lessons
 from lsml_cli.models.choices.logistic import Wanted
+from lsml_cli.models.gathering import Source
 from lsml_cli.models.image_classifier import learning, looking, nets
 from lsml_cli.models.image_classifier.learning import Album, Picture, Recipe
-from lsml_cli.models.image_classifier.looking import AGREEMENT, Eye, Precision, Question
+from lsml_cli.models.image_classifier.looking import AGREEMENT, Eye, Question
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
+from lsml_cli.models.pytorch import Precision
 from lsml_cli.predictions import Prediction
-from lsml_cli.replica import cores
 from lsml_cli.tasks import Labelled, Task, kind
 
 if TYPE_CHECKING:
@@ -89,10 +91,10 @@ class ImageClassifier(Model):
 
     @classmethod
     def devices_here(cls) -> Sequence[str]:
-        return looking.devices_here()
+        return pytorch.devices_here()
 
     def load(self, device: str) -> None:
-        _share_cores(device)
+        pytorch.share_cores(device)
         preprocessing = self._look()
         precision: Precision = "fp32" if self.param("precision") == "auto" else self.param("precision")
         if self.spec.path is not None:
@@ -152,7 +154,7 @@ class ImageClassifier(Model):
         if batch_size is None:
             batch_size = trial.best_size()
             notes.append(f"{batch_size} pictures at a time.")
-        looking.free_memory()  # of the device, which the replicas need
+        pytorch.free_memory()  # of the device, which the replicas need
         return Tuning(params, batch_size, " ".join(notes))
 
     def fit(
@@ -172,10 +174,10 @@ class ImageClassifier(Model):
             )
         if self.param("image_size") is not None:
             nets.require_size(self._arch, self._look().crop)
-        _share_cores(binding.device)
+        pytorch.share_cores(binding.device)
         torch.manual_seed(self.param("seed"))
         recipe = self._recipe(binding.device)
-        source = learning.Source(binding.media.fetch, self.retry_delays)
+        source = Source(binding.media.fetch, self.retry_delays)
         heads: list[Json] = []
         trained: list[Any] = []
         agreements: dict[str, list[float]] = {}
@@ -269,7 +271,7 @@ class ImageClassifier(Model):
         said = []
         state: Any = self.spec.state
         recorded = state.get("agreement", {}) if self.spec.path is not None else {}
-        for precision in looking.lower_precisions(trial.kind):
+        for precision in pytorch.lower_precisions(trial.kind):
             other = trial.in_precision(precision, self._look())
             try:
                 rate = other.rate(PROBED)
@@ -328,14 +330,6 @@ class _Trial:
 
 def _smallest_good(rates: Mapping[int, float]) -> int:
     return next(size for size, rate in rates.items() if rate >= GOOD_ENOUGH * max(rates.values()))
-
-
-def _share_cores(device: str) -> None:
-    """On a CPU, decoding and the net want the same cores; the net's threads wait for each other, so it gets all."""
-    import torch
-
-    if device == "cpu":
-        torch.set_num_threads(cores())
 
 
 def _require_same_arch(version: ModelSpec, arch: str) -> None:
@@ -397,7 +391,7 @@ def _is_count(value: Any) -> bool:
 
 _PARAMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "image_size": (lambda value: value is None or (_is_count(value) and value >= nets.SMALLEST), "at least 32 pixels"),
-    "precision": (lambda value: value in ("auto", *looking.PRECISIONS), "auto, fp32, bf16 or fp16"),
+    "precision": (lambda value: value in ("auto", *pytorch.PRECISIONS), "auto, fp32, bf16 or fp16"),
     "compile": (lambda value: isinstance(value, bool), "true or false"),
     "fast_decode": (lambda value: isinstance(value, bool), "true or false"),
     "augment": (lambda value: isinstance(value, bool), "true or false"),

@@ -8,26 +8,21 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.errors import ModelError, TransientError
+from lsml_cli.errors import ModelError
 from lsml_cli.models.base import Progress
 from lsml_cli.models.choices.logistic import Wanted, fit_heads
+from lsml_cli.models.gathering import Source
 from lsml_cli.models.image_classifier import nets
-from lsml_cli.models.image_classifier.looking import (
-    Eye,
-    Precision,
-    Question,
-    agreement,
-    cast,
-    lower_precisions,
-)
+from lsml_cli.models.image_classifier.looking import Eye, Question, agreement
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
-from lsml_cli.replica import FETCHERS, OUTAGE, cores, reason
+from lsml_cli.models.pytorch import Precision, cast, lower_precisions
+from lsml_cli.replica import FETCHERS, cores, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +39,6 @@ AHEAD = 2  # batches that are read and decoded ahead
 FIRST_WORD, NEXT_WORDS = 10.0, 60.0  # seconds until it is told how far it is
 SAME = 1e-4  # of its mean: a feature that varies less than this is not told apart from one that does not
 
-Fetch = Callable[[str, int | None], bytes]
 Read = Callable[[bytes, int], "Pixels"]
 Batch = list[tuple[int, "Pixels | str"]]
 Batches = Generator[Batch, None, None]  # to be closed
@@ -90,6 +84,10 @@ class Album:
     def pixels(self, content: bytes, position: int) -> Pixels:
         return self.preprocessing.pixels(content)
 
+    def _content(self, position: int) -> bytes:
+        picture = self.pictures[position]
+        return self.source.content(picture.value, picture.task)
+
     def batches(self, positions: Sequence[int], size: int, read: Read | None = None) -> Batches:
         """Each position with its pixels, or with the reason why there are none; fetched and read ahead in threads.
 
@@ -103,7 +101,7 @@ class Album:
         try:
             while True:
                 for position in islice(coming, AHEAD * size + size - len(waiting)):
-                    fetched = fetchers.submit(self.source.content, self.pictures[position])
+                    fetched = fetchers.submit(self._content, position)
                     waiting.append((position, readers.submit(_decoded, read, fetched, position)))
                 if not waiting:
                     return
@@ -111,32 +109,6 @@ class Album:
         finally:  # whoever stops half-way, by an error or ctrl-C, waits for nothing
             for pool in (fetchers, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
-
-
-@dataclass
-class Source:
-    """Where the bytes of pictures come from. What fails for a moment is tried again, unless everything fails."""
-
-    fetch: Fetch
-    delays: tuple[float, ...]
-    _in_vain: int = field(default=0, init=False)  # pictures in a row for which trying again did not help
-
-    def content(self, picture: Picture) -> bytes:
-        for delay in self.delays if self._in_vain < OUTAGE else ():
-            try:
-                return self._fetched(picture)
-            except (TransientError, ConnectionError, TimeoutError):
-                time.sleep(delay)
-        try:
-            return self._fetched(picture)
-        except (TransientError, ConnectionError, TimeoutError):
-            self._in_vain += 1
-            raise
-
-    def _fetched(self, picture: Picture) -> bytes:
-        found = self.fetch(picture.value, picture.task)
-        self._in_vain = 0
-        return found
 
 
 def learn(

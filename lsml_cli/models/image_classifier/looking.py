@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.replica import cores
+from lsml_cli.models.pytorch import Precision, cast, in_lanes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
 
     Scores = NDArray[np.float32]
 
-Precision = Literal["fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 AGREEMENT = 0.99  # share of equal first choices from which a lower precision is as good as fp32
 
 PART = 4  # pictures that a core of a CPU looks at together: more of them only fill its cache
@@ -60,28 +55,17 @@ class Eye:
     def scores(self, batch: Sequence[Pixels]) -> Scores:
         """n arrays (crop, crop, 3) -> (n, outputs of the net), fp32.
 
-        On a CPU a batch is cut into parts, each for a core of its own. When all cores share one part they wait for
-        each other after every layer, for the one that has just been decoding a picture most of all. Only when there
-        are fewer parts than cores do several of them work on one, which may change the last bits of a score. So the
-        same pictures in the same batches get the same scores on the same machine, whoever decodes meanwhile.
+        On a CPU each part of a batch has a core of its own; see `pytorch.in_lanes`.
         """
         if self.device.type != "cpu" or self._compiled:
             return self._look(batch)
         import numpy as np
+
+        return np.concatenate(in_lanes(batch, PART, self._look))
+
+    def _look(self, batch: Sequence[Pixels]) -> Scores:
         import torch
 
-        parts = _parts(batch)
-        threads = max(1, cores() // len(parts))
-        try:
-            return np.concatenate(list(_lanes().map(lambda part: self._look(part, threads), parts)))
-        finally:
-            torch.set_num_threads(cores())  # a lane's own number has become that of every thread to come
-
-    def _look(self, batch: Sequence[Pixels], threads: int | None = None) -> Scores:
-        import torch
-
-        if threads is not None and torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)  # of this thread
         with torch.inference_mode(), self._cast():
             if self._compiled:
                 return self._look_compiled(batch)
@@ -128,34 +112,6 @@ class Eye:
         return cast(self.device.type, self.precision)
 
 
-def _parts(batch: Sequence[Pixels]) -> list[Sequence[Pixels]]:
-    """A batch in as few parts of at most `PART` as there can be, all about equally long."""
-    count = max(1, -(-len(batch) // PART))
-    edges = [len(batch) * number // count for number in range(count + 1)]
-    return [batch[first:last] for first, last in pairwise(edges)]
-
-
-@cache
-def _lanes() -> ThreadPoolExecutor:
-    """A thread for each core; all nets of this process share them."""
-    return ThreadPoolExecutor(cores(), "look")
-
-
-def cast(kind: str, precision: Precision) -> AbstractContextManager[Any]:
-    """Autocast for a kind of device, nothing for fp32."""
-    import torch
-
-    if precision == "fp32":
-        return nullcontext()
-    found: AbstractContextManager[Any] = torch.autocast(kind, torch.bfloat16 if precision == "bf16" else torch.float16)
-    return found
-
-
-def lower_precisions(kind: str) -> tuple[Precision, ...]:
-    """Those that may be quicker than fp32 on a kind of device."""
-    return ("fp16", "bf16") if kind == "cuda" else ("fp16",) if kind == "mps" else ("bf16",)
-
-
 @dataclass(frozen=True)
 class Question:
     """The columns of a net's scores, `first` to `first + count`, that answer one question."""
@@ -184,14 +140,6 @@ def agreement(first: Scores, second: Scores, questions: Sequence[Question]) -> f
     return min(float((said & (each.all(axis=1) if each.ndim == 2 else each)).mean()) for each in equal)
 
 
-def free_memory() -> None:
-    """Hand back what the device's allocator keeps for later."""
-    import torch
-
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
 def require_compiler(device: str) -> None:
     """Raises ModelError where torch.compile has nothing to compile with. Takes seconds the first time on a machine."""
     import torch
@@ -203,13 +151,3 @@ def require_compiler(device: str) -> None:
             f"compile=true needs a compiler that works with PyTorch here: {' '.join(str(error).split())[:200]}.",
             "Install one (g++ for a CPU), or leave compile out.",
         ) from error
-
-
-def devices_here() -> tuple[str, ...]:
-    """The devices of this machine, the quickest kind first: ("cuda:0", "cuda:1", "cpu")."""
-    import torch
-
-    found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    return (*found, "cpu")

@@ -1,0 +1,183 @@
+"""Weights in, weights out.
+
+What torch.save wrote is a pickle, and reading a pickle runs what it says. So a checkpoint is read as weights alone,
+with the few harmless classes that mmengine's training leaves in its own; and only somebody who trusts the file, and
+says so, has it read in full. A trained version holds arrays (safetensors), which nothing runs.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsml_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+WEIGHTS = "weights.safetensors"
+_PREFIXES = ("module.", "_orig_mod.")  # of what wraps a model while it is trained
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What somebody trained.
+
+    weights  by name
+    classes  in the order of the model's outputs; empty when the file does not say
+    config   the text of the config that it was trained with, "" when the file does not say
+    """
+
+    path: Path
+    weights: Mapping[str, torch.Tensor]
+    classes: tuple[str, ...] = ()
+    config: str = ""
+
+
+def read(path: str, *, trusted: bool = False) -> Checkpoint:
+    """A checkpoint that mmdet, mmocr or mmengine wrote, or plain weights; .safetensors too.
+
+    trusted  read a file in full that holds more than weights, which lets it run code
+
+    Raises ModelError when there is no such file, or when it would run code.
+    """
+    place = Path(path)
+    try:
+        stat = place.stat()
+    except OSError as error:
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise ModelError(
+            f"The checkpoint {path} {why}.", "Name a file of weights; lsml fetches none by itself."
+        ) from error
+    return _read(place, stat.st_mtime_ns, stat.st_size, trusted)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int, size: int, trusted: bool) -> Checkpoint:
+    """Once for each file: whoever binds a model wants the classes, whoever loads it the weights."""
+    found = _unpacked(path, trusted)
+    meta = found.get("meta") if isinstance(found, Mapping) else None
+    weights: Any = found
+    for key in ("state_dict", "model"):
+        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
+            weights = weights[key]
+    import torch
+
+    if not isinstance(weights, Mapping) or not all(isinstance(each, torch.Tensor) for each in weights.values()):
+        raise ModelError(f"{path} holds no weights by their names.", "Name a checkpoint that mmdet or mmocr wrote.")
+    meta = meta if isinstance(meta, Mapping) else {}
+    config = meta.get("cfg", meta.get("config", ""))
+    return Checkpoint(path, {_plain_name(name): each for name, each in weights.items()}, _classes(meta), str(config))
+
+
+def _unpacked(path: Path, trusted: bool) -> Any:
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # readers raise what they like about a file that is none of theirs
+        named = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:class|operand|global:?) ([\w.]+)", str(error))
+        if type(error).__name__ != "UnpicklingError":
+            raise ModelError(
+                f"{path} is damaged, or no checkpoint at all.", "Copy it again; lsml reads what torch.save wrote."
+            ) from error
+        if not trusted:
+            what = f" ({next(filter(None, named.groups()))}, for one)" if named else ""
+            raise ModelError(
+                f"{path} holds more than weights{what}: reading it would run code, so it was not read.",
+                "If you know who made it and trust them with this machine: --with trust_checkpoint=true",
+            ) from error
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def _harmless() -> list[Any]:
+    """What mmengine's Runner leaves beside the weights: its curves, and the numbers in them."""
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    kinds = {type(np.dtype(kind)) for kind in (np.uint32, np.int32, np.int64, np.float32, np.float64)}
+    return [multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, *kinds, HistoryBuffer, slice]
+
+
+def _classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """As mmdet 3 (dataset_meta) or mmdet 2 (CLASSES) wrote them."""
+    described = meta.get("dataset_meta")
+    named = {str(key).lower(): each for key, each in described.items()} if isinstance(described, Mapping) else {}
+    found = named.get("classes", meta.get("CLASSES"))
+    if isinstance(found, str):
+        return (found,)
+    return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
+
+
+def fill(net: nn.Module, checkpoint: Checkpoint, *, what: str, new_ends: bool = False) -> list[str]:
+    """Put a checkpoint's weights into a net in place; the names of those that it had no room for.
+
+    what      "yolox_tiny_8xb8-300e_coco", for the sentence
+    new_ends  whether layers of another shape, those of other classes, may keep what they have
+
+    Raises ModelError when the weights belong to something else.
+    """
+    own = net.state_dict()
+    given = checkpoint.weights
+    fitting = {name: each for name, each in given.items() if name in own and own[name].shape == each.shape}
+    shaped = [name for name in own if name in given and name not in fitting]
+    lacking = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    lacking = [name for name in lacking if not name.startswith("data_preprocessor.")]
+    wrong = [*lacking, *(() if new_ends else shaped)]
+    if wrong and (not new_ends or len(wrong) > len(own) // 2):
+        raise ModelError(
+            f"{checkpoint.path} does not belong to {what}: {len(wrong)} of its {len(own)} arrays are missing there or "
+            f"have another shape, {wrong[0]} is the first.",
+            "Name the config that the checkpoint was trained with.",
+        )
+    own.update(fitting)
+    net.load_state_dict(own)
+    return [*shaped, *lacking]
+
+
+def save(weights: Mapping[str, torch.Tensor], folder: Path, name: str = WEIGHTS) -> None:
+    """As arrays. The same weights give the same bytes."""
+    from safetensors.torch import save as to_bytes
+
+    arrays = {key: each.detach().cpu().contiguous().clone() for key, each in weights.items()}
+    (folder / name).write_bytes(to_bytes(arrays))
+
+
+def load(folder: Path, name: str = WEIGHTS) -> Checkpoint:
+    """What `save` wrote. Raises ModelError when it is missing or damaged."""
+    path = folder / name
+    try:
+        return read(str(path))
+    except ModelError as error:
+        raise ModelError(error.message, "Copy the folder again, or train a new version.") from error
+
+
+def _plain_name(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def require_classes(classes: Sequence[str], wanted: int | None, what: str) -> None:
+    """Raises ModelError when a model has another number of outputs than there are names for them."""
+    if wanted is not None and wanted != len(classes):
+        raise ModelError(
+            f"{what} tells {wanted} classes apart, but there are {len(classes)} names for them.",
+            "Name the checkpoint that belongs to this config, or a config with the classes in its metainfo.",
+        )
