@@ -39,6 +39,7 @@ from lsml_cli.models.base import FILE_MODULE, Json, Model, ModelSpec, load_class
 
 BUILT_IN = {
     "image-classifier": "lsml_cli.models.image_classifier:ImageClassifier",
+    "object-detector": "lsml_cli.models.object_detector:ObjectDetector",
     "text-classifier": "lsml_cli.models.text_classifier:TextClassifier",
 }
 _CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL)

@@ -243,7 +243,8 @@ class Replica:
             return prediction
         if not isinstance(prediction, Prediction):
             return Failure("decode", f"the model's decode returned {kind(prediction)}, expected a Prediction")
-        sure = prediction if binding.threshold is None else prediction.at_least(binding.threshold)
+        as_it_is = binding.threshold is None or binding.own_threshold
+        sure = prediction if as_it_is else prediction.at_least(binding.threshold or 0.0)
         problem = self._patience.attempt("check", lambda: binding.config.check(sure))
         if problem is None:
             return sure

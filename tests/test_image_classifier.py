@@ -38,6 +38,7 @@ from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.plan import Plan, PredictOptions
 from lsml_cli.predictions import Prediction
 from lsml_cli.registry import version_spec
+from lsml_cli.replica import FETCHERS, OUTAGE
 from lsml_cli.run import Summary
 from lsml_cli.tasks import Annotation, Labelled, Task
 from lsml_cli.training import FitResult, fit_version
@@ -633,7 +634,7 @@ def test_what_fails_for_a_moment_is_tried_again_and_an_outage_is_not_waited_for(
     assert {pixels for batch in album.batches(range(60), 8) for _, pixels in batch if isinstance(pixels, str)} == {
         "not now"
     }
-    assert len(down.asked) < 60 + 2 * (learning.OUTAGE + learning.FETCHERS)
+    assert len(down.asked) < 60 + 2 * (OUTAGE + FETCHERS)
 
 
 def test_reading_ahead_ends_when_nobody_asks_any_more(work: Path) -> None:

@@ -114,6 +114,7 @@ class Binding:
     `notes` are sentences the user should read once: classes without a label, a model that is untrained.
     `meetings` tell which class became which label, for a model that has classes.
     `media` and `device` are for `fit`: it fetches for itself what the tasks point to, and trains where it is told to.
+    `own_threshold` says that `decode` goes by `threshold` itself: nothing is left out after it.
     `fetch` is for a model that does without `sources`: the value of a task, and the task's id -> bytes.
     """
 
@@ -121,6 +122,7 @@ class Binding:
     label_map: Mapping[str, str] = field(default_factory=dict)
     project: str | None = None
     threshold: float | None = None
+    own_threshold: bool = False
     notes: tuple[str, ...] = ()
     meetings: tuple[Meeting, ...] = ()
     media: Media | None = None

@@ -37,7 +37,7 @@ def mmdet() -> Any:
         except Exception as error:  # what is half installed fails in any way
             raise ModelError(f"MMDetection does not work here: {_said(error)}.", INSTALL) from error
         register_all_modules(init_default_scope=False)
-        _hush()
+    _hush()
     return mmdet
 
 

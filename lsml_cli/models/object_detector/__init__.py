@@ -1,0 +1,322 @@
+"""Object detection with MMDetection: fills `RectangleLabels`, and with masks `PolygonLabels` and `BrushLabels`.
+
+filling.py   boxes and masks -> regions of the controls that have labels for them
+dataset.py   annotated tasks -> a dataset in COCO's form
+recipe.py    a config -> one that trains on that dataset
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.label_config import LabelConfig, Object
+from lsml_cli.models import pytorch
+from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
+from lsml_cli.models.gathering import Source
+from lsml_cli.models.object_detector import filling
+from lsml_cli.models.object_detector.filling import CONTROLS, SURE, TAGS, DetectorBinding, Instance, Seen
+from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, toolkit
+from lsml_cli.models.openmmlab.looking import Input, Net
+from lsml_cli.models.pytorch import PRECISIONS, Precision
+from lsml_cli.predictions import Prediction
+from lsml_cli.tasks import Labelled, Task, kind
+
+if TYPE_CHECKING:
+    from lsml_cli.models.openmmlab.configs import Config
+
+__all__ = ["ObjectDetector"]
+
+SCOPE: toolkit.Scope = "mmdet"
+DEFAULT_CONFIG = "rtmdet_tiny_8xb32-300e_coco"
+PROBED = 8  # pictures by which precisions are compared
+AGREEMENT = 0.98  # share of equal detections from which a lower precision is as good as fp32
+EQUAL = 0.8  # overlap of two boxes that are the same detection
+SLACK = 0.05  # of score: a detection that is only just sure enough need not be so in another precision
+
+
+class ObjectDetector(Model):
+    """Any detector of MMDetection, by its config and checkpoint; `fit` trains it for the labels of a project."""
+
+    place: ClassVar = "threads"
+    batch_size: ClassVar[int] = 16
+    devices: ClassVar[tuple[str, ...]] = ("cuda", "cpu")
+    can_continue: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = toolkit.NEEDS
+    extra: ClassVar[str | None] = toolkit.EXTRA
+    fills: ClassVar[Mapping[str, Sequence[str]]] = dict.fromkeys(CONTROLS, TAGS)
+    tunes: ClassVar[tuple[str, ...]] = ("precision",)
+    params: ClassVar[Mapping[str, Json]] = {
+        "config_file": DEFAULT_CONFIG,
+        "checkpoint_file": None,
+        "trust_checkpoint": False,
+        "thresholds": {},
+        "precision": "auto",
+        "epochs": 50,
+        "lr": None,
+        "batch_size": 8,
+        "image_size": None,
+        "augment": True,
+        "patience": 15,
+        "pretrained": True,
+        "seed": 0,
+        "launch": None,
+        "keep_run": False,
+    }
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        for name, (is_fine, wanted) in _PARAMS.items():
+            if not is_fine(self.param(name)):
+                raise UsageError(f"{name} must be {wanted}, not {self.param(name)!r}.")
+        self._net: Net | None = None
+
+    @classmethod
+    def devices_here(cls) -> Sequence[str]:
+        return toolkit.devices_here()
+
+    @cached_property
+    def config(self) -> Config:
+        """Of the version; of an untrained model the one that was asked for."""
+        if self.spec.path is not None:
+            return configs.stored(self.spec.path)
+        return configs.read(self.param("config_file"), SCOPE, "config_file")
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the model's outputs. Raises ModelError when nobody says what they are."""
+        state: Any = self.spec.state
+        if self.spec.path is not None:
+            try:
+                return tuple(map(str, state["classes"]))
+            except (KeyError, TypeError) as error:
+                raise ModelError(f"The state of {self.spec.model_version} is not that of a detector.") from error
+        checkpoint = self._checkpoint()
+        named = (checkpoint.classes if checkpoint else ()) or _classes_of(self.config)
+        checkpoints.require_classes(named, _outputs(self.config), self._who)
+        return named
+
+    def load(self, device: str) -> None:
+        pytorch.share_cores(device)
+        precision: Precision = "fp32" if self.param("precision") == "auto" else self.param("precision")
+        self._net = Net(self._built(), SCOPE, configs.test_pipeline(self.config), device, precision)
+
+    def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> DetectorBinding:
+        pairs = filling.pairs_of(config, self.spec.name)
+        binding = DetectorBinding(config, label_map, project)
+        binding.classes = self.classes
+        found = filling.bind(binding, pairs, _has_masks(self.config), self.param("thresholds"), self._who)
+        if self.spec.path is None and self.param("checkpoint_file") is None:
+            untrained = (
+                "The model has random weights, so what it finds means nothing: name a checkpoint_file, or train."
+            )
+            found.notes = (untrained, *found.notes)
+        return found
+
+    def sources(self, task: Task, binding: Binding) -> list[str]:
+        assert isinstance(binding, DetectorBinding)
+        return [value_of(each, task) for each in binding.objects]
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> tuple[Input, ...]:
+        """What the model takes of each picture."""
+        assert isinstance(binding, DetectorBinding)
+        net = self._loaded()
+        return tuple(net.prepare(pictures.pixels(media[value_of(each, task)])) for each in binding.objects)
+
+    def forward(self, inputs: Sequence[Sequence[Input]], binding: Binding) -> Sequence[tuple[Seen, ...]]:
+        """What is seen in each picture of each task; all pictures of the batch at once, whatever their sizes."""
+        assert isinstance(binding, DetectorBinding)
+        net = self._loaded()
+        least = self._least(binding)
+        samples = iter(net.found([each for given in inputs for each in given]))
+        return [tuple(seen(next(samples), least) for _ in given) for given in inputs]
+
+    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
+        assert isinstance(binding, DetectorBinding)
+        of_object = dict(zip([each.name for each in binding.objects], output, strict=True))
+        regions = [
+            region
+            for each in binding.fillings
+            for region in each.regions(task, of_object[each.object.name], binding.classes, binding.threshold)
+        ]
+        return Prediction.of(tuple(regions), self.version)
+
+    def tune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> Tuning | None:
+        """The quickest precision that finds the same, and the smallest batch that is about as quick as any."""
+        assert isinstance(binding, DetectorBinding)
+        asked = self.param("precision")
+        if asked != "auto" and batch_size is not None:
+            return None
+        params: dict[str, Json] = {} if asked != "auto" else {"precision": "fp32"}
+        sample = [each for given in inputs for each in given][:PROBED]
+        if not sample:
+            return Tuning(params, batch_size or self.batch_size, "")
+        net, notes = self._loaded(), []
+        if params:
+            threshold = SURE if binding.threshold is None else binding.threshold
+            params["precision"], why = looking.best_precision(
+                net, sample, lambda one, other: agreement(one, other, threshold), AGREEMENT
+            )
+            notes.append(why)
+            net = net.with_precision(params["precision"])  # type: ignore[arg-type]
+        if batch_size is None:
+            batch_size = looking.best_size(net, sample)
+            notes.append(f"{batch_size} pictures at a time.")
+        pytorch.free_memory()
+        return Tuning(params, batch_size, " ".join(notes))
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Json]:
+        """Fine-tune for the labels that the annotations have, by mmengine's Runner; the best epoch is kept."""
+        raise NotImplementedError
+
+    @property
+    def _who(self) -> str:
+        return self.spec.model_version if self.spec.path is not None else Path(self.param("config_file")).stem
+
+    def _checkpoint(self) -> checkpoints.Checkpoint | None:
+        given = self.param("checkpoint_file")
+        return checkpoints.read(given, trusted=self.param("trust_checkpoint")) if given else None
+
+    def _built(self) -> Any:
+        """The model with its weights, on the CPU."""
+        net = looking.build(self.config, SCOPE)
+        found = checkpoints.load(self.spec.path) if self.spec.path is not None else self._checkpoint()
+        if found is not None:
+            checkpoints.fill(net, found, what=self._who)
+        return net
+
+    def _loaded(self) -> Net:
+        if self._net is None:
+            raise ModelError(f"{self.spec.name} has not been loaded.")
+        return self._net
+
+    def _least(self, binding: DetectorBinding) -> float:
+        """The score below which nothing becomes a region, whatever its label."""
+        return min(each.lowest(binding.threshold) for each in binding.fillings)
+
+
+def value_of(source: Object, task: Task) -> str:
+    """The value that points to the picture. Raises ValueError with a sentence when there is none."""
+    found = source.read(task.data)
+    if not isinstance(found, str) or not found:
+        raise ValueError(f'"{source.key}" is {kind(found)}, but {source} wants one address or path of a picture')
+    return found
+
+
+def seen(sample: Any, least: float) -> Seen:
+    """A data sample of the toolkit, as plain numbers; what is less sure than `least` is left out."""
+    height, width = sample.ori_shape[:2]
+    found = sample.pred_instances
+    found = found[found.scores >= least].cpu()
+    masks = found.masks.numpy() if "masks" in found else None
+    every = zip(found.bboxes.float().tolist(), found.labels.tolist(), found.scores.float().tolist(), strict=True)
+    return Seen(
+        (width, height),
+        [
+            Instance(tuple(box), label, score, None if masks is None else masks[i])
+            for i, (box, label, score) in enumerate(every)
+        ],
+    )
+
+
+def agreement(one: Sequence[Any], other: Sequence[Any], threshold: float) -> float | None:
+    """Share of the sure detections that both have: of one class, and in one place. None where neither is sure."""
+    import torch
+    from torchvision.ops import box_iou
+
+    matched = total = 0
+    for first, second in zip(one, other, strict=True):
+        for mine, theirs in (
+            (first.pred_instances, second.pred_instances),
+            (second.pred_instances, first.pred_instances),
+        ):
+            mine, theirs = mine[mine.scores >= threshold], theirs[theirs.scores >= threshold - SLACK]
+            total += len(mine)
+            if len(mine) and len(theirs):
+                overlap = box_iou(mine.bboxes.float(), theirs.bboxes.float())
+                overlap = torch.where(mine.labels[:, None] == theirs.labels[None, :], overlap, 0)
+                matched += int((overlap.amax(dim=1) >= EQUAL).sum())
+    return matched / total if total else None
+
+
+def _classes_of(config: Config) -> tuple[str, ...]:
+    """What the config says about its own dataset; of a dataset that the toolkit knows, what that says."""
+    dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
+    while isinstance(dataset, dict):
+        named = (dataset.get("metainfo") or {}).get("classes")
+        if named:
+            return (named,) if isinstance(named, str) else tuple(named)
+        if "dataset" not in dataset:
+            break
+        dataset = dataset["dataset"]
+    named = (config.get("metainfo") or {}).get("classes")
+    if named:
+        return tuple(named)
+    toolkit.mmdet()
+    from mmdet.registry import DATASETS
+
+    family = DATASETS.get(str(dataset.get("type", "CocoDataset")))
+    return tuple(getattr(family, "METAINFO", {}).get("classes", ()))
+
+
+def _outputs(config: Config) -> int | None:
+    """How many classes the model of a config tells apart; None where it does not say."""
+    counts = [
+        part["num_classes"] for part in configs.parts(config["model"]) if isinstance(part.get("num_classes"), int)
+    ]
+    return counts[0] if counts else None
+
+
+def _has_masks(config: Config) -> bool:
+    """Whether the model finds masks: it is measured by them, or has a head for them."""
+    model = config["model"]
+    if any("mask_head" in part for part in configs.parts(model)):
+        return True
+    measured = config.get("test_evaluator") or {}
+    every = measured if isinstance(measured, list | tuple) else [measured]
+    return any("segm" in str(each.get("metric", "")) for each in every)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(each) and 0 <= each <= 1 for each in value.values())
+
+
+_PARAMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "config_file": (_is_text, "the path of a config, or the name of one that comes with mmdet"),
+    "checkpoint_file": (lambda value: value is None or _is_text(value), "the path of a checkpoint"),
+    "trust_checkpoint": (lambda value: isinstance(value, bool), "true or false"),
+    "thresholds": (_are_shares, 'a score for each label that has its own: {"car": 0.5}'),
+    "precision": (lambda value: value in ("auto", *PRECISIONS), "auto, fp32, bf16 or fp16"),
+    "epochs": (_is_count, "a whole number from 1"),
+    "lr": (lambda value: value is None or (_is_number(value) and 0 < value < float("inf")), "a number above 0"),
+    "batch_size": (lambda value: _is_count(value) and value >= 2, "a whole number from 2"),
+    "image_size": (lambda value: value is None or (_is_count(value) and value >= 32), "at least 32 pixels"),
+    "augment": (lambda value: isinstance(value, bool), "true or false"),
+    "patience": (_is_count, "a whole number from 1"),
+    "pretrained": (lambda value: isinstance(value, bool), "true or false"),
+    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "launch": (lambda value: value is None or _is_text(value), 'arguments of torchrun: "--nproc-per-node 4"'),
+    "keep_run": (lambda value: isinstance(value, bool), "true or false"),
+}
