@@ -189,5 +189,4 @@ def _near(name: str, known: Mapping[str, Path]) -> Sequence[str]:
     words = set(re.split(r"[-_ ./]+", name.lower())) - {""}
     sharing = [each for each in known if words & set(re.split(r"[-_]+", each))]
     by_words = sorted(sharing, key=lambda each: (-len(words & set(re.split(r"[-_]+", each))), len(each), each))
-    spelled = closest_first(name, known)[:3]
-    return list(dict.fromkeys([*spelled, *by_words]))
+    return by_words or closest_first(name, known)
