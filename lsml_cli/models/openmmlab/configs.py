@@ -185,8 +185,17 @@ def _wants_weights(part: Mapping[str, Any]) -> bool:
 
 
 def _near(name: str, known: Mapping[str, Path]) -> Sequence[str]:
-    """Those that have most of its words first, then those that are spelled most like it."""
-    words = set(re.split(r"[-_ ./]+", name.lower())) - {""}
-    sharing = [each for each in known if words & set(re.split(r"[-_]+", each))]
-    by_words = sorted(sharing, key=lambda each: (-len(words & set(re.split(r"[-_]+", each))), len(each), each))
-    return by_words or closest_first(name, known)
+    """Those that contain it first, then those that have most of its words, then those that are spelled most like it."""
+    words = _words(name)
+    containing = [each for each in known if _squeezed(name) in _squeezed(each)]
+    sharing = [each for each in known if words & _words(each)]
+    by_words = sorted(sharing, key=lambda each: (-len(words & _words(each)), len(each), each))
+    return list(dict.fromkeys([*sorted(containing, key=len), *by_words])) or closest_first(name, known)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower())) - {""}
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
