@@ -17,7 +17,6 @@ from typing import Any
 from lsml_cli.destination import beside, is_stream
 from lsml_cli.errors import ModelError
 from lsml_cli.models.base import Json, Tuning
-from lsml_cli.models.choices.heads import ChoicesBinding
 from lsml_cli.plan import Plan
 from lsml_cli.records import Record
 from lsml_cli.replica import Setting
@@ -59,12 +58,12 @@ def settle(plan: Plan, found: Mapping[str, Json]) -> Plan:
 
 
 def _require_answers(plan: Plan) -> None:
-    """A classifier that knows no class which is a label here would write "found nothing" about every task.
+    """A model that knows no class which is a label here would write "found nothing" about every task.
 
     A server may begin with such a model, since it is trained there; for a file there is no use in it.
     """
     binding = plan.binding
-    if isinstance(binding, ChoicesBinding) and not binding.answers:
+    if binding.silent:
         why = next(iter(binding.notes), "It has no class that is a label here.")
         raise ModelError(
             f"{plan.spec.name} would predict nothing at all. {why}",

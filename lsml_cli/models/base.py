@@ -129,6 +129,11 @@ class Binding:
     device: str = "cpu"
     fetch: Callable[[str, int | None], bytes] | None = None
 
+    @property
+    def silent(self) -> bool:
+        """Whether it can predict nothing at all: it is yet to learn the labels. The first note says why."""
+        return False
+
 
 @dataclass(frozen=True)
 class Tuning:

@@ -97,6 +97,10 @@ class ChoicesBinding(Binding):
     sources: tuple[Any, ...] = ()
     answers: tuple[Answer, ...] = ()
 
+    @property
+    def silent(self) -> bool:
+        return not self.answers
+
     def fill(self, task: Task, found: Sequence[Any]) -> tuple[Region, ...]:
         """The regions of one task, of what `Answer.probabilities` says for each answer."""
         regions = (answer.region(task, each, self.threshold) for answer, each in zip(self.answers, found, strict=True))

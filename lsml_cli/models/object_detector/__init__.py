@@ -7,22 +7,24 @@ recipe.py    a config -> one that trains on that dataset
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models import pytorch
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
 from lsml_cli.models.gathering import Source
-from lsml_cli.models.object_detector import filling
+from lsml_cli.models.object_detector import dataset, filling, recipe
 from lsml_cli.models.object_detector.filling import CONTROLS, SURE, TAGS, DetectorBinding, Instance, Seen
-from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, toolkit
+from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, running, toolkit
 from lsml_cli.models.openmmlab.looking import Input, Net
 from lsml_cli.models.pytorch import PRECISIONS, Precision
 from lsml_cli.predictions import Prediction
+from lsml_cli.replica import cores
 from lsml_cli.tasks import Labelled, Task, kind
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ DEFAULT_CONFIG = "rtmdet_tiny_8xb32-300e_coco"
 PROBED = 8  # pictures by which precisions are compared
 AGREEMENT = 0.98  # share of equal detections from which a lower precision is as good as fp32
 EQUAL = 0.8  # overlap of two boxes that are the same detection
+RUN = "run"  # the folder of a training within that of its version; gone when it is done, unless keep_run
 SLACK = 0.05  # of score: a detection that is only just sure enough need not be so in another precision
 
 
@@ -108,11 +111,16 @@ class ObjectDetector(Model):
         pairs = filling.pairs_of(config, self.spec.name)
         binding = DetectorBinding(config, label_map, project)
         binding.classes = self.classes
-        found = filling.bind(binding, pairs, _has_masks(self.config), self.param("thresholds"), self._who)
-        if self.spec.path is None and self.param("checkpoint_file") is None:
-            untrained = (
-                "The model has random weights, so what it finds means nothing: name a checkpoint_file, or train."
-            )
+        masks, least = recipe.has_masks(self.config), self.param("thresholds")
+        if self.spec.path is not None:
+            return filling.bind(binding, pairs, masks, least, self._who)
+        try:
+            found = filling.bind(binding, pairs, masks, least, self._who)
+        except LabelMismatch as error:  # it may be about to learn them
+            binding.notes = (f"{error.message} {error.hint}",)
+            return binding
+        if self.param("checkpoint_file") is None:
+            untrained = "The model has random weights, and what it finds means nothing: name a checkpoint_file."
             found.notes = (untrained, *found.notes)
         return found
 
@@ -177,7 +185,106 @@ class ObjectDetector(Model):
         progress: Progress,
     ) -> Mapping[str, Json]:
         """Fine-tune for the labels that the annotations have, by mmengine's Runner; the best epoch is kept."""
-        raise NotImplementedError
+        if binding.media is None:
+            raise UsageError(
+                "Pictures cannot be fetched here.", "Say where they are: fit_version(..., media=Media(...))."
+            )
+        pairs = filling.pairs_of(binding.config, self.spec.name)
+        classes = dataset.classes_of(train, pairs, progress)
+        start, described = self._beginning(classes, progress)
+        run = out_dir / RUN
+        try:
+            shown = train, holdout
+            source = Source(binding.media.fetch, self.retry_delays)
+            found = self._trained(run, start, described, pairs, classes, shown, source, binding.device, progress)
+            checkpoints.save(found.checkpoint.weights, out_dir)
+            configs.store(described, out_dir)
+        finally:
+            if not self.param("keep_run"):
+                shutil.rmtree(run, ignore_errors=True)
+        return {"classes": list(classes), "epoch": found.epoch, "toolkit": dict(found.metrics)}
+
+    def _beginning(self, classes: Sequence[str], progress: Progress) -> tuple[Any, Config]:
+        """A model for these classes with the weights to begin with, None for what its config says; and its config."""
+        described = recipe.for_labels(self._original, classes, self.param("image_size"))
+        configs.require_registered(described, f"The config {self._who}")
+        earlier = self.spec.earlier
+        if earlier is not None and earlier.path is not None:
+            known = checkpoints.load(earlier.path)
+        elif (given := self._checkpoint()) is not None:
+            known = given
+        elif self.param("pretrained"):
+            return None, described
+        else:
+            described["model"] = configs.without_pretrained(described["model"])
+            return None, described
+        net = looking.build(described, SCOPE)
+        anew = checkpoints.fill(net, known, what=self._who, new_ends=True)
+        if anew:
+            progress(f"{len(anew)} of the model's arrays begin anew, since they belong to other classes.")
+        return net, described
+
+    @cached_property
+    def _original(self) -> Config:
+        """The config with its optimiser, which a version does not hold; its model is that of the version, if any."""
+        earlier = self.spec.earlier
+        if earlier is None or earlier.path is None:
+            return self.config
+        stored = configs.stored(earlier.path)
+        asked = configs.read(self.param("config_file"), SCOPE, "config_file")
+        return asked | {key: stored[key] for key in ("model", "test_dataloader", "test_evaluator")}
+
+    def _trained(
+        self,
+        run: Path,
+        start: Any,
+        described: Config,
+        pairs: dataset.Pairs,
+        classes: Sequence[str],
+        shown: Sequence[Sequence[Labelled]],
+        source: Source,
+        device: str,
+        progress: Progress,
+    ) -> running.Trained:
+        """The pictures as files, the regions as a dataset, and a training on them. shown: to learn from, held out."""
+        counts = []
+        for name, examples in zip(("train", "holdout"), shown, strict=True):
+            folder = run / "pictures" / name
+            gathered = pictures.gather(examples, shown_by(pairs), source, folder, progress)
+            found = dataset.coco(gathered, pairs, classes)
+            for image in found["images"]:
+                image["file_name"] = f"{name}/{image['file_name']}"
+            dataset.write(found, run / f"{name}.json")
+            counts.append((len(found["images"]), len(found["annotations"])))
+        (learned, regions), (_, held) = counts
+        progress(f"Learning {len(classes)} classes from {regions:,} regions in {learned:,} pictures ({self._who}).")
+        size = min(self.param("batch_size"), learned)
+        config = recipe.for_training(
+            described,
+            self._original,
+            folder=str(run.resolve()),
+            batch_size=size,
+            lr=self.param("lr"),
+            augment=self.param("augment"),
+            warm=start is not None,
+            measured=held > 0,
+            on_gpu=device != "cpu",
+            workers=min(4, cores()) if device != "cpu" else 0,
+        )
+        measure = "coco/segm_mAP" if recipe.has_masks(self._original) else "coco/bbox_mAP"
+        plan = running.Plan(self.param("epochs"), self.param("patience"), measure if held else "", "hold-out mAP")
+        running.scheduled(config, plan, learned, size)
+        return running.train(
+            run.resolve(),
+            config,
+            SCOPE,
+            plan,
+            start,
+            device=device,
+            seed=self.param("seed"),
+            launch=self.param("launch"),
+            progress=progress,
+        )
 
     @property
     def _who(self) -> str:
@@ -277,14 +384,9 @@ def _outputs(config: Config) -> int | None:
     return counts[0] if counts else None
 
 
-def _has_masks(config: Config) -> bool:
-    """Whether the model finds masks: it is measured by them, or has a head for them."""
-    model = config["model"]
-    if any("mask_head" in part for part in configs.parts(model)):
-        return True
-    measured = config.get("test_evaluator") or {}
-    every = measured if isinstance(measured, list | tuple) else [measured]
-    return any("segm" in str(each.get("metric", "")) for each in every)
+def shown_by(pairs: dataset.Pairs) -> Callable[[Labelled], str]:
+    """What points to the picture of an example: that of the first control."""
+    return lambda example: value_of(pairs[0][1], example.task)
 
 
 def _is_number(value: Any) -> bool:

@@ -114,6 +114,10 @@ class DetectorBinding(Binding):
     fillings: tuple[Filling, ...] = ()
     own_threshold: bool = True
 
+    @property
+    def silent(self) -> bool:
+        return not self.fillings
+
 
 def pairs_of(config: LabelConfig, name: str) -> list[tuple[Control, Object]]:
     """The controls that a detector may fill, each with its picture. Raises LabelMismatch when there is none."""

@@ -1,0 +1,180 @@
+"""A config of mmdet -> one that trains on a dataset of our own, and the one that predicts afterwards.
+
+The toolkit's recipes are for hundreds of epochs on eight GPUs and a hundred thousand pictures, with mosaics of four of
+them and switches half-way. What people fine-tune on are some hundred pictures and a few dozen epochs, so the pipeline
+is a plain one: the sizes of the config's own test pipeline, pictures scaled a little, mirrored, their colours varied.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lsml_cli.errors import ModelError
+from lsml_cli.models.openmmlab import configs
+from lsml_cli.models.openmmlab.configs import Config
+from lsml_cli.models.openmmlab.pictures import LOADER
+
+SCALED = (0.75, 1.25)  # how much smaller or larger a picture is made
+USUAL_BATCH = 16  # pictures for which a config's learning rate is, where it does not say
+FINE = 0.25  # of the config's learning rate, for weights that have learned something already
+_LAYERS = ("GN", "LN", "IN")  # normalisation that does not depend on the batch
+
+
+def for_labels(config: Config, classes: Sequence[str], image_size: int | None) -> Config:
+    """The config of a model for these classes: what a version stores, with nothing of its old dataset."""
+    model = copy.deepcopy(config["model"])
+    known = {part["num_classes"] for part in configs.parts(model) if isinstance(part.get("num_classes"), int)}
+    if not known:
+        raise ModelError("The config does not say how many classes its model tells apart (num_classes).")
+
+    def change(part: dict[str, Any]) -> None:
+        if isinstance(part.get("num_classes"), int):
+            part["num_classes"] = len(classes)
+        if part.get("type") in ("SyncBN", "MMSyncBN"):
+            part["type"] = "BN"  # the same, where one device trains
+
+    configs.adapt(model, change)
+    if isinstance(model.get("data_preprocessor"), dict):
+        model["data_preprocessor"]["batch_augments"] = None
+    steps = configs.test_pipeline(config)
+    if image_size is not None:
+        _resize(steps, image_size)
+    return {
+        "default_scope": "mmdet",
+        "model": model,
+        "test_dataloader": {
+            "dataset": {"type": "CocoDataset", "metainfo": {"classes": tuple(classes)}, "pipeline": steps}
+        },
+        "test_evaluator": {"type": "CocoMetric", "metric": ["bbox", "segm"] if has_masks(config) else ["bbox"]},
+    }
+
+
+def for_training(
+    described: Config,
+    original: Config,
+    *,
+    folder: str,
+    batch_size: int,
+    lr: float | None,
+    augment: bool,
+    warm: bool,
+    measured: bool,
+    on_gpu: bool,
+    workers: int,
+) -> Config:
+    """What mmengine's Runner wants, of what `for_labels` gave; without its length, which `running.scheduled` gives it.
+
+    folder    with `pictures`, train.json and, if `measured`, holdout.json
+    warm      whether it begins with weights that have learned something
+    workers   processes that load pictures
+    """
+    masks = has_masks(original)
+    test = described["test_dataloader"]["dataset"]
+    loading = {"type": LOADER}
+    annotations = {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks}
+    test_steps = [loading if configs.loads(step) else step for step in test["pipeline"]]
+    test_steps = [*test_steps[:-1], annotations, test_steps[-1]]
+    base = {
+        "type": "CocoDataset",
+        "metainfo": test["metainfo"],
+        "data_root": folder,
+        "data_prefix": {"img": "pictures/"},
+    }
+    loader = {"num_workers": workers, "persistent_workers": workers > 0}
+    config = dict(described) | {
+        "train_dataloader": loader
+        | {
+            "batch_size": batch_size,
+            "sampler": {"type": "DefaultSampler", "shuffle": True},
+            "batch_sampler": {"type": "AspectRatioBatchSampler"},
+            "dataset": base
+            | {
+                "ann_file": "train.json",
+                "filter_cfg": {"filter_empty_gt": False, "min_size": 1},
+                "pipeline": _training_steps(test["pipeline"], masks, augment),
+            },
+        },
+        "optim_wrapper": _optimizer(original, batch_size, lr, warm, on_gpu),
+    }
+    config.pop("test_dataloader")
+    config.pop("test_evaluator")
+    if measured:
+        config["val_cfg"] = {"type": "ValLoop"}
+        config["val_dataloader"] = loader | {
+            "batch_size": batch_size,
+            "drop_last": False,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "dataset": base | {"ann_file": "holdout.json", "test_mode": True, "pipeline": test_steps},
+        }
+        config["val_evaluator"] = {
+            "type": "CocoMetric",
+            "ann_file": f"{folder}/holdout.json",
+            "metric": described["test_evaluator"]["metric"],
+        }
+    return config
+
+
+def has_masks(config: Config) -> bool:
+    """Whether the model finds masks: it has a head for them, or is measured by them."""
+    if any("mask_head" in part for part in configs.parts(config["model"])):
+        return True
+    measured = config.get("test_evaluator") or {}
+    every = measured if isinstance(measured, list | tuple) else [measured]
+    return any("segm" in str(each.get("metric", "")) for each in every)
+
+
+def _resize(steps: list[dict[str, Any]], size: int) -> None:
+    """Let a pipeline look at pictures of another size, in place: their longer side has `size` pixels."""
+    for step in steps:
+        if configs.name_of(step) == "Resize":
+            step["scale"] = (size, size)
+        if configs.name_of(step) == "Pad" and step.get("size") is not None:
+            step["size"] = (size, size)
+
+
+def _training_steps(test: Sequence[dict[str, Any]], masks: bool, augment: bool) -> list[dict[str, Any]]:
+    """The steps of the test pipeline, with the boxes along, and some variation."""
+    steps: list[dict[str, Any]] = []
+    for step in test:
+        kind = configs.name_of(step)
+        if configs.loads(step):
+            steps.append({"type": LOADER})
+            steps.append({"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks})
+        elif kind == "Resize" and augment:
+            scale = step["scale"]
+            wide = scale if isinstance(scale, tuple | list) else (scale, scale)
+            steps += [
+                {"type": "RandomResize", "scale": tuple(wide), "ratio_range": SCALED, "keep_ratio": True},
+                {"type": "RandomCrop", "crop_size": (max(wide), max(wide)), "allow_negative_crop": True},
+                {"type": "PhotoMetricDistortion"},
+                {"type": "RandomFlip", "prob": 0.5},
+            ]
+        elif kind == "PackDetInputs":
+            steps += [{"type": "FilterAnnotations", "min_gt_bbox_wh": (1, 1), "keep_empty": False}, {"type": kind}]
+        else:
+            steps.append(step)
+    return steps
+
+
+def _optimizer(config: Config, batch_size: int, lr: float | None, warm: bool, on_gpu: bool) -> dict[str, Any]:
+    """The config's own optimiser. Its learning rate is for its own batches: that of others is scaled."""
+    wrapper = copy.deepcopy(config.get("optim_wrapper") or {})
+    optimizer = wrapper.get("optimizer")
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("lr"), int | float):
+        wrapper = {"optimizer": {"type": "AdamW", "lr": 0.001, "weight_decay": 0.05}}
+        optimizer = wrapper["optimizer"]
+    if wrapper.get("type") != "AmpOptimWrapper" or not on_gpu:
+        wrapper = {key: value for key, value in wrapper.items() if key not in ("loss_scale", "dtype")}
+        wrapper["type"] = "OptimWrapper"
+    if lr is not None:
+        optimizer["lr"] = float(lr)
+        return wrapper
+    usual = (config.get("auto_scale_lr") or {}).get("base_batch_size") or USUAL_BATCH
+    share = batch_size / usual
+    # Adam and its kin already divide by the size of the gradients.
+    optimizer["lr"] *= math.sqrt(share) if "adam" in str(optimizer.get("type", "")).lower() else share
+    optimizer["lr"] *= FINE if warm else 1.0
+    return wrapper

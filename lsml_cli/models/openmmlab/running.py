@@ -1,0 +1,402 @@
+"""A config and a dataset -> trained weights, by mmengine's Runner in a process of its own.
+
+The process works in a run folder: `config.py` says all of it, `start.pth` has the weights to begin with,
+`best.safetensors` those of the best epoch so far, `log.txt` what the toolkits have to say. It tells how far it is on
+its standard output, a JSON object in a line: {"say": SENTENCE}, {"done": {...}} or {"error": ..., "hint": ...}. With
+torch's own launcher there are several such processes, on one host or more, and the first one of them tells.
+
+    python -m lsml_cli.models.openmmlab.running RUN mmdet --launch="--nnodes 2 --nproc-per-node 8 ..."
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from lsml_cli.errors import LsmlError, ModelError
+from lsml_cli.models.base import Progress
+from lsml_cli.models.openmmlab import checkpoints, configs, toolkit
+from lsml_cli.models.openmmlab.configs import Config
+from lsml_cli.models.openmmlab.pictures import register
+from lsml_cli.models.openmmlab.toolkit import Scope
+from lsml_cli.replica import cores
+
+if TYPE_CHECKING:
+    from torch import nn
+
+START, BEST, LOG = "start.pth", "best.safetensors", "log.txt"
+LAST_WORDS = 2_000  # characters of a failed run's log that LSML_DEBUG=1 shows
+CLIPPED = 35.0  # norm of the gradients; what the toolkits' own recipes use
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and by what a training goes.
+
+    epochs    at most
+    patience  epochs without a better hold-out after which it ends
+    measure   the number that says which epoch is best, "coco/bbox_mAP"; "" without a hold-out: the last one is kept
+    shown     how the measure is called in a sentence, "hold-out mAP"
+    """
+
+    epochs: int
+    patience: int
+    measure: str
+    shown: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out: the best weights, the epoch that they are of, and what was measured then (by the toolkit)."""
+
+    checkpoint: checkpoints.Checkpoint
+    epoch: int
+    metrics: Mapping[str, float]
+
+
+def scheduled(config: Config, plan: Plan, pictures: int, batch_size: int) -> None:
+    """Give a config the length of a training, and a learning rate that warms up and falls off, in place.
+
+    pictures  of an epoch
+    """
+    steps = max(1, math.ceil(pictures / batch_size)) * plan.epochs
+    warm = max(1, min(500, steps // 10))
+    config["train_cfg"] = {
+        "type": "EpochBasedTrainLoop",
+        "max_epochs": plan.epochs,
+        "val_interval": max(1, plan.epochs // 25) if plan.measure else plan.epochs + 1,
+    }
+    rate = config["optim_wrapper"]["optimizer"]["lr"]
+    config["param_scheduler"] = [
+        {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": warm},
+        {
+            "type": "CosineAnnealingLR",
+            "eta_min": rate * 0.02,
+            "begin": warm,
+            "end": steps,
+            "T_max": max(1, steps - warm),
+            "by_epoch": False,
+        },
+    ]
+    config["optim_wrapper"].setdefault("clip_grad", {"max_norm": CLIPPED, "norm_type": 2})
+
+
+def train(
+    folder: Path,
+    config: Config,
+    scope: Scope,
+    plan: Plan,
+    start: nn.Module | None,
+    *,
+    device: str,
+    seed: int,
+    launch: str | None,
+    progress: Progress,
+) -> Trained:
+    """Train until the plan ends. `folder` is the run folder, with the dataset in it.
+
+    start   a model with the weights to begin with; None: those that the config's own initialisation gives
+    launch  arguments for torch's launcher, "--nproc-per-node 4"; None: this process's device alone
+
+    Raises ModelError when it fails, with what the toolkit said.
+    """
+    import torch
+
+    whole = dict(config) | {
+        "work_dir": str(folder / "work"),
+        "default_hooks": {
+            "timer": {"type": "IterTimerHook"},
+            "param_scheduler": {"type": "ParamSchedulerHook"},
+            "sampler_seed": {"type": "DistSamplerSeedHook"},
+            "logger": {"type": "LoggerHook", "interval": 1_000_000},
+            "checkpoint": None,
+        },
+        "custom_hooks": [],
+        "visualizer": {"type": "Visualizer", "vis_backends": []},
+        "log_level": "ERROR",
+        "randomness": {"seed": seed},
+        "env_cfg": {"cudnn_benchmark": False, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
+        "default_scope": scope,
+        "load_from": None,
+        "resume": False,
+        "auto_scale_lr": None,
+        "lsml": {"plan": vars(plan), "device": device},
+    }
+    if start is not None:
+        torch.save({"state_dict": start.state_dict()}, folder / START)
+        whole["load_from"] = str(folder / START)
+        whole["model"] = configs.without_pretrained(whole["model"])
+    configs.store(whole, folder)
+    done = _followed(folder, scope, device, launch, progress)
+    return Trained(checkpoints.load(folder, BEST), int(done["epoch"]), done["metrics"])
+
+
+def _followed(folder: Path, scope: Scope, device: str, launch: str | None, progress: Progress) -> Mapping[str, Any]:
+    """Run the training's own process to its end, and pass on what it says."""
+    command = [sys.executable, "-m", __name__, str(folder), scope]
+    command += [f"--launch={launch}"] if launch else []
+    environment = os.environ | {"OMP_NUM_THREADS": str(cores()), "PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif ":" in device and not launch:
+        environment["CUDA_VISIBLE_DEVICES"] = _visible(device)
+    done: Mapping[str, Any] | None = None
+    problem: LsmlError | None = None
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                told = _told(line)
+                if "say" in told:
+                    progress(str(told["say"]))
+                elif "done" in told:
+                    done = told["done"]
+                elif "error" in told:
+                    problem = ModelError(str(told["error"]), told.get("hint"))
+            code = process.wait()
+        finally:  # by ctrl-C, too
+            _end(process)
+    if problem is not None:
+        raise problem
+    if done is None or code:
+        raise ModelError(*_post_mortem(folder, code))
+    return done
+
+
+def _visible(device: str) -> str:
+    """ "2" for cuda:2; where only some GPUs are shown to this process, the one of them that has this number."""
+    number = int(device.partition(":")[2])
+    shown = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    return shown[number] if number < len(shown) else str(number)
+
+
+def _told(line: bytes) -> Mapping[str, Any]:
+    with suppress(ValueError):
+        found = json.loads(line)
+        if isinstance(found, dict):
+            return found
+    return {}  # somebody else's print
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Nothing of a training outlives whoever waits for it."""
+    if process.stdin is not None:
+        process.stdin.close()  # whose end it takes as a sign to go
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _post_mortem(folder: Path, code: int) -> tuple[str, str]:
+    log = (folder / LOG).read_text("utf-8", "replace")
+    if os.environ.get("LSML_DEBUG") == "1":
+        print(log[-LAST_WORDS:], file=sys.stderr)
+    if code < 0:
+        name = signal.Signals(-code).name
+        return (
+            f"The training's process was killed by {name}.",
+            "If memory was short, a smaller one helps: --with batch_size=2",
+        )
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if ": " in line), lines[-1] if lines else f"it ended with {code}")
+    if "out of memory" in said.lower() or "OutOfMemory" in said:
+        return (
+            f"The device has too little memory for this training: {said[:200]}.",
+            "Smaller ones help: --with batch_size=2",
+        )
+    return f"The training failed: {said[:300]}.", "LSML_DEBUG=1 shows the end of its log."
+
+
+_SMALLER = "Where memory is short, smaller batches help: --with batch_size=2"
+
+
+# ---- in the training's own process
+
+
+def main(arguments: Sequence[str]) -> None:
+    folder, scope, *rest = arguments
+    launch = next((each.removeprefix("--launch=") for each in rest if each.startswith("--launch=")), None)
+    if launch is not None:
+        _watch()
+        from torch.distributed.run import main as launcher
+
+        sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - for good
+        launcher([*shlex.split(launch), "-m", __name__, folder, scope])
+        return
+    if "RANK" not in os.environ:
+        _watch()
+    teller = _Teller(os.fdopen(os.dup(1), "w"), int(os.environ.get("RANK", 0)) == 0)
+    os.dup2(2, 1)  # whatever is printed belongs into the log
+    try:
+        _train(Path(folder), "mmdet" if scope == "mmdet" else "mmocr", teller)
+    except LsmlError as error:
+        teller.tell({"error": error.message, "hint": error.hint})
+        sys.exit(1)
+
+
+def _watch() -> None:
+    """End with the process that started this one, however that ends."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # not through sys.stdin, whose lock this thread would still hold when the process ends
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@dataclass
+class _Teller:
+    """Tells the one who waits, if this is the process to do so."""
+
+    out: IO[str]
+    speaks: bool
+
+    def tell(self, what: Mapping[str, Any]) -> None:
+        if self.speaks:
+            with suppress(BrokenPipeError):
+                print(json.dumps(what), file=self.out, flush=True)
+
+    def say(self, sentence: str) -> None:
+        self.tell({"say": sentence})
+
+
+def _train(folder: Path, scope: Scope, teller: _Teller) -> None:
+    import torch
+
+    config = configs.stored(folder)
+    own = config.pop("lsml")
+    plan = Plan(**own["plan"])
+    distributed = "RANK" in os.environ
+    if distributed:
+        on_cpu = own["device"] == "cpu"
+        if not on_cpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group(backend="gloo" if on_cpu else "nccl")
+        config["launcher"] = "pytorch"
+        config["model_wrapper_cfg"] = {"type": "MMDistributedDataParallel", "broadcast_buffers": False}
+        if not on_cpu:
+            config["model_wrapper_cfg"]["device_ids"] = [int(os.environ["LOCAL_RANK"])]
+    torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    toolkit.toolkit(scope)
+    register()
+    with toolkit.scope_of(scope):
+        from mmengine.config import Config as Known
+        from mmengine.runner import Runner
+
+        runner = Runner.from_cfg(Known(config))
+        follower = _follower(folder, plan, teller)
+        runner.register_hook(follower, priority="VERY_LOW")
+        try:
+            runner.train()
+        except OSError as error:
+            raise ModelError(_unfetched(config, error), _WITHOUT) from error
+        except RuntimeError as error:
+            if "URL" in str(error) or "urlopen" in str(error):
+                raise ModelError(_unfetched(config, error), _WITHOUT) from error
+            raise
+    if follower.epoch == 0:
+        follower.keep(runner, runner.epoch, {})
+    teller.say(f"Epoch {follower.epoch} is kept.")
+    teller.tell({"done": {"epoch": follower.epoch, "metrics": follower.metrics}})
+    if distributed:
+        torch.distributed.destroy_process_group()
+
+
+def _unfetched(config: Config, error: BaseException) -> str:
+    wanted = ", ".join(configs.pretrained(config["model"])) or "its weights"
+    return f"The weights that this config begins with cannot be fetched ({wanted}): {error}."
+
+
+_WITHOUT = (
+    "Fetch a checkpoint of this config where there is a network, and name it (checkpoint_file, det_ckpt, recog_ckpt); "
+    "or begin with random weights: --with pretrained=false"
+)
+
+
+def _follower(folder: Path, plan: Plan, teller: _Teller) -> Any:
+    """The hook that tells how far the training is, and keeps the best weights. A class of mmengine's, made late."""
+    import torch
+    from mmengine.dist import is_main_process
+    from mmengine.hooks import Hook
+    from mmengine.model import is_model_wrapper
+
+    class Follower(Hook):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.epoch = 0
+            self.metrics: dict[str, float] = {}
+            self.best = float("-inf")
+            self.losses: list[Any] = []
+            self.begun = time.monotonic()
+            self.told = ""
+
+        def before_train_epoch(self, runner: Any) -> None:
+            self.begun = time.monotonic()
+            self.losses = []
+
+        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            loss = (outputs or {}).get("loss")
+            if isinstance(loss, torch.Tensor):
+                self.losses.append(loss.detach())
+
+        def after_train_epoch(self, runner: Any) -> None:
+            number = runner.epoch + 1
+            lost = float(torch.stack(self.losses).mean()) if self.losses else 0.0
+            if not math.isfinite(lost):
+                rate = runner.cfg["optim_wrapper"]["optimizer"]["lr"]
+                raise ModelError(
+                    f"Training has diverged in epoch {number}.", f"A smaller step helps: --with lr={rate / 10:g}"
+                )
+            self.told = f"Epoch {number} of {plan.epochs}: loss {lost:.4f}"
+            measured = plan.measure and (number % runner.cfg["train_cfg"]["val_interval"] == 0)
+            if not measured:
+                teller.say(f"{self.told} ({time.monotonic() - self.begun:.1f} s)")
+
+        def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+            number = runner.epoch
+            quality = float((metrics or {}).get(plan.measure, float("nan")))
+            teller.say(f"{self.told}, {plan.shown} {quality:.4f} ({time.monotonic() - self.begun:.1f} s)")
+            quality = quality if math.isfinite(quality) else -1.0
+            if quality > self.best:
+                self.best = quality
+                self.keep(runner, number, metrics or {})
+            elif number - self.epoch >= plan.patience:
+                teller.say(f"No better for {plan.patience} epochs.")
+                runner.train_loop.stop_training = True
+
+        def keep(self, runner: Any, epoch: int, metrics: Mapping[str, float]) -> None:
+            self.epoch = epoch
+            self.metrics = {name: float(value) for name, value in metrics.items() if math.isfinite(float(value))}
+            if is_main_process():
+                net = runner.model.module if is_model_wrapper(runner.model) else runner.model
+                checkpoints.save(net.state_dict(), folder, f"{BEST}.part")
+                (folder / f"{BEST}.part").replace(folder / BEST)
+
+    return Follower()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
