@@ -18,12 +18,17 @@ LABEL_STUDIO_VERSION := 1.23.2
 LABEL_STUDIO_VENV := .venvs/label-studio
 LABEL_STUDIO_READY := $(LABEL_STUDIO_VENV)/.ready-$(LABEL_STUDIO_VERSION)
 
+# MMDetection and MMOCR, with a PyTorch of their own. Their ops are compiled once for each Python and PyTorch; the wheel is
+# kept outside this folder (see scripts/install-openmmlab).
+OPENMMLAB_VENV := .venvs/openmmlab
+OPENMMLAB_READY := $(OPENMMLAB_VENV)/.ready
+
 # Without PYTEST_ARGS the whole suite runs: make test PYTEST_ARGS="tests/test_tasks.py -x"
 PYTEST_ARGS ?=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ## Environments. Each stamp is newer than what it was made from, so a second run installs nothing.
 
@@ -55,6 +60,13 @@ $(LABEL_STUDIO_READY): | $(VENV)/bin/pip
 	    --constraint tests/slow/label-studio-constraints.txt label-studio==$(LABEL_STUDIO_VERSION)
 	@touch $@
 
+$(OPENMMLAB_READY): pyproject.toml scripts/install-openmmlab | $(VENV)/bin/pip
+	@echo "installing MMDetection and MMOCR into $(OPENMMLAB_VENV) (6 GB; with the ops to compile up to 25 minutes)"
+	@[[ -x $(OPENMMLAB_VENV)/bin/pip ]] || $(BIN)/python -m venv $(OPENMMLAB_VENV)
+	@$(OPENMMLAB_VENV)/bin/python $(PIP_INSTALL) --editable '.[openmmlab-tests]'
+	@scripts/install-openmmlab --python $(OPENMMLAB_VENV)/bin/python
+	@touch $@
+
 ## The example
 
 .PHONY: demo
@@ -82,8 +94,18 @@ test: lint ## lint and the main suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-slow
-test-slow: $(VENV)/.slow-tests $(LABEL_STUDIO_READY) ## the slow suites: a real Label Studio, Redis and browser (scripts/system-deps)
+test-slow: ## the slow suites: a real Label Studio, Redis and browser (scripts/system-deps); MMDetection and MMOCR
+	@status=0; $(MAKE) --no-print-directory test-services || status=$$?; \
+	$(MAKE) --no-print-directory test-openmmlab || status=$$?; exit $$status
+
+.PHONY: test-services
+test-services: $(VENV)/.slow-tests $(LABEL_STUDIO_READY) ## the slow suites without MMDetection and MMOCR
 	LSML_LABEL_STUDIO=$(CURDIR)/$(LABEL_STUDIO_VENV)/bin/label-studio $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+.PHONY: test-openmmlab
+test-openmmlab: $(OPENMMLAB_READY) $(LABEL_STUDIO_READY) ## MMDetection and MMOCR, in an environment of their own
+	LSML_LABEL_STUDIO=$(CURDIR)/$(LABEL_STUDIO_VENV)/bin/label-studio \
+	    $(OPENMMLAB_VENV)/bin/python -m pytest -m openmmlab $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: ## both, the second even where the first fails
@@ -92,7 +114,7 @@ test-all: ## both, the second even where the first fails
 
 .PHONY: bench
 bench: $(VENV)/.dev ## the benchmarks (many minutes; keep the machine quiet)
-	@for script in $(wildcard benchmarks/[a-z]*.py); do echo "$$script"; $(BIN)/python $$script; done
+	@for script in $(filter-out %detection.py %ocr.py,$(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(BIN)/python $$script; done
 
 .PHONY: clean
 clean: ## remove the environments and everything that was built

@@ -63,9 +63,14 @@ def _table_objection(pairs: list[str]) -> str | None:
 
     for pair in pairs:
         key, _, text = pair.partition("=")
+        if key in _RUNS_CODE:
+            return f"has {key}, which may run code"
         if _names_file(orjson.loads(text)):
             return f"has {key} = {text}, which may be a file"
     return None
+
+
+_RUNS_CODE = frozenset({"trust_checkpoint", "launch"})  # parameters of models by which somebody's code is run
 
 
 def _names_file(value: Any) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.project import samples
+from lsml_cli.project.samples import Sample
 
 OWN = "own"  # a model of one's own
 SCRIPT = "script"  # a backend that is there already
@@ -32,12 +33,15 @@ class Kind:
     what      a sentence for its README
     needs     what the model imports, for `requirements.txt`
     params    of the model, for `model.toml`
+    sample    what its sample tasks are about
+    toolkits  whether it needs MMDetection and MMOCR, which pip alone cannot install
     """
 
     what: str
     needs: tuple[str, ...] = ()
-    params: Mapping[str, str | int] = field(default_factory=dict)
-    pictures: bool = False
+    params: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    sample: Sample = samples.TEXTS
+    toolkits: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -46,7 +50,19 @@ KINDS: dict[str, Kind] = {
         "An image classifier (transfer learning with torchvision) for Label Studio, by lsml.",
         ("torch", "torchvision"),
         {"weights": "none", "image_size": 64},
-        pictures=True,
+        samples.PICTURES,
+    ),
+    "object-detector": Kind(
+        "An object detector (MMDetection) for Label Studio, by lsml.",
+        params={"config_file": "rtmdet_tiny_8xb32-300e_coco", "pretrained": False, "image_size": 128, "lr": 0.004},
+        sample=samples.BOXES,
+        toolkits=True,
+    ),
+    "ocr": Kind(
+        "Reading text in pictures (MMOCR) for Label Studio, by lsml.",
+        params={"epochs": 40},
+        sample=samples.WORDS,
+        toolkits=True,
     ),
 }
 
@@ -171,6 +187,8 @@ def _words(asked: NewProject) -> dict[str, str]:
         "TRAINED": f"{model}@" if own_code else "",
         "WHAT": what,
         "FILES": file_row,
+        "EXTRAS": "redis,openmmlab" if kind.toolkits else "redis",
+        "INSTALL": _INSTALL if kind.toolkits else "",
         "REQUIREMENTS": "\n".join(needs) + "\n",
         "TOML": (
             "# What `--model` means when it names this folder.\n"
@@ -179,6 +197,12 @@ def _words(asked: NewProject) -> dict[str, str]:
             + (f"\n[with]\n{params}" if params else "")
         ),
     }
+
+
+_INSTALL = """# Compiles the ops of mmcv, a quarter of an hour; the layer is kept until the wheel changes.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/* \\
+    && bash "$(python -c 'import lsml_cli.models.openmmlab as here; print(here.__path__[0])')/install" --python python
+"""
 
 
 def _copy_script(script: Path, class_name: str, folder: Path) -> None:
@@ -216,10 +240,9 @@ def _write_samples(asked: NewProject, config: str | None) -> None:
     if config is not None:
         (asked.folder / "label_config.xml").write_text(config, "utf-8")
         return
-    of_pictures = KINDS.get(asked.kind, Kind("")).pictures
-    annotated, fresh = samples.pictures(asked.folder / "pictures") if of_pictures else samples.texts()
-    sample = samples.IMAGE_CONFIG if of_pictures else samples.TEXT_CONFIG
-    (asked.folder / "label_config.xml").write_text(sample, "utf-8")
+    sample = KINDS.get(asked.kind, Kind("")).sample
+    annotated, fresh = sample.tasks(asked.folder / "pictures")
+    (asked.folder / "label_config.xml").write_text(sample.config, "utf-8")
     for name, tasks in (("annotated.json", annotated), ("tasks.json", fresh)):
         lines = ",\n".join(json.dumps(task) for task in tasks)
         (asked.folder / name).write_text(f"[\n{lines}\n]\n", "utf-8")

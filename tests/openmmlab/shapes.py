@@ -85,3 +85,13 @@ def write(folder: Path, count: int, seed: int = 0) -> None:
     (folder / "shapes.json").write_text(json.dumps(draw(folder / "shapes", count, seed)), "utf-8")
     (folder / "shapes.xml").write_text(CONFIG, "utf-8")
     (folder / "small.py").write_text(SMALL, "utf-8")
+
+
+LEARNING = ("--with", "pretrained=false", "--with", "image_size=128", "--with", "lr=0.004")
+
+
+def fit(lsml, folder: Path, *options: str, output: str = "models/shapes", epochs: int = 24):
+    """`lsml fit` on what `write` has written."""
+    config = ("--model", "object-detector", "--with", "config_file=small.py", "--with", f"epochs={epochs}")
+    where = ("--label-config", "shapes.xml", "--document-root", ".", "--output", output)
+    return lsml("fit", "shapes.json", *config, *LEARNING, *where, *options, cwd=folder, timeout=600)

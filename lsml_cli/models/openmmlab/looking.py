@@ -41,7 +41,6 @@ def build(config: configs.Config, scope: Scope) -> nn.Module:
         from mmengine.model import revert_sync_batchnorm
 
         described = configs.without_pretrained(config["model"])
-        described.pop("train_cfg", None)
         try:
             registry = importlib.import_module(f"{scope}.registry").MODELS
             net: nn.Module = revert_sync_batchnorm(registry.build(ConfigDict(described)))
@@ -98,6 +97,8 @@ class Net:
         Pictures of one shape go together, since others are filled up to the largest. On a CPU each part of a batch has
         a core of its own; see `pytorch.in_lanes`.
         """
+        if not batch:
+            return []
         order = sorted(range(len(batch)), key=lambda i: tuple(batch[i]["inputs"].shape))
         ordered = [batch[i] for i in order]
         parts = [self._look(ordered)] if self.device.type != "cpu" else in_lanes(ordered, PART, self._look)

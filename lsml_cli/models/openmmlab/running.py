@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -36,8 +37,9 @@ from lsml_cli.replica import cores
 if TYPE_CHECKING:
     from torch import nn
 
+MODULE = "lsml_cli.models.openmmlab.running"  # as which its own processes run it
 START, BEST, LOG = "start.pth", "best.safetensors", "log.txt"
-LAST_WORDS = 2_000  # characters of a failed run's log that LSML_DEBUG=1 shows
+LAST_WORDS = 5_000  # characters of a failed run's log that LSML_DEBUG=1 shows
 CLIPPED = 35.0  # norm of the gradients; what the toolkits' own recipes use
 
 
@@ -145,7 +147,7 @@ def train(
 
 def _followed(folder: Path, scope: Scope, device: str, launch: str | None, progress: Progress) -> Mapping[str, Any]:
     """Run the training's own process to its end, and pass on what it says."""
-    command = [sys.executable, "-m", __name__, str(folder), scope]
+    command = [sys.executable, "-m", MODULE, str(folder), scope]
     command += [f"--launch={launch}"] if launch else []
     environment = os.environ | {"OMP_NUM_THREADS": str(cores()), "PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
     if device == "cpu":
@@ -218,16 +220,17 @@ def _post_mortem(folder: Path, code: int) -> tuple[str, str]:
             f"The training's process was killed by {name}.",
             "If memory was short, a smaller one helps: --with batch_size=2",
         )
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if ": " in line), lines[-1] if lines else f"it ended with {code}")
+    errors = [line.strip() for line in log.splitlines() if _ERROR.match(line) and "ChildFailedError" not in line]
+    said = errors[-1] if errors else f"its process ended with {code}"
     if "out of memory" in said.lower() or "OutOfMemory" in said:
         return (
             f"The device has too little memory for this training: {said[:200]}.",
             "Smaller ones help: --with batch_size=2",
         )
-    return f"The training failed: {said[:300]}.", "LSML_DEBUG=1 shows the end of its log."
+    return f"The training failed: {said[:300].rstrip('.')}.", "LSML_DEBUG=1 shows the end of its log."
 
 
+_ERROR = re.compile(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
 _SMALLER = "Where memory is short, smaller batches help: --with batch_size=2"
 
 
@@ -242,7 +245,7 @@ def main(arguments: Sequence[str]) -> None:
         from torch.distributed.run import main as launcher
 
         sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - for good
-        launcher([*shlex.split(launch), "-m", __name__, folder, scope])
+        launcher([*shlex.split(launch), "-m", MODULE, folder, scope])
         return
     if "RANK" not in os.environ:
         _watch()
@@ -295,11 +298,15 @@ def _train(folder: Path, scope: Scope, teller: _Teller) -> None:
         on_cpu = own["device"] == "cpu"
         if not on_cpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        else:  # some models insist on normalising across processes, which PyTorch does on GPUs alone
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm = lambda module, process_group=None: module
         torch.distributed.init_process_group(backend="gloo" if on_cpu else "nccl")
         config["launcher"] = "pytorch"
-        config["model_wrapper_cfg"] = {"type": "MMDistributedDataParallel", "broadcast_buffers": False}
-        if not on_cpu:
-            config["model_wrapper_cfg"]["device_ids"] = [int(os.environ["LOCAL_RANK"])]
+        config["model_wrapper_cfg"] = {
+            "type": "MMDistributedDataParallel",
+            "broadcast_buffers": False,
+            "device_ids": None if on_cpu else [int(os.environ["LOCAL_RANK"])],
+        }
     torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     toolkit.toolkit(scope)
     register()
@@ -377,10 +384,10 @@ def _follower(folder: Path, plan: Plan, teller: _Teller) -> Any:
 
         def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
             number = runner.epoch
-            quality = float((metrics or {}).get(plan.measure, float("nan")))
+            quality = float((metrics or {}).get(plan.measure, 0.0))
+            quality = quality if math.isfinite(quality) else 0.0  # nothing was found at all
             teller.say(f"{self.told}, {plan.shown} {quality:.4f} ({time.monotonic() - self.begun:.1f} s)")
-            quality = quality if math.isfinite(quality) else -1.0
-            if quality > self.best:
+            if quality > self.best or not quality:
                 self.best = quality
                 self.keep(runner, number, metrics or {})
             elif number - self.epoch >= plan.patience:

@@ -1,4 +1,4 @@
-"""A real browser without a window, and what the tests of this folder do in it."""
+"""A real browser without a window, and what slow tests do in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from serving import until
 
 if TYPE_CHECKING:
-    from conftest import LabelStudio
+    from labelling import LabelStudio
     from selenium.webdriver import Chrome
 
 PATIENCE = 60  # seconds until something is on the page
@@ -46,6 +46,13 @@ class Page:
         self.shown(".lsf-choice .ant-checkbox-checked")
         found = self._browser.find_elements(By.CSS_SELECTOR, ".lsf-choice input:checked")
         return {str(each.get_attribute("name")) for each in found}
+
+    def regions(self) -> list[str]:
+        """What the list of regions says, once there is one: their labels, and texts that belong to them."""
+        from selenium.webdriver.common.by import By
+
+        self.shown(".lsf-outliner-item__title")
+        return [each.text for each in self._browser.find_elements(By.CSS_SELECTOR, ".lsf-outliner-item__title")]
 
     def log_in(self, label_studio: LabelStudio) -> None:
         self.open(f"{label_studio.url}/user/login/")

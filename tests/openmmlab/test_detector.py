@@ -1,0 +1,490 @@
+"""`object-detector` with the real MMDetection: what it finds, what it learns, and what it promises like any model."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapes
+from PIL import Image, ImageOps
+
+from lsml_cli import check_model, find_model
+from lsml_cli.errors import LabelMismatch, ModelError, UsageError
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.media import Media
+from lsml_cli.tasks import Annotation, Labelled, Task
+
+pytestmark = [pytest.mark.openmmlab, pytest.mark.timeout(900)]
+
+YOLOX = "yolox_tiny_8xb8-300e_coco"
+
+
+def predict(lsml, folder, *options, tasks="shapes.json", model="models/shapes", output="out.json"):
+    return lsml(
+        *("predict", tasks, "--model", model, "--document-root", ".", "-o", output, "--with", "precision=fp32"),
+        *options,
+        cwd=folder,
+        timeout=600,
+    )
+
+
+def a_task(image, index=0):
+    raw = {"id": index + 1, "data": {"image": image}}
+    return Task(index, raw["id"], raw["data"], raw)
+
+
+def result_of(task):
+    return task["predictions"][0]["result"]
+
+
+@pytest.fixture
+def work(learned, tmp_path):
+    """A copy of it, to write into."""
+    return Path(shutil.copytree(learned, tmp_path / "work"))
+
+
+def test_it_learns_from_an_export_what_shapes_are(learned, metrics):
+    assert metrics["label"]["map50"] >= 0.7, metrics
+    said = (learned / "said.txt").read_text()
+    assert "Learning 3 classes from" in said
+    assert "hold-out mAP" in said
+    assert all(line.startswith("lsml:") for line in said.splitlines()), said  # and nothing from the toolkits
+    (version,) = [path for path in (learned / "models/shapes").iterdir() if path.is_dir()]
+    assert sorted(path.name for path in version.iterdir()) == ["config.py", "model.json", "weights.safetensors"]
+
+
+def test_a_version_predicts_wherever_it_lies_and_evaluate_agrees(lsml, work):
+    assert predict(lsml, work).returncode == 0
+    shutil.move(work / "models", work / "elsewhere")
+    (work / "small.py").unlink()
+    run = predict(lsml, work, model="elsewhere/shapes", output="again.json")
+    assert run.returncode == 0, run.stderr
+    assert (work / "out.json").read_bytes() == (work / "again.json").read_bytes()
+    asked = ("--predictions", "out.json", "-c", "shapes.xml", "--json", "measured.json")
+    measured = lsml("evaluate", "shapes.json", *asked, cwd=work)
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads((work / "measured.json").read_bytes())["controls"]["label"]["map50"] >= 0.7
+
+
+def test_photographs_with_random_weights(lsml, shared_data, tmp_path):
+    exports = shared_data / "exports"
+    run = lsml(
+        *("predict", exports / "coco128-all-tasks.json", "--model", "object-detector", "-o", "out.json"),
+        *("--with", f"config_file={YOLOX}", "--label-config", exports / "coco128.xml"),
+        *("--document-root", shared_data, "--threshold", "0"),
+        cwd=tmp_path,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr
+    given = json.loads((exports / "coco128-all-tasks.json").read_bytes())
+    found = json.loads((tmp_path / "out.json").read_bytes())
+    assert [task["id"] for task in found] == [task["id"] for task in given]
+    assert len(found) == 128
+    assert all(result_of(task) for task in found)
+    assert "Dropped 9 of the model's 80 classes" in run.stderr
+    assert "The model has random weights" in run.stderr
+    from label_studio_sdk.label_interface import LabelInterface
+
+    interface = LabelInterface((exports / "coco128.xml").read_text())
+    for task in found:
+        prediction = task["predictions"][0]
+        assert not interface.validate_prediction(prediction, return_errors=True)
+        assert prediction["score"] == pytest.approx(np.mean([each["score"] for each in prediction["result"]]), abs=1e-4)
+        for region in prediction["result"]:
+            box = region["value"]
+            assert 0 <= box["x"] < box["x"] + box["width"] <= 100.001
+            assert 0 <= box["y"] < box["y"] + box["height"] <= 100.001
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what the toolkit's own API imports
+def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
+    """The same weights through `inference_detector`, picture by picture."""
+    from mmdet.apis import inference_detector
+    from safetensors.torch import load_file
+
+    from lsml_cli.models.openmmlab import configs, looking, pictures, toolkit
+
+    (version,) = [path for path in (work / "models/shapes").iterdir() if path.is_dir()]
+    model = find_model(str(work / "models/shapes"), {"precision": "fp32"}).open("cpu")
+    binding = model.bind(LabelConfig.parse(shapes.CONFIG), {}, None)
+    binding.threshold = 0.05
+    contents = [(work / "shapes" / f"{n}.png").read_bytes() for n in range(1, 10)]
+    tasks = [a_task("x", n) for n in range(9)]
+    inputs = [model.encode(task, binding, {"x": content}) for task, content in zip(tasks, contents, strict=True)]
+    ours = [seen[0] for seen in model.forward(inputs, binding)]
+
+    from mmengine.config import Config
+
+    net = looking.build(configs.stored(version), "mmdet")
+    net.load_state_dict(load_file(version / "weights.safetensors"))
+    net.cfg = Config(configs.stored(version) | {"test_dataloader": {"dataset": {"pipeline": [
+        {"type": "LoadImageFromFile"}, *configs.test_pipeline(configs.stored(version))[1:]]}}})  # fmt: skip
+    net.eval()
+    found = 0
+    with toolkit.scope_of("mmdet"):
+        for content, mine in zip(contents, ours, strict=True):
+            theirs = inference_detector(net, pictures.pixels(content)).pred_instances
+            theirs = theirs[theirs.scores >= 0.05]
+            assert len(theirs) == len(mine.instances)
+            boxes = [each.box for each in mine.instances]
+            np.testing.assert_allclose(boxes, theirs.bboxes.numpy(), atol=0.05)
+            np.testing.assert_allclose([e.score for e in mine.instances], theirs.scores.numpy(), atol=1e-4)
+            assert [each.kind for each in mine.instances] == theirs.labels.tolist()
+            found += len(theirs)
+    assert found >= 9
+
+
+def test_a_torn_picture_in_the_middle_of_a_batch_costs_one_task(lsml, work):
+    predict(lsml, work)
+    whole = (work / "shapes/40.png").read_bytes()
+    (work / "shapes/40.png").write_bytes(whole[: len(whole) // 2])
+    run = predict(lsml, work, "--errors", "errors.jsonl", output="torn.json")
+    assert run.returncode == 3
+    (failed,) = map(json.loads, (work / "errors.jsonl").read_text().splitlines())
+    assert (failed["id"], failed["stage"]) == (40, "encode"), failed
+    before, after = (json.loads((work / name).read_bytes()) for name in ("out.json", "torn.json"))
+    assert after[39]["predictions"] == []
+    assert len(before) == len(after) == 120
+    same = [one["predictions"] == other["predictions"] for one, other in zip(before, after, strict=True)]
+    assert same.count(False) == 1
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(lsml, work):
+    assert predict(lsml, work, "--batch-size", "8").returncode == 0
+    command = [sys.executable, "-m", "lsml_cli", "predict", "shapes.json", "--model", "models/shapes"]
+    command += ["--document-root", ".", "-o", "killed.json", "--with", "precision=fp32", "--batch-size", "8"]
+    run = subprocess.Popen(command, cwd=work, stderr=subprocess.DEVNULL)
+    journal = work / "killed.json.part.journal"
+    while run.poll() is None and not (journal.exists() and len(journal.read_bytes().splitlines()) > 3):
+        time.sleep(0.001)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL, "it was too quick to be killed"
+    resumed = predict(lsml, work, "--batch-size", "8", "--resume", output="killed.json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (work / "killed.json").read_bytes() == (work / "out.json").read_bytes()
+
+
+def test_labels_meet_by_name_by_predicted_values_and_by_the_map(lsml, work):
+    xml = shapes.CONFIG.replace('value="bar"', 'value="Beam" predicted_values="bar"').replace("block", "Cube")
+    (work / "other.xml").write_text(xml)
+    (work / "map.json").write_text('{"block": "Cube"}')
+    run = predict(lsml, work, "-c", "other.xml", "--label-map", "map.json")
+    assert run.returncode == 0, run.stderr
+    labels = {region["value"]["rectanglelabels"][0] for task in json.loads((work / "out.json").read_bytes())
+              for region in result_of(task)}  # fmt: skip
+    assert labels == {"Beam", "Cube", "tower"}
+    run = predict(lsml, work, "-c", "other.xml", "--check")
+    assert run.returncode == 0, run.stderr
+    assert "2 of the model's 3 classes have a label" in run.stdout
+    assert "Dropped 1 of the model's 3 classes" in run.stdout
+
+
+def test_each_label_may_have_a_threshold_of_its_own(lsml, work):
+    assert predict(lsml, work, "--threshold", "0.05", output="all.json").returncode == 0
+    own = ("--threshold", "0.99", "--with", 'thresholds={"bar": 0.05}')
+    assert predict(lsml, work, *own, output="bars.json").returncode == 0
+    every, bars = (
+        [region for task in json.loads((work / name).read_bytes()) for region in result_of(task)]
+        for name in ("all.json", "bars.json")
+    )
+    wanted = [each for each in every if each["value"]["rectanglelabels"] == ["bar"] or each["score"] >= 0.99]
+    assert [each["value"] for each in bars] == [each["value"] for each in wanted]
+    run = predict(lsml, work, "--with", 'thresholds={"bra": 0.5}')
+    assert run.returncode == 2
+    assert "thresholds names 'bra'" in run.stderr
+
+
+def test_a_picture_is_looked_at_as_a_person_sees_it(work):
+    """EXIF turns the picture; the boxes are those of the turned one, and so is its size."""
+    from lsml_cli import load_model
+
+    upright = Image.open(work / "shapes/3.png").convert("RGB").resize((160, 128))
+    plain, turned = io.BytesIO(), io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, "JPEG", quality=95, exif=_orientation(6))
+    turned.seek(0)
+    ImageOps.exif_transpose(Image.open(turned)).save(plain, "PNG")
+    (work / "turned.jpg").write_bytes(turned.getvalue())
+    (work / "plain.png").write_bytes(plain.getvalue())
+    with load_model(str(work / "models/shapes"), media=Media(root=work), params={"precision": "fp32"}) as model:
+        tasks = [{"id": 1, "data": {"image": name}} for name in ("turned.jpg", "plain.png")]
+        one, two = (outcome for _, outcome in model.predict(tasks))
+    assert one.result
+    assert [region.value for region in one.result] == [region.value for region in two.result]
+    assert {(each.extra["original_width"], each.extra["original_height"]) for each in one.result} == {(160, 128)}
+
+
+def _orientation(number):
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+def test_masks_become_polygons_and_brush_strokes(lsml, tmp_path):
+    """Mask R-CNN with random weights; the picture is small, and what is found is anywhere."""
+    xml = """<View><Image name="image" value="$image"/>
+    <PolygonLabels name="outline" toName="image"><Label value="person"/><Label value="car"/></PolygonLabels>
+    <BrushLabels name="brush" toName="image"><Label value="dog"/><Label value="person"/></BrushLabels></View>"""
+    (tmp_path / "masks.xml").write_text(xml)
+    Image.effect_noise((96, 64), 60).convert("RGB").save(tmp_path / "a.png")
+    (tmp_path / "tasks.json").write_text(json.dumps([{"id": 1, "data": {"image": "a.png"}}]))
+    options = ("--model", "object-detector", "-c", "masks.xml", "--threshold", "0", "-o", "out.json")
+    run = lsml(
+        *("predict", "tasks.json", "--document-root", ".", *options),
+        *("--with", "config_file=mask-rcnn_r50_fpn_1x_coco", "--with", "precision=fp32"),
+        cwd=tmp_path,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr
+    (task,) = json.loads((tmp_path / "out.json").read_bytes())
+    from label_studio_sdk.label_interface import LabelInterface
+
+    assert not LabelInterface(xml).validate_prediction(task["predictions"][0], return_errors=True)
+    kinds = {region["type"] for region in result_of(task)}
+    assert kinds <= {"polygonlabels", "brushlabels"}
+    refused = lsml(
+        *("predict", "tasks.json", "--document-root", ".", *options, "--with", f"config_file={YOLOX}"), cwd=tmp_path
+    )
+    assert refused.returncode == 1
+    assert "finds boxes, no masks" in refused.stderr
+
+
+def test_a_mask_is_drawn_where_it_is():
+    from label_studio_sdk.converter.brush import decode_rle
+
+    from lsml_cli.models.object_detector.filling import Filling, Instance, Seen
+
+    mask = np.zeros((60, 100), bool)
+    mask[10:30, 20:70] = True
+    mask[50:52, 90:92] = True  # a speck that belongs to it
+    seen = Seen((100, 60), [Instance((20, 10, 70, 30), 0, 0.9, mask)])
+    task = a_task("a.png")
+    config = LabelConfig.parse(
+        '<View><Image name="i" value="$image"/><PolygonLabels name="p" toName="i"><Label value="a"/></PolygonLabels>'
+        '<BrushLabels name="b" toName="i"><Label value="a"/></BrushLabels></View>'
+    )
+    polygon, brush = (
+        Filling(control, config.objects["i"], {"a": "a"}, {}).regions(task, seen, ["a"], None)[0]
+        for control in config.controls.values()
+    )
+    assert polygon.value["points"] == [[20.5, 17.5], [20.5, 49.1667], [69.5, 49.1667], [69.5, 17.5]]
+    drawn = np.array(decode_rle(brush.value["rle"])).reshape(60, 100, 4)[:, :, 3] > 0
+    assert (drawn == mask).all()
+
+
+class Evil:
+    """What a checkpoint must not be: something that runs when it is read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_a_checkpoint_is_code_unless_somebody_trusts_it(lsml, work):
+    import torch
+
+    good = {"state_dict": {"a": torch.ones(1)}, "meta": {"dataset_meta": {"classes": ("x",)}}}
+    torch.save(good | {"meta": {"evil": Evil()}}, work / "evil.pth")
+    options = ("--with", "config_file=small.py", "--with", "checkpoint_file=evil.pth", "-c", "shapes.xml")
+    run = predict(lsml, work, *options, model="object-detector")
+    assert run.returncode == 1
+    assert "evil.pth holds more than weights (posix.mkdir, for one): reading it would run code" in run.stderr
+    assert "--with trust_checkpoint=true" in run.stderr
+    assert not (work / "ran").exists()
+    predict(lsml, work, *options, "--with", "trust_checkpoint=true", model="object-detector")
+    assert (work / "ran").exists()  # which is what trusting it means
+
+
+def test_no_file_beside_the_data_may_trust_a_checkpoint(lsml, work):
+    (work / "lsml.toml").write_text("[predict.with]\ntrust_checkpoint = true\n")
+    run = predict(lsml, work, model="models/shapes")
+    assert run.returncode == 2
+    assert "may not decide that" in run.stderr
+
+
+def test_a_runners_own_checkpoint_is_read_as_weights_alone(learned, tmp_path):
+    """mmengine leaves its curves beside the weights; they are no reason to trust a file."""
+    import torch
+    from mmengine.logging import HistoryBuffer
+    from safetensors.torch import load_file
+
+    from lsml_cli.models.openmmlab import checkpoints
+
+    (version,) = [path for path in (learned / "models/shapes").iterdir() if path.is_dir()]
+    weights = load_file(version / "weights.safetensors")
+    curve = HistoryBuffer([0.5, 0.4], [1, 1])
+    messages = {"log_scalars": {"train/loss": curve}, "runtime_info": {"epoch": 3, "lr": np.float64(0.1)}}
+    meta = {"dataset_meta": {"classes": shapes.LABELS, "palette": [(1, 2, 3)]}, "epoch": 3, "seed": np.int64(1)}
+    torch.save({"state_dict": weights, "meta": meta, "message_hub": messages}, tmp_path / "epoch_3.pth")
+    found = checkpoints.read(str(tmp_path / "epoch_3.pth"))
+    assert found.classes == shapes.LABELS
+    assert found.weights.keys() == weights.keys()
+    spec = find_model("object-detector", {"config_file": str(learned / "small.py"),
+                                          "checkpoint_file": str(tmp_path / "epoch_3.pth")})  # fmt: skip
+    with pytest.raises(ModelError, match="tells 80 classes apart, but there are 3 names"):
+        spec.build().bind(LabelConfig.parse(shapes.CONFIG), {}, None)
+
+
+def test_what_is_no_checkpoint_is_called_that(tmp_path):
+    from lsml_cli.models.openmmlab import checkpoints
+
+    (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04 and then nothing")
+    (tmp_path / "list.pth").write_bytes(pickle.dumps([1, 2]))
+    for name in ("torn.pth", "list.pth"):
+        with pytest.raises(ModelError):
+            checkpoints.read(str(tmp_path / name))
+    with pytest.raises(ModelError, match="does not exist"):
+        checkpoints.read(str(tmp_path / "none.pth"))
+
+
+def test_weights_of_another_config_are_refused(lsml, learned):
+    (version,) = [path for path in (learned / "models/shapes").iterdir() if path.is_dir()]
+    weights = f"checkpoint_file={version / 'weights.safetensors'}"
+    run = predict(lsml, learned, "--with", weights, "--with", f"config_file={YOLOX}", "-c", "shapes.xml",
+                  model="object-detector", output="never.json")  # fmt: skip
+    assert run.returncode == 1
+    assert "no label in common" in run.stderr  # COCO's classes; nothing of the file is looked at before
+
+
+def test_a_version_may_be_anybodys_and_runs_nothing(work):
+    from lsml_cli.models.openmmlab import configs
+
+    (version,) = [path for path in (work / "models/shapes").iterdir() if path.is_dir()]
+    text = (version / "config.py").read_text()
+    for evil in (
+        text.replace("'type': 'RTMDet'", "'type': 'os.system'"),
+        text + "\nimport os\nos.mkdir('ran')\n",
+        text + "\nx = __import__('os').mkdir('ran')\n",
+        text + "\ncustom_imports = {'imports': ['antigravity']}\n",
+    ):
+        assert evil != text
+        (version / "config.py").write_text(evil)
+        with pytest.raises(ModelError):
+            configs.stored(version)
+    assert not Path("ran").exists()
+
+
+def test_a_config_is_named_by_its_path_or_by_what_comes_with_the_toolkit():
+    from lsml_cli.models.openmmlab import configs
+
+    assert configs.find(YOLOX, "mmdet", "config_file").is_file()
+    with pytest.raises(UsageError, match="neither a file nor a config that comes with mmdet") as raised:
+        configs.find("yolox-tiny", "mmdet", "config_file")
+    assert f"Near are: {YOLOX}" in (raised.value.hint or "")
+
+
+def test_nothing_to_learn_is_said_before_anything_is_trained(tmp_path):
+    spec = find_model("object-detector", {"config_file": YOLOX, "pretrained": False})
+    model = spec.build()
+    binding = model.bind(LabelConfig.parse(shapes.CONFIG), {}, None)
+    assert binding.silent  # COCO's classes have no label here, and it says so
+    assert "no label in common" in binding.notes[0]
+    binding.media = Media(root=tmp_path)
+    empty = Labelled(a_task("a.png"), Annotation(1, []))
+    with pytest.raises(ModelError, match="no annotation has a region"):
+        model.fit([empty], [], binding, tmp_path, print)
+    with pytest.raises(LabelMismatch, match="<RectangleLabels>, <PolygonLabels> and <BrushLabels>"):
+        model.bind(
+            LabelConfig.parse('<View><Text name="t" value="$t"/><TextArea name="a" toName="t"/></View>'), {}, None
+        )
+
+
+def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
+    """Boxes, turned boxes, polygons and brush strokes, of a picture of 200 x 100 pixels."""
+    from lsml_cli import strokes
+    from lsml_cli.models.object_detector import dataset
+    from lsml_cli.models.openmmlab.pictures import Gathered
+
+    config = LabelConfig.parse(
+        '<View><Image name="i" value="$image"/>'
+        '<RectangleLabels name="r" toName="i"><Label value="a"/></RectangleLabels>'
+        '<PolygonLabels name="p" toName="i"><Label value="b"/></PolygonLabels>'
+        '<BrushLabels name="b" toName="i"><Label value="c"/></BrushLabels></View>'
+    )
+    mask = np.zeros((100, 200), np.uint8)
+    mask[20:40, 50:90] = 255
+    boxes = [(10, 10, 20, 30), (90, 90, 20, 30), (1, 1, 0, 9)]  # one of them half outside, one empty
+    values = [
+        *(
+            ("r", {**dict(zip(("x", "y", "width", "height"), box, strict=True)), "rectanglelabels": ["a"]})
+            for box in boxes
+        ),
+        ("p", {"points": [[10, 10], [20, 10], [20, 50]], "polygonlabels": ["b"]}),
+        ("b", {"rle": list(strokes.pack(mask, 4)), "brushlabels": ["c"]}),
+    ]
+    size = {"to_name": "i", "original_width": 200, "original_height": 100}
+    result = [size | {"from_name": name, "value": value} for name, value in values]
+    example = Labelled(a_task("a"), Annotation(1, result))
+    pairs = [
+        pair for tag in ("RectangleLabels", "PolygonLabels", "BrushLabels") for pair in config.pairs(tag, ("Image",))
+    ]
+    classes = dataset.classes_of([example], pairs, print)
+    found = dataset.coco([Gathered(tmp_path / "0", (200, 100), example)], pairs, classes)
+    assert classes == ("a", "b", "c")
+    assert [(each["category_id"], each["bbox"]) for each in found["annotations"]] == [
+        (0, [20, 10, 40, 30]),
+        (0, [180, 90, 20, 10]),  # as far as it lies within the picture
+        (1, [20, 10, 20, 40]),
+        (2, [50, 20, 40, 20]),
+    ]
+    assert found["annotations"][3]["area"] == 800
+
+
+def test_a_broken_picture_is_not_learned_from_and_a_wrong_number_is_refused(lsml, work):
+    (work / "shapes/7.png").write_bytes(b"no picture")
+    run = shapes.fit(lsml, work, epochs=1, output="models/broken")
+    assert run.returncode == 0, run.stderr
+    assert "Not learned from task 7: " in run.stderr
+    run = shapes.fit(lsml, work, "--with", "batch_size=1", output="models/never")
+    assert run.returncode == 2
+    assert "batch_size must be a whole number from 2, not 1" in run.stderr
+
+
+def test_an_earlier_version_is_continued_also_with_more_classes(lsml, work):
+    run = shapes.fit(lsml, work, "--from", "models/shapes", epochs=1, output="models/second")
+    assert run.returncode == 0, run.stderr
+    first = float(run.stderr.partition("hold-out mAP ")[2].split()[0])
+    assert first > 0.3  # after one epoch, which by itself finds nothing
+    text = (work / "shapes.json").read_text().replace('["tower"]', '["mast"]', 20)
+    (work / "shapes.json").write_text(text)
+    (work / "shapes.xml").write_text(shapes.CONFIG.replace("</Rect", '<Label value="mast"/></Rect'))
+    run = shapes.fit(lsml, work, "--from", "models/shapes", epochs=1, output="models/third")
+    assert run.returncode == 0, run.stderr
+    assert "begin anew, since they belong to other classes" in run.stderr
+
+
+def test_several_processes_train_together_by_torchs_own_launcher(lsml, work):
+    run = shapes.fit(lsml, work, "--with", "launch=--nproc-per-node 2", epochs=2, output="models/two")
+    assert run.returncode == 0, run.stderr
+    assert "Epoch 2 of 2: loss" in run.stderr
+    assert run.stderr.count("Epoch 1 of 2") == 1  # one of them tells
+
+
+def test_ctrl_c_ends_a_training_and_leaves_nothing_behind(work):
+    command = [sys.executable, "-m", "lsml_cli", "fit", "shapes.json", "--model", "object-detector", *shapes.LEARNING]
+    command += ["--with", "config_file=small.py", "--with", "epochs=50", "-c", "shapes.xml", "--document-root", "."]
+    run = subprocess.Popen([*command, "-o", "models/ended"], cwd=work, stderr=subprocess.PIPE, text=True)
+    for line in run.stderr:
+        if "Epoch 1 " in line:
+            break
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    run.stderr.close()
+    assert not [path for path in (work / "models/ended").rglob("*") if path.is_file()]
+    psutil = pytest.importorskip("psutil")
+    mine = [each for each in psutil.process_iter(["cmdline"]) if str(work) in " ".join(each.info["cmdline"] or ())]
+    assert not mine
+
+
+def test_it_keeps_the_contract(learned):
+    spec = find_model(str(learned / "models/shapes"), {"precision": "fp32"})
+    tasks = [{"id": n, "data": {"image": f"shapes/{n}.png"}} for n in range(1, 7)]
+    check_model(spec, label_config=shapes.CONFIG, tasks=tasks, annotated=(), media_root=learned)
