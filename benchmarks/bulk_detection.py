@@ -3,8 +3,8 @@
     .venvs/openmmlab/bin/python benchmarks/bulk_detection.py [--config NAME] [--rounds N] [--quick] [--gpu]
 
 The pictures are those of ../shared/data/coco128, repeated with new ids; YOLOX-tiny with random weights, the same file
-of them on both sides. Everything is a whole process, each on a few pictures and on many: the difference is the rate, the
-rest the start-up. Before each round the stages alone, with all cores busy; the limit is 1 / their sum.
+of them on both sides. Everything is a whole process, each on a few pictures and on many: the difference is the rate,
+the rest the start-up. Before each round the stages alone, with all cores busy; the limit is 1 / their sum.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from _measure import run
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
 TASKS, CONFIG = DATA / "exports" / "coco128-all-tasks.json", DATA / "exports" / "coco128.xml"
+Ways = dict[str, Callable[[str], list[str]]]
 LSML = [sys.executable, "-W", "ignore", "-m", "lsml_cli"]
 TOOLKIT = [sys.executable, "-W", "ignore", str(HERE / "_toolkit.py")]
 
@@ -48,37 +50,41 @@ def main() -> None:
 
 
 def rates(folder: Path, asked: argparse.Namespace, weights: str, few: int, more: int) -> None:
-    paths = tasks_of(folder, few), tasks_of(folder, few + more)
-    ways = {"inference_detector": [*TOOLKIT, "detect"], "lsml, fp32": ["fp32"], "lsml, bf16": ["bf16"]}
+    ways: Ways = {
+        "inference_detector": lambda tasks: [
+            *(*TOOLKIT, "detect", tasks, str(DATA), f"{tasks}.loop", asked.config, weights)
+        ],
+        "lsml, fp32": lambda tasks: predict(tasks, asked, weights, f"{tasks}.fp32", "--precision", "fp32"),
+        "lsml, bf16": lambda tasks: predict(tasks, asked, weights, f"{tasks}.bf16", "--precision", "bf16"),
+    }
+    stages = [*TOOLKIT, "stages", str(DATA / "coco128"), asked.config, weights]
+    compare(ways, (tasks_of(folder, few), tasks_of(folder, few + more)), more, asked.rounds, stages)
+
+
+def compare(ways: Ways, paths: tuple[str, str], more: int, rounds: int, stages: list[str]) -> None:
+    """Print what each way does in a second with the `more` tasks that the second file has, and its share of the limit.
+
+    ways    by name, the loop first; a name ends in the precision, fp32 where it has none
+    stages  a command that prints {stage: [seconds of the machine, processor seconds] per picture}
+    """
     found: dict[str, list[float]] = {name: [] for name in ways}
     limits: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    for number in range(asked.rounds):
-        costs = json.loads(
-            subprocess.run(
-                [*TOOLKIT, "stages", str(DATA / "coco128"), asked.config, weights], check=True, capture_output=True
-            ).stdout
-        )
+    for number in range(rounds):
+        costs = json.loads(subprocess.run(stages, check=True, capture_output=True).stdout)
         for precision, values in limits.items():
-            parts = [cost[0] for stage, cost in costs.items() if not stage.startswith("forward ")]
-            values.append(1 / (sum(parts) + costs[f"forward {precision}"][0]))
+            other = "bf16" if precision == "fp32" else "fp32"
+            values.append(1 / sum(cost[0] for stage, cost in costs.items() if not stage.endswith(other)))
         print(f"  stages, ms per picture: { {stage: round(1e3 * cost[0], 1) for stage, cost in costs.items()} }")
-        for name, way in ways.items():
-            took = []
-            for path in paths:
-                if len(way) > 1:
-                    command = [*way, path, str(DATA), f"{path}.loop", asked.config, weights]
-                else:
-                    command = predict(path, asked, weights, f"{path}.{way[0]}", "--precision", way[0])
-                took.append(run(command)[0])
+        for name, command in ways.items():
+            took = [run(command(path))[0] for path in paths]
             found[name].append(more / (took[1] - took[0]))
-            print(f"  round {number + 1}: {name}: {found[name][-1]:.1f}/s, load {os.getloadavg()[0]:.1f}", flush=True)
-    loop = found["inference_detector"]
-    print(f"\n{'':20}{'pictures/s':>22}{'of the loop':>22}{'of the limit':>22}")
+            print(f"  round {number + 1}: {name}: {found[name][-1]:.2f}/s, load {os.getloadavg()[0]:.1f}", flush=True)
+    loop = next(iter(found.values()))
+    print(f"\n{'':20}{'pictures/s':>24}{'of the loop':>24}{'of the limit':>24}")
     for name, values in found.items():
         of_loop = [one / other for one, other in zip(values, loop, strict=True)]
-        limit = limits[name[-4:]] if name[-4:] in limits else limits["fp32"]
-        of_limit = [one / other for one, other in zip(values, limit, strict=True)]
-        print(f"{name:20}{spread(values, 1):>22}{spread(of_loop):>22}{spread(of_limit):>22}")
+        of_limit = [one / other for one, other in zip(values, limits.get(name[-4:], limits["fp32"]), strict=True)]
+        print(f"{name:20}{spread(values):>24}{spread(of_loop):>24}{spread(of_limit):>24}")
     print("Mean, and least to most of the rounds.")
 
 

@@ -1,0 +1,93 @@
+"""`lsml predict` with OCR: against the toolkit's own loop, and against the limit of the cores.
+
+    .venvs/openmmlab/bin/python benchmarks/bulk_ocr.py [--rounds N] [--quick] [--gpu]
+
+The pictures are those of ../shared/data/ocr, repeated with new ids; DBNet (ResNet-18) and CRNN with random weights, the
+same files of them on both sides, with one bias moved so that there are some dozens of places to read in a picture.
+Everything is a whole process, each on a few pictures and on many: the difference is the rate, the rest the start-up.
+The limit is made of the processor seconds that `lsml predict` needs for its stages with one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import bulk_detection as bulk
+from _measure import run
+
+DET, RECOG = "dbnet_resnet18_fpnc_1200e_icdar2015", "crnn_mini-vgg_5e_mj"
+PICTURES = bulk.DATA / "ocr"
+CONFIG = bulk.DATA / "exports" / "receipts.xml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="fewer pictures")
+    parser.add_argument("--gpu", action="store_true", help="on cuda:0; the ops of mmcv have to be compiled for it")
+    asked = parser.parse_args()
+    if not PICTURES.is_dir():
+        print(f"There are no pictures in {PICTURES}, so nothing is measured.")
+        return
+    few, more = (8, 16) if asked.quick else (12, 48)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        det, recog = str(folder / "det.pth"), str(folder / "recog.pth")
+        subprocess.run([*bulk.TOOLKIT, "weights", DET, "mmocr", det, str(PICTURES)], check=True)
+        subprocess.run([*bulk.TOOLKIT, "weights", RECOG, "mmocr", recog], check=True)
+        models = [DET, det, RECOG, recog]
+
+        def lsml(tasks: str, precision: str) -> list[str]:
+            names = ("det_config", "det_ckpt", "recog_config", "recog_ckpt")
+            given = [part for key, value in zip(names, models, strict=True) for part in ("--with", f"{key}={value}")]
+            return [
+                *(*bulk.LSML, "predict", tasks, "--model", "ocr", "--label-config", str(CONFIG)),
+                *("--document-root", str(bulk.DATA), "--output", f"{tasks}.{precision}", "--format", "json", "--quiet"),
+                *("--device", "cuda:0" if asked.gpu else "cpu", "--precision", precision, *given),
+            ]
+
+        def loop(tasks: str) -> list[str]:
+            return [*bulk.TOOLKIT, "read", tasks, str(bulk.DATA), f"{tasks}.loop", *models]
+
+        paths = tasks_of(folder, few), tasks_of(folder, few + more)
+        ways = {
+            "MMOCRInferencer": loop,
+            "lsml, fp32": lambda tasks: lsml(tasks, "fp32"),
+            "lsml, bf16": lambda tasks: lsml(tasks, "bf16"),
+        }
+        stages = [*bulk.TOOLKIT, "ocr-stages", str(PICTURES), *models]
+        bulk.compare(ways, paths, more, asked.rounds, stages)
+        found = [json.loads(Path(f"{paths[1]}{end}").read_bytes()) for end in (".loop", ".fp32")]
+        places = [sum(len(each["texts"]) for each in found[0]), sum(lines_of(each) for each in found[1])]
+        print(f"Texts read by the loop and by lsml: {places[0]:,} and {places[1]:,}.")
+        peaks = {}
+        for count in (24, 24 * (4 if asked.quick else 16)):
+            path = tasks_of(folder, count)
+            _, peaks[count] = run(lsml(path, "bf16"))
+            print(f"{count:,} tasks: at most {peaks[count]:.0f} MB", flush=True)
+        small, large = peaks.values()
+        print(f"{max(peaks) // min(peaks)} times the tasks need {large / small:.2f} times the memory.")
+
+
+def lines_of(task: dict) -> int:
+    return sum(region["type"] == "textarea" for region in task["predictions"][0]["result"])
+
+
+def tasks_of(folder: Path, count: int) -> str:
+    """A file of `count` tasks about the pictures, again and again."""
+    pictures = sorted(path.relative_to(bulk.DATA) for path in PICTURES.rglob("*.jp*g") if "words" not in path.parts)
+    tasks = [
+        {"id": n + 1, "data": {"ocr": f"/data/local-files/?d={pictures[n % len(pictures)].as_posix()}"}}
+        for n in range(count)
+    ]
+    path = folder / f"{count}.json"
+    path.write_text(json.dumps(tasks))
+    return str(path)
+
+
+if __name__ == "__main__":
+    main()
