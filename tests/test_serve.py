@@ -238,6 +238,23 @@ def test_a_model_that_is_stuck_is_started_again(serve: Serve) -> None:
     assert any("1 of 1 task of project 1" in line for line in server.lines())
 
 
+def test_two_tasks_that_hang_one_after_the_other_cost_nobody_else_anything(serve: Serve) -> None:
+    """The second one is lost with the process that the first one blocked, is sent again, and hangs as well."""
+    server = serve("--model", f"{SERVED}:Patient", "--deadline", "0.5", "--batch-size", "1")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(predict, server, tasks_of(1, seconds=1000))
+        time.sleep(0.3)
+        second = pool.submit(predict, server, tasks_of(1, seconds=1000))
+        assert first.result() == second.result() == [{}]
+    until("others are answered", lambda: all(predict(server, tasks_of(3))), 20)
+    assert any("the model was stuck for 1 s, and was started again" in line for line in server.lines())
+    replicas = psutil.Process(server.process.pid).children(recursive=True)
+    predict(server, tasks_of(1, seconds=1000))  # SIGTERM comes while the model hangs once more
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
+
+
 def test_health_and_setup_answer_while_the_model_predicts(serve: Serve) -> None:
     server = serve("--model", f"{SERVED}:Patient")
     with ThreadPoolExecutor(1) as pool:
