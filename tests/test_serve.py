@@ -282,6 +282,17 @@ def test_sigterm_finishes_the_requests_that_have_begun(serve: Serve, tmp_path: P
     assert server.lines()[-1].endswith("Stopped.")
 
 
+def test_sigterm_waits_a_moment_and_no_more_for_what_nobody_waits_for(serve: Serve) -> None:
+    server = serve("--model", f"{SERVED}:Patient", "--deadline", "60")
+    replicas = psutil.Process(server.process.pid).children(recursive=True)
+    with pytest.raises(TimeoutError):
+        server.request("POST", "/predict", body(tasks_of(1, seconds=1000)), timeout=2)
+    until("the server has noticed", lambda: any("hung up" in line for line in server.lines()))
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
+
+
 def test_ctrl_c_ends_with_130(serve: Serve) -> None:
     server = serve("--model", f"{MODELS}:Words")
     server.process.send_signal(signal.SIGINT)
