@@ -291,10 +291,15 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 class _Printable(logging.Formatter):
-    """What tasks and models say may hold anything, and a terminal obeys control characters."""
+    """What requests, tasks and models say may hold anything: a terminal obeys control characters, and what comes after
+    a line break would pass for a line of ours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return "".join(sign if sign.isprintable() else "?" for sign in super().formatMessage(record).rstrip())
 
     def format(self, record: logging.LogRecord) -> str:
-        return "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in super().format(record))
+        lines = super().format(record).splitlines()  # the message is the first, a traceback are the others
+        return "\n    ".join("".join(sign if sign.isprintable() else "?" for sign in line) for line in lines)
 
 
 def _log_to_stderr() -> None:
