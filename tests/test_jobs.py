@@ -18,13 +18,17 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli import studio, versions
+from lsml_cli import registry, studio, tasks, versions
 from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.label_config import LabelConfig
 from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
 from lsml_cli.server.runners import Embedded, connect
 from lsml_cli.server.trainer import Trainer
 from lsml_cli.studio import connection
+from lsml_cli.training import fit_version
+from tests import serving
 from tests.conftest import EXAMPLE, Lsml
+from tests.serving import Serve
 from tests.studio_server import KEY, StudioServer, holds, studio_server
 from tests.trainable import Waiting
 
@@ -323,6 +327,39 @@ def test_a_terminated_process_ends_as_by_sigterm(server: StudioServer, tmp_path:
     assert runner.look(job).reason == "Its process was killed by SIGTERM."
     assert runner.stop() == []
     assert runner.look(replace(job, attempt=2)).state == "unknown"
+
+
+def test_sigterm_for_every_process_of_a_server_is_its_end_and_not_that_of_the_job(
+    server: StudioServer, tmp_path: Path
+) -> None:
+    """As systemd stops a service."""
+    sign, home, versions_folder = tmp_path / "go", tmp_path / "model", tmp_path / "versions"
+    sign.touch()
+    config = LabelConfig.parse(server.config)
+    name = f"{TRAINABLE}:Waiting"
+    training_tasks = tasks.read_tasks(str(EXAMPLE / "annotated.json"))
+    fit_version(registry.find_model(name, {"until": str(sign)}), training_tasks, config, home)
+    sign.unlink()
+    serve = Serve(tmp_path)
+    options = "--versions", versions_folder, "--label-studio-url", server.url, "--with", f"until={sign}"
+    environment = {studio.API_KEY: KEY}
+    try:
+        first = serve("--model", f"{name}@{home}", *options, env=environment)
+        first.ask("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3}})
+        serving.until(
+            "it learns", lambda: any(job["progress"] == Waiting.SENTENCE for job in serving.jobs(versions_folder))
+        )
+        leader = psutil.Process(first.process.pid)
+        for each in (*leader.children(recursive=True), leader):
+            each.send_signal(signal.SIGTERM)
+        assert first.process.wait(30) == 0
+        (job,) = JobStore(versions_folder).all()
+        assert (job.state, job.attempt, job.reason) == ("waiting", 1, "The server was stopped.")
+        sign.touch()
+        serve("--model", f"{name}@{home}", *options, env=environment)
+        serving.until("it is done", lambda: JobStore(versions_folder).read(job.id).state == "done")
+    finally:
+        serve.close()
 
 
 def test_jobs_says_what_is_not_there(lsml: Lsml, tmp_path: Path) -> None:

@@ -305,6 +305,26 @@ def test_what_runs_here_waits_when_the_server_stops(tmp_path: Path) -> None:
     assert (job.state, job.attempt, job.started, job.reason) == ("waiting", 1, None, "The server was stopped.")
 
 
+def test_what_dies_while_the_server_ends_was_stopped_with_it_and_nothing_begins(tmp_path: Path) -> None:
+    store, runner = JobStore(tmp_path), Pretend(at_once=1)
+
+    async def scenario() -> None:
+        async with watching(store, runner) as trainer:
+            job = trainer.request(3, "START_TRAINING")
+            await until(lambda: runner.started)
+            store.claim(job.id, 1)
+            trainer.ending()
+            runner.sights[job.id] = Sight("failed", "Its process was killed by SIGTERM.")
+            other = trainer.request(4, "START_TRAINING")
+            await asyncio.sleep(0.2)
+            assert (state_of(trainer, job), state_of(trainer, other)) == ("running", "waiting")
+            runner.running_here = [job.id]
+
+    play(scenario())
+    assert [(job.project, job.state, job.attempt) for job in store.all()] == [(4, "waiting", 1), (3, "waiting", 1)]
+    assert len(runner.started) == 1
+
+
 def test_a_record_that_is_lost_or_damaged_ends_its_job_and_nothing_else(tmp_path: Path) -> None:
     store, runner = JobStore(tmp_path), Pretend()
 

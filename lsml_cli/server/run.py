@@ -128,7 +128,7 @@ class _Server:
         await self.serving.open()
         spec = self.serving.started
         log.info("%s is loaded (%.1f s).", spec.model_version, time.monotonic() - begun)
-        server = _Uvicorn(self._config(), lambda: self._say_where(sock))
+        server = _Uvicorn(self._config(), lambda: self._say_where(sock), self._ending)
         self._start(self.serving.watch())
         if self.trainer is not None:
             self._start(self.trainer.run())
@@ -144,6 +144,10 @@ class _Server:
             for number, handler in before.items():
                 signal.signal(number, handler)
         return server.stopped_by
+
+    def _ending(self) -> None:
+        if self.trainer is not None:
+            self.trainer.ending()
 
     def _config(self) -> uvicorn.Config:
         app = make_app(
@@ -270,12 +274,14 @@ class _Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Says when it listens, and notes which signal stopped it; the caller decides what that means."""
+    """Says when it listens and when it begins to end, and notes which signal stopped it; the caller decides what that
+    means."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
         self.stopped_by: int | None = None
         self._listening = listening
+        self._ending = ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -283,6 +289,7 @@ class _Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.stopped_by = self.stopped_by or sig
+        self._ending()
         super().handle_exit(sig, frame)
 
 
