@@ -195,12 +195,7 @@ class _Server:
         return Trainer(
             JobStore(versions),
             Embedded(versions) if embedded else Redis(versions, options.jobs),
-            Recipe(
-                registry.from_anywhere(options.model),
-                options.label_studio_url,
-                dict(options.params),
-                options.fail_under,
-            ),
+            _recipe(options, options.label_studio_url),
             train_every=options.train_every,
             changed=self._job_changed,
         )
@@ -317,6 +312,28 @@ def _log_to_stderr() -> None:
         logger.setLevel(level)
         logger.handlers = [handler]
         logger.propagate = False
+
+
+def _recipe(options: ServeOptions, label_studio_url: str) -> Recipe:
+    """What jobs are told, wherever they run: where pictures are looked for is the same as for predictions."""
+    media = options.media
+    return Recipe(
+        registry.from_anywhere(options.model),
+        label_studio_url,
+        dict(options.params),
+        options.fail_under,
+        device=options.device,
+        allow_hosts=media.hosts.names,
+        document_root=_absolute(media.document_root),
+        upload_root=_absolute(media.upload_root),
+        maps={prefix: str(folder.absolute()) for prefix, folder in reversed(media.maps)},  # the first of two counts
+        media_cache=_absolute(media.cache.folder) if media.cache else None,
+        media_cache_size=media.cache.bound if media.cache else 0,
+    )
+
+
+def _absolute(folder: Path | None) -> str | None:
+    return None if folder is None else str(folder.absolute())
 
 
 def _access(options: ServeOptions) -> Access:
