@@ -430,7 +430,7 @@ def test_a_page_of_this_server_can_use_it_unless_its_name_could_be_anybodys(
 def test_a_request_cannot_write_a_line_into_the_log(serve: Serve) -> None:
     server = serve("--model", f"{MODELS}:Words", "--verbose")
     server.request("GET", "/a%0alsml:%2012:00:00%20Stopped.%0d%e2%80%a8%1b[2J")
-    (line,) = [line for line in server.lines() if "Stopped." in line]
+    (line,) = until("it is in the log", lambda: [line for line in server.lines() if "Stopped." in line])
     assert "GET /a?lsml: 12:00:00 Stopped.???[2J: 404" in line
     assert "\x1b" not in line
 
