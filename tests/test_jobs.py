@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -326,7 +327,7 @@ def test_a_terminated_process_ends_as_by_sigterm(server: StudioServer, tmp_path:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert runner.look(job).reason == "Its process was killed by SIGTERM."
-    assert runner.stop() == []
+    assert runner.stop() == [job.id]
     assert runner.look(replace(job, attempt=2)).state == "unknown"
 
 
@@ -350,9 +351,15 @@ def test_sigterm_for_every_process_of_a_server_is_its_end_and_not_that_of_the_jo
         serving.until(
             "it learns", lambda: any(job["progress"] == Waiting.SENTENCE for job in serving.jobs(versions_folder))
         )
-        leader = psutil.Process(first.process.pid)
-        for each in (*leader.children(recursive=True), leader):
-            each.send_signal(signal.SIGTERM)
+        task = {"id": 1, "data": {"text": "hello", "seconds": 3}}
+        request = {"tasks": [task], "project": "4.1", "label_config": server.config}
+        with ThreadPoolExecutor(1) as pool:  # the server ends when this is answered; meanwhile it looks after its jobs
+            answer = pool.submit(first.ask, "POST", "/predict", request)
+            time.sleep(1)
+            leader = psutil.Process(first.process.pid)
+            for each in (*leader.children(recursive=True), leader):
+                each.send_signal(signal.SIGTERM)
+            assert all(answer.result()["results"])
         assert first.process.wait(30) == 0
         (job,) = JobStore(versions_folder).all()
         assert (job.state, job.attempt, job.reason) == ("waiting", 1, "The server was stopped.")

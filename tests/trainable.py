@@ -67,10 +67,14 @@ class Stumbling(Counting):
 
 
 class Waiting(Counting):
-    """Takes as long as a test wants: until there is a file."""
+    """Takes as long as a test wants: to learn until there is a file, to predict as many "seconds" as a task says."""
 
     params: ClassVar = {"weight": 1, "until": ""}
     SENTENCE = "Waiting for a sign."
+
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[str]:
+        time.sleep(sum(task.data.get("seconds", 0) for task in inputs))
+        return super().forward(inputs, binding)
 
     def fit(
         self,

@@ -62,7 +62,7 @@ class Runner(Protocol):
     def look(self, job: Job) -> Sight: ...
 
     def stop(self) -> list[str]:
-        """End what runs here and nowhere else; the ids of these jobs, and of those that SIGTERM has ended just before.
+        """End what runs here and nowhere else; the ids of these jobs, and of all that SIGTERM has ended before.
 
         Nothing can be started afterwards.
         """
@@ -113,7 +113,7 @@ class Embedded:
         with self._lock:
             self._stopped = True
             running = {key: process for key, process in self._processes.items() if process.poll() is None}
-            stopped = [key for key, process in self._processes.items() if process.returncode == -signal.SIGTERM]
+            terminated = [key for key, process in self._processes.items() if process.returncode == -signal.SIGTERM]
         for process in running.values():
             _signal_group(process, signal.SIGTERM)
         for process in running.values():
@@ -121,7 +121,7 @@ class Embedded:
                 process.wait(self.grace)
             _signal_group(process, signal.SIGKILL)
             process.wait()
-        return [job_id for job_id, _ in (*running, *(key for key in stopped if key not in self._ended))]
+        return [job_id for job_id, _ in (*running, *terminated)]
 
     def _spawn(self, job: Job) -> subprocess.Popen[bytes]:
         # It finds the modules that the server finds, no more (-P) and no fewer.

@@ -137,6 +137,8 @@ class Trainer:
         self._ending = True
         try:
             for job_id in await asyncio.to_thread(self.runner.stop):
+                if job_id not in self._jobs or self._jobs[job_id].finished:  # long since
+                    continue
                 job = await asyncio.to_thread(self.store.read, job_id)
                 if job.state == "running":
                     await self._change(job, reason="The server was stopped.", **_WAITING)
