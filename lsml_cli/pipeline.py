@@ -23,7 +23,7 @@ from lsml_cli.predictions import Failure
 from lsml_cli.replica import FETCHERS, Job, Plain, Replica, Setting, cores
 from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
 
-DEATHS_IN_A_ROW = 3  # single tasks that kill a replica before it is the replica that is to blame
+LOSSES_IN_A_ROW = 3  # single tasks that kill a replica, or hang in it, before it is the replica that is to blame
 
 BATCH_BYTES = 8 << 20
 
@@ -154,6 +154,10 @@ def _batches(items: Iterable[T], size: int, weigh: Callable[[T], int] | None) ->
         yield batch
 
 
+class Stuck(Exception):
+    """A batch took longer than anybody wants to wait; its process was killed and started again."""
+
+
 class Sent:
     """A batch on its way through a replica. `results` is done when it is back, or lost; `collect` it then."""
 
@@ -164,46 +168,74 @@ class Sent:
         self.job = job
         self.results: Future[list[Any]] = replica.submit(batch, setting, job)
 
-    def collect(self) -> list[Any]:
-        """Wait for the results. A batch that was lost with its replica is done again, the guilty one item by item."""
+    def collect(self, patience: float | None = None) -> list[Any]:
+        """Wait for the results. A batch that was lost with its replica is done again, the guilty one item by item.
+
+        patience  seconds that a batch which is done again may take, or one item of it, before it is given up; it is
+                  not tried once more. None: for ever, as where nobody waits for anything else
+        """
         try:
             return self.results.result()
         except ReplicaDied as death:
             assert isinstance(self.replica, ReplicaProcess)
             with self.replica.recovering:
-                return self._again(self.replica, death)
+                return self._again(self.replica, death, patience)
 
-    def _again(self, replica: ReplicaProcess, death: ReplicaDied) -> list[Any]:
+    def _again(self, replica: ReplicaProcess, death: ReplicaDied, patience: float | None) -> list[Any]:
         replica.restart()
         while not death.guilty:
             try:
-                return replica.submit(self.batch, self.setting, self.job).result()
+                return self._answer(replica, self.batch, patience)
             except ReplicaDied as another:
                 replica.restart()
                 death = another
-        return self._one_by_one(replica)
+            except Stuck as stuck:
+                return [self._failed(item, str(stuck)) for item in self.batch]
+        return self._one_by_one(replica, patience)
 
-    def _one_by_one(self, replica: ReplicaProcess) -> list[Any]:
+    def _one_by_one(self, replica: ReplicaProcess, patience: float | None) -> list[Any]:
         results: list[Any] = []
         left = deque(self.batch)
-        deaths = 0
+        losses = 0
         while left:
             try:
-                results += replica.submit([left[0]], self.setting, self.job).result()
-                deaths = 0
+                results += self._answer(replica, [left[0]], patience)
+                losses = 0
             except ReplicaDied as death:
                 if not death.alone:  # a batch of somebody else was there too
                     replica.restart()
                     continue
-                deaths += 1
-                if deaths == DEATHS_IN_A_ROW:
+                losses += 1
+                if losses == LOSSES_IN_A_ROW:
                     raise ModelError(
                         f"The model's process dies again and again ({death.how}).",
                         "Look at the memory of the machine, and try a smaller --batch-size.",
                     ) from None
                 replica.restart()
-                task, _ = self.job.read(left[0])
-                failure = Failure("forward", f"the model's process died: {death.how}")
-                results.append(self.job.write(left[0], task, failure))
+                results.append(self._failed(left[0], f"the model's process died: {death.how}"))
+            except Stuck as stuck:
+                losses += 1
+                if losses == LOSSES_IN_A_ROW:
+                    raise ModelError(f"One task after the other is in vain: {stuck}.") from None
+                results.append(self._failed(left[0], str(stuck)))
             left.popleft()
         return results
+
+    def _answer(self, replica: ReplicaProcess, batch: list[Any], patience: float | None) -> list[Any]:
+        """Raises Stuck when it was given up, ReplicaDied when it was lost for another reason."""
+        results = replica.submit(batch, self.setting, self.job)
+        while True:
+            try:
+                return results.result(patience)
+            except TimeoutError:  # of this wait; none comes out of a replica
+                assert patience is not None
+                if replica.give_up(results):
+                    raise Stuck(stuck_for(patience)) from None
+
+    def _failed(self, item: Any, why: str) -> Any:
+        task, _ = self.job.read(item)
+        return self.job.write(item, task, Failure("forward", why))
+
+
+def stuck_for(seconds: float) -> str:
+    return f"the model was stuck for {seconds:.0f} s, and was started again"

@@ -25,6 +25,7 @@ from lsml_cli.replica import AHEAD, FETCHERS, Job, Replica, Setting, cores, reas
 
 GC_THRESHOLD = (100_000, 20, 100)  # a batch makes and drops thousands of objects and no cycles: 5 % of the time
 GOODBYE = 5.0  # seconds that a process gets to end by itself
+LAST_WORDS = 1.0  # seconds to read what a process had answered before it was killed
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class ReplicaProcess:
         self._placement = placement
         self._life = _Life(placement)
         self._restarting = threading.Lock()
+        self._closed = False
         self.recovering = threading.Lock()  # held while a lost batch is done again: two at a time would kill each other
 
     @property
@@ -102,19 +104,37 @@ class ReplicaProcess:
         return self._life.submit(list(batch), setting, job)
 
     def restart(self) -> None:
-        """A new process in the place of a dead one; nothing if it is alive."""
+        """A new process in the place of a dead one; nothing if it is alive. Raises ModelError after `close`."""
         with self._restarting:  # several batches may have been lost, each with somebody who waits for it
-            if self._life.dead:
-                self._life.close()
-                self._life = _Life(self._placement)
-                self.wait_until_ready()
+            self._renew()
 
-    def kill(self) -> None:
-        """End the process at once: whoever waits for a batch is told that it died."""
-        self._life.kill()
+    def give_up(self, results: Future[list[Any]]) -> bool:
+        """Kill the process that is stuck at the batch with these results, and start another one.
+
+        False, and nothing is done, where it works on another batch or has none any more: a batch that only stands
+        behind a stuck one is none that is stuck. Raises ModelError when the new process does not load.
+        """
+        with self._restarting:
+            if not self._life.works_on(results):
+                return False
+            self._life.kill()
+            self._renew()
+        return True
 
     def close(self) -> None:
+        """End the process, at once where it still has batches: whoever waits for one is told that it died."""
+        self._closed = True  # first, as `_renew` looks at it last: one of the two sees what the other has done
         self._life.close()
+
+    def _renew(self) -> None:
+        if self._life.dead and not self._closed:
+            self._life.close()
+            self._life = _Life(self._placement)
+            if not self._closed:
+                self.wait_until_ready()
+        if self._closed:
+            self._life.close()
+            raise ModelError(f"{self._placement.spec.name} was unloaded.")
 
 
 class _Life:
@@ -131,8 +151,12 @@ class _Life:
         self.dead = False
         self._lock = threading.Lock()
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for work in (self._send, self._listen):
-            threading.Thread(target=work, name=f"replica-{work.__name__}", daemon=True).start()
+        sending, self._listening = (
+            threading.Thread(target=work, name=f"replica-{work.__name__}", daemon=True)
+            for work in (self._send, self._listen)
+        )
+        sending.start()
+        self._listening.start()
 
     def submit(self, batch: list[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
         message = ForkingPickler.dumps((batch, setting, job))  # here, so that what cannot travel is the caller's to see
@@ -146,15 +170,22 @@ class _Life:
         self._outbox.put(message)
         return results
 
+    def works_on(self, results: Future[list[Any]]) -> bool:
+        """Whether this is the batch that the process has to answer next."""
+        with self._lock:
+            return bool(self.pending) and self.pending[0] is results
+
     def kill(self) -> None:
+        """End the process at once; when this returns it is known to be dead, and everybody who waits has been told."""
         self._process.kill()
+        self._listening.join(LAST_WORDS)
+        self._bury()  # for what the model has started may hold the other end of the pipe, which then does not end
 
     def close(self) -> None:
         self._outbox.put(ForkingPickler.dumps(None))
-        self._process.join(GOODBYE if not self.pending else 0)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        if not self.dead:
+            self._process.join(GOODBYE if not self.pending else 0)
+            self.kill()  # which only says so where it has ended
 
     def _send(self) -> None:
         while not self.dead:
@@ -173,7 +204,10 @@ class _Life:
                 return
             except Exception as error:  # an answer that only its own process understands
                 answer = _told(error)
-            waiting = self.pending.popleft()
+            with self._lock:
+                if self.dead:  # what is answered now comes too late
+                    return
+                waiting = self.pending.popleft()
             if isinstance(answer, BaseException):
                 waiting.set_exception(answer)
             else:
@@ -184,6 +218,8 @@ class _Life:
         code = self._process.exitcode or 0
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         with self._lock:
+            if self.dead:
+                return
             self.dead = True
             lost = list(self.pending)
             self.pending.clear()

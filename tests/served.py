@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lsml_cli.models.base import Binding
@@ -14,7 +15,10 @@ from tests.models import Words, one_choice
 
 
 class Patient(Words):
-    """Takes as long as each task says ("seconds"), and writes down which tasks it was given, a line for each batch."""
+    """Takes as long as each task says ("seconds"), and writes down which tasks it was given, a line for each batch.
+
+    At a task with "child", the name of a file, it starts another process, whose number goes into that file.
+    """
 
     params: ClassVar = {"diary": "", "pause": 0.0}
 
@@ -22,8 +26,19 @@ class Patient(Words):
         if self.param("diary"):
             with open(self.param("diary"), "a") as diary:  # noqa: PTH123
                 diary.write(" ".join(str(task.id) for task in inputs) + "\n")
+        for task in inputs:
+            if "child" in task.data:
+                _leave_behind(Path(task.data["child"]))
         time.sleep(sum(task.data.get("seconds", 0) for task in inputs))
         return super().forward(inputs, binding)
+
+
+def _leave_behind(pid: Path) -> None:
+    """A process that has whatever this one had open, as those of a library may."""
+    if os.fork() == 0:
+        pid.write_text(str(os.getpid()))
+        time.sleep(1000)
+        os._exit(0)
 
 
 class Attentive(Words):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,18 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli import studio, versions
+from lsml_cli import registry, studio, tasks, versions
 from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.label_config import LabelConfig
 from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
 from lsml_cli.server.runners import Embedded, connect
 from lsml_cli.server.trainer import Trainer
 from lsml_cli.studio import connection
+from lsml_cli.training import fit_version
+from tests import serving
 from tests.conftest import EXAMPLE, Lsml
+from tests.models import IMAGE_CONFIG
+from tests.serving import Serve
 from tests.studio_server import KEY, StudioServer, holds, studio_server
 from tests.trainable import Waiting
 
@@ -321,8 +327,114 @@ def test_a_terminated_process_ends_as_by_sigterm(server: StudioServer, tmp_path:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert runner.look(job).reason == "Its process was killed by SIGTERM."
-    assert runner.stop() == []
+    assert runner.stop() == [job.id]
     assert runner.look(replace(job, attempt=2)).state == "unknown"
+
+
+def test_sigterm_for_every_process_of_a_server_is_its_end_and_not_that_of_the_job(
+    server: StudioServer, tmp_path: Path
+) -> None:
+    """As systemd stops a service."""
+    sign, home, versions_folder = tmp_path / "go", tmp_path / "model", tmp_path / "versions"
+    sign.touch()
+    config = LabelConfig.parse(server.config)
+    name = f"{TRAINABLE}:Waiting"
+    training_tasks = tasks.read_tasks(str(EXAMPLE / "annotated.json"))
+    fit_version(registry.find_model(name, {"until": str(sign)}), training_tasks, config, home)
+    sign.unlink()
+    serve = Serve(tmp_path)
+    options = "--versions", versions_folder, "--label-studio-url", server.url, "--with", f"until={sign}"
+    environment = {studio.API_KEY: KEY}
+    try:
+        first = serve("--model", f"{name}@{home}", *options, env=environment)
+        first.ask("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3}})
+        serving.until(
+            "it learns", lambda: any(job["progress"] == Waiting.SENTENCE for job in serving.jobs(versions_folder))
+        )
+        task = {"id": 1, "data": {"text": "hello", "seconds": 3}}
+        request = {"tasks": [task], "project": "4.1", "label_config": server.config}
+        with ThreadPoolExecutor(1) as pool:  # the server ends when this is answered; meanwhile it looks after its jobs
+            answer = pool.submit(first.ask, "POST", "/predict", request)
+            time.sleep(1)
+            leader = psutil.Process(first.process.pid)
+            for each in (*leader.children(recursive=True), leader):
+                each.send_signal(signal.SIGTERM)
+            assert all(answer.result()["results"])
+        assert first.process.wait(30) == 0
+        (job,) = JobStore(versions_folder).all()
+        assert (job.state, job.attempt, job.reason) == ("waiting", 1, "The server was stopped.")
+        sign.touch()
+        serve("--model", f"{name}@{home}", *options, env=environment)
+        serving.until("it is done", lambda: JobStore(versions_folder).read(job.id).state == "done")
+    finally:
+        serve.close()
+
+
+def grey(folder: Path, name: str, shade: int) -> bytes:
+    """A picture, also as a file."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"P5\n4 4\n255\n" + bytes([shade] * 16))
+    return (folder / name).read_bytes()
+
+
+def test_a_picture_model_trains_from_wherever_the_server_has_pictures(server: StudioServer, tmp_path: Path) -> None:
+    server.config = IMAGE_CONFIG
+    server.tasks[3] = []
+    open_url = server.url.replace("127.0.0.1", "localhost")
+    for number in range(50):
+        choice, name = ("dark", "bright")[number % 2], f"{number}.pgm"
+        place = ("documents", "uploads", "bucket", "studio", "web")[number // 2 % 5]
+        content = grey(tmp_path / place, name, 10 + number + 180 * (number % 2))
+        server.files |= {"studio": {f"/data/upload/1/{name}": content}, "web": {f"/{name}": content}}.get(place, {})
+        value = {
+            "documents": f"/data/local-files/?d={name}",
+            "uploads": f"/data/upload/{name}",
+            "bucket": f"s3://bucket/{name}",
+            "studio": f"/data/upload/1/{name}",
+            "web": f"{open_url}/{name}",
+        }[place]
+        region = {"from_name": "light", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+        annotations = [{"id": number, "was_cancelled": False, "result": [region]}]
+        server.tasks[3].append({"id": number, "project": 3, "data": {"image": value}, "annotations": annotations})
+    serve = Serve(tmp_path)
+    try:
+        running = serve(
+            *("--model", f"{TRAINABLE}:Shades", "--versions", "versions", "--label-studio-url", server.url),
+            *("--document-root", "documents", "--upload-root", "uploads", "--map", "s3://bucket/=bucket"),
+            *("--allow-host", "localhost", "--device", "cpu", "--media-cache", "kept"),
+            env={studio.API_KEY: KEY, "NO_PROXY": "127.0.0.1,localhost"},
+        )
+        running.ask("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3}})
+        store = JobStore(tmp_path / "versions")
+        serving.until("it has ended", lambda: [job for job in store.all() if job.finished])
+        (job,) = store.all()
+        assert (job.state, job.reason) == ("done", None)
+        assert job.facts["counts"]["train"] + job.facts["counts"]["holdout"] == 50
+        assert job.facts["metrics"]["light"]["accuracy"] == 1.0
+        promoted = versions.read(versions.resolve(str(tmp_path / "versions" / "project-3")))
+        assert promoted.state["device"] == "cpu"
+        assert holds(tmp_path / "versions", KEY) == []
+    finally:
+        serve.close()
+
+
+def test_a_worker_that_has_neither_the_folders_nor_the_device_trains_with_what_it_has(
+    server: StudioServer, tmp_path: Path
+) -> None:
+    server.config = IMAGE_CONFIG
+    server.tasks[3] = []
+    for number in range(20):
+        name, choice = f"/data/upload/1/{number}.pgm", ("dark", "bright")[number % 2]
+        server.files[name] = grey(tmp_path / "gone", f"{number}", 10 + number + 180 * (number % 2))
+        region = {"from_name": "light", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+        annotations = [{"id": number, "was_cancelled": False, "result": [region]}]
+        server.tasks[3].append({"id": number, "project": 3, "data": {"image": name}, "annotations": annotations})
+    gone = str(tmp_path / "elsewhere")
+    folders = {"document_root": gone, "upload_root": gone, "maps": {"/data/upload/": gone}, "media_cache": gone}
+    common = replace(recipe(server, "Shades"), device="cuda:7", media_cache_size=1 << 20, **folders)
+    job = trained(tmp_path, common)
+    assert (job.state, job.reason) == ("done", None)
+    assert not Path(gone).exists()
 
 
 def test_jobs_says_what_is_not_there(lsml: Lsml, tmp_path: Path) -> None:

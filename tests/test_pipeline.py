@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +24,11 @@ from lsml_cli.registry import find_model
 from lsml_cli.replica import Plain, Replica, Setting
 from lsml_cli.replica_process import Placement, ReplicaProcess
 from lsml_cli.tasks import Task, Unreadable
-from tests import models
+from tests import models, served
+from tests.serving import until
 
 MODELS = Path(models.__file__)
+SERVED = Path(served.__file__)
 TEXT = LabelConfig.parse(models.TEXT_CONFIG)
 
 
@@ -162,6 +167,70 @@ def test_of_two_batches_done_again_at_a_time_none_pays_for_the_other():
         results = list(waiting.map(Sent.collect, sent))
     lost = [[n for n, (_, outcome) in enumerate(batch) if isinstance(outcome, Failure)] for batch in results]
     assert lost == [[], [5, 9], [0]]
+
+
+@contextmanager
+def patient() -> Iterator[ReplicaProcess]:
+    """A process whose model takes as long as each task says."""
+    replica = ReplicaProcess(Placement(find_model(f"{SERVED}:Patient"), Setting(TEXT, {}, None, None), "cpu"))
+    try:
+        replica.wait_until_ready()
+        yield replica
+    finally:
+        replica.close()
+
+
+def hanging(seconds: float = 1000) -> Task:
+    return Task(0, 0, {"text": "hello", "seconds": seconds}, {})
+
+
+def reasons(results: list[Any]) -> list[str | None]:
+    return [outcome.reason if isinstance(outcome, Failure) else None for _, outcome in results]
+
+
+def test_a_batch_behind_one_that_hangs_is_done_again_and_given_up_where_it_hangs_too():
+    with patient() as replica:
+        batches = [hanging(), hanging()], [hanging()], [hanging(0)]
+        first, second, third = (Sent(replica, batch, None, Plain()) for batch in batches)
+        assert not replica.give_up(second.results), "it only stands behind the first"
+        assert replica.give_up(first.results)
+        assert not replica.give_up(first.results), "that has been done"
+        assert reasons(second.collect(0.3)) == ["the model was stuck for 0 s, and was started again"]
+        assert reasons(third.collect(10)) == [None]
+
+
+def test_a_guilty_batch_loses_the_items_that_hang_and_is_given_up_after_three():
+    mixed = [hanging(0), hanging(), hanging(0), hanging(), hanging(), hanging(0)]
+    with patient() as replica:
+        sent = Sent(replica, mixed, None, Plain())
+        assert replica.give_up(sent.results)
+        assert [reason is None for reason in reasons(sent.collect(0.3))] == [True, False, True, False, False, True]
+        sent = Sent(replica, [hanging()] * 9, None, Plain())
+        assert replica.give_up(sent.results)
+        with pytest.raises(ModelError, match="in vain: the model was stuck for 0 s"):
+            sent.collect(0.3)
+
+
+def test_a_replica_that_is_closed_lets_nobody_wait_and_does_not_come_back():
+    with patient() as replica, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(Sent(replica, [hanging()], None, Plain()).collect) for _ in range(2)]
+        replica.close()
+        for each in waiting:
+            with pytest.raises(ModelError, match="was unloaded"):
+                each.result(30)
+
+
+def test_a_process_that_is_killed_is_known_to_be_dead_whatever_it_has_left_behind(tmp_path):
+    """What a model has started may hold the pipe open long after the process has gone."""
+    with patient() as replica:
+        pid = tmp_path / "pid"
+        left_behind = Sent(replica, [Task(0, 0, {"text": "", "child": str(pid), "seconds": 1000}, {})], None, Plain())
+        until("it has started another process", lambda: pid.exists() and pid.read_text())
+        try:
+            assert replica.give_up(left_behind.results)
+            assert reasons(Sent(replica, [hanging(0)], None, Plain()).collect(10)) == [None]
+        finally:
+            os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 def test_a_process_that_dies_again_and_again_ends_the_run():

@@ -388,6 +388,40 @@ def test_a_script_is_served_and_trained_there(serve: Serve, place: Path, script:
     assert {each["model_version"] for each in results} == {version}
 
 
+READS_FILES = """
+from label_studio_ml.model import LabelStudioMLBase
+
+class Reader(LabelStudioMLBase):
+    def predict(self, tasks, context=None, **kwargs):
+        return [self.one(task) for task in tasks]
+
+    def one(self, task):
+        path = self.get_local_path(self.get_local_path(task["data"]["image"], task_id=task["id"]))
+        with open(path) as file:
+            value = {"text": [file.read()]}
+        return {"result": [{"from_name": "t", "to_name": "image", "type": "textarea", "value": value}], "score": 1.0}
+"""
+
+
+def test_a_script_gets_no_file_that_a_request_names(serve: Serve, place: Path) -> None:
+    (place / "model.py").write_text(READS_FILES)
+    (place / "secret.txt").write_text("for nobody")
+    (place / "shown").mkdir()
+    (place / "shown" / "a.txt").write_text("for everybody")
+    config = '<View><Image name="image" value="$image"/><TextArea name="t" toName="image"/></View>'
+    server = serve("--model", place / "model.py", "--document-root", place / "shown")
+    named = [
+        str(place / "secret.txt"), "secret.txt", "/data/local-files/?d=../secret.txt", "/data/local-files/?d=a.txt",
+        "data:text/plain,in%20the%20task",
+    ]  # fmt: skip
+    tasks = [{"id": number, "data": {"image": each}} for number, each in enumerate(named)]
+    body = {"tasks": tasks, "project": "3.1", "label_config": config, "params": {}}
+    results = server.ask("POST", "/predict", body)["results"]
+    assert results[:3] == [{}] * 3
+    assert [each["result"][0]["value"]["text"] for each in results[3:]] == [["for everybody"], ["in the task"]]
+    assert any("no folder was named that files are read from" in line for line in server.lines())
+
+
 # ---- what the SDKs had in their utils
 
 

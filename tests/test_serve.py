@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import shutil
@@ -29,6 +30,14 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """`serve("--model", model, …)` -> a server that answers; gone with the test."""
     started = Serve(tmp_path)
     yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that asks for a password, shared in the same way."""
+    started = Serve(tmp_path_factory.mktemp("protected"))
+    yield started("--model", f"{MODELS}:Words", env={"LSML_BASIC_AUTH": "ann:s3cret"})
     started.close()
 
 
@@ -113,6 +122,36 @@ def test_ten_thousand_tasks_in_one_request(fragile: Server) -> None:
     results = predict(fragile, tasks_of(10_000))
     assert choices(results[:4]) == ["short", "short", "long", "long"]
     assert all(results)
+
+
+def test_half_of_a_character_costs_nothing_but_itself(fragile: Server) -> None:
+    """A text that was cut in the middle of an emoji: Label Studio sends such a task together with all the others."""
+    tasks = tasks_of(5)
+    tasks[1]["data"]["text"] = "\ud83d"
+    tasks[2] = {"id": 4712, "data": {"text": "cut \ud83d", "do": "raise in encode", "large": 2**70}}
+    tasks[3] = {"id": 4713, "data": {"text": "cut \ud83d", "none": [[]]}}
+    for _ in range(300):
+        tasks[3]["data"]["none"] = [tasks[3]["data"]["none"]]
+    results = predict(fragile, tasks)
+    assert [bool(each) for each in results] == [True, True, False, True, True]
+    assert any("task 4712 failed (encode)" in line for line in fragile.lines())
+    config = TEXT_CONFIG.replace("</View>", '<Header value="\ud83d"/></View>')
+    assert all(predict(fragile, tasks, config=config)[3:])
+    assert fragile.ask("POST", "/setup", {"project": "1.1", "schema": config})["model_version"]
+    for wrong in ({"tasks": [], "project": "\ud83d"}, {"tasks": [], "label_config": ["\ud83d"]}, ["\ud83d"]):
+        assert fragile.request("POST", "/predict", wrong)[0] == 400
+    assert not any("bug" in line for line in fragile.lines())
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"tasks": ["\\ud83d", NaN]}', b'{"tasks": ["\\ud83d"', b"\xff"])
+def test_what_is_no_json_is_refused_and_logged(fragile: Server, body: bytes) -> None:
+    connection = http.client.HTTPConnection(fragile.root.removeprefix("http://"), timeout=10)
+    connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    assert response.status == 400
+    assert json.loads(response.read())["detail"].startswith("the body is not JSON: ")
+    connection.close()
+    assert " /predict: the body is not JSON: " in fragile.lines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +277,23 @@ def test_a_model_that_is_stuck_is_started_again(serve: Serve) -> None:
     assert any("1 of 1 task of project 1" in line for line in server.lines())
 
 
+def test_two_tasks_that_hang_one_after_the_other_cost_nobody_else_anything(serve: Serve) -> None:
+    """The second one is lost with the process that the first one blocked, is sent again, and hangs as well."""
+    server = serve("--model", f"{SERVED}:Patient", "--deadline", "0.5", "--batch-size", "1")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(predict, server, tasks_of(1, seconds=1000))
+        time.sleep(0.3)
+        second = pool.submit(predict, server, tasks_of(1, seconds=1000))
+        assert first.result() == second.result() == [{}]
+    until("others are answered", lambda: all(predict(server, tasks_of(3))), 20)
+    assert any("the model was stuck for 1 s, and was started again" in line for line in server.lines())
+    replicas = psutil.Process(server.process.pid).children(recursive=True)
+    predict(server, tasks_of(1, seconds=1000))  # SIGTERM comes while the model hangs once more
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
+
+
 def test_health_and_setup_answer_while_the_model_predicts(serve: Serve) -> None:
     server = serve("--model", f"{SERVED}:Patient")
     with ThreadPoolExecutor(1) as pool:
@@ -263,6 +319,17 @@ def test_sigterm_finishes_the_requests_that_have_begun(serve: Serve, tmp_path: P
     assert server.process.wait(20) == 0
     until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
     assert server.lines()[-1].endswith("Stopped.")
+
+
+def test_sigterm_waits_a_moment_and_no_more_for_what_nobody_waits_for(serve: Serve) -> None:
+    server = serve("--model", f"{SERVED}:Patient", "--deadline", "60")
+    replicas = psutil.Process(server.process.pid).children(recursive=True)
+    with pytest.raises(TimeoutError):
+        server.request("POST", "/predict", body(tasks_of(1, seconds=1000)), timeout=2)
+    until("the server has noticed", lambda: any("hung up" in line for line in server.lines()))
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
 
 
 def test_ctrl_c_ends_with_130(serve: Serve) -> None:
@@ -308,9 +375,15 @@ def test_basic_auth(serve: Serve) -> None:
 
 def test_below_a_secret_path_events_need_no_password_and_everything_else_does(serve: Serve) -> None:
     secret = "a/quiet-place"
-    server = serve("--model", f"{MODELS}:Words", "--basic-auth", "ann:s3cret", "--secret-path", secret)
+    server = serve(
+        *("--model", f"{MODELS}:Words", "--basic-auth", "ann:s3cret", "--secret-path", secret), *("--max-body", "1")
+    )
     elsewhere = Server(server.process, server.log, server.root, "")
     assert elsewhere.request("GET", "/health", basic_auth="ann:s3cret")[0] == 404
+    assert server.request("POST", "/setup", {"schema": "<View"}, basic_auth="ann:s3cret")[0] == 400
+    assert server.request("POST", "/setup", {"schema": 5}, basic_auth="ann:s3cret")[0] == 400
+    assert server.request("POST", "/setup", {"schema": "x" * (2 << 20)}, basic_auth="ann:s3cret")[0] == 413
+    assert sum(" /setup: " in line for line in server.lines()) == 3
     assert server.request("POST", "/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 1}})[0] == 200
     assert server.request("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 1}})[0] == 401
     assert server.request("GET", "/health")[0] == 401
@@ -325,6 +398,41 @@ def test_a_page_of_another_site_cannot_use_it(fragile: Server) -> None:
     connection.request("POST", "/train", json.dumps({"project": "1"}), {"Origin": "https://evil.example"})
     assert connection.getresponse().status == 403
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "without", "with_password"),
+    [
+        ("127.0.0.1:9090", 409, 409),
+        ("localhost:9090", 409, 409),
+        ("[::1]:9090", 409, 409),
+        ("evil.example:9090", 403, 409),  # its own site until a moment ago, and now the address of this machine
+        ("localhost.evil.example", 403, 409),
+        ("127.0.0.1.evil.example:9090", 403, 409),
+    ],
+)
+def test_a_page_of_this_server_can_use_it_unless_its_name_could_be_anybodys(
+    fragile: Server, protected: Server, host: str, without: int, with_password: int
+) -> None:
+    def train(server: Server, **more: str) -> int:
+        connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=10)
+        headers = {"Host": host, "Origin": f"http://{host}"} | more
+        connection.request("POST", "/train", json.dumps({"project": "1"}), headers)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    assert train(fragile) == without
+    assert train(protected) == 401
+    assert train(protected, Authorization="Basic " + base64.b64encode(b"ann:s3cret").decode()) == with_password
+
+
+def test_a_request_cannot_write_a_line_into_the_log(serve: Serve) -> None:
+    server = serve("--model", f"{MODELS}:Words", "--verbose")
+    server.request("GET", "/a%0alsml:%2012:00:00%20Stopped.%0d%e2%80%a8%1b[2J")
+    (line,) = until("it is in the log", lambda: [line for line in server.lines() if "Stopped." in line])
+    assert "GET /a?lsml: 12:00:00 Stopped.???[2J: 404" in line
+    assert "\x1b" not in line
 
 
 def test_metrics_and_docs(fragile: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -127,6 +128,23 @@ def test_a_job_holds_what_it_needs_and_no_more(tmp_path: Path) -> None:
     assert found == job
     assert (found.model, found.params, found.fail_under) == ("text-classifier", {"C": 2}, ("macro-f1=0.5",))
     assert (found.state, found.attempt, found.seconds) == ("waiting", 1, None)
+
+
+def test_a_job_of_an_older_lsml_is_read(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    media = {"allow_hosts": ("a.example",), "document_root": "/d", "upload_root": "/u", "maps": {"s3://b/": "/m"}}
+    job = new_job(3, "START_TRAINING", replace(RECIPE, device="cuda:1", media_cache="/c", media_cache_size=5, **media))
+    store.create(job)
+    assert store.read(job.id) == job
+    path = store.folder / f"{job.id}.json"
+    stored = json.loads(path.read_bytes())
+    for name in (*media, "device", "media_cache", "media_cache_size"):
+        path.write_text(json.dumps(stored | {name: 5.5}))
+        with pytest.raises(LsmlError, match=f'is damaged \\(its "{name}"'):
+            store.read(job.id)
+        del stored[name]
+    path.write_text(json.dumps(stored))
+    assert store.read(job.id) == replace(new_job(3, "START_TRAINING", RECIPE), id=job.id, created=job.created)
 
 
 def test_annotations_are_counted_over_a_restart(tmp_path: Path) -> None:
@@ -303,6 +321,26 @@ def test_what_runs_here_waits_when_the_server_stops(tmp_path: Path) -> None:
     play(scenario())
     (job,) = store.all()
     assert (job.state, job.attempt, job.started, job.reason) == ("waiting", 1, None, "The server was stopped.")
+
+
+def test_what_dies_while_the_server_ends_was_stopped_with_it_and_nothing_begins(tmp_path: Path) -> None:
+    store, runner = JobStore(tmp_path), Pretend(at_once=1)
+
+    async def scenario() -> None:
+        async with watching(store, runner) as trainer:
+            job = trainer.request(3, "START_TRAINING")
+            await until(lambda: runner.started)
+            store.claim(job.id, 1)
+            trainer.ending()
+            runner.sights[job.id] = Sight("failed", "Its process was killed by SIGTERM.")
+            other = trainer.request(4, "START_TRAINING")
+            await asyncio.sleep(0.2)
+            assert (state_of(trainer, job), state_of(trainer, other)) == ("running", "waiting")
+            runner.running_here = [job.id]
+
+    play(scenario())
+    assert [(job.project, job.state, job.attempt) for job in store.all()] == [(4, "waiting", 1), (3, "waiting", 1)]
+    assert len(runner.started) == 1
 
 
 def test_a_record_that_is_lost_or_damaged_ends_its_job_and_nothing_else(tmp_path: Path) -> None:

@@ -67,10 +67,14 @@ class Stumbling(Counting):
 
 
 class Waiting(Counting):
-    """Takes as long as a test wants: until there is a file."""
+    """Takes as long as a test wants: to learn until there is a file, to predict as many "seconds" as a task says."""
 
     params: ClassVar = {"weight": 1, "until": ""}
     SENTENCE = "Waiting for a sign."
+
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[str]:
+        time.sleep(sum(task.data.get("seconds", 0) for task in inputs))
+        return super().forward(inputs, binding)
 
     def fit(
         self,
@@ -84,6 +88,45 @@ class Waiting(Counting):
         while not Path(self.param("until")).exists():
             time.sleep(0.02)
         return super().fit(train, holdout, binding, out_dir, progress)
+
+
+class Shades(Model):
+    """Learns how bright the pictures of each choice are (grey PNM), and where it learned."""
+
+    def sources(self, task: Task, binding: Binding) -> list[str]:
+        return [task.data["image"]]
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> float:
+        return _brightness(media[task.data["image"]])
+
+    def forward(self, inputs: Sequence[float], binding: Binding) -> list[str]:
+        shades: Any = self.spec.state.get("shades", {})
+        return [min(shades, key=lambda choice: abs(shades[choice] - each)) for each in inputs]
+
+    def decode(self, output: str, task: Task, binding: Binding) -> Prediction:
+        control = binding.config.only("Choices")
+        return Prediction.of((control.region(task, {"choices": [output]}, score=0.5),), self.version)
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        assert binding.media is not None
+        seen: dict[str, list[float]] = {}
+        for task, annotation in train:
+            content = binding.media.fetch(task.data["image"], task.id)
+            seen.setdefault(annotation.result[0]["value"]["choices"][0], []).append(_brightness(content))
+        return {"shades": {choice: sum(each) / len(each) for choice, each in seen.items()}, "device": binding.device}
+
+
+def _brightness(picture: bytes) -> float:
+    magic, _size, _depth, pixels = picture.split(b"\n", 3)
+    assert magic == b"P5"
+    return sum(pixels) / len(pixels)
 
 
 def _words(task: Task) -> list[str]:

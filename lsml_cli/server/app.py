@@ -27,6 +27,7 @@ from lsml_cli.server.guard import Access, Guard
 from lsml_cli.server.requests import (
     START_TRAINING,
     BadRequest,
+    labelling_xml,
     parse_event,
     parse_object,
     parse_predict,
@@ -106,10 +107,7 @@ def make_app(
         """A project introduces itself. The credentials that come along are not used."""
         found = parse_object(await body_of(request))
         project = parse_project(found.get("project"))
-        config = found.get("schema")
-        if config is not None and not isinstance(config, str):
-            raise BadRequest('"schema" is expected to be labelling XML')
-        return {"model_version": await service.setup(project, config)}
+        return {"model_version": await service.setup(project, labelling_xml(found, "schema"))}
 
     @app.post("/predict", openapi_extra=schemas.BODIES["predict"], responses=schemas.ANSWERS["predict"])
     async def predict(request: Request) -> Response:
@@ -178,30 +176,40 @@ _CLOSING = {"Connection": "close"}  # or the rest of the body would be read to i
 
 
 def _refusal(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"detail": sentence}, status, headers)
+    """What it quotes of a request may hold halves of characters."""
+    return JSONResponse({"detail": sentence.encode("utf-8", "replace").decode()}, status, headers)
+
+
+def _path(request: Request) -> str:
+    """What was asked for, for the log: without the secret path."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", ""))
 
 
 async def _bad_request(request: Request, error: Exception) -> Response:
+    """Logged, because Label Studio shows nobody the body."""
+    log.warning("%s: %s.", _path(request), error)
     return _refusal(400, f"{error}.")
 
 
 async def _model_says_no(request: Request, error: Exception) -> Response:
     """What is wrong with a model or a label config; logged, because Label Studio shows nobody the body."""
-    log.warning("%s: %s", request.url.path, error)
+    log.warning("%s: %s", _path(request), error)
     return _refusal(400, str(error))
 
 
 async def _too_large(request: Request, error: Exception) -> Response:
-    log.warning("%s: the body has more bytes than --max-body allows.", request.url.path)
+    log.warning("%s: the body has more bytes than --max-body allows.", _path(request))
     return _refusal(413, "The body has more bytes than this server accepts.", _CLOSING)
 
 
 async def _too_slow(request: Request, error: Exception) -> Response:
+    log.warning("%s: the body came too slowly.", _path(request))
     return _refusal(408, "The body came too slowly.", _CLOSING)
 
 
 async def _hung_up(request: Request, error: Exception) -> Response:
-    log.info("%s: the client hung up before the answer was there.", request.url.path)
+    log.info("%s: the client hung up before the answer was there.", _path(request))
     return Response(status_code=HUNG_UP)
 
 

@@ -11,19 +11,22 @@ that arrives behind a large selection is in the next batch. All of it lives in o
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lsml_cli.errors import LsmlError
-from lsml_cli.pipeline import BATCH_BYTES, Sent
+from lsml_cli.pipeline import BATCH_BYTES, Sent, stuck_for
 from lsml_cli.predictions import Failure
 from lsml_cli.replica import AHEAD, Job, Setting, reason
 from lsml_cli.replica_process import ReplicaDied, ReplicaProcess
 
 FIRST_SIZE = 16  # tasks of the first batch, before anything is known of how long one takes
 LONG_BATCH = 1.0  # seconds; a batch that takes longer keeps everybody else waiting, and the next one is smaller
+
+log = logging.getLogger("lsml.serve")
 
 
 class Ask(Protocol):
@@ -97,7 +100,8 @@ class Batcher:
 
     batch_size  the most tasks of a batch; fewer where that many would take longer than `LONG_BATCH`
     max_wait    seconds that an idle replica waits for more than the first task
-    stuck       seconds after which a batch is given up and the replica's process killed and started again
+    stuck       seconds after which the batch that the replica works on is given up, and its process killed and started
+                again; a batch behind it is sent once more
     seen        told of each batch that is back
     """
 
@@ -145,7 +149,7 @@ class Batcher:
                 del self._queues[request.key]
 
     async def drain(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until nothing is under way; no batch takes for ever (see `stuck`)."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -209,23 +213,20 @@ class Batcher:
                 self._replica, [request.tasks[position] for request, position in batch], first.setting, first.job
             )
             waiting = asyncio.wrap_future(sent.results)
-            done, _ = await asyncio.wait([waiting], timeout=self._stuck)
-            if not done:
-                waiting.add_done_callback(lambda lost: lost.exception())  # looked at, so that nobody complains
-                return await self._give_up(len(batch))
+            waiting.add_done_callback(lambda back: back.cancelled() or back.exception())  # so that nobody complains
+            while not waiting.done():
+                await asyncio.wait([waiting], timeout=self._stuck)
+                if not waiting.done() and await asyncio.to_thread(self._replica.give_up, sent.results):
+                    log.warning("A batch of %d: %s.", len(batch), stuck_for(self._stuck))
+                    return [Failure("forward", stuck_for(self._stuck))] * len(batch)
             try:
                 return waiting.result()
             except ReplicaDied:
-                return await asyncio.to_thread(sent.collect)
+                return await asyncio.to_thread(sent.collect, self._stuck)
         except LsmlError as error:
             return [Failure("forward", str(error))] * len(batch)
         except Exception as error:  # whatever it is, it is not the end of the server
             return [Failure("forward", reason(error))] * len(batch)
-
-    async def _give_up(self, tasks: int) -> list[Any]:
-        self._replica.kill()
-        await asyncio.to_thread(self._replica.restart)
-        return [Failure("forward", f"the model was stuck for {self._stuck:.0f} s, and was started again")] * tasks
 
     def _learn(self, tasks: int, took: float) -> None:
         """Batches of about half a second to a second: large enough for the device, short enough for who waits."""

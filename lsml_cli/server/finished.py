@@ -12,10 +12,14 @@ from hashlib import blake2b
 
 KEPT_FOR = 900.0  # seconds
 KEPT_BYTES = 64 << 20
+OVERHEAD = 350  # bytes that one result takes beside its own: its key, when it came, its place in the table
 
 
 class Finished:
-    """Rendered predictions by what they were made from. The oldest go first when there are too many bytes."""
+    """Rendered predictions by what they were made from. The oldest go first when they take too much memory.
+
+    most  bytes of memory, with what keeping each of them takes
+    """
 
     def __init__(self, most: int = KEPT_BYTES, seconds: float = KEPT_FOR, clock: Callable[[], float] = time.monotonic):
         self._most = most
@@ -30,7 +34,7 @@ class Finished:
     def keep(self, identity: bytes, result: bytes) -> None:
         self._drop(identity)
         self._kept[identity] = (self._clock(), result)
-        self._bytes += len(result)
+        self._bytes += len(result) + OVERHEAD
         while self._bytes > self._most:
             self._drop(next(iter(self._kept)))
 
@@ -47,7 +51,7 @@ class Finished:
     def _drop(self, identity: bytes) -> None:
         found = self._kept.pop(identity, None)
         if found is not None:
-            self._bytes -= len(found[1])
+            self._bytes -= len(found[1]) + OVERHEAD
 
 
 def identity(model: str, setting: tuple[object, ...], body: bytes) -> bytes:

@@ -6,12 +6,14 @@ import asyncio
 import base64
 import binascii
 import hmac
+import ipaddress
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -62,7 +64,7 @@ class Guard:
             if not inside:
                 await _refuse(sent, 404, "not found")
                 return
-            if _from_elsewhere(scope):
+            if _from_elsewhere(scope, named=self._wanted is not None):
                 await _refuse(sent, 403, "a page of another site may not use this server")
                 return
             known = self._knows(scope)
@@ -97,11 +99,27 @@ class Guard:
         return hmac.compare_digest(_digest(decoded), self._wanted)
 
 
-def _from_elsewhere(scope: Scope) -> bool:
-    """Whether a browser sends this for a page of another site, which could otherwise ask a server on loopback."""
+def _from_elsewhere(scope: Scope, named: bool) -> bool:
+    """Whether a browser sends this for a page of another site, which could otherwise ask a server on loopback.
+
+    named  whether a page may know the server by a name. Anybody can give his own site the address of this machine: then
+           his page and this server have one name, and only a password tells them apart
+    """
     headers = dict(scope["headers"])
     origin = headers.get(b"origin")
-    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+    if origin is None:
+        return False
+    at = origin.partition(b"://")[2]
+    return at != headers.get(b"host") or not (named or _is_address(at.decode("latin-1")))
+
+
+def _is_address(netloc: str) -> bool:
+    """Whether this is localhost or an IP address, with a port or without, which nobody can give to another machine."""
+    try:
+        host = urlsplit(f"//{netloc}").hostname or ""
+        return host == "localhost" or bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def _digest(secret: bytes) -> bytes:

@@ -35,6 +35,9 @@ KEPT = 100  # finished jobs that stay on record
 State = Literal["waiting", "running", "done", "missed", "failed"]
 FINISHED = frozenset({"done", "missed", "failed"})
 
+# Fields of `Job` that a file of an older lsml does not have.
+_LATER = frozenset({"device", "allow_hosts", "document_root", "upload_root", "maps", "media_cache", "media_cache_size"})
+
 _ID = re.compile(r"\d{8}T\d{6}-\d{3}-[0-9a-f]{4}")
 
 
@@ -46,17 +49,31 @@ class Recipe:
     params            parameters of the model (`--with`)
     label_studio_url  where the annotated tasks come from
     fail_under        gates, see `gates.parse_gates`
+    device            where the server works, see `pipeline.find_devices`
+    allow_hosts       who may be asked for what tasks point to, see `Hosts`
+    document_root, upload_root, maps, media_cache
+                      folders of the server's host, absolute, see `Media`; maps: a prefix -> its folder
+    media_cache_size  bytes
     """
 
     model: str
     label_studio_url: str
     params: Mapping[str, Json] = field(default_factory=dict)
     fail_under: tuple[str, ...] = ()
+    device: str = "auto"
+    allow_hosts: tuple[str, ...] = ()
+    document_root: str | None = None
+    upload_root: str | None = None
+    maps: Mapping[str, str] = field(default_factory=dict)
+    media_cache: str | None = None
+    media_cache_size: int = 0
 
 
 @dataclass(frozen=True)
 class Job:
     """One training job.
+
+    What it has in common with the others stands in `Recipe`.
 
     id          sorts by time; safe as the name of a file
     project     id of the project in Label Studio
@@ -86,6 +103,13 @@ class Job:
     reason: str | None = None
     progress: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    allow_hosts: tuple[str, ...] = ()
+    document_root: str | None = None
+    upload_root: str | None = None
+    maps: Mapping[str, str] = field(default_factory=dict)
+    media_cache: str | None = None
+    media_cache_size: int = 0
 
     @property
     def finished(self) -> bool:
@@ -301,14 +325,19 @@ def _from_json(path: Path, found: Any) -> Job:
     damage = None
     if not isinstance(found, dict):
         damage = "no JSON object"
-    elif wrong := [name for name, kind in kinds.items() if name not in found or not _fits(found[name], kind)]:
+    elif wrong := [name for name, kind in kinds.items() if not _has(found, name, kind)]:
         damage = f'its "{wrong[0]}" is missing or not what it should be'
     elif found["id"] != path.stem:
         damage = "it is the file of another job"
     if damage:
         raise InputError(f"{path} is damaged ({damage}).", f"Remove it: rm {path}")
-    values = {name: found[name] for name in kinds}
-    return Job(**values | {"fail_under": tuple(values["fail_under"])})
+    given = {name: found[name] for name in kinds if name in found}
+    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in given.items()}
+    return Job(**values)
+
+
+def _has(found: Mapping[str, Any], name: str, kind: str) -> bool:
+    return _fits(found[name], kind) if name in found else name in _LATER
 
 
 def _fits(value: Any, kind: str) -> bool:
@@ -316,9 +345,14 @@ def _fits(value: Any, kind: str) -> bool:
     if kind == "State":
         return value in get_args(State)
     if kind.startswith("Mapping"):
-        return isinstance(value, dict)
+        texts = kind != "Mapping[str, str]" or (isinstance(value, dict) and all(map(_is_text, value.values())))
+        return isinstance(value, dict) and texts
     if kind.startswith("tuple"):
-        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return isinstance(value, list) and all(map(_is_text, value))
     if kind == "int":
         return type(value) is int
-    return isinstance(value, str) or (value is None and kind.endswith("None"))
+    return _is_text(value) or (value is None and kind.endswith("None"))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

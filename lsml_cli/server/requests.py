@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -23,6 +24,7 @@ ANNOTATION_EVENTS = frozenset(
 )
 START_TRAINING = "START_TRAINING"
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a character, or a whole one in two halves
 _PROJECT = re.compile(r"(\d{1,12})(?:\.\d+)?")  # "2.1795192449": the id, and when the project was made
 
 
@@ -59,11 +61,17 @@ def parse_predict(body: bytes, most_tasks: int) -> tuple[Predict, int]:
     context = params.get("context") if isinstance(params, dict) else None
     if context is not None and not isinstance(context, dict):
         raise BadRequest(f'"params.context" is {kind(context)}, expected an object')
-    config = found.get("label_config")
-    if config is not None and not isinstance(config, str):
-        raise BadRequest(f'"label_config" is {kind(config)}, expected labelling XML')
-    asked = [Asked(position, orjson.dumps(task), context) for position, task in enumerate(tasks[:most_tasks])]
+    config = labelling_xml(found, "label_config")
+    asked = [Asked(position, _body(task), context) for position, task in enumerate(tasks[:most_tasks])]
     return Predict(asked, config or None, parse_project(found.get("project")), context is not None), len(tasks)
+
+
+def labelling_xml(found: Mapping[str, Any], key: str) -> str | None:
+    """The labelling XML that a body has under a key. Raises BadRequest."""
+    config = found.get(key)
+    if config is not None and not isinstance(config, str):
+        raise BadRequest(f'"{key}" is {kind(config)}, expected labelling XML')
+    return None if config is None else _text(config)
 
 
 def parse_event(body: bytes) -> Event:
@@ -92,11 +100,47 @@ def parse_project(value: Any) -> int | None:
 
 
 def parse_object(body: bytes) -> Mapping[str, Any]:
-    """Raises BadRequest when a body is not a JSON object."""
+    """Raises BadRequest when a body is not a JSON object. A text in it may hold halves of characters, see `_text`."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
+        found = _with_halves(body, error)
     if not isinstance(found, dict):
         raise BadRequest(f"the body is {kind(found)}, expected an object")
     return found
+
+
+def _with_halves(body: bytes, error: orjson.JSONDecodeError) -> Any:
+    """A body that orjson refuses, as Python reads it. A text that was cut in the middle of an emoji ends in half of it:
+    Label Studio sends that as it is, and one such task must not cost all others their predictions.
+    """
+    if not _SURROGATE.search(body):
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as other:
+        raise BadRequest(f"the body is not JSON: {other}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _body(task: Any) -> bytes:
+    """A task as it travels. What cannot be written down becomes null, and fails in its place as whatever is no task.
+
+    A half of a character becomes a question mark, so that everything after it stays where it is in the text.
+    """
+    try:
+        return orjson.dumps(task)
+    except orjson.JSONEncodeError:
+        pass
+    try:
+        return json.dumps(task, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return b"null"
+
+
+def _text(text: str) -> str:
+    """A text without halves of characters, which nothing could write down."""
+    return text.encode("utf-8", "replace").decode()

@@ -128,7 +128,7 @@ class _Server:
         await self.serving.open()
         spec = self.serving.started
         log.info("%s is loaded (%.1f s).", spec.model_version, time.monotonic() - begun)
-        server = _Uvicorn(self._config(), lambda: self._say_where(sock))
+        server = _Uvicorn(self._config(), lambda: self._say_where(sock), self._ending)
         self._start(self.serving.watch())
         if self.trainer is not None:
             self._start(self.trainer.run())
@@ -144,6 +144,10 @@ class _Server:
             for number, handler in before.items():
                 signal.signal(number, handler)
         return server.stopped_by
+
+    def _ending(self) -> None:
+        if self.trainer is not None:
+            self.trainer.ending()
 
     def _config(self) -> uvicorn.Config:
         app = make_app(
@@ -191,12 +195,7 @@ class _Server:
         return Trainer(
             JobStore(versions),
             Embedded(versions) if embedded else Redis(versions, options.jobs),
-            Recipe(
-                registry.from_anywhere(options.model),
-                options.label_studio_url,
-                dict(options.params),
-                options.fail_under,
-            ),
+            _recipe(options, options.label_studio_url),
             train_every=options.train_every,
             changed=self._job_changed,
         )
@@ -270,12 +269,14 @@ class _Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Says when it listens, and notes which signal stopped it; the caller decides what that means."""
+    """Says when it listens and when it begins to end, and notes which signal stopped it; the caller decides what that
+    means."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
         self.stopped_by: int | None = None
         self._listening = listening
+        self._ending = ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -283,6 +284,7 @@ class _Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.stopped_by = self.stopped_by or sig
+        self._ending()
         super().handle_exit(sig, frame)
 
 
@@ -291,10 +293,15 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 class _Printable(logging.Formatter):
-    """What tasks and models say may hold anything, and a terminal obeys control characters."""
+    """What requests, tasks and models say may hold anything: a terminal obeys control characters, and what comes after
+    a line break would pass for a line of ours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return "".join(sign if sign.isprintable() else "?" for sign in super().formatMessage(record).rstrip())
 
     def format(self, record: logging.LogRecord) -> str:
-        return "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in super().format(record))
+        lines = super().format(record).splitlines()  # the message is the first, a traceback are the others
+        return "\n    ".join("".join(sign if sign.isprintable() else "?" for sign in line) for line in lines)
 
 
 def _log_to_stderr() -> None:
@@ -305,6 +312,28 @@ def _log_to_stderr() -> None:
         logger.setLevel(level)
         logger.handlers = [handler]
         logger.propagate = False
+
+
+def _recipe(options: ServeOptions, label_studio_url: str) -> Recipe:
+    """What jobs are told, wherever they run: where pictures are looked for is the same as for predictions."""
+    media = options.media
+    return Recipe(
+        registry.from_anywhere(options.model),
+        label_studio_url,
+        dict(options.params),
+        options.fail_under,
+        device=options.device,
+        allow_hosts=media.hosts.names,
+        document_root=_absolute(media.document_root),
+        upload_root=_absolute(media.upload_root),
+        maps={prefix: str(folder.absolute()) for prefix, folder in reversed(media.maps)},  # the first of two counts
+        media_cache=_absolute(media.cache.folder) if media.cache else None,
+        media_cache_size=media.cache.bound if media.cache else 0,
+    )
+
+
+def _absolute(folder: Path | None) -> str | None:
+    return None if folder is None else str(folder.absolute())
 
 
 def _access(options: ServeOptions) -> Access:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 QUEUE = "lsml"
 FUNCTION = "lsml_cli.server.training_job.run"
 GRACE = 5.0  # seconds a process has to clean up before it is killed
+TOGETHER = 1.0  # seconds in which SIGTERM reaches the server as well, where it is sent to all processes of a service
 PATIENCE = 5.0  # seconds to wait for an answer of Redis
 FOREVER = -1  # in RQ's terms
 REMEMBERED = 24 * 3600  # seconds that Redis keeps what a worker refused
@@ -60,7 +62,10 @@ class Runner(Protocol):
     def look(self, job: Job) -> Sight: ...
 
     def stop(self) -> list[str]:
-        """End what runs here and nowhere else; the ids of these jobs. Nothing can be started afterwards."""
+        """End what runs here and nowhere else; the ids of these jobs, and of all that SIGTERM has ended before.
+
+        Nothing can be started afterwards.
+        """
         ...
 
 
@@ -76,6 +81,7 @@ class Embedded:
         self._stopped = False
         self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}  # by job and attempt
         self._ended: dict[tuple[str, int], Sight] = {}
+        self._terminated: dict[tuple[str, int], float] = {}  # ended by SIGTERM; when that was first seen
 
     def start(self, job: Job) -> str | None:
         with self._lock:
@@ -95,6 +101,8 @@ class Embedded:
         code = process.poll()
         if code is None:
             return Sight("there")
+        if code == -signal.SIGTERM and time.monotonic() < self._terminated.setdefault(key, time.monotonic()) + TOGETHER:
+            return Sight("there")  # `stop` may be about to come, and then it has been stopped with the server
         if key not in self._ended:
             _signal_group(process, signal.SIGKILL)  # replicas that it has left behind
             # With 0 its result is on record, or it stepped back because somebody else runs this attempt.
@@ -105,6 +113,7 @@ class Embedded:
         with self._lock:
             self._stopped = True
             running = {key: process for key, process in self._processes.items() if process.poll() is None}
+            terminated = [key for key, process in self._processes.items() if process.returncode == -signal.SIGTERM]
         for process in running.values():
             _signal_group(process, signal.SIGTERM)
         for process in running.values():
@@ -112,7 +121,7 @@ class Embedded:
                 process.wait(self.grace)
             _signal_group(process, signal.SIGKILL)
             process.wait()
-        return [job_id for job_id, _ in running]
+        return [job_id for job_id, _ in (*running, *terminated)]
 
     def _spawn(self, job: Job) -> subprocess.Popen[bytes]:
         # It finds the modules that the server finds, no more (-P) and no fewer.

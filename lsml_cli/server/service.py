@@ -220,7 +220,10 @@ def _counts(results: Sequence[Any], kept: int) -> tuple[int, int, int, int]:
 
 
 def _id_of(asked: Asked) -> int | None:
-    task = orjson.loads(asked.body)
+    try:
+        task = orjson.loads(asked.body)
+    except orjson.JSONDecodeError:  # numbers that Python writes and orjson does not read
+        return None
     found = task.get("id") if isinstance(task, dict) else None
     return found if type(found) is int else None
 

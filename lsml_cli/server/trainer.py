@@ -74,6 +74,7 @@ class Trainer:
         self._looked = time.monotonic()
         self._crowded = False  # whether there may be more finished jobs than are kept
         self._troubles: set[str] = set()  # what went wrong in the last round, and is in the log
+        self._ending = False
 
     def request(self, project: int, why: str) -> Job:
         """Ask for training; never blocks. The job that will do it: a new one, or the one that waits already."""
@@ -126,10 +127,18 @@ class Trainer:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._interval)
 
+    def ending(self) -> None:
+        """The server ends once it has answered what was begun. From now on nothing is started, and what dies here has
+        been stopped as the server was: a service manager tells all processes of a service at once."""
+        self._ending = True
+
     async def close(self) -> None:
         """End what runs here; it waits again, and goes on with the next start of the server."""
+        self._ending = True
         try:
             for job_id in await asyncio.to_thread(self.runner.stop):
+                if job_id not in self._jobs or self._jobs[job_id].finished:  # long since
+                    continue
                 job = await asyncio.to_thread(self.store.read, job_id)
                 if job.state == "running":
                     await self._change(job, reason="The server was stopped.", **_WAITING)
@@ -182,7 +191,7 @@ class Trainer:
         self._adopt(found)
         if asked is not None and found.state != "waiting":
             self.request(found.project, asked)  # it may have had its tasks already when it was asked for
-        if found.finished or found.attempt != job.attempt:
+        if found.finished or found.attempt != job.attempt or self._ending:
             return
         sight = self._judge(found, sight, beat, elapsed)
         if sight.state == "failed":
@@ -218,7 +227,7 @@ class Trainer:
             self._adopt(await asyncio.to_thread(self.store.update, job, **changes))
 
     def _may_start(self, job: Job) -> bool:
-        if job.state != "waiting" or job.id in self._handed or job in self._unwritten:
+        if self._ending or job.state != "waiting" or job.id in self._handed or job in self._unwritten:
             return False
         busy = [each for each in self._unfinished() if each.state == "running" or each.id in self._handed]
         if self.runner.at_once is not None and len(busy) >= self.runner.at_once:

@@ -21,6 +21,8 @@ from lsml_cli.errors import GateMissed, InputError, LsmlError
 from lsml_cli.server.jobs import Job, JobStore, Superseded, utc_now, versions_of
 
 if TYPE_CHECKING:
+    from lsml_cli.media import Media
+    from lsml_cli.models.base import Model
     from lsml_cli.training import FitResult
 
 VERSIONS = "LSML_WORKER_VERSIONS"  # the environment variable that says where the shared folder is on this host
@@ -103,6 +105,7 @@ def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
     from lsml_cli.label_config import LabelConfig
 
     spec = registry.find_model(job.model, job.params)
+    media, device = _media(job), _device(job, spec.family())
     heart.say(f"Asking {job.label_studio_url} for the annotations of project {job.project}.")
     export = store.tasks_file(job)
     try:
@@ -116,10 +119,44 @@ def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
             config,
             versions_of(store.versions, job.project),
             fail_under=job.fail_under,
+            media=media,
+            device=device,
             progress=heart.say,
         )
     finally:
+        media.close()
         export.unlink(missing_ok=True)
+
+
+def _media(job: Job) -> Media:
+    """Where pictures are looked for: where the server does, as far as that is on this host. No plain path is read."""
+    from lsml_cli.media import Cache, Hosts, Login, Media
+
+    def here(folder: str | None) -> Path | None:
+        return Path(folder) if folder is not None and os.path.isdir(folder) else None  # noqa: PTH112
+
+    cache = here(job.media_cache)
+    return Media(
+        document_root=here(job.document_root),
+        upload_root=here(job.upload_root),
+        maps=tuple((prefix, found) for prefix, folder in job.maps.items() if (found := here(folder))),
+        label_studio=Login.with_key_of_environment(job.label_studio_url),
+        hosts=Hosts(job.allow_hosts),
+        cache=Cache(cache, job.media_cache_size) if cache and job.media_cache_size else None,
+    )
+
+
+def _device(job: Job, family: type[Model]) -> str:
+    """The server's device, or the best one of a worker that has no such device."""
+    from lsml_cli import pipeline
+    from lsml_cli.errors import UsageError
+
+    try:
+        return pipeline.find_devices(job.device, family)[0]
+    except UsageError as error:
+        best = pipeline.find_devices("auto", family)[0]
+        log.warning("Job %s: %s It trains on %s.", job.id, error.message, best)
+        return best
 
 
 def _facts(found: FitResult) -> dict[str, Any]:
