@@ -19,7 +19,6 @@ the name of a registered class, which somebody installed; any other class is cod
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 import sys
@@ -36,6 +35,7 @@ from lsml_cli.errors import ModelError, UnknownModel, UsageError, closest_first,
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.model_folder import Project, only_class, read_project
 from lsml_cli.models.base import FILE_MODULE, Json, Model, ModelSpec, load_class
+from lsml_cli.siblings import modules_beside, python_files
 
 BUILT_IN = {
     "image-classifier": "lsml_cli.models.image_classifier:ImageClassifier",
@@ -297,7 +297,10 @@ def check_params(family: type[Model], params: Mapping[str, Json]) -> None:
 
 
 def code_digest(family: type[Model]) -> str:
-    """Digest of the source of a model: of its own package where it has one, else of the file it is in."""
+    """Digest of the source of a model: of its own package where it has one, else of the file it is in.
+
+    What a file imports from beside it counts with it.
+    """
     digest = blake2b(digest_size=16)
     for name, path in source_files(family).items():
         content = path.read_bytes()
@@ -306,18 +309,22 @@ def code_digest(family: type[Model]) -> str:
 
 
 def source_files(family: type[Model]) -> dict[str, Path]:
-    """The files that a model's own code is in, by their names relative to its package ("" is a file by itself).
+    """The files that a model's own code is in, by their names relative to its package ("" is a file by itself; what it
+    imports from its folder comes by their names there).
 
     Its package is the outermost that offers the class, else the innermost that the class is in.
     """
     package = _package_of(family)
     if package is not None:
         folder = Path(package).parent
-        return {path.relative_to(folder).as_posix(): path for path in _python_files(folder)}
+        return {path.relative_to(folder).as_posix(): path for path in python_files(folder)}
     origin = getattr(sys.modules[family.__module__], "__file__", None)
     if origin is None:
         raise ModelError(f"{family.__name__} has no source file that could tell one version from another.")
-    return {"": Path(origin)}
+    script = Path(origin)
+    # A module of an installed distribution lies beside all others; only a file by itself has a folder of its own.
+    beside = modules_beside(script) if family.__module__.startswith(FILE_MODULE) else ()
+    return {"": script} | {path.relative_to(script.parent).as_posix(): path for path in beside}
 
 
 def _package_of(family: type[Model]) -> str | None:
@@ -334,18 +341,6 @@ def _package_of(family: type[Model]) -> str | None:
         if vars(module).get(family.__name__) is family:
             break
     return innermost
-
-
-def _python_files(folder: Path) -> list[Path]:
-    """The modules of a package and its subpackages. Other folders are not entered: they may hold a million pictures."""
-    found = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = Path(entry.path)
-        if entry.name.endswith(".py"):
-            found.append(path)
-        elif entry.is_dir() and (path / "__init__.py").is_file():
-            found += _python_files(path)
-    return found
 
 
 def _importable(module: str) -> bool:

@@ -81,6 +81,7 @@ FLOORS = {
     "label_config": 1,
     "validation": 1,
     "region_values": 1,
+    "siblings": 1,
     "media": 1,
     "media.*": 1,
     "images": 1,

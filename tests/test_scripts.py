@@ -17,7 +17,7 @@ from lsml_cli.errors import ModelError, UnknownModel
 from lsml_cli.models.scripts import adapted, labels
 from lsml_cli.models.scripts.brush import decode_rle, mask_to_rle
 from lsml_cli.models.scripts.recognising import Source, generation_of, model_name
-from lsml_cli.registry import find_model
+from lsml_cli.registry import find_model, source_files
 from tests.conftest import ROOT, Lsml
 from tests.serving import Serve, until
 from tests.studio_server import KEY, studio_server
@@ -350,6 +350,124 @@ def test_old_names_are_lent_and_not_given(place: Path) -> None:
     assert not [name for name in sys.modules if name.split(".")[0] in ("label_studio_ml", "label_studio_tools", "htx")]
     with pytest.raises(ModelError, match="has no Nobody"):
         find_model(f"{place / 'v1_text.py'}:Nobody")
+
+
+# ---- what lies beside a script
+
+
+SAYING = """
+from label_studio_ml.model import LabelStudioMLBase
+IMPORTS
+
+
+class M(LabelStudioMLBase):
+    def predict(self, tasks, **kwargs):
+        region = {"from_name": "kind", "to_name": "message", "type": "choices"}
+        return [{"result": [{**region, "value": {"choices": [ANSWER]}}]} for _ in tasks]
+"""
+
+
+def saying(folder: Path, imports: str, answer: str, more: str = "", **beside: str) -> str:
+    """A script that gives the same answer to every task, what lies beside it, and its name."""
+    folder.mkdir(exist_ok=True)
+    (folder / "model.py").write_text(SAYING.replace("IMPORTS", imports).replace("ANSWER", answer) + more)
+    for name, content in beside.items():
+        (folder / f"{name}.py").write_text(content)
+    return f"{folder / 'model.py'}:M"
+
+
+@pytest.mark.parametrize(
+    ("imports", "answer"),
+    [("from rules import LABEL", "LABEL"), ("", "__import__('rules').LABEL"), ("import rules", "rules.LABEL")],
+)
+def test_two_scripts_have_each_its_own_siblings(lsml: Lsml, place: Path, imports: str, answer: str) -> None:
+    """Also where they are imported only while it predicts. What is in them is part of what a model is."""
+    ham = saying(place / "a", imports, answer, rules="LABEL = 'ham'")
+    spam = saying(place / "b", imports, answer, rules="LABEL = 'spam'")
+    (place / "export.json").write_text(json.dumps([exported(n, "ham") for n in range(20)]))
+    run = lsml("evaluate", "export.json", "--model", ham, "--compare", spam, "-c", "config.xml", cwd=place)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"kind accuracy +1\.0000 +0\.0000 ", run.stdout), run.stdout
+    if imports:
+        assert find_model(ham).digest != find_model(spam).digest
+
+
+def test_a_script_and_its_successor_have_each_its_own_siblings(lsml: Lsml, place: Path) -> None:
+    old = saying(place / "old", "from rules import LABEL", "LABEL", rules="LABEL = 'spam'")
+    (place / "new").mkdir()
+    (place / "new" / "rules.py").write_text("LABEL = 'ham'")
+    (place / "new" / "model.py").write_text(
+        "from lsml_cli import Model, Prediction\nfrom rules import LABEL\n\n\nclass New(Model):\n"
+        "    def forward(self, inputs, binding):\n        return inputs\n\n"
+        "    def decode(self, output, task, binding):\n"
+        "        region = binding.config.only('Choices').region(task, {'choices': [LABEL]})\n"
+        "        return Prediction.of((region,), self.version)\n"
+    )
+    (place / "export.json").write_text(json.dumps([exported(n, "ham") for n in range(20)]))
+    asked = ("evaluate", "export.json", "--model", "new/model.py", "--compare", old, "-c", "config.xml")
+    run = lsml(*asked, cwd=place)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"kind accuracy +1\.0000 +0\.0000 ", run.stdout), run.stdout
+
+
+def test_a_sibling_learns_from_the_export_and_reaches_no_network(lsml: Lsml, place: Path) -> None:
+    """label_studio_sdk is installed here: what the sibling has imported before training is the real one."""
+    pytest.importorskip("label_studio_sdk")
+    data = (
+        "from label_studio_sdk import Client\n\n\ndef labelled(project):\n"
+        "    return Client(url='http://127.0.0.1:9', api_key='x').get_project(project).get_labeled_tasks()\n"
+    )
+    learns = (
+        "\n    def fit(self, event, data, **kwargs):\n"
+        "        assert event == 'START_TRAINING'\n"
+        "        self.set('examples', str(len(labelled(data['project']['id']))))\n"
+    )
+    script = saying(place, "from data import labelled", "self.get('examples') and 'spam'", learns, data=data)
+    run = lsml("fit", "export.json", "--model", script, "-c", "config.xml", "-o", "models", cwd=place)
+    assert run.returncode == 0, run.stderr
+    run = lsml("predict", "tasks.json", "--model", f"{script}@models", "-o", "o.json", cwd=place)
+    assert answers(place / "o.json") == ["spam"] * 7
+
+
+def test_a_sibling_finds_the_folder_of_the_version(lsml: Lsml, place: Path) -> None:
+    """It asks for it when it is imported. Two versions keep apart what it remembers."""
+    core = (
+        "import os\n\nMODEL_DIR = os.getenv('MODEL_DIR', '.')\nknown = []\n\n\n"
+        "def label():\n    if not known:\n        known.append(open(os.path.join(MODEL_DIR, 'label.txt')).read())\n"
+        "    return known[0]\n\n\n"
+        "def keep(label):\n    open(os.path.join(MODEL_DIR, 'label.txt'), 'w').write(label)\n"
+    )
+    learns = (
+        "\n    def setup(self):\n        pass\n\n    def fit(self, event, data, **kwargs):\n"
+        "        core.keep(data['annotation']['result'][0]['value']['choices'][0])\n"
+    )
+    script = saying(place, "import core", "core.label()", learns, core=core)
+    for kind in ("ham", "spam"):
+        (place / "export.json").write_text(json.dumps([exported(n, kind) for n in range(20)]))
+        run = lsml("fit", "export.json", "--model", script, "-c", "config.xml", "-o", kind, cwd=place)
+        assert run.returncode == 0, run.stderr
+    assert not (place / "label.txt").exists()
+    asked = ("evaluate", "export.json", "--model", f"{script}@spam", "--compare", f"{script}@ham")
+    run = lsml(*asked, cwd=place)
+    assert re.search(r"kind accuracy +1\.0000 +0\.0000 ", run.stdout), run.stdout + run.stderr
+
+
+def test_siblings_are_lent_and_not_given(place: Path) -> None:
+    script = saying(place / "a", "import rules_of_mine, colorsys, sub.deeper", "'ham'", rules_of_mine="import shades_")
+    (place / "a" / "shades_.py").write_text("")
+    (place / "a" / "sub").mkdir()
+    (place / "a" / "sub" / "deeper.py").write_text("from . import deepest")
+    (place / "a" / "sub" / "deepest.py").write_text("")
+    before = find_model(script)
+    assert not sys.modules.keys() & {"rules_of_mine", "shades_", "sub", "sub.deeper", "sub.deepest"}
+    assert "colorsys" in sys.modules
+    assert str(place / "a") not in sys.path
+    family = before.family()
+    assert list(source_files(family)) == ["", "rules_of_mine.py", "shades_.py", "sub/deeper.py", "sub/deepest.py"]
+    (place / "a" / "sub" / "deepest.py").write_text("BLACK = 0")
+    (place / "a" / "nobodys.py").write_text("")
+    assert find_model(script).digest != before.digest
+    assert "nobodys.py" not in source_files(family)
 
 
 # ---- serve

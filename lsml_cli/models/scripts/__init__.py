@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import orjson
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
-from lsml_cli.models.base import FILE_MODULE, Binding, Json, Model, ModelSpec, Progress, where
+from lsml_cli.models.base import FILE_MODULE, Binding, Json, Model, Progress, where
 from lsml_cli.models.scripts import htx, offline, surroundings
 from lsml_cli.models.scripts.htx import Htx
 from lsml_cli.models.scripts.recognising import (
@@ -85,10 +86,6 @@ class Script(Model):
     name: ClassVar[str]
     generation: ClassVar[Generation]
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        self._module: ModuleType | None = None
-
     @property
     def kind(self) -> Kind:
         return KINDS[self.generation]
@@ -103,9 +100,10 @@ class Script(Model):
 
     def forward(self, inputs: Sequence[Any], binding: Binding) -> Sequence[Any]:
         assert isinstance(binding, Hired)
-        with self._running(self.spec.path, binding.fetch):
+        edition = _edition(self.source, self.spec.path)
+        with self._running(edition, self.spec.path, binding.fetch):
             if binding.instance is None:
-                binding.instance = self._built(binding, self.spec.path, self.spec.state)
+                binding.instance = self._built(binding, edition, self.spec.path, self.spec.state)
             if len(inputs) == 1 or not any(context for _, context in inputs):
                 return self._asked(binding.instance, [task for task, _ in inputs], inputs[0][1])
             return [self._asked(binding.instance, [task], context)[0] for task, context in inputs]
@@ -140,10 +138,10 @@ class Script(Model):
         number = int(project) if project.isdecimal() else 0
         sdk = offline.sdk(number, tasks, binding.config.xml)
         progress(f"{self.source.path.name} learns as {SPOKEN[self.generation]} taught it.")
-        with self._running(out_dir, binding.media.fetch if binding.media else None, sdk):
-            instance = self._built(binding, out_dir, {}, "learning")
-            assert self._module is not None
-            taught.served = vars(self._module)[SERVED]
+        edition = _edition(self.source, out_dir, "learning")
+        with self._running(edition, out_dir, binding.media.fetch if binding.media else None, sdk):
+            instance = self._built(binding, edition, out_dir, {})
+            taught.served = vars(sys.modules[edition])[SERVED]
             state = self.kind.fit(instance, taught)
         written: dict[str, Json] = _rewritten(_plain(state), str(out_dir), HERE)
         if not any(written.values()) and not any(out_dir.iterdir()):
@@ -153,11 +151,9 @@ class Script(Model):
             )
         return written
 
-    def _built(
-        self, binding: Binding, folder: Path | None, state: Mapping[str, Any], purpose: str = "predicting"
-    ) -> Any:
+    def _built(self, binding: Binding, edition: str, folder: Path | None, state: Mapping[str, Any]) -> Any:
         settled = _rewritten(dict(state), HERE, str(folder)) if folder else dict(state)
-        original = self._original(folder, purpose)
+        original = _defined(_imported(self.source, self.generation, edition), self.name, self.generation)
         params = _config_beside(self.source.path) | dict(self.spec.params)
         try:
             return self.kind.build(original, binding.config.xml, binding.project or "0", params, settled)
@@ -166,19 +162,17 @@ class Script(Model):
         except (Exception, SystemExit) as error:
             raise ModelError(f"{self._recognised()}, but {self.name} cannot be built: {where(error)}.") from error
 
-    def _original(self, folder: Path | None, purpose: str) -> Any:
-        """The script's class. What belongs to a version has a module of its own: what a script keeps in globals, and
-        reads from the environment when it is imported, must not be another version's."""
-        if self._module is None:
-            self._module = _imported(self.source, self.generation, f"{folder}, {purpose}" if folder else "")
-        return _defined(self._module, self.name, self.generation)
-
     @contextmanager
     def _running(
-        self, folder: Path | None, fetch: surroundings.Fetch | None, sdk: Mapping[str, ModuleType] | None = None
+        self,
+        edition: str,
+        folder: Path | None,
+        fetch: surroundings.Fetch | None,
+        sdk: Mapping[str, ModuleType] | None = None,
     ) -> Iterator[None]:
         learned = {MODEL_DIR: str(folder)} if folder else {}
-        with surroundings.running(self.kind.modules(), self.source.path.parent, fetch, learned, sdk or {}):
+        lent, home = self.kind.modules(), self.source.path.parent
+        with surroundings.running(lent, home, fetch, learned, sdk or {}, _siblings[edition]):
             yield
 
     def _asked(self, instance: Any, tasks: list[dict[str, Any]], context: Any) -> list[Any]:
@@ -216,17 +210,27 @@ def adapted(path: Path, name: str) -> type[Script] | None:
     generation = generation_of(source)
     if generation is None:
         return None
-    with surroundings.lent(KINDS[generation].modules(), path.parent):
-        module = _imported(source, generation, "")
+    edition = _edition(source, None)
+    with surroundings.lent(KINDS[generation].modules(), path.parent, _siblings[edition]):
+        module = _imported(source, generation, edition)
     _defined(module, name, generation)
     content = {"source": source, "name": name, "generation": generation, "__module__": module.__name__}
     return type(name, (Script,), content | {"__doc__": f"Written for {SPOKEN[generation]}."})
 
 
-def _imported(source: Source, generation: Generation, version: str) -> ModuleType:
-    """The script as a module of its own for each version. What it imports must have been lent."""
+def _edition(source: Source, folder: Path | None, purpose: str = "predicting") -> str:
+    """The name that a script has as a module. What belongs to a version has a module of its own: what a script keeps in
+    globals, and reads from the environment when it is imported, must not be another version's."""
+    version = f"{folder}, {purpose}" if folder else ""
     key = blake2b(f"{source.path}\0{version}".encode(), digest_size=4).hexdigest()
-    name = f"{FILE_MODULE}{source.path.stem}_{key}"
+    return f"{FILE_MODULE}{source.path.stem}_{key}"
+
+
+_siblings: defaultdict[str, surroundings.Siblings] = defaultdict(dict)  # of each edition
+
+
+def _imported(source: Source, generation: Generation, name: str) -> ModuleType:
+    """The script as a module of this name. What it imports must have been lent."""
     if name in sys.modules:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, source.path)

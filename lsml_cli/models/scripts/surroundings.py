@@ -16,7 +16,11 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from lsml_cli.models.base import FILE_MODULE
+
 Fetch = Callable[[str, int | None], bytes]
+Siblings = dict[str, ModuleType]  # what a script has imported from its own folder, by its names in sys.modules
+INSTALLED = {"site-packages", "dist-packages"}  # folders, also of an environment that lies beside a script
 
 
 class Files:
@@ -71,8 +75,10 @@ def is_installed(name: str) -> bool:
 
 
 @contextmanager
-def lent(modules: Mapping[str, ModuleType], folder: Path) -> Iterator[None]:
-    """The modules, and what lies in the script's folder, are there to be imported; the modules are gone afterwards.
+def lent(modules: Mapping[str, ModuleType], folder: Path, siblings: Siblings) -> Iterator[None]:
+    """The modules, and what lies in the script's folder, are there to be imported; all of it is gone afterwards.
+
+    siblings  what the script has imported from its folder before, and what it imports now
 
     Where the real package is installed it wins, as a whole.
     """
@@ -86,7 +92,8 @@ def lent(modules: Mapping[str, ModuleType], folder: Path) -> Iterator[None]:
     sys.modules.update(mine)
     sys.path.insert(0, str(folder))
     try:
-        yield
+        with _apart(folder, siblings):
+            yield
     finally:
         with suppress(ValueError):  # the script has removed it itself
             sys.path.remove(str(folder))
@@ -95,6 +102,64 @@ def lent(modules: Mapping[str, ModuleType], folder: Path) -> Iterator[None]:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = known
+
+
+@contextmanager
+def _apart(folder: Path, siblings: Siblings) -> Iterator[None]:
+    """Of the modules in a script's folder there are those that are its own, and afterwards none.
+
+    Another script's folder may have modules of the same names. And what a module keeps in globals, or takes from the
+    SDK and from the environment when it is imported, must not be another version's.
+    """
+    others = {name: sys.modules[name] for name in _of_others(folder)} | {
+        name: sys.modules[name] for name in siblings if name in sys.modules
+    }
+    for name in others:
+        del sys.modules[name]
+    known = set(sys.modules)
+    sys.modules.update(siblings)
+    try:
+        yield
+    finally:
+        mine = [name for name in sys.modules if name not in known and _lies_below(folder, name)]
+        siblings.clear()
+        siblings.update({name: sys.modules.pop(name) for name in mine})
+        sys.modules.update(others)
+
+
+def _of_others(folder: Path) -> list[str]:
+    """The modules here that somebody has imported from elsewhere, and of which a script's folder has its own."""
+    there = [name for name in _importable(folder) if name in sys.modules and not _is_installed(name)]
+    return [name for name in sys.modules if name.partition(".")[0] in there] if there else []
+
+
+@cache
+def _importable(folder: Path) -> frozenset[str]:
+    """What can be imported from a folder, unless Python or lsml have that name for themselves."""
+    with os.scandir(folder) as entries:
+        names = {each.name.removesuffix(".py") for each in entries if each.name.endswith(".py") or each.is_dir()}
+    return frozenset({name for name in names if name.isidentifier()} - _RESERVED)
+
+
+_RESERVED = sys.stdlib_module_names | {"lsml_cli", "__main__", "__init__"}
+
+
+def _is_installed(name: str) -> bool:
+    return not INSTALLED.isdisjoint(Path(_place(name)).parts)
+
+
+def _lies_below(folder: Path, name: str) -> bool:
+    """Whether a module is one of those in a folder, and not of an environment there. A script itself is none."""
+    if name.startswith(FILE_MODULE) or name.partition(".")[0] in _RESERVED:
+        return False
+    place = Path(_place(name))
+    return place.is_relative_to(folder) and INSTALLED.isdisjoint(place.relative_to(folder).parts)
+
+
+def _place(name: str) -> str:
+    """The file of a module, or the folder of a package without one; "" for what is built in, or made by a program."""
+    known = getattr(sys.modules[name], "__dict__", {})
+    return str(known.get("__file__") or next(iter(known.get("__path__") or ()), ""))
 
 
 def _package(name: str) -> str:
@@ -109,13 +174,15 @@ def running(
     fetch: Fetch | None,
     environment: Mapping[str, str],
     instead: Mapping[str, ModuleType],
+    siblings: Siblings,
 ) -> Iterator[None]:
     """Everything that a script needs while it predicts or learns.
 
-    instead  modules whose content takes the place of the real one's, where that is installed
+    instead   modules whose content takes the place of the real one's, where that is installed
+    siblings  see `lent`
     """
     with ExitStack() as stack:
-        stack.enter_context(lent({**modules, **instead}, folder))
+        stack.enter_context(lent({**modules, **instead}, folder, siblings))
         for name, each in instead.items():
             stack.enter_context(_patched(name, each))
         stack.enter_context(variables(environment))
