@@ -29,6 +29,7 @@ LEARNING = {
     "v0_text.py": ("v0", "SimpleTextClassifier"),
     "v1_text.py": ("v1", "SimpleTextClassifier"),
     "v2_text.py": ("v2", "TextClassifier"),
+    "v2_button.py": ("v2", "NaiveBayes"),
     "v2_functions.py": ("v2", "predict_by_words"),
     "htx_text.py": ("htx", "TextClassifier"),
     "htx_sklearn.py": ("htx", "serve"),
@@ -253,6 +254,8 @@ def test_transfer_learning_with_a_resnet(lsml: Lsml, shared_data: Path, tmp_path
         ("completions, workdir, rounds=1", "{'n': len(list(completions)) * rounds}"),
         ("tasks, workdir=None, **kwargs", "{'n': kwargs['data']['project']['id'], 'event': kwargs['event']}"),
         ("event, data, job_id, workdir", "{'n': len(data['annotation']['result'])}"),
+        ("event, data, **kwargs", "{'n': data['annotation']['project'] == 3 and data['annotation']['task'] + 1}"),
+        ("**kwargs", "{'n': len(kwargs['data']['annotation']['result']), 'event': kwargs['event']}"),
     ],
 )
 def test_every_way_to_call_fit(lsml: Lsml, place: Path, fit: str, told: str) -> None:

@@ -132,10 +132,11 @@ class V1:
 
     def fit(self, instance: Any, taught: Taught) -> dict[str, Any]:
         tasks = self.tasks(taught.tasks)
-        names = list(inspect.signature(instance.fit).parameters)
+        first = next(iter(inspect.signature(instance.fit).parameters.values()), None)
         webhook = {"event": "ANNOTATION_UPDATED", "data": taught.event(tasks), "job_id": taught.job}
         given = {"workdir": str(taught.workdir), **taught.params}
-        if names and names[0] not in webhook:  # `tasks`, `completions`, …: the webhook gave it nothing there
+        if first and first.kind is not first.VAR_KEYWORD and first.name not in webhook:
+            # `tasks`, `completions`, …: the webhook gave it nothing there
             wants_event = taught.mentions("event", "data") and not set(taught.params) & {"event", "data"}
             more = webhook if wants_event else {}
             found = instance.fit(iter(tasks), **accepted(instance.fit, given | more))
@@ -205,7 +206,7 @@ class Taught:
         return [
             {
                 "action": "ANNOTATION_CREATED",
-                "annotation": annotation,
+                "annotation": {**annotation, "task": task.get("id"), "project": self.about_project()["id"]},
                 "project": self.about_project(),
                 "task": {"id": task.get("id"), "data": task["data"], "project": self.about_project()["id"]},
             }

@@ -268,10 +268,13 @@ class V2:
         return {"values": dict(getattr(instance, "values", {}))}
 
     def _events(self, taught: Taught, tasks: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """START_TRAINING for a script that knows it, or that asks for the annotations itself; else one for each."""
+        """START_TRAINING for a script that knows it, or that asks for the annotations itself; else one for each.
+
+        Label Studio says START_TRAINING without an annotation, but scripts look for the project there all the same.
+        """
         asks = bool(taught.imports & set(SDK)) or any(taught.mentions(word) for word in SDK)
         if taught.mentions("START_TRAINING") or (asks and not taught.mentions("ANNOTATION_CREATED")):
-            yield "START_TRAINING", {"action": "START_TRAINING", "project": taught.about_project()}
+            yield "START_TRAINING", {**taught.event(tasks), "action": "START_TRAINING"}
         elif asks:
             yield "ANNOTATION_CREATED", taught.event(tasks)
         else:
