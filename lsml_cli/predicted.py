@@ -8,15 +8,16 @@ task does. So memory does not grow with either file.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import orjson
 
-from lsml_cli.errors import InputError
+from lsml_cli.errors import InputError, UsageError, listed
 from lsml_cli.holdout import content
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.predictions import stored_predictions
@@ -33,14 +34,20 @@ class Answer(NamedTuple):
 
     result: Sequence[Mapping[str, Any]]
     failure: str | None = None
+    version: str | None = None
 
 
 class Entry(NamedTuple):
-    """One record of the file. `data` is what its task is about; None where only its id is known."""
+    """One record of the file. `data` is what its task is about; None where only its id is known.
+
+    answer    None where the record is a prediction of another version than the wanted one
+    versions  of all predictions in the record
+    """
 
     id: int | None
     data: bytes | None
     answer: Answer | None
+    versions: Sequence[str | None] = ()
 
 
 def read_entry(record: Record, config: LabelConfig, version: str | None = None) -> Entry:
@@ -58,7 +65,7 @@ def read_entry(record: Record, config: LabelConfig, version: str | None = None) 
         raise ValueError("no object")
     if "task" in raw and "data" not in raw:
         task_id = raw["task"] if type(raw["task"]) is int else None
-        return Entry(task_id, None, _alone(raw, version))
+        return Entry(task_id, None, _alone(raw, version), () if "error" in raw else (_version(raw),))
     if "data" not in raw or not isinstance(raw.get("predictions"), list):
         raise InputError(f"{record.place}: there is no prediction, nor a list of them.", EXPECTED)
     if any(not isinstance(each, dict) for each in raw["predictions"]):
@@ -67,7 +74,8 @@ def read_entry(record: Record, config: LabelConfig, version: str | None = None) 
             "Export a snapshot with predictions in full, or use the file that `lsml predict` wrote.",
         )
     task = parse_task(record)
-    return Entry(task.id, content(task, config), _of_task(raw, version))
+    stored = stored_predictions(raw)
+    return Entry(task.id, content(task, config), _of_task(stored, version), [_version(each) for each in stored])
 
 
 def _alone(raw: Mapping[str, Any], version: str | None) -> Answer | None:
@@ -78,15 +86,21 @@ def _alone(raw: Mapping[str, Any], version: str | None) -> Answer | None:
         raise ValueError("there is no result")
     if version is not None and raw.get("model_version") != version:
         return None
-    return Answer(_regions(raw["result"]))
+    return Answer(_regions(raw["result"]), version=_version(raw))
 
 
-def _of_task(raw: Mapping[str, Any], version: str | None) -> Answer | None:
-    stored = stored_predictions(raw)
+def _of_task(stored: Sequence[Mapping[str, Any]], version: str | None) -> Answer:
+    """A task that is in the file was to be predicted: one without a prediction of the version has failed."""
     if version is not None:
         stored = [each for each in stored if each["model_version"] == version]
-        return Answer(_regions(stored[-1]["result"])) if stored else None
-    return Answer(_regions(stored[-1]["result"])) if stored else Answer((), "no prediction")
+    if not stored:
+        return Answer((), "no prediction" if version is None else "no prediction of this version")
+    return Answer(_regions(stored[-1]["result"]), version=_version(stored[-1]))
+
+
+def _version(prediction: Mapping[str, Any]) -> str | None:
+    found = prediction.get("model_version")
+    return found if isinstance(found, str) else None
 
 
 def _regions(result: Sequence[Any]) -> list[Mapping[str, Any]]:
@@ -95,10 +109,14 @@ def _regions(result: Sequence[Any]) -> list[Mapping[str, Any]]:
 
 @dataclass
 class _Seen:
+    """What has been read; `versions` of all predictions, `given` of those that tasks were given."""
+
     entries: int = 0
     unreadable: int = 0
     first: str = ""
     torn: bool = False
+    versions: Counter[str | None] = field(default_factory=Counter)
+    given: Counter[str | None] = field(default_factory=Counter)
 
 
 class PredictionFile:
@@ -129,17 +147,35 @@ class PredictionFile:
         return self._seen.torn
 
     def notes(self) -> Iterator[str]:
-        """What could not be read so far."""
+        """What could not be read so far, and whether predictions of several versions were mixed."""
         if self._seen.unreadable:
             count = f"{self._seen.unreadable:,} records" if self._seen.unreadable > 1 else "1 record"
             yield f"{count} of {self.name} could not be read: {self._seen.first}."
+        if len(self._seen.given) > 1:
+            yield (
+                f"What was measured of {self.name} are predictions of {len(self._seen.given)} versions, the last one of"
+                f" each task: {_counted(self._seen.given)}. --model-version chooses one of a file of --predictions."
+            )
+
+    def require_version(self) -> None:
+        """Raises UsageError where predictions of one version are wanted, and there are only others."""
+        if self._version is not None and self._seen.versions and self._version not in self._seen.versions:
+            raise UsageError(
+                f"{self.name} has no prediction of the version {self._version!r}.",
+                f"It has those of: {_counted(self._seen.versions)}.",
+            )
 
     def take(self, task: Task) -> Answer | None:
         """The prediction of a task: by its id, else by what the task is about. None where the file has none.
 
         The same id with other data is another task, of another project.
         """
-        about = content(task, self._config)
+        answer = self._find(task, content(task, self._config))
+        if answer is not None and answer.failure is None:
+            self._seen.given[answer.version] += 1
+        return answer
+
+    def _find(self, task: Task, about: bytes) -> Answer | None:
         if (body := self._stash.find(task.id, about)) is not None:
             return self._entry(body).answer
         for record, entry in self._records:
@@ -164,7 +200,13 @@ class PredictionFile:
                 self._seen.torn = self._seen.torn or record.torn
                 continue
             self._seen.entries += 1
-            yield record, entry
+            self._seen.versions.update(entry.versions)
+            if entry.answer is not None:
+                yield record, entry
+
+
+def _counted(versions: Counter[str | None]) -> str:
+    return listed(f"{version or 'no version'} ({count:,})" for version, count in versions.most_common())
 
 
 def _same(task: Task, about: bytes, entry: Entry) -> bool:

@@ -146,6 +146,61 @@ def test_failed_tasks_count_as_wrong_and_missing_ones_are_left_out(lsml: Lsml, p
     assert found["controls"]["mood"]["accuracy"] == pytest.approx(79 / 80)
 
 
+@pytest.fixture
+def half_failed(place: Path) -> str:
+    """Whole tasks with an older prediction each, which is right; every other one was predicted anew, and wrongly."""
+    records = [json.loads(line) for line in (place / "a.jsonl").read_text().splitlines()]
+    whole = []
+    for each in records:
+        truth = "good" if each["task"] % 2 else "bad"
+        made = [{"result": [region("mood", [truth], 0.9)], "score": 0.9, "model_version": "old"}]
+        if each["task"] % 4 < 2:
+            made.append({"result": [region("mood", [other(truth)], 0.9)], "score": 0.9, "model_version": "new"})
+        whole.append({"id": each["task"], "data": {"text": f"text {each['task']}"}, "predictions": made})
+    write(place / "whole.json", whole)
+    return "whole.json"
+
+
+def test_what_a_version_failed_at_counts_as_wrong(lsml: Lsml, place: Path, half_failed: str) -> None:
+    run = evaluate(lsml, place, "--model-version", "new", predictions=half_failed)
+    assert run.returncode == 3
+    assert "mood: accuracy 0.0000" in run.stdout
+    assert "50 tasks failed, and count as wrong: no prediction of this version." in run.stderr
+    old = evaluate(lsml, place, "--model-version", "old", predictions=half_failed)
+    assert (old.returncode, "mood: accuracy 1.0000" in old.stdout) == (0, True), old.stderr
+    for file, known in ((half_failed, "old (100), new (50)"), ("a.jsonl", "v1 (100)")):
+        typo = evaluate(lsml, place, "--model-version", "nev", predictions=file)
+        assert (typo.returncode, typo.stdout) == (2, "")
+        assert f"{file} has no prediction of the version 'nev'." in typo.stderr
+        assert f"It has those of: {known}." in typo.stderr
+
+
+def test_versions_that_are_measured_together_are_told_of(lsml: Lsml, place: Path, half_failed: str) -> None:
+    mixed = "of whole.json are predictions of 2 versions, the last one of each task: new (50), old (50)."
+    run = evaluate(lsml, place, "--quiet", predictions=half_failed)
+    assert (run.returncode, mixed in run.stderr) == (0, True), run.stderr
+    run = evaluate(lsml, place, "--quiet", "--compare", half_failed)
+    assert (run.returncode, mixed in run.stderr) == (0, True), run.stderr
+    assert mixed not in evaluate(lsml, place).stderr
+
+
+def test_it_is_compared_with_a_model_in_a_file(lsml: Lsml, place: Path) -> None:
+    """Named by the file alone. Beside the data, a file may not decide that its code runs."""
+    (place / "model.py").write_text(
+        "from lsml_cli import Model, Prediction\n\n\nclass Good(Model):\n"
+        "    def forward(self, inputs, binding):\n        return inputs\n\n"
+        "    def decode(self, output, task, binding):\n"
+        "        region = binding.config.controls['mood'].region(task, {'choices': ['good']})\n"
+        "        return Prediction.of((region,), self.version)\n"
+    )
+    run = evaluate(lsml, place, "--compare", "model.py")
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^mood accuracy +0\.9000 +0\.5000 ", run.stdout, re.M), run.stdout
+    (place / "lsml.toml").write_text('[evaluate]\ncompare = "model.py"\n')
+    run = lsml("evaluate", place / "export.json", "--predictions", place / "a.jsonl", "-c", place / "config.xml")
+    assert (run.returncode, "which would run the code there" in run.stderr) == (2, True), run.stderr
+
+
 def test_several_people(lsml: Lsml, place: Path) -> None:
     write(place / "export.json", [exported(0, "good", "good"), exported(1, "bad", "good"), exported(2, "bad")])
     write(place / "a.jsonl", [predicted(0, "good", 0.9), predicted(1, "good", 0.9), predicted(2, "good", 0.9)])

@@ -79,7 +79,15 @@ def test_the_last_prediction_counts_or_the_one_of_a_version(tmp_path: Path) -> N
         assert label(found.take(task(1, "x"))) == "b"
     with PredictionFile(path, CONFIG, "old") as found:
         assert label(found.take(task(1, "x"))) == "a"
+        assert found.take(task(2, "y")) == Answer((), "no prediction of this version")
+
+
+def test_records_of_another_version_are_passed_over(tmp_path: Path) -> None:
+    records = [short(1, "a") | {"model_version": "old"}, short(1, "b"), short(2, "a") | {"model_version": "old"}]
+    with PredictionFile(write(tmp_path / "p.jsonl", records), CONFIG, "v") as found:
+        assert label(found.take(task(1, "x"))) == "b"
         assert found.take(task(2, "y")) is None
+        assert list(found.notes()) == []
 
 
 def test_failures_are_answers(tmp_path: Path) -> None:
@@ -87,6 +95,17 @@ def test_failures_are_answers(tmp_path: Path) -> None:
     with PredictionFile(write(tmp_path / "p.jsonl", [failed, stored(2, "y")]), CONFIG) as found:
         assert found.take(task(1, "x")) == Answer((), "no file")
         assert found.take(task(2, "y")) == Answer((), "no prediction")
+
+
+def test_versions_that_are_mixed_are_told_of(tmp_path: Path) -> None:
+    """A task that failed keeps the older prediction that it came with; not so where each has the newer one."""
+    mixed = [stored(1, "x", ("a", "old"), ("b", "new")), stored(2, "y", ("b", "new")), stored(3, "z", ("a", "old"))]
+    with PredictionFile(write(tmp_path / "p.jsonl", mixed), CONFIG) as found:
+        assert [label(found.take(task(n, text))) for n, text in ((1, "x"), (2, "y"))] == ["b", "b"]
+        assert list(found.notes()) == []
+        found.take(task(3, "z"))
+        [note] = found.notes()
+    assert "predictions of 2 versions, the last one of each task: new (2), old (1)" in note
 
 
 def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:

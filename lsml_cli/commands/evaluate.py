@@ -137,7 +137,7 @@ def evaluate(
         raise UsageError("--fail-if-worse has nothing to go by.", "Name what to compare with: --compare MODEL")
     if model_version is not None and predictions is None:
         raise UsageError("--model-version chooses among the predictions of a file.", "Leave it out, or --predictions.")
-    with_file = compare is not None and Path(compare).is_file()
+    with_file = compare is not None and not compare.endswith(".py") and Path(compare).is_file()
     specs = _Specs(model, compare if not with_file else None, params or [])
     config = specs.label_config(label_config)
     known = evaluation.measurable(config)
@@ -188,6 +188,7 @@ def evaluate(
                 unseen=lambda task: all(unseen(task) for unseen in sides),
                 progress=lambda done, failed: console.progress(done, failed, None),
             )
+            opener.require_versions()
             for sentence in opener.unread():
                 console.note(sentence, important=True)
         if not found.tasks:
@@ -280,6 +281,10 @@ class _Opener:
     @property
     def torn(self) -> bool:
         return any(file.torn for file in self._files)
+
+    def require_versions(self) -> None:
+        for file in self._files:
+            file.require_version()
 
     def unread(self) -> Iterator[str]:
         for file in self._files:

@@ -26,7 +26,8 @@ def require_harmless(option: Option, value: Any, path: Path, where: str) -> None
 
 
 def _objection(option: Option, value: Any, folder: Path) -> str | None:
-    if option.is_model and not (option.is_path and Path(value).is_file()):
+    is_file = option.is_path and Path(str(value)).is_file() and not str(value).endswith(".py")  # of predictions
+    if option.is_model and not is_file:
         return _model_objection(value)
     if option.is_path:
         paths = [pair.rpartition("=")[2] for pair in value] if isinstance(value, list) else [value]
