@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,89 @@ def test_a_script_comes_with_what_it_imports(lsml: Lsml, tmp_path: Path) -> None
     assert run.returncode == 0, run.stderr
     answers = [json.loads(line)["predictions"][0]["result"][0]["value"]["choices"] for line in run.stdout.splitlines()]
     assert answers == [["spam"], ["ham"]]
+
+
+RULES = """
+from label_studio_ml.model import LabelStudioMLBase
+from tools.rules import LABEL
+
+
+class Rules(LabelStudioMLBase):
+    def predict(self, tasks, **kwargs):
+        region = {"from_name": "kind", "to_name": "t", "type": "choices", "value": {"choices": [LABEL]}}
+        return [{"result": [region]} for _ in tasks]
+"""
+KINDS_OF_MAIL = (
+    '<View><Text name="t" value="$text"/><Choices name="kind" toName="t">'
+    '<Choice value="ham"/><Choice value="spam"/></Choices></View>'
+)
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Path:
+    """A script that imports a package, which imports a file beside the script, which imports another package."""
+    folder = tmp_path / "backend"
+    for name, content in {
+        "model.py": RULES,
+        "tools/__init__.py": "",
+        "tools/rules.py": "from words import LABEL",
+        "words.py": "from lists.spam import LABEL",
+        "lists/spam.py": "from . import ham\nLABEL = 'spam'",  # without an __init__.py
+        "lists/ham.py": "",
+        "nobody.py": "raise RuntimeError",
+        "requirements.txt": "regex==2024.1\n",
+        "label_config.xml": KINDS_OF_MAIL,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+def test_a_script_comes_with_what_its_packages_import_and_need(lsml: Lsml, tmp_path: Path, backend: Path) -> None:
+    run = lsml("init", "rules", "--script", backend / "model.py", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    copied = files(tmp_path / "rules")
+    assert copied >= {"model.py", "tools/__init__.py", "tools/rules.py", "words.py", "lists/spam.py", "lists/ham.py"}
+    assert "nobody.py" not in copied
+    needs = (tmp_path / "rules" / "requirements.txt").read_text().splitlines()
+    assert (needs[0][0], needs[1:]) == ("#", ["regex==2024.1"])
+    shutil.rmtree(backend)
+    command = ("predict", "-", "--model", "rules", "-c", "rules/label_config.xml")
+    run = lsml(*command, input='{"text": "hello"}', cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_script_is_wrapped_where_it_is(lsml: Lsml, tmp_path: Path, backend: Path) -> None:
+    """As often as one likes."""
+    before = {name: (backend / name).read_text() for name in files(backend) if name != "requirements.txt"}
+    for _ in range(2):
+        run = lsml("init", ".", "--script", "model.py", "--force", cwd=backend)
+        assert run.returncode == 0, run.stderr
+    assert {name: (backend / name).read_text() for name in before} == before
+    assert (backend / "requirements.txt").read_text().splitlines()[1:] == ["regex==2024.1"]
+    run = lsml("predict", "-", "--model", ".", "-c", "label_config.xml", input='{"text": "hello"}', cwd=backend)
+    assert run.returncode == 0, run.stderr
+
+
+def test_what_cannot_be_read_is_said_before_anything_is_written(lsml: Lsml, tmp_path: Path, backend: Path) -> None:
+    (backend / "model.py").write_text("class Rules(:")
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "README.md").write_text("mine")
+    run = lsml("init", "rules", "--force", "--script", f"{backend / 'model.py'}:Rules", cwd=tmp_path)
+    assert (run.returncode, "this is no Python" in run.stderr) == (1, True), run.stderr
+    assert files(tmp_path / "rules") == {"README.md"}
+    assert (tmp_path / "rules" / "README.md").read_text() == "mine"
+
+
+def test_without_samples_the_tests_wait_for_them(lsml: Lsml, tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text(KINDS_OF_MAIL)
+    run = lsml("init", "moods", "-c", "config.xml", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests"]
+    found = subprocess.run(command, cwd=tmp_path / "moods", capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+    assert "2 skipped" in found.stdout
+    assert "there is no annotated.json and no tasks.json" in found.stdout
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ one's own, whose class is MyModel there. What `--model FOLDER` means stands in i
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shutil
@@ -20,6 +19,7 @@ from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.project import samples
 from lsml_cli.project.samples import Sample
+from lsml_cli.siblings import modules_beside
 
 OWN = "own"  # a model of one's own
 SCRIPT = "script"  # a backend that is there already
@@ -90,23 +90,27 @@ class NewProject:
 
 
 def write(asked: NewProject) -> list[str]:
-    """Write the folder; the names of its files, in order. Raises UsageError or OutputError."""
+    """Write the folder; the names of its files, in order. Raises UsageError, ModelError or OutputError.
+
+    Everything is read, and looked at, before anything is written.
+    """
     _require_free(asked)
     given = asked.label_config or _config_beside(asked)
     config = LabelConfig.load(given).xml if given else None
+    texts, copied = list(_texts(asked)), list(_copied(asked))
     try:
         asked.folder.mkdir(parents=True, exist_ok=True)
-        for path, content in _texts(asked):
+        for path, content in texts:
             place = asked.folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(content, "utf-8")
             if content.startswith("#!"):
                 place.chmod(0o755)
-        if asked.script is not None:
-            _copy_script(*asked.script, asked.folder)
+        for source in copied:
+            _copy(source, asked.folder / source.name)
         _write_samples(asked, config)
     except OSError as error:
-        raise OutputError(f"{asked.folder} cannot be written: {error.strerror}.") from error
+        raise OutputError(f"{asked.folder} cannot be written: {error.strerror or error}.") from error
     return sorted(
         path.relative_to(asked.folder).as_posix()
         for path in asked.folder.rglob("*")
@@ -179,6 +183,7 @@ def _words(asked: NewProject) -> dict[str, str]:
     own_code = ":" in model
     needs = ["# What the model imports; lsml itself is installed from a checkout or a wheel, see README.md."]
     needs += kind.needs
+    needs += [line for line in _requirements_beside(asked) if line not in needs]
     params = "".join(f"{name} = {json.dumps(value)}\n" for name, value in kind.params.items())
     return {
         "NAME": asked.name,
@@ -205,35 +210,34 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /
 """
 
 
-def _copy_script(script: Path, class_name: str, folder: Path) -> None:
-    """The script, its `config.json`, and every module beside it that it imports, directly or not."""
-    source = script.parent
-    shutil.copyfile(script, folder / script.name)
-    if (source / "config.json").is_file():
-        shutil.copyfile(source / "config.json", folder / "config.json")
-    for name in sorted(_siblings(script, set())):
-        beside = source / name
-        if beside.is_dir():
-            shutil.copytree(beside, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(beside, folder / name)
+def _requirements_beside(asked: NewProject) -> list[str]:
+    """The lines of the requirements.txt that lies beside a script."""
+    path = asked.script[0].with_name("requirements.txt") if asked.script else None
+    if path is None or not path.is_file():
+        return []
+    try:
+        return path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from None
 
 
-def _siblings(script: Path, known: set[str]) -> set[str]:
-    """The names of the files and packages beside a script that it needs."""
-    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-        for name in names:
-            first = name.partition(".")[0]
-            file, package = script.parent / f"{first}.py", script.parent / first
-            if file.is_file() and file.name not in known and file != script:
-                known.add(file.name)
-                _siblings(file, known)
-            elif package.is_dir() and any(package.glob("*.py")):
-                known.add(first)
-    return known
+def _copied(asked: NewProject) -> Iterator[Path]:
+    """The script, its `config.json`, and the files and packages beside it that it imports, directly or not."""
+    if asked.script is None:
+        return
+    script = asked.script[0]
+    beside = {path.relative_to(script.parent).parts[0] for path in modules_beside(script)}
+    names = [script.name, "config.json", *sorted(beside)]
+    yield from (path for path in map(script.with_name, names) if path.exists())
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copyfile(source, target)
 
 
 def _write_samples(asked: NewProject, config: str | None) -> None:
