@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import tracemalloc
 from typing import Any
 
 import jiwer
@@ -125,6 +126,23 @@ def test_weighted_pictures_are_repeated_pictures(seed: int) -> None:
         for name, value in again.metrics().values().items():
             if value is not None:
                 assert values[name][i] == pytest.approx(value, abs=1e-9)
+
+
+def test_memory_does_not_grow_with_the_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40,000 detections of one class, by so many resamples as the bootstrap hands over at once."""
+    rng = random.Random(0)
+    shapes = [Shape((20.0 * i, 0, 10, 10)) for i in range(100)]
+    made = [([Found("car", shapes[0])], [Found("car", each, rng.random()) for each in shapes]) for _ in range(400)]
+    counts = counted(made)
+    weights = np.random.default_rng(0).integers(0, 3, (500, 400)).astype(np.int32)
+    tracemalloc.start()
+    values = counts.values(weights)
+    peak = tracemalloc.get_traced_memory()[1] / (1 << 20)
+    tracemalloc.stop()
+    assert peak < 60, f"{peak:.0f} MB"  # all weights of all detections at once are 160 MB
+    monkeypatch.setattr(regions, "BLOCK", 10**9)
+    for name, at_once in counts.values(weights[:50]).items():
+        assert np.array_equal(values[name][:50], at_once)
 
 
 def test_precision_and_recall_are_those_above_the_threshold() -> None:

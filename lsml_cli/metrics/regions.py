@@ -9,7 +9,7 @@ here is what `pycocotools.cocoeval.COCOeval` computes, but for weighted pictures
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -223,25 +223,25 @@ class RegionCounts:
         """AP, AP at IoU 0.5, and at the threshold: right, predicted, true ones. Each of the shape (resamples,)."""
         import numpy as np
 
-        tasks, classes = (np.frombuffer(each, np.int32) for each in self._true)
-        support = weights[:, tasks[classes == number]].sum(axis=1).astype(np.float64)
+        true, classes = (np.frombuffer(each, np.int32) for each in self._true)
+        true = true[classes == number]
         tasks, classes = (np.frombuffer(each, np.int32) for each in self._found[:2])
         mine = np.flatnonzero(classes == number)
         scores = np.frombuffer(self._found[2])[mine]
-        mine = mine[np.argsort(-scores, kind="mergesort")]
+        surest_first = np.argsort(-scores, kind="mergesort")
+        mine, sure = mine[surest_first], scores[surest_first] >= self.threshold
+        tasks = tasks[mine]
         bits = np.frombuffer(self._found[3], np.uint16)[mine]
-        weight = weights[:, tasks[mine]]
         matched = (bits >> np.arange(len(IOUS), dtype=np.uint16)[:, None]) & 1  # (IoUs, detections)
+        right, predicted, support = _totals(weights, tasks[(matched[0] == 1) & sure], tasks[sure], true)
         at_a_time = max(1, BLOCK // max(1, matched.size))
         ap = np.concatenate(
             [
-                average_precision(weight[i : i + at_a_time], matched, support[i : i + at_a_time])
-                for i in range(0, len(weight), at_a_time)
+                average_precision(weights[i : i + at_a_time, tasks], matched, support[i : i + at_a_time])
+                for i in range(0, len(weights), at_a_time)
             ]
         )
-        sure = np.frombuffer(self._found[2])[mine] >= self.threshold
-        right = (weight * (matched[0] & sure)).sum(axis=1)
-        return ap.mean(axis=1), ap[:, 0], right.astype(float), (weight * sure).sum(axis=1).astype(float), support
+        return ap.mean(axis=1), ap[:, 0], right, predicted, support
 
 
 def match(overlap: Numbers, ious: Sequence[float]) -> list[int]:
@@ -275,20 +275,61 @@ def average_precision(weight: npt.NDArray[Any], matched: npt.NDArray[Any], suppo
     """
     import numpy as np
 
-    recalls = np.linspace(0.0, 1.0, 101)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        right = np.cumsum(weight[:, None, :] * matched, axis=2, dtype=np.float64)
-        every = np.cumsum(weight, axis=1, dtype=np.float64)[:, None, :]
-        recall = right / support[:, None, None]
-        precision = right / (every + _TINY)
-    # The best precision at this recall or a higher one; then how many of the 101 recalls are first reached here.
-    precision = np.maximum.accumulate(precision[:, :, ::-1], axis=2)[:, :, ::-1]
-    reached = np.searchsorted(recalls, recall, side="right")
-    reached[np.isnan(recall)] = 0
-    share = np.diff(reached, axis=2, prepend=0)
-    found: Numbers = (precision * share).sum(axis=2) / len(recalls)
+    every = np.cumsum(weight, axis=1, dtype=np.int64)
+    hits = matched.any(axis=0)  # precision falls at all others
+    every, weight, matched = every[:, hits], weight[:, hits], matched[:, hits]
+    if not matched.size:
+        found = np.zeros((len(weight), len(matched)))
+    else:
+        right = np.cumsum(weight[:, None, :] * matched, axis=2, dtype=np.int64)
+        precision = right / (every[:, None, :] + _TINY)
+        # The best precision at this recall or a higher one.
+        precision = np.maximum.accumulate(precision[:, :, ::-1], axis=2)[:, :, ::-1]
+        reached = _first_to_reach(right, _needed(support))
+        last = matched.shape[1] - 1
+        there = np.take_along_axis(precision, np.minimum(reached, last), axis=2)
+        found = np.where(reached <= last, there, 0.0).mean(axis=2)
     found[support == 0] = np.nan
     return found
+
+
+def _needed(support: Numbers) -> npt.NDArray[np.int64]:
+    """How many regions have to be found for each of 101 recalls, shape (resamples, 101)."""
+    import numpy as np
+
+    recalls = np.linspace(0.0, 1.0, 101)
+    every = np.maximum(support, 1)[:, None]
+    count = np.ceil(recalls * every)
+    # A recall is a quotient, whose last bit decides: pycocotools compares it, and not the product.
+    count -= (count - 1) / every >= recalls
+    count += count / every < recalls
+    whole: npt.NDArray[np.int64] = count.astype(np.int64)
+    return whole
+
+
+def _first_to_reach(counts: npt.NDArray[np.int64], needed: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The position of the first count that is as large as needed, the length of a row where none is.
+
+    counts  never fall along a row; shape (resamples, IoUs, detections)
+    needed  shape (resamples, 101); the result is (resamples, IoUs, 101)
+    """
+    import numpy as np
+
+    resamples, ious, length = counts.shape
+    rows = np.arange(resamples * ious).reshape(resamples, ious, 1)
+    behind = max(int(counts.max()), int(needed.max())) + 1  # so that one search finds the places in all rows
+    places = np.searchsorted((counts + rows * behind).ravel(), (needed[:, None, :] + rows * behind).ravel())
+    found: npt.NDArray[np.int64] = places.reshape(resamples, ious, -1).astype(np.int64) - rows * length
+    return found
+
+
+def _totals(weights: npt.NDArray[np.int32], *several: npt.NDArray[np.int32]) -> Iterator[Numbers]:
+    """How many there are of each kind of region, whose tasks are given, when each task counts as often as it says."""
+    import numpy as np
+
+    for tasks in several:
+        there, counts = np.unique(tasks, return_counts=True)
+        yield weights[:, there].astype(np.float64) @ counts
 
 
 def agreement(first: Sequence[Found], second: Sequence[Found], size: tuple[int, int] | None) -> float:
