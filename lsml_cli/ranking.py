@@ -22,7 +22,7 @@ from lsml_cli.errors import InputError
 from lsml_cli.holdout import answers, nothing_is_an_answer
 from lsml_cli.judges import judges_of
 from lsml_cli.label_config import LabelConfig
-from lsml_cli.output import FileOutput, Format, Output, StreamOutput
+from lsml_cli.output import FORMATS, FileOutput, Format, Output, StreamOutput
 from lsml_cli.predicted import EXPECTED, Answer
 from lsml_cli.predictions import stored_predictions
 from lsml_cli.records import Record
@@ -111,7 +111,8 @@ def rank_file(
 
     limit         only so many
     accept_above  predictions of which every region has at least this score can be accepted as they are
-    accepted      a file that these go to instead, in the order of the input; None: they stay among the others
+    accepted      a file that these go to instead, in the order of the input; None: they stay among the others. Its
+                  ending says its format, where that says anything; `form` otherwise
 
     Raises UsageError when there is no such file, InputError when it holds no predictions.
     """
@@ -120,7 +121,8 @@ def rank_file(
         source = stack.enter_context(Source(path))
         if source.form == "csv":
             raise InputError(f"{path} is a table, not a file of predictions.", EXPECTED)
-        split = _Split(stack, accepted, form, accept_above, found)
+        accepted_form = FORMATS.get(Path(accepted or "").suffix.lower(), form)
+        split = _Split(stack, accepted, accepted_form, accept_above, found)
         ranking = stack.enter_context(closing(_open(output, form)))
         keyed = split.rest(_keyed(source, path, by, found))
         bodies = islice(sorted_on_disk(keyed, _room(output)), limit)

@@ -176,6 +176,28 @@ def test_several_versions(server: StudioProject, lsml: Lsml, tmp_path: Path) -> 
     assert server.model_version == ""
 
 
+@pytest.mark.parametrize("more", [[], ["--create-tasks"], ["--dry-run"]])
+def test_a_version_that_is_not_there_is_no_success(
+    server: StudioProject, lsml: Lsml, tmp_path: Path, more: list[str]
+) -> None:
+    ids = server.add_tasks(3)
+    lines = [{"id": task, "data": {"text": "x"}, "predictions": [prediction(version="news@1")]} for task in ids]
+    lines[0]["predictions"].append(prediction(version="other"))
+    run = lsml("push", written(tmp_path / "p.jsonl", lines), "--project", "3", "--version", "nws@1", *more)
+    assert run.returncode == 2
+    assert "holds no prediction of 'nws@1'.\n      It holds those of: news@1 (3), other (1)." in run.stderr
+    assert (len(server.tasks), server.predictions) == (3, [])
+
+
+def test_a_version_with_a_space_around_it_is_rejected(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+    """Label Studio takes the space away, and nobody would find these again."""
+    ids = server.add_tasks(2)
+    lines = [*records(ids[:1]), *records(ids[1:], "v1 ")]
+    run = lsml("push", written(tmp_path / "p.jsonl", lines), "--project", "3", "--version", "v1 ")
+    assert (run.returncode, server.predictions) == (3, [])
+    assert "its model_version 'v1 ' begins or ends with a space" in run.stderr
+
+
 def test_versions_that_look_alike_are_told_apart(server: StudioProject, tmp_path: Path) -> None:
     ids = server.add_tasks(4)
     for task in ids[:2]:
@@ -369,7 +391,7 @@ def test_a_personal_access_token_that_ends_is_renewed(server: StudioProject, lsm
     ("faults", "sentence"),
     [
         (["403"], "refuses the import of 3 predictions to the user of the API key."),
-        (["400"], "answered 400 when asked for the import of 3 predictions: as the test wants it. "),
+        (["400"], "the import of 3 predictions: as the test wants it. Correct what it does not like;"),
     ],
 )
 def test_what_is_refused_is_a_sentence(
@@ -417,10 +439,12 @@ def test_tasks_are_made_with_their_predictions(server: StudioProject, lsml: Lsml
     file = written(tmp_path / "tasks.jsonl", lines)
     dry = lsml("push", file, "--project", "3", "--create-tasks", "--dry-run")
     assert "6 records: 4 tasks would be sent, 2 rejected" in dry.stderr
+    assert "1 task would have no prediction." in dry.stderr
     assert not server.tasks
     run = lsml("push", file, "--project", "3", "--create-tasks")
     assert run.returncode == 3
     assert "6 records: 4 tasks sent, 4 created, 2 rejected" in run.stderr
+    assert "1 task has no prediction." in run.stderr
     assert 'the task has no "text"' in run.stderr
     assert [task["data"] for task in server.tasks.values()] == [task["data"] for task in whole(4)]
     assert server.stored("v1") == once(list(server.tasks)[1:])

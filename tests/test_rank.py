@@ -118,6 +118,22 @@ def test_what_can_be_accepted_goes_to_its_own_file(lsml: Lsml, place: Path) -> N
     assert (summary["accepted"], summary["trust"]["wrong"]) == (3, 1)
 
 
+@pytest.mark.parametrize(
+    ("output", "accepted", "more"),
+    [("first.json", "sure.jsonl", []), ("first.jsonl", "sure.json", []), ("first", "sure.JSONL", ["--format", "json"])],
+)
+def test_each_file_has_the_format_of_its_own_ending(
+    lsml: Lsml, place: Path, output: str, accepted: str, more: list[str]
+) -> None:
+    asked = ("rank", "p.jsonl", "-o", output, "--accept-above", "0.9", "--accepted", accepted, *more)
+    run = lsml(*asked, cwd=place)
+    assert run.returncode == 0, run.stderr
+    for name, count in ((output, 2), (accepted, 3)):
+        text = (place / name).read_text()
+        lines = [json.loads(line) for line in text.splitlines()] if name.lower().endswith("l") else json.loads(text)
+        assert [type(each) for each in lines] == [dict] * count, text
+
+
 def test_what_cannot_be_read_is_named(lsml: Lsml, place: Path) -> None:
     with (place / "p.jsonl").open("a") as file:
         file.write("\nnonsense\n")

@@ -39,7 +39,8 @@ def rank(
         ),
     ] = None,
     accepted: Annotated[
-        Path | None, typer.Option("--accepted", metavar="FILE", help="Write these there instead, as they are.")
+        Path | None,
+        typer.Option("--accepted", metavar="FILE", help="Write these there instead, as they are; .json or .jsonl."),
     ] = None,
     annotated: Annotated[
         Path | None,

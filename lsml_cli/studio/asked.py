@@ -37,7 +37,8 @@ class Pushed:
     records   of the input
     sent      went to Label Studio; created: are there now because of it
     existing  were there already, of the same version; replaced: went before the new ones came
-    failed    `lsml predict` had failed there; empty: tasks without a prediction; other: of another version
+    failed    `lsml predict` had failed there; other: of another version
+    empty     tasks without a prediction, which `create` makes all the same
     rejected  do not fit the label config, name an unknown task, or were not taken
     doubles   were there twice, from an interrupted push, and are not any more
     """
@@ -64,7 +65,7 @@ class Pushed:
 
     @property
     def skipped(self) -> int:
-        return self.existing + self.failed + self.empty + self.other
+        return self.existing + self.failed + self.other + (self.empty if self.what == "predictions" else 0)
 
     def to_json(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "notes"}
@@ -74,7 +75,7 @@ class Pushed:
         why = {
             "there already": self.existing,
             "failed when they were predicted": self.failed,
-            "without a prediction": self.empty,
+            "without a prediction": self.empty if self.what == "predictions" else 0,
             "of another version": self.other,
         }
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in why.items() if number)
@@ -84,6 +85,9 @@ class Pushed:
         skipped = f", {self.skipped:,} skipped ({reasons})" if self.skipped else ""
         rate = f" in {self.seconds:,.1f} s" + (f" ({self.created / self.seconds:,.0f}/s)" if self.created else "")
         yield f"{self.records:,} records: {done}{skipped}, {self.rejected:,} rejected{rate}"
+        if self.empty and self.what == "tasks":
+            tasks, has = ("task", "has") if self.empty == 1 else ("tasks", "have")
+            yield f"{self.empty:,} {tasks} {'would have' if self.dry_run else has} no prediction."
         if self.replaced:
             yield f"{self.replaced:,} older predictions of {self.version} {would or 'were '}replaced."
         if self.doubles:

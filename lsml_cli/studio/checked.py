@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self
@@ -80,13 +80,14 @@ class Spool:
     """Bodies that may be sent, in a temporary file, in the order of the input; here is only what is counted.
 
     tasks     the task that each belongs to, eight bytes each; -1 for one that is still to be made
-    versions  how many there are of each model version
+    versions  how many there are of each model version; named: of each one in the input, whether sent or not
     counts    "records", "failed" (predict said so), "empty" (a task without prediction), "other" (another version)
     """
 
     def __init__(self) -> None:
         self.tasks = array("q")
         self.versions: Counter[str] = Counter()
+        self.named: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self._file: BinaryIO = tempfile.TemporaryFile(prefix="lsml-push-")  # noqa: SIM115
 
@@ -174,6 +175,7 @@ def _gather_predictions(
         found = [raw]
     else:
         raise _Wrong("read", "this is neither a task nor a prediction: it has neither data nor a result")
+    _count_versions(found, spool)
     if task is None:
         raise _Wrong("read", "this task has no id" if "data" in raw else "this prediction does not say of which task")
     for prediction in found:
@@ -197,6 +199,7 @@ def _gather_task(
         except ValueError as error:
             raise _Wrong("check", str(error)) from None
     found = _predictions_in(raw)
+    _count_versions(found, spool)
     wanted = [each for each in found if version is None or each.get("model_version") == version]
     spool.counts["other"] += len(found) - len(wanted)
     for prediction in wanted:
@@ -207,6 +210,11 @@ def _gather_task(
     kept = {key: raw[key] for key in KEPT if raw.get(key)} | {"data": raw["data"]}
     spool.add(-1, dumps(kept | {"predictions": [_stored(each) for each in wanted]}), record)
     spool.versions.update(each["model_version"] for each in wanted)
+
+
+def _count_versions(found: Sequence[Mapping[str, Any]], spool: Spool) -> None:
+    versions = (each.get("model_version") for each in found)
+    spool.named.update(version for version in versions if isinstance(version, str))
 
 
 def _predictions_in(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -231,6 +239,8 @@ def problem_of(prediction: Mapping[str, Any], config: LabelConfig) -> str | None
         return f"its result is {kind(result)}, not a list of regions"
     if not isinstance(prediction.get("model_version"), str) or not prediction["model_version"]:
         return "it has no model_version, and without one nobody can tell predictions apart"
+    if (version := prediction["model_version"]) != version.strip():
+        return f"its model_version {version!r} begins or ends with a space, which Label Studio takes away"
     for number, region in enumerate(result):
         missing = next((key for key in REGION if key not in region and region.get("type") != "relation"), None)
         if missing:

@@ -276,9 +276,9 @@ class Studio:
         sentence = f"Label Studio at {self.url} answered {status} when asked for {what}{f': {said}' if said else ''}."
         if status >= 500 and (changes or status in PASSING):
             raise Unclear(sentence, "Try again later; its log may say more.", over=status not in PASSING)
-        raise Refused(
-            sentence, "Try again later; its log may say more." if status >= 500 else "Is that its address?", status
-        )
+        hints = {400: "Correct what it does not like; its log may say more."}
+        hint = "Try again later; its log may say more." if status >= 500 else hints.get(status, "Is that its address?")
+        raise Refused(sentence, hint, status)
 
 
 def connect(url: str, key: str | None = None) -> Studio:

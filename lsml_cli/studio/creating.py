@@ -72,6 +72,7 @@ class Creation:
             records=counts["records"],
             sent=len(self.spool),
             created=self.created,
+            empty=counts["empty"],
             other=counts["other"],
             rejected=self.rejections.count,
             calls=self.calls,

@@ -49,7 +49,7 @@ class PullOptions:
     """What to pull.
 
     view    a tab of the Data Manager, by its id: its filters
-    since   the tasks that were updated then or later, annotations included
+    since   the tasks that were updated then or later, annotations included; `import/predictions` is no update
     fields  "all", "data" (ids and data), or names with commas; by itself whatever the quickest way gives
     resume  continue an unfinished run
     """

@@ -46,7 +46,13 @@ def push(studio: Studio, asked: PushOptions, report: Report) -> Pushed:
 
 
 def _only_version(spool: Spool, asked: PushOptions) -> str | None:
-    """The version of everything that may be sent, None where there is nothing."""
+    """The version of everything that may be sent, None where there is nothing.
+
+    Raises UsageError where there are several, or none that was asked for.
+    """
+    if asked.version is not None and spool.named and asked.version not in spool.named:
+        known = listed(f"{version} ({spool.named[version]:,})" for version in closest_first(asked.version, spool.named))
+        raise UsageError(f"{asked.file} holds no prediction of {asked.version!r}.", f"It holds those of: {known}.")
     if asked.version is not None or len(spool.versions) <= 1:
         return asked.version or next(iter(spool.versions), None)
     known = listed(f"{version} ({count:,})" for version, count in spool.versions.most_common())
