@@ -190,6 +190,14 @@ def test_annotated_tasks_come_in_full_and_new_projects_are_filled(
     label_studio.annotate(made.fresh[4], answered_tickets()[0]["annotations"][0]["result"])
     recent = lsml("pull", "--project", project, "--only", "annotated", "--since", since)
     assert [json.loads(line)["id"] for line in recent.stdout.splitlines()] == [made.fresh[4]]
+    # Pushed predictions change no task, a single one does.
+    few = [*lsml("pull", "--project", project, "--only", "unlabelled").stdout.splitlines()][:3]
+    shown = lsml("predict", "-", "--model", ticket_model, "--shape", "predictions", input="\n".join(few)).stdout
+    assert lsml("push", "-", "--project", project, input=shown).returncode == 0
+    single = {"task": made.fresh[7], "result": [], "model_version": "by hand"}
+    label_studio.ask("POST", "/api/predictions/", single)
+    recent = lsml("pull", "--project", project, "--since", since)
+    assert [json.loads(line)["id"] for line in recent.stdout.splitlines()] == [made.fresh[4], made.fresh[7]]
 
     written_tasks = tmp_path / "predicted.jsonl"
     assert lsml("predict", annotated, "--model", ticket_model, "-o", written_tasks).returncode == 0
