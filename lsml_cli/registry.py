@@ -40,6 +40,7 @@ from lsml_cli.siblings import modules_beside, python_files
 BUILT_IN = {
     "image-classifier": "lsml_cli.models.image_classifier:ImageClassifier",
     "object-detector": "lsml_cli.models.object_detector:ObjectDetector",
+    "ocr": "lsml_cli.models.ocr:Ocr",
     "text-classifier": "lsml_cli.models.text_classifier:TextClassifier",
 }
 _CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL)

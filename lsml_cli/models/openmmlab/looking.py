@@ -6,7 +6,8 @@ import copy
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Input = Mapping[str, Any]  # of the toolkit: the picture as a tensor, and what was done to it
 
 PART = 4  # pictures that a core of a CPU looks at together
+CROPS, CROPS_OF_CORE = 64, 8  # small pictures of one shape that a device, and a core of a CPU, looks at together
 # What computes in a lower precision; what comes out of it is fp32 again, for everything that counts and compares.
 _HEAVY = frozenset({"backbone", "neck", "bbox_head", "rpn_head", "mask_head", "det_head", "encoder"})
 _PROBES = 3  # timed batches; the quickest counts, since anything else on the machine only slows them down
@@ -35,8 +37,11 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def build(config: configs.Config, scope: Scope) -> nn.Module:
-    """The model of a config with the weights that it begins with, random ones; nothing is fetched."""
-    with toolkit.scope_of(scope):
+    """The model of a config with random weights, the same every time; nothing is fetched."""
+    import torch
+
+    with toolkit.scope_of(scope), torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
         from mmengine.config import ConfigDict
         from mmengine.model import revert_sync_batchnorm
 
@@ -106,6 +111,23 @@ class Net:
         for i, sample in zip(order, chain.from_iterable(parts), strict=True):
             found[i] = sample
         return found
+
+    def found_alike(self, batch: Sequence[Input]) -> list[Any]:
+        """Like `found`, but nothing is filled up: only what has one shape goes together, so that no result depends on
+        what else there is. For crops, which are small and many."""
+        on_cpu = self.device.type == "cpu"
+        order = sorted(range(len(batch)), key=lambda i: tuple(batch[i]["inputs"].shape), reverse=True)
+        parts = [
+            alike[first : first + (CROPS_OF_CORE if on_cpu else CROPS)]
+            for alike in (list(each) for _, each in groupby(order, key=lambda i: tuple(batch[i]["inputs"].shape)))
+            for first in range(0, len(alike), CROPS_OF_CORE if on_cpu else CROPS)
+        ]
+
+        def look(part: Sequence[int]) -> list[Any]:
+            return self._look([batch[i] for i in part])
+
+        seen = in_lanes(parts, 1, lambda each: look(each[0])) if on_cpu else map(look, parts)
+        return [sample for _, sample in sorted(zip(chain(*parts), chain(*seen), strict=True), key=itemgetter(0))]
 
     def _look(self, batch: Sequence[Input]) -> list[Any]:
         import torch

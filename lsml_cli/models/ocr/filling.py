@@ -1,0 +1,267 @@
+"""Text in a picture meets a label config: shape, label and transcription, which share an id.
+
+Controls                                          regions of a line of text
+`Rectangle` or `Polygon`, `Labels`, `TextArea`    rectangle or polygon; labels; textarea
+`RectangleLabels` or `PolygonLabels`, `TextArea`  rectanglelabels or polygonlabels; textarea
+`TextArea`                                        textarea: the whole picture is one line of text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsml_cli.errors import LabelMismatch, listed
+from lsml_cli.label_config import Control, LabelConfig, Object
+from lsml_cli.models.base import Binding, Meeting
+from lsml_cli.models.labels import meet
+from lsml_cli.models.ocr import crops
+from lsml_cli.models.ocr.crops import Point, Size
+from lsml_cli.predictions import Region
+from lsml_cli.region_values import SHAPES, Rule
+from lsml_cli.tasks import Task
+
+TAGS = ("Image",)
+CONTROLS = ("TextArea", "Labels", "Rectangle", "Polygon", "RectangleLabels", "PolygonLabels")
+TEXT = "text"  # the one class of every text detector
+DIGITS = 4  # of a percent: a millionth of the picture's side
+LEAST = 1e-3  # percent: a shape of a smaller side is none
+
+Value = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What of a line of text somebody has drawn already: the id of the region, its value as it was stored, its label.
+
+    kind  "rectangle" or "polygon"
+    """
+
+    id: str | None
+    kind: str
+    value: Value
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text.
+
+    points  where it is, in pixels of the picture
+    score   how sure the text detector is of it; None where nobody was asked
+    text    what it says, "" where nothing can be read; `sure` is how sure the recogniser is of that
+    """
+
+    points: tuple[Point, ...] = ()
+    score: float | None = None
+    text: str = ""
+    sure: float = 0.0
+    in_order: bool = False
+    drawn: Drawn | None = None
+
+
+@dataclass(frozen=True)
+class Filling:
+    """The controls about one picture, each with the label that text has there.
+
+    labels   a <Labels>, where the shape has no labels of its own
+    """
+
+    image: Object
+    text: Control
+    rectangle: Control | None = None
+    polygon: Control | None = None
+    labels: Control | None = None
+    label_of: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the picture is one line of text, since there is nothing to draw a shape with."""
+        return self.rectangle is None and self.polygon is None
+
+    @property
+    def shapes(self) -> list[Control]:
+        return [each for each in (self.rectangle, self.polygon) if each is not None]
+
+    def regions(self, task: Task, lines: Sequence[Line], size: Size, least: float, least_text: float) -> list[Region]:
+        """The regions of one task, line by line.
+
+        least       of a line's score; with nothing but a text to go by, of the text's
+        least_text  of how sure a text is: a line keeps its shape without it
+        """
+        if self.whole:
+            return [
+                self._written(task, line, {}) for line in lines if line.text and line.sure >= max(least, least_text)
+            ]
+        found: list[Region] = []
+        taken: set[str] = set()
+        for ordinal, line in enumerate(each for each in lines if each.score is None or each.score >= least):
+            placed = self._placed(line, size)
+            if placed is None:
+                continue
+            control, value = placed
+            label = self._label(control, line.drawn)
+            own = {control.type: [label]} if control.type.endswith("labels") and label else {}
+            extra: Any = {"original_width": size[0], "original_height": size[1], "image_rotation": 0}
+            drawn_id = line.drawn.id if line.drawn is not None and line.drawn.id not in taken else None
+            shape = control.region(task, value | own, score=line.score, ordinal=ordinal, id=drawn_id, **extra)
+            taken.add(shape.id)
+            found.append(shape)
+            if self.labels is not None and label and not own:
+                named = value | {"labels": [label]}
+                found.append(self.labels.region(task, named, score=line.score, id=shape.id, **extra))
+            if line.text and line.sure >= least_text:
+                found.append(self._written(task, line, value, id=shape.id, **extra))
+        return found
+
+    def _written(self, task: Task, line: Line, value: Value, **extra: Any) -> Region:
+        return self.text.region(task, value | {"text": [line.text]}, score=line.sure, **extra)
+
+    def _placed(self, line: Line, size: Size) -> tuple[Control, Value] | None:
+        """The control for a line's shape, with its value; None where nothing is left of it within the picture."""
+        if line.drawn is not None and (kept := self._kept(line.drawn)) is not None:
+            return kept
+        points = crops.clipped(line.points, size)
+        if not points:
+            return None
+        upright = crops.is_upright(points)
+        control = self.rectangle if self.polygon is None or (upright and self.rectangle) else self.polygon
+        assert control is not None
+        if control is self.polygon:
+            value = polygon_value(points, size)
+        else:
+            value = (None if upright else turned_value(points, size)) or box_value(points, size)
+        return None if value is None else (control, value)
+
+    def _kept(self, drawn: Drawn) -> tuple[Control, Value] | None:
+        """A shape as it was drawn, where there is a control for it and Label Studio would take it again."""
+        control = self.rectangle if drawn.kind == "rectangle" else self.polygon
+        return None if control is None or SHAPES[drawn.kind](drawn.value, _ANY) else (control, drawn.value)
+
+    def _label(self, shape: Control, drawn: Drawn | None) -> str | None:
+        control = shape if shape.type.endswith("labels") else self.labels
+        if control is None:
+            return None
+        given = control.name_of.get(drawn.label or "") if drawn is not None else None
+        return given or self.label_of.get(control.name)
+
+
+_ANY = Rule("", "", (), (), {}, False, False, frozenset())  # the rules of geometry ask no control
+
+
+@dataclass
+class OcrBinding(Binding):
+    """Which controls are filled. `own_threshold`: a text that is unsure does not cost the shape around it."""
+
+    fillings: tuple[Filling, ...] = ()
+    own_threshold: bool = True
+
+
+def bind(binding: OcrBinding, name: str) -> OcrBinding:
+    """Find the controls to fill, and the label that text has. Raises LabelMismatch when there are none.
+
+    name  of the model, for the sentence
+    """
+    config = binding.config
+    found = [_filling(config, image) for image in config.objects.values() if image.tag.lower() == "image"]
+    fillings = [each for each in found if each is not None]
+    if not fillings:
+        there = listed(map(str, config.controls.values())) or "no control at all"
+        raise LabelMismatch(
+            f"{name} fills a <TextArea> about an <Image>, beside <Rectangle> or <Polygon> with <Labels>, or beside "
+            f'<RectangleLabels> or <PolygonLabels>; perRegion="true" only beside one of them. The label config has '
+            f"{there}.",
+            "Label Studio's template for Optical Character Recognition has all of it; `lsml models` lists the others.",
+        )
+    binding.fillings = tuple(_labelled(binding, each) for each in fillings)
+    binding.notes += tuple(
+        f'{filling.text} has no perRegion="true", so Label Studio shows its texts apart from their shapes.'
+        for filling in fillings
+        if not filling.whole and not filling.text.per_region
+    )
+    return binding
+
+
+def _filling(config: LabelConfig, image: Object) -> Filling | None:
+    def first(*types: str) -> Control | None:
+        about = [each for each in config.controls.values() if image.name in each.to_names]
+        return next((each for each in about if each.type in types), None)
+
+    rectangle, polygon = first("rectangle", "rectanglelabels"), first("polygon", "polygonlabels")
+    whole = rectangle is None and polygon is None
+    written = [each for each in config.controls.values() if each.type == "textarea" and image.name in each.to_names]
+    # Beside shapes the text is that of a shape; one about the whole picture is a remark.
+    texts = sorted(written, key=lambda each: not each.per_region) if not whole else written
+    texts = [each for each in texts if not (whole and each.per_region)]
+    return Filling(image, texts[0], rectangle, polygon, first("labels")) if texts else None
+
+
+def _labelled(binding: OcrBinding, filling: Filling) -> Filling:
+    """The same with the label that text has in each control that has labels; noted down in the binding."""
+    own = [each for each in filling.shapes if each.type.endswith("labels")]
+    split = filling.labels is not None and len(own) < len(filling.shapes)
+    label_of: dict[str, str] = {}
+    for control in [*own, *([filling.labels] if split and filling.labels is not None else [])]:
+        label, note = label_for_text(control, binding.label_map)
+        binding.notes += (note,) if note else ()
+        label_of[control.name] = label
+        names = [each.name for each in control.labels]
+        binding.meetings += (Meeting(control.name, names, [TEXT], {TEXT: label}),)
+    return Filling(filling.image, filling.text, filling.rectangle, filling.polygon, filling.labels, label_of)
+
+
+def label_for_text(control: Control, label_map: Mapping[str, str]) -> tuple[str, str]:
+    """The label that stands for text, and a sentence where that is a guess."""
+    found = meet(TEXT, control, label_map)
+    names = [label.name for label in control.labels]
+    alike = [each.name for each in control.labels if TEXT in (each.name.casefold(), each.value.casefold())]
+    if found is not None or alike or not names:
+        return found or next(iter(alike), TEXT), ""
+    if len(names) == 1:
+        return names[0], ""
+    return names[0], (
+        f'No label of {control} is called "{TEXT}", so every text is labelled "{names[0]}", its first of '
+        f'{len(names)}: --label-map with {{"{TEXT}": …}} names another.'
+    )
+
+
+def box_value(points: Sequence[Point], size: Size) -> Value | None:
+    """The box around a polygon in the picture, in percent; None for one without an area."""
+    left, top, right, bottom = crops.box_of(points)
+    x, y = _percent(left, size[0]), _percent(top, size[1])
+    width, height = round(_percent(right, size[0]) - x, DIGITS), round(_percent(bottom, size[1]) - y, DIGITS)
+    if not (width >= LEAST and height >= LEAST):
+        return None
+    return {"x": x, "y": y, "width": width, "height": height, "rotation": 0}
+
+
+def turned_value(points: Sequence[Point], size: Size) -> Value | None:
+    """The box along a text that is turned: its upper left corner, its sides, and the angle that it was turned by.
+
+    None where that corner is outside of the picture, where Label Studio takes none.
+    """
+    import numpy as np
+
+    quad = crops.reading_quad(points)
+    width, height = np.linalg.norm(quad[1] - quad[0]), np.linalg.norm(quad[3] - quad[0])
+    value: Value = {
+        "x": round(100 * float(quad[0][0]) / size[0], DIGITS),
+        "y": round(100 * float(quad[0][1]) / size[1], DIGITS),
+        "width": round(100 * float(width) / size[0], DIGITS),
+        "height": round(100 * float(height) / size[1], DIGITS),
+        "rotation": round(crops.angle_of(quad) % 360, DIGITS),
+    }
+    return None if SHAPES["rectangle"](value, _ANY) else value
+
+
+def polygon_value(points: Sequence[Point], size: Size) -> Value | None:
+    """A polygon in the picture, in percent; None for one without an area."""
+    if box_value(points, size) is None:
+        return None
+    corners = [[_percent(x, size[0]), _percent(y, size[1])] for x, y in points]
+    return {"points": corners, "closed": True}
+
+
+def _percent(pixels: float, side: int) -> float:
+    return round(min(max(100.0 * float(pixels) / side, 0.0), 100.0), DIGITS)
