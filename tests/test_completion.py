@@ -58,7 +58,7 @@ def test_commands_options_choices_and_models(shell, work):
     assert {"--seed", "--output", "--config"} <= set(shell("lsml fit export.json --"))
     assert shell("lsml predict --shape pre") == ["predictions"]
     assert shell("lsml predict --model ") == [
-        *("image-classifier", "text-classifier", "models/news", "models/spam", "top")
+        *("image-classifier", "object-detector", "ocr", "text-classifier", "models/news", "models/spam", "top")
     ]
     assert shell("lsml predict tasks.json -m models/n") == ["models/news"]
     assert shell("lsml predict --model ./t") == ["./top"]

@@ -471,7 +471,7 @@ def test_a_personal_access_token_is_exchanged(server: StudioServer) -> None:
     ("status", "sentence"),
     [
         (403, "refuses project 3 to the user of the API key."),
-        (400, "answered 400 when asked for project 3: as the test wants it. Is that its address?"),
+        (400, "answered 400 when asked for project 3: as the test wants it."),
     ],
 )
 def test_what_label_studio_refuses_is_a_sentence(server: StudioServer, status: int, sentence: str) -> None:

@@ -105,9 +105,9 @@ def listed(run: CompletedProcess[str]) -> dict[str, dict[str, Any]]:
 def test_what_comes_with_lsml_is_listed(lsml: Lsml) -> None:
     run = lsml("models")
     assert run.returncode == 0, run.stderr
-    heading, pictures, line = run.stdout.splitlines()
+    heading, *models, line = run.stdout.splitlines()
     assert heading.split() == ["model", "fills", "from", "remarks"]
-    assert pictures.split("  ")[0] == "image-classifier"
+    assert [each.split("  ")[0] for each in models] == ["image-classifier", "object-detector", "ocr"]
     assert line.split("  ")[0] == "text-classifier"
     assert "Choices over Text, HyperText, Paragraphs  lsml 0." in line
     assert not run.stderr
@@ -191,6 +191,8 @@ def test_broken_plugins_are_listed_and_do_no_harm(with_plugins: Any, site: Path,
     problems = {entry["name"]: entry["problem"] for entry in listed(with_plugins("models", "--json")).values()}
     assert problems == {
         "image-classifier": None,
+        "object-detector": None,
+        "ocr": None,
         "text-classifier": None,
         "wordy": None,
         "raises": "rotten_raises cannot be imported: ZeroDivisionError: division by zero "
