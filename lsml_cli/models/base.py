@@ -255,7 +255,10 @@ class Model(ABC):
 
 def fill_names(fills: Mapping[str, Sequence[str]]) -> list[str]:
     """What a model fills, in words: ["Choices over Text, HyperText, Paragraphs"]."""
-    return [f"{control} over {', '.join(objects)}" for control, objects in fills.items()]
+    about: dict[tuple[str, ...], list[str]] = {}
+    for control, objects in fills.items():
+        about.setdefault(tuple(objects), []).append(control)
+    return [f"{', '.join(controls)} over {', '.join(objects)}" for objects, controls in about.items()]
 
 
 def load_class(target: str) -> type[Model]:
