@@ -4,10 +4,14 @@ filling.py  text meets a label config: shape, label and transcription
 drawn.py    what is drawn in a task already
 crops.py    a polygon in a picture -> the upright crop of it
 parts.py    the text detector and the recogniser
+dataset.py  annotated pictures -> datasets of MMOCR's kind
+recipe.py   configs -> those that train on them
+learning.py a training of either
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +23,8 @@ from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models import pytorch
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
-from lsml_cli.models.ocr import crops, drawn, filling
+from lsml_cli.models.gathering import Source
+from lsml_cli.models.ocr import crops, drawn, filling, learning
 from lsml_cli.models.ocr.filling import CONTROLS, TAGS, Filling, Line, OcrBinding
 from lsml_cli.models.ocr.parts import SCOPE, Name, Part
 from lsml_cli.models.openmmlab import looking, pictures, toolkit
@@ -29,13 +34,14 @@ from lsml_cli.predictions import Prediction
 from lsml_cli.tasks import Labelled, Task, kind
 
 if TYPE_CHECKING:
-    from lsml_cli.models.openmmlab.pictures import Pixels
+    from lsml_cli.models.openmmlab.pictures import Gathered, Pixels
 
 __all__ = ["Ocr"]
 
 PROBED = 8  # pictures by which precisions are compared
 AGREEMENT = 0.98  # share of equal polygons from which a lower precision is as good as fp32
 EQUAL = 0.8  # overlap of two texts that are the same
+RUN = "run"  # the folder of a training within that of its version; gone when it is done, unless keep_run
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Ocr(Model):
         "precision": "auto",
         "train": "recognition",
         "dictionary": "auto",
-        "epochs": 20,
+        "epochs": 30,
         "lr": None,
         "batch_size": None,
         "patience": 10,
@@ -125,10 +131,7 @@ class Ocr(Model):
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> OcrBinding:
         found = filling.bind(OcrBinding(config, label_map, project), self.spec.name)
-        parts = [self.recog]
-        if self.det is not None and any(not each.whole for each in found.fillings):
-            parts.insert(0, self.det)
-        for part in parts:
+        for part in [self.recog] if self.det is None or _only_whole(found) else [self.det, self.recog]:
             part.config  # noqa: B018 - what is wrong with it is said here, before anything is read
             if part.begins_random:
                 found.notes = (*found.notes, _UNTRAINED[part.name])
@@ -191,13 +194,77 @@ class Ocr(Model):
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Json]:
-        raise NotImplementedError
+        """Learn to read, to find, or both, by mmengine's Runner; the best epoch is kept.
+
+        The version also holds the part that is not trained, unless nobody ever has.
+        """
+        assert isinstance(binding, OcrBinding)
+        if binding.media is None:
+            raise UsageError(
+                "Pictures cannot be fetched here.", "Say where they are: fit_version(..., media=Media(...))."
+            )
+        run = out_dir / RUN
+        names: list[Name] = ["recog"] if self.det is None or _only_whole(binding) else ["det", "recog"]
+        wanted = [name for name in names if self.param("train") in ("both", _TRAINS[name])]
+        if not wanted:
+            raise UsageError(
+                "There is no text detector to train: text is only read here, and not looked for.",
+                "Leave out train=detection, or det=none; a label config with a <Rectangle> or a <Polygon> is needed.",
+            )
+        state: dict[str, Any] = {"parts": [], "trained": wanted}
+        try:
+            lesson = self._lesson(train, holdout, binding, out_dir, progress)
+            for name in names:
+                part = self._part(name)
+                if name in wanted:
+                    state[_TRAINS[name]] = (learning.to_find if name == "det" else learning.to_read)(part, lesson)
+                elif part.begins_random:
+                    progress(f"{_UNTRAINED[name]} The version does without.")
+                    continue
+                else:
+                    learning.keep(part, out_dir)
+                state["parts"].append(name)
+        finally:
+            if not self.param("keep_run"):
+                shutil.rmtree(run, ignore_errors=True)
+        return state
+
+    def _lesson(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: OcrBinding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> learning.Lesson:
+        """The pictures as files, and how to learn from them."""
+        assert binding.media is not None
+        source = Source(binding.media.fetch, self.retry_delays)
+        shown: dict[str, list[tuple[Gathered, Filling]]] = {"train": [], "holdout": []}
+        for side, examples in (("train", train), ("holdout", holdout)):
+            for number, each in enumerate(binding.fillings):
+                folder = out_dir / RUN / "pictures" / f"{side}-{number}"
+                found = pictures.gather(examples, shown_by(each), source, folder, progress)
+                shown[side] += [(one, each) for one in found]
+        settings = ("dictionary", "epochs", "lr", "batch_size", "patience", "pretrained", "seed")
+        given: dict[str, Any] = {name: self.param(name) for name in settings}
+        return learning.Lesson(
+            train=shown["train"],
+            holdout=shown["holdout"],
+            run=out_dir / RUN,
+            out=out_dir,
+            device=binding.device,
+            progress=progress,
+            **given,
+        )
 
     def _part(self, name: Name) -> Part:
-        state: Any = self.spec.state
-        held = self.spec.path is not None and name in state.get("parts", ())
+        """Of the version where that holds it, or of the one to continue from."""
+        of = self.spec.earlier or self.spec
+        state: Any = of.state
+        held = of.path is not None and name in state.get("parts", ())
         config, checkpoint = self.param(f"{name}_config"), self.param(f"{name}_ckpt")
-        return Part(name, self.spec.path if held else None, config, checkpoint, self.param("trust_checkpoint"))
+        return Part(name, of.path if held else None, config, checkpoint, self.param("trust_checkpoint"))
 
     def _page(self, task: Task, each: Filling, config: LabelConfig, content: bytes) -> Page:
         picture = pictures.pixels(content)
@@ -245,11 +312,17 @@ class Ocr(Model):
         return found
 
 
+_TRAINS: Mapping[Name, str] = {"det": "detection", "recog": "recognition"}
 _UNTRAINED: Mapping[Name, str] = {
     "det": "The text detector has random weights, so what it finds means nothing: name a det_ckpt, train it, or "
     "--with det=none to read where boxes are drawn already.",
     "recog": "The recogniser has random weights, so what it reads means nothing: name a recog_ckpt, or train it.",
 }
+
+
+def _only_whole(binding: OcrBinding) -> bool:
+    """Whether nothing has to be looked for, since each picture is one line of text."""
+    return all(each.whole for each in binding.fillings)
 
 
 def value_of(source: Object, task: Task) -> str:
@@ -258,6 +331,11 @@ def value_of(source: Object, task: Task) -> str:
     if not isinstance(found, str) or not found:
         raise ValueError(f'"{source.key}" is {kind(found)}, but {source} wants one address or path of a picture')
     return found
+
+
+def shown_by(each: Filling) -> Callable[[Labelled], str]:
+    """What points to the picture of an example."""
+    return lambda example: value_of(each.image, example.task)
 
 
 def lines_of(sample: Any) -> list[Line]:

@@ -81,6 +81,11 @@ def written(result: Iterable[Mapping[str, Any]], filling: Filling, size: Size) -
     return found
 
 
+def text_about(result: Iterable[Mapping[str, Any]], filling: Filling) -> str:
+    """What is written about the whole picture."""
+    return _text([(each, dict(each["value"])) for each in result if isinstance(each.get("value"), Mapping)], filling)
+
+
 def _key(region: Mapping[str, Any], value: Mapping[str, Any]) -> Any:
     own = region.get("id")
     if isinstance(own, str) and own:

@@ -58,6 +58,11 @@ class Part:
         return found
 
     @cached_property
+    def training(self) -> Config:
+        """As it was asked for, with what a version does not hold: how it is trained."""
+        return self.config if self.folder is None else configs.read(self.given_config, SCOPE, f"{self.name}_config")
+
+    @cached_property
     def steps(self) -> list[dict[str, Any]]:
         """What is done to a picture before; without what only annotations have."""
         steps = configs.test_pipeline(self.config)

@@ -1,0 +1,24 @@
+"""A text detector that needs no training: it finds what is dark, the surer the darker. For configs that import it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmocr.models.textdet.postprocessors import DBPostprocessor
+from mmocr.registry import MODELS
+
+REACH = 13  # pixels within which letters are one word
+
+
+@MODELS.register_module(force=True)
+class Blobs(BaseModel):
+    def __init__(self, data_preprocessor: dict[str, Any]) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.postprocessor = DBPostprocessor(text_repr_type="quad", unclip_ratio=0.01)
+
+    def forward(self, inputs: torch.Tensor, data_samples: Any = None, mode: str = "predict") -> Any:
+        darkness = 1 - inputs.mean(dim=1, keepdim=True)  # 0..1
+        joined = torch.nn.functional.max_pool2d(darkness, REACH, 1, REACH // 2)
+        return self.postprocessor(joined[:, 0], data_samples)

@@ -1,0 +1,533 @@
+"""`ocr`: what it finds and reads, what becomes of it, and how it learns to read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("mmcv", reason="needs scripts/install-openmmlab")
+
+from lsml_cli import load_model
+from lsml_cli.errors import LabelMismatch, ModelError, UsageError
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.media import Media
+from lsml_cli.models.ocr import crops, in_reading_order
+from lsml_cli.models.ocr.filling import Line
+from lsml_cli.models.openmmlab import configs, looking, toolkit
+from lsml_cli.predictions import Failure, Prediction
+from lsml_cli.registry import find_model
+from tests.conftest import ROOT, Lsml
+from tests.openmmlab.writing import (
+    BLOBS,
+    BOXES_ONLY,
+    MERGED,
+    SMALL,
+    TEMPLATE,
+    WHOLE,
+    Word,
+    digits,
+    drawn,
+    page,
+    pages,
+)
+from tests.test_predict import journalled, wait_for
+
+pytestmark = pytest.mark.openmmlab
+
+CRNN = "crnn_mini-vgg_5e_mj"
+SIZE = (480, 360)
+WORDS = [Word("Invoice", (110, 60)), Word("4711", (330, 62)), Word("Total 25", (240, 200), 30, 100)]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """blobs.py, a detector's config; reads.pth, weights of a recogniser; template.xml. Do not write into it."""
+    folder = tmp_path_factory.mktemp("ocr")
+    (folder / "blobs.py").write_text(BLOBS)
+    (folder / "template.xml").write_text(TEMPLATE)
+    page(WORDS).save(folder / "page.png")
+    _write_weights(folder / "reads.pth")
+    return folder
+
+
+def _write_weights(path: Path) -> None:
+    """Of a CRNN that has learned nothing, but is so decided that it reads one crop unlike another."""
+    import torch
+
+    net = looking.build(configs.read(CRNN, "mmocr", "recog_config"), "mmocr")
+    weights = {name: each * 8 if "decoder" in name else each for name, each in net.state_dict().items()}
+    torch.save({"state_dict": weights}, path)
+
+
+def params(work: Path, **others: Any) -> dict[str, Any]:
+    return {"det_config": str(work / "blobs.py"), "recog_ckpt": str(work / "reads.pth")} | others
+
+
+def predict(
+    work: Path, tasks: Sequence[dict[str, Any]], config: str, *, threshold: float | None = None, **given: Any
+) -> list[Prediction]:
+    """What the model says about the tasks, all in one batch; every prediction is one that Label Studio takes."""
+    spec = find_model("ocr", params(work, **given))
+    with load_model(spec, config, media=Media(work), threshold=threshold) as model:
+        outcomes = [outcome for _, outcome in model.predict(tasks, batch_size=len(tasks))]
+    assert not [each for each in outcomes if isinstance(each, Failure)]
+    from label_studio_sdk.label_interface import LabelInterface
+
+    for each in outcomes:
+        assert isinstance(each, Prediction)
+        assert LabelInterface(config).validate_prediction(each.to_json(), return_errors=True) == []
+    return outcomes  # type: ignore[return-value]
+
+
+def types(prediction: Prediction) -> list[list[str]]:
+    """The types of the regions that share an id, id by id."""
+    found: dict[str, list[str]] = {}
+    for region in prediction.result:
+        found.setdefault(region.id, []).append(region.type)
+    return list(found.values())
+
+
+def texts(prediction: Prediction) -> list[str]:
+    return [region.value["text"][0] for region in prediction.result if region.type == "textarea"]
+
+
+# ---- shapes and labels
+
+
+def test_the_template_gets_three_regions_with_one_id_for_each_text(work: Path) -> None:
+    (found,) = predict(work, [{"id": 5, "data": {"ocr": "page.png"}}], TEMPLATE)
+    assert types(found) == [
+        ["rectangle", "labels", "textarea"],
+        ["rectangle", "labels", "textarea"],
+        ["polygon", "labels", "textarea"],
+    ]
+    for shape, label, text in zip(found.result[::3], found.result[1::3], found.result[2::3], strict=True):
+        geometry = dict(shape.value)
+        assert label.value == geometry | {"labels": ["Text"]}
+        assert text.value == geometry | {"text": text.value["text"]}
+        assert shape.score == label.score != text.score
+        assert shape.extra == {"original_width": 480, "original_height": 360, "image_rotation": 0}
+
+
+def test_where_a_text_is(work: Path) -> None:
+    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], TEMPLATE)
+    shapes = [region.value for region in found.result if region.type in ("rectangle", "polygon")]
+    for word, value in zip(WORDS, shapes, strict=True):
+        points = value.get("points") or [
+            [value["x"] + x * value["width"], value["y"] + y * value["height"]] for x in (0, 1) for y in (0, 1)
+        ]
+        middle = np.mean(points, axis=0) * SIZE / 100
+        assert np.abs(middle - word.middle).max() < 6, word.text
+
+
+def test_without_a_polygon_a_turned_text_gets_a_turned_box(work: Path) -> None:
+    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], BOXES_ONLY)
+    boxes = [region.value for region in found.result if region.type == "rectangle"]
+    assert [box["rotation"] for box in boxes[:2]] == [0, 0]
+    assert boxes[2]["rotation"] == pytest.approx(30, abs=3)
+    assert boxes[2]["width"] * SIZE[0] > 3 * boxes[2]["height"] * SIZE[1]
+
+
+def test_boxes_with_labels_of_their_own_get_two_regions(work: Path) -> None:
+    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], MERGED)
+    assert types(found) == [["rectanglelabels", "textarea"]] * 3
+    assert all(region.value["rectanglelabels"] == ["printed"] for region in found.result[::2])
+    assert all("rectanglelabels" not in region.value for region in found.result[1::2])
+
+
+def test_without_shapes_the_picture_is_one_line_of_text(work: Path) -> None:
+    page([Word("Invoice", (80, 30))], (160, 60)).save(work / "line.png")
+    task = {"data": {"ocr": "line.png"}}
+    (found,) = predict(work, [task], WHOLE)
+    assert [(region.type, set(region.value)) for region in found.result] == [("textarea", {"text"})]
+    assert predict(work, [task], WHOLE, text_threshold=1.0)[0].result == ()
+    assert predict(work, [task], WHOLE, threshold=1.0)[0].result == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted", "guessed"),
+    [
+        (["Stamp", "Text"], "Text", False),
+        (["Stamp"], "Stamp", False),
+        (["Stamp", "Print"], "Stamp", True),
+        (['Stamp" predicted_values="text', "Text"], "Stamp", False),
+    ],
+)
+def test_text_meets_the_label_that_is_most_like_it(
+    work: Path, labels: list[str], wanted: str, guessed: bool
+) -> None:  # fmt: skip
+    tags = "".join(f'<Label value="{label}"/>' for label in labels)
+    config = LabelConfig.parse(MERGED.replace('<Label value="printed"/>', tags))
+    binding = find_model("ocr", params(work)).build().bind(config, {}, None)
+    assert dict(binding.meetings[0].label_of) == {"text": wanted}
+    assert any("every text is labelled" in note for note in binding.notes) is guessed
+    mapped = find_model("ocr", params(work)).build().bind(config, {"text": "Print"}, None)
+    assert mapped.meetings[0].label_of["text"] == ("Print" if guessed else wanted)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '<View><Text name="t" value="$t"/><TextArea name="words" toName="t"/></View>',
+        '<View><Image name="i" value="$i"/><Rectangle name="box" toName="i"/></View>',
+        '<View><Image name="i" value="$i"/><TextArea name="words" toName="i" perRegion="true"/></View>',
+    ],
+)
+def test_a_label_config_without_a_place_for_text_is_refused(work: Path, config: str) -> None:
+    with pytest.raises(LabelMismatch, match=r"ocr fills a <TextArea> about an <Image>"):
+        find_model("ocr", params(work)).build().bind(LabelConfig.parse(config), {}, None)
+
+
+def test_nothing_leaves_the_picture(work: Path) -> None:
+    words = [Word("Corner", (30, 20), 35), Word("Edge", (470, 200), 90), Word("Below", (240, 355), 4)]
+    page(words).save(work / "edges.png")
+    for config in (TEMPLATE, BOXES_ONLY, MERGED):
+        (found,) = predict(work, [{"data": {"ocr": "edges.png"}}], config)
+        assert len(types(found)) >= 3
+
+
+# ---- what is read
+
+
+def test_texts_are_those_of_mmocr_itself(work: Path) -> None:
+    """Its own inferencer, with the same weights, on boxes that are upright; and so are their scores."""
+    upright = [Word("Invoice", (110, 60)), Word("4711", (330, 62)), Word("Total", (240, 200), 0, 100)]
+    page(upright).save(work / "upright.png")
+    (found,) = predict(work, [{"data": {"ocr": "upright.png"}}], TEMPLATE)
+    toolkit.mmocr()
+    with warnings.catch_warnings(action="ignore"), toolkit.quiet():
+        from mmocr.apis import MMOCRInferencer
+
+        recogniser = str(configs.packaged("mmocr")[CRNN])
+        both = MMOCRInferencer(
+            det=str(work / "blobs.py"), rec=recogniser, rec_weights=str(work / "reads.pth"), device="cpu"
+        )
+        (theirs,) = both(str(work / "upright.png"), out_dir="")["predictions"]
+    ours = [region for region in found.result if region.type == "textarea"]
+    assert sorted(zip(texts(found), [round(each.score or 0, 3) for each in ours], strict=True)) == sorted(
+        zip(theirs["rec_texts"], [round(score, 3) for score in theirs["rec_scores"]], strict=True)
+    )
+    assert len(set(texts(found))) == 3, "they read all the same, so this says nothing"
+
+
+def test_a_text_does_not_depend_on_what_else_there_is(work: Path) -> None:
+    for number in range(6):
+        page([Word("Sum" * (1 + number % 3), (200, 80)), Word(str(number), (100, 200))]).save(work / f"p{number}.png")
+    tasks = [{"id": number, "data": {"ocr": f"p{number}.png"}} for number in range(6)]
+    together = predict(work, tasks, TEMPLATE)
+    alone = [predict(work, [task], TEMPLATE)[0] for task in tasks]
+    assert [each.to_json() for each in together] == [each.to_json() for each in alone]
+
+
+@pytest.mark.parametrize("angle", [-75, -60, -30, -5, 10, 30, 60, 74])
+def test_a_turned_text_is_read_upright(angle: float) -> None:
+    """From its corners alone, whichever of them comes first."""
+    plain, turned = Word("Invoice 4711", (240, 180)), Word("Invoice 4711", (240, 180), angle)
+    upright = crops.rectified(np.asarray(page([plain])), plain.corners(), in_order=True)
+    corners = turned.corners()
+    for mixed in (corners, corners[2:] + corners[:2], corners[::-1]):
+        crop = crops.rectified(np.asarray(page([turned])), mixed)
+        assert crop is not None
+        assert upright is not None
+        assert crop.shape == pytest.approx(upright.shape, abs=1)
+        crop = cv2.resize(crop, upright.shape[1::-1])
+        assert np.corrcoef(upright.ravel(), crop.ravel())[0, 1] > 0.95
+
+
+def test_a_box_that_somebody_turned_is_read_from_its_own_corner() -> None:
+    upside_down = Word("Invoice", (240, 180), 180)
+    plain = Word("Invoice", (240, 180))
+    upright = crops.rectified(np.asarray(page([plain])), plain.corners(), in_order=True)
+    crop = crops.rectified(np.asarray(page([upside_down])), upside_down.corners(), in_order=True)
+    assert crop is not None
+    assert upright is not None
+    assert np.corrcoef(upright.ravel(), crop.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("points", "shape"),
+    [
+        ([(10, 10), (10.4, 10), (10.4, 10.4), (10, 10.4)], None),  # less than a pixel
+        ([(-50, -50), (-10, -50), (-10, -10), (-50, -10)], None),  # outside
+        ([(10, 10), (40, 10), (20, 10)], None),  # a line
+        ([(0, 0), (480, 0), (480, 2), (0, 2)], (2, 200)),  # wider than any text is
+        ([(-1e9, 0), (1e9, 0), (1e9, 40), (-1e9, 40)], (48, 480)),  # all across
+        ([(10, 10), (110, 10), (110, 30), (60, 32), (10, 30)], (30, 117)),  # five corners
+    ],
+)
+def test_odd_shapes_cost_their_own_text_at_most(
+    points: list[tuple[float, float]], shape: tuple[int, int] | None
+) -> None:
+    crop = crops.rectified(np.asarray(page([])), points)
+    assert (None if crop is None else crop.shape[:2]) == shape
+
+
+def test_regions_are_in_reading_order() -> None:
+    def line(left: float, top: float) -> Line:
+        return Line(((left, top), (left + 50, top), (left + 50, top + 20), (left, top + 20)))
+
+    rows = [[line(10, 12), line(90, 10), line(200, 15)], [line(5, 40), line(120, 44)]]
+    mixed = [rows[1][1], rows[0][2], rows[0][0], rows[1][0], rows[0][1]]
+    assert in_reading_order(mixed) == [*rows[0], *rows[1]]
+
+
+# ---- thresholds
+
+
+def test_the_threshold_is_for_shapes_and_another_one_for_texts(work: Path) -> None:
+    """The third word is grey: the detector is less sure of it. The recogniser is sure of nothing."""
+    task = {"data": {"ocr": "page.png"}}
+    (every,) = predict(work, [task], TEMPLATE, threshold=0)
+    scores = [region.score for region in every.result if region.type in ("rectangle", "polygon")]
+    assert [score > 0.8 for score in scores if score is not None] == [True, True, False]
+    (sure,) = predict(work, [task], TEMPLATE, threshold=0.8)
+    assert len(types(sure)) == 2
+    assert all(len(each) == 3 for each in types(sure)), "a text that is unsure does not go by the threshold of shapes"
+    (silent,) = predict(work, [task], TEMPLATE, text_threshold=1.0)
+    assert types(silent) == [["rectangle", "labels"], ["rectangle", "labels"], ["polygon", "labels"]]
+
+
+# ---- what is drawn already
+
+
+def test_drawn_boxes_are_kept_and_read(work: Path) -> None:
+    """Their ids, their places, their labels; in an annotation, a draft, a prediction or an editor that asks."""
+    regions = [each for i, word in enumerate(WORDS) for each in drawn(word, SIZE, f"mine{i}")]
+    shapes = [each for each in regions if each["type"] != "textarea"]
+    stored = [{"annotations": [{"id": 1, "result": shapes}]}, {"drafts": [{"result": shapes}]},
+              {"predictions": [{"result": shapes, "model_version": "old"}]}]  # fmt: skip
+    found = predict(work, [{"data": {"ocr": "page.png"}} | each for each in stored], TEMPLATE, det="none")
+    for each in found:
+        assert [(region.id, region.type, region.score is None) for region in each.result] == [
+            (f"mine{i}", type, type != "textarea") for i in range(3) for type in ("rectangle", "labels", "textarea")
+        ]
+        assert [region.value for region in each.result[::3]] == [region["value"] for region in regions[::3]]
+        assert all(region.value["labels"] == ["Handwriting"] for region in each.result[1::3])
+        assert texts(each) == texts(found[0])
+
+
+def test_drawn_boxes_are_read_in_a_label_config_of_the_other_kind(work: Path) -> None:
+    regions = drawn(WORDS[0], SIZE, "mine")
+    task = {"data": {"ocr": "page.png"}, "annotations": [{"id": 1, "result": regions}]}
+    (found,) = predict(work, [task], MERGED, det="none")
+    assert types(found) == [["rectanglelabels", "textarea"]]
+    assert found.result[0].id == "mine"
+    assert found.result[0].value["rectanglelabels"] == ["printed"]
+
+
+def test_exports_without_ids_are_read_by_their_places(work: Path, shared_data: Path) -> None:
+    (row,) = json.loads((shared_data / "exports" / "image-ocr-json_min.json").read_bytes())
+    row["ocr"] = "page.png"
+    (found,) = predict(work, [row], TEMPLATE, det="none")
+    assert types(found) == [["rectangle", "labels", "textarea"], ["polygon", "labels", "textarea"]]
+    assert [region.value["labels"] for region in found.result[1::3]] == [["Text"], ["Handwriting"]]
+
+
+def test_nothing_drawn_is_nothing_read(work: Path) -> None:
+    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], TEMPLATE, det="none")
+    assert (found.result, found.score) == ((), None)
+
+
+# ---- the command
+
+
+def command(work: Path, *more: str, config: str = "template.xml") -> list[str]:
+    given = [part for name, value in params(work).items() for part in ("--with", f"{name}={value}")]
+    return ["--model", "ocr", "--label-config", str(work / config), *given, "--with", "precision=fp32", *more]
+
+
+def test_the_receipts(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+    from label_studio_sdk.label_interface import LabelInterface
+
+    exports = shared_data / "exports"
+    run = lsml(
+        "predict", exports / "receipts-annotated.json", "--model", "ocr", "-c", exports / "receipts.xml",
+        "--document-root", shared_data, "--threshold", "0", "-o", tmp_path / "out.json",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert all(line.startswith("lsml: ") for line in run.stderr.splitlines()), "the toolkits are noisy"
+    assert run.stdout == ""
+    found = json.loads((tmp_path / "out.json").read_bytes())
+    given = json.loads((exports / "receipts-annotated.json").read_bytes())
+    assert [task["id"] for task in found] == [task["id"] for task in given]
+    interface = LabelInterface((exports / "receipts.xml").read_text())
+    for task in found:
+        (prediction,) = task["predictions"]
+        assert prediction["result"]
+        assert interface.validate_prediction(prediction, return_errors=True) == []
+
+
+def test_a_broken_picture_costs_one_task(lsml: Lsml, work: Path, tmp_path: Path) -> None:
+    (work / "broken.png").write_bytes((work / "page.png").read_bytes()[:300])
+    names = ["page.png", "page.png", "broken.png", "page.png", "nowhere.png", "page.png"]
+    tasks = [{"id": number, "data": {"ocr": name}} for number, name in enumerate(names)]
+    (work / "some.json").write_text(json.dumps(tasks))
+    out, errors = tmp_path / "out.json", tmp_path / "errors.jsonl"
+    run = lsml("predict", work / "some.json", *command(work), "-o", out, "--errors", errors, cwd=ROOT)
+    assert run.returncode == 3, run.stderr
+    found = json.loads(out.read_bytes())
+    assert [task["id"] for task in found] == list(range(6))
+    assert [len(task["predictions"]) for task in found] == [1, 1, 0, 1, 0, 1]
+    assert len({json.dumps(task["predictions"][0]["score"]) for task in found if task["predictions"]}) == 1
+    assert [(line["id"], line["stage"]) for line in map(json.loads, errors.read_text().splitlines())] == [
+        (2, "encode"),
+        (4, "fetch"),
+    ]
+
+
+def test_a_killed_run_resumes_and_gives_the_same_bytes(
+    lsml: Lsml, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    tasks = [{"id": n, "data": {"ocr": "template.xml" if n % 30 == 7 else "page.png"}} for n in range(300)]
+    (work / "many.json").write_text(json.dumps(tasks))
+    options = ["predict", str(work / "many.json"), *command(work, "--batch-size", "4", "--quiet")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "lsml_cli", *options, "-o", "out.json"], start_new_session=True
+    ) as process:  # fmt: skip
+        wait_for(lambda: journalled("out.json") > 20, seconds=60)
+        process.kill()
+    assert process.returncode == -9, "it ended before it was killed"
+    assert lsml(*options, "-o", "out.json", "--resume").returncode == 3
+    assert lsml(*options, "-o", "clean.json").returncode == 3
+    assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
+
+
+def test_check_loads_no_model_and_shows_the_labels(lsml: Lsml, work: Path) -> None:
+    (work / "one.json").write_text(json.dumps([{"id": 1, "data": {"ocr": "page.png"}}]))
+    run = lsml("predict", work / "one.json", *command(work), "--check", cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert "renamed: text -> Text" in run.stdout + run.stderr
+    missing = lsml("predict", work / "one.json", "--model", "ocr", "-c", work / "template.xml", "--check",
+                   "--with", "recog_config=crnn_mini_vgg_mj")  # fmt: skip
+    assert missing.returncode == 2
+    assert f"Near are: {CRNN}" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"det": "some"}, "det must be auto, or none"),
+        ({"train": "all"}, "train must be recognition, detection or both"),
+        ({"text_threshold": 2}, "text_threshold must be a score in 0..1"),
+    ],
+)
+def test_what_a_parameter_may_be(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        find_model("ocr", given).build()
+
+
+def test_what_is_random_is_said(work: Path) -> None:
+    config = LabelConfig.parse(TEMPLATE)
+    notes = find_model("ocr", {}).build().bind(config, {}, None).notes
+    assert ["random weights" in note for note in notes] == [True, True]
+    (note,) = find_model("ocr", {"det": "none"}).build().bind(config, {}, None).notes
+    assert note.startswith("The recogniser has random weights")
+
+
+def test_a_checkpoint_of_something_else_is_refused(work: Path) -> None:
+    with pytest.raises(ModelError, match=r"reads\.pth does not belong to satrn"):
+        find_model("ocr", params(work, det="none", recog_config="satrn_shallow-small_5e_st_mj")).open("cpu")
+
+
+# ---- learning
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """annotated.json: 512 pictures of numbers of two or three digits; config.xml. Do not write into it."""
+    folder = tmp_path_factory.mktemp("numbers")
+    (folder / "annotated.json").write_text(json.dumps(digits(folder / "pictures", 512)))
+    (folder / "config.xml").write_text(BOXES_ONLY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader(numbers: Path, lsml: Lsml, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version that has learned to read the numbers; minutes. Do not write into it."""
+    output = tmp_path_factory.mktemp("models") / "numbers"
+    run = lsml(
+        "fit", numbers / "annotated.json", "--model", "ocr", "--with", "det=none", "-c", numbers / "config.xml",
+        "--document-root", numbers, "-o", output, timeout=1500,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return output
+
+
+@pytest.mark.timeout(1800)
+def test_learning_to_read_numbers(reader: Path) -> None:
+    """Word accuracy on what was held out, as the training says, and as lsml measures."""
+    (folder,) = [each for each in reader.iterdir() if each.is_dir()]
+    described = json.loads((folder / "model.json").read_bytes())
+    state = described["state"]
+    assert (state["parts"], state["trained"]) == (["recog"], ["recog"])
+    assert state["recognition"]["characters"] == "0123456789"
+    assert state["recognition"]["word_accuracy"] >= 0.95
+    assert described["metrics"]["transcription"]["exact"] == pytest.approx(
+        state["recognition"]["word_accuracy"], abs=0.001
+    )
+    assert sorted(described["files"]) == ["dictionary.txt", "recog.safetensors", "recog_config.py"]
+    for name in ("recog_config.py", "model.json"):
+        assert str(reader) not in (folder / name).read_text(), f"{name} holds a path of this machine"
+
+
+@pytest.mark.timeout(1800)
+def test_a_version_that_was_moved_reads_turned_numbers_too(
+    reader: Path, work: Path, tmp_path: Path, lsml: Lsml
+) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(reader, moved)
+    words = [Word("47", (100, 60)), Word("312", (330, 80)), Word("58", (120, 250), 40), Word("906", (350, 250), -30)]
+    page(words).save(work / "numbers.png")
+    regions = [each for i, word in enumerate(words) for each in drawn(word, SIZE, str(i), text="?")]
+    task = {"id": 1, "data": {"ocr": "numbers.png"}, "annotations": [{"id": 1, "result": regions}]}
+    (work / "numbers.json").write_text(json.dumps([task]))
+    run = lsml("predict", work / "numbers.json", "--model", moved, "-o", tmp_path / "out.json")
+    assert run.returncode == 0, run.stderr
+    (found,) = json.loads((tmp_path / "out.json").read_bytes())
+    read = [each["value"]["text"][0] for each in found["predictions"][0]["result"] if each["type"] == "textarea"]
+    assert read == ["47", "312", "58", "906"]
+
+
+@pytest.mark.timeout(1800)
+def test_a_reader_learns_to_find_too(reader: Path, tmp_path: Path, lsml: Lsml) -> None:
+    """Continued with the text detector alone: the version holds both, and reads as before."""
+    (tmp_path / "small.py").write_text(SMALL)
+    (tmp_path / "pages.json").write_text(json.dumps(pages(tmp_path / "pages", 10)))
+    output = tmp_path / "both"
+    given = [f"det_config={tmp_path / 'small.py'}", "det=auto", "train=detection", "pretrained=false", "epochs=1"]
+    run = lsml(
+        "fit", tmp_path / "pages.json", "--from", reader, *[part for each in given for part in ("--with", each)],
+        "-o", output, timeout=600,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    (tmp_path / "small.py").unlink()
+    (folder,) = [each for each in output.iterdir() if each.is_dir()]
+    state = json.loads((folder / "model.json").read_bytes())["state"]
+    assert (state["parts"], state["trained"]) == (["det", "recog"], ["det"])
+    with load_model(str(output), media=Media(tmp_path)) as model:
+        ((_, found),) = model.predict([{"data": {"ocr": "pages/1.png"}}])
+    assert isinstance(found, Prediction)
+    with load_model(find_model(str(output), {"det": "none"}), media=Media(tmp_path)) as model:
+        outcomes = list(model.predict(json.loads((tmp_path / "pages.json").read_bytes())))
+    read = [text for _, found in outcomes if isinstance(found, Prediction) for text in texts(found)]
+    wanted = [
+        region["value"]["text"][0]
+        for task, _ in outcomes
+        for region in task.raw["annotations"][0]["result"]
+        if region["type"] == "textarea"
+    ]
+    assert len(read) == len(wanted)
+    assert np.mean([one == other for one, other in zip(read, wanted, strict=True)]) >= 0.9
