@@ -455,6 +455,30 @@ def test_a_sibling_finds_the_folder_of_the_version(lsml: Lsml, place: Path) -> N
     assert re.search(r"kind accuracy +1\.0000 +0\.0000 ", run.stdout), run.stdout + run.stderr
 
 
+def test_a_class_of_its_own_is_pickled_and_found_again(lsml: Lsml, place: Path) -> None:
+    learns = (
+        "\n    def setup(self):\n        self.words = None\n        if os.path.exists(path()):\n"
+        "            with open(path(), 'rb') as file:\n                self.words = pickle.load(file)\n\n"
+        "    def fit(self, event, data, **kwargs):\n"
+        "        with open(path(), 'wb') as file:\n            pickle.dump(Words('spam'), file)\n\n\n"
+        "class Words:\n    def __init__(self, label):\n        self.label = label\n\n\n"
+        "def path():\n    return os.path.join(os.getenv('MODEL_DIR', '.'), 'words.pkl')\n"
+    )
+    script = saying(place, "import os\nimport pickle", "self.words.label", learns)
+    run = lsml("fit", "export.json", "--model", script, "-c", "config.xml", "-o", "models", cwd=place)
+    assert run.returncode == 0, run.stderr
+    run = lsml("predict", "tasks.json", "--model", f"{script}@models", "-o", "o.json", cwd=place)
+    assert run.returncode == 0, run.stderr
+    assert answers(place / "o.json") == ["spam"] * 7
+
+
+def test_a_script_is_no_module_of_pythons_own(place: Path) -> None:
+    saying(place, "", "'ham'")
+    (place / "model.py").rename(place / "antigravity.py")
+    find_model(f"{place / 'antigravity.py'}:M")
+    assert not sys.modules.keys() & {"antigravity", "model"}
+
+
 def test_siblings_are_lent_and_not_given(place: Path) -> None:
     script = saying(place / "a", "import rules_of_mine, colorsys, sub.deeper", "'ham'", rules_of_mine="import shades_")
     (place / "a" / "shades_.py").write_text("")

@@ -214,7 +214,7 @@ def adapted(path: Path, name: str) -> type[Script] | None:
     with surroundings.lent(KINDS[generation].modules(), path.parent, _siblings[edition]):
         module = _imported(source, generation, edition)
     _defined(module, name, generation)
-    content = {"source": source, "name": name, "generation": generation, "__module__": module.__name__}
+    content = {"source": source, "name": name, "generation": generation, "__module__": edition}
     return type(name, (Script,), content | {"__doc__": f"Written for {SPOKEN[generation]}."})
 
 
@@ -230,19 +230,26 @@ _siblings: defaultdict[str, surroundings.Siblings] = defaultdict(dict)  # of eac
 
 
 def _imported(source: Source, generation: Generation, name: str) -> ModuleType:
-    """The script as a module of this name. What it imports must have been lent."""
+    """The script as a module of this name. What it imports must have been lent.
+
+    To itself, and to what lies beside it, it is called like its file: so a class of its own that one edition has
+    pickled is found by another.
+    """
     if name in sys.modules:
         return sys.modules[name]
-    found = importlib.util.spec_from_file_location(name, source.path)
+    stem = source.path.stem
+    plain = name if stem in surroundings.RESERVED or stem in sys.modules or "." in stem else stem
+    found = importlib.util.spec_from_file_location(plain, source.path)
     if found is None or found.loader is None:
         raise ModelError(f"{source.path} cannot be imported as Python.")
     made = importlib.util.module_from_spec(found)
-    sys.modules[name] = made
+    sys.modules[name] = sys.modules[plain] = made
     htx.served.clear()
     try:
         found.loader.exec_module(made)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
+        for each in (name, plain):
+            sys.modules.pop(each, None)
         missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
         hint = f"pip install what brings {missing}, if it is a package of its own." if missing else None
         raise ModelError(

@@ -138,10 +138,10 @@ def _importable(folder: Path) -> frozenset[str]:
     """What can be imported from a folder, unless Python or lsml have that name for themselves."""
     with os.scandir(folder) as entries:
         names = {each.name.removesuffix(".py") for each in entries if each.name.endswith(".py") or each.is_dir()}
-    return frozenset({name for name in names if name.isidentifier()} - _RESERVED)
+    return frozenset({name for name in names if name.isidentifier()} - RESERVED)
 
 
-_RESERVED = sys.stdlib_module_names | {"lsml_cli", "__main__", "__init__"}
+RESERVED = sys.stdlib_module_names | {"lsml_cli", "__main__", "__init__"}
 
 
 def _is_installed(name: str) -> bool:
@@ -150,7 +150,7 @@ def _is_installed(name: str) -> bool:
 
 def _lies_below(folder: Path, name: str) -> bool:
     """Whether a module is one of those in a folder, and not of an environment there. A script itself is none."""
-    if name.startswith(FILE_MODULE) or name.partition(".")[0] in _RESERVED:
+    if name.startswith(FILE_MODULE) or name.partition(".")[0] in RESERVED:
         return False
     place = Path(_place(name))
     return place.is_relative_to(folder) and INSTALLED.isdisjoint(place.relative_to(folder).parts)
