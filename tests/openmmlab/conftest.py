@@ -10,6 +10,7 @@ import pytest
 pytest.register_assert_rewrite("serving", "browsing", "labelling")
 
 import shapes  # noqa: E402
+import writing  # noqa: E402
 from labelling import LabelStudio, label_studio, label_studio_program, label_studio_template, serve  # noqa: E402
 
 __all__ = ["LabelStudio", "label_studio", "label_studio_program", "label_studio_template", "serve"]
@@ -30,3 +31,25 @@ def learned(lsml, tmp_path_factory) -> Path:
 def metrics(learned) -> dict:
     """What its fit has measured."""
     return json.loads((learned / "fit.json").read_bytes())["metrics"]
+
+
+@pytest.fixture(scope="session")
+def numbers(tmp_path_factory) -> Path:
+    """annotated.json: 512 pictures of numbers of two or three digits; config.xml. Do not write into it."""
+    folder = tmp_path_factory.mktemp("numbers")
+    (folder / "annotated.json").write_text(json.dumps(writing.digits(folder / "pictures", 512)))
+    (folder / "config.xml").write_text(writing.BOXES_ONLY)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reader(numbers, lsml, tmp_path_factory) -> Path:
+    """A version that has learned to read the numbers; minutes. Do not write into it."""
+    output = tmp_path_factory.mktemp("models") / "numbers"
+    run = lsml(
+        *("fit", numbers / "annotated.json", "--model", "ocr", "--with", "det=none", "-c", numbers / "config.xml"),
+        *("--document-root", numbers, "-o", output),
+        timeout=1500,
+    )
+    assert run.returncode == 0, run.stderr
+    return output

@@ -90,7 +90,7 @@ def test_photographs_with_random_weights(lsml, shared_data, tmp_path):
     found = json.loads((tmp_path / "out.json").read_bytes())
     assert [task["id"] for task in found] == [task["id"] for task in given]
     assert len(found) == 128
-    assert all(result_of(task) for task in found)
+    assert len([task for task in found if result_of(task)]) > 10  # what random weights are sure of is anything
     assert "Dropped 9 of the model's 80 classes" in run.stderr
     assert "The model has random weights" in run.stderr
     from label_studio_sdk.label_interface import LabelInterface
@@ -99,7 +99,8 @@ def test_photographs_with_random_weights(lsml, shared_data, tmp_path):
     for task in found:
         prediction = task["predictions"][0]
         assert not interface.validate_prediction(prediction, return_errors=True)
-        assert prediction["score"] == pytest.approx(np.mean([each["score"] for each in prediction["result"]]), abs=1e-4)
+        scores = [each["score"] for each in prediction["result"]]
+        assert prediction["score"] == (pytest.approx(np.mean(scores), abs=1e-4) if scores else None)
         for region in prediction["result"]:
             box = region["value"]
             assert 0 <= box["x"] < box["x"] + box["width"] <= 100.001

@@ -36,7 +36,6 @@ from tests.openmmlab.writing import (
     TEMPLATE,
     WHOLE,
     Word,
-    digits,
     drawn,
     page,
     pages,
@@ -443,27 +442,6 @@ def test_a_checkpoint_of_something_else_is_refused(work: Path) -> None:
 
 
 # ---- learning
-
-
-@pytest.fixture(scope="module")
-def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """annotated.json: 512 pictures of numbers of two or three digits; config.xml. Do not write into it."""
-    folder = tmp_path_factory.mktemp("numbers")
-    (folder / "annotated.json").write_text(json.dumps(digits(folder / "pictures", 512)))
-    (folder / "config.xml").write_text(BOXES_ONLY)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reader(numbers: Path, lsml: Lsml, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version that has learned to read the numbers; minutes. Do not write into it."""
-    output = tmp_path_factory.mktemp("models") / "numbers"
-    run = lsml(
-        "fit", numbers / "annotated.json", "--model", "ocr", "--with", "det=none", "-c", numbers / "config.xml",
-        "--document-root", numbers, "-o", output, timeout=1500,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    return output
 
 
 @pytest.mark.timeout(1800)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import shapes
+import writing
 from browsing import browsing
+from writing import Word
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.timeout(900)]
 
@@ -55,3 +57,24 @@ def test_predicted_boxes_lie_on_the_picture(lsml, learned, label_studio, page, t
     labels = [region["value"]["rectanglelabels"][0] for region in predicted[most]["predictions"][0]["result"]]
     assert len(labels) > 1
     assert sorted(shown) == sorted(labels)
+
+
+@pytest.mark.timeout(1800)
+def test_what_was_read_stands_beside_its_region(lsml, reader, label_studio, page, tmp_path):
+    words = [Word("47", (100, 60)), Word("312", (330, 80)), Word("58", (120, 250), 40), Word("906", (350, 250), -30)]
+    picture = writing.page(words)
+    picture.save(tmp_path / "numbers.png")
+    drawn = [each for i, word in enumerate(words) for each in writing.drawn(word, picture.size, str(i), text="?")]
+    task = {"id": 1, "data": {"ocr": shown_as(tmp_path / "numbers.png")}, "annotations": [{"id": 1, "result": drawn}]}
+    (tmp_path / "numbers.json").write_text(json.dumps([task]))
+    (tmp_path / "template.xml").write_text(writing.TEMPLATE)
+    given = ("--model", reader, "-c", "template.xml", "-o", "out.json")
+    run = lsml("predict", "numbers.json", *given, cwd=tmp_path, timeout=300)
+    assert run.returncode == 0, run.stderr
+    predicted = json.loads((tmp_path / "out.json").read_bytes())
+    project, ids = put_up(label_studio, "numbers", writing.TEMPLATE, predicted)
+    page.open(f"{label_studio.url}/projects/{project}/data?task={ids[0]}")
+    assert page.regions() == ["Text"] * len(words)
+    page.photograph("texts")
+    shown = page.run("return [...document.querySelectorAll('textarea, input, p')].map(e => e.value || e.innerText)")
+    assert [word.text for word in words if word.text not in map(str.strip, shown)] == []
