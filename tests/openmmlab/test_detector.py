@@ -107,7 +107,7 @@ def test_photographs_with_random_weights(lsml, shared_data, tmp_path):
             assert 0 <= box["y"] < box["y"] + box["height"] <= 100.001
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what the toolkit's own API imports
+@pytest.mark.filterwarnings("ignore")  # of what the toolkit's own API imports
 def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
     """The same weights through `inference_detector`, picture by picture."""
     from mmdet.apis import inference_detector
