@@ -131,6 +131,7 @@ def test_a_script_learns_and_predicts(lsml: Lsml, place: Path, script: str) -> N
     assert (bare.returncode, "Name the class together with the folder" in bare.stderr) == (1, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["v0_text.py", "v2_text.py"])
 def test_five_thousand_messages(lsml: Lsml, shared_data: Path, tmp_path: Path, script: str) -> None:
     exports, named = shared_data / "exports", f"{BACKENDS / script}:{LEARNING[script][1]}"
