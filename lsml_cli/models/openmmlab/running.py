@@ -75,6 +75,7 @@ def scheduled(config: Config, plan: Plan, pictures: int, batch_size: int) -> Non
     """
     steps = max(1, math.ceil(pictures / batch_size)) * plan.epochs
     warm = max(1, min(500, steps // 10))
+    steps = max(steps, warm + 1)  # a schedule has to end after it has begun
     config["train_cfg"] = {
         "type": "EpochBasedTrainLoop",
         "max_epochs": plan.epochs,
