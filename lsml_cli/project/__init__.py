@@ -60,7 +60,6 @@ KINDS: dict[str, Kind] = {
     ),
     "ocr": Kind(
         "Reading text in pictures (MMOCR) for Label Studio, by lsml.",
-        params={"epochs": 40},
         sample=samples.WORDS,
         toolkits=True,
     ),

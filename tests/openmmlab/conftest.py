@@ -48,8 +48,8 @@ def reader(numbers, lsml, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("models") / "numbers"
     run = lsml(
         *("fit", numbers / "annotated.json", "--model", "ocr", "--with", "det=none", "-c", numbers / "config.xml"),
-        *("--document-root", numbers, "-o", output),
-        timeout=1500,
+        *("--document-root", numbers, "-o", output, "--with", "epochs=56"),
+        timeout=1700,
     )
     assert run.returncode == 0, run.stderr
     return output

@@ -91,7 +91,7 @@ class Ocr(Model):
         "precision": "auto",
         "train": "recognition",
         "dictionary": "auto",
-        "epochs": 30,
+        "epochs": 60,
         "lr": None,
         "batch_size": None,
         "patience": 10,
