@@ -9,14 +9,14 @@ from __future__ import annotations
 import gc
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any, Protocol
 
 from lsml_cli import gates
 from lsml_cli.annotations import Answered, Which, answered
-from lsml_cli.holdout import FOREIGN, SHOWN, UNREADABLE, answers, bare, nothing_is_an_answer
+from lsml_cli.holdout import FOREIGN, SHOWN, UNREADABLE, answers, bare, nothing_is_an_answer, question
 from lsml_cli.judges import AnyMetrics, Judge, Result, judges_of
 from lsml_cli.label_config import Control, LabelConfig
 from lsml_cli.metrics import bootstrap
@@ -40,23 +40,31 @@ WORST = 12  # tasks on which model and people disagree most, for each control
 
 
 class Subject(Protocol):
-    """What is measured. `answers` has one for each task, in order; None where there is none to measure."""
+    """What is measured. `answers` has one for each task, in order; None where there is none to measure.
+
+    given  the controls that are not measured, since they are part of the question; see `Model.given`
+    """
 
     name: str
+    given: Set[str]
 
-    def answers(self, tasks: Sequence[Task]) -> Sequence[Answer | None]: ...
+    def answers(self, examples: Sequence[Labelled]) -> Sequence[Answer | None]: ...
 
 
 class ModelSubject:
     """A model that is open."""
 
-    def __init__(self, name: str, replicas: Sequence[Replica | ReplicaProcess], batch_size: int) -> None:
+    def __init__(
+        self, name: str, replicas: Sequence[Replica | ReplicaProcess], batch_size: int, given: Set[str]
+    ) -> None:
         self.name = name
+        self.given = given
         self._replicas = replicas
         self._batch_size = batch_size
 
-    def answers(self, tasks: Sequence[Task]) -> list[Answer | None]:
-        stream = predict_stream(self._replicas, [bare(task) for task in tasks], batch_size=self._batch_size)
+    def answers(self, examples: Sequence[Labelled]) -> list[Answer | None]:
+        asked = [question(each, self.given) for each in examples]
+        stream = predict_stream(self._replicas, asked, batch_size=self._batch_size)
         return [answer_of(outcome) for _, outcome in stream]
 
 
@@ -65,10 +73,11 @@ class FileSubject:
 
     def __init__(self, name: str, take: Callable[[Task], Answer | None]) -> None:
         self.name = name
+        self.given: Set[str] = frozenset()
         self._take = take
 
-    def answers(self, tasks: Sequence[Task]) -> list[Answer | None]:
-        return [self._take(task) for task in tasks]
+    def answers(self, examples: Sequence[Labelled]) -> list[Answer | None]:
+        return [self._take(each.task) for each in examples]
 
 
 @dataclass(frozen=True)
@@ -225,12 +234,13 @@ def evaluate(
     progress   takes the numbers of tasks that are done and of those that failed
     """
     subjects = [subject] if other is None else [subject, other]
-    found = _Collector(config, [each.name for each in subjects], threshold, worst, seed)
+    given = frozenset().union(*(each.given for each in subjects))
+    found = _Collector(config, [each.name for each in subjects], given, threshold, worst, seed)
     stream = answered(found.readable(tasks), config, which, empty=nothing_is_an_answer(config))
     usable = (known for each in stream if (known := found.known(each)) is not None and found.fair(known, unseen))
     gc.set_threshold(*GC_THRESHOLD)
     while block := list(islice(usable, BLOCK)):
-        asked = [each.task for each in block]
+        asked = [Labelled(each.task, each.counting[-1]) for each in block]
         several = zip(*(each.answers(asked) for each in subjects), strict=True)
         for each, answer in zip(block, several, strict=True):
             found.add(each, answer)
@@ -244,13 +254,14 @@ def evaluate_outcomes(
     outcomes: Sequence[Outcome],
     *,
     name: str = "",
+    given: Set[str] = frozenset(),
     worst: int = WORST,
 ) -> Evaluation:
     """The same of what was predicted already: the outcome of each example, in order. For the hold-out of a fit.
 
-    Several annotations of one task follow each other.
+    Several annotations of one task follow each other. given: see `Subject`.
     """
-    found = _Collector(config, [name], 0.0, worst, 0)
+    found = _Collector(config, [name], given, 0.0, worst, 0)
     pairs = zip(examples, outcomes, strict=True)
     for _, several in groupby(pairs, key=lambda pair: pair[0].task.index):
         together = list(several)
@@ -280,13 +291,17 @@ def answer_of(outcome: Outcome) -> Answer:
 class _Collector:
     """Takes task by task, and has the evaluation at the end."""
 
-    def __init__(self, config: LabelConfig, names: Sequence[str], threshold: float, worst: int, seed: int) -> None:
+    def __init__(
+        self, config: LabelConfig, names: Sequence[str], given: Set[str], threshold: float, worst: int, seed: int
+    ) -> None:
         self.tasks = self.annotations = 0
         self.failed: list[Counter[str]] = [Counter() for _ in names]
         self._config = config
         self._names = names
         self._seed = seed
-        self._judges: list[dict[str, Judge]] = [judges_of(config, threshold) for _ in names]
+        self._judges: list[dict[str, Judge]] = [
+            {name: judge for name, judge in judges_of(config, threshold).items() if name not in given} for _ in names
+        ]
         self._worst = {name: _Worst(worst) for name in self._judges[0]}
         self._left_out: Counter[str] = Counter()
         self._unreadable: list[Unreadable] = []

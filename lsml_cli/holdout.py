@@ -7,7 +7,7 @@ changes sides as the data grows, and the same data always splits the same way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -277,6 +277,13 @@ def _without_answers(example: Labelled) -> Labelled:
 def bare(task: Task) -> Task:
     """The task without the annotations and predictions that came with it: nothing can peek at them."""
     return replace(task, raw={key: task.raw[key] for key in ("id", "data", "meta") if key in task.raw})
+
+
+def question(example: Labelled, given: Set[str]) -> Task:
+    """What a model is asked when it is measured: the bare task, with what is `given`, see `Model.given`."""
+    task = bare(example.task)
+    shown = [region for region in example.annotation.result if region.get("from_name") in given]
+    return replace(task, raw={**task.raw, "annotations": [{"result": shown}]}) if shown else task
 
 
 def _classes(config: LabelConfig, train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Classes:

@@ -40,6 +40,28 @@ def predicted(id: int, mood: str, score: float, topics: list[str] | None = None)
     return {"task": id, "result": result, "score": score, "model_version": "v1"}
 
 
+# Says what a text is about, from the mood that people gave it.
+TOPICS = """
+from lsml_cli import Model, Prediction
+
+class Topics(Model):
+    def given(self, config):
+        return frozenset({"mood"})
+
+    def forward(self, inputs, binding):
+        return [task.raw["annotations"][0]["result"] for task in inputs]
+
+    def decode(self, output, task, binding):
+        [mood] = output  # and nothing else of what people said
+        topic = "food" if mood["value"]["choices"] == ["good"] else "drink"
+        region = binding.config.controls["topic"].region(task, {"choices": [topic]}, score=1.0)
+        return Prediction.of((region,), self.version)
+
+    def fit(self, train, holdout, binding, out_dir, progress):
+        return {}
+"""
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """100 annotated tasks, half of them good; `a.jsonl` is wrong about ten of them, `b.jsonl` about twenty."""
@@ -284,6 +306,24 @@ def test_held_out_tasks_are_those_that_fit_measured_with(lsml: Lsml, tmp_path: P
         assert (refused.returncode, sentence in refused.stderr) == (2, True), refused.stderr
     nobody = lsml("evaluate", "many.json", "--predictions", "few.json", "--held-out", *config, cwd=tmp_path)
     assert (nobody.returncode, "Name one with --model or --compare" in nobody.stderr) == (2, True)
+
+
+def test_what_belongs_to_the_question_is_given_and_not_measured(lsml: Lsml, place: Path) -> None:
+    (place / "topics.py").write_text(TOPICS)
+    moods = ["good" if i % 2 else "bad" for i in range(40)]
+    tasks = [exported(i, mood, topics=["food" if mood == "good" else "drink"]) for i, mood in enumerate(moods)]
+    write(place / "topics.json", tasks)
+    given = ("topics.json", "--model", "topics.py:Topics", "--label-config", "config.xml")
+    run = lsml("evaluate", *given, "--json", "numbers.json", cwd=place)
+    assert run.returncode == 0, run.stderr
+    measured = json.loads((place / "numbers.json").read_text())
+    assert (list(measured["controls"]), measured["failed"]) == (["topic"], {})
+    assert measured["controls"]["topic"]["accuracy"] == 1.0
+    run = lsml("fit", *given, "--output", "models/topics", "--summary", "fit.json", cwd=place)
+    assert run.returncode == 0, run.stderr
+    fitted = json.loads((place / "fit.json").read_text())
+    assert (list(fitted["metrics"]), fitted["failed"]) == (["topic"], {})
+    assert fitted["metrics"]["topic"]["accuracy"] == 1.0
 
 
 def test_settings_beside_the_data(lsml: Lsml, place: Path) -> None:

@@ -268,7 +268,8 @@ class _Opener:
         workers = (os.cpu_count() or 1) if family.place == "threads" else 1
         opened = open_replicas(spec, self._config, devices=[device], workers=workers, media=self._media)
         replicas = self._stack.enter_context(opened)
-        return ModelSubject(spec.model_version, replicas, self._batch_size or family.batch_size)
+        given = spec.build().given(self._config)
+        return ModelSubject(spec.model_version, replicas, self._batch_size or family.batch_size, given)
 
     def file(self, path: str, version: str | None) -> Subject:
         from lsml_cli.evaluation import FileSubject

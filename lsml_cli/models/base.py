@@ -208,6 +208,14 @@ class Model(ABC):
             )
         return Binding(config, label_map, project)
 
+    def given(self, config: LabelConfig) -> frozenset[str]:
+        """The controls whose regions belong to the question, by name; asked before and without `load`.
+
+        A model that reads what stands in boxes is given the boxes. Where it is measured they stay in the task, and are
+        not measured; everything else that people have said is hidden from it.
+        """
+        return frozenset()
+
     def sources(self, task: Task, binding: Binding) -> Sequence[str]:
         """The values of the task that point to media; their bytes reach `encode`."""
         return ()

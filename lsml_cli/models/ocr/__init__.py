@@ -137,6 +137,14 @@ class Ocr(Model):
                 found.notes = (*found.notes, _UNTRAINED[part.name])
         return found
 
+    def given(self, config: LabelConfig) -> frozenset[str]:
+        """The shapes and their labels, where text is only read."""
+        if self.param("det") != "none":
+            return frozenset()
+        fillings = filling.bind(OcrBinding(config), self.spec.name).fillings
+        drawn = (control for each in fillings for control in (*each.shapes, each.labels))
+        return frozenset(control.name for control in drawn if control is not None)
+
     def sources(self, task: Task, binding: Binding) -> list[str]:
         assert isinstance(binding, OcrBinding)
         return [value_of(each.image, task) for each in binding.fillings]
