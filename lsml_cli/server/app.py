@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -38,6 +39,7 @@ from lsml_cli.server.trainer import Trainer
 
 SILENCE = 30.0  # seconds without a byte of a body that was begun
 SLOWEST = 300.0  # seconds for a whole body
+LINGERING = 2.0  # seconds for the rest of one that is refused
 HUNG_UP = 499  # as nginx logs it; nobody reads that answer
 
 log = logging.getLogger("lsml.serve")
@@ -73,6 +75,7 @@ def make_app(
     async def body_of(request: Request) -> bytes:
         """Raises TooLarge, TooSlow, HungUp."""
         if (length := request.headers.get("content-length", "0")).isdigit() and int(length) > most_bytes:
+            await _let_finish(request)
             raise TooLarge
         body = bytearray()
         ends = asyncio.get_running_loop().time() + SLOWEST
@@ -86,6 +89,8 @@ def make_app(
                 raise HungUp
             body += message.get("body", b"")
             if len(body) > most_bytes:
+                if message.get("more_body"):
+                    await _let_finish(request)
                 raise TooLarge
             if not message.get("more_body"):
                 return bytes(body)
@@ -162,6 +167,14 @@ def make_app(
         app.add_exception_handler(kind, handler)
     routes = [route.path for route in app.routes if hasattr(route, "path")]
     return Guard(app, access, service.numbers, routes, verbose)
+
+
+async def _let_finish(request: Request) -> None:
+    """Read on for a moment and forget it: who is still sending when the connection is closed sees no answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGERING):
+            while (message := await request.receive())["type"] != "http.disconnect" and message.get("more_body"):
+                pass
 
 
 def _disconnected(request: Request) -> Callable[[], Awaitable[None]]:
