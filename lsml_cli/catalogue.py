@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lsml_cli import plugins, registry
+from lsml_cli import doctor, plugins, registry
 from lsml_cli._version import __version__
 from lsml_cli.errors import LsmlError
 from lsml_cli.models.base import Model, fill_names, load_class
@@ -80,4 +80,6 @@ def _installed(module: str) -> bool:
 
 
 def _install(package: str, extra: str | None, missing: tuple[str, ...]) -> str:
+    if package == "lsml" and extra:
+        return doctor.remedy_for(extra)
     return f"pip install '{package}[{extra}]'" if extra else f"pip install {' '.join(missing)}"

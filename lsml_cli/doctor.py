@@ -90,7 +90,7 @@ def _core() -> Finding:
 
 
 def _examined(name: str, extra: Extra, wanted: bool) -> Finding:
-    remedy = _remedy(name, extra)
+    remedy = remedy_for(name)
     if not _version(extra.sign):
         return Finding(name, "broken" if wanted else "not installed", extra.what, f"{extra.sign} is missing", remedy)
     if wrong := _wrong(name):
@@ -101,7 +101,9 @@ def _examined(name: str, extra: Extra, wanted: bool) -> Finding:
     return Finding(name, "fine" if works else "broken", extra.what, said, None if works else remedy)
 
 
-def _remedy(name: str, extra: Extra) -> str:
+def remedy_for(name: str) -> str:
+    """The command that installs an extra of lsml."""
+    extra = EXTRAS[name]
     if extra.more is None:
         return f"pip install 'lsml[{name}]'"
     return shlex.join(["bash", str(Path(__file__).parent / extra.more), "--python", sys.executable])

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lsml_cli import doctor
+from lsml_cli import catalogue, doctor
 from lsml_cli.errors import UsageError
 
 
@@ -90,3 +90,12 @@ def test_installing_openmmlab_asks_for_an_environment_and_says_what_it_does_not_
     run = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60, check=False)
     assert "usage: install-openmmlab" in run.stdout
     assert sys.prefix != sys.base_prefix
+
+
+def test_what_lists_models_installs_them_as_the_doctor_does(monkeypatch):
+    """pip alone does not bring MMDetection."""
+    monkeypatch.setattr(catalogue, "_installed", lambda module: module != "mmdet")
+    listed = {entry.name: entry.install for entry in catalogue.list_models()}
+    assert listed["object-detector"] == doctor.remedy_for("openmmlab")
+    assert listed["object-detector"].endswith(f"models/openmmlab/install --python {sys.executable}")
+    assert listed["text-classifier"] is None

@@ -40,7 +40,6 @@ FLOORS = {
     "project.*": 4,
     "report": 4,
     "report.*": 4,
-    "doctor": 4,
     "loaded": 4,
     "testing": 4,
     "testing.*": 4,
@@ -51,6 +50,7 @@ FLOORS = {
     "model_folder": 3,
     "registry": 3,
     "catalogue": 3,
+    "doctor": 3,
     "models.*": 3,  # a family is a module, or a package that only its own modules look into
     "models.*.*": 3,
     "models": 2,
