@@ -25,6 +25,8 @@ OPENMMLAB_READY := $(OPENMMLAB_VENV)/.ready
 
 # Without PYTEST_ARGS the whole suite runs: make test PYTEST_ARGS="tests/test_tasks.py -x"
 PYTEST_ARGS ?=
+# Processes that share the main suite; 0: none but pytest's own, as --pdb wants it.
+PYTEST_WORKERS ?= 2
 
 .PHONY: help
 help: ## this list
@@ -91,7 +93,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 
 .PHONY: test
 test: lint ## lint and the main suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: ## the slow suites: a real Label Studio, Redis and browser (scripts/system-deps); MMDetection and MMOCR
