@@ -74,7 +74,13 @@ def test_what_was_read_stands_beside_its_region(lsml, reader, label_studio, page
     predicted = json.loads((tmp_path / "out.json").read_bytes())
     project, ids = put_up(label_studio, "numbers", writing.TEMPLATE, predicted)
     page.open(f"{label_studio.url}/projects/{project}/data?task={ids[0]}")
-    assert page.regions() == ["Text"] * len(words)
+    assert page.regions() == ["Handwriting"] * len(words)  # as they were drawn
     page.photograph("texts")
     shown = page.run("return [...document.querySelectorAll('textarea, input, p')].map(e => e.value || e.innerText)")
-    assert [word.text for word in words if word.text not in map(str.strip, shown)] == []
+    read = [
+        region["value"]["text"][0]
+        for region in predicted[0]["predictions"][0]["result"]
+        if region["type"] == "textarea"
+    ]
+    assert len(read) == len(words)
+    assert [text for text in read if text not in map(str.strip, shown)] == []
