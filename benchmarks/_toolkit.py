@@ -1,9 +1,11 @@
 """What the benchmarks of MMDetection and MMOCR share: models with equal weights, and the loops that everybody writes.
 
-python benchmarks/_toolkit.py weights CONFIG SCOPE FILE                  a checkpoint that both sides load
-python benchmarks/_toolkit.py detect TASKS ROOT OUT CONFIG CHECKPOINT    inference_detector, picture by picture
+python benchmarks/_toolkit.py weights CONFIG SCOPE FILE                 a checkpoint that both sides load
+python benchmarks/_toolkit.py learned VERSIONS FILE                     the same, of a text detector that lsml trained
+python benchmarks/_toolkit.py detect TASKS ROOT OUT CONFIG CHECKPOINT   inference_detector, picture by picture
 python benchmarks/_toolkit.py read TASKS ROOT OUT CONFIG CHECKPOINT CONFIG CHECKPOINT     MMOCRInferencer, the same
-python benchmarks/_toolkit.py stages FOLDER CONFIG CHECKPOINT            JSON: {stage: [seconds, processor seconds]}
+python benchmarks/_toolkit.py stages FOLDER CONFIG CHECKPOINT           JSON: {stage: [seconds, processor seconds]}
+python benchmarks/_toolkit.py stages-of-reading FOLDER CONFIG CHECKPOINT CONFIG CHECKPOINT
 """
 
 from __future__ import annotations
@@ -11,45 +13,38 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import torch
 
+from lsml_cli.models.ocr import crops, lines_of
+from lsml_cli.models.ocr.parts import Part
 from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, toolkit
 from lsml_cli.replica import cores
 
 SURE = 0.3
-FOUND = 0.05  # of the pixels
-PICTURES = 64
+PICTURES, PAGES = 64, 12  # that the stages are measured with
 PASSES = 2  # of which the quicker counts
 
 
-def weights(config: str, scope: str, file: str, folder: str = "") -> None:
-    """As the config's own training would begin: random ones, with the biases that keep a detector silent.
-
-    folder  of pictures: DBNet's bias is moved until it takes `FOUND` of their pixels for text
-    """
+def weights(config: str, scope: str, file: str) -> None:
+    """Random ones, as the config's own training would begin; for a detector, with biases that keep it silent."""
     torch.manual_seed(0)
-    described = configs.read(config, scope, "config")  # type: ignore[arg-type]
-    net = looking.build(described, scope)  # type: ignore[arg-type]
+    net = looking.build(configs.read(config, scope, "config"), scope)  # type: ignore[arg-type]
     with toolkit.scope_of(scope):  # type: ignore[arg-type]
         net.init_weights()  # type: ignore[operator]
-    if folder:
-        logits = []
-        end = [each for each in net.det_head.binarize if isinstance(each, torch.nn.ConvTranspose2d)][-1]  # type: ignore
-        end.register_forward_hook(lambda module, given, found: logits.append(found.flatten()))
-        eye = looking.Net(net, scope, configs.test_pipeline(described), "cpu", fuse=False)  # type: ignore[arg-type]
-        for path in sorted(Path(folder).rglob("*.jp*g"))[:4]:
-            eye.found([eye.prepare(pictures.pixels(path.read_bytes()))])
-        level = torch.cat([each[::16] for each in logits]).quantile(1 - FOUND)
-        with torch.no_grad():
-            end.bias -= level - torch.logit(torch.tensor(SURE))
     torch.save({"state_dict": net.state_dict(), "meta": {"dataset_meta": {"classes": coco()}}}, file)
+
+
+def learned(versions: str, file: str) -> None:
+    """Those of the text detector in a version, as a checkpoint that the toolkit loads, too."""
+    (found,) = Path(versions).glob("*/det.safetensors")
+    torch.save({"state_dict": checkpoints.load(found.parent, found.name).weights}, file)
 
 
 def coco() -> tuple[str, ...]:
@@ -110,27 +105,67 @@ def path_of(task: dict[str, Any], root: str) -> str:
 
 def stages(folder: str, config: str, checkpoint: str) -> None:
     """Each stage alone with all cores busy; the forward pass at its quickest, of parts of 1, 4 or 8 for each core."""
-    found = sorted(path for path in Path(folder).rglob("*.jp*g"))
-    contents = [path.read_bytes() for path in islice(cycle(found), PICTURES)]
     described = configs.read(config, "mmdet", "config")
     bare = looking.build(described, "mmdet")
     checkpoints.fill(bare, checkpoints.read(checkpoint), what=config)
     net = looking.Net(bare, "mmdet", configs.test_pipeline(described), "cpu")
-    costs = {}
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        contents, costs = some(folder, PICTURES), {}
         decoded = list(pool.map(pictures.pixels, contents))
         costs["decode"] = quickest(lambda: list(pool.map(pictures.pixels, contents)))
         prepared = list(pool.map(net.prepare, decoded))
         costs["prepare"] = quickest(lambda: list(pool.map(net.prepare, decoded)))
     for precision in ("fp32", "bf16"):
         own = net.with_precision(precision)  # type: ignore[arg-type]
-        times = []
-        for part in (1, 4, 8):
-            looking.PART = part
-            own.found(prepared)
-            times.append(quickest(lambda own=own: own.found(prepared)))
-        costs[f"forward {precision}"] = min(times)
-    print(json.dumps({stage: [each / PICTURES for each in cost] for stage, cost in costs.items()}))
+        costs[f"forward {precision}"] = quickest_part("PART", (1, 4, 8), lambda own=own: own.found(prepared))
+    tell(costs, PICTURES)
+
+
+def stages_of_reading(folder: str, det: str, det_weights: str, rec: str, rec_weights: str) -> None:
+    """The same for OCR: what is found in the pictures is cut out and read."""
+    parts = Part("det", None, det, det_weights, False), Part("recog", None, rec, rec_weights, False)
+    finder, reader = (looking.Net(part.built(), "mmocr", part.steps, "cpu", fuse=part.name == "det") for part in parts)
+
+    def cut(page: tuple[Any, Any]) -> list[Any]:
+        picture, sample = page
+        found = [crops.rectified(picture, line.points) for line in lines_of(sample)]
+        return [reader.prepare(crop) for crop in found if crop is not None]
+
+    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        contents, costs = some(folder, PAGES), {}
+        decoded = list(pool.map(pictures.pixels, contents))
+        costs["decode"] = quickest(lambda: list(pool.map(pictures.pixels, contents)))
+        prepared = list(pool.map(finder.prepare, decoded))
+        costs["prepare"] = quickest(lambda: list(pool.map(finder.prepare, decoded)))
+        pages = list(zip(decoded, finder.found(prepared), strict=True))
+        cuts = list(chain.from_iterable(pool.map(cut, pages)))
+        costs["cut out"] = quickest(lambda: list(pool.map(cut, pages)))
+    for precision in ("fp32", "bf16"):
+        own = finder.with_precision(precision)  # type: ignore[arg-type]
+        costs[f"find {precision}"] = quickest_part("PART", (1, 2, 4), lambda own=own: own.found(prepared))
+    costs["read"] = quickest_part("CROPS_OF_CORE", (4, 8, 32), lambda: reader.found_alike(cuts))
+    tell(costs, PAGES)
+
+
+def some(folder: str, count: int) -> list[bytes]:
+    """That many pictures of a folder, from the beginning again where it has fewer."""
+    found = sorted(path for path in Path(folder).rglob("*.jp*g") if "words" not in path.parts)
+    return [path.read_bytes() for path in islice(cycle(found), count)]
+
+
+def quickest_part(name: str, sizes: Sequence[int], work: Callable[[], Any]) -> tuple[float, float]:
+    """Of several sizes of what a core looks at together."""
+    times, before = [], getattr(looking, name)
+    for size in sizes:
+        setattr(looking, name, size)
+        work()
+        times.append(quickest(work))
+    setattr(looking, name, before)
+    return min(times)
+
+
+def tell(costs: dict[str, tuple[float, float]], count: int) -> None:
+    print(json.dumps({stage: [each / count for each in cost] for stage, cost in costs.items()}))
 
 
 def quickest(work: Callable[[], Any]) -> tuple[float, float]:
@@ -145,4 +180,4 @@ def quickest(work: Callable[[], Any]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    dict(weights=weights, detect=detect, read=read, stages=stages)[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
+    globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:])

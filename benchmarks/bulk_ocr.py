@@ -2,26 +2,30 @@
 
     .venvs/openmmlab/bin/python benchmarks/bulk_ocr.py [--rounds N] [--quick] [--gpu]
 
-The pictures are those of ../shared/data/ocr, repeated with new ids; DBNet (ResNet-18) and CRNN with random weights, the
-same files of them on both sides, with one bias moved so that there are some dozens of places to read in a picture.
-Everything is a whole process, each on a few pictures and on many: the difference is the rate, the rest the start-up.
-The limit is made of the processor seconds that `lsml predict` needs for its stages with one thread each.
+The pictures are those of ../shared/data/ocr, repeated with new ids. DBNet (ResNet-18) finds what it has just learned to
+find from some rendered pages, CRNN reads it with random weights: the same files of weights on both sides. Everything is
+a whole process, each on a few pictures and on many: the difference is the rate, the rest the start-up. Before each
+round the stages alone, with all cores busy; the limit is 1 / their sum.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import bulk_detection as bulk
 from _measure import run
+from PIL import Image, ImageDraw, ImageFont
 
 DET, RECOG = "dbnet_resnet18_fpnc_1200e_icdar2015", "crnn_mini-vgg_5e_mj"
 PICTURES = bulk.DATA / "ocr"
 CONFIG = bulk.DATA / "exports" / "receipts.xml"
+LEARNED_FROM, EPOCHS, PAGE = 48, 8, (800, 800)
 
 
 def main() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         det, recog = str(folder / "det.pth"), str(folder / "recog.pth")
-        subprocess.run([*bulk.TOOLKIT, "weights", DET, "mmocr", det, str(PICTURES)], check=True)
+        learn_to_find(folder, det)
         subprocess.run([*bulk.TOOLKIT, "weights", RECOG, "mmocr", recog], check=True)
         models = [DET, det, RECOG, recog]
 
@@ -59,7 +63,7 @@ def main() -> None:
             "lsml, fp32": lambda tasks: lsml(tasks, "fp32"),
             "lsml, bf16": lambda tasks: lsml(tasks, "bf16"),
         }
-        stages = [*bulk.TOOLKIT, "ocr-stages", str(PICTURES), *models]
+        stages = [*bulk.TOOLKIT, "stages-of-reading", str(PICTURES), *models]
         bulk.compare(ways, paths, more, asked.rounds, stages)
         found = [json.loads(Path(f"{paths[1]}{end}").read_bytes()) for end in (".loop", ".fp32")]
         places = [sum(len(each["texts"]) for each in found[0]), sum(lines_of(each) for each in found[1])]
@@ -71,6 +75,58 @@ def main() -> None:
             print(f"{count:,} tasks: at most {peaks[count]:.0f} MB", flush=True)
         small, large = peaks.values()
         print(f"{max(peaks) // min(peaks)} times the tasks need {large / small:.2f} times the memory.")
+
+
+def learn_to_find(folder: Path, file: str) -> None:
+    """Weights of a text detector that finds the lines of a page, from pages that are rendered here."""
+    pages = folder / "pages.json"
+    pages.write_text(json.dumps([rendered(folder, number) for number in range(1, LEARNED_FROM + 1)]))
+    given = [f"det_config={DET}", "train=detection", "pretrained=false", f"epochs={EPOCHS}", "batch_size=4"]
+    subprocess.run(
+        [
+            *(*bulk.LSML, "fit", str(pages), "--model", "ocr", "--label-config", str(CONFIG), "--holdout", "0"),
+            *("--document-root", str(folder), "--output", str(folder / "finder")),
+            *(part for each in given for part in ("--with", each)),
+        ],
+        check=True,
+    )
+    subprocess.run([*bulk.TOOLKIT, "learned", str(folder / "finder"), file], check=True)
+
+
+def rendered(folder: Path, number: int) -> dict[str, Any]:
+    """A page of numbers in rows, as on a receipt, with a box around each; as an annotated task."""
+    rng = random.Random(number)
+    page = Image.new("RGB", PAGE, (rng.randint(190, 255),) * 3)
+    pen, result, top = ImageDraw.Draw(page), [], 30
+    while top < PAGE[1] - 70:
+        font, left = ImageFont.load_default(rng.randint(16, 40)), rng.randint(10, 60)
+        while left < PAGE[0] - 200:
+            text = str(rng.randint(100, 99_999_999))
+            box = pen.textbbox((left, top), text, font=font)
+            pen.text((left, top), text, font=font, fill=(rng.randint(0, 90),) * 3)
+            result += regions(box, text, str(len(result)))
+            left = box[2] + rng.randint(20, 90)
+        top += int(font.size * rng.uniform(1.3, 2.0))
+    page.save(folder / f"{number}.png")
+    return {"id": number, "data": {"ocr": f"{number}.png"}, "annotations": [{"id": number, "result": result}]}
+
+
+def regions(box: tuple[float, ...], text: str, id: str) -> list[dict[str, Any]]:
+    left, top, right, bottom = box
+    wide, high = PAGE
+    where = {
+        "x": 100 * left / wide,
+        "y": 100 * top / high,
+        "width": 100 * (right - left) / wide,
+        "height": 100 * (bottom - top) / high,
+        "rotation": 0,
+    }
+    shared = {"id": id, "to_name": "image", "original_width": wide, "original_height": high, "image_rotation": 0}
+    return [
+        shared | {"from_name": "bbox", "type": "rectangle", "value": where},
+        shared | {"from_name": "label", "type": "labels", "value": where | {"labels": ["Text"]}},
+        shared | {"from_name": "transcription", "type": "textarea", "value": where | {"text": [text]}},
+    ]
 
 
 def lines_of(task: dict) -> int:
