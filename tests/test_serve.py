@@ -342,6 +342,11 @@ def test_ctrl_c_ends_with_130(serve: Serve) -> None:
 # Limits
 
 
+def send_for_ever(connection: socket.socket, piece: bytes) -> None:
+    while True:
+        connection.sendall(piece)
+
+
 def test_a_body_that_is_too_large_or_never_ends_is_refused(serve: Serve) -> None:
     server = serve("--model", f"{MODELS}:Words", "--max-body", "1")
     assert server.request("POST", "/predict", body(tasks_of(20_000)))[0] == 413
@@ -350,8 +355,7 @@ def test_a_body_that_is_too_large_or_never_ends_is_refused(serve: Serve) -> None
         endless.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            while True:
-                endless.sendall(piece * 100)
+            send_for_ever(endless, piece * 100)
     assert all(predict(server, tasks_of(3)))
 
 
