@@ -35,9 +35,9 @@ def metrics(learned) -> dict:
 
 @pytest.fixture(scope="session")
 def numbers(tmp_path_factory) -> Path:
-    """annotated.json: 1,024 pictures of numbers of two or three digits; config.xml. Do not write into it."""
+    """annotated.json: 512 pictures of numbers of two or three digits; config.xml. Do not write into it."""
     folder = tmp_path_factory.mktemp("numbers")
-    (folder / "annotated.json").write_text(json.dumps(writing.digits(folder / "pictures", 1024)))
+    (folder / "annotated.json").write_text(json.dumps(writing.digits(folder / "pictures", 512)))
     (folder / "config.xml").write_text(writing.BOXES_ONLY)
     return folder
 
@@ -48,7 +48,7 @@ def reader(numbers, lsml, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("models") / "numbers"
     run = lsml(
         *("fit", numbers / "annotated.json", "--model", "ocr", "--with", "det=none", "-c", numbers / "config.xml"),
-        *("--document-root", numbers, "-o", output, "--with", "epochs=28", "--with", "batch_size=8"),
+        *("--document-root", numbers, "-o", output, "--with", "epochs=56"),
         timeout=1700,
     )
     assert run.returncode == 0, run.stderr

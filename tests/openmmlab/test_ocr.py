@@ -481,7 +481,7 @@ def test_a_version_that_was_moved_reads_turned_numbers_too(
     assert run.returncode == 0, run.stderr
     read = [text for task in json.loads((tmp_path / "out.json").read_bytes()) for text in stored(task, "predictions")]
     assert len(read) == len(wanted)
-    assert np.mean([one == other for one, other in zip(read, wanted, strict=True)]) >= 0.9
+    assert np.mean([one == other for one, other in zip(read, wanted, strict=True)]) >= 0.8
 
 
 @pytest.mark.timeout(1800)
