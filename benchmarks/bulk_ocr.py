@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 DET, RECOG = "dbnet_resnet18_fpnc_1200e_icdar2015", "crnn_mini-vgg_5e_mj"
 PICTURES = bulk.DATA / "ocr"
 CONFIG = bulk.DATA / "exports" / "receipts.xml"
-LEARNED_FROM, EPOCHS, PAGE = 48, 8, (800, 800)
+LEARNED_FROM, EPOCHS, PAGE = 16, 6, (800, 800)
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     if not PICTURES.is_dir():
         print(f"There are no pictures in {PICTURES}, so nothing is measured.")
         return
-    few, more = (8, 16) if asked.quick else (12, 48)
+    few, more = (4, 12) if asked.quick else (6, 24)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         det, recog = str(folder / "det.pth"), str(folder / "recog.pth")
@@ -69,7 +69,7 @@ def main() -> None:
         places = [sum(len(each["texts"]) for each in found[0]), sum(lines_of(each) for each in found[1])]
         print(f"Texts read by the loop and by lsml: {places[0]:,} and {places[1]:,}.")
         peaks = {}
-        for count in (24, 24 * (4 if asked.quick else 16)):
+        for count in (12, 12 * (4 if asked.quick else 16)):
             path = tasks_of(folder, count)
             _, peaks[count] = run(lsml(path, "bf16"))
             print(f"{count:,} tasks: at most {peaks[count]:.0f} MB", flush=True)
@@ -81,7 +81,7 @@ def learn_to_find(folder: Path, file: str) -> None:
     """Weights of a text detector that finds the lines of a page, from pages that are rendered here."""
     pages = folder / "pages.json"
     pages.write_text(json.dumps([rendered(folder, number) for number in range(1, LEARNED_FROM + 1)]))
-    given = [f"det_config={DET}", "train=detection", "pretrained=false", f"epochs={EPOCHS}", "batch_size=4"]
+    given = [f"det_config={DET}", "train=detection", "pretrained=false", f"epochs={EPOCHS}", "batch_size=2"]
     subprocess.run(
         [
             *(*bulk.LSML, "fit", str(pages), "--model", "ocr", "--label-config", str(CONFIG), "--holdout", "0"),
