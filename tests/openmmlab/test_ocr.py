@@ -24,9 +24,11 @@ from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.ocr import crops, in_reading_order
 from lsml_cli.models.ocr.filling import Line
-from lsml_cli.models.openmmlab import configs, looking, toolkit
+from lsml_cli.models.openmmlab import configs, looking, running, toolkit
 from lsml_cli.predictions import Failure, Prediction
 from lsml_cli.registry import find_model
+from lsml_cli.tasks import read_tasks
+from lsml_cli.training import fit_version
 from tests.conftest import ROOT, Lsml
 from tests.openmmlab.writing import (
     BLOBS,
@@ -447,6 +449,43 @@ def test_a_checkpoint_of_something_else_is_refused(work: Path) -> None:
 
 
 # ---- learning
+
+
+@pytest.mark.parametrize(
+    ("given", "transcribed", "sentence"),
+    [
+        ({"train": "detection", "recog_ckpt": "nope.pth"}, True, r"The checkpoint nope\.pth does not exist"),
+        (
+            {"train": "detection", "recog_config": "satrn_shallow-small_5e_st_mj"},
+            True,
+            r"reads\.pth does not belong to satrn",
+        ),
+        (
+            {"train": "both", "recog_config": "satrn_shallow-small_5e_st_mj"},
+            True,
+            r"reads\.pth does not belong to satrn",
+        ),
+        ({"train": "both"}, False, "There is nothing to learn to read"),
+    ],
+)
+def test_what_cannot_be_learned_or_kept_is_said_before_anything_is_trained(
+    work: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    transcribed: bool,
+    sentence: str,
+) -> None:
+    (tmp_path / "small.py").write_text(SMALL)
+    monkeypatch.setattr(running, "train", lambda *args, **others: pytest.fail("it was trained"))
+    rows = pages(tmp_path / "pages", 2)
+    for annotation in (row["annotations"][0] for row in rows):
+        annotation["result"] = [each for each in annotation["result"] if transcribed or each["type"] != "textarea"]
+    spec = find_model("ocr", params(work) | {"det_config": str(tmp_path / "small.py")} | given)
+    (tmp_path / "pages.json").write_text(json.dumps(rows))
+    config, tasks = LabelConfig.parse(TEMPLATE), read_tasks(str(tmp_path / "pages.json"))
+    with pytest.raises(ModelError, match=sentence):
+        fit_version(spec, tasks, config, tmp_path / "models", holdout=0, media=Media(tmp_path))
 
 
 @pytest.mark.timeout(1800)

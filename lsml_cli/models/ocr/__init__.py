@@ -219,19 +219,22 @@ class Ocr(Model):
                 "There is no text detector to train: text is only read here, and not looked for.",
                 "Leave out train=detection, or det=none; a label config with a <Rectangle> or a <Polygon> is needed.",
             )
-        state: dict[str, Any] = {"parts": [], "trained": wanted}
+        parts = {name: self._part(name) for name in names}
+        held = [name for name in names if name in wanted or not parts[name].begins_random]
+        state: dict[str, Any] = {"parts": held, "trained": wanted}
         try:
-            lesson = self._lesson(train, holdout, binding, out_dir, progress)
+            # Whatever can be wrong is found before anything is trained: that may take hours.
             for name in names:
-                part = self._part(name)
-                if name in wanted:
-                    state[_TRAINS[name]] = (learning.to_find if name == "det" else learning.to_read)(part, lesson)
-                elif part.begins_random:
+                if name not in held:
                     progress(f"{_UNTRAINED[name]} The version does without.")
-                    continue
-                else:
-                    learning.keep(part, out_dir)
-                state["parts"].append(name)
+                elif name not in wanted:
+                    learning.keep(parts[name], out_dir)
+            lesson = self._lesson(train, holdout, binding, out_dir, progress)
+            learns = {
+                name: (learning.to_find if name == "det" else learning.to_read)(parts[name], lesson) for name in wanted
+            }
+            for name, learn in learns.items():
+                state[_TRAINS[name]] = learn()
         finally:
             if not self.param("keep_run"):
                 shutil.rmtree(run, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lsml_cli.models.openmmlab.pictures import Gathered, pixels
 from lsml_cli.replica import cores
 
 Pages = Sequence[tuple[Gathered, Filling]]  # pictures with the controls about them
+Learn = Callable[[], dict[str, Json]]  # trains a part, writes it into the version, returns what is to be known about it
 
 SHOWN = 20  # characters that are named when they cannot be learned
 TOGETHER = 256  # crops that are in memory while a recogniser is measured
@@ -50,10 +51,10 @@ class Lesson:
     progress: Progress
 
 
-def to_read(part: Part, lesson: Lesson) -> dict[str, Json]:
-    """Teach the recogniser, write it into the version, and return what is to be known about it.
+def to_read(part: Part, lesson: Lesson) -> Learn:
+    """Everything but the training of the recogniser itself, which may take hours: call what comes back.
 
-    Raises ModelError when there is nothing to learn.
+    Raises ModelError when there is nothing to learn, or nothing to begin with.
     """
     train, held = _cut(lesson, "train", lesson.train), _cut(lesson, "holdout", lesson.holdout)
     if not train:
@@ -73,27 +74,36 @@ def to_read(part: Part, lesson: Lesson) -> dict[str, Json]:
         learned, folder / "train.json", lambda text: recipe.known_only(recipe.spelled(text, case), known)
     )
     dataset.write_snippets(held, folder / "holdout.json", lambda text: recipe.spelled(text, case))
-    lesson.progress(
-        f"Learning to read {len(known)} characters from {len(learned):,} texts in {len(lesson.train):,} pictures "
-        f"({part.who})."
-    )
     described = recipe.stored(part, own_characters=own)
-    trained = _trained(part, described, lesson, len(learned), measured=bool(held), new_ends=own)
-    found: dict[str, Json] = {"characters": known, "epoch": trained.epoch}
-    return found | (_measured(replace(part, folder=lesson.out), held, case, lesson) if held else {})
+    train_part = _to_train(part, described, lesson, len(learned), measured=bool(held), new_ends=own)
+
+    def learn() -> dict[str, Json]:
+        lesson.progress(
+            f"Learning to read {len(known)} characters from {len(learned):,} texts in {len(lesson.train):,} pictures "
+            f"({part.who})."
+        )
+        found: dict[str, Json] = {"characters": known, "epoch": train_part().epoch}
+        return found | (_measured(replace(part, folder=lesson.out), held, case, lesson) if held else {})
+
+    return learn
 
 
-def to_find(part: Part, lesson: Lesson) -> dict[str, Json]:
+def to_find(part: Part, lesson: Lesson) -> Learn:
     """The same for the text detector."""
     folder = _folder(lesson, "det")
     count, texts = dataset.write_shapes(lesson.train, folder / "train.json")
     held, _ = dataset.write_shapes(lesson.holdout, folder / "holdout.json")
     if not count:
         raise ModelError("There is nothing to learn to find: the annotations have no shape around a text.")
-    lesson.progress(f"Learning to find text from {texts:,} shapes in {count:,} pictures ({part.who}).")
     described = recipe.stored(part, own_characters=False)
-    trained = _trained(part, described, lesson, count, measured=held > 0, new_ends=False)
-    return {"epoch": trained.epoch, **{name: round(value, 4) for name, value in trained.metrics.items()}}
+    train_part = _to_train(part, described, lesson, count, measured=held > 0, new_ends=False)
+
+    def learn() -> dict[str, Json]:
+        lesson.progress(f"Learning to find text from {texts:,} shapes in {count:,} pictures ({part.who}).")
+        trained = train_part()
+        return {"epoch": trained.epoch, **{name: round(value, 4) for name, value in trained.metrics.items()}}
+
+    return learn
 
 
 def keep(part: Part, out: Path) -> None:
@@ -129,10 +139,10 @@ def _tell_unknown(texts: Sequence[str], known: str, lesson: Lesson) -> None:
         )
 
 
-def _trained(
+def _to_train(
     part: Part, described: Config, lesson: Lesson, count: int, *, measured: bool, new_ends: bool
-) -> running.Trained:
-    """Train a part and write it into the version. count: of the crops or pictures to learn from.
+) -> Callable[[], running.Trained]:
+    """What trains a part and writes it into the version. count: of the crops or pictures to learn from.
 
     new_ends  whether the last layers may begin anew, since they are about other characters
     """
@@ -161,19 +171,23 @@ def _trained(
     patience = lesson.epochs if part.begins_random else lesson.patience
     plan = running.Plan(lesson.epochs, patience, measure if measured else "", shown)
     running.scheduled(config, plan, count, size)
-    found = running.train(
-        folder,
-        config,
-        SCOPE,
-        plan,
-        start,
-        device=lesson.device,
-        seed=lesson.seed,
-        launch=None,
-        progress=lesson.progress,
-    )
-    _write(part.name, described, found.checkpoint.weights, lesson.out)
-    return found
+
+    def train() -> running.Trained:
+        found = running.train(
+            folder,
+            config,
+            SCOPE,
+            plan,
+            start,
+            device=lesson.device,
+            seed=lesson.seed,
+            launch=None,
+            progress=lesson.progress,
+        )
+        _write(part.name, described, found.checkpoint.weights, lesson.out)
+        return found
+
+    return train
 
 
 def _write(name: Name, described: Config, weights: Any, out: Path) -> None:
