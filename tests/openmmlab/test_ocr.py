@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,26 @@ def test_a_text_does_not_depend_on_what_else_there_is(work: Path) -> None:
     together = predict(work, tasks, TEMPLATE)
     alone = [predict(work, [task], TEMPLATE)[0] for task in tasks]
     assert [each.to_json() for each in together] == [each.to_json() for each in alone]
+
+
+def test_steps_that_take_notes_take_them_of_one_picture_at_a_time() -> None:
+    """As mmocr's RescaleToHeight and PadToWidth do, in threads that prepare pictures at the same time."""
+    import torch
+    from mmengine.registry import TRANSFORMS
+
+    noted = threading.Barrier(2)
+
+    @TRANSFORMS.register_module(force=True)
+    class TakesNotes:
+        def __call__(self, found: dict[str, Any]) -> dict[str, Any]:
+            self.width = found["img"].shape[1]
+            noted.wait(timeout=30)
+            return {"width": self.width}
+
+    net = looking.Net(torch.nn.Identity(), "mmocr", [{"type": "mmengine.TakesNotes"}], "cpu")
+    with ThreadPoolExecutor(2) as threads:
+        prepared = threads.map(net.prepare, [np.zeros((8, width, 3), np.uint8) for width in (10, 20)])
+        assert [each["width"] for each in prepared] == [10, 20]
 
 
 @pytest.mark.parametrize("angle", [-74, -60, -30, -5, 10, 30, 60, 74])

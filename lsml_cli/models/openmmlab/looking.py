@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
@@ -90,10 +91,13 @@ class Net:
             from mmengine.dataset import Compose
 
             self._pipeline = Compose([_loading(step) if configs.loads(step) else dict(step) for step in steps])
+        self._own = threading.local()
 
     def prepare(self, picture: Pixels) -> Input:
         """(H, W, 3), blue, green, red -> what the model takes. Called in many threads at a time."""
-        prepared: Input = self._pipeline({"img": picture, "img_path": "", "img_id": 0})
+        if not hasattr(self._own, "pipeline"):  # a step may write down what it does to this picture, and go by that
+            self._own.pipeline = copy.deepcopy(self._pipeline)
+        prepared: Input = self._own.pipeline({"img": picture, "img_path": "", "img_id": 0})
         return prepared
 
     def found(self, batch: Sequence[Input]) -> list[Any]:
