@@ -258,7 +258,7 @@ def test_steps_that_take_notes_take_them_of_one_picture_at_a_time() -> None:
         assert [each["width"] for each in prepared] == [10, 20]
 
 
-@pytest.mark.parametrize("angle", [-74, -60, -30, -5, 10, 30, 60, 74])
+@pytest.mark.parametrize("angle", [-92, -90, -88, -80, -74, -60, -30, -5, 10, 30, 60, 74, 80, 86])
 def test_a_turned_text_is_read_upright(angle: float) -> None:
     """From its corners alone, whichever of them comes first."""
     plain, turned = Word("Invoice 4711", (240, 180)), Word("Invoice 4711", (240, 180), angle)
@@ -271,6 +271,14 @@ def test_a_turned_text_is_read_upright(angle: float) -> None:
         assert crop.shape == pytest.approx(upright.shape, abs=1)
         crop = cv2.resize(crop, upright.shape[1::-1])
         assert np.corrcoef(upright.ravel(), crop.ravel())[0, 1] > 0.95
+
+
+def test_a_lone_one_is_not_laid_on_its_side() -> None:
+    picture = np.asarray(page([Word("1", (240, 180))]))
+    for points in ([(236, 168), (244, 168), (244, 190), (236, 190)], [(236, 169), (244, 168), (245, 190), (237, 191)]):
+        crop = crops.rectified(picture, points)
+        assert crop is not None
+        assert crop.shape[0] > crop.shape[1]
 
 
 def test_a_box_that_somebody_turned_is_read_from_its_own_corner() -> None:

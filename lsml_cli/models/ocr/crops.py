@@ -29,6 +29,7 @@ HALF_FULL = (
 FULL = 0.95  # of its box: a polygon that fills this much is that box
 STEEP = 75.0  # degrees: text that rises more steeply is taken for upright, as a lone "1" or "I" is
 LONG = 1.5  # times as long as high: from there on the longer side is the line of text
+FAR = 3.0  # the same at any angle: a lone "1" is 2.6 times as high as wide, four of them side by side are longer
 ALONG, ACROSS = 0.4, 0.2  # of the shorter side, what mmocr adds around a text along its longer side, and across it
 SMALLEST = 2  # pixels of a side, as the toolkit's own recipes have it: nothing can be read in less
 WIDEST = 100  # times its height: a crop that is wider is no line of text, and would fill the memory
@@ -77,11 +78,19 @@ def is_upright(points: Sequence[Point]) -> bool:
     return len(points) == 4 and full >= HALF_FULL and all(_off(*edge) <= LEVEL for edge in _edges(points))
 
 
+def is_vertical(points: Sequence[Point]) -> bool:
+    """Whether a polygon is as high as only a line of text is long."""
+    left, top, right, bottom = box_of(points)
+    return bottom - top > FAR * (right - left)
+
+
 def reading_quad(points: Sequence[Point]) -> Quad:
     """The four corners of a text in the order in which it is read, from the upper left one, clockwise.
 
     A polygon with another number of corners counts as the smallest turned box around it. Nobody says where the text
-    begins, so it is taken to run to the right; along its longer side, unless that is close to upright.
+    begins, so it is taken to run to the right; along its longer side, unless that is close to upright and not `FAR`
+    longer. A text that is, and that is upright to within `LEVEL`, is taken to run upwards: most of them do, and one
+    degree more or less must not turn it round.
     """
     import cv2
     import numpy as np
@@ -99,9 +108,11 @@ def reading_quad(points: Sequence[Point]) -> Quad:
 
 def _unlikely(along: Any, across: Any) -> float:
     """How little a side looks like the upper one of a text, whose next side is `across`."""
-    angle = abs(math.degrees(math.atan2(along[1], along[0])))
-    longer = math.hypot(*along) > LONG * math.hypot(*across)
-    return angle - 90 if longer and angle <= STEEP else angle
+    turned = math.degrees(math.atan2(along[1], along[0]))
+    angle, times = abs(turned), math.hypot(*along) / max(math.hypot(*across), 1e-9)
+    if times > FAR:
+        return abs((turned + LEVEL + 180) % 360 - 180) - 180
+    return angle - 90 if times > LONG and angle <= STEEP else angle
 
 
 def angle_of(quad: Quad) -> float:
@@ -119,7 +130,7 @@ def rectified(picture: Pixels, points: Sequence[Point], *, in_order: bool = Fals
     within = clipped(points, size)
     if not within:
         return None
-    if not in_order and is_upright(within):
+    if not in_order and is_upright(within) and not is_vertical(within):
         return fitting(_as_mmocr(picture, points))
     if not all(abs(x / size[0] - 0.5) <= 1 and abs(y / size[1] - 0.5) <= 1 for x, y in points):
         points, in_order = within, False  # far outside there is nothing to read
