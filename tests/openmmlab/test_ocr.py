@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -316,6 +318,34 @@ def test_regions_are_in_reading_order() -> None:
     rows = [[line(10, 12), line(90, 10), line(200, 15)], [line(5, 40), line(120, 44)]]
     mixed = [rows[1][1], rows[0][2], rows[0][0], rows[1][0], rows[0][1]]
     assert in_reading_order(mixed) == [*rows[0], *rows[1]]
+    assert in_reading_order([]) == []
+
+
+@pytest.mark.parametrize("angle", [-90, -30, -10, -2, 0, 2, 10, 30])
+def test_the_order_is_that_of_the_page_however_it_is_turned(angle: float) -> None:
+    """Two columns are read row by row, and a text in the margin comes where its middle is."""
+    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+
+    def line(left: float, top: float, width: float, height: float) -> Line:
+        right, low = left + width, top + height
+        corners = (left, top), (right, top), (right, low), (left, low)
+        return Line(tuple((x * cosine - y * sine, x * sine + y * cosine) for x, y in corners))
+
+    heading = line(40, 0, 300, 50)
+    columns = [line(left, 60 + 30 * row, 140 - row, 20) for row in range(6) for left in (40, 200)]
+    margin = line(0, 62, 16, 165)
+    wanted = [heading, *columns[:6], margin, *columns[6:]]
+    for seed in range(5):
+        assert in_reading_order(random.Random(seed).sample(wanted, len(wanted))) == wanted
+
+
+def test_large_text_beside_small_text_does_not_take_its_lines_for_one_row() -> None:
+    def line(left: float, top: float, width: float, height: float) -> Line:
+        return Line(((left, top), (left + width, top), (left + width, top + height), (left, top + height)))
+
+    large = line(0, 0, 200, 100)
+    small = [line(210, 30 * row + 52 + 5 * (row % 2), 300 - 40 * row, 20) for row in range(4)]
+    assert in_reading_order([*small[::-1], large]) == [large, *small]
 
 
 # ---- thresholds

@@ -11,12 +11,14 @@ learning.py a training of either
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from statistics import median, median_low
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lsml_cli.errors import ModelError, UsageError
@@ -41,6 +43,7 @@ __all__ = ["Ocr"]
 PROBED = 8  # pictures by which precisions are compared
 AGREEMENT = 0.98  # share of equal polygons from which a lower precision is as good as fp32
 EQUAL = 0.8  # overlap of two texts that are the same
+ACROSS = 45.0  # degrees between a text and the others of its page from which it runs across them
 RUN = "run"  # the folder of a training within that of its version; gone when it is done, unless keep_run
 
 
@@ -367,19 +370,31 @@ def text_of(sample: Any) -> dict[str, Any]:
 
 
 def in_reading_order(lines: Sequence[Line]) -> list[Line]:
-    """From top to bottom, and in a row from left to right. Two are in a row when one's middle is level with the other.
+    """From top to bottom, and in a row from left to right, as the page is turned: by the median angle of its lines.
+
+    The first of a row says how far down that reaches: as the text is high, at most the median height below its middle.
+    Text across the others, as in a margin, comes where its middle is, and makes no row for others.
 
     A list of regions is read by people, and a detector has no order of its own.
     """
-    rows: list[list[tuple[float, Line]]] = []
+    if not lines:
+        return []
+    quads = [crops.reading_quad(line.points) for line in lines]
+    angles = [crops.angle_of(quad) for quad in quads]
+    heights = [math.dist(quad[0], quad[3]) for quad in quads]
+    turn, most = median_low(angles), median(heights)
+    sine, cosine = math.sin(math.radians(turn)), math.cos(math.radians(turn))
+    middles = [quad.mean(axis=0).tolist() for quad in quads]
+    places = [(x * cosine + y * sine, y * cosine - x * sine) for x, y in middles]
+    rows: list[list[int]] = []
     bottom = float("-inf")
-    for line in sorted(lines, key=lambda each: sum(y for _, y in each.points) / len(each.points)):
-        left, top, _, low = crops.box_of(line.points)
-        if (top + low) / 2 > bottom:
+    for i in sorted(range(len(lines)), key=lambda i: places[i][1]):
+        if places[i][1] > bottom:
             rows.append([])
-            bottom = low
-        rows[-1].append((left, line))
-    return [line for row in rows for _, line in sorted(row, key=lambda each: each[0])]
+            if abs(angles[i] - turn) < ACROSS or abs(angles[i] - turn) > 180 - ACROSS:
+                bottom = places[i][1] + min(heights[i] / 2, most)
+        rows[-1].append(i)
+    return [lines[i] for row in rows for i in sorted(row, key=lambda i: places[i][0])]
 
 
 def agreement(one: Sequence[Any], other: Sequence[Any]) -> float | None:
