@@ -27,7 +27,8 @@ from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.ocr import crops, in_reading_order
-from lsml_cli.models.ocr.filling import Line
+from lsml_cli.models.ocr.drawn import written
+from lsml_cli.models.ocr.filling import Line, OcrBinding, bind
 from lsml_cli.models.openmmlab import configs, looking, running, toolkit
 from lsml_cli.predictions import Failure, Prediction
 from lsml_cli.registry import find_model
@@ -344,7 +345,7 @@ def test_large_text_beside_small_text_does_not_take_its_lines_for_one_row() -> N
         return Line(((left, top), (left + width, top), (left + width, top + height), (left, top + height)))
 
     large = line(0, 0, 200, 100)
-    small = [line(210, 30 * row + 52 + 5 * (row % 2), 300 - 40 * row, 20) for row in range(4)]
+    small = [line(360 - 50 * row, 35 * row + 52, 100, 20) for row in range(4)]
     assert in_reading_order([*small[::-1], large]) == [large, *small]
 
 
@@ -390,6 +391,24 @@ def test_drawn_boxes_are_read_in_a_label_config_of_the_other_kind(work: Path) ->
     assert types(found) == [["rectanglelabels", "textarea"]]
     assert found.result[0].id == "mine"
     assert found.result[0].value["rectanglelabels"] == ["printed"]
+
+
+def test_every_shape_and_label_is_kept(work: Path) -> None:
+    """Of two shapes with one id each has what is at its place; the second one gets an id of its own."""
+    result = [*drawn(WORDS[0], SIZE, "same"), *drawn(WORDS[1], SIZE, "same", text="other")]
+    result[1]["value"]["labels"] = ["Handwriting", "Text", "gone"]
+    for turned in (result, result[::-1]):
+        task = {"data": {"ocr": "page.png"}, "annotations": [{"id": 1, "result": turned}]}
+        (found,) = predict(work, [task], TEMPLATE, det="none")
+        assert types(found) == [["rectangle", "labels", "textarea"]] * 2
+        labels = {region.value["x"]: region.value["labels"] for region in found.result if region.type == "labels"}
+        assert labels == {
+            result[0]["value"]["x"]: ["Handwriting", "Text"],
+            result[3]["value"]["x"]: ["Handwriting"],
+        }
+        filling = bind(OcrBinding(LabelConfig.parse(TEMPLATE)), "ocr").fillings[0]
+        texts_at = {each.drawn.value["x"]: each.text for each in written(turned, filling, SIZE)}
+        assert texts_at == {result[0]["value"]["x"]: "Invoice", result[3]["value"]["x"]: "other"}
 
 
 def test_exports_without_ids_are_read_by_their_places(work: Path, shared_data: Path) -> None:

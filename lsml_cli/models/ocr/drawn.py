@@ -16,6 +16,9 @@ from lsml_cli.tasks import Task
 Result = Sequence[Mapping[str, Any]]  # regions as Label Studio stores them
 
 _LABELS = ("labels", "rectanglelabels", "polygonlabels")
+_SHAPES = ("rectangle", "polygon", "rectanglelabels", "polygonlabels")
+
+Group = list[tuple[Mapping[str, Any], Value]]  # regions with their values
 
 
 class Written(NamedTuple):
@@ -56,28 +59,24 @@ def written(result: Iterable[Mapping[str, Any]], filling: Filling, size: Size) -
     Shape, label and transcription belong together by their id; where an export has dropped those, by their place.
     size  (width, height) of the picture in pixels
     """
-    groups: dict[Any, list[tuple[Mapping[str, Any], Value]]] = {}
+    groups: dict[Any, Group] = {}
     for region in result:
         value = region.get("value")
         if isinstance(value, Mapping) and region.get("to_name", filling.image.name) == filling.image.name:
             groups.setdefault(_key(region, value), []).append((region, dict(value)))
     found = []
-    for group in groups.values():
-        shaped = next((each for each in group if _kind(each[1])), None)
-        if shaped is None:
-            continue
-        region, value = shaped
+    for group in (shaped for every in groups.values() for shaped in _by_shape(every)):
+        region, value = group[0]
         shape = shape_of({"value": value, "original_width": size[0], "original_height": size[1]})
         if shape is None or not (outline := shape.outline()):
             continue
         kind = _kind(value)
         names = ("x", "y", "width", "height", "rotation") if kind == "rectangle" else ("points", "closed")
         geometry = {name: value[name] for name in names if name in value}
-        label = next((each for _, every in group if (each := _label(every))), None)
         own_id = region.get("id") if isinstance(region.get("id"), str) and region.get("id") else None
         points = tuple((x * size[0] / 100, y * size[1] / 100) for x, y in outline)
         turned = kind == "rectangle" and bool(value.get("rotation"))
-        found.append(Written(Drawn(own_id, kind, geometry, label), points, turned, _text(group, filling)))
+        found.append(Written(Drawn(own_id, kind, geometry, _labels(group)), points, turned, _text(group, filling)))
     return found
 
 
@@ -90,7 +89,27 @@ def _key(region: Mapping[str, Any], value: Mapping[str, Any]) -> Any:
     own = region.get("id")
     if isinstance(own, str) and own:
         return own
-    return repr([value.get(name) for name in ("x", "y", "width", "height", "rotation", "points")])
+    return _place(value)
+
+
+def _by_shape(group: Group) -> list[Group]:
+    """The regions of one id, shape by shape, each behind its shape: those at the same place, behind the first the rest.
+
+    No group where there is no shape.
+    """
+    placed = [each for each in group if _kind(each[1])]
+    shapes = [each for each in placed if each[0].get("type") in _SHAPES] or placed[:1]
+    found: dict[str, Group] = {}
+    for each in shapes:
+        found.setdefault(_place(each[1]), []).append(each)
+    for each in group if found else ():
+        if not any(each is shape for shape in shapes):
+            found.get(_place(each[1]), next(iter(found.values()))).append(each)
+    return list(found.values())
+
+
+def _place(value: Mapping[str, Any]) -> str:
+    return repr([value.get(name) or 0 for name in ("x", "y", "width", "height", "rotation", "points")])
 
 
 def _kind(value: Mapping[str, Any]) -> str:
@@ -98,15 +117,14 @@ def _kind(value: Mapping[str, Any]) -> str:
     return "polygon" if "points" in value else "rectangle" if "width" in value and "x" in value else ""
 
 
-def _label(value: Mapping[str, Any]) -> str | None:
-    for key in _LABELS:
-        given = value.get(key)
-        if isinstance(given, list) and given and isinstance(given[0], str):
-            return given[0]
-    return None
+def _labels(group: Group) -> tuple[str, ...]:
+    """Each once."""
+    lists = [value.get(key) for _, value in group for key in _LABELS]
+    every = [each for given in lists if isinstance(given, list) for each in given]
+    return tuple(dict.fromkeys(each for each in every if isinstance(each, str)))
 
 
-def _text(group: Sequence[tuple[Mapping[str, Any], Value]], filling: Filling) -> str:
+def _text(group: Group, filling: Filling) -> str:
     """What was written last; several lines where a <TextArea> was filled several times."""
     for region, value in reversed(group):
         if region.get("from_name") == filling.text.name:

@@ -33,7 +33,7 @@ Value = dict[str, Any]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What of a line of text somebody has drawn already: the id of the region, its value as it was stored, its label.
+    """What of a line of text somebody has drawn already: the id of the region, its value as it was stored, its labels.
 
     kind  "rectangle" or "polygon"
     """
@@ -41,7 +41,7 @@ class Drawn:
     id: str | None
     kind: str
     value: Value
-    label: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ class Filling:
             if placed is None:
                 continue
             control, value = placed
-            label = self._label(control, line.drawn)
-            own = {control.type: [label]} if control.type.endswith("labels") and label else {}
+            labels = self._labels_of(control, line.drawn)
+            own = {control.type: labels} if control.type.endswith("labels") and labels else {}
             extra: Any = {"original_width": size[0], "original_height": size[1], "image_rotation": 0}
             drawn_id = line.drawn.id if line.drawn is not None and line.drawn.id not in taken else None
             shape = control.region(task, value | own, score=line.score, ordinal=ordinal, id=drawn_id, **extra)
             taken.add(shape.id)
             found.append(shape)
-            if self.labels is not None and label and not own:
-                named = value | {"labels": [label]}
+            if self.labels is not None and labels and not own:
+                named = value | {"labels": labels}
                 found.append(self.labels.region(task, named, score=line.score, id=shape.id, **extra))
             if line.text and line.sure >= least_text:
                 found.append(self._written(task, line, value, id=shape.id, **extra))
@@ -139,12 +139,13 @@ class Filling:
         control = self.rectangle if drawn.kind == "rectangle" else self.polygon
         return None if control is None or SHAPES[drawn.kind](drawn.value, _ANY) else (control, drawn.value)
 
-    def _label(self, shape: Control, drawn: Drawn | None) -> str | None:
+    def _labels_of(self, shape: Control, drawn: Drawn | None) -> list[str]:
+        """Those that were given already, where the label config has them, else the one that text has."""
         control = shape if shape.type.endswith("labels") else self.labels
         if control is None:
-            return None
-        given = control.name_of.get(drawn.label or "") if drawn is not None else None
-        return given or self.label_of.get(control.name)
+            return []
+        given = [control.name_of[each] for each in (drawn.labels if drawn else ()) if each in control.name_of]
+        return list(dict.fromkeys(given)) or [label for label in [self.label_of.get(control.name)] if label]
 
 
 _ANY = Rule("", "", (), (), {}, False, False, frozenset())  # the rules of geometry ask no control
