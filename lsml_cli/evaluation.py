@@ -25,6 +25,7 @@ from lsml_cli.metrics.bootstrap import Interval
 from lsml_cli.metrics.calibration import Calibration, calibration
 from lsml_cli.metrics.choices import ChoiceCounts, Confusion
 from lsml_cli.metrics.regions import RegionCounts
+from lsml_cli.models.base import Model
 from lsml_cli.pipeline import predict_stream
 from lsml_cli.predicted import Answer
 from lsml_cli.predictions import Failure, Outcome, Prediction
@@ -42,11 +43,13 @@ WORST = 12  # tasks on which model and people disagree most, for each control
 class Subject(Protocol):
     """What is measured. `answers` has one for each task, in order; None where there is none to measure.
 
-    given  the controls that are not measured, since they are part of the question; see `Model.given`
+    given   the controls that are not measured, since they are part of the question; see `Model.given`
+    filled  those that it can fill; None where nobody knows. See `Binding.filled`
     """
 
     name: str
     given: Set[str]
+    filled: Set[str] | None
 
     def answers(self, examples: Sequence[Labelled]) -> Sequence[Answer | None]: ...
 
@@ -55,10 +58,16 @@ class ModelSubject:
     """A model that is open."""
 
     def __init__(
-        self, name: str, replicas: Sequence[Replica | ReplicaProcess], batch_size: int, given: Set[str]
+        self,
+        name: str,
+        replicas: Sequence[Replica | ReplicaProcess],
+        batch_size: int,
+        given: Set[str],
+        filled: Set[str] | None,
     ) -> None:
         self.name = name
         self.given = given
+        self.filled = filled
         self._replicas = replicas
         self._batch_size = batch_size
 
@@ -74,6 +83,7 @@ class FileSubject:
     def __init__(self, name: str, take: Callable[[Task], Answer | None]) -> None:
         self.name = name
         self.given: Set[str] = frozenset()
+        self.filled: Set[str] | None = None
         self._take = take
 
     def answers(self, examples: Sequence[Labelled]) -> list[Answer | None]:
@@ -159,6 +169,7 @@ class Evaluation:
 
     tasks       measured on; annotations: those that count
     controls    by name, those that people and predictions have something to say about
+    blank       those of them for which nothing was found in any task, which is an answer
     failed      tasks without a prediction, by reason; they count as wrong
     left_out    tasks of the export that cannot be measured with, by reason
     unreadable  the first places where no task can be read, and the one where the file is torn
@@ -173,10 +184,16 @@ class Evaluation:
     failed: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     unreadable: Sequence[Unreadable] = ()
+    blank: Sequence[str] = ()
     silent: Sequence[str] = ()
     compared: Compared | None = None
     resamples: int = 0
     seed: int = 0
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether there is no region and no text in any prediction."""
+        return bool(self.controls) and set(self.blank) == set(self.controls)
 
     @property
     def metrics(self) -> dict[str, AnyMetrics]:
@@ -203,6 +220,7 @@ class Evaluation:
             "failed": dict(self.failed),
             "left_out": dict(self.left_out),
             "controls": {name: each.to_json() for name, each in self.controls.items()},
+            "nothing_found": list(self.blank),
             "not_predicted": list(self.silent),
             "compared": self.compared.to_json() if self.compared else None,
             "resamples": self.resamples,
@@ -235,7 +253,8 @@ def evaluate(
     """
     subjects = [subject] if other is None else [subject, other]
     given = frozenset().union(*(each.given for each in subjects))
-    found = _Collector(config, [each.name for each in subjects], given, threshold, worst, seed)
+    names, filled = [each.name for each in subjects], [each.filled for each in subjects]
+    found = _Collector(config, names, given, filled, threshold, worst, seed)
     stream = answered(found.readable(tasks), config, which, empty=nothing_is_an_answer(config))
     usable = (known for each in stream if (known := found.known(each)) is not None and found.fair(known, unseen))
     gc.set_threshold(*GC_THRESHOLD)
@@ -255,13 +274,14 @@ def evaluate_outcomes(
     *,
     name: str = "",
     given: Set[str] = frozenset(),
+    filled: Set[str] | None = None,
     worst: int = WORST,
 ) -> Evaluation:
     """The same of what was predicted already: the outcome of each example, in order. For the hold-out of a fit.
 
-    Several annotations of one task follow each other. given: see `Subject`.
+    Several annotations of one task follow each other. given, filled: see `Subject`.
     """
-    found = _Collector(config, [name], given, 0.0, worst, 0)
+    found = _Collector(config, [name], given, [filled], 0.0, worst, 0)
     pairs = zip(examples, outcomes, strict=True)
     for _, several in groupby(pairs, key=lambda pair: pair[0].task.index):
         together = list(several)
@@ -280,6 +300,11 @@ def measurable(config: LabelConfig) -> tuple[dict[str, list[str] | None], dict[s
     return classes, {name: each.kind for name, each in judges.items()}
 
 
+def filled_by(model: Model, config: LabelConfig) -> Set[str] | None:
+    """See `Subject.filled`. What a class does not say about itself it is not asked."""
+    return model.bind(config, {}, None).filled if model.fills else None
+
+
 def answer_of(outcome: Outcome) -> Answer:
     if isinstance(outcome, Failure):
         return Answer((), outcome.reason)
@@ -292,12 +317,20 @@ class _Collector:
     """Takes task by task, and has the evaluation at the end."""
 
     def __init__(
-        self, config: LabelConfig, names: Sequence[str], given: Set[str], threshold: float, worst: int, seed: int
+        self,
+        config: LabelConfig,
+        names: Sequence[str],
+        given: Set[str],
+        filled: Sequence[Set[str] | None],
+        threshold: float,
+        worst: int,
+        seed: int,
     ) -> None:
         self.tasks = self.annotations = 0
         self.failed: list[Counter[str]] = [Counter() for _ in names]
         self._config = config
         self._names = names
+        self._filled = filled
         self._seed = seed
         self._judges: list[dict[str, Judge]] = [
             {name: judge for name, judge in judges_of(config, threshold).items() if name not in given} for _ in names
@@ -350,7 +383,7 @@ class _Collector:
 
     def evaluation(self) -> Evaluation:
         mine = {name: judge for name, judge in self._judges[0].items() if judge.counts.is_true}
-        spoken = {name: judge for name, judge in mine.items() if _has_answers(judge)}
+        spoken = {name: judge for name, judge in mine.items() if self._has_answers(0, judge)}
         samples = bootstrap.distributions(
             {f"{i} {name}": judges[name].counts for i, judges in enumerate(self._judges) for name in spoken},
             self.tasks,
@@ -365,11 +398,30 @@ class _Collector:
             dict(self.failed[0].most_common()),
             dict(sorted((+self._left_out).items())),
             self._unreadable,
+            [name for name, judge in spoken.items() if judge.kind != "choices" and not judge.counts.is_predicted],
             [name for name in mine if name not in spoken],
             self._compared(spoken, samples) if len(self._judges) > 1 else None,
             bootstrap.resamples(self.tasks) if spoken else 0,
             self._seed,
         )
+
+    def _has_answers(self, subject: int, judge: Judge) -> bool:
+        """Whether a subject has said something about a control.
+
+        Nothing is an answer where any number of labels may apply, and where things are found: of a model that can fill
+        the control and has not failed on every task. Where nobody knows what it can fill, one that has left out this
+        control alone is silent about it, and one that has predicted nothing whatever has found nothing.
+        """
+        if judge.counts.is_predicted:
+            return True
+        if judge.kind == "choices":
+            return not judge.control.single
+        if self.failed[subject].total() >= self.tasks:
+            return False
+        filled = self._filled[subject]
+        if filled is not None:
+            return judge.control.name in filled
+        return not any(each.counts.is_predicted for each in self._judges[subject].values())
 
     def _judged(self, judge: Judge, samples: Mapping[str, Any]) -> Judged:
         control, counts = judge.control, judge.counts
@@ -391,7 +443,7 @@ class _Collector:
         differences = {}
         for name, judge in spoken.items():
             theirs = self._judges[1][name]
-            if not _has_answers(theirs):
+            if not self._has_answers(1, theirs):
                 continue
             mine, other = (values_of(each.counts.metrics()) for each in (judge, theirs))
             differences[name] = {
@@ -409,11 +461,6 @@ def values_of(metrics: AnyMetrics) -> dict[str, float | None]:
     return dict(metrics.values()) | {
         f"{metric}:{each.name}": value for each in metrics.classes for metric, value in each.values().items()
     }
-
-
-def _has_answers(judge: Judge) -> bool:
-    """Whether something was predicted for a control at all; where any number of labels may apply, none is an answer."""
-    return judge.counts.is_predicted or (judge.kind == "choices" and not judge.control.single)
 
 
 class _Worst:

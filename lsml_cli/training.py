@@ -17,7 +17,7 @@ from lsml_cli import drafts, gates, pipeline, registry, versions
 from lsml_cli._version import __version__
 from lsml_cli.annotations import Which
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
-from lsml_cli.evaluation import Evaluation, evaluate_outcomes, measurable
+from lsml_cli.evaluation import Evaluation, evaluate_outcomes, filled_by, measurable
 from lsml_cli.holdout import Plan, is_held_out, plan_fit, question, require_share
 from lsml_cli.judges import REGIONS, AnyMetrics
 from lsml_cli.label_config import LabelConfig
@@ -153,9 +153,10 @@ def fit_version(
         trained = replace(start, path=draft.folder, state=state, earlier=None)
         if plan.held_out:
             progress(f"Measuring on {plan.counts['holdout']:,} held-out tasks.")
-        given = trained.build().given(config)
+        model = trained.build()
+        given, filled = model.given(config), filled_by(model, config)
         outcomes = _predict(trained, config, [question(example, given) for example in plan.held_out], workplace)
-        evaluation = evaluate_outcomes(config, plan.held_out, outcomes, name=start.name, given=given)
+        evaluation = evaluate_outcomes(config, plan.held_out, outcomes, name=start.name, given=given, filled=filled)
         metrics = evaluation.metrics
         verdicts = gates.judge(wanted, metrics)
         passed = all(verdict.passed for verdict in verdicts)

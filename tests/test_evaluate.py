@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from lsml_cli.annotations import Annotation
+from lsml_cli.evaluation import evaluate_outcomes
+from lsml_cli.label_config import LabelConfig
+from lsml_cli.predictions import Failure, Prediction
+from lsml_cli.tasks import Labelled, Task
 from tests.conftest import EXAMPLE, Lsml
 
 CONFIG = """
@@ -166,6 +171,94 @@ def test_failed_tasks_count_as_wrong_and_missing_ones_are_left_out(lsml: Lsml, p
     found = json.loads((place / "n.json").read_text())
     assert found["tasks"] == 80
     assert found["controls"]["mood"]["accuracy"] == pytest.approx(79 / 80)
+
+
+FINDING = """
+<View><Image name="image" value="$image"/>
+  <RectangleLabels name="box" toName="image"><Label value="cat"/></RectangleLabels>
+  <TextArea name="caption" toName="image"/>
+  <Choices name="kind" toName="image"><Choice value="photo"/><Choice value="drawing"/></Choices>
+</View>
+"""
+BLIND = """
+from lsml_cli import Model, Prediction
+
+class Blind(Model):
+    def forward(self, inputs, binding):
+        return inputs
+
+    def decode(self, output, task, binding):
+        return Prediction.of((), self.version)
+
+    def fit(self, train, holdout, binding, out_dir, progress):
+        return {}
+"""
+
+
+def seen(id: int) -> dict[str, Any]:
+    """A task with a box, a caption and a choice."""
+    shared = {"to_name": "image", "original_width": 100, "original_height": 100, "image_rotation": 0}
+    box = {"x": 10, "y": 10, "width": 30, "height": 30, "rotation": 0, "rectanglelabels": ["cat"]}
+    result = [
+        shared | {"id": "b", "from_name": "box", "type": "rectanglelabels", "value": box},
+        {"id": "c", "from_name": "caption", "to_name": "image", "type": "textarea", "value": {"text": ["a cat"]}},
+        region("kind", ["photo"]) | {"to_name": "image"},
+    ]
+    return {"id": id, "data": {"image": f"{id}.png"}, "annotations": [{"id": id, "result": result}]}
+
+
+def test_nothing_found_is_an_answer(lsml: Lsml, tmp_path: Path) -> None:
+    """About regions and texts. A file that never fills one of several controls says nothing about it."""
+    (tmp_path / "config.xml").write_text(FINDING)
+    tasks = [seen(id) for id in range(20)]
+    write(tmp_path / "export.json", tasks)
+    write(tmp_path / "a.jsonl", [{"task": id, "result": [], "model_version": "v1"} for id in range(20)])
+    run = evaluate(lsml, tmp_path, "--json", "n.json", "--report", "r.html", "--fail-under", "box.map=0.5")
+    assert run.returncode == 4, run.stderr
+    assert "a.jsonl found nothing at all in the 20 annotated tasks." in run.stderr
+    assert "Nothing was predicted, so nothing measured, for: kind." in run.stderr
+    found = json.loads((tmp_path / "n.json").read_text())
+    box, caption = found["controls"]["box"], found["controls"]["caption"]
+    assert (box["map"], box["recall"], caption["cer"]) == (0, 0, 1)
+    assert (found["nothing_found"], found["not_predicted"]) == (["box", "caption"], ["kind"])
+    boxes = [{"task": id, "result": tasks[id]["annotations"][0]["result"][:1]} for id in range(20)]
+    write(tmp_path / "b.jsonl", boxes)
+    run = evaluate(lsml, tmp_path, "--compare", "a.jsonl", predictions="b.jsonl")
+    assert run.returncode == 0, run.stderr
+    assert "Nothing was predicted, so nothing measured, for: caption, kind." in run.stderr
+    assert re.search(r"^box mAP +1\.0000 +0\.0000 ", run.stdout, re.M), run.stdout
+
+
+def test_a_model_that_finds_nothing_is_measured(lsml: Lsml, tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text(FINDING)
+    (tmp_path / "blind.py").write_text(BLIND)
+    write(tmp_path / "export.json", [seen(id) for id in range(40)])
+    run = lsml("fit", "export.json", "--model", "blind.py", "-c", "config.xml", "-o", "models", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"The model found nothing at all in the \d+ held-out tasks\.", run.stderr), run.stderr
+    assert re.search(r"^box: .*mAP.* 0\.0000", run.stdout, re.M), run.stdout
+
+
+@pytest.mark.parametrize(
+    ("filled", "found", "measured"),
+    [
+        ({"box"}, False, ["box"]),
+        ({"box", "caption"}, True, ["box", "caption"]),
+        (frozenset(), False, []),
+        (None, False, ["box", "caption"]),
+        (None, True, ["box"]),
+    ],
+)
+def test_what_a_model_can_fill_is_measured(filled: set[str] | None, found: bool, measured: list[str]) -> None:
+    config, raw = LabelConfig.parse(FINDING), seen(1)
+    result = raw["annotations"][0]["result"]
+    example = Labelled(Task(0, 1, raw["data"], raw), Annotation(1, result))
+    outcome = Prediction.of(
+        (config.controls["box"].region(example.task, result[0]["value"]),) if found else (), "v1"
+    )  # fmt: skip
+    assert list(evaluate_outcomes(config, [example], [outcome], filled=filled).controls) == measured
+    failed = Failure("forward", "it broke", False)
+    assert not evaluate_outcomes(config, [example], [failed], filled=filled).controls
 
 
 @pytest.fixture

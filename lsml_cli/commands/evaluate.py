@@ -260,7 +260,7 @@ class _Opener:
     def model(self, spec: ModelSpec) -> Subject:
         import os
 
-        from lsml_cli.evaluation import ModelSubject
+        from lsml_cli.evaluation import ModelSubject, filled_by
         from lsml_cli.pipeline import find_devices, open_replicas
 
         family = spec.family()
@@ -268,8 +268,9 @@ class _Opener:
         workers = (os.cpu_count() or 1) if family.place == "threads" else 1
         opened = open_replicas(spec, self._config, devices=[device], workers=workers, media=self._media)
         replicas = self._stack.enter_context(opened)
-        given = spec.build().given(self._config)
-        return ModelSubject(spec.model_version, replicas, self._batch_size or family.batch_size, given)
+        built = spec.build()
+        given, filled = built.given(self._config), filled_by(built, self._config)
+        return ModelSubject(spec.model_version, replicas, self._batch_size or family.batch_size, given, filled)
 
     def file(self, path: str, version: str | None) -> Subject:
         from lsml_cli.evaluation import FileSubject

@@ -32,6 +32,10 @@ def sentences(found: Evaluation, verdicts: Sequence[Verdict | Comparison]) -> It
     if found.compared is not None:
         for reason, count in found.compared.failed.items():
             yield f"{count:,} {'task' if count == 1 else 'tasks'} of {found.compared.name} failed: {reason}."
+    if found.found_nothing:
+        yield f"{found.name} found nothing at all in the {found.tasks:,} annotated tasks."
+    elif found.blank:
+        yield f"Nothing was found, in any task, for: {listed(found.blank)}."
     if found.silent:
         yield f"Nothing was predicted, so nothing measured, for: {listed(found.silent)}."
     if not found.controls:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lsml_cli.commands.console import emit
 from lsml_cli.commands.tables import print_table
+from lsml_cli.errors import listed
 
 if TYPE_CHECKING:
     from lsml_cli.holdout import Plan
@@ -71,7 +72,13 @@ def result_sentences(found: FitResult, model: str) -> Iterator[str]:
     yield from plan_sentences(found.plan)
     for reason, count in found.failed.items():
         yield f"{count:,} held-out tasks failed: {reason}."
-    if not found.metrics:
+    if found.evaluation.found_nothing:
+        yield f"The model found nothing at all in the {found.evaluation.tasks:,} held-out tasks."
+    elif found.evaluation.blank:
+        yield f"Nothing was found, in any held-out task, for: {listed(found.evaluation.blank)}."
+    if found.evaluation.silent:
+        yield f"Nothing was predicted, so nothing measured, for: {listed(found.evaluation.silent)}."
+    elif not found.metrics:
         yield "Nothing was measured: no held-out task has an answer."
     yield from _gates(found)
     if found.promoted:

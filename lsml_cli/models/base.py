@@ -134,6 +134,11 @@ class Binding:
         """Whether it can predict nothing at all: it is yet to learn the labels. The first note says why."""
         return False
 
+    @property
+    def filled(self) -> frozenset[str] | None:
+        """The names of the controls that it fills; None where nobody knows."""
+        return None
+
 
 @dataclass(frozen=True)
 class Tuning:

@@ -101,6 +101,10 @@ class ChoicesBinding(Binding):
     def silent(self) -> bool:
         return not self.answers
 
+    @property
+    def filled(self) -> frozenset[str]:
+        return frozenset(each.control.name for each in self.answers)
+
     def fill(self, task: Task, found: Sequence[Any]) -> tuple[Region, ...]:
         """The regions of one task, of what `Answer.probabilities` says for each answer."""
         regions = (answer.region(task, each, self.threshold) for answer, each in zip(self.answers, found, strict=True))

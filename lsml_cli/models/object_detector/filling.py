@@ -118,6 +118,10 @@ class DetectorBinding(Binding):
     def silent(self) -> bool:
         return not self.fillings
 
+    @property
+    def filled(self) -> frozenset[str]:
+        return frozenset(each.control.name for each in self.fillings)
+
 
 def pairs_of(config: LabelConfig, name: str) -> list[tuple[Control, Object]]:
     """The controls that a detector may fill, each with its picture. Raises LabelMismatch when there is none."""

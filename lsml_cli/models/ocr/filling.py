@@ -84,6 +84,10 @@ class Filling:
     def shapes(self) -> list[Control]:
         return [each for each in (self.rectangle, self.polygon) if each is not None]
 
+    @property
+    def controls(self) -> list[Control]:
+        return [each for each in (*self.shapes, self.labels, self.text) if each is not None]
+
     def regions(self, task: Task, lines: Sequence[Line], size: Size, least: float, least_text: float) -> list[Region]:
         """The regions of one task, line by line.
 
@@ -157,6 +161,10 @@ class OcrBinding(Binding):
 
     fillings: tuple[Filling, ...] = ()
     own_threshold: bool = True
+
+    @property
+    def filled(self) -> frozenset[str]:
+        return frozenset(control.name for each in self.fillings for control in each.controls)
 
 
 def bind(binding: OcrBinding, name: str) -> OcrBinding:
