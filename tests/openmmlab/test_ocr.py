@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from lsml_cli import load_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
-from lsml_cli.models.ocr import crops, in_reading_order
+from lsml_cli.models.ocr import crops, in_reading_order, recipe
 from lsml_cli.models.ocr.drawn import written
 from lsml_cli.models.ocr.filling import Line, OcrBinding, bind
+from lsml_cli.models.ocr.parts import Part, config_file
 from lsml_cli.models.openmmlab import configs, looking, running, toolkit
 from lsml_cli.predictions import Failure, Prediction
 from lsml_cli.registry import find_model
@@ -565,6 +567,28 @@ def test_what_cannot_be_learned_or_kept_is_said_before_anything_is_trained(
     config, tasks = LabelConfig.parse(TEMPLATE), read_tasks(str(tmp_path / "pages.json"))
     with pytest.raises(ModelError, match=sentence):
         fit_version(spec, tasks, config, tmp_path / "models", holdout=0, media=Media(tmp_path))
+
+
+def test_a_version_knows_how_its_detector_learns(tmp_path: Path) -> None:
+    """Whatever became of the config that it came from."""
+    (tmp_path / "small.py").write_text(SMALL)
+    given = Part("det", None, str(tmp_path / "small.py"), None, False)
+    held = replace(given, folder=tmp_path)
+
+    def steps(part: Part) -> Any:
+        settings: dict[str, Any] = {"batch_size": 2, "lr": None, "warm": True, "measured": False, "workers": 0}
+        files = {"folder": tmp_path, "dictionary": tmp_path / "dictionary.txt"}
+        config = recipe.for_training(recipe.stored(part, own_characters=False), part, **files, **settings)
+        return config["train_dataloader"]["dataset"]["pipeline"]
+
+    described, wanted = recipe.stored(given, own_characters=False), steps(given)
+    configs.store(described, tmp_path, config_file("det"))
+    (tmp_path / "small.py").unlink()
+    assert [step["type"] for step in wanted[1:3]] == ["LoadOCRAnnotations", "RandomCrop"]
+    assert steps(replace(held)) == wanted
+    configs.store({key: described[key] for key in described if key != "train_dataloader"}, tmp_path, config_file("det"))
+    with pytest.raises(ModelError, match=r"config small has no train_dataloader .* or is no longer there"):
+        steps(replace(held))
 
 
 @pytest.mark.timeout(1800)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsml_cli.errors import ModelError
+from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.models.openmmlab import checkpoints, configs, looking, toolkit
 from lsml_cli.models.openmmlab.configs import Config
 
@@ -59,8 +59,11 @@ class Part:
 
     @cached_property
     def training(self) -> Config:
-        """As it was asked for, with what a version does not hold: how it is trained."""
-        return self.config if self.folder is None else configs.read(self.given_config, SCOPE, f"{self.name}_config")
+        """How it is trained: as it was asked for, or as its version says, where that config is no longer there."""
+        try:
+            return configs.read(self.given_config, SCOPE, f"{self.name}_config")
+        except UsageError:
+            return self.config
 
     @cached_property
     def steps(self) -> list[dict[str, Any]]:

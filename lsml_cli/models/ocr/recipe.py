@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def outside(texts: Iterable[str], known: str) -> list[str]:
 
 
 def stored(part: Part, *, own_characters: bool) -> Config:
-    """What a version holds of a part's config: the model, and how pictures are prepared.
+    """What a version holds of a part's config: the model, how pictures are prepared, and how a text detector learns.
 
     own_characters  whether the dictionary is that of the training: texts are then learned as they are written
     """
@@ -91,6 +91,8 @@ def stored(part: Part, *, own_characters: bool) -> Config:
         "test_dataloader": {"dataset": {"type": "OCRDataset", "pipeline": _roomy(part)}},
         "test_evaluator": _metrics(part.name),
     }
+    if part.name == "det" and (steps := _own_steps(part)):  # to go on learning where the config itself is not
+        found["train_dataloader"] = {"dataset": {"type": "OCRDataset", "pipeline": steps}}
     configs.require_registered(found, f"The config {part.who}")
     return found
 
@@ -129,7 +131,7 @@ def for_training(
             "dataset": {
                 "type": "OCRDataset",
                 "ann_file": str(folder / "train.json"),
-                "pipeline": annotated if part.name == "recog" else _own_steps(part),
+                "pipeline": annotated if part.name == "recog" else _learning(part),
             },
         },
         "optim_wrapper": {
@@ -186,12 +188,21 @@ def _loading(step: dict[str, Any]) -> dict[str, Any]:
     return {"type": LOADER} | {key: step[key] for key in ("color_type", "to_float32") if key in step}
 
 
-def _own_steps(part: Part) -> list[dict[str, Any]]:
+def _learning(part: Part) -> list[dict[str, Any]]:
     """How the config itself trains, loading pictures as lsml does."""
+    steps = _own_steps(part)
+    if not steps:
+        raise ModelError(
+            f"The config {part.who} has no train_dataloader with a pipeline, or is no longer there: nothing says how "
+            "the text detector learns.",
+            f"Name the config of this {part.config['model']['type']} with its training: --with det_config=PATH",
+        )
+    return [_loading(step) for step in steps]
+
+
+def _own_steps(part: Part) -> list[dict[str, Any]]:
+    """What a config does to a picture in training; nothing where it does not say."""
     dataset = (part.training.get("train_dataloader") or {}).get("dataset") or {}
     while isinstance(dataset, dict) and not isinstance(dataset.get("pipeline"), list):
         dataset = dataset.get("dataset") or next(iter(dataset.get("datasets", ())), None)
-    steps: Sequence[dict[str, Any]] = dataset["pipeline"] if dataset else ()
-    if not steps:
-        raise ModelError(f"The config {part.who} has no train_dataloader with a pipeline: nothing says how it learns.")
-    return [_loading(copy.deepcopy(step)) for step in steps]
+    return copy.deepcopy(dataset["pipeline"]) if dataset else []
