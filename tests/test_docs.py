@@ -14,6 +14,7 @@ import pytest
 import typer.main
 
 from lsml_cli.cli import app
+from lsml_cli.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from conftest import Lsml
@@ -71,6 +72,14 @@ def test_every_command_has_help() -> None:
 @pytest.mark.parametrize(("command", "option"), OPTIONS)
 def test_help_names_every_option(helps: dict[str, str], command: str, option: str) -> None:
     assert names_option(helps[command], option)
+
+
+@pytest.mark.parametrize("model", BUILT_IN)
+def test_every_model_that_can_be_trained_is_named(model: str) -> None:
+    (option,) = [param for param in COMMANDS["fit"].params if "--model" in param.opts]
+    row = README.split("## `lsml fit`")[1].split("| `-m`, `--model MODEL` |")[1].splitlines()[0]
+    assert model in option.help
+    assert f"`{model}`" in row
 
 
 @pytest.mark.parametrize("command", COMMANDS)

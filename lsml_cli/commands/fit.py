@@ -22,7 +22,8 @@ def fit(
             "-m",
             metavar="MODEL",
             autocompletion=completion.models,
-            help="What to train: text-classifier, file.py:Class, package.module:Class; a version: afresh, like it.",
+            help="What to train: text-classifier, image-classifier, object-detector, ocr; file.py:Class, "
+            "package.module:Class; a version: afresh, like it.",
         ),
     ] = None,
     output: Annotated[
