@@ -176,6 +176,7 @@ class Plan:
             "--errors": options.errors and Path(options.errors).name,
             "size of the input": _size(options.tasks),
             "lsml": __version__,
+            **{f"content of {path}": digest for path, digest in self.spec.files.items()},
         } | ({"tuned": dict(self.tuned)} if self.tuned else {})
 
 

@@ -24,8 +24,10 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NoReturn
 
 import orjson
@@ -276,9 +278,37 @@ def parse_params(pairs: list[str]) -> dict[str, Json]:
 def _untrained(name: str, target: str, params: Mapping[str, Json]) -> ModelSpec:
     family = load_class(target)
     check_params(family, params)
+    files = _files_named(family, params)
     # A file may define several models. Where it lies is no part of what they are.
-    digest = _digest([code_digest(family), family.__name__, dict(params)])
-    return ModelSpec(name, target, digest, params=params)
+    identity: list[Any] = [code_digest(family), family.__name__, dict(params)]
+    return ModelSpec(name, target, _digest([*identity, *files.values()]), params=params, files=files)
+
+
+def _files_named(family: type[Model], params: Mapping[str, Json]) -> dict[str, str]:
+    """{path: digest of its content}, of each file that the parameters name and of those that it reads in its turn."""
+    given = dict(family.params or {}) | dict(params)
+    paths = [Path(value) for name in family.files if isinstance(value := given.get(name), str)]
+    found: dict[str, str] = {}
+    for path in paths:  # which grows
+        if str(path) not in found and (digest := _content(path)) is not None:
+            found[str(path)] = digest
+            paths += family.files_behind(path)
+    return found
+
+
+def _content(path: Path) -> str | None:
+    """Digest of a file's content; None where there is none, or none to be read: whoever opens it says why."""
+    try:
+        stat = path.stat()
+        return _hashed(path.absolute(), stat.st_mtime_ns, stat.st_size) if S_ISREG(stat.st_mode) else None
+    except (OSError, ValueError):  # the latter of a null byte
+        return None
+
+
+@lru_cache
+def _hashed(path: Path, changed: int, size: int) -> str:
+    """Once in a process: a checkpoint may have gigabytes."""
+    return versions.content_digest(path)
 
 
 def _digest(identity: list[Any]) -> str:

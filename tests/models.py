@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lsml_cli.errors import TransientError
@@ -177,6 +178,17 @@ class Fragile(Words):
             return False
         open(marker, "w").close()  # noqa: PTH123
         return True
+
+
+class Stored(Words):
+    """Names a file with what it knows, which may name another one."""
+
+    params: ClassVar = {"pause": 0.0, "weights": "none.bin"}
+    files = ("weights",)
+
+    @classmethod
+    def files_behind(cls, path: Path) -> list[Path]:
+        return [path.parent / path.read_text().strip()]
 
 
 class NeverLoads(Words):

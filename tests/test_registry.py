@@ -53,6 +53,51 @@ def test_identity_is_code_and_parameters(tmp_path):
     assert find_model(f"{copy}:Words").digest != same.digest
 
 
+def test_the_files_that_a_parameter_names_are_part_of_the_identity(tmp_path):
+    def digest(**params: Any) -> str:
+        return find_model(f"{models.__file__}:Stored", params).digest
+
+    weights, behind = tmp_path / "weights.bin", tmp_path / "behind.bin"
+    named = str(weights)
+    seen = [digest(), digest(weights=named)]  # a name that is no file's is a parameter like any other
+    for path, content in ((weights, "behind.bin"), (behind, "one"), (behind, "two"), (weights, "others.bin")):
+        path.write_text(content)
+        seen.append(digest(weights=named))
+        assert digest(weights=named) == seen[-1]
+    assert len(set(seen)) == len(seen)
+    for no_file in (str(tmp_path), "\0", "x" * 5_000, 3, None):
+        assert not find_model(f"{models.__file__}:Stored", {"weights": no_file}).files
+    weights.write_text("behind.bin")
+    behind.write_text("weights.bin")  # round in circles
+    assert list(find_model(f"{models.__file__}:Stored", {"weights": named}).files) == [named, str(behind)]
+
+
+def test_the_families_name_their_files(tmp_path):
+    (tmp_path / "shared").mkdir()
+    texts = {
+        "small.py": "_base_ = [\n    './shared/a.py',  # two of them\n    \"mmdet::rtmdet/b.py\",\n]\nlr = 1\n",
+        "shared/a.py": "with read_base():\n    from ..c import *\n    from .shared.d import e\n",
+        "c.py": "_base_ = 'd.json'\n",
+        "d.json": '{"_base_": ["e.yml"], "model": {}}',
+        "e.yml": "_base_: f.py\nmodel: x.py\n",
+        "f.py": "x = ['c.py']\n",
+        "x.py": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"_base_ = 'x.py'")
+    for family, config, checkpoint in (
+        ("object-detector", "config_file", "checkpoint_file"),
+        ("ocr", "det_config", "det_ckpt"),
+        ("ocr", "recog_config", "recog_ckpt"),
+    ):
+        spec = find_model(family, {config: str(tmp_path / "small.py"), checkpoint: str(weights)})
+        found = {Path(path).resolve().relative_to(tmp_path).as_posix() for path in spec.files}
+        assert found == {*texts, "weights.pth"} - {"x.py"}
+    assert list(find_model("image-classifier", {"weights": str(weights)}).files) == [str(weights)]
+
+
 def test_two_classes_of_one_file_are_two_models():
     assert find_model(WORDS).digest != find_model(WORDS.replace("Words", "Script")).digest
 

@@ -168,6 +168,20 @@ def test_another_input_or_label_config_is_refused(lsml, unfinished):
     assert (run.returncode, "label config was" in run.stderr) == (2, True)
 
 
+def test_a_file_of_the_model_that_was_replaced_is_refused(lsml, work):
+    options = ["predict", "tasks.json", "-m", f"{models.__file__}:Stored", "-c", "config.xml", "-o", "out.json"]
+    options += ["--with", "weights=w.bin", "--with", "pause=0.004", "--quiet"]
+    Path("w.bin").write_text("one")
+    run = start(*options)
+    wait_for(lambda: journalled("out.json") > 100)
+    kill(run)
+    Path("w.bin").write_text("two")
+    refused = lsml(*options, "--resume")
+    assert (refused.returncode, "content of w.bin was" in refused.stderr) == (2, True), refused.stderr
+    Path("w.bin").write_text("one")
+    assert lsml(*options, "--resume").returncode in (0, 3)
+
+
 def test_unfinished_work_is_not_thrown_away(lsml, unfinished):
     run = lsml(*arguments("tasks.json", "out.json"))
     assert run.returncode == 2

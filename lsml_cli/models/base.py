@@ -58,6 +58,7 @@ class ModelSpec:
     digest   identity, hexadecimal: resuming and finished work are keyed by it
     shown_as what predictions carry as `model_version` instead of the model's own name and version
     notes    sentences to read once about the model itself: its code is not the one that it was trained with
+    files    {path: digest of its content}, of what the parameters of an untrained model name; see `Model.files`
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModelSpec:
     shown_as: str | None = None
     earlier: ModelSpec | None = None
     notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model_version(self) -> str:
@@ -159,6 +161,7 @@ class Model(ABC):
     retry_delays  seconds before each further try of a step that raised TransientError, ConnectionError or TimeoutError
     params      the model's own parameters and their defaults; `--with` may set these and no others
                 (None: any)
+    files       parameters that may name a file: what is in it belongs to the identity of an untrained model
     can_continue  whether `fit` starts from the weights of `spec.earlier` where there is one
     tunes       parameters that `tune` settles when their value is "auto"
     fills       control tags it fills, each with the object tags it can be about: {"Choices": ("Text", "Paragraphs")}.
@@ -179,6 +182,7 @@ class Model(ABC):
     extra: ClassVar[str | None] = None
     can_continue: ClassVar[bool] = False
     tunes: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -191,6 +195,11 @@ class Model(ABC):
     def devices_here(cls) -> Sequence[str]:
         """The devices of this machine that the model can use, the best first: ("cuda:0", "cuda:1", "cpu")."""
         return cls.devices
+
+    @classmethod
+    def files_behind(cls, path: Path) -> Sequence[Path]:
+        """What a file that a parameter names reads in its turn, as a config its bases; it need not be there."""
+        return ()
 
     def param(self, name: str) -> Any:
         """The value given with `--with NAME=VALUE`, else the class's default."""

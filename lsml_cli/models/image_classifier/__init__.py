@@ -60,6 +60,7 @@ class ImageClassifier(Model):
     extra: ClassVar[str | None] = "vision"
     fills: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": TAGS}
     tunes: ClassVar[tuple[str, ...]] = ("precision",)
+    files: ClassVar[tuple[str, ...]] = ("weights",)
     params: ClassVar[Mapping[str, Json]] = {
         "arch": "resnet18",
         "weights": "default",

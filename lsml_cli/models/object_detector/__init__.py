@@ -52,6 +52,7 @@ class ObjectDetector(Model):
     extra: ClassVar[str | None] = toolkit.EXTRA
     fills: ClassVar[Mapping[str, Sequence[str]]] = dict.fromkeys(CONTROLS, TAGS)
     tunes: ClassVar[tuple[str, ...]] = ("precision",)
+    files: ClassVar[tuple[str, ...]] = ("config_file", "checkpoint_file")
     params: ClassVar[Mapping[str, Json]] = {
         "config_file": DEFAULT_CONFIG,
         "checkpoint_file": None,
@@ -80,6 +81,10 @@ class ObjectDetector(Model):
     @classmethod
     def devices_here(cls) -> Sequence[str]:
         return toolkit.devices_here()
+
+    @classmethod
+    def files_behind(cls, path: Path) -> Sequence[Path]:
+        return configs.bases(path)
 
     @cached_property
     def config(self) -> Config:

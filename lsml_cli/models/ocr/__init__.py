@@ -29,7 +29,7 @@ from lsml_cli.models.gathering import Source
 from lsml_cli.models.ocr import crops, drawn, filling, learning
 from lsml_cli.models.ocr.filling import CONTROLS, TAGS, Filling, Line, OcrBinding
 from lsml_cli.models.ocr.parts import SCOPE, Name, Part
-from lsml_cli.models.openmmlab import looking, pictures, toolkit
+from lsml_cli.models.openmmlab import configs, looking, pictures, toolkit
 from lsml_cli.models.openmmlab.looking import Input, Net
 from lsml_cli.models.pytorch import PRECISIONS, Precision
 from lsml_cli.predictions import Prediction
@@ -83,6 +83,7 @@ class Ocr(Model):
     extra: ClassVar[str | None] = toolkit.EXTRA
     fills: ClassVar[Mapping[str, Sequence[str]]] = dict.fromkeys(CONTROLS, TAGS)
     tunes: ClassVar[tuple[str, ...]] = ("precision",)
+    files: ClassVar[tuple[str, ...]] = ("det_config", "det_ckpt", "recog_config", "recog_ckpt")
     params: ClassVar[Mapping[str, Json]] = {
         "det_config": "dbnet_resnet18_fpnc_1200e_icdar2015",
         "det_ckpt": None,
@@ -114,6 +115,10 @@ class Ocr(Model):
     @classmethod
     def devices_here(cls) -> Sequence[str]:
         return toolkit.devices_here()
+
+    @classmethod
+    def files_behind(cls, path: Path) -> Sequence[Path]:
+        return configs.bases(path)
 
     @cached_property
     def det(self) -> Part | None:

@@ -23,6 +23,9 @@ from lsml_cli.models.openmmlab.toolkit import Scope
 CONFIG = "config.py"  # in a trained version; mmdet and mmocr read it as well
 SUFFIXES = (".py", ".json", ".yml", ".yaml")
 _REGISTERED = re.compile(r"(?:(?:mmengine|mmcv|mmdet|mmocr)\.)?\w+")
+_BASES = re.compile(r"""^[\s{]*["']?_base_["']?\s*[:=]\s*(\[.*?\]|\(.*?\)|[^\n]+)""", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"""[^\s"',()\[\]]+\.(?:py|json|ya?ml)\b""")
+_RELATIVE = re.compile(r"^\s*from\s+(\.+)([\w.]+)\s+import\b", re.MULTILINE)  # below `with read_base():`
 _LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray", "InferencerLoader")
 _ANNOTATIONS = ("LoadAnnotations", "LoadPanopticAnnotations", "LoadOCRAnnotations", "FilterAnnotations")
 
@@ -74,6 +77,20 @@ def read(given: str, scope: Scope, param: str) -> Config:
     if not isinstance(config.get("model"), dict):
         raise ModelError(f"The config {path} describes no model: it has {listed(config) or 'nothing'}.")
     return config
+
+
+def bases(path: Path) -> list[Path]:
+    """The files that a config of one's own builds on, as its text names them; none for what is no config.
+
+    Those that come with a toolkit (mmdet::...) are not among them.
+    """
+    if path.suffix not in SUFFIXES:
+        return []
+    text = path.read_text("utf-8", "replace")
+    named = [path.parent / name for given in _BASES.findall(text) for name in _NAMED.findall(given) if "::" not in name]
+    for dots, module in _RELATIVE.findall(text):
+        named.append(path.parent.joinpath(*[".."] * (len(dots) - 1), *module.split(".")).with_suffix(".py"))
+    return named
 
 
 def stored(folder: Path, name: str = CONFIG) -> Config:
