@@ -335,13 +335,26 @@ def test_a_runners_own_checkpoint_is_read_as_weights_alone(learned, tmp_path):
 
 
 def test_what_is_no_checkpoint_is_called_that(tmp_path):
+    from safetensors.numpy import save
+
     from lsml_cli.models.openmmlab import checkpoints
 
-    (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04 and then nothing")
-    (tmp_path / "list.pth").write_bytes(pickle.dumps([1, 2]))
-    for name in ("torn.pth", "list.pth"):
-        with pytest.raises(ModelError):
-            checkpoints.read(str(tmp_path / name))
+    contents = {
+        "torn.pth": (b"PK\x03\x04 and then nothing", "damaged, or no checkpoint at all"),
+        "list.pth": (pickle.dumps([1, 2]), "damaged, or no checkpoint at all"),
+        "page.pth": (b"\n<!DOCTYPE html><html>404</html>", "no checkpoint but an HTML page"),
+        "page.safetensors": (b"<html>404</html>", "no checkpoint but an HTML page"),
+        "torn.safetensors": (save({"a": np.ones(9)})[:-9], "damaged, or no checkpoint at all"),
+        "pointer.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "a Git LFS pointer"),
+        "renamed.pth": (save({"a": np.ones(9)}), "no checkpoint but safetensors"),
+        "noise.pth": (b"%PDF-1.7 of another kind", r"begins with b'%PDF-1.7 of ano"),
+        "empty.pth": (b"", "no checkpoint but an empty file"),
+    }
+    for name, (content, sentence) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        for trusted in (False, True) if name != "list.pth" else (False,):  # trusting it makes it none
+            with pytest.raises(ModelError, match=sentence):
+                checkpoints.read(str(tmp_path / name), trusted=trusted)
     with pytest.raises(ModelError, match="does not exist"):
         checkpoints.read(str(tmp_path / "none.pth"))
 

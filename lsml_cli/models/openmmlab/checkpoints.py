@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,10 +89,12 @@ def _unpacked(path: Path, trusted: bool) -> Any:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # readers raise what they like about a file that is none of theirs
+        _require_checkpoint(path)
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if type(error).__name__ != "UnpicklingError":
+        garbled = "Unsupported operand" in str(error)  # no pickle, or none of the protocol that torch.save writes
+        if type(error).__name__ != "UnpicklingError" or (garbled and not trusted):
             raise ModelError(
-                f"{path} is damaged, or no checkpoint at all.", "Copy it again; lsml reads what torch.save wrote."
+                f"{path} is damaged, or no checkpoint at all.", "Copy it again; lsml reads what torch.save writes."
             ) from error
         if not trusted:
             what = f" ({named[1]}, for one)" if named else ""
@@ -104,6 +107,30 @@ def _unpacked(path: Path, trusted: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
         raise ModelError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def _require_checkpoint(path: Path) -> None:
+    """Raises ModelError when a file that could not be read begins like something else than a checkpoint."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    hint = "Copy it again; lsml reads what torch.save writes, and .safetensors."
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        what = "an HTML page"
+        hint = "The download has failed: fetch it again, from the address of the file itself."
+    elif head.startswith(b"version https://git-lfs"):
+        what, hint = "a Git LFS pointer", "Fetch what it stands for, in its repository: git lfs pull"
+    elif head[8:10] == b'{"':  # after the length of this JSON
+        if path.suffix == ".safetensors":
+            return
+        what, hint = (
+            "safetensors",
+            "Its name has to say so: " + shlex.join(["mv", str(path), f"{path.with_suffix('.safetensors')}"]),
+        )
+    elif head.startswith((b"PK", b"\x80")):  # a zip archive, a pickle
+        return
+    else:
+        what = f"something that begins with {head[:16]!r}" if head else "an empty file"
+    raise ModelError(f"{path} is no checkpoint but {what}.", hint)
 
 
 def _harmless() -> list[Any]:
