@@ -122,10 +122,8 @@ def _require_checkpoint(path: Path) -> None:
     elif head[8:10] == b'{"':  # after the length of this JSON
         if path.suffix == ".safetensors":
             return
-        what, hint = (
-            "safetensors",
-            "Its name has to say so: " + shlex.join(["mv", str(path), f"{path.with_suffix('.safetensors')}"]),
-        )
+        move = shlex.join(["mv", str(path), str(path.with_suffix(".safetensors"))])
+        what, hint = "safetensors", f"Its name has to say so: {move}"
     elif head.startswith((b"PK", b"\x80")):  # a zip archive, a pickle
         return
     else:
