@@ -12,6 +12,9 @@ import pytest
 
 from lsml_cli import project
 from lsml_cli.errors import ModelError
+from lsml_cli.evaluation import measurable
+from lsml_cli.gates import parse_gates
+from lsml_cli.label_config import LabelConfig
 from lsml_cli.model_folder import read_project
 from lsml_cli.registry import BUILT_IN, find_model
 from tests.conftest import ROOT, Lsml
@@ -249,6 +252,23 @@ def test_a_file_beside_the_data_may_not_name_a_folder_with_code(lsml: Lsml, tmp_
 
 def test_every_built_in_model_has_a_kind() -> None:
     assert set(project.KINDS) == set(BUILT_IN)
+
+
+@pytest.mark.parametrize("name", project.KINDS)
+def test_the_nightly_job_of_each_kind(tmp_path: Path, name: str) -> None:
+    """It trains what model.toml says, judges it by a metric that its model has, and has installed what it needs."""
+    folder, kind = tmp_path / "mine", project.KINDS[name]
+    project.write(project.NewProject(folder, name))
+    script, workflow = (folder / path for path in ("retrain", ".github/workflows/retrain.yml"))
+    said = [line.partition(" ")[0] for line in script.read_text().splitlines()]
+    assert {"FAMILY=${FAMILY:-.}", "MODEL=${MODEL:-models/mine}", f"METRIC=${{METRIC:-{kind.metric}}}"} <= set(said)
+    assert "      FAMILY: .\n      MODEL: models/mine\n" in workflow.read_text()
+    assert parse_gates([f"{kind.metric}=0.6"], *measurable(LabelConfig.load(folder / "label_config.xml")))
+    if name in ("text-classifier", "object-detector"):  # whose classes are read without what they need
+        assert dict(find_model(str(folder)).params) == dict(kind.params)
+    for path in (folder / "README.md", folder / "Dockerfile", workflow):
+        assert ('/install" --python python\n' in path.read_text()) == kind.toolkits, path
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
 
 
 def test_the_example_is_what_init_writes(lsml: Lsml, tmp_path: Path) -> None:

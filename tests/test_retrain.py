@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lsml_cli import project
 from tests.conftest import ROOT
 from tests.studio_project import StudioProject, studio_project
 from tests.studio_server import KEY
@@ -34,7 +36,7 @@ def server() -> Iterator[StudioProject]:
 
 @pytest.fixture
 def retrain(server: StudioProject, tmp_path: Path) -> Retrain:
-    def run(path: str = "") -> subprocess.CompletedProcess[str]:
+    def run(path: str = "", script: Path = SCRIPT, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         env = os.environ | {
             "PATH": f"{path}{Path(sys.executable).parent}:{os.environ['PATH']}",
             "LABEL_STUDIO_URL": server.url,
@@ -42,7 +44,7 @@ def retrain(server: StudioProject, tmp_path: Path) -> Retrain:
             "XDG_STATE_HOME": str(tmp_path / "state"),
             "PROJECT": "3",
         }
-        return subprocess.run([SCRIPT], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run([script], env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
     return run
 
@@ -84,3 +86,16 @@ def test_a_torn_file_ends_it(server: StudioProject, retrain: Retrain, tmp_path: 
     assert "ends too early" in run.stderr
     assert (server.model_version, server.predictions) == ("", [])
     assert not (tmp_path / "models" / "project-3" / "current").exists()
+
+
+def test_that_of_a_project_trains_what_its_model_toml_says(retrain: Retrain, tmp_path: Path) -> None:
+    """On the first night, and when there is a version to be compared with; nothing is left to be predicted."""
+    folder = tmp_path / "mine"
+    project.write(project.NewProject(folder, "text-classifier"))
+    with (folder / "model.toml").open("a") as file:
+        file.write("\n[with]\nC = 7.5\n")
+    for _ in range(2):
+        run = retrain(script=folder / "retrain", cwd=folder)
+        assert run.returncode == 0, run.stderr
+    found = sorted((folder / "models" / "mine").glob("*/model.json"))
+    assert [json.loads(path.read_bytes())["params"]["C"] for path in found] == [7.5, 7.5]

@@ -35,6 +35,7 @@ class Kind:
     params    of the model, for `model.toml`
     sample    what its sample tasks are about
     toolkits  whether it needs MMDetection and MMOCR, which pip alone cannot install
+    metric    by which `retrain` judges a version; more is better
     """
 
     what: str
@@ -42,6 +43,7 @@ class Kind:
     params: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     sample: Sample = samples.TEXTS
     toolkits: bool = False
+    metric: str = "macro-f1"
 
 
 KINDS: dict[str, Kind] = {
@@ -57,11 +59,13 @@ KINDS: dict[str, Kind] = {
         params={"config_file": "rtmdet_tiny_8xb32-300e_coco", "pretrained": False, "image_size": 128, "lr": 0.004},
         sample=samples.BOXES,
         toolkits=True,
+        metric="map50",
     ),
     "ocr": Kind(
         "Reading text in pictures (MMOCR) for Label Studio, by lsml.",
         sample=samples.WORDS,
         toolkits=True,
+        metric="exact",
     ),
 }
 
@@ -157,12 +161,15 @@ def _walk(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversab
 
 
 def _filled(text: str, words: Mapping[str, str], name: str) -> str:
-    if name.endswith("retrain.yml"):
+    if name.endswith("retrain.yml"):  # this one and the next run as they are in examples/ci-retrain: no @WORDS@
         project = "      PROJECT: ${{ vars.LABEL_STUDIO_PROJECT }}\n"
-        own = f"      FAMILY: {words['MODEL']}\n      MODEL: models/{words['NAME']}\n"
-        return text.replace(project, project + own)
+        own = f"      FAMILY: {words['FAMILY']}\n      MODEL: models/{words['NAME']}\n"
+        versions = "      # The versions of before."
+        return text.replace(project, project + own).replace(versions, words["STEPS"] + versions)
     if name == "retrain":
-        return text
+        text = text.replace("{FAMILY:-text-classifier}       #", f"{{FAMILY:-{words['FAMILY']}}} #")
+        text = text.replace("{MODEL:-models/project-$PROJECT}", f"{{MODEL:-models/{words['NAME']}}}")
+        return text.replace("{METRIC:-macro-f1}", f"{{METRIC:-{words['METRIC']}}}")
     return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text.replace("MyModel", words["CLASS"]))
 
 
@@ -187,12 +194,15 @@ def _words(asked: NewProject) -> dict[str, str]:
     return {
         "NAME": asked.name,
         "CLASS": class_name,
-        "MODEL": model,
+        "FAMILY": model if own_code else ".",  # with the parameters of model.toml; code has to be named
+        "METRIC": kind.metric,
         "TRAINED": f"{model}@" if own_code else "",
         "WHAT": what,
         "FILES": file_row,
         "EXTRAS": "redis,openmmlab" if kind.toolkits else "redis",
         "INSTALL": _INSTALL if kind.toolkits else "",
+        "STEPS": _STEPS if kind.toolkits else "",
+        "TOOLKITS": _README if kind.toolkits else "",
         "REQUIREMENTS": "\n".join(needs) + "\n",
         "TOML": (
             "# What `--model` means when it names this folder.\n"
@@ -203,9 +213,24 @@ def _words(asked: NewProject) -> dict[str, str]:
     }
 
 
-_INSTALL = """# Compiles the ops of mmcv, a quarter of an hour; the layer is kept until the wheel changes.
+_FOLDER = "$(python -c 'import lsml_cli.models.openmmlab as here; print(here.__path__[0])')"
+_TOOLKITS = f'bash "{_FOLDER}/install" --python python'
+_README = f"""\
+    # MMDetection and MMOCR: compiles the ops of mmcv, a quarter of an hour the first time
+    {_TOOLKITS}
+"""
+_INSTALL = f"""# Compiles the ops of mmcv, a quarter of an hour; the layer is kept until the wheel changes.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/* \\
-    && bash "$(python -c 'import lsml_cli.models.openmmlab as here; print(here.__path__[0])')/install" --python python
+    && {_TOOLKITS}
+"""
+_STEPS = f"""\
+      # MMDetection and MMOCR. The ops of mmcv are compiled the first time, a quarter of an hour, and kept.
+      - uses: actions/cache@v4
+        with:
+          path: ~/.cache/lsml/wheels
+          key: mmcv-${{{{ runner.os }}}}-${{{{ github.run_id }}}}
+          restore-keys: mmcv-${{{{ runner.os }}}}-
+      - run: {_TOOLKITS}
 """
 
 
