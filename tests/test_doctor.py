@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 
@@ -90,6 +91,35 @@ def test_installing_openmmlab_asks_for_an_environment_and_says_what_it_does_not_
     run = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60, check=False)
     assert "usage: install-openmmlab" in run.stdout
     assert sys.prefix != sys.base_prefix
+
+
+@pytest.mark.parametrize(
+    ("ops", "release", "options", "sentence"),
+    [
+        ("not available", "99.0", [], "PyTorch is 2 GB"),  # who has installed that toolkit runs it again
+        ("not available", "12.4", [], "no nvcc of CUDA 99.0"),
+        ("not available", "99.0", ["--cpu"], "nothing to do"),
+        ("99.0", "12.4", [], "nothing to do"),
+        ("99.0", "99.0", ["--cpu"], "PyTorch is 2 GB"),
+    ],
+)
+def test_installing_openmmlab_again_asks_what_the_ops_are_for(tmp_path, ops, release, options, sentence):
+    """Where there is a GPU, and an nvcc that is not on the PATH."""
+    programs = {
+        "cuda/bin/nvcc": f'echo "Cuda compilation tools, release {release}, V{release}.1"',
+        "python": 'case "$*" in *get_compiling*) echo "$OPS";; *version.cuda*) echo 99.0;; "-m pip"*) exit 1; esac',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script = doctor.__file__.replace("doctor.py", "models/openmmlab/install")
+    env = os.environ | {"CUDA_HOME": str(tmp_path / "cuda"), "OPS": ops}
+    command = [script, "--python", tmp_path / "python", *options]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert sentence in run.stdout, run.stdout + run.stderr
+    assert ("nothing to do" in run.stdout) == (run.returncode == 0) == (sentence != "PyTorch is 2 GB")
+    assert ("no nvcc" in run.stdout) == ("no nvcc" in sentence)
 
 
 def test_what_lists_models_installs_them_as_the_doctor_does(monkeypatch):
