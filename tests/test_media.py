@@ -106,6 +106,8 @@ def test_without_a_root_no_path_is_read(tmp_path):
     for value in ("a", str(tmp_path / "a"), "/etc/passwd"):
         with pytest.raises(ValueError, match="no folder was named"):
             Media().fetch(value)
+        with pytest.raises(ValueError, match=r"below the document root is named /data/local-files/\?d="):
+            Media(document_root=tmp_path).fetch(value)
 
 
 def test_data_uris(tmp_path):

@@ -565,7 +565,7 @@ def test_a_script_gets_no_file_that_a_request_names(serve: Serve, place: Path) -
     results = server.ask("POST", "/predict", body)["results"]
     assert results[:3] == [{}] * 3
     assert [each["result"][0]["value"]["text"] for each in results[3:]] == [["for everybody"], ["in the task"]]
-    assert any("no folder was named that files are read from" in line for line in server.lines())
+    assert any("plain paths are not read here" in line for line in server.lines())
 
 
 # ---- what the SDKs had in their utils

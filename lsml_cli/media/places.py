@@ -79,7 +79,10 @@ def locate(
             "azure-blob)"
         )
     if root is None:
-        raise ValueError(f"{shown(value)} is a path, and no folder was named that files are read from")
+        why = "no folder was named that files are read from"
+        if document_root is not None:
+            why = "plain paths are not read here; a file below the document root is named /data/local-files/?d=PATH"
+        raise ValueError(f"{shown(value)} is a path, and {why}")
     return _file(value, root, _spellings(value), confined)
 
 
