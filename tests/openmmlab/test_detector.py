@@ -334,6 +334,16 @@ def test_a_runners_own_checkpoint_is_read_as_weights_alone(learned, tmp_path):
         spec.build().bind(LabelConfig.parse(shapes.CONFIG), {}, None)
 
 
+def test_what_pytorch_warns_the_toolkits_about_is_not_said():
+    script = (
+        "import torch; from lsml_cli.models.openmmlab import toolkit; toolkit.mmdet()\n"
+        "x, look = torch.ones(2, 1, 4), torch.nn.MultiheadAttention(4, 1)\n"  # as ABINet does
+        "look(x, x, x, key_padding_mask=torch.zeros(1, 2).bool(), attn_mask=torch.zeros(2, 2))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+
+
 def test_what_is_no_checkpoint_is_called_that(tmp_path):
     from safetensors.numpy import save
 

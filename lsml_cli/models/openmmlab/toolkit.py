@@ -94,6 +94,7 @@ def _hush() -> None:
     """For good: what they warn about while they compute is nothing that a user could change."""
     warnings.filterwarnings("ignore", module=r"mm(cv|det|engine|ocr)\b")
     warnings.filterwarnings("ignore", message=r"torch\.meshgrid")
+    warnings.filterwarnings("ignore", message="Support for mismatched .*key_padding_mask")
 
 
 class _Nowhere:
