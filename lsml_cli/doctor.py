@@ -85,7 +85,9 @@ def examine(wanted: Sequence[str] = ()) -> Iterator[Finding]:
 def _core() -> Finding:
     detail = f"lsml {__version__}, Python {platform.python_version()}"
     if wrong := _wrong(None):
-        return Finding(CORE, "broken", "everything else", wrong, "pip install --upgrade --force-reinstall lsml")
+        # What it asks for, and not lsml itself: that is on no index that pip would ask.
+        remedy = shlex.join([sys.executable, "-m", "pip", "install", *wrong])
+        return Finding(CORE, "broken", "everything else", "; ".join(wrong.values()), remedy)
     return Finding(CORE, "fine", "everything else", detail)
 
 
@@ -94,7 +96,7 @@ def _examined(name: str, extra: Extra, wanted: bool) -> Finding:
     if not _version(extra.sign):
         return Finding(name, "broken" if wanted else "not installed", extra.what, f"{extra.sign} is missing", remedy)
     if wrong := _wrong(name):
-        return Finding(name, "broken", extra.what, wrong, remedy)
+        return Finding(name, "broken", extra.what, "; ".join(wrong.values()), remedy)
     if extra.probe is None:
         return Finding(name, "fine", extra.what, f"{extra.sign} {_version(extra.sign)}")
     works, said = _tried(extra.probe)
@@ -109,11 +111,11 @@ def remedy_for(name: str) -> str:
     return shlex.join(["bash", str(Path(__file__).parent / extra.more), "--python", sys.executable])
 
 
-def _wrong(extra: str | None) -> str:
-    """What the package asks for, by itself or for an extra, and does not find; "" when all is there."""
+def _wrong(extra: str | None) -> dict[str, str]:
+    """{"rq>=2": what is wrong with it}, of what the package asks for, by itself or for an extra."""
     from packaging.requirements import Requirement
 
-    wrong = []
+    wrong = {}
     for line in _requirements():
         requirement = Requirement(line)
         marker = requirement.marker
@@ -124,11 +126,12 @@ def _wrong(extra: str | None) -> str:
         if not asked or requirement.name == "lsml":
             continue
         found = _version(requirement.name)
+        requirement.marker = None
         if not found:
-            wrong.append(f"{requirement.name} is missing")
+            wrong[str(requirement)] = f"{requirement.name} is missing"
         elif not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(f"{requirement.name} is {found}, wanted is {requirement.specifier}")
-    return "; ".join(wrong)
+            wrong[str(requirement)] = f"{requirement.name} is {found}, wanted is {requirement.specifier}"
+    return wrong
 
 
 @cache

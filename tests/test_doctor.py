@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -48,6 +49,18 @@ def test_a_release_that_does_not_fit_is_named(monkeypatch, requirement):
     assert found.state == "broken"
     assert ("wanted is >=900" in found.detail) or ("is missing" in found.detail)
     assert found.remedy == "pip install 'lsml[redis]'"
+
+
+def test_a_broken_core_is_mended_by_what_it_asks_for(monkeypatch):
+    """In this environment, and without asking an index for lsml."""
+    marked = 'no-such-distribution-of-ours[x]<2,>=1; python_version > "3"'
+    asked = ("pillow>=900", marked, "typer", 'rq; extra == "redis"')
+    monkeypatch.setattr(doctor, "_requirements", lambda: asked)
+    found = next(doctor.examine())
+    assert (found.part, found.state) == ("core", "broken")
+    assert "pillow is" in found.detail
+    command = shlex.split(found.remedy)
+    assert command == [sys.executable, "-m", "pip", "install", "pillow>=900", "no-such-distribution-of-ours[x]<2,>=1"]
 
 
 def test_a_probe_that_fails_crashes_or_hangs_costs_only_itself(tmp_path, monkeypatch):
