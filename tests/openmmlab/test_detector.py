@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -490,6 +491,30 @@ def test_several_processes_train_together_by_torchs_own_launcher(lsml, work):
     assert run.returncode == 0, run.stderr
     assert "Epoch 2 of 2: loss" in run.stderr
     assert run.stderr.count("Epoch 1 of 2") == 1  # one of them tells
+
+
+def measured(folder, *qualities, patience=15):
+    """(epoch that is kept, its metrics) of a training that has these measures, one an epoch."""
+    import torch
+
+    from lsml_cli.models.openmmlab import running, toolkit
+
+    toolkit.mmdet()
+    plan = running.Plan(len(qualities), patience, "coco/bbox_mAP", "hold-out mAP")
+    follower = running._follower(folder, plan, running._Teller(io.StringIO(), True))
+    runner = SimpleNamespace(model=torch.nn.Linear(1, 1), train_loop=SimpleNamespace(stop_training=False))
+    for runner.epoch, quality in enumerate(qualities, 1):
+        follower.after_val_epoch(runner, {"coco/bbox_mAP": quality})
+        if runner.train_loop.stop_training:
+            break
+    return follower.epoch, follower.metrics.get("coco/bbox_mAP")
+
+
+def test_the_best_epoch_is_kept_whatever_comes_after_it(tmp_path):
+    assert measured(tmp_path, 0.0, 0.5, 0.6, 0.0, 0.1) == (3, 0.6)
+    assert measured(tmp_path, 0.6, float("nan"), 0.1) == (1, 0.6)
+    assert measured(tmp_path, 0.0, 0.0, 0.0) == (3, 0.0)  # nothing is found yet, and the latest has learned most
+    assert measured(tmp_path, 0.0, 0.2, 0.0, 0.0, 0.3, patience=2) == (2, 0.2)
 
 
 def test_ctrl_c_ends_a_training_and_leaves_nothing_behind(work):

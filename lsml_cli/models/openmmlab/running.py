@@ -391,7 +391,8 @@ def _follower(folder: Path, plan: Plan, teller: _Teller) -> Any:
             quality = float((metrics or {}).get(plan.measure, 0.0))
             quality = quality if math.isfinite(quality) else 0.0  # nothing was found at all
             teller.say(f"{self.told}, {plan.shown} {quality:.4f} ({time.monotonic() - self.begun:.1f} s)")
-            if quality > self.best or not quality:
+            # While nothing is found at all, the latest weights have learned most.
+            if quality > self.best or quality == self.best == 0:
                 self.best = quality
                 self.keep(runner, number, metrics or {})
             elif number - self.epoch >= plan.patience:
