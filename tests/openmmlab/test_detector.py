@@ -422,6 +422,15 @@ def test_nothing_to_learn_is_said_before_anything_is_trained(tmp_path):
         )
 
 
+@pytest.mark.parametrize("tag", ["PolygonLabels", "BrushLabels"])
+def test_a_control_that_no_training_lets_it_fill_is_refused_before_one(lsml, tmp_path, tag):
+    shapes.write(tmp_path, 2)
+    (tmp_path / "shapes.xml").write_text(shapes.CONFIG.replace("RectangleLabels", tag))
+    run = shapes.fit(lsml, tmp_path, "--dry-run")
+    assert run.returncode == 1, run.stderr
+    assert "small finds boxes, no masks" in run.stderr
+
+
 def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
     """Boxes, turned boxes, polygons and brush strokes, of a picture of 200 x 100 pixels."""
     from lsml_cli import strokes

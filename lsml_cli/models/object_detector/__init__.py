@@ -19,7 +19,7 @@ from lsml_cli.models import pytorch
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
 from lsml_cli.models.gathering import Source
 from lsml_cli.models.object_detector import dataset, filling, recipe
-from lsml_cli.models.object_detector.filling import CONTROLS, SURE, TAGS, DetectorBinding, Instance, Seen
+from lsml_cli.models.object_detector.filling import CONTROLS, SURE, TAGS, DetectorBinding, Instance, Pairs, Seen
 from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, running, toolkit
 from lsml_cli.models.openmmlab.looking import Input, Net
 from lsml_cli.models.pytorch import PRECISIONS, Precision
@@ -116,11 +116,11 @@ class ObjectDetector(Model):
         pairs = filling.pairs_of(config, self.spec.name)
         binding = DetectorBinding(config, label_map, project)
         binding.classes = self.classes
-        masks, least = recipe.has_masks(self.config), self.param("thresholds")
+        able, least = filling.fillable(pairs, recipe.has_masks(self.config), self._who), self.param("thresholds")
         if self.spec.path is not None:
-            return filling.bind(binding, pairs, masks, least, self._who)
+            return filling.bind(binding, pairs, able, least, self._who)
         try:
-            found = filling.bind(binding, pairs, masks, least, self._who)
+            found = filling.bind(binding, pairs, able, least, self._who)
         except LabelMismatch as error:  # it may be about to learn them
             binding.notes = (f"{error.message} {error.hint}",)
             return binding
@@ -244,7 +244,7 @@ class ObjectDetector(Model):
         run: Path,
         start: Any,
         described: Config,
-        pairs: dataset.Pairs,
+        pairs: Pairs,
         classes: Sequence[str],
         shown: Sequence[Sequence[Labelled]],
         source: Source,
@@ -389,7 +389,7 @@ def _outputs(config: Config) -> int | None:
     return counts[0] if counts else None
 
 
-def shown_by(pairs: dataset.Pairs) -> Callable[[Labelled], str]:
+def shown_by(pairs: Pairs) -> Callable[[Labelled], str]:
     """What points to the picture of an example: that of the first control."""
     return lambda example: value_of(pairs[0][1], example.task)
 

@@ -11,13 +11,13 @@ from typing import Any
 from lsml_cli import strokes
 from lsml_cli.annotations import chosen
 from lsml_cli.errors import ModelError, listed
-from lsml_cli.label_config import Control, Object
+from lsml_cli.label_config import Control
 from lsml_cli.metrics.geometry import Shape, shape_of
 from lsml_cli.models.base import Progress
+from lsml_cli.models.object_detector.filling import Pairs
 from lsml_cli.models.openmmlab.pictures import Gathered
 from lsml_cli.tasks import Labelled
 
-Pairs = Sequence[tuple[Control, Object]]
 Coco = dict[str, Any]
 
 

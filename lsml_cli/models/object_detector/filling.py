@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Pairs = Sequence[tuple[Control, Object]]
+
 TAGS = ("Image",)
 CONTROLS = ("RectangleLabels", "PolygonLabels", "BrushLabels")
 OF_MASKS = frozenset({"polygonlabels", "brushlabels"})
@@ -136,16 +138,12 @@ def pairs_of(config: LabelConfig, name: str) -> list[tuple[Control, Object]]:
     )
 
 
-def bind(
-    binding: DetectorBinding, pairs: Sequence[tuple[Control, Object]], masks: bool, least: Mapping[str, float], who: str
-) -> DetectorBinding:
-    """Let the model's classes meet the labels of each control.
+def fillable(pairs: Pairs, masks: bool, who: str) -> Pairs:
+    """Those of the pairs that can be filled with boxes, and with masks if there are any; no training changes that.
 
-    masks  whether the model has masks, without which no polygon and no brush can be filled
-    least  of score, by label or by class
-    who    "yolox_tiny_8xb8-300e_coco", for the sentences
+    who  "yolox_tiny_8xb8-300e_coco", for the sentence
 
-    Raises LabelMismatch that shows both lists when nothing meets.
+    Raises LabelMismatch when there is none.
     """
     able = [(control, source) for control, source in pairs if masks or control.type not in OF_MASKS]
     if not able:
@@ -154,6 +152,18 @@ def bind(
             "Choose a config with masks (mask-rcnn_r50_fpn_1x_coco, rtmdet-ins_tiny_8xb32-300e_coco), or add "
             "<RectangleLabels>.",
         )
+    return able
+
+
+def bind(binding: DetectorBinding, pairs: Pairs, able: Pairs, least: Mapping[str, float], who: str) -> DetectorBinding:
+    """Let the model's classes meet the labels of each control.
+
+    able   those of the pairs that the model can fill at all; see `fillable`
+    least  of score, by label or by class
+    who    "yolox_tiny_8xb8-300e_coco", for the sentences
+
+    Raises LabelMismatch that shows both lists when nothing meets.
+    """
     fillings, notes, meetings = [], [], []
     for control, source in able:
         label_of = met(binding.classes, control, binding.label_map)
