@@ -461,7 +461,7 @@ def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
         pair for tag in ("RectangleLabels", "PolygonLabels", "BrushLabels") for pair in config.pairs(tag, ("Image",))
     ]
     classes = dataset.classes_of([example], pairs, print)
-    found = dataset.coco([Gathered(tmp_path / "0", (200, 100), example)], pairs, classes)
+    found = dataset.coco([(Gathered(tmp_path / "0", (200, 100), example), pairs)], classes)
     assert classes == ("a", "b", "c")
     assert [(each["category_id"], each["bbox"]) for each in found["annotations"]] == [
         (0, [20, 10, 40, 30]),
@@ -470,6 +470,41 @@ def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
         (2, [50, 20, 40, 20]),
     ]
     assert found["annotations"][3]["area"] == 800
+
+
+def test_regions_are_learned_on_the_picture_that_they_are_about(tmp_path, monkeypatch):
+    from lsml_cli.models.openmmlab import running
+
+    xml = """<View><Image name="one" value="$one"/><Image name="two" value="$two"/>
+    <RectangleLabels name="a" toName="one"><Label value="x"/></RectangleLabels>
+    <RectangleLabels name="b" toName="two"><Label value="y"/></RectangleLabels></View>"""
+    sizes = {"one": (80, 60), "two": (40, 100)}
+    for name, size in sizes.items():
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    box = {"x": 25, "y": 50, "width": 50, "height": 50}
+    result = [
+        {"from_name": control, "to_name": picture, "value": box | {"rectanglelabels": [label]}}
+        for control, picture, label in (("a", "one", "x"), ("b", "two", "y"))
+    ]
+    data = {name: f"{name}.png" for name in sizes}
+    example = Labelled(Task(0, 1, data, {"id": 1, "data": data}), Annotation(1, result))
+    model = find_model("object-detector", {"config_file": YOLOX, "pretrained": False}).build()
+    binding = model.bind(LabelConfig.parse(xml), {}, None)
+    binding.media = Media(root=tmp_path)
+
+    class NotTrained(Exception):
+        pass
+
+    def instead(folder, *_, **__):
+        raise NotTrained((folder / "train.json").read_text())
+
+    monkeypatch.setattr(running, "train", instead)
+    with pytest.raises(NotTrained) as raised:
+        model.fit([example], [], binding, tmp_path / "out", print)
+    found = json.loads(str(raised.value))
+    assert [(each["width"], each["height"]) for each in found["images"]] == list(sizes.values())
+    places = [(each["image_id"], each["category_id"], each["bbox"]) for each in found["annotations"]]
+    assert places == [(0, 0, [20, 30, 40, 30]), (1, 1, [10, 50, 20, 50])]
 
 
 def test_a_broken_picture_is_not_learned_from_and_a_wrong_number_is_refused(lsml, work):

@@ -22,6 +22,7 @@ from lsml_cli.models.object_detector import dataset, filling, recipe
 from lsml_cli.models.object_detector.filling import CONTROLS, SURE, TAGS, DetectorBinding, Instance, Pairs, Seen
 from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, running, toolkit
 from lsml_cli.models.openmmlab.looking import Input, Net
+from lsml_cli.models.openmmlab.pictures import Gathered
 from lsml_cli.models.pytorch import PRECISIONS, Precision
 from lsml_cli.predictions import Prediction
 from lsml_cli.replica import cores
@@ -254,11 +255,12 @@ class ObjectDetector(Model):
         """The pictures as files, the regions as a dataset, and a training on them. shown: to learn from, held out."""
         counts = []
         for name, examples in zip(("train", "holdout"), shown, strict=True):
-            folder = run / "pictures" / name
-            gathered = pictures.gather(examples, shown_by(pairs), source, folder, progress)
-            found = dataset.coco(gathered, pairs, classes)
-            for image in found["images"]:
-                image["file_name"] = f"{name}/{image['file_name']}"
+            looked_at: list[tuple[Gathered, Pairs]] = []
+            for number, (picture, about) in enumerate(by_picture(pairs)):
+                folder = run / "pictures" / f"{name}-{number}"
+                gathered = pictures.gather(examples, shown_by(picture), source, folder, progress)
+                looked_at += [(each, about) for each in gathered]
+            found = dataset.coco(looked_at, classes)
             dataset.write(found, run / f"{name}.json")
             counts.append((len(found["images"]), len(found["annotations"])))
         (learned, regions), (_, held) = counts
@@ -389,9 +391,16 @@ def _outputs(config: Config) -> int | None:
     return counts[0] if counts else None
 
 
-def shown_by(pairs: Pairs) -> Callable[[Labelled], str]:
-    """What points to the picture of an example: that of the first control."""
-    return lambda example: value_of(pairs[0][1], example.task)
+def by_picture(pairs: Pairs) -> list[tuple[Object, Pairs]]:
+    """Each picture that a task shows, with the pairs that are about it."""
+    return [
+        (each, [pair for pair in pairs if pair[1] == each]) for each in dict.fromkeys(source for _, source in pairs)
+    ]
+
+
+def shown_by(source: Object) -> Callable[[Labelled], str]:
+    """What points to the picture of an example."""
+    return lambda example: value_of(source, example.task)
 
 
 def _is_number(value: Any) -> bool:

@@ -49,13 +49,17 @@ def classes_of(examples: Sequence[Labelled], pairs: Pairs, progress: Progress) -
 _FEW = 10  # regions of a class, from which little can be learned
 
 
-def coco(gathered: Sequence[Gathered], pairs: Pairs, classes: Sequence[str]) -> Coco:
-    """Everything in pixels of the picture as a person sees it. A picture without regions shows what is none."""
+def coco(shown: Sequence[tuple[Gathered, Pairs]], classes: Sequence[str]) -> Coco:
+    """Everything in pixels of the picture as a person sees it. A picture without regions shows what is none.
+
+    shown  each picture with the controls that are about it; file names begin with the picture's folder
+    """
     number = {name: i for i, name in enumerate(classes)}
     annotations: list[dict[str, Any]] = []
     images = []
-    for image, each in enumerate(gathered):
-        images.append({"id": image, "file_name": each.path.name, "width": each.size[0], "height": each.size[1]})
+    for image, (each, pairs) in enumerate(shown):
+        name = f"{each.path.parent.name}/{each.path.name}"
+        images.append({"id": image, "file_name": name, "width": each.size[0], "height": each.size[1]})
         for control, region in _regions(each.example, pairs):
             shape = shape_of(region)
             if shape is None:
