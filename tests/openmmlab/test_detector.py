@@ -263,12 +263,12 @@ def test_masks_become_polygons_and_brush_strokes(lsml, tmp_path):
 def test_a_mask_is_drawn_where_it_is():
     from label_studio_sdk.converter.brush import decode_rle
 
-    from lsml_cli.models.object_detector.filling import Filling, Instance, Seen
+    from lsml_cli.models.object_detector.filling import Filling, Instance, Mask, Seen
 
     mask = np.zeros((60, 100), bool)
     mask[10:30, 20:70] = True
     mask[50:52, 90:92] = True  # a speck that belongs to it
-    seen = Seen((100, 60), [Instance((20, 10, 70, 30), 0, 0.9, mask)])
+    seen = Seen((100, 60), [Instance((20, 10, 70, 30), 0, 0.9, Mask.of(mask))])
     task = a_task("a.png")
     config = LabelConfig.parse(
         '<View><Image name="i" value="$image"/><PolygonLabels name="p" toName="i"><Label value="a"/></PolygonLabels>'
@@ -281,6 +281,45 @@ def test_a_mask_is_drawn_where_it_is():
     assert polygon.value["points"] == [[20.5, 17.5], [20.5, 49.1667], [69.5, 49.1667], [69.5, 17.5]]
     drawn = np.array(decode_rle(brush.value["rle"])).reshape(60, 100, 4)[:, :, 3] > 0
     assert (drawn == mask).all()
+
+
+def test_no_mask_of_the_whole_picture_outlives_the_look_at_it():
+    import torch
+    from mmengine.structures import InstanceData
+
+    from lsml_cli.models.object_detector import seen
+
+    masks = torch.zeros(3, 1000, 1500, dtype=torch.bool)
+    masks[:, 200:301, 400:903] = True
+    masks[0, 250, 500:600] = False
+    boxes, scores = torch.tensor([[400.0, 200, 903, 301]] * 3), torch.tensor([0.9, 0.4, 0.6])
+    found = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0, 1]), scores=scores, masks=masks)
+    kept = seen(SimpleNamespace(ori_shape=(1000, 1500), pred_instances=found), [0.5, float("inf")])
+    (only,) = kept.instances  # of the others one is not sure enough, one has no label
+    assert (only.kind, only.box) == (0, (400, 200, 903, 301))
+    assert only.mask.bits.nbytes < 7_000
+    assert (only.mask.whole(kept.size) == masks[0].numpy()).all()
+
+
+def test_classes_that_share_a_label_keep_their_own_thresholds():
+    from lsml_cli.models.object_detector.filling import Instance, Seen
+
+    xml = """<View><Image name="i" value="$image"/><RectangleLabels name="r" toName="i">
+    <Label value="Vehicle" predicted_values="car,truck,bus"/></RectangleLabels></View>"""
+    instances = [Instance((0, 0, 10, 10), kind, 0.5) for kind in (2, 7, 5)]  # a car, a truck and a bus of COCO's
+    for own, left in (
+        ({"car": 0.9, "truck": 0.1}, [7, 5]),
+        ({"truck": 0.1, "car": 0.9}, [7, 5]),
+        ({"Vehicle": 0.6, "car": 0.4}, [2]),
+    ):
+        model = find_model("object-detector", {"config_file": YOLOX, "thresholds": own}).build()
+        binding = model.bind(LabelConfig.parse(xml), {}, None)
+        binding.threshold = 0.45
+        for each in instances:
+            output = (Seen((10, 10), [each]),)
+            regions = model.decode(output, a_task("a.png"), binding).result
+            assert len(regions) == (each.kind in left), (own, each)
+            assert (each.score >= binding.lowest()[each.kind]) == (each.kind in left)
 
 
 class Evil:

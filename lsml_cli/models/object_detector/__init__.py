@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +20,7 @@ from lsml_cli.models import pytorch
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
 from lsml_cli.models.gathering import Source
 from lsml_cli.models.object_detector import dataset, filling, recipe
-from lsml_cli.models.object_detector.filling import CONTROLS, SURE, TAGS, DetectorBinding, Instance, Pairs, Seen
+from lsml_cli.models.object_detector.filling import CONTROLS, SURE, TAGS, DetectorBinding, Instance, Mask, Pairs, Seen
 from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, running, toolkit
 from lsml_cli.models.openmmlab.looking import Input, Net
 from lsml_cli.models.openmmlab.pictures import Gathered
@@ -144,9 +145,9 @@ class ObjectDetector(Model):
         """What is seen in each picture of each task; all pictures of the batch at once, whatever their sizes."""
         assert isinstance(binding, DetectorBinding)
         net = self._loaded()
-        least = self._least(binding)
-        samples = iter(net.found([each for given in inputs for each in given]))
-        return [tuple(seen(next(samples), least) for _ in given) for given in inputs]
+        least = binding.lowest()
+        found = iter(net.found([each for given in inputs for each in given], lambda sample: seen(sample, least)))
+        return [tuple(islice(found, len(given))) for given in inputs]
 
     def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
         assert isinstance(binding, DetectorBinding)
@@ -172,7 +173,7 @@ class ObjectDetector(Model):
         if params:
             threshold = SURE if binding.threshold is None else binding.threshold
             params["precision"], why = looking.best_precision(
-                net, sample, lambda one, other: agreement(one, other, threshold), AGREEMENT
+                net, sample, lambda one, other: agreement(one, other, threshold), AGREEMENT, without_masks
             )
             notes.append(why)
             net = net.with_precision(params["precision"])  # type: ignore[arg-type]
@@ -314,10 +315,6 @@ class ObjectDetector(Model):
             raise ModelError(f"{self.spec.name} has not been loaded.")
         return self._net
 
-    def _least(self, binding: DetectorBinding) -> float:
-        """The score below which nothing becomes a region, whatever its label."""
-        return min(each.lowest(binding.threshold) for each in binding.fillings)
-
 
 def value_of(source: Object, task: Task) -> str:
     """The value that points to the picture. Raises ValueError with a sentence when there is none."""
@@ -327,20 +324,25 @@ def value_of(source: Object, task: Task) -> str:
     return found
 
 
-def seen(sample: Any, least: float) -> Seen:
-    """A data sample of the toolkit, as plain numbers; what is less sure than `least` is left out."""
+def seen(sample: Any, least: Sequence[float]) -> Seen:
+    """A data sample of the toolkit, as plain numbers.
+
+    least  of score, for each class: what is less sure is left out
+    """
     height, width = sample.ori_shape[:2]
     found = sample.pred_instances
-    found = found[found.scores >= least].cpu()
-    masks = found.masks.numpy() if "masks" in found else None
-    every = zip(found.bboxes.float().tolist(), found.labels.tolist(), found.scores.float().tolist(), strict=True)
-    return Seen(
-        (width, height),
-        [
-            Instance(tuple(box), label, score, None if masks is None else masks[i])
-            for i, (box, label, score) in enumerate(every)
-        ],
+    found = found[found.scores >= found.scores.new_tensor(least)[found.labels]].cpu()
+    masks = map(Mask.of, found.masks.numpy()) if "masks" in found else repeat(None)
+    every = zip(
+        found.bboxes.float().tolist(), found.labels.tolist(), found.scores.float().tolist(), masks, strict=False
     )
+    return Seen((width, height), [Instance(tuple(box), *each) for box, *each in every])
+
+
+def without_masks(sample: Any) -> Any:
+    """A data sample of the toolkit with what `agreement` compares."""
+    sample.pred_instances.pop("masks", None)
+    return sample
 
 
 def agreement(one: Sequence[Any], other: Sequence[Any], threshold: float) -> float | None:

@@ -30,18 +30,51 @@ ROUGHLY = 1.0  # pixels that the outline of a mask may be off
 
 
 @dataclass(frozen=True)
+class Mask:
+    """Where something is, in a few kilobytes: a bit for each pixel of the smallest part of the picture that has it all.
+
+    box   left, top, right, bottom of that part, in pixels of the picture as a person sees it
+    bits  eight pixels a byte, row by row
+    """
+
+    box: tuple[int, int, int, int]
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, whole: NDArray[np.bool_]) -> Mask | None:
+        """(H, W) -> the part where something is; None where nothing is."""
+        import numpy as np
+
+        rows, columns = np.flatnonzero(whole.any(axis=1)), np.flatnonzero(whole.any(axis=0))
+        if not len(rows):
+            return None
+        left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        return cls((left, top, right, bottom), np.packbits(whole[top:bottom, left:right]))
+
+    def whole(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """(H, W) of a picture of (width, height)."""
+        import numpy as np
+
+        left, top, right, bottom = self.box
+        wide, high = right - left, bottom - top
+        found = np.zeros((size[1], size[0]), dtype=np.bool_)
+        found[top:bottom, left:right] = np.unpackbits(self.bits, count=wide * high).reshape(high, wide)
+        return found
+
+
+@dataclass(frozen=True)
 class Instance:
     """Something in a picture.
 
     box    left, top, right, bottom, in pixels of the picture as a person sees it
     kind   position of its class in the model's classes
-    mask   (H, W) where it is, for a model that has masks
+    mask   where it is, for a model that has masks
     """
 
     box: tuple[float, float, float, float]
     kind: int
     score: float
-    mask: NDArray[np.bool_] | None = None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +87,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Filling:
-    """How a control is filled: which class is which label of it, and how sure the model has to be of each label."""
+    """How a control is filled: which class is which label of it, and how sure the model has to be of each class.
+
+    least  of score, of those classes that have one of their own
+    """
 
     control: Control
     object: Object
@@ -66,8 +102,9 @@ class Filling:
         usual = self._usual(threshold)
         found: list[Region] = []
         for each in sorted(seen.instances, key=lambda each: -each.score):
-            label = self.label_of.get(classes[each.kind])
-            if label is None or each.score < self.least.get(label, usual):
+            name = classes[each.kind]
+            label = self.label_of.get(name)
+            if label is None or each.score < self.least.get(name, usual):
                 continue
             value = self._value(each, seen.size)
             if value is None:
@@ -86,9 +123,9 @@ class Filling:
             )
         return found
 
-    def lowest(self, threshold: float | None) -> float:
-        """The score below which nothing becomes a region, whatever its label."""
-        return min([self._usual(threshold), *self.least.values()])
+    def lowest(self, name: str, threshold: float | None) -> float:
+        """The score below which nothing of a class becomes a region; infinity for one that has no label."""
+        return self.least.get(name, self._usual(threshold)) if name in self.label_of else float("inf")
 
     def _usual(self, threshold: float | None) -> float:
         """Of a label that has none of its own: what was asked for, else what the control says, as Label Studio's do."""
@@ -99,11 +136,12 @@ class Filling:
         """The geometry; None where nothing is left of it within the picture."""
         if self.control.type == "rectanglelabels":
             return box_value(instance.box, size)
-        if instance.mask is None or not instance.mask.any():
+        if instance.mask is None:
             return None
+        mask = instance.mask.whole(size)
         if self.control.type == "brushlabels":
-            return {"format": "rle", "rle": list(strokes.pack(instance.mask.astype("uint8") * 255, 4))}
-        points = outline(instance.mask)
+            return {"format": "rle", "rle": list(strokes.pack(mask.astype("uint8") * 255, 4))}
+        points = outline(mask)
         return {"points": points, "closed": True} if points else None
 
 
@@ -123,6 +161,11 @@ class DetectorBinding(Binding):
     @property
     def filled(self) -> frozenset[str]:
         return frozenset(each.control.name for each in self.fillings)
+
+    def lowest(self) -> list[float]:
+        """For each class the score below which nothing of it becomes a region."""
+        inf = float("inf")
+        return [min((f.lowest(name, self.threshold) for f in self.fillings), default=inf) for name in self.classes]
 
 
 def pairs_of(config: LabelConfig, name: str) -> list[tuple[Control, Object]]:
@@ -172,7 +215,8 @@ def bind(binding: DetectorBinding, pairs: Pairs, able: Pairs, least: Mapping[str
         )
         if not label_of:
             continue
-        own = {label_of.get(name, name): score for name, score in least.items()}
+        # A label stands for all of its classes that have no score of their own.
+        own = {name: least[key] for name, label in label_of.items() for key in (label, name) if key in least}
         fillings.append(Filling(control, source, label_of, own))
         notes += _differences(binding.classes, control, label_of)
     _require_known(least, binding.classes, [label for filling in fillings for label in filling.label_of.values()])

@@ -100,8 +100,10 @@ class Net:
         prepared: Input = self._own.pipeline({"img": picture, "img_path": "", "img_id": 0})
         return prepared
 
-    def found(self, batch: Sequence[Input]) -> list[Any]:
-        """n inputs -> n data samples of the toolkit, in order.
+    def found(self, batch: Sequence[Input], keep: Callable[[Any], Any] | None = None) -> list[Any]:
+        """n inputs -> n data samples of the toolkit, in order; or what `keep` makes of each, as soon as it is there.
+
+        A sample's masks are a byte for each pixel of the picture, a hundred of them: gigabytes for a batch.
 
         Pictures of one shape go together, since others are filled up to the largest. On a CPU each part of a batch has
         a core of its own; see `pytorch.in_lanes`.
@@ -110,7 +112,12 @@ class Net:
             return []
         order = sorted(range(len(batch)), key=lambda i: tuple(batch[i]["inputs"].shape))
         ordered = [batch[i] for i in order]
-        parts = [self._look(ordered)] if self.device.type != "cpu" else in_lanes(ordered, PART, self._look)
+
+        def look(part: Sequence[Input]) -> list[Any]:
+            samples = self._look(part)
+            return samples if keep is None else [keep(each) for each in samples]
+
+        parts = [look(ordered)] if self.device.type != "cpu" else in_lanes(ordered, PART, look)
         found: list[Any] = [None] * len(batch)
         for i, sample in zip(order, chain.from_iterable(parts), strict=True):
             found[i] = sample
@@ -155,25 +162,30 @@ class Net:
         times: list[float] = []
         while len(times) < _PROBES and sum(times) < _PROBING:
             begun = time.perf_counter()
-            self.found(batch)
+            self.found(batch, lambda _: None)
             times.append(time.perf_counter() - begun)
         return min(times)
 
 
 def best_precision(
-    net: Net, inputs: Sequence[Input], agreement: Callable[[Sequence[Any], Sequence[Any]], float | None], least: float
+    net: Net,
+    inputs: Sequence[Input],
+    agreement: Callable[[Sequence[Any], Sequence[Any]], float | None],
+    least: float,
+    keep: Callable[[Any], Any] | None = None,
 ) -> tuple[Precision, str]:
     """The quickest precision that finds the same as fp32 in some pictures, and a sentence about it.
 
     agreement  how far two lists of data samples agree, 0..1; None where there is nothing to go by
     least      of agreement
+    keep       what is kept of each data sample, for `agreement`
     """
-    plain, seconds = net.found(inputs), net.seconds(inputs)
+    plain, seconds = net.found(inputs, keep), net.seconds(inputs)
     best, quickest, said = "fp32", seconds, []
     for precision in lower_precisions(net.device.type):
         other = net.with_precision(precision)
         try:
-            share = agreement(plain, other.found(inputs))
+            share = agreement(plain, other.found(inputs, keep))
             took = other.seconds(inputs)
         except RuntimeError:  # the device, or this PyTorch on it, does not know it
             continue
