@@ -600,6 +600,25 @@ def test_the_best_epoch_is_kept_whatever_comes_after_it(tmp_path):
     assert measured(tmp_path, 0.0, 0.2, 0.0, 0.0, 0.3, patience=2) == (2, 0.2)
 
 
+@pytest.mark.parametrize(("kind", "own", "rate"), [("SGD", False, 0.08), ("AdamW", False, 0.04), ("SGD", True, 0.02)])
+def test_the_schedule_ends_with_the_training_however_many_processes_share_it(kind, own, rate):
+    from lsml_cli.models.openmmlab import running
+
+    plan = running.Plan(10, 15, "", "hold-out mAP", own)
+    config = {"optim_wrapper": {"optimizer": {"type": kind, "lr": 0.02}}}
+    running.scheduled(config, plan, 800, 8)
+    running.spread(config, plan, 4)
+    warming, falling = config["param_scheduler"]
+    assert (warming["begin"], warming["end"]) == (0, 25)
+    assert (falling["begin"], falling["end"], falling["T_max"]) == (25, 250, 225)  # of 800 / 8 / 4 steps in ten epochs
+    assert config["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(rate)
+    assert falling["eta_min"] == pytest.approx(rate * 0.02)
+    running.scheduled(config, running.Plan(1, 1, "", ""), 2, 2)
+    running.spread(config, plan, 4)
+    warming, falling = config["param_scheduler"]
+    assert (warming["end"], falling["begin"], falling["end"], falling["T_max"]) == (1, 1, 2, 1)
+
+
 def test_ctrl_c_ends_a_training_and_leaves_nothing_behind(work):
     command = [sys.executable, "-m", "lsml_cli", "fit", "shapes.json", "--model", "object-detector", *shapes.LEARNING]
     command += ["--with", "config_file=small.py", "--with", "epochs=50", "-c", "shapes.xml", "--document-root", "."]

@@ -280,7 +280,13 @@ class ObjectDetector(Model):
             workers=min(4, cores()) if device != "cpu" else 0,
         )
         measure = "coco/segm_mAP" if recipe.has_masks(self._original) else "coco/bbox_mAP"
-        plan = running.Plan(self.param("epochs"), self.param("patience"), measure if held else "", "hold-out mAP")
+        plan = running.Plan(
+            self.param("epochs"),
+            self.param("patience"),
+            measure if held else "",
+            "hold-out mAP",
+            own_rate=self.param("lr") is not None,
+        )
         running.scheduled(config, plan, learned, size)
         return running.train(
             run.resolve(),

@@ -8,12 +8,11 @@ is a plain one: the sizes of the config's own test pipeline, pictures scaled a l
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.openmmlab import configs
+from lsml_cli.models.openmmlab import configs, running
 from lsml_cli.models.openmmlab.configs import Config
 from lsml_cli.models.openmmlab.pictures import LOADER
 
@@ -173,8 +172,5 @@ def _optimizer(config: Config, batch_size: int, lr: float | None, warm: bool, on
         optimizer["lr"] = float(lr)
         return wrapper
     usual = (config.get("auto_scale_lr") or {}).get("base_batch_size") or USUAL_BATCH
-    share = batch_size / usual
-    # Adam and its kin already divide by the size of the gradients.
-    optimizer["lr"] *= math.sqrt(share) if "adam" in str(optimizer.get("type", "")).lower() else share
-    optimizer["lr"] *= FINE if warm else 1.0
+    optimizer["lr"] = running.larger(optimizer, batch_size / usual) * (FINE if warm else 1.0)
     return wrapper

@@ -51,12 +51,14 @@ class Plan:
     patience  epochs without a better hold-out after which it ends
     measure   the number that says which epoch is best, "coco/bbox_mAP"; "" without a hold-out: the last one is kept
     shown     how the measure is called in a sentence, "hold-out mAP"
+    own_rate  whether somebody has asked for the learning rate, which then stays what it is
     """
 
     epochs: int
     patience: int
     measure: str
     shown: str
+    own_rate: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,34 @@ def scheduled(config: Config, plan: Plan, pictures: int, batch_size: int) -> Non
         },
     ]
     config["optim_wrapper"].setdefault("clip_grad", {"max_norm": CLIPPED, "norm_type": 2})
+
+
+def larger(optimizer: Mapping[str, Any], times: float) -> float:
+    """The learning rate of an optimiser for batches so many times as large."""
+    # Adam and its kin already divide by the size of the gradients.
+    adam = "adam" in str(optimizer.get("type", "")).lower()
+    return float(optimizer["lr"] * (math.sqrt(times) if adam else times))
+
+
+def spread(config: Config, plan: Plan, processes: int) -> None:
+    """Fit what `scheduled` gave to processes that share the pictures, in place: each makes its share of the steps.
+
+    A step is one of all processes then, on a batch so many times as large; the learning rate goes with it unless it is
+    the user's own.
+    """
+    for part in config["param_scheduler"]:
+        part["begin"] = math.ceil(part["begin"] / processes)
+        part["end"] = max(part["begin"] + 1, math.ceil(part["end"] / processes))
+        if "T_max" in part:
+            part["T_max"] = part["end"] - part["begin"]
+    if plan.own_rate:
+        return
+    optimizer = config["optim_wrapper"]["optimizer"]
+    rate = larger(optimizer, processes)
+    for part in config["param_scheduler"]:
+        if "eta_min" in part:
+            part["eta_min"] *= rate / optimizer["lr"]
+    optimizer["lr"] = rate
 
 
 def train(
@@ -305,6 +335,7 @@ def _train(folder: Path, scope: Scope, teller: _Teller) -> None:
         else:  # some models insist on normalising across processes, which PyTorch does on GPUs alone
             torch.nn.SyncBatchNorm.convert_sync_batchnorm = lambda module, process_group=None: module
         torch.distributed.init_process_group(backend="gloo" if on_cpu else "nccl")
+        spread(config, plan, torch.distributed.get_world_size())
         config["launcher"] = "pytorch"
         config["model_wrapper_cfg"] = {
             "type": "MMDistributedDataParallel",
