@@ -322,6 +322,43 @@ def test_classes_that_share_a_label_keep_their_own_thresholds():
             assert (each.score >= binding.lowest()[each.kind]) == (each.kind in left)
 
 
+def test_pictures_are_looked_at_in_a_size_that_the_model_can_halve():
+    from lsml_cli.models.object_detector import recipe
+    from lsml_cli.models.openmmlab import configs
+
+    rtmdet = configs.read("rtmdet_tiny_8xb32-300e_coco", "mmdet", "config_file")
+    steps = {step["type"]: step for step in configs.test_pipeline(recipe.for_labels(rtmdet, ["a"], 100))}
+    assert steps["Resize"]["scale"] == steps["Pad"]["size"] == (96, 96)
+    centernet = configs.read("centernet_r18_8xb16-crop512-140e_coco", "mmdet", "config_file")
+    with pytest.raises(UsageError, match="no step Resize that image_size could change"):
+        recipe.for_labels(centernet, ["a"], 128)
+
+
+@pytest.mark.parametrize(("pictures", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4]), (1, [1])])
+def test_no_last_batch_is_of_one_picture(pictures, sizes):
+    from lsml_cli.models.object_detector import recipe
+    from lsml_cli.models.openmmlab import configs, toolkit
+    from lsml_cli.models.openmmlab.pictures import register
+
+    toolkit.mmdet()
+    register()
+    from mmengine.dataset import DefaultSampler
+    from mmengine.registry import DATA_SAMPLERS
+
+    class Pictures(list):
+        def get_data_info(self, number):
+            return {"width": self[number], "height": 50}
+
+    config = configs.read(YOLOX, "mmdet", "config_file")
+    options = {"batch_size": 4, "lr": None, "augment": True, "warm": False, "measured": False, "on_gpu": False}
+    described = recipe.for_labels(config, ["a"], None)
+    training = recipe.for_training(described, config, folder="", workers=0, **options)["train_dataloader"]
+    sampler = DefaultSampler(Pictures(([90, 40] * 9)[:pictures]))
+    batches = DATA_SAMPLERS.build(training["batch_sampler"] | {"sampler": sampler, "batch_size": 4})
+    assert [len(each) for each in batches] == sizes
+    assert len(batches) == len(sizes)
+
+
 class Evil:
     """What a checkpoint must not be: something that runs when it is read."""
 

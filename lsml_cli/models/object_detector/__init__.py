@@ -213,7 +213,10 @@ class ObjectDetector(Model):
 
     def _beginning(self, classes: Sequence[str], progress: Progress) -> tuple[Any, Config]:
         """A model for these classes with the weights to begin with, None for what its config says; and its config."""
-        described = recipe.for_labels(self._original, classes, self.param("image_size"))
+        size = self.param("image_size")
+        described = recipe.for_labels(self._original, classes, size)
+        if size is not None and recipe.fitting(size) != size:
+            progress(f"Pictures are looked at with {recipe.fitting(size)} pixels, a multiple of {recipe.STRIDE}.")
         configs.require_registered(described, f"The config {self._who}")
         earlier = self.spec.earlier
         if earlier is not None and earlier.path is not None:
@@ -287,7 +290,7 @@ class ObjectDetector(Model):
             "hold-out mAP",
             own_rate=self.param("lr") is not None,
         )
-        running.scheduled(config, plan, learned, size)
+        running.scheduled(config, plan, pictures.batched(learned, size), size)
         return running.train(
             run.resolve(),
             config,

@@ -11,19 +11,25 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from lsml_cli.errors import ModelError
+from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.models.openmmlab import configs, running
 from lsml_cli.models.openmmlab.configs import Config
-from lsml_cli.models.openmmlab.pictures import LOADER
+from lsml_cli.models.openmmlab.pictures import BATCHES, LOADER
 
 SCALED = (0.75, 1.25)  # how much smaller or larger a picture is made
 USUAL_BATCH = 16  # pictures for which a config's learning rate is, where it does not say
 FINE = 0.25  # of the config's learning rate, for weights that have learned something already
+STRIDE = 32  # pixels that the coarsest of a model's features stand for
 _LAYERS = ("GN", "LN", "IN")  # normalisation that does not depend on the batch
 
 
 def for_labels(config: Config, classes: Sequence[str], image_size: int | None) -> Config:
-    """The config of a model for these classes: what a version stores, with nothing of its old dataset."""
+    """The config of a model for these classes: what a version stores, with nothing of its old dataset.
+
+    image_size  pixels of the longer side of what it looks at; None for those of the config
+
+    Raises UsageError when it is given and the config leaves pictures as large as they are.
+    """
     model = copy.deepcopy(config["model"])
     known = {part["num_classes"] for part in configs.parts(model) if isinstance(part.get("num_classes"), int)}
     if not known:
@@ -40,7 +46,7 @@ def for_labels(config: Config, classes: Sequence[str], image_size: int | None) -
         model["data_preprocessor"]["batch_augments"] = None
     steps = configs.test_pipeline(config)
     if image_size is not None:
-        _resize(steps, image_size)
+        _resize(steps, fitting(image_size))
     return {
         "default_scope": "mmdet",
         "model": model,
@@ -88,7 +94,7 @@ def for_training(
         | {
             "batch_size": batch_size,
             "sampler": {"type": "DefaultSampler", "shuffle": True},
-            "batch_sampler": {"type": "AspectRatioBatchSampler"},
+            "batch_sampler": {"type": BATCHES},
             "dataset": base
             | {
                 "ann_file": "train.json",
@@ -125,8 +131,18 @@ def has_masks(config: Config) -> bool:
     return any("segm" in str(each.get("metric", "")) for each in every)
 
 
+def fitting(image_size: int) -> int:
+    """The size closest to it that a model can halve as often as they do: others meet parts that differ by a pixel."""
+    return max(1, round(image_size / STRIDE)) * STRIDE
+
+
 def _resize(steps: list[dict[str, Any]], size: int) -> None:
     """Let a pipeline look at pictures of another size, in place: their longer side has `size` pixels."""
+    if not any(configs.name_of(step) == "Resize" for step in steps):
+        raise UsageError(
+            "This config takes pictures as large as they are: it has no step Resize that image_size could change.",
+            "Leave out image_size, or choose a config that has one, such as rtmdet_tiny_8xb32-300e_coco.",
+        )
     for step in steps:
         if configs.name_of(step) == "Resize":
             step["scale"] = (size, size)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 LOADER = "LsmlPicture"  # the step of a pipeline that loads a picture as lsml does
+BATCHES = "LsmlBatches"  # the sampler of batches without one of a single picture
 NAMED = 20  # pictures that are named when they cannot be used
 
 
@@ -40,10 +41,15 @@ def pixels(content: bytes) -> Pixels:
 
 @cache
 def register() -> None:
-    """Make `LOADER` known to the toolkits: it takes `img`, or reads the file `img_path`."""
+    """Make `LOADER` and `BATCHES` known to the toolkits, which have been imported: see `toolkit.toolkit`.
+
+    LOADER   takes `img`, or reads the file `img_path`
+    BATCHES  wide pictures together, and tall ones; see `batched`
+    """
     import cv2
     import numpy as np
-    from mmengine.registry import TRANSFORMS
+    from mmdet.datasets.samplers import AspectRatioBatchSampler
+    from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
 
     class Picture:
         def __init__(self, color_type: str = "color", to_float32: bool = False, **_: Any) -> None:
@@ -60,7 +66,18 @@ def register() -> None:
             results["img_shape"] = results["ori_shape"] = picture.shape[:2]
             return results
 
+    class Batches(AspectRatioBatchSampler):  # type: ignore[misc]
+        def __init__(self, sampler: Any, batch_size: int) -> None:
+            pictures = len(sampler)  # of this process
+            super().__init__(sampler, batch_size, drop_last=batched(pictures, batch_size) < pictures)
+
     TRANSFORMS.register_module(name=LOADER, force=True, module=Picture)
+    DATA_SAMPLERS.register_module(name=BATCHES, force=True, module=Batches)
+
+
+def batched(pictures: int, batch_size: int) -> int:
+    """How many pictures of an epoch are learned from: a last batch of one, which BatchNorm cannot take, is left out."""
+    return pictures - 1 if pictures > batch_size and pictures % batch_size == 1 else pictures
 
 
 @dataclass(frozen=True)
