@@ -301,6 +301,35 @@ def test_no_mask_of_the_whole_picture_outlives_the_look_at_it():
     assert (only.mask.whole(kept.size) == masks[0].numpy()).all()
 
 
+def test_an_empty_box_is_that_of_its_mask():
+    import torch
+    from mmengine.structures import InstanceData
+
+    from lsml_cli.models.object_detector import seen
+
+    masks = torch.zeros(3, 60, 100, dtype=torch.bool)
+    masks[:2, 10:30, 20:70] = True
+    boxes = torch.tensor([[0.0, 0, 0, 0], [21, 11, 69, 29], [0, 0, 0, 0]])  # as SOLO gives them; one that has one
+    labels, scores = torch.zeros(3, dtype=torch.long), torch.full((3,), 0.9)
+    found = InstanceData(bboxes=boxes, labels=labels, scores=scores, masks=masks)
+    kept = seen(SimpleNamespace(ori_shape=(60, 100), pred_instances=found), [0.5])
+    assert [each.box for each in kept.instances] == [(20, 10, 70, 30), (21, 11, 69, 29), (0, 0, 0, 0)]
+
+
+def test_what_proposes_regions_tells_no_classes_apart():
+    from lsml_cli.models.object_detector import recipe
+    from lsml_cli.models.openmmlab import configs
+
+    name = "faster-rcnn_r50_fpn_fcos-rpn_1x_coco"
+    model = find_model("object-detector", {"config_file": name}).build()
+    assert len(model.classes) == recipe.outputs(model.config) == 80
+    trained = recipe.for_labels(configs.read(name, "mmdet", "config_file"), ["a", "b"], None)["model"]
+    assert (trained["rpn_head"]["num_classes"], trained["roi_head"]["bbox_head"]["num_classes"]) == (1, 2)
+    masks = configs.read("mask-rcnn_r50_fpn_1x_coco", "mmdet", "config_file")
+    head = recipe.for_labels(masks, ["a", "b"], None)["model"]["roi_head"]
+    assert head["bbox_head"]["num_classes"] == head["mask_head"]["num_classes"] == 2
+
+
 def test_classes_that_share_a_label_keep_their_own_thresholds():
     from lsml_cli.models.object_detector.filling import Instance, Seen
 

@@ -106,7 +106,7 @@ class ObjectDetector(Model):
                 raise ModelError(f"The state of {self.spec.model_version} is not that of a detector.") from error
         checkpoint = self._checkpoint()
         named = (checkpoint.classes if checkpoint else ()) or _classes_of(self.config)
-        checkpoints.require_classes(named, _outputs(self.config), self._who)
+        checkpoints.require_classes(named, recipe.outputs(self.config), self._who)
         return named
 
     def load(self, device: str) -> None:
@@ -334,7 +334,7 @@ def value_of(source: Object, task: Task) -> str:
 
 
 def seen(sample: Any, least: Sequence[float]) -> Seen:
-    """A data sample of the toolkit, as plain numbers.
+    """A data sample of the toolkit, as plain numbers. SOLO's heads give masks with empty boxes: theirs are the masks'.
 
     least  of score, for each class: what is less sure is left out
     """
@@ -345,7 +345,17 @@ def seen(sample: Any, least: Sequence[float]) -> Seen:
     every = zip(
         found.bboxes.float().tolist(), found.labels.tolist(), found.scores.float().tolist(), masks, strict=False
     )
-    return Seen((width, height), [Instance(tuple(box), *each) for box, *each in every])
+    return Seen(
+        (width, height),
+        [
+            Instance(mask.box if mask is not None and _is_empty(box) else tuple(box), label, score, mask)
+            for box, label, score, mask in every
+        ],
+    )
+
+
+def _is_empty(box: Sequence[float]) -> bool:
+    return box[2] <= box[0] or box[3] <= box[1]
 
 
 def without_masks(sample: Any) -> Any:
@@ -392,14 +402,6 @@ def _classes_of(config: Config) -> tuple[str, ...]:
 
     family = DATASETS.get(str(dataset.get("type", "CocoDataset")))
     return tuple(getattr(family, "METAINFO", {}).get("classes", ()))
-
-
-def _outputs(config: Config) -> int | None:
-    """How many classes the model of a config tells apart; None where it does not say."""
-    counts = [
-        part["num_classes"] for part in configs.parts(config["model"]) if isinstance(part.get("num_classes"), int)
-    ]
-    return counts[0] if counts else None
 
 
 def by_picture(pairs: Pairs) -> list[tuple[Object, Pairs]]:

@@ -20,7 +20,6 @@ SCALED = (0.75, 1.25)  # how much smaller or larger a picture is made
 USUAL_BATCH = 16  # pictures for which a config's learning rate is, where it does not say
 FINE = 0.25  # of the config's learning rate, for weights that have learned something already
 STRIDE = 32  # pixels that the coarsest of a model's features stand for
-_LAYERS = ("GN", "LN", "IN")  # normalisation that does not depend on the batch
 
 
 def for_labels(config: Config, classes: Sequence[str], image_size: int | None) -> Config:
@@ -31,13 +30,13 @@ def for_labels(config: Config, classes: Sequence[str], image_size: int | None) -
     Raises UsageError when it is given and the config leaves pictures as large as they are.
     """
     model = copy.deepcopy(config["model"])
-    known = {part["num_classes"] for part in configs.parts(model) if isinstance(part.get("num_classes"), int)}
-    if not known:
+    counting = _counting(model)
+    if not counting:
         raise ModelError("The config does not say how many classes its model tells apart (num_classes).")
+    for part in counting:
+        part["num_classes"] = len(classes)
 
     def change(part: dict[str, Any]) -> None:
-        if isinstance(part.get("num_classes"), int):
-            part["num_classes"] = len(classes)
         if part.get("type") in ("SyncBN", "MMSyncBN"):
             part["type"] = "BN"  # the same, where one device trains
 
@@ -120,6 +119,22 @@ def for_training(
             "metric": described["test_evaluator"]["metric"],
         }
     return config
+
+
+def outputs(config: Config) -> int | None:
+    """How many classes the model of a config tells apart; None where it does not say."""
+    counting = _counting(config["model"])
+    return counting[0]["num_classes"] if counting else None
+
+
+def _counting(model: Config) -> list[dict[str, Any]]:
+    """The parts that tell the classes apart, those of the boxes first; an RPN only tells something from nothing."""
+    proposing = {id(part) for part in configs.parts(model.get("rpn_head"))}
+    of_regions = model.get("roi_head")
+    boxes = [model.get("bbox_head"), of_regions.get("bbox_head") if isinstance(of_regions, dict) else of_regions]
+    every = [part for each in (*boxes, model) for part in configs.parts(each)]
+    distinct = {id(part): part for part in every if isinstance(part.get("num_classes"), int)}
+    return [part for key, part in distinct.items() if key not in proposing]
 
 
 def has_masks(config: Config) -> bool:
