@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -509,6 +510,13 @@ def test_a_config_is_named_by_its_path_or_by_what_comes_with_the_toolkit():
     with pytest.raises(UsageError, match="neither a file nor a config that comes with mmdet") as raised:
         configs.find("yolox-tiny", "mmdet", "config_file")
     assert f"Near are: {YOLOX}" in (raised.value.hint or "")
+    with pytest.raises(UsageError) as raised:
+        configs.find("rtmdet_tt", "mmdet", "config_file")
+    assert "Near are: rtmdet_" in (raised.value.hint or "")
+    assert "rtmdet_tta" not in (raised.value.hint or "")  # which describes no model
+    with pytest.raises(UsageError, match="there is no such file") as raised:
+        configs.find("configs/rtmdet_tiny.py", "mmdet", "config_file")
+    assert "Near are" not in (raised.value.hint or "")
 
 
 def test_nothing_to_learn_is_said_before_anything_is_trained(tmp_path):
@@ -534,6 +542,39 @@ def test_a_control_that_no_training_lets_it_fill_is_refused_before_one(lsml, tmp
     run = shapes.fit(lsml, tmp_path, "--dry-run")
     assert run.returncode == 1, run.stderr
     assert "small finds boxes, no masks" in run.stderr
+
+
+def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, monkeypatch):
+    from lsml_cli.models.object_detector import recipe
+    from lsml_cli.models.openmmlab import checkpoints, configs, looking, running
+
+    version, pictured = tmp_path / "version", tmp_path / "pictured"
+    version.mkdir()
+    (tagged,) = shapes.draw(pictured, 1)
+    (tmp_path / "small.py").write_text(shapes.SMALL)
+    small = configs.read(str(tmp_path / "small.py"), "mmdet", "config_file")
+    described = recipe.for_labels(small, shapes.LABELS, 128)
+    configs.store(described, version)
+    checkpoints.save(looking.build(described, "mmdet").state_dict(), version)
+    gone = find_model("object-detector", {"config_file": str(tmp_path / "gone.py")})
+    earlier = dataclasses.replace(gone, path=version, state={"classes": list(shapes.LABELS)})
+    model = dataclasses.replace(gone, earlier=earlier).build()
+    binding = model.bind(LabelConfig.parse(shapes.CONFIG), {}, None)
+    assert (model.classes, binding.notes) == (shapes.LABELS, ())
+    binding.media = Media(root=tmp_path)
+
+    class NotTrained(Exception):
+        pass
+
+    def instead(folder, config, *_, **__):
+        raise NotTrained(config["optim_wrapper"]["optimizer"]["type"])
+
+    monkeypatch.setattr(running, "train", instead)
+    example = Labelled(a_task(tagged["data"]["image"]), Annotation(1, tagged["annotations"][0]["result"]))
+    said = []
+    with pytest.raises(NotTrained, match="AdamW"):
+        model.fit([example], [], binding, tmp_path / "out", said.append)
+    assert any("gone.py is not here, or says nothing of an optimiser" in each for each in said)
 
 
 def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):

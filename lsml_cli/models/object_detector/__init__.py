@@ -90,20 +90,19 @@ class ObjectDetector(Model):
 
     @cached_property
     def config(self) -> Config:
-        """Of the version; of an untrained model the one that was asked for."""
-        if self.spec.path is not None:
-            return configs.stored(self.spec.path)
-        return configs.read(self.param("config_file"), SCOPE, "config_file")
+        """Of the version; of an untrained model the one that was asked for, with the model of the one to continue."""
+        return configs.stored(self.spec.path) if self.spec.path is not None else self._original
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """In the order of the model's outputs. Raises ModelError when nobody says what they are."""
-        state: Any = self.spec.state
-        if self.spec.path is not None:
+        trained = self.spec if self.spec.path is not None else self.spec.earlier
+        if trained is not None and trained.path is not None:
+            state: Any = trained.state
             try:
                 return tuple(map(str, state["classes"]))
             except (KeyError, TypeError) as error:
-                raise ModelError(f"The state of {self.spec.model_version} is not that of a detector.") from error
+                raise ModelError(f"The state of {trained.model_version} is not that of a detector.") from error
         checkpoint = self._checkpoint()
         named = (checkpoint.classes if checkpoint else ()) or _classes_of(self.config)
         checkpoints.require_classes(named, recipe.outputs(self.config), self._who)
@@ -126,7 +125,7 @@ class ObjectDetector(Model):
         except LabelMismatch as error:  # it may be about to learn them
             binding.notes = (f"{error.message} {error.hint}",)
             return binding
-        if self.param("checkpoint_file") is None:
+        if self.param("checkpoint_file") is None and self.spec.earlier is None:
             untrained = "The model has random weights, and what it finds means nothing: name a checkpoint_file."
             found.notes = (untrained, *found.notes)
         return found
@@ -213,6 +212,8 @@ class ObjectDetector(Model):
 
     def _beginning(self, classes: Sequence[str], progress: Progress) -> tuple[Any, Config]:
         """A model for these classes with the weights to begin with, None for what its config says; and its config."""
+        if "optim_wrapper" not in self._original:
+            progress(f"{self.param('config_file')} is not here, or says nothing of an optimiser: it is AdamW.")
         size = self.param("image_size")
         described = recipe.for_labels(self._original, classes, size)
         if size is not None and recipe.fitting(size) != size:
@@ -236,12 +237,18 @@ class ObjectDetector(Model):
 
     @cached_property
     def _original(self) -> Config:
-        """The config with its optimiser, which a version does not hold; its model is that of the version, if any."""
+        """The config with its optimiser, which a version does not hold; its model is that of the version, if any.
+
+        Without an optimiser where only the version is left. Raises UsageError when there is neither.
+        """
         earlier = self.spec.earlier
         if earlier is None or earlier.path is None:
-            return self.config
+            return configs.read(self.param("config_file"), SCOPE, "config_file")
         stored = configs.stored(earlier.path)
-        asked = configs.read(self.param("config_file"), SCOPE, "config_file")
+        try:
+            asked = configs.read(self.param("config_file"), SCOPE, "config_file")
+        except UsageError:
+            return stored
         return asked | {key: stored[key] for key in ("model", "test_dataloader", "test_evaluator")}
 
     def _trained(

@@ -26,6 +26,7 @@ _REGISTERED = re.compile(r"(?:(?:mmengine|mmcv|mmdet|mmocr)\.)?\w+")
 _BASES = re.compile(r"""^[\s{]*["']?_base_["']?\s*[:=]\s*(\[.*?\]|\(.*?\)|[^\n]+)""", re.MULTILINE | re.DOTALL)
 _NAMED = re.compile(r"""[^\s"',()\[\]]+\.(?:py|json|ya?ml)\b""")
 _RELATIVE = re.compile(r"^\s*from\s+(\.+)([\w.]+)\s+import\b", re.MULTILINE)  # below `with read_base():`
+_MODEL = re.compile(r"^(model|_base_)\b|read_base", re.MULTILINE)  # what is none of these is a part for other configs
 _LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray", "InferencerLoader")
 _ANNOTATIONS = ("LoadAnnotations", "LoadPanopticAnnotations", "LoadOCRAnnotations", "FilterAnnotations")
 
@@ -48,15 +49,17 @@ def find(given: str, scope: Scope, param: str) -> Path:
 
     param  of the model, for the sentence
 
-    Raises UsageError that lists the packaged names most like it.
+    Raises UsageError that lists the packaged names most like it, unless it can only be a path.
     """
     name = given.removesuffix(".py")
     if given.endswith(SUFFIXES) and Path(given).is_file():
         return Path(given)
+    if given.endswith(SUFFIXES) and Path(given).parent != Path():
+        raise UsageError(f"{param} is {given!r}, and there is no such file.", "Check the path.")
     known = packaged(scope)
     if name in known:
         return known[name]
-    near = listed(_near(name, known), 6)
+    near = listed([each for each in _near(name, known) if _MODEL.search(known[each].read_text("utf-8"))], 6)
     raise UsageError(
         f"{param} is {given!r}, which is neither a file nor a config that comes with {scope}.",
         f"Near are: {near}. {len(known)} configs come with {scope}; your own is named by its path.",
