@@ -14,6 +14,7 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lsml_cli import versions
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models import pytorch
@@ -114,6 +115,7 @@ class ObjectDetector(Model):
         self._net = Net(self._built(), SCOPE, configs.test_pipeline(self.config), device, precision)
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> DetectorBinding:
+        self._require_own_model()
         pairs = filling.pairs_of(config, self.spec.name)
         binding = DetectorBinding(config, label_map, project)
         binding.classes = self.classes
@@ -309,6 +311,18 @@ class ObjectDetector(Model):
             launch=self.param("launch"),
             progress=progress,
         )
+
+    def _require_own_model(self) -> None:
+        """Raises UsageError when a version, which holds its model, is asked to be another one."""
+        if self.spec.path is None or self.spec.version is None:
+            return
+        remembered = versions.read(self.spec.path).params
+        for name in ("config_file", "checkpoint_file"):
+            if name in remembered and self.param(name) != remembered[name]:
+                raise UsageError(
+                    f"{self.spec.model_version} is a trained version and holds its own model: {name} changes nothing.",
+                    f"Leave it out, or start from an untrained model: --model object-detector --with {name}=FILE",
+                )
 
     @property
     def _who(self) -> str:
