@@ -67,12 +67,13 @@ def test_what_was_read_stands_beside_its_region(lsml, reader, label_studio, page
     drawn = [each for i, word in enumerate(words) for each in writing.drawn(word, picture.size, str(i), text="?")]
     task = {"id": 1, "data": {"ocr": shown_as(tmp_path / "numbers.png")}, "annotations": [{"id": 1, "result": drawn}]}
     (tmp_path / "numbers.json").write_text(json.dumps([task]))
-    (tmp_path / "template.xml").write_text(writing.TEMPLATE)
+    template = writing.TEMPLATE.replace('perRegion="true"', 'perRegion="true" displayMode="region-list"')
+    (tmp_path / "template.xml").write_text(template)
     given = ("--model", reader, "-c", "template.xml", "-o", "out.json")
     run = lsml("predict", "numbers.json", *given, cwd=tmp_path, timeout=300)
     assert run.returncode == 0, run.stderr
     predicted = json.loads((tmp_path / "out.json").read_bytes())
-    project, ids = put_up(label_studio, "numbers", writing.TEMPLATE, predicted)
+    project, ids = put_up(label_studio, "numbers", template, predicted)
     page.open(f"{label_studio.url}/projects/{project}/data?task={ids[0]}")
     assert page.regions() == ["Handwriting"] * len(words)  # as they were drawn
     page.photograph("texts")
