@@ -219,6 +219,7 @@ def test_tasks_that_cannot_be_used_are_counted_by_reason(lsml: Lsml, place: Path
     lines = [json.dumps(each) for each in tasks] + ['{"id": 205, "data": ', "[1]"]
     (place / "export.jsonl").write_text("\n".join(lines) + "\n")
     run = fit(lsml, place, "--holdout", "0", "--summary", "summary.json", export="export.jsonl", code=3)
+    assert "Nothing was measured: nothing was held out." in run.stderr
     assert summary(place)["counts"]["left_out"] == {
         "empty result": 1,
         "no annotation": 1,

@@ -79,7 +79,8 @@ def result_sentences(found: FitResult, model: str) -> Iterator[str]:
     if found.evaluation.silent:
         yield f"Nothing was predicted, so nothing measured, for: {listed(found.evaluation.silent)}."
     elif not found.metrics:
-        yield "Nothing was measured: no held-out task has an answer."
+        why = "no held-out task has an answer" if counts["holdout"] else "nothing was held out"
+        yield f"Nothing was measured: {why}."
     yield from _gates(found)
     if found.promoted:
         yield f"Wrote and promoted {version.folder}."
