@@ -2,10 +2,10 @@
 
     .venvs/openmmlab/bin/python benchmarks/bulk_ocr.py [--rounds N] [--quick] [--gpu]
 
-The pictures are those of ../shared/data/ocr/icdar2015-toy, repeated with new ids. DBNet (ResNet-18) finds what it has just learned to
-find from some rendered pages, CRNN reads it with random weights: the same files of weights on both sides. Everything is
-a whole process, each on a few pictures and on many: the difference is the rate, the rest the start-up. Before each
-round the stages alone, with all cores busy; the limit is 1 / their sum.
+The pictures are those of ../shared/data/ocr/icdar2015-toy, repeated with new ids. DBNet (ResNet-18) finds what it has
+just learned to find from some rendered pages, CRNN reads it with random weights: the same files of weights on both
+sides. Everything is a whole process, each on a few pictures and on many: the difference is the rate, the rest the
+start-up. Before each round the stages alone, with all cores busy; the limit is 1 / their sum.
 """
 
 from __future__ import annotations
