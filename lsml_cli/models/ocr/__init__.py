@@ -150,8 +150,7 @@ class Ocr(Model):
         if self.param("det") != "none":
             return frozenset()
         fillings = filling.bind(OcrBinding(config), self.spec.name).fillings
-        drawn = (control for each in fillings for control in (*each.shapes, each.labels))
-        return frozenset(control.name for control in drawn if control is not None)
+        return frozenset(control.name for each in fillings for control in each.controls if control is not each.text)
 
     def sources(self, task: Task, binding: Binding) -> list[str]:
         assert isinstance(binding, OcrBinding)
