@@ -32,6 +32,8 @@ SURE = 0.3
 PICTURES, PAGES = 64, 6  # that the stages are measured with
 PASSES = 2  # of which the quicker counts
 
+Costs = dict[str, tuple[float, float]]  # of each stage, see `quickest`
+
 
 def weights(config: str, scope: str, file: str) -> None:
     """Random ones, as the config's own training would begin; for a detector, with biases that keep it silent."""
@@ -115,11 +117,7 @@ def stages(folder: str, config: str, checkpoint: str) -> None:
     checkpoints.fill(bare, checkpoints.read(checkpoint), what=config)
     net = looking.Net(bare, "mmdet", configs.test_pipeline(described), "cpu")
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        contents, costs = some(folder, PICTURES), {}
-        decoded = list(pool.map(pictures.pixels, contents))
-        costs["decode"] = quickest(lambda: list(pool.map(pictures.pixels, contents)))
-        prepared = list(pool.map(net.prepare, decoded))
-        costs["prepare"] = quickest(lambda: list(pool.map(net.prepare, decoded)))
+        _, prepared, costs = before_the_net(pool, net, some(folder, PICTURES))
     for precision in ("fp32", "bf16"):
         own = net.with_precision(precision)  # type: ignore[arg-type]
         costs[f"forward {precision}"] = quickest_part("PART", (1, 4, 8), lambda own=own: own.found(prepared))
@@ -137,11 +135,7 @@ def stages_of_reading(folder: str, det: str, det_weights: str, rec: str, rec_wei
         return [reader.prepare(crop) for crop in found if crop is not None]
 
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        contents, costs = some(folder, PAGES), {}
-        decoded = list(pool.map(pictures.pixels, contents))
-        costs["decode"] = quickest(lambda: list(pool.map(pictures.pixels, contents)))
-        prepared = list(pool.map(finder.prepare, decoded))
-        costs["prepare"] = quickest(lambda: list(pool.map(finder.prepare, decoded)))
+        decoded, prepared, costs = before_the_net(pool, finder, some(folder, PAGES))
         pages = list(zip(decoded, finder.found(prepared), strict=True))
         cuts = list(chain.from_iterable(pool.map(cut, pages)))
         costs["cut out"] = quickest(lambda: list(pool.map(cut, pages)))
@@ -150,6 +144,17 @@ def stages_of_reading(folder: str, det: str, det_weights: str, rec: str, rec_wei
         costs[f"find {precision}"] = quickest_part("PART", (1, 3), lambda own=own: own.found(prepared))
     costs["read"] = quickest_part("CROPS_OF_CORE", (8, 32), lambda: reader.found_alike(cuts))
     tell(costs, PAGES)
+
+
+def before_the_net(pool: ThreadPoolExecutor, net: looking.Net, contents: Sequence[bytes]) -> tuple[Any, Any, Costs]:
+    """The pictures of some files, what the net takes of each, and what both cost."""
+    decoded = list(pool.map(pictures.pixels, contents))
+    prepared = list(pool.map(net.prepare, decoded))
+    costs = {
+        "decode": quickest(lambda: list(pool.map(pictures.pixels, contents))),
+        "prepare": quickest(lambda: list(pool.map(net.prepare, decoded))),
+    }
+    return decoded, prepared, costs
 
 
 def some(folder: str, count: int) -> list[bytes]:
@@ -169,7 +174,7 @@ def quickest_part(name: str, sizes: Sequence[int], work: Callable[[], Any]) -> t
     return min(times)
 
 
-def tell(costs: dict[str, tuple[float, float]], count: int) -> None:
+def tell(costs: Costs, count: int) -> None:
     print(json.dumps({stage: [each / count for each in cost] for stage, cost in costs.items()}))
 
 
