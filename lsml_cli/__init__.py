@@ -20,13 +20,13 @@ from lsml_cli._version import __version__
 
 if TYPE_CHECKING:
     from lsml_cli.errors import LsmlError
-    from lsml_cli.label_config import LabelConfig
     from lsml_cli.loaded import LoadedModel, load_model
     from lsml_cli.models.base import Binding, Model, ModelSpec
     from lsml_cli.pipeline import open_replicas, predict_stream
-    from lsml_cli.predictions import Failure, Prediction, Region
     from lsml_cli.registry import find_model
-    from lsml_cli.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+    from lsml_cli.schema.label_config import LabelConfig
+    from lsml_cli.schema.predictions import Failure, Prediction, Region
+    from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
     from lsml_cli.testing import ContractBroken, check_model
 
 __all__ = [

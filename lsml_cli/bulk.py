@@ -13,10 +13,10 @@ from lsml_cli.job import BulkJob
 from lsml_cli.output import FileOutput, Output, StreamOutput, output_format
 from lsml_cli.pipeline import predict_batches
 from lsml_cli.plan import Plan
-from lsml_cli.predictions import Failure
 from lsml_cli.records import Record
 from lsml_cli.replica_process import GC_THRESHOLD
 from lsml_cli.run import Report, Run, Summary
+from lsml_cli.schema.predictions import Failure
 from lsml_cli.tuning import tuned
 
 

@@ -15,10 +15,8 @@ from itertools import groupby, islice
 from typing import Any, Protocol
 
 from lsml_cli import gates
-from lsml_cli.annotations import Answered, Which, answered
 from lsml_cli.holdout import FOREIGN, SHOWN, UNREADABLE, answers, bare, nothing_is_an_answer, question
 from lsml_cli.judges import AnyMetrics, Judge, Result, judges_of
-from lsml_cli.label_config import Control, LabelConfig
 from lsml_cli.metrics import bootstrap
 from lsml_cli.metrics.agreement import Agreement
 from lsml_cli.metrics.bootstrap import Interval
@@ -28,10 +26,12 @@ from lsml_cli.metrics.regions import RegionCounts
 from lsml_cli.models.base import Model
 from lsml_cli.pipeline import predict_stream
 from lsml_cli.predicted import Answer
-from lsml_cli.predictions import Failure, Outcome, Prediction
 from lsml_cli.replica import Replica
 from lsml_cli.replica_process import GC_THRESHOLD, ReplicaProcess
-from lsml_cli.tasks import Labelled, Task, Unreadable
+from lsml_cli.schema.annotations import Answered, Which, answered
+from lsml_cli.schema.label_config import Control, LabelConfig
+from lsml_cli.schema.predictions import Failure, Outcome, Prediction
+from lsml_cli.schema.tasks import Labelled, Task, Unreadable
 
 BLOCK = 512  # tasks that are predicted together
 REASONS = 100  # kinds of failures that are told apart

@@ -16,11 +16,11 @@ from typing import Any
 
 import orjson
 
-from lsml_cli.annotations import Which, chosen, labelled
 from lsml_cli.errors import InputError, ModelError, UsageError
-from lsml_cli.label_config import Control, LabelConfig
 from lsml_cli.media import Media
-from lsml_cli.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+from lsml_cli.schema.annotations import Which, chosen, labelled
+from lsml_cli.schema.label_config import Control, LabelConfig
+from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
 
 UNREADABLE = "unreadable"
 FOREIGN = "no answer for this label config"

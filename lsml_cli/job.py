@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from lsml_cli.label_config import LabelConfig
-from lsml_cli.predictions import (
+from lsml_cli.records import Record
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import (
     Failure,
     Outcome,
     Prediction,
@@ -21,8 +22,7 @@ from lsml_cli.predictions import (
     stored_predictions,
     task_record,
 )
-from lsml_cli.records import Record
-from lsml_cli.tasks import NoData, Task, has_large_numbers, parse_task
+from lsml_cli.schema.tasks import NoData, Task, has_large_numbers, parse_task
 
 NO_ID = "this task has no id, and --shape predictions names tasks by id"
 

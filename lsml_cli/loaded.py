@@ -11,15 +11,15 @@ from typing import Any, Self
 import orjson
 
 from lsml_cli.errors import UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import Json, Model, ModelSpec
 from lsml_cli.pipeline import find_devices, open_replicas, predict_stream
-from lsml_cli.predictions import Failure, Outcome
 from lsml_cli.records import Record
 from lsml_cli.registry import class_spec, find_model, trained_config
 from lsml_cli.replica import Plain
-from lsml_cli.tasks import Task, Unreadable, kind, parse_task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Failure, Outcome
+from lsml_cli.schema.tasks import Task, Unreadable, kind, parse_task
 
 Item = Task | Unreadable | Mapping[str, Any]
 

@@ -16,12 +16,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import Model, ModelSpec
-from lsml_cli.predictions import Failure
 from lsml_cli.replica import FETCHERS, Job, Plain, Replica, Setting, cores
 from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Failure
 
 LOSSES_IN_A_ROW = 3  # single tasks that kill a replica, or hang in it, before it is the replica that is to blame
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from lsml_cli.errors import LsmlError, ModelError, TransientError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import Binding, Model
-from lsml_cli.predictions import Failure, Outcome, Prediction, Stage
-from lsml_cli.tasks import Task, Unreadable, kind
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Failure, Outcome, Prediction, Stage
+from lsml_cli.schema.tasks import Task, Unreadable, kind
 
 OUTAGE = 3  # tasks in a row for which trying again was in vain
 AHEAD = 2  # batches that wait for a replica while it works on another

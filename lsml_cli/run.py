@@ -18,11 +18,9 @@ from lsml_cli.job import Written
 from lsml_cli.output import Output
 from lsml_cli.paths import Folder
 from lsml_cli.plan import Plan
-from lsml_cli.predictions import (
-    Failure,
-)
 from lsml_cli.records import Record
 from lsml_cli.resume import Entry, require_enough_input, require_same_input
+from lsml_cli.schema.predictions import Failure
 from lsml_cli.source import Source
 
 FAILURES_SHOWN = 3

@@ -15,17 +15,17 @@ import orjson
 
 from lsml_cli import drafts, gates, pipeline, registry, versions
 from lsml_cli._version import __version__
-from lsml_cli.annotations import Which
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
 from lsml_cli.evaluation import Evaluation, evaluate_outcomes, filled_by, measurable
 from lsml_cli.holdout import Plan, is_held_out, plan_fit, question, require_share
 from lsml_cli.judges import REGIONS, AnyMetrics
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.metrics.geometry import require_pycocotools
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
-from lsml_cli.predictions import Outcome
-from lsml_cli.tasks import Labelled, Task, Unreadable
+from lsml_cli.schema.annotations import Which
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Outcome
+from lsml_cli.schema.tasks import Labelled, Task, Unreadable
 
 # Modules whose version a trained model may depend on; only those that the fit has imported are noted down.
 _LIBRARIES = ("numpy", "scipy", "sklearn", "safetensors", "torch", "torchvision", "mmcv", "mmdet", "mmocr")

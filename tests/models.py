@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lsml_cli.errors import TransientError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import Binding, Model
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Task
 
 TEXT_CONFIG = """<View><Text name="text" value="$text"/>
   <Choices name="size" toName="text"><Choice value="short"/><Choice value="long"/></Choices></View>"""

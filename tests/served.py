@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lsml_cli.models.base import Binding
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Task
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Task
 from tests.models import Words, one_choice
 
 

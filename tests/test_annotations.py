@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.annotations import Which, labelled
-from lsml_cli.label_config import LabelConfig
-from lsml_cli.tasks import Task, read_tasks
+from lsml_cli.schema.annotations import Which, labelled
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.tasks import Task, read_tasks
 
 CONFIG = LabelConfig.parse("""
     <View>

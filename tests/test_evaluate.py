@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.annotations import Annotation
 from lsml_cli.evaluation import evaluate_outcomes
-from lsml_cli.label_config import LabelConfig
-from lsml_cli.predictions import Failure, Prediction
-from lsml_cli.tasks import Labelled, Task
+from lsml_cli.schema.annotations import Annotation
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Failure, Prediction
+from lsml_cli.schema.tasks import Labelled, Task
 from tests.conftest import EXAMPLE, Lsml
 
 CONFIG = """

@@ -232,7 +232,10 @@ def test_starting_the_command_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("imports", "sentence"),
     [
-        ({"errors": {"tasks"}}, "lsml_cli.errors (floor 0) imports lsml_cli.tasks (floor 1), which is above it."),
+        (
+            {"errors": {"tasks"}},
+            "lsml_cli.errors (floor 0) imports lsml_cli.schema.tasks (floor 1), which is above it.",
+        ),
         ({"bulk": {"commands.predict"}}, "floor 6"),
         ({"models.base": {"models.text_classifier"}}, "floor 3"),
         ({"tasks": {"predictions"}, "predictions": {"metrics"}, "metrics": {"tasks"}}, "in a circle"),

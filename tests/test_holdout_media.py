@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.holdout import plan_fit
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
-from lsml_cli.tasks import Task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.tasks import Task
 from tests.models import IMAGE_CONFIG
 
 CONFIG = LabelConfig.parse(IMAGE_CONFIG)

@@ -28,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from lsml_cli import check_model, find_model, versions
 from lsml_cli.bulk import predict_file
 from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import Binding, ModelSpec
 from lsml_cli.models.gathering import Source
@@ -36,11 +35,12 @@ from lsml_cli.models.image_classifier import ImageClassifier, learning, looking,
 from lsml_cli.models.image_classifier.looking import Eye, Question, agreement
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.plan import Plan, PredictOptions
-from lsml_cli.predictions import Prediction
 from lsml_cli.registry import version_spec
 from lsml_cli.replica import FETCHERS, OUTAGE
 from lsml_cli.run import Summary
-from lsml_cli.tasks import Annotation, Labelled, Task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Annotation, Labelled, Task
 from lsml_cli.training import FitResult, fit_version
 from tests.conftest import Lsml
 from tests.test_predict import journalled, wait_for

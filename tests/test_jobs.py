@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli import registry, studio, tasks, versions
+from lsml_cli import registry, studio, versions
 from lsml_cli.errors import LsmlError, UsageError
-from lsml_cli.label_config import LabelConfig
+from lsml_cli.schema import tasks
+from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
 from lsml_cli.server.runners import Embedded, connect
 from lsml_cli.server.trainer import Trainer

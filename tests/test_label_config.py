@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 
 from lsml_cli.errors import LabelConfigError, LabelMismatch, UsageError
-from lsml_cli.label_config import LabelConfig
-from lsml_cli.predictions import Prediction, Region
-from lsml_cli.tasks import Task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction, Region
+from lsml_cli.schema.tasks import Task
 
 TASK = Task(0, 7, {}, {})
 SIZE = {"original_width": 120, "original_height": 80, "image_rotation": 0}

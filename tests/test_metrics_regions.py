@@ -17,11 +17,11 @@ from label_studio_sdk.converter import brush
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lsml_cli import strokes
 from lsml_cli.metrics import regions, texts
 from lsml_cli.metrics.geometry import Shape, overlaps, shape_of
 from lsml_cli.metrics.regions import Found, RegionCounts
 from lsml_cli.metrics.texts import Text, TextCounts
+from lsml_cli.schema import brush_rle
 
 LABELS = ["car", "cat", "dog"]
 
@@ -191,9 +191,9 @@ def test_brush_strokes_are_those_of_label_studio() -> None:
     mask = (rng.random((17, 23)) < 0.3).astype(np.uint8)
     mask[4:9, 3:20] = 1
     code = bytes(brush.mask2rle(mask * 255))
-    assert (strokes.unpack(code, 23, 17) == mask).all()
-    assert not strokes.unpack(code, 22, 17).any()  # of another picture
-    assert not strokes.unpack(code[:20], 23, 17).any()
+    assert (brush_rle.unpack(code, 23, 17) == mask).all()
+    assert not brush_rle.unpack(code, 22, 17).any()  # of another picture
+    assert not brush_rle.unpack(code[:20], 23, 17).any()
     stroke = Shape(stroke=(code, (23, 17)))
     assert overlaps([stroke], [stroke], (23, 17))[0, 0] == 1.0
 

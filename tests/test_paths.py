@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli.data_key import find_data_key
 from lsml_cli.errors import InputError, LsmlError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.paths import Folder, is_picture
+from lsml_cli.schema.data_key import find_data_key
+from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.source import Source
 from tests import models
 from tests.media_servers import Answer, serving

@@ -15,15 +15,15 @@ import pytest
 
 from lsml_cli import replica_process
 from lsml_cli.errors import LsmlError, ModelError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.pipeline import Sent, find_devices, open_replicas, predict_stream
-from lsml_cli.predictions import Failure, Prediction
 from lsml_cli.registry import find_model
 from lsml_cli.replica import Plain, Replica, Setting
 from lsml_cli.replica_process import Placement, ReplicaProcess
-from lsml_cli.tasks import Task, Unreadable
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Failure, Prediction
+from lsml_cli.schema.tasks import Task, Unreadable
 from tests import models, served
 from tests.serving import until
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lsml_cli.errors import InputError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.predicted import Answer, PredictionFile
-from lsml_cli.tasks import Task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.tasks import Task
 
 CONFIG = LabelConfig.parse(
     '<View><Text name="t" value="$text"/><Choices name="c" toName="t">'

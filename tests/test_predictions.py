@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_cli.predictions import (
+from lsml_cli.schema.predictions import (
     Failure,
     Prediction,
     Region,
@@ -21,7 +21,7 @@ from lsml_cli.predictions import (
     stored_predictions,
     task_record,
 )
-from lsml_cli.tasks import Task
+from lsml_cli.schema.tasks import Task
 
 REGION = Region("r1", "size", "text", "choices", {"choices": ["short"]}, 0.123456)
 PREDICTION = Prediction.of((REGION,), "m@1")

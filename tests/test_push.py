@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsml_cli import studio
-from lsml_cli.label_config import LabelConfig
+from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.studio import connection, creating, pushing, underway
 from lsml_cli.studio.asked import Pushed, PushOptions
 from lsml_cli.studio.checked import problem_of

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from lsml_cli import records, rows
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.records import Record
+from lsml_cli.schema.tasks import read_tasks
 from lsml_cli.source import Source
-from lsml_cli.tasks import read_tasks
 
 # One file is written over and over: examples do not share anything else.
 QUICK: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli import registry, tasks, training
+from lsml_cli import registry, training
 from lsml_cli.errors import LsmlError
-from lsml_cli.label_config import LabelConfig
+from lsml_cli.schema import tasks
+from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server import serving
 from lsml_cli.server.serving import Loading, Served, Serving
 from tests import trainable

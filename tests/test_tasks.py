@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_cli.predictions import Failure, task_record
 from lsml_cli.records import Record
-from lsml_cli.tasks import Task, Unreadable, parse_task, read_tasks
+from lsml_cli.schema.predictions import Failure, task_record
+from lsml_cli.schema.tasks import Task, Unreadable, parse_task, read_tasks
 
 json_value = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"])),

@@ -20,12 +20,12 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models.base import Binding, Model, ModelSpec
 from lsml_cli.models.text_classifier.texts import read_text, visible_text
 from lsml_cli.models.text_classifier.tfidf import TOKEN, Tfidf, tokens
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Annotation, Labelled, Task
+from lsml_cli.schema.label_config import LabelConfig, Object
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Annotation, Labelled, Task
 
 SPEC = ModelSpec("text-classifier", "lsml_cli.models.text_classifier:TextClassifier", "0" * 32)
 ANIMALS = {
@@ -200,8 +200,8 @@ def test_multiple_choices_are_as_probable_as_sklearn_says(tmp_path: Path) -> Non
 def test_predicting_imports_no_sklearn(animal_spec: ModelSpec) -> None:
     code = f"""
 import pickle, sys
-from lsml_cli.label_config import LabelConfig
-from lsml_cli.tasks import Task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.tasks import Task
 spec = pickle.loads({__import__("pickle").dumps(animal_spec)!r})
 config = LabelConfig.parse({config(*ANIMALS).xml!r})
 assert "numpy" not in sys.modules

@@ -17,8 +17,8 @@ import pytest
 from lsml_cli import holdout, registry, training, versions
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation import evaluate_outcomes
-from lsml_cli.label_config import LabelConfig
-from lsml_cli.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
 from tests.conftest import Lsml
 
 CONFIG = LabelConfig.parse("""

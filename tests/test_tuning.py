@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import pytest
 
 from lsml_cli.models.base import Binding, Tuning
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Task
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Task
 from tests import models
 from tests.conftest import Lsml
 from tests.test_predict import journalled, wait_for

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lsml_cli.models.base import Binding, Model, Progress
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Labelled, Task
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Labelled, Task
 
 
 class Counting(Model):

@@ -13,9 +13,9 @@ from lsml_cli.commands import completion, options
 
 if TYPE_CHECKING:
     from lsml_cli.evaluation import Subject
-    from lsml_cli.label_config import LabelConfig
     from lsml_cli.media import Media
     from lsml_cli.models.base import ModelSpec
+    from lsml_cli.schema.label_config import LabelConfig
 
 
 def evaluate(
@@ -121,7 +121,7 @@ def evaluate(
 
         lsml evaluate export.json -m models/new --compare models/news --held-out --fail-if-worse accuracy=0.01
     """
-    from lsml_cli import evaluation, gates, plan, tasks, training
+    from lsml_cli import evaluation, gates, plan, training
     from lsml_cli.commands import evaluate_report
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
@@ -130,6 +130,7 @@ def evaluate(
     from lsml_cli.errors import InputError, UsageError
     from lsml_cli.output import stdout_for_data
     from lsml_cli.report import page
+    from lsml_cli.schema import tasks
 
     if (model is None) == (predictions is None):
         raise UsageError("What should be measured?", "Name either --model MODEL or --predictions FILE.")
@@ -227,7 +228,7 @@ class _Specs:
     def label_config(self, path: Path | None) -> LabelConfig:
         from lsml_cli import registry
         from lsml_cli.errors import UsageError
-        from lsml_cli.label_config import LabelConfig
+        from lsml_cli.schema.label_config import LabelConfig
 
         if path is not None:
             return LabelConfig.load(path)

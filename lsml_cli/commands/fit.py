@@ -99,7 +99,7 @@ def fit(
 
         lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
-    from lsml_cli import plan, registry, tasks, training
+    from lsml_cli import plan, registry, training
     from lsml_cli.commands import fit_report, metrics_tables
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
@@ -107,9 +107,10 @@ def fit(
     from lsml_cli.destination import require_different_files
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.holdout import plan_fit
-    from lsml_cli.label_config import LabelConfig
     from lsml_cli.pipeline import find_devices
     from lsml_cli.report import page
+    from lsml_cli.schema import tasks
+    from lsml_cli.schema.label_config import LabelConfig
 
     spec = _spec(model, earlier, params or [])
     config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)

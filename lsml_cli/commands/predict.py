@@ -124,8 +124,8 @@ def predict(
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.destination import STDOUT, require_different_files
     from lsml_cli.errors import UsageError
-    from lsml_cli.label_config import LabelConfig
     from lsml_cli.output import stdout_for_data
+    from lsml_cli.schema.label_config import LabelConfig
 
     summary_file.require_writable(summary)
     if output == STDOUT:  # which may have been led into the input: `>> tasks.jsonl` would never end

@@ -110,10 +110,10 @@ def rank(
 
 
 def _trust(file: str, annotated: Path, label_config: Path, accept_above: float | None) -> Trust:
-    from lsml_cli.label_config import LabelConfig
     from lsml_cli.predicted import PredictionFile
     from lsml_cli.ranking import how_often_wrong
-    from lsml_cli.tasks import read_tasks
+    from lsml_cli.schema.label_config import LabelConfig
+    from lsml_cli.schema.tasks import read_tasks
 
     config = LabelConfig.load(label_config)
     with PredictionFile(file, config) as predictions:

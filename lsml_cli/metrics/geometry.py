@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli import strokes
 from lsml_cli.errors import UsageError
-from lsml_cli.region_values import is_number
+from lsml_cli.schema import brush_rle
+from lsml_cli.schema.region_rules import is_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +125,7 @@ def _mask(shape: Shape, size: tuple[int, int], mask: Any) -> Any:
     width, height = size
     if shape.stroke is not None:
         code, (across, down) = shape.stroke
-        pixels = strokes.unpack(code, across, down)
+        pixels = brush_rle.unpack(code, across, down)
         if (across, down) != size:  # nearest neighbours
             rows, columns = np.arange(height) * down // height, np.arange(width) * across // width
             pixels = pixels[rows][:, columns]

@@ -32,10 +32,10 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 from lsml_cli.errors import LabelMismatch, LsmlError, ModelError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Labelled, Task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Labelled, Task
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 SCRIPTS = "lsml_cli.models.scripts"  # which makes models of scripts for older SDKs; by name, since it is a family

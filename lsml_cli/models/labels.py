@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lsml_cli.label_config import Control
+from lsml_cli.schema.label_config import Control
 
 
 def meet(name: str, control: Control, label_map: Mapping[str, str]) -> str | None:

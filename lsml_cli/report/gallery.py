@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from lsml_cli.annotations import chosen
 from lsml_cli.errors import LsmlError
 from lsml_cli.evaluation import Disagreement, Judged
 from lsml_cli.judges import regions_of, score_of, texts_of
-from lsml_cli.label_config import Control, LabelConfig, Object
 from lsml_cli.media import Media
 from lsml_cli.metrics.geometry import Shape, overlaps, size_of
 from lsml_cli.metrics.regions import Found, match
 from lsml_cli.metrics.texts import Text, character_edits, meet
 from lsml_cli.report.markup import counted, escaped, name, shortened
+from lsml_cli.schema.annotations import chosen
+from lsml_cli.schema.label_config import Control, LabelConfig, Object
 
 LONGEST = 800  # pixels of the longer side of a picture in the page
 QUALITY = 78  # of its JPEG

@@ -11,10 +11,10 @@ from pathlib import Path
 from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.evaluation import Evaluation
 from lsml_cli.gates import Comparison, Verdict
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.report import gallery, sections
 from lsml_cli.report.markup import counted, escaped, name
+from lsml_cli.schema.label_config import LabelConfig
 
 BEGINNING = b"<!doctype html>"
 # Nothing is loaded from anywhere, whatever the texts of strangers hold.

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from lsml_cli.errors import LsmlError
 from lsml_cli.pipeline import BATCH_BYTES, Sent, stuck_for
-from lsml_cli.predictions import Failure
 from lsml_cli.replica import AHEAD, Job, Setting, reason
 from lsml_cli.replica_process import ReplicaDied, ReplicaProcess
+from lsml_cli.schema.predictions import Failure
 
 FIRST_SIZE = 16  # tasks of the first batch, before anything is known of how long one takes
 LONG_BATCH = 1.0  # seconds; a batch that takes longer keeps everybody else waiting, and the next one is smaller

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import orjson
 
+from lsml_cli.schema.tasks import kind
 from lsml_cli.server.answers import Asked
-from lsml_cli.tasks import kind
 
 ANNOTATION_EVENTS = frozenset(
     {

@@ -13,11 +13,11 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import listed
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import ModelSpec
-from lsml_cli.predictions import Failure
 from lsml_cli.registry import trained_config
 from lsml_cli.replica import Setting
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Failure
 from lsml_cli.server.answers import AnswerJob, Asked, Failed
 from lsml_cli.server.batcher import LATE, Request
 from lsml_cli.server.finished import Finished, identity

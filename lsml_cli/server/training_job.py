@@ -101,8 +101,9 @@ def _result(store: JobStore, job: Job, heart: _Heart) -> Mapping[str, Any]:
 
 
 def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
-    from lsml_cli import registry, studio, tasks, training
-    from lsml_cli.label_config import LabelConfig
+    from lsml_cli import registry, studio, training
+    from lsml_cli.schema import tasks
+    from lsml_cli.schema.label_config import LabelConfig
 
     spec = registry.find_model(job.model, job.params)
     media, device = _media(job), _device(job, spec.family())

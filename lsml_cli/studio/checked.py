@@ -14,11 +14,11 @@ import orjson
 
 from lsml_cli.destination import beside, writable
 from lsml_cli.errors import OutputError
-from lsml_cli.label_config import LabelConfig
-from lsml_cli.predictions import Prediction, dumps
 from lsml_cli.records import Record
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction, dumps
+from lsml_cli.schema.tasks import kind
 from lsml_cli.source import Source
-from lsml_cli.tasks import kind
 
 SHOWN = 3  # rejections that are said at once
 KEPT = ("data", "meta")  # what a new task takes over from an old one: ids, annotations and drafts belong elsewhere

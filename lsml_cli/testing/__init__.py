@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.annotations import labelled
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.loaded import to_config, to_spec, to_task
 from lsml_cli.models.base import Json, Model, ModelSpec
-from lsml_cli.tasks import Labelled, Task, Unreadable
+from lsml_cli.schema.annotations import labelled
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.tasks import Labelled, Task, Unreadable
 from lsml_cli.testing.clauses import CLAUSES
 from lsml_cli.testing.subject import Broken, Subject, look
 from lsml_cli.testing.training import TRAINING, trained

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch, LsmlError, UsageError
-from lsml_cli.label_config import CONTROLS, OBJECTS, LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.base import Binding, Model
-from lsml_cli.predictions import Failure, Prediction
 from lsml_cli.registry import check_params
 from lsml_cli.replica import Plain, Setting
 from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
-from lsml_cli.tasks import kind
+from lsml_cli.schema.label_config import CONTROLS, OBJECTS, LabelConfig
+from lsml_cli.schema.predictions import Failure, Prediction
+from lsml_cli.schema.tasks import kind
 from lsml_cli.testing.subject import Breach, Clause, Noted, Subject, clause, is_json, named
 
 SPEC_BYTES = 1 << 20  # of a pickled spec: it travels to every replica

@@ -13,13 +13,13 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import ModelError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models import base
 from lsml_cli.models.base import Binding, Model, ModelSpec
-from lsml_cli.predictions import Prediction
 from lsml_cli.registry import source_files
-from lsml_cli.tasks import Labelled, Task, kind
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Labelled, Task, kind
 
 SHOWN = 120  # characters of a prediction in a sentence
 

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from lsml_cli.models.base import ModelSpec
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import kind
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import kind
 from lsml_cli.testing.subject import Breach, Clause, Noted, Subject, clause, is_json
 
 TRAINING: list[Clause] = []

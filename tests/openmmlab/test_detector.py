@@ -22,9 +22,9 @@ from PIL import Image, ImageOps
 
 from lsml_cli import check_model, find_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
-from lsml_cli.tasks import Annotation, Labelled, Task
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.tasks import Annotation, Labelled, Task
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.timeout(900)]
 
@@ -599,9 +599,9 @@ def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, 
 
 def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
     """Boxes, turned boxes, polygons and brush strokes, of a picture of 200 x 100 pixels."""
-    from lsml_cli import strokes
     from lsml_cli.models.object_detector import dataset
     from lsml_cli.models.openmmlab.pictures import Gathered
+    from lsml_cli.schema import brush_rle
 
     config = LabelConfig.parse(
         '<View><Image name="i" value="$image"/>'
@@ -618,7 +618,7 @@ def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
             for box in boxes
         ),
         ("p", {"points": [[10, 10], [20, 10], [20, 50]], "polygonlabels": ["b"]}),
-        ("b", {"rle": list(strokes.pack(mask, 4)), "brushlabels": ["c"]}),
+        ("b", {"rle": list(brush_rle.pack(mask, 4)), "brushlabels": ["c"]}),
     ]
     size = {"to_name": "i", "original_width": 200, "original_height": 100}
     result = [size | {"from_name": name, "value": value} for name, value in values]

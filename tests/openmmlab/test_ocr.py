@@ -25,16 +25,16 @@ pytest.importorskip("mmcv", reason="needs scripts/install-openmmlab")
 
 from lsml_cli import load_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.media import Media
 from lsml_cli.models.ocr import crops, in_reading_order, recipe
 from lsml_cli.models.ocr.drawn import written
 from lsml_cli.models.ocr.filling import Line, OcrBinding, bind
 from lsml_cli.models.ocr.parts import Part, config_file
 from lsml_cli.models.openmmlab import configs, looking, running, toolkit
-from lsml_cli.predictions import Failure, Prediction
 from lsml_cli.registry import find_model
-from lsml_cli.tasks import read_tasks
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Failure, Prediction
+from lsml_cli.schema.tasks import read_tasks
 from lsml_cli.training import fit_version
 from tests.conftest import ROOT, Lsml
 from tests.openmmlab.writing import (

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from lsml_cli.annotations import chosen
 from lsml_cli.errors import ModelError, listed
-from lsml_cli.label_config import Control, Object
 from lsml_cli.models.base import Progress
 from lsml_cli.models.choices.logistic import Wanted
-from lsml_cli.tasks import Annotation, Labelled, Task
+from lsml_cli.schema.annotations import chosen
+from lsml_cli.schema.label_config import Control, Object
+from lsml_cli.schema.tasks import Annotation, Labelled, Task
 
 T = TypeVar("T")
 

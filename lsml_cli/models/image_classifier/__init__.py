@@ -13,9 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lsml_cli.annotations import chosen
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models import pytorch
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
 from lsml_cli.models.choices.heads import (
@@ -34,8 +32,10 @@ from lsml_cli.models.image_classifier.learning import Album, Picture, Recipe
 from lsml_cli.models.image_classifier.looking import AGREEMENT, Eye, Question
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.pytorch import Precision
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Labelled, Task, kind
+from lsml_cli.schema.annotations import chosen
+from lsml_cli.schema.label_config import LabelConfig, Object
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Labelled, Task, kind
 
 if TYPE_CHECKING:
     from lsml_cli.models.image_classifier.preprocessing import Pixels

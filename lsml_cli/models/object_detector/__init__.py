@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lsml_cli import versions
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models import pytorch
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
 from lsml_cli.models.gathering import Source
@@ -26,9 +25,10 @@ from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, r
 from lsml_cli.models.openmmlab.looking import Input, Net
 from lsml_cli.models.openmmlab.pictures import Gathered
 from lsml_cli.models.pytorch import PRECISIONS, Precision
-from lsml_cli.predictions import Prediction
 from lsml_cli.replica import cores
-from lsml_cli.tasks import Labelled, Task, kind
+from lsml_cli.schema.label_config import LabelConfig, Object
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Labelled, Task, kind
 
 if TYPE_CHECKING:
     from lsml_cli.models.openmmlab.configs import Config

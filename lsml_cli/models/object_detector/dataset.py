@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lsml_cli import strokes
-from lsml_cli.annotations import chosen
 from lsml_cli.errors import ModelError, listed
-from lsml_cli.label_config import Control
 from lsml_cli.metrics.geometry import Shape, shape_of
 from lsml_cli.models.base import Progress
 from lsml_cli.models.object_detector.filling import Pairs
 from lsml_cli.models.openmmlab.pictures import Gathered
-from lsml_cli.tasks import Labelled
+from lsml_cli.schema import brush_rle
+from lsml_cli.schema.annotations import chosen
+from lsml_cli.schema.label_config import Control
+from lsml_cli.schema.tasks import Labelled
 
 Coco = dict[str, Any]
 
@@ -108,7 +108,7 @@ def _of_stroke(stroke: tuple[bytes, tuple[int, int]], size: tuple[int, int]) -> 
     import numpy as np
 
     code, (width, height) = stroke
-    mask = strokes.unpack(code, width, height)
+    mask = brush_rle.unpack(code, width, height)
     if (width, height) != size:
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
     rows, columns = np.nonzero(mask)

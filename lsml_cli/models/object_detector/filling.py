@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli import strokes
 from lsml_cli.errors import LabelMismatch, UsageError, closest_first, listed
-from lsml_cli.label_config import Control, LabelConfig, Object
 from lsml_cli.models.base import Binding, Meeting
 from lsml_cli.models.labels import met
-from lsml_cli.predictions import Region
-from lsml_cli.tasks import Task
+from lsml_cli.schema import brush_rle
+from lsml_cli.schema.label_config import Control, LabelConfig, Object
+from lsml_cli.schema.predictions import Region
+from lsml_cli.schema.tasks import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,7 +140,7 @@ class Filling:
             return None
         mask = instance.mask.whole(size)
         if self.control.type == "brushlabels":
-            return {"format": "rle", "rle": list(strokes.pack(mask.astype("uint8") * 255, 4))}
+            return {"format": "rle", "rle": list(brush_rle.pack(mask.astype("uint8") * 255, 4))}
         points = outline(mask)
         return {"points": points, "closed": True} if points else None
 

@@ -22,7 +22,6 @@ from statistics import median, median_low
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models import pytorch
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
 from lsml_cli.models.gathering import Source
@@ -32,8 +31,9 @@ from lsml_cli.models.ocr.parts import SCOPE, Name, Part
 from lsml_cli.models.openmmlab import configs, looking, pictures, toolkit
 from lsml_cli.models.openmmlab.looking import Input, Net
 from lsml_cli.models.pytorch import PRECISIONS, Precision
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Labelled, Task, kind
+from lsml_cli.schema.label_config import LabelConfig, Object
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Labelled, Task, kind
 
 if TYPE_CHECKING:
     from lsml_cli.models.openmmlab.pictures import Gathered, Pixels

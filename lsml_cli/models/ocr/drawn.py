@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lsml_cli.annotations import answered
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.metrics.geometry import shape_of
 from lsml_cli.models.ocr.crops import Point, Size
 from lsml_cli.models.ocr.filling import Drawn, Filling, Value
-from lsml_cli.predictions import stored_predictions
-from lsml_cli.tasks import Task
+from lsml_cli.schema.annotations import answered
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import stored_predictions
+from lsml_cli.schema.tasks import Task
 
 Result = Sequence[Mapping[str, Any]]  # regions as Label Studio stores them
 

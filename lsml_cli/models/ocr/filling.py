@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch, listed
-from lsml_cli.label_config import Control, LabelConfig, Object
 from lsml_cli.models.base import Binding, Meeting
 from lsml_cli.models.labels import meet
 from lsml_cli.models.ocr import crops
 from lsml_cli.models.ocr.crops import Point, Size
-from lsml_cli.predictions import Region
-from lsml_cli.region_values import SHAPES, Rule
-from lsml_cli.tasks import Task
+from lsml_cli.schema.label_config import Control, LabelConfig, Object
+from lsml_cli.schema.predictions import Region
+from lsml_cli.schema.region_rules import SHAPES, Rule
+from lsml_cli.schema.tasks import Task
 
 TAGS = ("Image",)
 CONTROLS = ("TextArea", "Labels", "Rectangle", "Polygon", "RectangleLabels", "PolygonLabels")

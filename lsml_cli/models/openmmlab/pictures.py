@@ -16,7 +16,7 @@ from lsml_cli.errors import ModelError
 from lsml_cli.models.base import Progress
 from lsml_cli.models.gathering import Source
 from lsml_cli.replica import FETCHERS, reason
-from lsml_cli.tasks import Labelled
+from lsml_cli.schema.tasks import Labelled
 
 if TYPE_CHECKING:
     import numpy as np

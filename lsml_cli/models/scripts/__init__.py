@@ -26,7 +26,6 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError
-from lsml_cli.label_config import LabelConfig
 from lsml_cli.models.base import FILE_MODULE, Binding, Json, Model, Progress, where
 from lsml_cli.models.scripts import htx, offline, surroundings
 from lsml_cli.models.scripts.htx import Htx
@@ -41,8 +40,9 @@ from lsml_cli.models.scripts.recognising import (
 )
 from lsml_cli.models.scripts.v1 import V0, V1, Params, Taught
 from lsml_cli.models.scripts.v2 import V2, class_of
-from lsml_cli.predictions import Prediction, Region, region_id
-from lsml_cli.tasks import Labelled, Task, kind
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction, Region, region_id
+from lsml_cli.schema.tasks import Labelled, Task, kind
 
 __all__ = ["DECORATOR", "Script", "adapted", "model_in", "model_name"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from lsml_cli.label_config import CONTROLS, OBJECTS
+from lsml_cli.schema.label_config import CONTROLS, OBJECTS
 
 DATA_UNDEFINED_NAME = "$undefined$"  # in the place of a task's data that is one value and has no name
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lsml_cli.errors import UsageError
-from lsml_cli.label_config import LabelConfig, Object
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
 from lsml_cli.models.choices.heads import stored_heads, to_state, warm_binding
 from lsml_cli.models.choices.lessons import lessons
 from lsml_cli.models.text_classifier import linear, texts
 from lsml_cli.models.text_classifier.binding import TextBinding, TextSource, cold_binding, cold_scorers, text_pairs
-from lsml_cli.predictions import Prediction
-from lsml_cli.tasks import Labelled, Task
+from lsml_cli.schema.label_config import LabelConfig, Object
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Labelled, Task
 
 __all__ = ["TextClassifier"]
 

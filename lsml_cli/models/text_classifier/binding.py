@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lsml_cli.label_config import Control, LabelConfig, Object
 from lsml_cli.models.choices.heads import ChoicesBinding, Head, Source, answer_of, choices_about
 from lsml_cli.models.choices.logistic import Wanted
 from lsml_cli.models.text_classifier import linear, texts
+from lsml_cli.schema.label_config import Control, LabelConfig, Object
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch
-from lsml_cli.label_config import Object
-from lsml_cli.tasks import kind
+from lsml_cli.schema.label_config import Object
+from lsml_cli.schema.tasks import kind
 
 TAGS = ("Text", "HyperText", "Paragraphs")  # the tags a text can come from
 

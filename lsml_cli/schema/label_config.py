@@ -14,10 +14,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from lsml_cli import region_values, validation
 from lsml_cli.errors import LabelConfigError, LabelMismatch, UsageError, closest_first, listed
-from lsml_cli.predictions import Prediction, Region, region_id
-from lsml_cli.tasks import Task
+from lsml_cli.schema import region_rules, validation
+from lsml_cli.schema.predictions import Prediction, Region, region_id
+from lsml_cli.schema.tasks import Task
 
 OBJECT_TAGS = "Audio AudioPlus Chat HyperText Image List Object3D Paragraphs Pdf ReactCode Table Text TimeSeries Video"
 CONTROL_TAGS = """
@@ -240,13 +240,13 @@ class LabelConfig:
     def _rules(self) -> validation.Rules:
         return validation.Rules({name: self._rule_for(control) for name, control in self.controls.items()})
 
-    def _rule_for(self, control: Control) -> region_values.Rule:
+    def _rule_for(self, control: Control) -> region_rules.Rule:
         # An object without a value is none to Label Studio's import.
         about = [obj for name in control.to_names if (obj := self.objects[name]).value or obj.tag.lower() in OWN_OBJECT]
         beside = {
             other.type for other in self.controls.values() if not set(other.to_names).isdisjoint(control.to_names)
         }
-        return region_values.Rule(
+        return region_rules.Rule(
             name=control.name,
             type=control.type,
             to_names=tuple(obj.name for obj in about),
@@ -254,7 +254,7 @@ class LabelConfig:
             labels=dict.fromkeys(label.name for label in control.labels),
             single=control.single,
             once=control.type in validation.ONE_ANSWER and not (control.per_region or control.per_item),
-            merged=frozenset(beside & region_values.MERGEABLE.keys()) if control.type == "labels" else frozenset(),
+            merged=frozenset(beside & region_rules.MERGEABLE.keys()) if control.type == "labels" else frozenset(),
             max_rating=control.attrs.get("maxRating", "5"),
         )
 

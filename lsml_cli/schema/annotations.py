@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
-from lsml_cli.label_config import Control, LabelConfig
 from lsml_cli.rows import is_export_row
-from lsml_cli.tasks import Annotation, Labelled, Task, whole_number
+from lsml_cli.schema.label_config import Control, LabelConfig
+from lsml_cli.schema.tasks import Annotation, Labelled, Task, whole_number
 
 Which = Literal["last", "first", "all"]
 WHICH: tuple[str, ...] = get_args(Which)

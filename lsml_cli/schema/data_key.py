@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lsml_cli.errors import UsageError, closest_first, listed
-from lsml_cli.label_config import LabelConfig, Object
+from lsml_cli.schema.label_config import LabelConfig, Object
 
 # Objects whose value is an address. A text is none: what it shows is the value itself.
 SHOW_MEDIA = frozenset({"image", "audio", "audioplus", "video", "pdf", "object3d"})

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from lsml_cli.errors import closest_first, listed
-from lsml_cli.predictions import Prediction, Region
-from lsml_cli.region_values import (
+from lsml_cli.schema.predictions import Prediction, Region
+from lsml_cli.schema.region_rules import (
     CHECKS,
     LABELS_KEY,
     MERGEABLE,

@@ -1,0 +1,1 @@
+"""Tasks, annotations, predictions, label configs, and the rules of their values."""
