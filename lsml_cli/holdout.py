@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, ModelError, UsageError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.annotations import Which, chosen, labelled
 from lsml_cli.schema.label_config import Control, LabelConfig
 from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks

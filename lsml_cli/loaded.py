@@ -11,7 +11,7 @@ from typing import Any, Self
 import orjson
 
 from lsml_cli.errors import UsageError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Json, Model, ModelSpec
 from lsml_cli.pipeline import find_devices, open_replicas, predict_stream
 from lsml_cli.records import Record
@@ -46,7 +46,7 @@ def load_model(
     device        "auto", "cpu", "cuda:0", ...; several with commas
     workers       processes or encoding threads, whichever the model asks for. In a script, more than one process
                   needs Python's `if __name__ == "__main__":` around what it runs
-    media         folder that the tasks' pictures lie in; a `lsml_cli.media.Media` where they come from elsewhere
+    media         folder that the tasks' pictures lie in; a `lsml_cli.media.fetcher.Media` where they come from elsewhere
 
     Raises LsmlError with a sentence: UnknownModel, LabelMismatch, ModelError, ...
     """

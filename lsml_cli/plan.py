@@ -14,7 +14,7 @@ from lsml_cli import __version__
 from lsml_cli.destination import STDOUT, in_progress, require_different_files, writable
 from lsml_cli.errors import UsageError, closest_first
 from lsml_cli.job import BulkJob
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec
 from lsml_cli.output import Format, output_format
 from lsml_cli.paths import Folder

@@ -19,7 +19,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from lsml_cli.errors import LsmlError, ModelError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.replica import AHEAD, FETCHERS, Job, Replica, Setting, cores, reason
 

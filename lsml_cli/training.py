@@ -19,7 +19,7 @@ from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
 from lsml_cli.evaluation import Evaluation, evaluate_outcomes, filled_by, measurable
 from lsml_cli.holdout import Plan, is_held_out, plan_fit, question, require_share
 from lsml_cli.judges import REGIONS, AnyMetrics
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.metrics.geometry import require_pycocotools
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
 from lsml_cli.schema.annotations import Which

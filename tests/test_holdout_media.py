@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.holdout import plan_fit
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task
 from tests.models import IMAGE_CONFIG

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from lsml_cli import check_model, find_model, versions
 from lsml_cli.bulk import predict_file
 from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, ModelSpec
 from lsml_cli.models.gathering import Source
 from lsml_cli.models.image_classifier import ImageClassifier, learning, looking, nets

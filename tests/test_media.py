@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lsml_cli.media import Cache, Hosts, Login, Media
+from lsml_cli.media.fetcher import Cache, Hosts, Login, Media
 from lsml_cli.media.files import Below
-from lsml_cli.media.places import Place, locate
+from lsml_cli.media.resolver import Place, locate
 from tests.media_servers import PICTURE, Answer, serving
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli.media import Cache, Hosts, Media
+from lsml_cli.media.fetcher import Cache, Hosts, Media
 from tests.media_servers import PICTURE, Answer, serving
 
 

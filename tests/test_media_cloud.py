@@ -8,7 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lsml_cli.errors import TransientError
-from lsml_cli.media import Hosts, Login, Media
+from lsml_cli.media.fetcher import Hosts, Login, Media
 from tests.media_servers import LEGACY_KEY, PICTURE, Answer, Studio, serving
 
 REGISTRY = sys.modules["fsspec.registry"]._registry  # protocol -> its driver, once it was imported

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from lsml_cli.errors import UsageError
-from lsml_cli.media import ANYWHERE, Hosts, Media
+from lsml_cli.media.fetcher import ANYWHERE, Hosts, Media
 from lsml_cli.media.hosts import is_public
 from tests.media_servers import PICTURE, Answer, serving
 
@@ -130,8 +130,8 @@ def test_a_name_that_leads_somewhere_else_the_second_time(site, monkeypatch):
             address = "127.0.0.2" if len(looked_up) == 1 else "127.0.0.1"
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, public.port))]
 
-        monkeypatch.setattr("lsml_cli.media.guard.is_public", lambda address: address == "127.0.0.2")
-        monkeypatch.setattr("lsml_cli.media.guard.socket.getaddrinfo", rebinding)
+        monkeypatch.setattr("lsml_cli.media.ssrf_guard.is_public", lambda address: address == "127.0.0.2")
+        monkeypatch.setattr("lsml_cli.media.ssrf_guard.socket.getaddrinfo", rebinding)
         media = Media(hosts=Hosts(("*.example.com",)))
         monkeypatch.setattr("socket.create_connection", connect_by_address)
         assert media.fetch(f"http://a.example.com:{public.port}/a") == b"public"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from lsml_cli.errors import TransientError, UsageError
-from lsml_cli.media import Cache, Hosts, Login, Media
+from lsml_cli.media.fetcher import Cache, Hosts, Login, Media
 from tests.media_servers import LEGACY_KEY, PICTURE, Answer, Studio, jwt, serving
 
 UPLOAD = "/data/upload/3/a%20%C3%A9.png"

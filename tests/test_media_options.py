@@ -10,7 +10,7 @@ import pytest
 
 from lsml_cli.commands.media_options import to_bytes, to_map, to_media
 from lsml_cli.errors import UsageError
-from lsml_cli.media import ANYWHERE, Cache, Hosts, Login
+from lsml_cli.media.fetcher import ANYWHERE, Cache, Hosts, Login
 from tests import models
 from tests.media_servers import Answer, Studio, serving
 from tests.test_predict import predict

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lsml_cli.errors import TransientError
-from lsml_cli.media import Hosts, Media
+from lsml_cli.media.fetcher import Hosts, Media
 from tests.media_servers import PICTURE, Answer, dripping, serving
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"

@@ -104,7 +104,7 @@ def test_the_value_is_the_path_as_it_would_be_typed(lsml, work):
 
 def test_a_folder_named_like_one_of_label_studio_is_looked_into(work):
     """/data/upload/… in a task is Label Studio's, but here the user says that it is a folder of this machine."""
-    from lsml_cli.media.places import locate
+    from lsml_cli.media.resolver import locate
 
     nowhere: dict[str, Any] = {"document_root": None, "upload_root": None, "maps": (), "login": None}
     place = locate("/data/upload/mine/a.png", root=Path(), confined=False, **nowhere)

@@ -15,7 +15,7 @@ import pytest
 
 from lsml_cli import replica_process
 from lsml_cli.errors import LsmlError, ModelError, UsageError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.pipeline import Sent, find_devices, open_replicas, predict_stream
 from lsml_cli.registry import find_model

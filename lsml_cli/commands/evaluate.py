@@ -13,7 +13,7 @@ from lsml_cli.commands import completion, options
 
 if TYPE_CHECKING:
     from lsml_cli.evaluation import Subject
-    from lsml_cli.media import Media
+    from lsml_cli.media.fetcher import Media
     from lsml_cli.models.base import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
 

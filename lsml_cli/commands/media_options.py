@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lsml_cli.errors import UsageError
-from lsml_cli.media import ANYWHERE, Cache, Hosts, Login, Media
+from lsml_cli.media.fetcher import ANYWHERE, Cache, Hosts, Login, Media
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}  # bytes
 

@@ -126,7 +126,7 @@ def serve(
     from lsml_cli import plan, registry
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import UsageError
-    from lsml_cli.media import Hosts
+    from lsml_cli.media.fetcher import Hosts
     from lsml_cli.server import run
 
     if (model is None) == (folder is None):

@@ -15,10 +15,10 @@ import orjson
 
 from lsml_cli._version import __version__
 from lsml_cli.errors import TransientError
-from lsml_cli.media import guard
+from lsml_cli.media import ssrf_guard
+from lsml_cli.media.credentials import KEY_VARIABLE, Access, Login
 from lsml_cli.media.hosts import HostRefused, Hosts
-from lsml_cli.media.login import KEY_VARIABLE, Access, Login
-from lsml_cli.media.places import shown
+from lsml_cli.media.resolver import shown
 
 CONNECTIONS = 64  # at a time, and kept open
 REDIRECTS = 5
@@ -47,7 +47,7 @@ class Web:
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         self._client = httpx.Client(
-            transport=None if hosts.anywhere else guard.Guarded(hosts, CONNECTIONS),
+            transport=None if hosts.anywhere else ssrf_guard.Guarded(hosts, CONNECTIONS),
             trust_env=hosts.anywhere,  # proxies
             limits=limits,
             timeout=httpx.Timeout(patience, pool=slowest),
@@ -86,7 +86,7 @@ class Web:
     def _answer(self, url: str, value: str, deadline: float, hints: Mapping[int, str]) -> Iterator[httpx.Response]:
         """A server's good answer; any other, and whatever goes wrong on the way, raises a sentence."""
         try:
-            with guard.until(deadline), self._followed(url, value) as response:
+            with ssrf_guard.until(deadline), self._followed(url, value) as response:
                 if not response.is_success:
                     who = response.request.url.host  # where a redirect led; not its address, which may be presigned
                     who = "the server" if who == httpx.URL(url).host else who

@@ -32,7 +32,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 from lsml_cli.errors import LabelMismatch, LsmlError, ModelError, UsageError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Labelled, Task

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from lsml_cli.errors import LsmlError
 from lsml_cli.evaluation import Disagreement, Judged
 from lsml_cli.judges import regions_of, score_of, texts_of
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.metrics.geometry import Shape, overlaps, size_of
 from lsml_cli.metrics.regions import Found, match
 from lsml_cli.metrics.texts import Text, character_edits, meet
@@ -80,7 +80,7 @@ def link_to(found: Disagreement, url: str | None) -> str | None:
 
 
 def _picture(value: str, task_id: int | None, media: Media) -> Picture | str:
-    from lsml_cli import images
+    from lsml_cli.media import images
 
     try:
         picture = images.decode(media.fetch(value, task_id), at_least=LONGEST)

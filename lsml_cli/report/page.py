@@ -11,7 +11,7 @@ from pathlib import Path
 from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.evaluation import Evaluation
 from lsml_cli.gates import Comparison, Verdict
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.report import gallery, sections
 from lsml_cli.report.markup import counted, escaped, name
 from lsml_cli.schema.label_config import LabelConfig

@@ -23,7 +23,7 @@ import uvloop
 
 from lsml_cli import pipeline, registry, training
 from lsml_cli.errors import Interrupted, LsmlError, UsageError
-from lsml_cli.media import Hosts, Media
+from lsml_cli.media.fetcher import Hosts, Media
 from lsml_cli.models.base import Json, ModelSpec
 from lsml_cli.server.app import make_app
 from lsml_cli.server.guard import Access

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lsml_cli import registry, versions
 from lsml_cli.errors import LsmlError, ModelError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Json, ModelSpec
 from lsml_cli.replica import reason
 from lsml_cli.replica_process import Placement, ReplicaProcess

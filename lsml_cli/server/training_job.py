@@ -21,7 +21,7 @@ from lsml_cli.errors import GateMissed, InputError, LsmlError
 from lsml_cli.server.jobs import Job, JobStore, Superseded, utc_now, versions_of
 
 if TYPE_CHECKING:
-    from lsml_cli.media import Media
+    from lsml_cli.media.fetcher import Media
     from lsml_cli.models.base import Model
     from lsml_cli.training import FitResult
 
@@ -131,7 +131,7 @@ def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
 
 def _media(job: Job) -> Media:
     """Where pictures are looked for: where the server does, as far as that is on this host. No plain path is read."""
-    from lsml_cli.media import Cache, Hosts, Login, Media
+    from lsml_cli.media.fetcher import Cache, Hosts, Login, Media
 
     def here(folder: str | None) -> Path | None:
         return Path(folder) if folder is not None and os.path.isdir(folder) else None  # noqa: PTH112

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import orjson
 
 from lsml_cli.errors import LsmlError, OutputError, TransientError, UsageError
-from lsml_cli.media.login import KEY_VARIABLE, Access, Login
+from lsml_cli.media.credentials import KEY_VARIABLE, Access, Login
 
 if TYPE_CHECKING:
     import httpx

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch, LsmlError, UsageError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.registry import check_params
 from lsml_cli.replica import Plain, Setting

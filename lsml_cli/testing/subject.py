@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import ModelError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models import base
 from lsml_cli.models.base import Binding, Model, ModelSpec
 from lsml_cli.registry import source_files

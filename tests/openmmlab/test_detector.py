@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from lsml_cli import check_model, find_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Annotation, Labelled, Task
 

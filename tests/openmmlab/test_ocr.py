@@ -25,7 +25,7 @@ pytest.importorskip("mmcv", reason="needs scripts/install-openmmlab")
 
 from lsml_cli import load_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.media import Media
+from lsml_cli.media.fetcher import Media
 from lsml_cli.models.ocr import crops, in_reading_order, recipe
 from lsml_cli.models.ocr.drawn import written
 from lsml_cli.models.ocr.filling import Line, OcrBinding, bind

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from lsml_cli.media import Hosts, Login, Media
+from lsml_cli.media.fetcher import Hosts, Login, Media
 from tests import models
 from tests.media_servers import Answer, Site, serving
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli import images
+from lsml_cli.media import images
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli import images
 from lsml_cli.errors import ModelError
+from lsml_cli.media import images
 from lsml_cli.models.base import Progress
 from lsml_cli.models.gathering import Source
 from lsml_cli.replica import FETCHERS, reason

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
+from lsml_cli.media.credentials import Login
 from lsml_cli.media.files import Below
 from lsml_cli.media.hosts import BUCKETS
-from lsml_cli.media.login import Login
 
 SHOWN = 200  # characters of a value in a sentence
 

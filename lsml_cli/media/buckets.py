@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lsml_cli.errors import TransientError
-from lsml_cli.media.places import shown
+from lsml_cli.media.resolver import shown
 
 # scheme, as Label Studio spells it -> fsspec's protocol, the extra of lsml that brings its driver
 DRIVERS = {"s3": ("s3", "s3"), "gs": ("gs", "gcs"), "azure-blob": ("az", "azure")}
