@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from lsml_cli.records import Record
+from lsml_cli.io.json_records import Record
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import (
     Failure,

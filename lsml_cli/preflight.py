@@ -11,17 +11,17 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lsml_cli.destination import is_stream, room_note
 from lsml_cli.errors import LsmlError
+from lsml_cli.io.image_paths import Folder
+from lsml_cli.io.output import output_format, require_output
+from lsml_cli.io.output_paths import is_stream, room_note
+from lsml_cli.io.source import Source
 from lsml_cli.models.base import Meeting
-from lsml_cli.output import output_format, require_output
-from lsml_cli.paths import Folder
 from lsml_cli.plan import Plan
 from lsml_cli.run import Report
 from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.predictions import Failure
 from lsml_cli.schema.tasks import Task, kind
-from lsml_cli.source import Source
 
 OFFENDERS_SHOWN = 3  # of each kind
 REPORT_EVERY = 10_000  # tasks

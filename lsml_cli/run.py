@@ -12,16 +12,16 @@ from typing import Any, Protocol
 
 import orjson
 
-from lsml_cli.destination import STDOUT, is_stream
 from lsml_cli.errors import Interrupted, RunStopped
+from lsml_cli.io.image_paths import Folder
+from lsml_cli.io.journal import Entry, require_enough_input, require_same_input
+from lsml_cli.io.json_records import Record
+from lsml_cli.io.output import Output
+from lsml_cli.io.output_paths import STDOUT, is_stream
+from lsml_cli.io.source import Source
 from lsml_cli.job import Written
-from lsml_cli.output import Output
-from lsml_cli.paths import Folder
 from lsml_cli.plan import Plan
-from lsml_cli.records import Record
-from lsml_cli.resume import Entry, require_enough_input, require_same_input
 from lsml_cli.schema.predictions import Failure
-from lsml_cli.source import Source
 
 FAILURES_SHOWN = 3
 HOPELESS = 1_000  # tasks that all failed, after which something must be wrong with all of them

@@ -14,14 +14,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.destination import beside, is_stream
 from lsml_cli.errors import ModelError
+from lsml_cli.io.journal import Found
+from lsml_cli.io.json_records import Record
+from lsml_cli.io.output_paths import beside, is_stream
 from lsml_cli.models.base import Json, Tuning
 from lsml_cli.plan import Plan
-from lsml_cli.records import Record
 from lsml_cli.replica import Setting
 from lsml_cli.replica_process import Placement
-from lsml_cli.resume import Found
 
 SAMPLE = 64  # tasks; an input with fewer is done before there would be anything to gain
 

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from lsml_cli.errors import InputError, LsmlError, UsageError
-from lsml_cli.paths import Folder, is_picture
+from lsml_cli.io.image_paths import Folder, is_picture
+from lsml_cli.io.source import Source
 from lsml_cli.schema.data_key import find_data_key
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.source import Source
 from tests import models
 from tests.media_servers import Answer, serving
 from tests.test_predict import journalled, label, predict, wait_for
@@ -368,7 +368,7 @@ def test_lists_read_in_pieces_of_any_size(work, end):
 
 READ_LIST = """
 import json
-from lsml_cli.source import Source
+from lsml_cli.io.source import Source
 print(json.dumps([json.loads(record.body)["data"]["k"] for record in Source("-", paths_key="k")]))
 """
 

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsml_cli import records, rows
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.records import Record
+from lsml_cli.io import csv_records, json_records
+from lsml_cli.io.json_records import Record
+from lsml_cli.io.source import Source
 from lsml_cli.schema.tasks import read_tasks
-from lsml_cli.source import Source
 
 # One file is written over and over: examples do not share anything else.
 QUICK: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -54,7 +54,7 @@ def test_an_array_is_cut_into_its_elements(tmp_path, tasks, space, chunk, ascii_
     path = tmp_path / "tasks.json"
     path.write_text(f"{text}{space}]{space}", encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "CHUNK", chunk)
+        patch.setattr(json_records, "CHUNK", chunk)
         assert bodies(read(path)) == tasks
 
 
@@ -67,9 +67,9 @@ def test_objects_that_follow_each_other_are_cut(tmp_path, tasks, space, chunk, i
     path = tmp_path / "tasks.json"
     path.write_text(text, encoding="utf-8", newline="")
     with path.open("rb", buffering=0) as raw, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "CHUNK", chunk)
+        patch.setattr(json_records, "CHUNK", chunk)
         stream = io.BufferedReader(raw, 64)
-        found = list(records.cut_objects(stream, lambda otherwise="": otherwise, in_array=False))
+        found = list(json_records.cut_objects(stream, lambda otherwise="": otherwise, in_array=False))
     assert bodies(found) == tasks
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_gzip_is_named(tmp_path):
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
 def test_odd_elements_cost_only_themselves(tmp_path, monkeypatch, chunk, text, found):
     if len(text) < 1000:
-        monkeypatch.setattr(records, "CHUNK", chunk)
+        monkeypatch.setattr(json_records, "CHUNK", chunk)
     path = tmp_path / "tasks.json"
     path.write_text(text)
     actual = read(path)
@@ -208,9 +208,9 @@ def test_a_large_element_that_is_no_task_is_looked_at_once(tmp_path, monkeypatch
             seen += len(buffer) - start
             return self.pattern.match(buffer, start)
 
-    monkeypatch.setattr(records, "CHUNK", 1_000)
-    monkeypatch.setattr(records, "_TOKEN", Counting(records._TOKEN))
-    monkeypatch.setattr(records, "_IN_STRING", Counting(records._IN_STRING))
+    monkeypatch.setattr(json_records, "CHUNK", 1_000)
+    monkeypatch.setattr(json_records, "_TOKEN", Counting(json_records._TOKEN))
+    monkeypatch.setattr(json_records, "_IN_STRING", Counting(json_records._IN_STRING))
     element = json.dumps([[1, "[", {"a": "b"}]] * 5_000 + ["\\" * 50_000])
     path = tmp_path / "tasks.json"
     path.write_text(f'[{{"a": 1}}, {element}, {{"b": 2}}]')
@@ -220,8 +220,8 @@ def test_a_large_element_that_is_no_task_is_looked_at_once(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("form", ["array", "lines", "stream"])
 def test_a_task_that_is_too_large_is_passed_over_in_flat_memory(tmp_path, monkeypatch, form):
-    monkeypatch.setattr(records, "LARGEST_TASK", 50_000)
-    monkeypatch.setattr(records, "CHUNK", 4_096)
+    monkeypatch.setattr(json_records, "LARGEST_TASK", 50_000)
+    monkeypatch.setattr(json_records, "CHUNK", 4_096)
     large = json.dumps({"id": 2, "data": {"text": 'a "quoted" }, { brace and \\ ' * 20_000}})
     small = [json.dumps({"id": n, "data": {"text": "}"}}) for n in (1, 3)]
     indent = json.dumps(json.loads(small[0]), indent=1)
@@ -303,8 +303,8 @@ def test_what_the_csv_module_writes_comes_back(tmp_path, rows, delimiter):
     path = tmp_path / "tasks.txt"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL)
-        writer.writerows([("text", "note"), *rows])
-    assert [(task["data"]["text"], task["data"]["note"]) for task in bodies(read(path))] == rows
+        writer.writerows([("text", "note"), *csv_records])
+    assert [(task["data"]["text"], task["data"]["note"]) for task in bodies(read(path))] == csv_records
 
 
 def test_bad_csv_rows_cost_only_themselves(tmp_path):
@@ -339,7 +339,7 @@ NEVER_CLOSED = "a quote that is opened here is never closed"
 )
 def test_a_row_that_is_not_csv_costs_itself(tmp_path, rows, found):
     path = tmp_path / "tasks.csv"
-    path.write_bytes(f"id,text\n{rows}".encode())
+    path.write_bytes(f"id,text\n{csv_records}".encode())
     actual = read(path)
     assert [record.index for record in actual] == list(range(len(found)))
     assert not any(record.torn for record in actual)
@@ -351,19 +351,19 @@ def test_a_row_that_is_not_csv_costs_itself(tmp_path, rows, found):
 
 
 def test_a_quote_that_is_never_closed_is_read_again_in_flat_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "LARGEST_TASK", 20_000)
+    monkeypatch.setattr(csv_records, "LARGEST_TASK", 20_000)
     path = tmp_path / "tasks.csv"
     large = f'2,"{"b" * 30_000}"\n'
     path.write_text('id,text\n0,"open\n1,a\n' + large + "".join(f"{n},text {n}\n" for n in range(3, 3_000)))
     held = 0
-    row_begins = rows._Lines.row_begins
+    row_begins = csv_records._Lines.row_begins
 
     def watch(lines):
         nonlocal held
         held = max(held, sum(map(len, [*lines.row, *lines._waiting])))
         row_begins(lines)
 
-    monkeypatch.setattr(rows._Lines, "row_begins", watch)
+    monkeypatch.setattr(csv_records._Lines, "row_begins", watch)
     found = read(path)
     assert len(found) == 3_000
     assert [record.index for record in found if record.problem] == [0, 2]

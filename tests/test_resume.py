@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lsml_cli.errors import ResumeRefused
-from lsml_cli.resume import Entry, Found, Journal
+from lsml_cli.io.journal import Entry, Found, Journal
 from tests import models
 from tests.test_predict import FRAGILE, journalled, task, wait_for
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_cli.records import Record
+from lsml_cli.io.json_records import Record
 from lsml_cli.schema.predictions import Failure, task_record
 from lsml_cli.schema.tasks import Task, Unreadable, parse_task, read_tasks
 

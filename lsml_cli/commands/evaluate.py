@@ -126,9 +126,9 @@ def evaluate(
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.commands.media_options import to_media
-    from lsml_cli.destination import require_different_files
     from lsml_cli.errors import InputError, UsageError
-    from lsml_cli.output import stdout_for_data
+    from lsml_cli.io.output import stdout_for_data
+    from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.report import page
     from lsml_cli.schema import tasks
 

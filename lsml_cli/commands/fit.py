@@ -104,9 +104,9 @@ def fit(
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.commands.media_options import to_media
-    from lsml_cli.destination import require_different_files
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.holdout import plan_fit
+    from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.pipeline import find_devices
     from lsml_cli.report import page
     from lsml_cli.schema import tasks

@@ -122,9 +122,9 @@ def predict(
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console, emit
     from lsml_cli.commands.media_options import to_media
-    from lsml_cli.destination import STDOUT, require_different_files
     from lsml_cli.errors import UsageError
-    from lsml_cli.output import stdout_for_data
+    from lsml_cli.io.output import stdout_for_data
+    from lsml_cli.io.output_paths import STDOUT, require_different_files
     from lsml_cli.schema.label_config import LabelConfig
 
     summary_file.require_writable(summary)

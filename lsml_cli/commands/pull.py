@@ -57,7 +57,7 @@ def pull(
     from lsml_cli import studio
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
-    from lsml_cli.destination import require_different_files
+    from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.studio import pulling
 
     summary_file.require_writable(summary)

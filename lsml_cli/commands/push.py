@@ -59,8 +59,8 @@ def push(
     from lsml_cli import studio
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
-    from lsml_cli.destination import require_different_files
     from lsml_cli.errors import UsageError
+    from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.studio import pushing
     from lsml_cli.studio.asked import PushOptions
 

@@ -68,10 +68,10 @@ def rank(
     from lsml_cli import ranking
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
-    from lsml_cli.destination import require_different_files
     from lsml_cli.errors import UsageError
-    from lsml_cli.output import output_format, stdout_for_data
-    from lsml_cli.source import STDIN
+    from lsml_cli.io.output import output_format, stdout_for_data
+    from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.source import STDIN
 
     if accept_above is None and (accepted or annotated):
         raise UsageError("Which predictions could be accepted?", "Say how sure they have to be: --accept-above 0.95")

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
-from lsml_cli.rows import is_export_row
+from lsml_cli.io.csv_records import is_export_row
 from lsml_cli.schema.label_config import Control, LabelConfig
 from lsml_cli.schema.tasks import Annotation, Labelled, Task, whole_number
 

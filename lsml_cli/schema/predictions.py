@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import orjson
 
-from lsml_cli.rows import is_export_row
+from lsml_cli.io.csv_records import is_export_row
 from lsml_cli.schema.tasks import Task
 
 Stage = Literal["read", "fetch", "encode", "forward", "decode", "check"]

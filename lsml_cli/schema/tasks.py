@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lsml_cli.records import Record
-from lsml_cli.rows import is_export_row
-from lsml_cli.source import Source
+from lsml_cli.io.csv_records import is_export_row
+from lsml_cli.io.json_records import Record
+from lsml_cli.io.source import Source
 
 # What the exports JSON_MIN and CSV put beside the data and the results of one annotation.
 ROW_FIELDS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})

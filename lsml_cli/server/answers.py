@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from lsml_cli.records import Record
+from lsml_cli.io.json_records import Record
 from lsml_cli.schema.predictions import Failure, Outcome, Prediction, Stored, dumps
 from lsml_cli.schema.tasks import NoData, Task, parse_task
 

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self
 
 import orjson
 
-from lsml_cli.destination import beside, writable
 from lsml_cli.errors import OutputError
-from lsml_cli.records import Record
+from lsml_cli.io.json_records import Record
+from lsml_cli.io.output_paths import beside, writable
+from lsml_cli.io.source import Source
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction, dumps
 from lsml_cli.schema.tasks import kind
-from lsml_cli.source import Source
 
 SHOWN = 3  # rejections that are said at once
 KEPT = ("data", "meta")  # what a new task takes over from an old one: ids, annotations and drafts belong elsewhere

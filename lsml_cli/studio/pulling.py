@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from lsml_cli.destination import STDOUT, beside, is_stream, writable
 from lsml_cli.errors import Interrupted, LsmlError, OutputError, UsageError, closest_first, listed
-from lsml_cli.output import FileOutput, Format, Output, StreamOutput, output_format
-from lsml_cli.resume import Entry
+from lsml_cli.io.journal import Entry
+from lsml_cli.io.output import FileOutput, Format, Output, StreamOutput, output_format
+from lsml_cli.io.output_paths import STDOUT, beside, is_stream, writable
 from lsml_cli.schema.predictions import dumps
 from lsml_cli.studio.connection import EXPORT_WITHIN, Studio
 from lsml_cli.studio.listing import IN_LIST, Condition, Page, condition, ids_of_any, list_tasks, list_these

@@ -16,8 +16,8 @@ from contextlib import closing
 from typing import Any, Literal
 
 from lsml_cli.errors import Interrupted, LsmlError, UsageError, closest_first, listed
+from lsml_cli.io.source import Source
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.source import Source
 from lsml_cli.studio.asked import Pushed, PushOptions
 from lsml_cli.studio.checked import Item, Rejections, Report, Spool, gather
 from lsml_cli.studio.connection import Refused, Studio, Unclear

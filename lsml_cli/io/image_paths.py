@@ -15,7 +15,7 @@ from typing import Any, Self
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.records import CHUNK, LARGEST_TASK, WHITESPACE, Ending, Record, too_large
+from lsml_cli.io.json_records import CHUNK, LARGEST_TASK, WHITESPACE, Ending, Record, too_large
 
 # The suffixes that pictures have, whether or not a model reads them: one that it does not read should fail visibly.
 PICTURES = frozenset(

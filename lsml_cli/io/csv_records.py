@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.records import LARGEST_TASK, Ending, Record, skip_line, too_large
+from lsml_cli.io.json_records import LARGEST_TASK, Ending, Record, skip_line, too_large
 
 _ROOM = 64  # bytes that Python needs for a short line beside its text
 

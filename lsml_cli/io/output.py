@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from lsml_cli.destination import STDOUT, beside, identity, identity_of, is_stream, locked, writable
 from lsml_cli.errors import OutputClosed, OutputError, UsageError
-from lsml_cli.resume import Entry, Found, Journal
+from lsml_cli.io.journal import Entry, Found, Journal
+from lsml_cli.io.output_paths import STDOUT, beside, identity, identity_of, is_stream, locked, writable
 
 Format = Literal["json", "jsonl"]
 FORMATS: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}

@@ -20,9 +20,9 @@ from typing import Any, Self
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.paths import is_picture, read_paths, separator_of, shows_separator
-from lsml_cli.records import CHUNK, WHITESPACE, Depth, Record, cut_objects, read_lines
-from lsml_cli.rows import read_rows
+from lsml_cli.io.csv_records import read_rows
+from lsml_cli.io.image_paths import is_picture, read_paths, separator_of, shows_separator
+from lsml_cli.io.json_records import CHUNK, WHITESPACE, Depth, Record, cut_objects, read_lines
 
 STDIN = "-"
 EXPECTED = "Expected a JSON array of tasks, JSON Lines, CSV or TSV, as Label Studio exports and imports them."

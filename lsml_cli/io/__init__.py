@@ -1,0 +1,1 @@
+"""Read tasks from files and streams, write predictions, and resume after an interruption."""
