@@ -19,7 +19,7 @@ def fit(export: str, pipeline: str) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    from lsml_cli.models.text_classifier import TextClassifier
+    from lsml_cli.models.text_classifier.model import TextClassifier
     from lsml_cli.models.text_classifier.tfidf import TOKEN
 
     params = TextClassifier.params

@@ -23,9 +23,10 @@ from urllib.parse import unquote
 import cv2
 import torch
 
-from lsml_cli.models.ocr import crops, lines_of
-from lsml_cli.models.ocr.parts import Part
-from lsml_cli.models.openmmlab import checkpoints, configs, looking, pictures, toolkit
+from lsml_cli.models.ocr import crops
+from lsml_cli.models.ocr.components import Part
+from lsml_cli.models.ocr.model import lines_of
+from lsml_cli.models.openmmlab import checkpoints, configs, image_files, inference, toolkit
 from lsml_cli.replica import cores
 
 SURE = 0.3
@@ -38,7 +39,7 @@ Costs = dict[str, tuple[float, float]]  # of each stage, see `quickest`
 def weights(config: str, scope: str, file: str) -> None:
     """Random ones, as the config's own training would begin; for a detector, with biases that keep it silent."""
     torch.manual_seed(0)
-    net = looking.build(configs.read(config, scope, "config"), scope)  # type: ignore[arg-type]
+    net = inference.build(configs.read(config, scope, "config"), scope)  # type: ignore[arg-type]
     with toolkit.scope_of(scope):  # type: ignore[arg-type]
         net.init_weights()  # type: ignore[operator]
     torch.save({"state_dict": net.state_dict(), "meta": {"dataset_meta": {"classes": coco()}}}, file)
@@ -113,9 +114,9 @@ def path_of(task: dict[str, Any], root: str) -> str:
 def stages(folder: str, config: str, checkpoint: str) -> None:
     """Each stage alone with all cores busy; the forward pass at its quickest, of parts of 1, 4 or 8 for each core."""
     described = configs.read(config, "mmdet", "config")
-    bare = looking.build(described, "mmdet")
+    bare = inference.build(described, "mmdet")
     checkpoints.fill(bare, checkpoints.read(checkpoint), what=config)
-    net = looking.Net(bare, "mmdet", configs.test_pipeline(described), "cpu")
+    net = inference.Net(bare, "mmdet", configs.test_pipeline(described), "cpu")
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         _, prepared, costs = before_the_net(pool, net, some(folder, PICTURES))
     for precision in ("fp32", "bf16"):
@@ -127,7 +128,9 @@ def stages(folder: str, config: str, checkpoint: str) -> None:
 def stages_of_reading(folder: str, det: str, det_weights: str, rec: str, rec_weights: str) -> None:
     """The same for OCR: what is found in the pictures is cut out and read."""
     parts = Part("det", None, det, det_weights, False), Part("recog", None, rec, rec_weights, False)
-    finder, reader = (looking.Net(part.built(), "mmocr", part.steps, "cpu", fuse=part.name == "det") for part in parts)
+    finder, reader = (
+        inference.Net(part.built(), "mmocr", part.steps, "cpu", fuse=part.name == "det") for part in parts
+    )
 
     def cut(page: tuple[Any, Any]) -> list[Any]:
         picture, sample = page
@@ -146,12 +149,12 @@ def stages_of_reading(folder: str, det: str, det_weights: str, rec: str, rec_wei
     tell(costs, PAGES)
 
 
-def before_the_net(pool: ThreadPoolExecutor, net: looking.Net, contents: Sequence[bytes]) -> tuple[Any, Any, Costs]:
+def before_the_net(pool: ThreadPoolExecutor, net: inference.Net, contents: Sequence[bytes]) -> tuple[Any, Any, Costs]:
     """The pictures of some files, what the net takes of each, and what both cost."""
-    decoded = list(pool.map(pictures.pixels, contents))
+    decoded = list(pool.map(image_files.pixels, contents))
     prepared = list(pool.map(net.prepare, decoded))
     costs = {
-        "decode": quickest(lambda: list(pool.map(pictures.pixels, contents))),
+        "decode": quickest(lambda: list(pool.map(image_files.pixels, contents))),
         "prepare": quickest(lambda: list(pool.map(net.prepare, decoded))),
     }
     return decoded, prepared, costs
@@ -165,12 +168,12 @@ def some(folder: str, count: int) -> list[bytes]:
 
 def quickest_part(name: str, sizes: Sequence[int], work: Callable[[], Any]) -> tuple[float, float]:
     """Of several sizes of what a core looks at together."""
-    times, before = [], getattr(looking, name)
+    times, before = [], getattr(inference, name)
     for size in sizes:
-        setattr(looking, name, size)
+        setattr(inference, name, size)
         work()
         times.append(quickest(work))
-    setattr(looking, name, before)
+    setattr(inference, name, before)
     return min(times)
 
 

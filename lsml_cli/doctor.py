@@ -39,7 +39,7 @@ class Extra:
 
 
 EXTRAS = {
-    "vision": Extra("image-classifier", "torchvision", "lsml_cli.models.pytorch:probe"),
+    "vision": Extra("image-classifier", "torchvision", "lsml_cli.models.torch_runtime:probe"),
     "openmmlab": Extra(
         "object-detector, ocr", "onedl-mmengine", "lsml_cli.models.openmmlab.toolkit:probe", "models/openmmlab/install"
     ),

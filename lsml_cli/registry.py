@@ -40,10 +40,10 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.siblings import modules_beside, python_files
 
 BUILT_IN = {
-    "image-classifier": "lsml_cli.models.image_classifier:ImageClassifier",
-    "object-detector": "lsml_cli.models.object_detector:ObjectDetector",
-    "ocr": "lsml_cli.models.ocr:Ocr",
-    "text-classifier": "lsml_cli.models.text_classifier:TextClassifier",
+    "image-classifier": "lsml_cli.models.image_classifier.model:ImageClassifier",
+    "object-detector": "lsml_cli.models.object_detector.model:ObjectDetector",
+    "ocr": "lsml_cli.models.ocr.model:Ocr",
+    "text-classifier": "lsml_cli.models.text_classifier.model:TextClassifier",
 }
 _CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL)
 FAMILIES = ("lsml_cli", "lsml_cli.models")  # packages that are the home of many families, and no family's own

@@ -30,10 +30,12 @@ from lsml_cli.bulk import predict_file
 from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, ModelSpec
-from lsml_cli.models.gathering import Source
-from lsml_cli.models.image_classifier import ImageClassifier, learning, looking, nets
-from lsml_cli.models.image_classifier.looking import Eye, Question, agreement
+from lsml_cli.models.image_classifier import backbones, inference
+from lsml_cli.models.image_classifier import train as learning
+from lsml_cli.models.image_classifier.inference import Eye, Question, agreement
+from lsml_cli.models.image_classifier.model import ImageClassifier
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
+from lsml_cli.models.media_reader import Source
 from lsml_cli.plan import Plan, PredictOptions
 from lsml_cli.registry import version_spec
 from lsml_cli.replica import FETCHERS, OUTAGE
@@ -187,21 +189,24 @@ def test_the_pixels_are_torchvisions_own_to_the_bit(width: int, height: int, arc
 
 
 def test_another_size_keeps_the_proportions() -> None:
-    ours = nets.preprocessing_of("resnet18", 64)
+    ours = backbones.preprocessing_of("resnet18", 64)
     assert (ours.resize, ours.crop) == (73, 64)
     assert Preprocessing.from_json(json.loads(json.dumps(ours.to_json()))) == ours
-    assert all(nets.preprocessing_of(arch).crop <= nets.preprocessing_of(arch).resize for arch in nets.architectures())
+    assert all(
+        backbones.preprocessing_of(arch).crop <= backbones.preprocessing_of(arch).resize
+        for arch in backbones.architectures()
+    )
 
 
 def test_a_picture_too_long_and_narrow_is_refused_before_it_needs_gigabytes() -> None:
     with pytest.raises(ValueError, match=r"too long and narrow: 1 x 4,000 pixels would be scaled to 256 x 1,024,000"):
-        nets.preprocessing_of("resnet18").pixels(png(noise(1, 4_000)))
+        backbones.preprocessing_of("resnet18").pixels(png(noise(1, 4_000)))
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers())
 @settings(max_examples=40, deadline=None)
 def test_variations_of_any_picture(width: int, height: int, seed: int) -> None:
-    ours = nets.preprocessing_of("resnet18", 32)
+    ours = backbones.preprocessing_of("resnet18", 32)
     content = png(noise(width, height))
     once, again = (ours.varied(content, Random(seed)) for _ in range(2))
     assert once.shape == (32, 32, 3)
@@ -209,7 +214,7 @@ def test_variations_of_any_picture(width: int, height: int, seed: int) -> None:
 
 
 def test_variations_differ_by_seed_and_not_by_thread() -> None:
-    ours = nets.preprocessing_of("resnet18", 32)
+    ours = backbones.preprocessing_of("resnet18", 32)
     content = png(noise(90, 120))
     here = [ours.varied(content, Random(seed)).tobytes() for seed in range(32)]
     assert len(set(here)) == 32
@@ -219,7 +224,7 @@ def test_variations_differ_by_seed_and_not_by_thread() -> None:
 
 def test_a_batch_filled_up_or_cut_gives_the_same_scores() -> None:
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4))
-    ours = nets.preprocessing_of("resnet18", 32)
+    ours = backbones.preprocessing_of("resnet18", 32)
     pixels = [ours.pixels(png(noise(40, 40, seed))) for seed in range(21)]
     eye = Eye(net, "cpu", ours, "fp32")
     whole = eye.scores(pixels)
@@ -243,21 +248,21 @@ def test_answers_agree_question_by_question() -> None:
 @pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "mnasnet0_5", "googlenet", "vit_b_32", "regnet_y_400mf"])
 def test_what_is_saved_gives_the_same_scores(tmp_path: Path, arch: str) -> None:
     torch.manual_seed(1)
-    net = nets.build(arch, 5, 64).eval()
-    nets.save(tmp_path, [net])
-    first = (tmp_path / nets.WEIGHTS).read_bytes()
-    [again] = nets.load(tmp_path, arch, 64, [5])
+    net = backbones.build(arch, 5, 64).eval()
+    backbones.save(tmp_path, [net])
+    first = (tmp_path / backbones.WEIGHTS).read_bytes()
+    [again] = backbones.load(tmp_path, arch, 64, [5])
     with torch.inference_mode():
         pixels = torch.rand(2, 3, 64, 64)
         assert torch.equal(net(pixels), again.eval()(pixels))
-    nets.save(tmp_path, [again])
-    assert (tmp_path / nets.WEIGHTS).read_bytes() == first
+    backbones.save(tmp_path, [again])
+    assert (tmp_path / backbones.WEIGHTS).read_bytes() == first
 
 
 @pytest.mark.parametrize("arch", ["convnext_tiny", "densenet121", "maxvit_t", "mnasnet1_3", "swin_v2_t", "vit_l_32"])
 def test_squares_of_the_usual_size_by_shapes_alone(arch: str) -> None:
     """tests/slow/test_image_classifier.py walks over all architectures."""
-    nets.require_size(arch, nets.preprocessing_of(arch).crop)
+    backbones.require_size(arch, backbones.preprocessing_of(arch).crop)
 
 
 def test_a_net_that_does_not_end_in_a_linear_layer(tmp_path: Path, work: Path) -> None:
@@ -267,7 +272,7 @@ def test_a_net_that_does_not_end_in_a_linear_layer(tmp_path: Path, work: Path) -
 
 def test_an_unknown_architecture_lists_near_names() -> None:
     with pytest.raises(UsageError, match="no classification architecture 'resnet19'") as caught:
-        nets.require_architecture("resnet19")
+        backbones.require_architecture("resnet19")
     assert "resnet18" in (caught.value.hint or "")
 
 
@@ -294,7 +299,7 @@ def test_weights_from_a_file(tmp_path: Path, work: Path, form: str) -> None:
     else:
         torch.save({f"module.{key}" if form == "parallel" else key: value for key, value in weights.items()}, path)
     spec = learn(tmp_path / "out", work, weights=str(path))
-    arrays = load_file(tmp_path / "out" / nets.WEIGHTS)
+    arrays = load_file(tmp_path / "out" / backbones.WEIGHTS)
     assert all(torch.equal(arrays[f"0.{key}"], value) for key, value in weights.items() if not key.startswith("fc."))
     assert right(look(spec, work, ANNOTATED)) > 0.9
 
@@ -413,10 +418,10 @@ def test_what_a_head_learned_about_standardised_features_holds_for_the_net(
     from sklearn.preprocessing import StandardScaler
 
     assert spec.path
-    ours = nets.preprocessing_of("shufflenet_v2_x0_5", 32)
-    [net] = nets.load(spec.path, "shufflenet_v2_x0_5", 32, [2])
+    ours = backbones.preprocessing_of("shufflenet_v2_x0_5", 32)
+    [net] = backbones.load(spec.path, "shufflenet_v2_x0_5", 32, [2])
     pixels = [ours.pixels((work / f"{n}.png").read_bytes()) for n in range(COUNT)]
-    below = Eye(nets.without_end(net, "shufflenet_v2_x0_5"), "cpu", ours, "fp32").scores(pixels).astype(np.float64)
+    below = Eye(backbones.without_end(net, "shufflenet_v2_x0_5"), "cpu", ours, "fp32").scores(pixels).astype(np.float64)
     live = below.std(axis=0) > 1e-4 * np.abs(below.mean(axis=0))
     reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(below[:, live], SHAPES)
     scores = Eye(net, "cpu", ours, "fp32").scores(pixels)
@@ -429,7 +434,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(tmp_path: P
     options = {"strategy": strategy, "epochs": 2, "batch_size": 16}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         learn(tmp_path / name, work, ANNOTATED[:40], ANNOTATED[40:60], seed=seed, **options)
-    first, second, third = ((tmp_path / name / nets.WEIGHTS).read_bytes() for name in "abc")
+    first, second, third = ((tmp_path / name / backbones.WEIGHTS).read_bytes() for name in "abc")
     assert first == second
     assert first != third
 
@@ -593,13 +598,13 @@ def test_learning_goes_on_from_an_earlier_version(tmp_path: Path, work: Path) ->
     said: list[str] = []
     learn(tmp_path / "same", work, ANNOTATED[:20], said=said, earlier=first, **params)
     assert not any("begins anew" in line for line in said)
-    before, after = (load_file(tmp_path / name / nets.WEIGHTS) for name in ("first", "same"))
+    before, after = (load_file(tmp_path / name / backbones.WEIGHTS) for name in ("first", "same"))
     torch.testing.assert_close(before["0.fc.weight"], after["0.fc.weight"], atol=1e-3, rtol=0)
     others = CONFIG.replace('value="bars"', 'value="lines"')
     tasks = [annotated(n, shape=("disc", "lines")[n % 2]) for n in range(20)]
     second = learn(tmp_path / "others", work, tasks, config=others, said=said, earlier=first, **params)
     assert "The classes are not those of the earlier version: its last layer begins anew." in said
-    after = load_file(tmp_path / "others" / nets.WEIGHTS)
+    after = load_file(tmp_path / "others" / backbones.WEIGHTS)
     torch.testing.assert_close(before["0.conv1.0.weight"], after["0.conv1.0.weight"], atol=1e-3, rtol=0)
     assert look(second, work, ANNOTATED[:2], others)
     with pytest.raises(UsageError, match="is a shufflenet_v2_x0_5, not a resnet18"):
@@ -623,7 +628,7 @@ class Flaky:
 
 def test_what_fails_for_a_moment_is_tried_again_and_an_outage_is_not_waited_for(work: Path) -> None:
     pictures = [learning.Picture(f"{n}.png", n, n) for n in range(60)]
-    ours = nets.preprocessing_of("resnet18", 32)
+    ours = backbones.preprocessing_of("resnet18", 32)
     flaky = Flaky(work)
     album = learning.Album(pictures, ours, Source(flaky.fetch, (0.001, 0.001)))
     read = [pair for batch in album.batches(range(60), 8) for pair in batch]
@@ -642,7 +647,7 @@ def test_reading_ahead_ends_when_nobody_asks_any_more(work: Path) -> None:
 
     pictures = [learning.Picture(f"{n % COUNT}.png", n, n) for n in range(10_000)]
     flaky = Flaky(work)
-    album = learning.Album(pictures, nets.preprocessing_of("resnet18", 32), Source(flaky.fetch, (0.0,)))
+    album = learning.Album(pictures, backbones.preprocessing_of("resnet18", 32), Source(flaky.fetch, (0.0,)))
     batches = album.batches(range(10_000), 8)
     next(batches)
     batches.close()
@@ -716,7 +721,7 @@ def test_fit_version_measures_gates_continues_and_trains_again(tmp_path: Path, w
 def test_damaged_weights_are_a_sentence(tmp_path: Path, spec: ModelSpec, content: Any) -> None:
     assert spec.path
     shutil.copytree(spec.path, tmp_path / "copy")
-    path = tmp_path / "copy" / nets.WEIGHTS
+    path = tmp_path / "copy" / backbones.WEIGHTS
     whole = path.read_bytes()
     path.unlink()
     if content == "another":
@@ -990,7 +995,7 @@ def test_without_a_compiler_compiling_is_a_sentence(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(ModelError, match=r"needs a compiler .*: No working C\+\+ compiler found") as caught:
-        looking.require_compiler("cpu")
+        inference.require_compiler("cpu")
     assert "leave compile out" in (caught.value.hint or "")
 
 
@@ -1009,7 +1014,7 @@ def test_a_compiled_net_is_not_filled_up_to_what_did_not_fit(monkeypatch: pytest
         return run
 
     monkeypatch.setattr(torch, "compile", compiled)
-    ours = nets.preprocessing_of("resnet18", 32)
+    ours = backbones.preprocessing_of("resnet18", 32)
     pixels = [ours.pixels(png(noise(40, 40, seed))) for seed in range(16)]
     eye = Eye(torch.nn.Identity(), "cpu", ours, "fp32", compiled=True)
     with pytest.raises(torch.OutOfMemoryError):

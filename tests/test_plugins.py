@@ -58,7 +58,7 @@ class Wordy(Model):
         (out_dir / "mean.json").write_text(json.dumps(sum(counts) / len(counts)))
         return {}
 '''
-BUILT_IN = "lsml_cli.models.text_classifier:TextClassifier"
+BUILT_IN = "lsml_cli.models.text_classifier.model:TextClassifier"
 CONFIG = """<View><Text name="text" value="$text"/>
   <Choices name="size" toName="text"><Choice value="short"/><Choice value="long"/></Choices></View>"""
 

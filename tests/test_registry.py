@@ -161,7 +161,7 @@ def counting(tmp_path: Path) -> str:
 
 def test_a_version_names_its_class_and_not_where_it_is(tmp_path, counting):
     assert family_name(find_model("text-classifier").target) == "text-classifier"
-    assert family_name("lsml_cli.models.text_classifier:TextClassifier") == "text-classifier"
+    assert family_name("lsml_cli.models.text_classifier.model:TextClassifier") == "text-classifier"
     assert family_name("tests.trainable:Counting") == "tests.trainable:Counting"
     assert family_name(counting) == "counting.py:Counting"
     folder = trained(tmp_path / "m", counting)
@@ -225,7 +225,7 @@ def test_a_class_that_is_not_the_one_it_was_trained_with(tmp_path, counting):
     shutil.copy(trainable.__file__, tmp_path / "other.py")
     for name in (other, counting.replace(":Counting", ":Stumbling"), "text-classifier"):
         if name == "text-classifier":
-            name = "lsml_cli.models.text_classifier:TextClassifier"
+            name = "lsml_cli.models.text_classifier.model:TextClassifier"
         with pytest.raises(ModelError, match=r"is a version of counting\.py:Counting, not of "):
             find_model(f"{name}@{tmp_path}/m")
     for name, sentence in {
@@ -252,7 +252,7 @@ def test_code_that_has_changed_since_is_noted_and_is_another_model(tmp_path, cou
 
 def test_versions_of_format_1_still_load(tmp_path):
     """They recorded what was imported, and no digests of their files."""
-    target = "lsml_cli.models.text_classifier:TextClassifier"
+    target = "lsml_cli.models.text_classifier.model:TextClassifier"
     trained(tmp_path / "m", "text-classifier", format=1, family=target, digests={}, params={"C": 1.0})
     assert find_model(f"{tmp_path}/m").target == target
     assert find_model(f"{target}@{tmp_path}/m") == find_model(f"{tmp_path}/m")

@@ -27,7 +27,7 @@ from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Annotation, Labelled, Task
 
-SPEC = ModelSpec("text-classifier", "lsml_cli.models.text_classifier:TextClassifier", "0" * 32)
+SPEC = ModelSpec("text-classifier", "lsml_cli.models.text_classifier.model:TextClassifier", "0" * 32)
 ANIMALS = {
     "ant": ["an ant hill", "ants march in lines", "the ant carries a leaf", "red ants bite!"],
     "bee": ["a bee hive", "bees make honey", "the bee flies to a flower", "a bee sting hurts!"],

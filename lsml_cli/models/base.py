@@ -38,7 +38,7 @@ from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Labelled, Task
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-SCRIPTS = "lsml_cli.models.scripts"  # which makes models of scripts for older SDKs; by name, since it is a family
+SCRIPTS = "lsml_cli.models.legacy_backends.model"  # which makes models of scripts for older SDKs; by name, since it is a family
 OLDER_SDKS = re.compile(rb"^\s*(?:from|import)\s+(?:label_studio_ml|label_studio\.ml|label_studio|htx)\b", re.MULTILINE)
 FILE_MODULE = "lsml_file_"  # how the names of modules begin that were loaded from a file
 Progress = Callable[[str], None]  # takes one plain sentence about how far training is

@@ -115,7 +115,7 @@ def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
     from mmdet.apis import inference_detector
     from safetensors.torch import load_file
 
-    from lsml_cli.models.openmmlab import configs, looking, pictures, toolkit
+    from lsml_cli.models.openmmlab import configs, image_files, inference, toolkit
 
     (version,) = [path for path in (work / "models/shapes").iterdir() if path.is_dir()]
     model = find_model(str(work / "models/shapes"), {"precision": "fp32"}).open("cpu")
@@ -128,7 +128,7 @@ def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
 
     from mmengine.config import Config
 
-    net = looking.build(configs.stored(version), "mmdet")
+    net = inference.build(configs.stored(version), "mmdet")
     net.load_state_dict(load_file(version / "weights.safetensors"))
     net.cfg = Config(configs.stored(version) | {"test_dataloader": {"dataset": {"pipeline": [
         {"type": "LoadImageFromFile"}, *configs.test_pipeline(configs.stored(version))[1:]]}}})  # fmt: skip
@@ -136,7 +136,7 @@ def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
     found = 0
     with toolkit.scope_of("mmdet"):
         for content, mine in zip(contents, ours, strict=True):
-            theirs = inference_detector(net, pictures.pixels(content)).pred_instances
+            theirs = inference_detector(net, image_files.pixels(content)).pred_instances
             theirs = theirs[theirs.scores >= 0.05]
             assert len(theirs) == len(mine.instances)
             boxes = [each.box for each in mine.instances]
@@ -264,7 +264,7 @@ def test_masks_become_polygons_and_brush_strokes(lsml, tmp_path):
 def test_a_mask_is_drawn_where_it_is():
     from label_studio_sdk.converter.brush import decode_rle
 
-    from lsml_cli.models.object_detector.filling import Filling, Instance, Mask, Seen
+    from lsml_cli.models.object_detector.postprocess import Filling, Instance, Mask, Seen
 
     mask = np.zeros((60, 100), bool)
     mask[10:30, 20:70] = True
@@ -288,7 +288,7 @@ def test_no_mask_of_the_whole_picture_outlives_the_look_at_it():
     import torch
     from mmengine.structures import InstanceData
 
-    from lsml_cli.models.object_detector import seen
+    from lsml_cli.models.object_detector.model import seen
 
     masks = torch.zeros(3, 1000, 1500, dtype=torch.bool)
     masks[:, 200:301, 400:903] = True
@@ -306,7 +306,7 @@ def test_an_empty_box_is_that_of_its_mask():
     import torch
     from mmengine.structures import InstanceData
 
-    from lsml_cli.models.object_detector import seen
+    from lsml_cli.models.object_detector.model import seen
 
     masks = torch.zeros(3, 60, 100, dtype=torch.bool)
     masks[:2, 10:30, 20:70] = True
@@ -318,7 +318,7 @@ def test_an_empty_box_is_that_of_its_mask():
 
 
 def test_what_proposes_regions_tells_no_classes_apart():
-    from lsml_cli.models.object_detector import recipe
+    from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import configs
 
     name = "faster-rcnn_r50_fpn_fcos-rpn_1x_coco"
@@ -332,7 +332,7 @@ def test_what_proposes_regions_tells_no_classes_apart():
 
 
 def test_classes_that_share_a_label_keep_their_own_thresholds():
-    from lsml_cli.models.object_detector.filling import Instance, Seen
+    from lsml_cli.models.object_detector.postprocess import Instance, Seen
 
     xml = """<View><Image name="i" value="$image"/><RectangleLabels name="r" toName="i">
     <Label value="Vehicle" predicted_values="car,truck,bus"/></RectangleLabels></View>"""
@@ -353,7 +353,7 @@ def test_classes_that_share_a_label_keep_their_own_thresholds():
 
 
 def test_pictures_are_looked_at_in_a_size_that_the_model_can_halve():
-    from lsml_cli.models.object_detector import recipe
+    from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import configs
 
     rtmdet = configs.read("rtmdet_tiny_8xb32-300e_coco", "mmdet", "config_file")
@@ -366,9 +366,9 @@ def test_pictures_are_looked_at_in_a_size_that_the_model_can_halve():
 
 @pytest.mark.parametrize(("pictures", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4]), (1, [1])])
 def test_no_last_batch_is_of_one_picture(pictures, sizes):
-    from lsml_cli.models.object_detector import recipe
+    from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import configs, toolkit
-    from lsml_cli.models.openmmlab.pictures import register
+    from lsml_cli.models.openmmlab.image_files import register
 
     toolkit.mmdet()
     register()
@@ -506,7 +506,8 @@ def test_a_version_may_be_anybodys_and_runs_nothing(work):
 @pytest.mark.parametrize("name", ["config_file", "checkpoint_file"])
 def test_a_version_is_no_other_model_than_its_own(tmp_path, name):
     from lsml_cli import drafts, registry
-    from lsml_cli.models.object_detector import ObjectDetector, recipe
+    from lsml_cli.models.object_detector import config as recipe
+    from lsml_cli.models.object_detector.model import ObjectDetector
     from lsml_cli.models.openmmlab import configs
 
     described = recipe.for_labels(configs.read(YOLOX, "mmdet", "config_file"), shapes.LABELS, None)
@@ -565,8 +566,8 @@ def test_a_control_that_no_training_lets_it_fill_is_refused_before_one(lsml, tmp
 
 
 def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, monkeypatch):
-    from lsml_cli.models.object_detector import recipe
-    from lsml_cli.models.openmmlab import checkpoints, configs, looking, running
+    from lsml_cli.models.object_detector import config as recipe
+    from lsml_cli.models.openmmlab import checkpoints, configs, inference, train
 
     version, pictured = tmp_path / "version", tmp_path / "pictured"
     version.mkdir()
@@ -575,7 +576,7 @@ def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, 
     small = configs.read(str(tmp_path / "small.py"), "mmdet", "config_file")
     described = recipe.for_labels(small, shapes.LABELS, 128)
     configs.store(described, version)
-    checkpoints.save(looking.build(described, "mmdet").state_dict(), version)
+    checkpoints.save(inference.build(described, "mmdet").state_dict(), version)
     gone = find_model("object-detector", {"config_file": str(tmp_path / "gone.py")})
     earlier = dataclasses.replace(gone, path=version, state={"classes": list(shapes.LABELS)})
     model = dataclasses.replace(gone, earlier=earlier).build()
@@ -589,7 +590,7 @@ def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, 
     def instead(folder, config, *_, **__):
         raise NotTrained(config["optim_wrapper"]["optimizer"]["type"])
 
-    monkeypatch.setattr(running, "train", instead)
+    monkeypatch.setattr(train, "train", instead)
     example = Labelled(a_task(tagged["data"]["image"]), Annotation(1, tagged["annotations"][0]["result"]))
     said = []
     with pytest.raises(NotTrained, match="AdamW"):
@@ -600,7 +601,7 @@ def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, 
 def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
     """Boxes, turned boxes, polygons and brush strokes, of a picture of 200 x 100 pixels."""
     from lsml_cli.models.object_detector import dataset
-    from lsml_cli.models.openmmlab.pictures import Gathered
+    from lsml_cli.models.openmmlab.image_files import Gathered
     from lsml_cli.schema import brush_rle
 
     config = LabelConfig.parse(
@@ -639,7 +640,7 @@ def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
 
 
 def test_regions_are_learned_on_the_picture_that_they_are_about(tmp_path, monkeypatch):
-    from lsml_cli.models.openmmlab import running
+    from lsml_cli.models.openmmlab import train
 
     xml = """<View><Image name="one" value="$one"/><Image name="two" value="$two"/>
     <RectangleLabels name="a" toName="one"><Label value="x"/></RectangleLabels>
@@ -664,7 +665,7 @@ def test_regions_are_learned_on_the_picture_that_they_are_about(tmp_path, monkey
     def instead(folder, *_, **__):
         raise NotTrained((folder / "train.json").read_text())
 
-    monkeypatch.setattr(running, "train", instead)
+    monkeypatch.setattr(train, "train", instead)
     with pytest.raises(NotTrained) as raised:
         model.fit([example], [], binding, tmp_path / "out", print)
     found = json.loads(str(raised.value))
@@ -707,11 +708,11 @@ def measured(folder, *qualities, patience=15):
     """(epoch that is kept, its metrics) of a training that has these measures, one an epoch."""
     import torch
 
-    from lsml_cli.models.openmmlab import running, toolkit
+    from lsml_cli.models.openmmlab import toolkit, train
 
     toolkit.mmdet()
-    plan = running.Plan(len(qualities), patience, "coco/bbox_mAP", "hold-out mAP")
-    follower = running._follower(folder, plan, running._Teller(io.StringIO(), True))
+    plan = train.Plan(len(qualities), patience, "coco/bbox_mAP", "hold-out mAP")
+    follower = train._follower(folder, plan, train._Teller(io.StringIO(), True))
     runner = SimpleNamespace(model=torch.nn.Linear(1, 1), train_loop=SimpleNamespace(stop_training=False))
     for runner.epoch, quality in enumerate(qualities, 1):
         follower.after_val_epoch(runner, {"coco/bbox_mAP": quality})
@@ -729,19 +730,19 @@ def test_the_best_epoch_is_kept_whatever_comes_after_it(tmp_path):
 
 @pytest.mark.parametrize(("kind", "own", "rate"), [("SGD", False, 0.08), ("AdamW", False, 0.04), ("SGD", True, 0.02)])
 def test_the_schedule_ends_with_the_training_however_many_processes_share_it(kind, own, rate):
-    from lsml_cli.models.openmmlab import running
+    from lsml_cli.models.openmmlab import train
 
-    plan = running.Plan(10, 15, "", "hold-out mAP", own)
+    plan = train.Plan(10, 15, "", "hold-out mAP", own)
     config = {"optim_wrapper": {"optimizer": {"type": kind, "lr": 0.02}}}
-    running.scheduled(config, plan, 800, 8)
-    running.spread(config, plan, 4)
+    train.scheduled(config, plan, 800, 8)
+    train.spread(config, plan, 4)
     warming, falling = config["param_scheduler"]
     assert (warming["begin"], warming["end"]) == (0, 25)
     assert (falling["begin"], falling["end"], falling["T_max"]) == (25, 250, 225)  # of 800 / 8 / 4 steps in ten epochs
     assert config["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(rate)
     assert falling["eta_min"] == pytest.approx(rate * 0.02)
-    running.scheduled(config, running.Plan(1, 1, "", ""), 2, 2)
-    running.spread(config, plan, 4)
+    train.scheduled(config, train.Plan(1, 1, "", ""), 2, 2)
+    train.spread(config, plan, 4)
     warming, falling = config["param_scheduler"]
     assert (warming["end"], falling["begin"], falling["end"], falling["T_max"]) == (1, 1, 2, 1)
 

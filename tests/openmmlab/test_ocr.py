@@ -26,11 +26,13 @@ pytest.importorskip("mmcv", reason="needs scripts/install-openmmlab")
 from lsml_cli import load_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.ocr import crops, in_reading_order, recipe
-from lsml_cli.models.ocr.drawn import written
-from lsml_cli.models.ocr.filling import Line, OcrBinding, bind
-from lsml_cli.models.ocr.parts import Part, config_file
-from lsml_cli.models.openmmlab import configs, looking, running, toolkit
+from lsml_cli.models.ocr import config as recipe
+from lsml_cli.models.ocr import crops
+from lsml_cli.models.ocr.components import Part, config_file
+from lsml_cli.models.ocr.existing_shapes import written
+from lsml_cli.models.ocr.model import in_reading_order
+from lsml_cli.models.ocr.postprocess import Line, OcrBinding, bind
+from lsml_cli.models.openmmlab import configs, inference, toolkit, train
 from lsml_cli.registry import find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
@@ -73,7 +75,7 @@ def _write_weights(path: Path) -> None:
     """Of a CRNN that has learned nothing, but is so decided that it reads one crop unlike another."""
     import torch
 
-    net = looking.build(configs.read(CRNN, "mmocr", "recog_config"), "mmocr")
+    net = inference.build(configs.read(CRNN, "mmocr", "recog_config"), "mmocr")
     weights = {name: each * 8 if "decoder" in name else each for name, each in net.state_dict().items()}
     torch.save({"state_dict": weights}, path)
 
@@ -257,7 +259,7 @@ def test_steps_that_take_notes_take_them_of_one_picture_at_a_time() -> None:
             noted.wait(timeout=30)
             return {"width": self.width}
 
-    net = looking.Net(torch.nn.Identity(), "mmocr", [{"type": "mmengine.TakesNotes"}], "cpu")
+    net = inference.Net(torch.nn.Identity(), "mmocr", [{"type": "mmengine.TakesNotes"}], "cpu")
     with ThreadPoolExecutor(2) as threads:
         prepared = threads.map(net.prepare, [np.zeros((8, width, 3), np.uint8) for width in (10, 20)])
         assert [each["width"] for each in prepared] == [10, 20]
@@ -558,7 +560,7 @@ def test_what_cannot_be_learned_or_kept_is_said_before_anything_is_trained(
     sentence: str,
 ) -> None:
     (tmp_path / "small.py").write_text(SMALL)
-    monkeypatch.setattr(running, "train", lambda *args, **others: pytest.fail("it was trained"))
+    monkeypatch.setattr(train, "train", lambda *args, **others: pytest.fail("it was trained"))
     rows = pages(tmp_path / "pages", 2)
     for annotation in (row["annotations"][0] for row in rows):
         annotation["result"] = [each for each in annotation["result"] if transcribed or each["type"] != "textarea"]

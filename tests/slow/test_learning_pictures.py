@@ -91,27 +91,27 @@ def test_every_architecture_is_saved_and_loaded_or_refused_with_a_sentence(tmp_p
     import torch
 
     from lsml_cli.errors import UsageError
-    from lsml_cli.models.image_classifier import nets
+    from lsml_cli.models.image_classifier import backbones
 
     huge = {"regnet_y_128gf", "vit_h_14"}
     refused = []
-    for arch in sorted(set(nets.architectures()) - huge):
-        usual = nets.preprocessing_of(arch).crop
+    for arch in sorted(set(backbones.architectures()) - huge):
+        usual = backbones.preprocessing_of(arch).crop
         torch.manual_seed(0)
         try:
-            nets.require_size(arch, usual)
-            net = nets.build(arch, 3, usual).eval()
+            backbones.require_size(arch, usual)
+            net = backbones.build(arch, 3, usual).eval()
         except UsageError as error:
             refused.append(arch)
             assert "does not end in a linear layer" in error.message  # noqa: PT017 - which ones are is asserted below
             continue
-        nets.save(tmp_path, [net])
-        (again,) = nets.load(tmp_path, arch, usual, [3])
+        backbones.save(tmp_path, [net])
+        (again,) = backbones.load(tmp_path, arch, usual, [3])
         with torch.inference_mode():
             pixels = torch.rand(1, 3, usual, usual)
             assert torch.equal(net(pixels), again.eval()(pixels)), arch
-        headless = nets.without_end(net, arch)
-        name, last = nets._last_linear(net, arch)
+        headless = backbones.without_end(net, arch)
+        name, last = backbones._last_linear(net, arch)
         with torch.inference_mode():  # what is below the last layer is all that it is given
             torch.testing.assert_close(last(headless(pixels)), net(pixels), msg=f"{arch}: {name}")
     assert refused == ["squeezenet1_0", "squeezenet1_1"]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lsml_cli.errors import LabelMismatch, ModelError, listed
 from lsml_cli.models.base import Binding, Json, Meeting, ModelSpec
 from lsml_cli.models.choices.probabilities import sigmoid, softmax
-from lsml_cli.models.labels import met
+from lsml_cli.models.label_mapping import met
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 from lsml_cli.schema.predictions import Region
 from lsml_cli.schema.tasks import Task
 
 if TYPE_CHECKING:
-    from lsml_cli.models.choices.lessons import Lesson
     from lsml_cli.models.choices.probabilities import Floats
+    from lsml_cli.models.choices.training_set import Lesson
 
 Bound = TypeVar("Bound", bound="ChoicesBinding")
 

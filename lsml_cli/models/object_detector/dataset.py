@@ -11,8 +11,8 @@ from typing import Any
 from lsml_cli.errors import ModelError, listed
 from lsml_cli.metrics.geometry import Shape, shape_of
 from lsml_cli.models.base import Progress
-from lsml_cli.models.object_detector.filling import Pairs
-from lsml_cli.models.openmmlab.pictures import Gathered
+from lsml_cli.models.object_detector.postprocess import Pairs
+from lsml_cli.models.openmmlab.image_files import Gathered
 from lsml_cli.schema import brush_rle
 from lsml_cli.schema.annotations import chosen
 from lsml_cli.schema.label_config import Control

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lsml_cli.models.openmmlab.pictures import Pixels
+    from lsml_cli.models.openmmlab.image_files import Pixels
 
     Quad = NDArray[np.float32]  # (4, 2): upper left, upper right, lower right, lower left, as the text is read
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.models.ocr import crops, drawn
-from lsml_cli.models.ocr.filling import Filling
-from lsml_cli.models.openmmlab.pictures import Gathered, pixels
+from lsml_cli.models.ocr import crops, existing_shapes
+from lsml_cli.models.ocr.postprocess import Filling
+from lsml_cli.models.openmmlab.image_files import Gathered, pixels
 
 if TYPE_CHECKING:
-    from lsml_cli.models.openmmlab.pictures import Pixels
+    from lsml_cli.models.openmmlab.image_files import Pixels
 
 TOO_SMALL = "too small to be read"
 SEVERAL_LINES = "of several lines"
@@ -56,10 +56,10 @@ def _texts(picture: Pixels, each: Gathered, filling: Filling) -> Iterator[tuple[
     """Each transcription with its crop."""
     result = each.example.annotation.result
     if filling.whole:
-        if text := drawn.text_about(result, filling):
+        if text := existing_shapes.text_about(result, filling):
             yield crops.fitting(picture), text
         return
-    for one in drawn.written(result, filling, each.size):
+    for one in existing_shapes.written(result, filling, each.size):
         if one.text:
             yield crops.rectified(picture, one.points, in_order=one.in_order), one.text
 
@@ -86,7 +86,7 @@ def write_shapes(gathered: Iterable[tuple[Gathered, Filling]], path: Path) -> tu
     found: list[dict[str, Any]] = []
     texts = 0
     for each, filling in gathered:
-        written = drawn.written(each.example.annotation.result, filling, each.size)
+        written = existing_shapes.written(each.example.annotation.result, filling, each.size)
         shapes = [crops.clipped(one.points, each.size) for one in written]
         if instances := [_instance(points) for points in shapes if points]:
             width, height = each.size

@@ -113,13 +113,13 @@ class _Nowhere:
 
 def devices_here() -> tuple[str, ...]:
     """The devices that the ops were compiled for, the best first: GPUs only with an mmcv that was built with CUDA."""
-    from lsml_cli.models import pytorch
+    from lsml_cli.models import torch_runtime
 
     mmdet()
     from mmcv.ops import get_compiling_cuda_version
 
     built = get_compiling_cuda_version() != "not available"
-    return tuple(name for name in pytorch.devices_here() if name == "cpu" or (built and name.startswith("cuda")))
+    return tuple(name for name in torch_runtime.devices_here() if name == "cpu" or (built and name.startswith("cuda")))
 
 
 def probe() -> str:

@@ -27,9 +27,9 @@ import orjson
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.models.base import FILE_MODULE, Binding, Json, Model, Progress, where
-from lsml_cli.models.scripts import htx, offline, surroundings
-from lsml_cli.models.scripts.htx import Htx
-from lsml_cli.models.scripts.recognising import (
+from lsml_cli.models.legacy_backends import htx, import_sandbox, sdk_stub
+from lsml_cli.models.legacy_backends.htx import Htx
+from lsml_cli.models.legacy_backends.sdk_detection import (
     DECORATOR,
     SPOKEN,
     Generation,
@@ -38,8 +38,8 @@ from lsml_cli.models.scripts.recognising import (
     model_in,
     model_name,
 )
-from lsml_cli.models.scripts.v1 import V0, V1, Params, Taught
-from lsml_cli.models.scripts.v2 import V2, class_of
+from lsml_cli.models.legacy_backends.v0_v1 import V0, V1, Params, Taught
+from lsml_cli.models.legacy_backends.v2 import V2, class_of
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction, Region, region_id
 from lsml_cli.schema.tasks import Labelled, Task, kind
@@ -136,7 +136,7 @@ class Script(Model):
             tasks, binding.config.xml, project, out_dir, self.spec.params, self.source.words, self.source.imports
         )
         number = int(project) if project.isdecimal() else 0
-        sdk = offline.sdk(number, tasks, binding.config.xml)
+        sdk = sdk_stub.sdk(number, tasks, binding.config.xml)
         progress(f"{self.source.path.name} learns as {SPOKEN[self.generation]} taught it.")
         edition = _edition(self.source, out_dir, "learning")
         with self._running(edition, out_dir, binding.media.fetch if binding.media else None, sdk):
@@ -167,12 +167,12 @@ class Script(Model):
         self,
         edition: str,
         folder: Path | None,
-        fetch: surroundings.Fetch | None,
+        fetch: import_sandbox.Fetch | None,
         sdk: Mapping[str, ModuleType] | None = None,
     ) -> Iterator[None]:
         learned = {MODEL_DIR: str(folder)} if folder else {}
         lent, home = self.kind.modules(), self.source.path.parent
-        with surroundings.running(lent, home, fetch, learned, sdk or {}, _siblings[edition]):
+        with import_sandbox.running(lent, home, fetch, learned, sdk or {}, _siblings[edition]):
             yield
 
     def _asked(self, instance: Any, tasks: list[dict[str, Any]], context: Any) -> list[Any]:
@@ -211,7 +211,7 @@ def adapted(path: Path, name: str) -> type[Script] | None:
     if generation is None:
         return None
     edition = _edition(source, None)
-    with surroundings.lent(KINDS[generation].modules(), path.parent, _siblings[edition]):
+    with import_sandbox.lent(KINDS[generation].modules(), path.parent, _siblings[edition]):
         module = _imported(source, generation, edition)
     _defined(module, name, generation)
     content = {"source": source, "name": name, "generation": generation, "__module__": edition}
@@ -226,7 +226,7 @@ def _edition(source: Source, folder: Path | None, purpose: str = "predicting") -
     return f"{FILE_MODULE}{source.path.stem}_{key}"
 
 
-_siblings: defaultdict[str, surroundings.Siblings] = defaultdict(dict)  # of each edition
+_siblings: defaultdict[str, import_sandbox.Siblings] = defaultdict(dict)  # of each edition
 
 
 def _imported(source: Source, generation: Generation, name: str) -> ModuleType:
@@ -238,7 +238,7 @@ def _imported(source: Source, generation: Generation, name: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     stem = source.path.stem
-    plain = name if stem in surroundings.RESERVED or stem in sys.modules or "." in stem else stem
+    plain = name if stem in import_sandbox.RESERVED or stem in sys.modules or "." in stem else stem
     found = importlib.util.spec_from_file_location(plain, source.path)
     if found is None or found.loader is None:
         raise ModelError(f"{source.path} cannot be imported as Python.")

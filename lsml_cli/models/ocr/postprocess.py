@@ -14,7 +14,7 @@ from typing import Any
 
 from lsml_cli.errors import LabelMismatch, listed
 from lsml_cli.models.base import Binding, Meeting
-from lsml_cli.models.labels import meet
+from lsml_cli.models.label_mapping import meet
 from lsml_cli.models.ocr import crops
 from lsml_cli.models.ocr.crops import Point, Size
 from lsml_cli.schema.label_config import Control, LabelConfig, Object

@@ -11,14 +11,16 @@ from typing import Any
 from lsml_cli.errors import ModelError, listed
 from lsml_cli.metrics.texts import character_edits
 from lsml_cli.models.base import Json, Progress
-from lsml_cli.models.ocr import dataset, recipe
+from lsml_cli.models.ocr import config as recipe
+from lsml_cli.models.ocr import dataset
+from lsml_cli.models.ocr.components import DICTIONARY, SCOPE, Name, Part, config_file, weights_file
 from lsml_cli.models.ocr.dataset import Snippet
-from lsml_cli.models.ocr.filling import Filling
-from lsml_cli.models.ocr.parts import DICTIONARY, SCOPE, Name, Part, config_file, weights_file
-from lsml_cli.models.openmmlab import checkpoints, configs, looking, running
+from lsml_cli.models.ocr.postprocess import Filling
+from lsml_cli.models.openmmlab import checkpoints, configs, inference
+from lsml_cli.models.openmmlab import train as running
 from lsml_cli.models.openmmlab.configs import Config
-from lsml_cli.models.openmmlab.looking import Net
-from lsml_cli.models.openmmlab.pictures import Gathered, pixels
+from lsml_cli.models.openmmlab.image_files import Gathered, pixels
+from lsml_cli.models.openmmlab.inference import Net
 from lsml_cli.replica import cores
 
 Pages = Sequence[tuple[Gathered, Filling]]  # pictures with the controls about them
@@ -161,7 +163,7 @@ def _to_train(
     )
     start = None
     if (checkpoint := part.checkpoint()) is not None:
-        start = looking.build(config, SCOPE)
+        start = inference.build(config, SCOPE)
         if anew := checkpoints.fill(start, checkpoint, what=part.who, new_ends=new_ends):
             lesson.progress(f"{len(anew)} of the model's arrays begin anew, since they belong to other characters.")
     elif not lesson.pretrained:

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lsml_cli.models.scripts import brush, labels
-from lsml_cli.models.scripts.surroundings import local_path, module
+from lsml_cli.models.legacy_backends import brush, labels
+from lsml_cli.models.legacy_backends.import_sandbox import local_path, module
 
 Params = Mapping[str, Any]
 TRAIN_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED", "PROJECT_UPDATED")

@@ -5,7 +5,7 @@ The process works in a run folder: `config.py` says all of it, `start.pth` has t
 its standard output, a JSON object in a line: {"say": SENTENCE}, {"done": {...}} or {"error": ..., "hint": ...}. With
 torch's own launcher there are several such processes, on one host or more, and the first one of them tells.
 
-    python -m lsml_cli.models.openmmlab.running RUN mmdet --launch="--nnodes 2 --nproc-per-node 8 ..."
+    python -m lsml_cli.models.openmmlab.train RUN mmdet --launch="--nnodes 2 --nproc-per-node 8 ..."
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.models.base import Progress
 from lsml_cli.models.openmmlab import checkpoints, configs, toolkit
 from lsml_cli.models.openmmlab.configs import Config
-from lsml_cli.models.openmmlab.pictures import register
+from lsml_cli.models.openmmlab.image_files import register
 from lsml_cli.models.openmmlab.toolkit import Scope
 from lsml_cli.replica import cores
 
 if TYPE_CHECKING:
     from torch import nn
 
-MODULE = "lsml_cli.models.openmmlab.running"  # as which its own processes run it
+MODULE = "lsml_cli.models.openmmlab.train"  # as which its own processes run it
 START, BEST, LOG = "start.pth", "best.safetensors", "log.txt"
 LAST_WORDS = 5_000  # characters of a failed run's log that LSML_DEBUG=1 shows
 CLIPPED = 35.0  # norm of the gradients; what the toolkits' own recipes use

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
 from lsml_cli.models.openmmlab import configs, toolkit
-from lsml_cli.models.openmmlab.pictures import LOADER, register
+from lsml_cli.models.openmmlab.image_files import LOADER, register
 from lsml_cli.models.openmmlab.toolkit import Scope
-from lsml_cli.models.pytorch import Precision, cast, in_lanes, lower_precisions
+from lsml_cli.models.torch_runtime import Precision, cast, in_lanes, lower_precisions
 from lsml_cli.replica import cores
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from lsml_cli.models.openmmlab.pictures import Pixels
+    from lsml_cli.models.openmmlab.image_files import Pixels
 
 Input = Mapping[str, Any]  # of the toolkit: the picture as a tensor, and what was done to it
 

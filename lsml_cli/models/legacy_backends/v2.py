@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from lsml_cli.models.scripts import brush, labels
-from lsml_cli.models.scripts.surroundings import is_installed, local_path, module
-from lsml_cli.models.scripts.v1 import Taught, accepted, tools_modules, utils
+from lsml_cli.models.legacy_backends import brush, labels
+from lsml_cli.models.legacy_backends.import_sandbox import is_installed, local_path, module
+from lsml_cli.models.legacy_backends.v0_v1 import Taught, accepted, tools_modules, utils
 
 INITIAL_MODEL_VERSION = "0.0.1"
 TRAIN_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED", "START_TRAINING")

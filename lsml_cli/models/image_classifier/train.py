@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from lsml_cli.errors import ModelError
 from lsml_cli.models.base import Progress
 from lsml_cli.models.choices.logistic import Wanted, fit_heads
-from lsml_cli.models.gathering import Source
-from lsml_cli.models.image_classifier import nets
-from lsml_cli.models.image_classifier.looking import Eye, Question, agreement
+from lsml_cli.models.image_classifier import backbones
+from lsml_cli.models.image_classifier.inference import Eye, Question, agreement
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
-from lsml_cli.models.pytorch import Precision, cast, lower_precisions
+from lsml_cli.models.media_reader import Source
+from lsml_cli.models.torch_runtime import Precision, cast, lower_precisions
 from lsml_cli.replica import FETCHERS, cores, reason
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from lsml_cli.models.image_classifier.looking import Scores
+    from lsml_cli.models.image_classifier.inference import Scores
     from lsml_cli.models.image_classifier.preprocessing import Pixels
 
 NAMED = 20  # pictures that are named when they cannot be used
@@ -134,7 +134,7 @@ def _learn_head(
     import numpy as np
     import torch
 
-    eye = Eye(nets.without_end(net, recipe.arch), recipe.device, album.preprocessing, "fp32")
+    eye = Eye(backbones.without_end(net, recipe.arch), recipe.device, album.preprocessing, "fp32")
     rows, bad = features(eye, album, recipe.batch_size, progress)
     heads = _without(heads, bad)
     used = np.delete(rows, list(bad), axis=0) if bad else rows
@@ -156,7 +156,7 @@ def _learn_head(
     # What was learned about (row - mean) / spread, as weights of the row itself.
     coef = np.concatenate([coef for coef, _ in fitted], axis=1) / spread[:, None]
     intercept = np.concatenate([each for _, each in fitted]) - mean @ coef
-    end = nets.widen(net, recipe.arch, len(intercept))
+    end = backbones.widen(net, recipe.arch, len(intercept))
     with torch.no_grad():
         end.weight.copy_(torch.from_numpy(np.ascontiguousarray(coef.T)))
         end.bias.copy_(torch.from_numpy(intercept))
@@ -215,7 +215,7 @@ def _learn_all(
     bad = _unusable(album, recipe, progress)
     heads = _without(heads, bad)
     checks = [_asked(check, head) for check, head in zip(checks, heads, strict=True)]
-    nets.widen(net, recipe.arch, sum(len(head.classes) for head in heads))
+    backbones.widen(net, recipe.arch, sum(len(head.classes) for head in heads))
     targets = _Targets(heads, device, recipe.class_weight)
     positions = [position for position in range(len(album.pictures)) if position not in bad]
     eye = Eye(net, recipe.device, album.preprocessing, "fp32")

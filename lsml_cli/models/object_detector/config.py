@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.models.openmmlab import configs, running
+from lsml_cli.models.openmmlab import configs, train
 from lsml_cli.models.openmmlab.configs import Config
-from lsml_cli.models.openmmlab.pictures import BATCHES, LOADER
+from lsml_cli.models.openmmlab.image_files import BATCHES, LOADER
 
 SCALED = (0.75, 1.25)  # how much smaller or larger a picture is made
 USUAL_BATCH = 16  # pictures for which a config's learning rate is, where it does not say
@@ -203,5 +203,5 @@ def _optimizer(config: Config, batch_size: int, lr: float | None, warm: bool, on
         optimizer["lr"] = float(lr)
         return wrapper
     usual = (config.get("auto_scale_lr") or {}).get("base_batch_size") or USUAL_BATCH
-    optimizer["lr"] = running.larger(optimizer, batch_size / usual) * (FINE if warm else 1.0)
+    optimizer["lr"] = train.larger(optimizer, batch_size / usual) * (FINE if warm else 1.0)
     return wrapper

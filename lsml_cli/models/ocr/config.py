@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.ocr.parts import DICTIONARY, SCOPE, Name, Part, dictionaries
+from lsml_cli.models.ocr.components import DICTIONARY, SCOPE, Name, Part, dictionaries
 from lsml_cli.models.openmmlab import configs
 from lsml_cli.models.openmmlab.configs import Config
-from lsml_cli.models.openmmlab.pictures import LOADER
+from lsml_cli.models.openmmlab.image_files import LOADER
 
 MEASURES: dict[Name, tuple[str, str]] = {
     "recog": ("recog/word_acc", "hold-out word accuracy"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import LabelMismatch, UsageError, closest_first, listed
 from lsml_cli.models.base import Binding, Meeting
-from lsml_cli.models.labels import met
+from lsml_cli.models.label_mapping import met
 from lsml_cli.schema import brush_rle
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 from lsml_cli.schema.predictions import Region

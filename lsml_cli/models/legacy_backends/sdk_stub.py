@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.scripts.surroundings import module
+from lsml_cli.models.legacy_backends.import_sandbox import module
 
 Tasks = Sequence[Mapping[str, Any]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.models.openmmlab import checkpoints, configs, looking, toolkit
+from lsml_cli.models.openmmlab import checkpoints, configs, inference, toolkit
 from lsml_cli.models.openmmlab.configs import Config
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Part:
 
     def built(self) -> nn.Module:
         """The model with its weights, on the CPU. Nothing is fetched."""
-        net = looking.build(self.config, SCOPE)
+        net = inference.build(self.config, SCOPE)
         found = self.checkpoint()
         if found is not None:
             checkpoints.fill(net, found, what=self.who)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.pytorch import Precision, cast, in_lanes
+from lsml_cli.models.torch_runtime import Precision, cast, in_lanes
 
 if TYPE_CHECKING:
     import numpy as np

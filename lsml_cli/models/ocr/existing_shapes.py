@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lsml_cli.metrics.geometry import shape_of
 from lsml_cli.models.ocr.crops import Point, Size
-from lsml_cli.models.ocr.filling import Drawn, Filling, Value
+from lsml_cli.models.ocr.postprocess import Drawn, Filling, Value
 from lsml_cli.schema.annotations import answered
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions

@@ -8,9 +8,9 @@ from types import ModuleType
 from typing import Any
 
 from lsml_cli.errors import UsageError
-from lsml_cli.models.scripts import labels
-from lsml_cli.models.scripts.surroundings import local_path, module
-from lsml_cli.models.scripts.v1 import Taught, accepted
+from lsml_cli.models.legacy_backends import labels
+from lsml_cli.models.legacy_backends.import_sandbox import local_path, module
+from lsml_cli.models.legacy_backends.v0_v1 import Taught, accepted
 
 served: list[dict[str, Any]] = []  # what the script that is being imported tells `init_model_server`
 
