@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lsml_cli.loaded import LoadedModel, load_model
     from lsml_cli.models.base import Binding, Model, ModelSpec
     from lsml_cli.pipeline import open_replicas, predict_stream
-    from lsml_cli.registry import find_model
+    from lsml_cli.registry.resolve import find_model
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.schema.predictions import Failure, Prediction, Region
     from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli import drafts, gates, pipeline, registry, versions
+from lsml_cli import gates, pipeline
 from lsml_cli._version import __version__
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
 from lsml_cli.evaluation import Evaluation, evaluate_outcomes, filled_by, measurable
@@ -22,6 +22,7 @@ from lsml_cli.judges import REGIONS, AnyMetrics
 from lsml_cli.media.fetcher import Media
 from lsml_cli.metrics.geometry import require_pycocotools
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
+from lsml_cli.registry import resolve, version_writer, versions
 from lsml_cli.schema.annotations import Which
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Outcome
@@ -140,14 +141,14 @@ def fit_version(
     check_options(config, holdout, fail_under, refit)
     if holdout and REGIONS & {tag.lower() for tag in spec.family().fills}:
         require_pycocotools()  # not after hours of training
-    drafts.require_home(output)
+    version_writer.require_home(output)
     for note in start.notes:
         progress(note)
     plan = plan_fit(tasks, config, holdout=holdout, seed=seed, which_annotation=which_annotation, media=media)
     for place in plan.unread_places("the export"):
         progress(f"Cannot be read: {place}.")
     wanted = check_gates(config, plan, fail_under)
-    with drafts.begin(output) as draft:
+    with version_writer.begin(output) as draft:
         workplace = _Workplace(media, device)
         state = _fit(start, config, plan.train, plan.held_out, draft.folder, workplace, progress)
         trained = replace(start, path=draft.folder, state=state, earlier=None)
@@ -165,14 +166,14 @@ def fit_version(
             draft.clear()
             state = _fit(start, config, [*plan.train, *plan.held_out], [], draft.folder, workplace, progress)
         version = draft.keep(
-            family=registry.family_name(spec.target),
+            family=resolve.family_name(spec.target),
             label_config=config.xml,
             state=state,
             params=dict(spec.family().params or {}) | dict(spec.params),
             counts=plan.counts,
             metrics={name: found.to_json() for name, found in metrics.items()},
             data_digest=plan.data_digest,
-            code_digest=registry.code_digest(spec.family()),
+            code_digest=resolve.code_digest(spec.family()),
             libraries=_libraries(),
             parent=_parent(start, output),
             refit=refit and passed,
@@ -205,7 +206,7 @@ def starting_point(spec: ModelSpec, continuing: bool = False) -> ModelSpec:
         raise UsageError(
             f"{family.__name__} cannot continue from an earlier version; it always learns from scratch.",
             f"Train it on all annotations, old and new, with the parameters and the label config of the version: "
-            f"--model {registry.how_to_name(spec, spec.path)}",
+            f"--model {resolve.how_to_name(spec, spec.path)}",
         )
     return start
 

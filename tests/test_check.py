@@ -66,13 +66,14 @@ def test_planted_offences_are_found_and_named(lsml, work):
 
 def test_memory_is_flat(lsml, work):
     """The same check of ten times as many tasks, in this process: the ids are on disk."""
-    from lsml_cli import preflight, registry
+    from lsml_cli import preflight
     from lsml_cli.commands.console import Console
     from lsml_cli.plan import Plan, PredictOptions
+    from lsml_cli.registry import resolve
     from lsml_cli.schema.label_config import LabelConfig
 
     plan_of = lambda tasks: Plan.make(  # noqa: E731
-        registry.find_model(WORDS), LabelConfig.load(Path("config.xml")), PredictOptions(tasks=tasks)
+        resolve.find_model(WORDS), LabelConfig.load(Path("config.xml")), PredictOptions(tasks=tasks)
     )
     peaks = []
     for count in (20_000, 200_000):

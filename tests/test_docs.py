@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 from lsml_cli.cli import app
-from lsml_cli.registry import BUILT_IN
+from lsml_cli.registry.resolve import BUILT_IN
 
 if TYPE_CHECKING:
     from conftest import Lsml

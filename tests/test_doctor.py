@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
-from lsml_cli import catalogue, doctor
 from lsml_cli.errors import UsageError
+from lsml_cli.registry import catalog
+from lsml_cli.registry import extras as doctor
 
 
 def test_what_is_here_is_fine_and_nothing_is_said_about_what_nobody_wanted(lsml):
@@ -137,8 +138,8 @@ def test_installing_openmmlab_again_asks_what_the_ops_are_for(tmp_path, ops, rel
 
 def test_what_lists_models_installs_them_as_the_doctor_does(monkeypatch):
     """pip alone does not bring MMDetection."""
-    monkeypatch.setattr(catalogue, "_installed", lambda module: module != "mmdet")
-    listed = {entry.name: entry.install for entry in catalogue.list_models()}
+    monkeypatch.setattr(catalog, "_installed", lambda module: module != "mmdet")
+    listed = {entry.name: entry.install for entry in catalog.list_models()}
     assert listed["object-detector"] == doctor.remedy_for("openmmlab")
     assert listed["object-detector"].endswith(f"models/openmmlab/install --python {sys.executable}")
     assert listed["text-classifier"] is None

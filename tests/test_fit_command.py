@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import registry, versions
 from lsml_cli.errors import LsmlError
+from lsml_cli.registry import resolve, versions
 from tests.conftest import Lsml
 
 MODEL = f"{Path(__file__).parent / 'trainable.py'}:Counting"
@@ -534,7 +534,7 @@ class Reader(threading.Thread):
     def run(self) -> None:
         while not self.done.is_set():
             try:
-                spec = registry.find_model(f"{MODEL}@{self.root}")
+                spec = resolve.find_model(f"{MODEL}@{self.root}")
                 model: Any = spec.open("cpu")
                 assert model.counts, spec
                 assert spec.version

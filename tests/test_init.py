@@ -14,8 +14,8 @@ from lsml_cli import project
 from lsml_cli.errors import ModelError
 from lsml_cli.evaluation import measurable
 from lsml_cli.gates import parse_gates
-from lsml_cli.model_folder import read_project
-from lsml_cli.registry import BUILT_IN, find_model
+from lsml_cli.registry.project_file import read_project
+from lsml_cli.registry.resolve import BUILT_IN, find_model
 from lsml_cli.schema.label_config import LabelConfig
 from tests.conftest import ROOT, Lsml
 from tests.serving import Serve

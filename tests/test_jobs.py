@@ -19,8 +19,9 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli import registry, studio, versions
+from lsml_cli import studio
 from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.registry import resolve, versions
 from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
@@ -341,7 +342,7 @@ def test_sigterm_for_every_process_of_a_server_is_its_end_and_not_that_of_the_jo
     config = LabelConfig.parse(server.config)
     name = f"{TRAINABLE}:Waiting"
     training_tasks = tasks.read_tasks(str(EXAMPLE / "annotated.json"))
-    fit_version(registry.find_model(name, {"until": str(sign)}), training_tasks, config, home)
+    fit_version(resolve.find_model(name, {"until": str(sign)}), training_tasks, config, home)
     sign.unlink()
     serve = Serve(tmp_path)
     options = "--versions", versions_folder, "--label-studio-url", server.url, "--with", f"until={sign}"

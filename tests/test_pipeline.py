@@ -18,7 +18,7 @@ from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.pipeline import Sent, find_devices, open_replicas, predict_stream
-from lsml_cli.registry import find_model
+from lsml_cli.registry.resolve import find_model
 from lsml_cli.replica import Plain, Replica, Setting
 from lsml_cli.replica_process import Placement, ReplicaProcess
 from lsml_cli.schema.label_config import LabelConfig

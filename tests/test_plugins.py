@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lsml_cli.registry import code_digest, find_model, source_files
+from lsml_cli.registry.resolve import code_digest, find_model, source_files
 
 if TYPE_CHECKING:
     from conftest import Lsml
@@ -233,7 +233,9 @@ def test_a_name_that_is_taken(with_plugins: Any, site: Path) -> None:
     problems = [zealous["problem"], next(each["problem"] for each in entries if each["target"] == "acme_models:Wordy")]
     [said] = filter(None, problems)
     assert said.startswith("Not used: wordy is the one of ")
-    find = "from lsml_cli.registry import *; print(known_models()['text-classifier'], find_model('wordy').target)"
+    find = (
+        "from lsml_cli.registry.resolve import *; print(known_models()['text-classifier'], find_model('wordy').target)"
+    )
     env = os.environ | {"PYTHONPATH": str(site)}
     known = subprocess.run([sys.executable, "-c", find], env=env, capture_output=True, text=True, check=True).stdout
     used = "acme_models.wordy:Wordy" if zealous["problem"] is None else "acme_models:Wordy"

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import drafts, load_model, versions
+from lsml_cli import load_model
 from lsml_cli.errors import ModelError, UnknownModel, UsageError
-from lsml_cli.registry import (
+from lsml_cli.registry import version_writer, versions
+from lsml_cli.registry.resolve import (
     code_digest,
     family_name,
     find_model,
@@ -30,7 +31,7 @@ WORDS = f"{models.__file__}:Words"
 
 def test_a_built_in_model_is_found_without_importing_anything_heavy():
     script = (
-        "import sys; from lsml_cli.registry import find_model; find_model('text-classifier').build();"
+        "import sys; from lsml_cli.registry.resolve import find_model; find_model('text-classifier').build();"
         "assert not {'sklearn', 'numpy', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -137,7 +138,7 @@ def test_a_version_moves_to_another_place(ticket_model, tmp_path):
 def trained(root: Path, target: str, **changes: Any) -> Path:
     """A version of a class, as `lsml fit` would write it; `changes` are made to its model.json."""
     spec = find_model(target)
-    with drafts.begin(root) as draft:
+    with version_writer.begin(root) as draft:
         (draft.folder / "counts.json").write_text('{"red": {"long": 1}}')
         version = draft.keep(
             family=family_name(spec.target),

@@ -18,7 +18,7 @@ from lsml_cli.models.legacy_backends import labels
 from lsml_cli.models.legacy_backends.brush import decode_rle, mask_to_rle
 from lsml_cli.models.legacy_backends.model import adapted
 from lsml_cli.models.legacy_backends.sdk_detection import Source, generation_of, model_name
-from lsml_cli.registry import find_model, source_files
+from lsml_cli.registry.resolve import find_model, source_files
 from tests.conftest import ROOT, Lsml
 from tests.serving import Serve, until
 from tests.studio_server import KEY, studio_server

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli import registry, training
+from lsml_cli import training
 from lsml_cli.errors import LsmlError
+from lsml_cli.registry import resolve
 from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server import serving
@@ -32,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one version of a small model. Do not write into it."""
     home = tmp_path_factory.mktemp("models") / "counting"
     config = LabelConfig.parse((EXAMPLE / "label_config.xml").read_text())
-    training.fit_version(registry.find_model(COUNTING), tasks.read_tasks(str(EXAMPLE / "annotated.json")), config, home)
+    training.fit_version(resolve.find_model(COUNTING), tasks.read_tasks(str(EXAMPLE / "annotated.json")), config, home)
     return home
 
 
@@ -51,7 +52,7 @@ def play(home: Path, versions: Path, scenario: Callable[[Serving], Coroutine[Any
     """A scenario with an open `Serving`, and afterwards nothing of it runs any more."""
 
     async def played() -> None:
-        found = Serving(registry.find_model(f"{COUNTING}@{home}"), Loading("cpu"), versions=versions)
+        found = Serving(resolve.find_model(f"{COUNTING}@{home}"), Loading("cpu"), versions=versions)
         async with asyncio.timeout(SOON):
             await found.open()
             try:

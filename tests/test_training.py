@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import holdout, registry, training, versions
+from lsml_cli import holdout, training
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation import evaluate_outcomes
+from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
 from tests.conftest import Lsml
@@ -53,7 +54,7 @@ def sample(count: int = 120) -> list[Task]:
 
 
 def fit(output: Path, tasks: list[Task | Unreadable] | list[Task], **options: Any) -> training.FitResult:
-    return training.fit_version(registry.find_model("text-classifier", {}), tasks, CONFIG, output, **options)
+    return training.fit_version(resolve.find_model("text-classifier", {}), tasks, CONFIG, output, **options)
 
 
 def test_a_version_is_written_promoted_and_measured(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_a_version_is_written_promoted_and_measured(tmp_path: Path) -> None:
 def test_the_measured_model_is_the_shipped_one(tmp_path: Path) -> None:
     tasks = [replace(each, data={"text": f"{each.data['text']} {i % 3}"}) for i, each in enumerate(sample(200))]
     found = fit(tmp_path, tasks)
-    spec = registry.version_spec(found.version.folder)
+    spec = resolve.version_spec(found.version.folder)
     _, held_out = holdout.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
     outcomes = training._predict(spec, CONFIG, [example.task for example in held_out])
     assert evaluate_outcomes(CONFIG, held_out, outcomes).metrics == found.metrics
@@ -160,7 +161,7 @@ def test_held_out_tasks_that_fail_count_as_wrong(tmp_path: Path) -> None:
     broken = held_out[0].task.index
     result = fit(tmp_path, tasks)
     outcomes = training._predict(
-        registry.version_spec(result.version.folder),
+        resolve.version_spec(result.version.folder),
         CONFIG,
         [replace(each.task, data={"text": 5}) if each.task.index == broken else each.task for each in held_out],
     )
@@ -192,7 +193,7 @@ def test_real_messages_with_five_seeds(tmp_path: Path, shared_data: Path) -> Non
     export, xml = sms(shared_data)
     config = LabelConfig.load(xml)
     tasks = list(read_tasks(str(export), controls=frozenset(config.controls)))
-    spec = registry.find_model("text-classifier", {})
+    spec = resolve.find_model("text-classifier", {})
     found = [training.fit_version(spec, tasks, config, tmp_path, seed=seed).metrics["kind"] for seed in range(5)]
     accuracy = [each.accuracy or 0 for each in found]
     spam = [kind.f1 for each in found for kind in each.classes if kind.name == "spam"]

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli import drafts, versions
 from lsml_cli.errors import LsmlError, ModelError, OutputError, UnknownModel, UsageError
+from lsml_cli.registry import version_writer, versions
 
 
 def write(root: Path, weights: bytes = b"w", *, promote: bool = True) -> versions.Version:
-    with drafts.begin(root) as draft:
+    with version_writer.begin(root) as draft:
         (draft.folder / "weights.bin").write_bytes(weights)
         version = draft.keep(family="a:B", label_config="<View/>", state={"classes": ["a"]}, params={"C": 1})
     if promote:
@@ -65,7 +65,7 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
 
 def test_leaving_without_keeping_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with drafts.begin(tmp_path) as draft:
+        with version_writer.begin(tmp_path) as draft:
             (draft.folder / "weights.bin").write_bytes(b"half")
             raise KeyboardInterrupt
 
@@ -78,7 +78,7 @@ def test_leaving_without_keeping_leaves_no_folder_either(tmp_path: Path) -> None
     root = tmp_path / "models" / "news"
 
     def fill_the_disk() -> None:
-        with drafts.begin(root) as draft:
+        with version_writer.begin(root) as draft:
             (draft.folder / "weights.bin").write_bytes(b"half")
             versions.refuse(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
 
@@ -86,19 +86,19 @@ def test_leaving_without_keeping_leaves_no_folder_either(tmp_path: Path) -> None
         fill_the_disk()
     assert list(tmp_path.iterdir()) == []
     write(root)
-    with pytest.raises(KeyboardInterrupt), drafts.begin(root):
+    with pytest.raises(KeyboardInterrupt), version_writer.begin(root):
         raise KeyboardInterrupt
     assert len(versions.list_versions(root)) == 1
 
 
 def test_a_version_is_no_place_for_versions(tmp_path: Path) -> None:
     version = write(tmp_path)
-    drafts.require_home(tmp_path)
-    drafts.require_home(tmp_path / "new")
+    version_writer.require_home(tmp_path)
+    version_writer.require_home(tmp_path / "new")
     for harm in ("lacks", "gone"):
         damage(version, harm)
         with pytest.raises(UsageError, match="is one version of a model") as caught:
-            drafts.require_home(version.folder)
+            version_writer.require_home(version.folder)
         assert caught.value.hint == f"Name the folder above, where the versions live: --output {tmp_path}"
 
 

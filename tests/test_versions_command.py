@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import drafts, versions
 from lsml_cli.errors import UnknownModel
+from lsml_cli.registry import version_writer, versions
 from tests.conftest import Lsml
 
 METRICS = {"mood": {"count": 20, "accuracy": 0.9, "macro_f1": 0.85, "classes": []}}
@@ -24,7 +24,7 @@ COUNTS = {"train": 1080, "holdout": 20}
 
 def write(root: Path, *, promote: bool = True, **facts: Any) -> versions.Version:
     facts = {"metrics": METRICS, "counts": COUNTS} | facts
-    with drafts.begin(root) as draft:
+    with version_writer.begin(root) as draft:
         (draft.folder / "weights.bin").write_bytes(b"w")
         version = draft.keep(family="a:B", label_config="<View/>", state={}, params={"C": 1}, **facts)
     if promote:

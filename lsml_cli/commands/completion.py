@@ -12,7 +12,7 @@ LOOKED_AT = 500  # entries of a folder; TAB must answer at once, also beside a m
 
 def models(incomplete: str) -> list[str]:
     """Models that come with lsml or as plug-ins, and trained ones in folders up to two levels down."""
-    from lsml_cli.registry import known_models
+    from lsml_cli.registry.resolve import known_models
 
     typed, slash, _ = incomplete.rpartition("/")
     found = [name for name in sorted(known_models()) if not slash]
@@ -35,6 +35,6 @@ def _folders(parent: str) -> list[str]:
 
 
 def _is_model(folder: str) -> bool:
-    from lsml_cli.versions import CURRENT
+    from lsml_cli.registry.versions import CURRENT
 
     return Path(folder, CURRENT).is_file()

@@ -28,7 +28,7 @@ def doctor(
     """
     from lsml_cli.commands.console import emit
     from lsml_cli.commands.tables import print_table
-    from lsml_cli.doctor import examine
+    from lsml_cli.registry.extras import examine
 
     found = list(examine(extras or ()))
     if as_json:

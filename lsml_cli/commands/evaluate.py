@@ -220,20 +220,20 @@ class _Specs:
     """The models that are named, and the label config that they agree on."""
 
     def __init__(self, model: str | None, other: str | None, params: list[str]) -> None:
-        from lsml_cli import registry
+        from lsml_cli.registry import resolve
 
-        self.model: ModelSpec | None = registry.find_model(model, registry.parse_params(params)) if model else None
-        self.other: ModelSpec | None = registry.find_model(other) if other else None
+        self.model: ModelSpec | None = resolve.find_model(model, resolve.parse_params(params)) if model else None
+        self.other: ModelSpec | None = resolve.find_model(other) if other else None
 
     def label_config(self, path: Path | None) -> LabelConfig:
-        from lsml_cli import registry
         from lsml_cli.errors import UsageError
+        from lsml_cli.registry import resolve
         from lsml_cli.schema.label_config import LabelConfig
 
         if path is not None:
             return LabelConfig.load(path)
         for spec in (self.model, self.other):
-            if spec is not None and (config := registry.trained_config(spec)) is not None:
+            if spec is not None and (config := resolve.trained_config(spec)) is not None:
                 return config
         raise UsageError("A label config is needed.", "Name the labelling XML with --label-config FILE.")
 

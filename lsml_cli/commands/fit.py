@@ -99,7 +99,7 @@ def fit(
 
         lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
-    from lsml_cli import plan, registry, training
+    from lsml_cli import plan, training
     from lsml_cli.commands import fit_report, metrics_tables
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
@@ -108,12 +108,13 @@ def fit(
     from lsml_cli.holdout import plan_fit
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.pipeline import find_devices
+    from lsml_cli.registry import resolve
     from lsml_cli.report import page
     from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
 
     spec = _spec(model, earlier, params or [])
-    config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
+    config = LabelConfig.load(label_config) if label_config else resolve.trained_config(spec)
     if config is None:
         raise UsageError(f"{spec.name} needs a label config.", "Name the labelling XML with --label-config FILE.")
     if output is None and not dry_run:
@@ -192,7 +193,7 @@ def fit(
             pass  # whoever reads the numbers may have enough; the version is there all the same
         except OutputError as error:
             unsaid = error
-        for sentence in fit_report.result_sentences(found, registry.how_to_name(spec, output)):
+        for sentence in fit_report.result_sentences(found, resolve.how_to_name(spec, output)):
             console.note(sentence)
         for sentence in (*fit_report.unread_sentences(found.plan, export), *fit_report.torn_sentences(found)):
             console.note(sentence, important=True)
@@ -205,17 +206,17 @@ def fit(
 
 def _spec(model: str | None, earlier: str | None, params: list[str]) -> ModelSpec:
     """What to train; with `--from` the version to continue, which `--model` may only confirm."""
-    from lsml_cli import registry
     from lsml_cli.errors import UsageError
+    from lsml_cli.registry import resolve
 
-    given = registry.parse_params(params)
+    given = resolve.parse_params(params)
     if earlier is None:
         if model is None:
-            listed = ", ".join(registry.BUILT_IN)
+            listed = ", ".join(resolve.BUILT_IN)
             raise UsageError("What should be trained?", f"Name a model with --model: {listed}, or file.py:Class.")
-        return registry.find_model(model, given)
-    spec = registry.find_model(earlier, given)
-    if model is not None and registry.find_model(model).family() is not spec.family():
+        return resolve.find_model(model, given)
+    spec = resolve.find_model(earlier, given)
+    if model is not None and resolve.find_model(model).family() is not spec.family():
         raise UsageError(
             f"--from {earlier} is a {spec.family().__name__}, and --model {model} is not.",
             "Leave out --model: the version knows what it is.",

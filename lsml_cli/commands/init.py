@@ -76,7 +76,7 @@ def _asked() -> tuple[str | None, str | None]:
 def _found(script: str) -> tuple[Path, str]:
     """The file, and the class in it. Raises UsageError where there is no such file, UnknownModel for no such class."""
     from lsml_cli.errors import UsageError
-    from lsml_cli.model_folder import only_class
+    from lsml_cli.registry.project_file import only_class
 
     name = only_class(script) or script
     file, _, class_name = name.rpartition(":")

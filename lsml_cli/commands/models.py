@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lsml_cli.catalogue import Entry
+    from lsml_cli.registry.catalog import Entry
 
 
 def models(
@@ -25,8 +25,8 @@ def models(
 
         lsml models --json | jq -r '.[].name'
     """
-    from lsml_cli.catalogue import list_models
     from lsml_cli.commands.console import emit
+    from lsml_cli.registry.catalog import list_models
 
     found = list(list_models())
     if as_json:

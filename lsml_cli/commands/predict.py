@@ -118,24 +118,25 @@ def predict(
     """
     from dataclasses import replace
 
-    from lsml_cli import bulk, plan, preflight, registry, retry, run
+    from lsml_cli import bulk, plan, preflight, retry, run
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console, emit
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import UsageError
     from lsml_cli.io.output import stdout_for_data
     from lsml_cli.io.output_paths import STDOUT, require_different_files
+    from lsml_cli.registry import resolve
     from lsml_cli.schema.label_config import LabelConfig
 
     summary_file.require_writable(summary)
     if output == STDOUT:  # which may have been led into the input: `>> tasks.jsonl` would never end
         require_different_files({"the input": tasks}, {"standard output": "/dev/fd/1"})
     with stdout_for_data(), Console(quiet) as console:
-        given = registry.parse_params(params or []) | ({"precision": precision} if precision else {})
-        spec = registry.find_model(model, given)
+        given = resolve.parse_params(params or []) | ({"precision": precision} if precision else {})
+        spec = resolve.find_model(model, given)
         if model_version is not None:
             spec = replace(spec, shown_as=model_version)
-        config = LabelConfig.load(label_config) if label_config else registry.trained_config(spec)
+        config = LabelConfig.load(label_config) if label_config else resolve.trained_config(spec)
         if config is None:
             raise UsageError(f"{model} needs a label config.", "Name the labelling XML with --label-config FILE.")
         for warning in config.warnings:

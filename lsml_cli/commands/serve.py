@@ -123,16 +123,17 @@ def serve(
 
         lsml serve --model models/news --versions models/served --label-studio-url http://localhost:8080
     """
-    from lsml_cli import plan, registry
+    from lsml_cli import plan
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import UsageError
     from lsml_cli.media.fetcher import Hosts
+    from lsml_cli.registry import resolve
     from lsml_cli.server import run
 
     if (model is None) == (folder is None):
         raise UsageError("Which model should be served?", "Name one: lsml serve --model models/news")
     model = str(model or folder)
-    given = registry.parse_params(params or [])
+    given = resolve.parse_params(params or [])
     run.serve(
         run.ServeOptions(
             model=model,

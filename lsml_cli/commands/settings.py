@@ -153,7 +153,7 @@ def _place(source: str, option: Option, settings: Settings) -> str:
 
 
 def _pairs(defaults: list[str], flags: list[str], path: Path) -> Iterator[tuple[str, str]]:
-    from lsml_cli.registry import parse_params
+    from lsml_cli.registry.resolve import parse_params
 
     mine = parse_params(flags)
     for key, value in (parse_params(defaults) | mine).items():

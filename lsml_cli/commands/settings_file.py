@@ -25,7 +25,7 @@ import typer
 from lsml_cli.commands import setting
 from lsml_cli.commands.setting import NOT_SETTINGS, Option
 from lsml_cli.errors import UsageError, closest_first
-from lsml_cli.versions import is_folder
+from lsml_cli.registry.versions import is_folder
 
 FILE_NAME = "lsml.toml"
 
@@ -127,7 +127,7 @@ def _parted(pair: str) -> tuple[str, str, str]:
 
 def _placed_model(value: str, folder: Path) -> str:
     """As `registry.find_model` would read it in that folder."""
-    from lsml_cli.registry import BUILT_IN, split_class
+    from lsml_cli.registry.resolve import BUILT_IN, split_class
 
     there = folder / value
     if value in BUILT_IN:

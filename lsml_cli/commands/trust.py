@@ -8,7 +8,7 @@ from typing import Any
 
 from lsml_cli.commands.setting import OPEN_CHOICES, Option
 from lsml_cli.errors import UsageError
-from lsml_cli.versions import is_folder
+from lsml_cli.registry.versions import is_folder
 
 
 def require_harmless(option: Option, value: Any, path: Path, where: str) -> None:
@@ -42,7 +42,7 @@ def _objection(option: Option, value: Any, folder: Path) -> str | None:
 
 def _model_objection(model: str) -> str | None:
     """A class in a file is code. A version is arrays and JSON, and by itself never more than a registered model."""
-    from lsml_cli.model_folder import runs_code
+    from lsml_cli.registry.project_file import runs_code
 
     if runs_code(model):
         return f"is {model}, which would run the code there"

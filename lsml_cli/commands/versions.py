@@ -13,7 +13,7 @@ from lsml_cli.commands.console import emit
 from lsml_cli.commands.tables import print_table
 
 if TYPE_CHECKING:
-    from lsml_cli.versions import Listed, Version
+    from lsml_cli.registry.versions import Listed, Version
 
 CONTROLS = 3  # whose metrics have columns; more would not fit a screen
 
@@ -42,8 +42,8 @@ def versions(
 
         lsml versions models/news --promote 20261120T213015
     """
-    from lsml_cli import versions as store
     from lsml_cli.commands.console import Console
+    from lsml_cli.registry import versions as store
 
     with Console(quiet) as console:
         _require_model(folder)
@@ -68,8 +68,8 @@ def versions(
 
 def _require_model(folder: Path) -> None:
     """Raises UsageError or ModelError with a sentence when the folder holds no versions."""
-    from lsml_cli import versions as store
     from lsml_cli.errors import ModelError, UsageError, closest_first
+    from lsml_cli.registry import versions as store
 
     if not folder.is_dir():
         siblings = [path.name for path in folder.parent.glob("*") if (path / store.CURRENT).is_file()]

@@ -18,8 +18,8 @@ from pathlib import Path
 from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.project import samples
 from lsml_cli.project.samples import Sample
+from lsml_cli.registry.local_imports import modules_beside
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.siblings import modules_beside
 
 OWN = "own"  # a model of one's own
 SCRIPT = "script"  # a backend that is there already

@@ -21,10 +21,11 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from lsml_cli import pipeline, registry, training
+from lsml_cli import pipeline, training
 from lsml_cli.errors import Interrupted, LsmlError, UsageError
 from lsml_cli.media.fetcher import Hosts, Media
 from lsml_cli.models.base import Json, ModelSpec
+from lsml_cli.registry import resolve
 from lsml_cli.server.app import make_app
 from lsml_cli.server.guard import Access
 from lsml_cli.server.jobs import Job, JobStore, Recipe
@@ -80,7 +81,7 @@ def serve(options: ServeOptions) -> None:
     Raises UsageError or another LsmlError when it cannot begin, Interrupted after ctrl-C.
     """
     access = _access(options)
-    spec = registry.find_model(options.model, options.params)
+    spec = resolve.find_model(options.model, options.params)
     _check_training(options, spec)
     _log_to_stderr()
     sock = _bind(options.host, options.port)
@@ -318,7 +319,7 @@ def _recipe(options: ServeOptions, label_studio_url: str) -> Recipe:
     """What jobs are told, wherever they run: where pictures are looked for is the same as for predictions."""
     media = options.media
     return Recipe(
-        registry.from_anywhere(options.model),
+        resolve.from_anywhere(options.model),
         label_studio_url,
         dict(options.params),
         options.fail_under,

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lsml_cli import registry, versions
 from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Json, ModelSpec
+from lsml_cli.registry import resolve, versions
 from lsml_cli.replica import reason
 from lsml_cli.replica_process import Placement, ReplicaProcess
 from lsml_cli.server.batcher import Batched, Batcher
@@ -404,7 +404,7 @@ class Serving:
     def _find_promoted(self, root: Path, params: Mapping[str, Json] | None = None) -> ModelSpec:
         """A version has to be of the class that was started: a folder may not decide which code runs."""
         folder = versions.resolve(str(root))
-        return registry.version_spec(folder, params, target=self.started.target, named=str(root))
+        return resolve.version_spec(folder, params, target=self.started.target, named=str(root))
 
 
 class _Room:
@@ -452,7 +452,7 @@ class _Room:
 
 def followed_folder(name: str) -> Path | None:
     """The folder whose promoted version a model's name means: "models/news", but not "models/news@VERSION"."""
-    both = registry.split_class(name)
+    both = resolve.split_class(name)
     root = Path(both[1] if both else name)
     return root if (root / versions.CURRENT).is_file() else None
 

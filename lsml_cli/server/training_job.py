@@ -101,11 +101,12 @@ def _result(store: JobStore, job: Job, heart: _Heart) -> Mapping[str, Any]:
 
 
 def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
-    from lsml_cli import registry, studio, training
+    from lsml_cli import studio, training
+    from lsml_cli.registry import resolve
     from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
 
-    spec = registry.find_model(job.model, job.params)
+    spec = resolve.find_model(job.model, job.params)
     media, device = _media(job), _device(job, spec.family())
     heart.say(f"Asking {job.label_studio_url} for the annotations of project {job.project}.")
     export = store.tasks_file(job)

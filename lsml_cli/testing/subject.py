@@ -16,7 +16,7 @@ from lsml_cli.errors import ModelError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models import base
 from lsml_cli.models.base import Binding, Model, ModelSpec
-from lsml_cli.registry import source_files
+from lsml_cli.registry.resolve import source_files
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Labelled, Task, kind

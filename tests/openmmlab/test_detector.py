@@ -505,21 +505,21 @@ def test_a_version_may_be_anybodys_and_runs_nothing(work):
 
 @pytest.mark.parametrize("name", ["config_file", "checkpoint_file"])
 def test_a_version_is_no_other_model_than_its_own(tmp_path, name):
-    from lsml_cli import drafts, registry
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.object_detector.model import ObjectDetector
     from lsml_cli.models.openmmlab import configs
+    from lsml_cli.registry import resolve, version_writer
 
     described = recipe.for_labels(configs.read(YOLOX, "mmdet", "config_file"), shapes.LABELS, None)
     params = {**ObjectDetector.params, "config_file": "gone.py", "checkpoint_file": "gone.pth"}
-    with drafts.begin(tmp_path / "shapes") as draft:
+    with version_writer.begin(tmp_path / "shapes") as draft:
         configs.store(described, draft.folder)
         state = {"classes": list(shapes.LABELS)}
         version = draft.keep(family="object-detector", label_config=shapes.CONFIG, state=state, params=params)
     config = LabelConfig.parse(shapes.CONFIG)
     for given in ({}, {name: params[name]}, {"precision": "fp32"}):
-        assert not registry.version_spec(version.folder, given).build().bind(config, {}, None).silent
-    other = registry.version_spec(version.folder, {name: "other"})
+        assert not resolve.version_spec(version.folder, given).build().bind(config, {}, None).silent
+    other = resolve.version_spec(version.folder, {name: "other"})
     with pytest.raises(UsageError, match=f"holds its own model: {name} changes nothing"):
         other.build().bind(config, {}, None)
 

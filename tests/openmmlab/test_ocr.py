@@ -33,7 +33,7 @@ from lsml_cli.models.ocr.existing_shapes import written
 from lsml_cli.models.ocr.model import in_reading_order
 from lsml_cli.models.ocr.postprocess import Line, OcrBinding, bind
 from lsml_cli.models.openmmlab import configs, inference, toolkit, train
-from lsml_cli.registry import find_model
+from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import read_tasks

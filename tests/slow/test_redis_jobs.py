@@ -16,8 +16,9 @@ import redis as redis_client
 from rq.job import Job as Entry
 from serving import Serve
 
-from lsml_cli import studio, versions
+from lsml_cli import studio
 from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.registry import versions
 from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
 from lsml_cli.server.runners import Redis, connect
 from lsml_cli.server.trainer import Trainer

@@ -14,7 +14,6 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lsml_cli import versions
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.models import torch_runtime
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
@@ -36,6 +35,7 @@ from lsml_cli.models.openmmlab import train as running
 from lsml_cli.models.openmmlab.image_files import Gathered
 from lsml_cli.models.openmmlab.inference import Input, Net
 from lsml_cli.models.torch_runtime import PRECISIONS, Precision
+from lsml_cli.registry import versions
 from lsml_cli.replica import cores
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction

@@ -32,12 +32,12 @@ from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli import plugins, versions
 from lsml_cli.errors import ModelError, UnknownModel, UsageError, closest_first, listed
-from lsml_cli.model_folder import Project, only_class, read_project
 from lsml_cli.models.base import FILE_MODULE, Json, Model, ModelSpec, load_class
+from lsml_cli.registry import plugins, versions
+from lsml_cli.registry.local_imports import modules_beside, python_files
+from lsml_cli.registry.project_file import Project, only_class, read_project
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.siblings import modules_beside, python_files
 
 BUILT_IN = {
     "image-classifier": "lsml_cli.models.image_classifier.model:ImageClassifier",

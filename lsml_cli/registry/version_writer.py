@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import UsageError
-from lsml_cli.versions import (
+from lsml_cli.registry.versions import (
     DESCRIPTION,
     FORMAT,
     HIDDEN_FILE,

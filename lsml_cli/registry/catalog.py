@@ -6,10 +6,10 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lsml_cli import doctor, plugins, registry
 from lsml_cli._version import __version__
 from lsml_cli.errors import LsmlError
 from lsml_cli.models.base import Model, fill_names, load_class
+from lsml_cli.registry import extras, plugins, resolve
 from lsml_cli.replica import reason
 
 
@@ -39,7 +39,7 @@ class Entry:
 def list_models() -> Iterator[Entry]:
     """What comes with lsml, then what other packages register. A model that cannot be imported is listed with why."""
     owners: dict[str, str] = {}
-    for name, target in registry.BUILT_IN.items():
+    for name, target in resolve.BUILT_IN.items():
         owners[name] = "the one that comes with lsml"
         yield _entry(name, target, "lsml", __version__)
     for plugin in plugins.find_plugins():
@@ -81,5 +81,5 @@ def _installed(module: str) -> bool:
 
 def _install(package: str, extra: str | None, missing: tuple[str, ...]) -> str:
     if package == "lsml" and extra:
-        return doctor.remedy_for(extra)
+        return extras.remedy_for(extra)
     return f"pip install '{package}[{extra}]'" if extra else f"pip install {' '.join(missing)}"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lsml_cli import versions
 from lsml_cli.errors import ModelError
 from lsml_cli.models.base import SCRIPTS, Json
+from lsml_cli.registry import versions
 
 PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
 

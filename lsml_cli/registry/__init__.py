@@ -1,0 +1,1 @@
+"""Resolve model names to specs; read and write trained versions."""
