@@ -24,7 +24,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from lsml_cli.replica import cores
+from lsml_cli.inference.replica import cores
 
 PICTURES = 192  # that are decoded
 LOOKED_AT = 64  # that go through the net, for each way to do that

@@ -30,7 +30,7 @@ from typing import Any
 
 from _measure import run
 
-from lsml_cli.replica import cores
+from lsml_cli.inference.replica import cores
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"

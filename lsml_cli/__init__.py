@@ -20,9 +20,9 @@ from lsml_cli._version import __version__
 
 if TYPE_CHECKING:
     from lsml_cli.errors import LsmlError
-    from lsml_cli.loaded import LoadedModel, load_model
+    from lsml_cli.inference.dispatch import open_replicas, predict_stream
+    from lsml_cli.inference.loaded_model import LoadedModel, load_model
     from lsml_cli.models.base import Binding, Model, ModelSpec
-    from lsml_cli.pipeline import open_replicas, predict_stream
     from lsml_cli.registry.resolve import find_model
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.schema.predictions import Failure, Prediction, Region

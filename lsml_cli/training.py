@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli import gates, pipeline
+from lsml_cli import gates
 from lsml_cli._version import __version__
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
 from lsml_cli.evaluation import Evaluation, evaluate_outcomes, filled_by, measurable
 from lsml_cli.holdout import Plan, is_held_out, plan_fit, question, require_share
+from lsml_cli.inference import dispatch
 from lsml_cli.judges import REGIONS, AnyMetrics
 from lsml_cli.media.fetcher import Media
 from lsml_cli.metrics.geometry import require_pycocotools
@@ -308,8 +309,8 @@ def _predict(spec: ModelSpec, config: LabelConfig, tasks: Sequence[Task], place:
     if not tasks:
         return []
     workers = (os.cpu_count() or 1) if spec.family().place == "threads" else 1
-    with pipeline.open_replicas(spec, config, devices=[place.device], workers=workers, media=place.media) as replicas:
-        stream = pipeline.predict_stream(replicas, tasks, batch_size=spec.family().batch_size)
+    with dispatch.open_replicas(spec, config, devices=[place.device], workers=workers, media=place.media) as replicas:
+        stream = dispatch.predict_stream(replicas, tasks, batch_size=spec.family().batch_size)
         return [outcome for _, outcome in stream]
 
 

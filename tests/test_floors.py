@@ -239,7 +239,10 @@ def test_starting_the_command_loads_nothing_heavy() -> None:
         ({"bulk": {"commands.predict"}}, "floor 6"),
         ({"models.base": {"models.text_classifier"}}, "floor 3"),
         ({"tasks": {"predictions"}, "predictions": {"metrics"}, "metrics": {"tasks"}}, "in a circle"),
-        ({"models.ocr.words": {"bulk"}}, "lsml_cli.models.ocr.model.words (floor 3) imports lsml_cli.bulk (floor 4)"),
+        (
+            {"models.ocr.words": {"bulk"}},
+            "lsml_cli.models.ocr.model.words (floor 3) imports lsml_cli.inference.predict (floor 4)",
+        ),
         ({"helpers": set()}, "lsml_cli.helpers has no floor"),
         ({"engine.app": set()}, "lsml_cli.engine.app has no floor"),
     ],

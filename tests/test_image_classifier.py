@@ -26,8 +26,11 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from lsml_cli import check_model, find_model
-from lsml_cli.bulk import predict_file
 from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageError
+from lsml_cli.inference.plan import Plan, PredictOptions
+from lsml_cli.inference.predict import predict_file
+from lsml_cli.inference.replica import FETCHERS, OUTAGE
+from lsml_cli.inference.run import Summary
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, ModelSpec
 from lsml_cli.models.image_classifier import backbones, inference
@@ -36,11 +39,8 @@ from lsml_cli.models.image_classifier.inference import Eye, Question, agreement
 from lsml_cli.models.image_classifier.model import ImageClassifier
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.media_reader import Source
-from lsml_cli.plan import Plan, PredictOptions
 from lsml_cli.registry import versions
 from lsml_cli.registry.resolve import version_spec
-from lsml_cli.replica import FETCHERS, OUTAGE
-from lsml_cli.run import Summary
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Annotation, Labelled, Task

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import replica_process
 from lsml_cli.errors import LsmlError, ModelError, UsageError
+from lsml_cli.inference import replica_process
+from lsml_cli.inference.dispatch import Sent, find_devices, open_replicas, predict_stream
+from lsml_cli.inference.replica import Plain, Replica, Setting
+from lsml_cli.inference.replica_process import Placement, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import ModelSpec
-from lsml_cli.pipeline import Sent, find_devices, open_replicas, predict_stream
 from lsml_cli.registry.resolve import find_model
-from lsml_cli.replica import Plain, Replica, Setting
-from lsml_cli.replica_process import Placement, ReplicaProcess
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import Task, Unreadable
@@ -330,8 +330,8 @@ def test_what_was_unreadable_is_a_failure_in_its_place():
 
 
 def test_large_tasks_make_smaller_batches():
-    from lsml_cli import pipeline
+    from lsml_cli.inference import dispatch
 
     sizes = [1, 1, 9 << 20, 1, 5 << 20, 5 << 20, 1]
-    batches = list(pipeline._batches(sizes, 4, lambda size: size))
+    batches = list(dispatch._batches(sizes, 4, lambda size: size))
     assert batches == [sizes[:3], sizes[3:6], sizes[6:]]

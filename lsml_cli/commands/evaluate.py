@@ -121,12 +121,13 @@ def evaluate(
 
         lsml evaluate export.json -m models/new --compare models/news --held-out --fail-if-worse accuracy=0.01
     """
-    from lsml_cli import evaluation, gates, plan, training
+    from lsml_cli import evaluation, gates, training
     from lsml_cli.commands import evaluate_report
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import InputError, UsageError
+    from lsml_cli.inference import plan
     from lsml_cli.io.output import stdout_for_data
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.report import page
@@ -262,7 +263,7 @@ class _Opener:
         import os
 
         from lsml_cli.evaluation import ModelSubject, filled_by
-        from lsml_cli.pipeline import find_devices, open_replicas
+        from lsml_cli.inference.dispatch import find_devices, open_replicas
 
         family = spec.family()
         [device, *_] = find_devices(self._device, family)

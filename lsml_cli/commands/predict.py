@@ -118,11 +118,13 @@ def predict(
     """
     from dataclasses import replace
 
-    from lsml_cli import bulk, plan, preflight, retry, run
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console, emit
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import UsageError
+    from lsml_cli.inference import plan, preflight, run
+    from lsml_cli.inference import predict as bulk
+    from lsml_cli.inference import retry_failed as retry
     from lsml_cli.io.output import stdout_for_data
     from lsml_cli.io.output_paths import STDOUT, require_different_files
     from lsml_cli.registry import resolve

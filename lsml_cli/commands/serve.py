@@ -123,9 +123,9 @@ def serve(
 
         lsml serve --model models/news --versions models/served --label-studio-url http://localhost:8080
     """
-    from lsml_cli import plan
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import UsageError
+    from lsml_cli.inference import plan
     from lsml_cli.media.fetcher import Hosts
     from lsml_cli.registry import resolve
     from lsml_cli.server import run

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from lsml_cli.errors import TransientError
-from lsml_cli.replica import OUTAGE, Fetch
+from lsml_cli.inference.replica import OUTAGE, Fetch
 
 
 @dataclass

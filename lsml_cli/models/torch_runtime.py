@@ -9,7 +9,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
-from lsml_cli.replica import cores
+from lsml_cli.inference.replica import cores
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from lsml_cli._version import __version__
 from lsml_cli.errors import LsmlError
+from lsml_cli.inference.replica import reason
 from lsml_cli.models.base import Model, fill_names, load_class
 from lsml_cli.registry import extras, plugins, resolve
-from lsml_cli.replica import reason
 
 
 @dataclass(frozen=True)

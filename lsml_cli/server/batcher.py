@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lsml_cli.errors import LsmlError
-from lsml_cli.pipeline import BATCH_BYTES, Sent, stuck_for
-from lsml_cli.replica import AHEAD, Job, Setting, reason
-from lsml_cli.replica_process import ReplicaDied, ReplicaProcess
+from lsml_cli.inference.dispatch import BATCH_BYTES, Sent, stuck_for
+from lsml_cli.inference.replica import AHEAD, Job, Setting, reason
+from lsml_cli.inference.replica_process import ReplicaDied, ReplicaProcess
 from lsml_cli.schema.predictions import Failure
 
 FIRST_SIZE = 16  # tasks of the first batch, before anything is known of how long one takes

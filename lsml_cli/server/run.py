@@ -21,8 +21,9 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from lsml_cli import pipeline, training
+from lsml_cli import training
 from lsml_cli.errors import Interrupted, LsmlError, UsageError
+from lsml_cli.inference import dispatch
 from lsml_cli.media.fetcher import Hosts, Media
 from lsml_cli.models.base import Json, ModelSpec
 from lsml_cli.registry import resolve
@@ -174,7 +175,7 @@ class _Server:
 
     def _loading(self, spec: ModelSpec) -> Loading:
         family = spec.family()
-        devices = pipeline.find_devices(self.options.device, family)
+        devices = dispatch.find_devices(self.options.device, family)
         if len(devices) > 1:
             raise UsageError("lsml serve uses one device.", "Start one server on each device, on ports of their own.")
         return Loading(

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import listed
+from lsml_cli.inference.replica import Setting
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.registry.resolve import trained_config
-from lsml_cli.replica import Setting
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure
 from lsml_cli.server.answers import AnswerJob, Asked, Failed

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lsml_cli.errors import LsmlError, ModelError
+from lsml_cli.inference.replica import reason
+from lsml_cli.inference.replica_process import Placement, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Json, ModelSpec
 from lsml_cli.registry import resolve, versions
-from lsml_cli.replica import reason
-from lsml_cli.replica_process import Placement, ReplicaProcess
 from lsml_cli.server.batcher import Batched, Batcher
 from lsml_cli.server.jobs import versions_of
 

@@ -150,13 +150,13 @@ def _media(job: Job) -> Media:
 
 def _device(job: Job, family: type[Model]) -> str:
     """The server's device, or the best one of a worker that has no such device."""
-    from lsml_cli import pipeline
     from lsml_cli.errors import UsageError
+    from lsml_cli.inference import dispatch
 
     try:
-        return pipeline.find_devices(job.device, family)[0]
+        return dispatch.find_devices(job.device, family)[0]
     except UsageError as error:
-        best = pipeline.find_devices("auto", family)[0]
+        best = dispatch.find_devices("auto", family)[0]
         log.warning("Job %s: %s It trains on %s.", job.id, error.message, best)
         return best
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.loaded import to_config, to_spec, to_task
+from lsml_cli.inference.loaded_model import to_config, to_spec, to_task
 from lsml_cli.models.base import Json, Model, ModelSpec
 from lsml_cli.schema.annotations import labelled
 from lsml_cli.schema.label_config import LabelConfig

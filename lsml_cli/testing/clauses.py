@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch, LsmlError, UsageError
+from lsml_cli.inference.replica import Plain, Setting
+from lsml_cli.inference.replica_process import Placement, ReplicaDied, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.registry.resolve import check_params
-from lsml_cli.replica import Plain, Setting
-from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
 from lsml_cli.schema.label_config import CONTROLS, OBJECTS, LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import kind

@@ -15,6 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
+from lsml_cli.inference.replica import FETCHERS, cores, reason
 from lsml_cli.models.base import Progress
 from lsml_cli.models.choices.logistic import Wanted, fit_heads
 from lsml_cli.models.image_classifier import backbones
@@ -22,7 +23,6 @@ from lsml_cli.models.image_classifier.inference import Eye, Question, agreement
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.media_reader import Source
 from lsml_cli.models.torch_runtime import Precision, cast, lower_precisions
-from lsml_cli.replica import FETCHERS, cores, reason
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
+from lsml_cli.inference.replica import cores
 from lsml_cli.models import torch_runtime
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress, Tuning
 from lsml_cli.models.media_reader import Source
@@ -36,7 +37,6 @@ from lsml_cli.models.openmmlab.image_files import Gathered
 from lsml_cli.models.openmmlab.inference import Input, Net
 from lsml_cli.models.torch_runtime import PRECISIONS, Precision
 from lsml_cli.registry import versions
-from lsml_cli.replica import cores
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Labelled, Task, kind

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError, listed
+from lsml_cli.inference.replica import cores
 from lsml_cli.metrics.texts import character_edits
 from lsml_cli.models.base import Json, Progress
 from lsml_cli.models.ocr import config as recipe
@@ -21,7 +22,6 @@ from lsml_cli.models.openmmlab import train as running
 from lsml_cli.models.openmmlab.configs import Config
 from lsml_cli.models.openmmlab.image_files import Gathered, pixels
 from lsml_cli.models.openmmlab.inference import Net
-from lsml_cli.replica import cores
 
 Pages = Sequence[tuple[Gathered, Filling]]  # pictures with the controls about them
 Learn = Callable[[], dict[str, Json]]  # trains a part, writes it into the version, returns what is to be known about it

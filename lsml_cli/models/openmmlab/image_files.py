@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
+from lsml_cli.inference.replica import FETCHERS, reason
 from lsml_cli.media import images
 from lsml_cli.models.base import Progress
 from lsml_cli.models.media_reader import Source
-from lsml_cli.replica import FETCHERS, reason
 from lsml_cli.schema.tasks import Labelled
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
+from lsml_cli.inference.replica import cores
 from lsml_cli.models.openmmlab import configs, toolkit
 from lsml_cli.models.openmmlab.image_files import LOADER, register
 from lsml_cli.models.openmmlab.toolkit import Scope
 from lsml_cli.models.torch_runtime import Precision, cast, in_lanes, lower_precisions
-from lsml_cli.replica import cores
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from lsml_cli.errors import ModelError, UsageError
+from lsml_cli.inference.replica import FETCHERS, Job, Plain, Replica, Setting, cores
+from lsml_cli.inference.replica_process import Placement, ReplicaDied, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Model, ModelSpec
-from lsml_cli.replica import FETCHERS, Job, Plain, Replica, Setting, cores
-from lsml_cli.replica_process import Placement, ReplicaDied, ReplicaProcess
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure
 

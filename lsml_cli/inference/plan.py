@@ -12,16 +12,16 @@ import orjson
 
 from lsml_cli import __version__
 from lsml_cli.errors import UsageError, closest_first
+from lsml_cli.inference.dispatch import find_devices, open_replicas
+from lsml_cli.inference.record_codec import BulkJob
+from lsml_cli.inference.replica import FETCHERS, Replica, Setting
+from lsml_cli.inference.replica_process import ReplicaProcess
 from lsml_cli.io.image_paths import Folder
 from lsml_cli.io.output import Format, output_format
 from lsml_cli.io.output_paths import STDOUT, in_progress, require_different_files, writable
 from lsml_cli.io.source import STDIN, Source
-from lsml_cli.job import BulkJob
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec
-from lsml_cli.pipeline import find_devices, open_replicas
-from lsml_cli.replica import FETCHERS, Replica, Setting
-from lsml_cli.replica_process import ReplicaProcess
 from lsml_cli.schema.data_key import find_data_key
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Shape

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lsml_cli.errors import LsmlError
+from lsml_cli.inference.plan import Plan
+from lsml_cli.inference.run import Report
 from lsml_cli.io.image_paths import Folder
 from lsml_cli.io.output import output_format, require_output
 from lsml_cli.io.output_paths import is_stream, room_note
 from lsml_cli.io.source import Source
 from lsml_cli.models.base import Meeting
-from lsml_cli.plan import Plan
-from lsml_cli.run import Report
 from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.predictions import Failure
 from lsml_cli.schema.tasks import Task, kind

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError
+from lsml_cli.inference.plan import Plan
+from lsml_cli.inference.replica import Setting
+from lsml_cli.inference.replica_process import Placement
 from lsml_cli.io.journal import Found
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output_paths import beside, is_stream
 from lsml_cli.models.base import Json, Tuning
-from lsml_cli.plan import Plan
-from lsml_cli.replica import Setting
-from lsml_cli.replica_process import Placement
 
 SAMPLE = 64  # tasks; an input with fewer is done before there would be anything to gain
 

@@ -8,16 +8,16 @@ from contextlib import closing
 from itertools import chain
 
 from lsml_cli.errors import UsageError
+from lsml_cli.inference.autotune import tuned
+from lsml_cli.inference.dispatch import predict_batches
+from lsml_cli.inference.plan import Plan
+from lsml_cli.inference.record_codec import BulkJob
+from lsml_cli.inference.replica_process import GC_THRESHOLD
+from lsml_cli.inference.run import Report, Run, Summary
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import FileOutput, Output, StreamOutput, output_format
 from lsml_cli.io.output_paths import is_stream, room_note
-from lsml_cli.job import BulkJob
-from lsml_cli.pipeline import predict_batches
-from lsml_cli.plan import Plan
-from lsml_cli.replica_process import GC_THRESHOLD
-from lsml_cli.run import Report, Run, Summary
 from lsml_cli.schema.predictions import Failure
-from lsml_cli.tuning import tuned
 
 
 def predict_file(plan: Plan, report: Report) -> Summary:

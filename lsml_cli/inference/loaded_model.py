@@ -11,12 +11,12 @@ from typing import Any, Self
 import orjson
 
 from lsml_cli.errors import UsageError
+from lsml_cli.inference.dispatch import find_devices, open_replicas, predict_stream
+from lsml_cli.inference.replica import Plain
 from lsml_cli.io.json_records import Record
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Json, Model, ModelSpec
-from lsml_cli.pipeline import find_devices, open_replicas, predict_stream
 from lsml_cli.registry.resolve import class_spec, find_model, trained_config
-from lsml_cli.replica import Plain
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Outcome
 from lsml_cli.schema.tasks import Task, Unreadable, kind, parse_task

@@ -11,15 +11,15 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
+from lsml_cli.inference.dispatch import predict_stream
+from lsml_cli.inference.plan import Plan
+from lsml_cli.inference.record_codec import Exceptional, Written
+from lsml_cli.inference.run import Report, Run, Summary
 from lsml_cli.io.image_paths import Folder
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import FileOutput
 from lsml_cli.io.output_paths import is_stream
 from lsml_cli.io.source import Source
-from lsml_cli.job import Exceptional, Written
-from lsml_cli.pipeline import predict_stream
-from lsml_cli.plan import Plan
-from lsml_cli.run import Report, Run, Summary
 
 BLOCK = 16 << 20  # bytes of finished records that wait while failed ones gather for a batch
 

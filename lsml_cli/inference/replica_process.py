@@ -19,9 +19,9 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from lsml_cli.errors import LsmlError, ModelError
+from lsml_cli.inference.replica import AHEAD, FETCHERS, Job, Replica, Setting, cores, reason
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import ModelSpec
-from lsml_cli.replica import AHEAD, FETCHERS, Job, Replica, Setting, cores, reason
 
 GC_THRESHOLD = (100_000, 20, 100)  # a batch makes and drops thousands of objects and no cycles: 5 % of the time
 GOODBYE = 5.0  # seconds that a process gets to end by itself

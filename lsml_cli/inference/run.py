@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import orjson
 
 from lsml_cli.errors import Interrupted, RunStopped
+from lsml_cli.inference.plan import Plan
+from lsml_cli.inference.record_codec import Written
 from lsml_cli.io.image_paths import Folder
 from lsml_cli.io.journal import Entry, require_enough_input, require_same_input
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import Output
 from lsml_cli.io.output_paths import STDOUT, is_stream
 from lsml_cli.io.source import Source
-from lsml_cli.job import Written
-from lsml_cli.plan import Plan
 from lsml_cli.schema.predictions import Failure
 
 FAILURES_SHOWN = 3

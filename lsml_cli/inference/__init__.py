@@ -1,0 +1,1 @@
+"""Run models over tasks: batching, replicas, bulk prediction, resume and retry."""
