@@ -13,15 +13,15 @@ from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli import gates
 from lsml_cli._version import __version__
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
-from lsml_cli.evaluation import Evaluation, evaluate_outcomes, filled_by, measurable
+from lsml_cli.evaluation import gates
+from lsml_cli.evaluation.evaluate import Evaluation, evaluate_outcomes, filled_by, measurable
+from lsml_cli.evaluation.metrics.geometry import require_pycocotools
+from lsml_cli.evaluation.scorers import REGIONS, AnyMetrics
 from lsml_cli.holdout import Plan, is_held_out, plan_fit, question, require_share
 from lsml_cli.inference import dispatch
-from lsml_cli.judges import REGIONS, AnyMetrics
 from lsml_cli.media.fetcher import Media
-from lsml_cli.metrics.geometry import require_pycocotools
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
 from lsml_cli.registry import resolve, version_writer, versions
 from lsml_cli.schema.annotations import Which

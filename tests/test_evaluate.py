@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.evaluation import evaluate_outcomes
+from lsml_cli.evaluation.evaluate import evaluate_outcomes
 from lsml_cli.schema.annotations import Annotation
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction

@@ -263,7 +263,7 @@ from lsml_cli import __version__, tasks
 from lsml_cli.models import base
 from lsml_cli.models.base import Model
 def later():
-    import lsml_cli.metrics
+    import lsml_cli.evaluation.metrics
     from torch import nn
 """
     inside, outside = imports_of("bulk", source, {"", "tasks", "models", "models.base", "metrics", "bulk"})

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lsml_cli.errors import UsageError
-from lsml_cli.gates import Gate, judge, parse_gates
-from lsml_cli.metrics import classification
+from lsml_cli.evaluation.gates import Gate, judge, parse_gates
+from lsml_cli.evaluation.metrics import classification
 
 KNOWN = {"category": ["Billing", "Odd=one", "3.5"], "a.b": ["Billing", "x:y"], "free": None}
 

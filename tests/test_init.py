@@ -12,8 +12,8 @@ import pytest
 
 from lsml_cli import project
 from lsml_cli.errors import ModelError
-from lsml_cli.evaluation import measurable
-from lsml_cli.gates import parse_gates
+from lsml_cli.evaluation.evaluate import measurable
+from lsml_cli.evaluation.gates import parse_gates
 from lsml_cli.registry.project_file import read_project
 from lsml_cli.registry.resolve import BUILT_IN, find_model
 from lsml_cli.schema.label_config import LabelConfig

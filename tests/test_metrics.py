@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from lsml_cli.metrics import bootstrap, classification
-from lsml_cli.metrics.agreement import NameAgreement
-from lsml_cli.metrics.calibration import calibration
-from lsml_cli.metrics.choices import ChoiceCounts
+from lsml_cli.evaluation.metrics import bootstrap, classification
+from lsml_cli.evaluation.metrics.agreement import NameAgreement
+from lsml_cli.evaluation.metrics.calibration import calibration
+from lsml_cli.evaluation.metrics.choices import ChoiceCounts
 
 NAMES = ["ant", "bee", "cat", "dog"]
 SINGLE = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=1, max_size=30)

@@ -17,10 +17,10 @@ from label_studio_sdk.converter import brush
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lsml_cli.metrics import regions, texts
-from lsml_cli.metrics.geometry import Shape, overlaps, shape_of
-from lsml_cli.metrics.regions import Found, RegionCounts
-from lsml_cli.metrics.texts import Text, TextCounts
+from lsml_cli.evaluation.metrics import regions, texts
+from lsml_cli.evaluation.metrics.geometry import Shape, overlaps, shape_of
+from lsml_cli.evaluation.metrics.regions import Found, RegionCounts
+from lsml_cli.evaluation.metrics.texts import Text, TextCounts
 from lsml_cli.schema import brush_rle
 
 LABELS = ["car", "cat", "dog"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lsml_cli.errors import InputError
-from lsml_cli.predicted import Answer, PredictionFile
+from lsml_cli.evaluation.prediction_file import Answer, PredictionFile
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsml_cli.evaluation.ranking import Trust
+from lsml_cli.evaluation.uncertainty import least_entropy, least_sure, sureness
 from lsml_cli.io.external_sort import Keyed, sorted_on_disk
-from lsml_cli.ranking import Trust
-from lsml_cli.uncertainty import least_entropy, least_sure, sureness
 from tests.conftest import Lsml
 from tests.test_evaluate import CONFIG, exported, predicted, write
 

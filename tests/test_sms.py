@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from lsml_cli.metrics import classification
+from lsml_cli.evaluation.metrics import classification
 
 
 @pytest.fixture(scope="module")

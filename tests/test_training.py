@@ -16,7 +16,7 @@ import pytest
 
 from lsml_cli import holdout, training
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.evaluation import evaluate_outcomes
+from lsml_cli.evaluation.evaluate import evaluate_outcomes
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks

@@ -12,7 +12,7 @@ import typer
 from lsml_cli.commands import completion, options
 
 if TYPE_CHECKING:
-    from lsml_cli.evaluation import Subject
+    from lsml_cli.evaluation.evaluate import Subject
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.base import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
@@ -121,16 +121,18 @@ def evaluate(
 
         lsml evaluate export.json -m models/new --compare models/news --held-out --fail-if-worse accuracy=0.01
     """
-    from lsml_cli import evaluation, gates, training
+    from lsml_cli import training
     from lsml_cli.commands import evaluate_report
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import InputError, UsageError
+    from lsml_cli.evaluation import evaluate as evaluation
+    from lsml_cli.evaluation import gates
+    from lsml_cli.evaluation.report import page
     from lsml_cli.inference import plan
     from lsml_cli.io.output import stdout_for_data
     from lsml_cli.io.output_paths import require_different_files
-    from lsml_cli.report import page
     from lsml_cli.schema import tasks
 
     if (model is None) == (predictions is None):
@@ -250,7 +252,7 @@ class _Opener:
         device: str,
         batch_size: int | None,
     ) -> None:
-        from lsml_cli.predicted import PredictionFile
+        from lsml_cli.evaluation.prediction_file import PredictionFile
 
         self._stack = stack
         self._config = config
@@ -262,7 +264,7 @@ class _Opener:
     def model(self, spec: ModelSpec) -> Subject:
         import os
 
-        from lsml_cli.evaluation import ModelSubject, filled_by
+        from lsml_cli.evaluation.evaluate import ModelSubject, filled_by
         from lsml_cli.inference.dispatch import find_devices, open_replicas
 
         family = spec.family()
@@ -275,8 +277,8 @@ class _Opener:
         return ModelSubject(spec.model_version, replicas, self._batch_size or family.batch_size, given, filled)
 
     def file(self, path: str, version: str | None) -> Subject:
-        from lsml_cli.evaluation import FileSubject
-        from lsml_cli.predicted import PredictionFile
+        from lsml_cli.evaluation.evaluate import FileSubject
+        from lsml_cli.evaluation.prediction_file import PredictionFile
 
         file = self._stack.enter_context(PredictionFile(path, self._config, version))
         self._files.append(file)

@@ -9,8 +9,8 @@ from lsml_cli.commands import metrics_tables
 from lsml_cli.errors import GateMissed, listed
 
 if TYPE_CHECKING:
-    from lsml_cli.evaluation import Evaluation
-    from lsml_cli.gates import Comparison, Verdict
+    from lsml_cli.evaluation.evaluate import Evaluation
+    from lsml_cli.evaluation.gates import Comparison, Verdict
 
 
 def print_evaluation(found: Evaluation) -> None:

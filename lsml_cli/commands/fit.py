@@ -105,12 +105,12 @@ def fit(
     from lsml_cli.commands.console import Console
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
+    from lsml_cli.evaluation.report import page
     from lsml_cli.holdout import plan_fit
     from lsml_cli.inference import plan
     from lsml_cli.inference.dispatch import find_devices
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.registry import resolve
-    from lsml_cli.report import page
     from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
 

@@ -9,7 +9,7 @@ from lsml_cli.commands.console import emit
 from lsml_cli.commands.tables import print_table
 
 if TYPE_CHECKING:
-    from lsml_cli.evaluation import Compared, Judged
+    from lsml_cli.evaluation.evaluate import Compared, Judged
 
 NAMES = {
     "accuracy": "accuracy",

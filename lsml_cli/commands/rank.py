@@ -11,7 +11,7 @@ import typer
 from lsml_cli.commands import options
 
 if TYPE_CHECKING:
-    from lsml_cli.ranking import Ranked, Trust
+    from lsml_cli.evaluation.ranking import Ranked, Trust
 
 
 def rank(
@@ -65,10 +65,10 @@ def rank(
 
         lsml rank predictions.json -o doubtful.json --accept-above 0.95 --accepted sure.json
     """
-    from lsml_cli import ranking
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.errors import UsageError
+    from lsml_cli.evaluation import ranking
     from lsml_cli.io.output import output_format, stdout_for_data
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.io.source import STDIN
@@ -110,8 +110,8 @@ def rank(
 
 
 def _trust(file: str, annotated: Path, label_config: Path, accept_above: float | None) -> Trust:
-    from lsml_cli.predicted import PredictionFile
-    from lsml_cli.ranking import how_often_wrong
+    from lsml_cli.evaluation.prediction_file import PredictionFile
+    from lsml_cli.evaluation.ranking import how_often_wrong
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.schema.tasks import read_tasks
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError, listed
-from lsml_cli.metrics.geometry import Shape, shape_of
+from lsml_cli.evaluation.metrics.geometry import Shape, shape_of
 from lsml_cli.models.base import Progress
 from lsml_cli.models.object_detector.postprocess import Pairs
 from lsml_cli.models.openmmlab.image_files import Gathered

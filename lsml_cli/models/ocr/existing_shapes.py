@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lsml_cli.metrics.geometry import shape_of
+from lsml_cli.evaluation.metrics.geometry import shape_of
 from lsml_cli.models.ocr.crops import Point, Size
 from lsml_cli.models.ocr.postprocess import Drawn, Filling, Value
 from lsml_cli.schema.annotations import answered

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError, listed
+from lsml_cli.evaluation.metrics.texts import character_edits
 from lsml_cli.inference.replica import cores
-from lsml_cli.metrics.texts import character_edits
 from lsml_cli.models.base import Json, Progress
 from lsml_cli.models.ocr import config as recipe
 from lsml_cli.models.ocr import dataset

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lsml_cli.evaluation import Difference, Judged
-from lsml_cli.gates import LESS_IS_BETTER
-from lsml_cli.metrics.agreement import Agreement
-from lsml_cli.report import charts
-from lsml_cli.report.gallery import Example, gallery
-from lsml_cli.report.markup import counted, escaped, name, number, signed
+from lsml_cli.evaluation.evaluate import Difference, Judged
+from lsml_cli.evaluation.gates import LESS_IS_BETTER
+from lsml_cli.evaluation.metrics.agreement import Agreement
+from lsml_cli.evaluation.report import charts
+from lsml_cli.evaluation.report.gallery import Example, gallery
+from lsml_cli.evaluation.report.markup import counted, escaped, name, number, signed
 
 TITLES = {
     "accuracy": ("Accuracy", "share of tasks that are exactly right"),

@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 from lsml_cli.errors import LsmlError
-from lsml_cli.evaluation import Disagreement, Judged
-from lsml_cli.judges import regions_of, score_of, texts_of
+from lsml_cli.evaluation.evaluate import Disagreement, Judged
+from lsml_cli.evaluation.metrics.geometry import Shape, overlaps, size_of
+from lsml_cli.evaluation.metrics.regions import Found, match
+from lsml_cli.evaluation.metrics.texts import Text, character_edits, meet
+from lsml_cli.evaluation.report.markup import counted, escaped, name, shortened
+from lsml_cli.evaluation.scorers import regions_of, score_of, texts_of
 from lsml_cli.media.fetcher import Media
-from lsml_cli.metrics.geometry import Shape, overlaps, size_of
-from lsml_cli.metrics.regions import Found, match
-from lsml_cli.metrics.texts import Text, character_edits, meet
-from lsml_cli.report.markup import counted, escaped, name, shortened
 from lsml_cli.schema.annotations import chosen
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 

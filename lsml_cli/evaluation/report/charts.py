@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lsml_cli.metrics.bootstrap import Interval
-from lsml_cli.metrics.calibration import Calibration
-from lsml_cli.metrics.choices import Confusion
-from lsml_cli.report.markup import counted, escaped, name, number, shortened
+from lsml_cli.evaluation.metrics.bootstrap import Interval
+from lsml_cli.evaluation.metrics.calibration import Calibration
+from lsml_cli.evaluation.metrics.choices import Confusion
+from lsml_cli.evaluation.report.markup import counted, escaped, name, number, shortened
 
 MOST = 30  # classes of a confusion matrix that are shown
 SIDE = 320  # units of a chart, of which an axis takes the margin

@@ -17,6 +17,9 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError
+from lsml_cli.evaluation.prediction_file import EXPECTED, Answer
+from lsml_cli.evaluation.scorers import judges_of
+from lsml_cli.evaluation.uncertainty import By, least_sure, sureness
 from lsml_cli.holdout import answers, nothing_is_an_answer
 from lsml_cli.io.external_sort import Keyed, sorted_on_disk
 from lsml_cli.io.journal import Entry
@@ -24,13 +27,10 @@ from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import FORMATS, FileOutput, Format, Output, StreamOutput
 from lsml_cli.io.output_paths import is_stream, writable
 from lsml_cli.io.source import Source
-from lsml_cli.judges import judges_of
-from lsml_cli.predicted import EXPECTED, Answer
 from lsml_cli.schema.annotations import Which, answered
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
 from lsml_cli.schema.tasks import Task, Unreadable
-from lsml_cli.uncertainty import By, least_sure, sureness
 
 AT_A_TIME = 1000  # records that are written together
 UNSURE_LAST = math.inf  # predictions that no score tells anything about come after the others, in their order

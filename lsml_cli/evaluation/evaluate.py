@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any, Protocol
 
-from lsml_cli import gates
+from lsml_cli.evaluation import gates
+from lsml_cli.evaluation.metrics import bootstrap
+from lsml_cli.evaluation.metrics.agreement import Agreement
+from lsml_cli.evaluation.metrics.bootstrap import Interval
+from lsml_cli.evaluation.metrics.calibration import Calibration, calibration
+from lsml_cli.evaluation.metrics.choices import ChoiceCounts, Confusion
+from lsml_cli.evaluation.metrics.regions import RegionCounts
+from lsml_cli.evaluation.prediction_file import Answer
+from lsml_cli.evaluation.scorers import AnyMetrics, Judge, Result, judges_of
 from lsml_cli.holdout import FOREIGN, SHOWN, UNREADABLE, answers, bare, nothing_is_an_answer, question
 from lsml_cli.inference.dispatch import predict_stream
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import GC_THRESHOLD, ReplicaProcess
-from lsml_cli.judges import AnyMetrics, Judge, Result, judges_of
-from lsml_cli.metrics import bootstrap
-from lsml_cli.metrics.agreement import Agreement
-from lsml_cli.metrics.bootstrap import Interval
-from lsml_cli.metrics.calibration import Calibration, calibration
-from lsml_cli.metrics.choices import ChoiceCounts, Confusion
-from lsml_cli.metrics.regions import RegionCounts
 from lsml_cli.models.base import Model
-from lsml_cli.predicted import Answer
 from lsml_cli.schema.annotations import Answered, Which, answered
 from lsml_cli.schema.label_config import Control, LabelConfig
 from lsml_cli.schema.predictions import Failure, Outcome, Prediction

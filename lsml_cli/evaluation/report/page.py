@@ -9,11 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from lsml_cli.errors import OutputError, UsageError
-from lsml_cli.evaluation import Evaluation
-from lsml_cli.gates import Comparison, Verdict
+from lsml_cli.evaluation.evaluate import Evaluation
+from lsml_cli.evaluation.gates import Comparison, Verdict
+from lsml_cli.evaluation.report import gallery, sections
+from lsml_cli.evaluation.report.markup import counted, escaped, name
 from lsml_cli.media.fetcher import Media
-from lsml_cli.report import gallery, sections
-from lsml_cli.report.markup import counted, escaped, name
 from lsml_cli.schema.label_config import LabelConfig
 
 BEGINNING = b"<!doctype html>"
@@ -96,7 +96,7 @@ def render(
         )
         for control, judged in found.controls.items()
     ]
-    style = (files("lsml_cli.report") / "style.css").read_text("utf-8")
+    style = (files("lsml_cli.evaluation.report") / "style.css").read_text("utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

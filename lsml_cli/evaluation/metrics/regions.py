@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from lsml_cli.metrics.geometry import Shape, overlaps
+from lsml_cli.evaluation.metrics.geometry import Shape, overlaps
 
 if TYPE_CHECKING:
     import numpy as np

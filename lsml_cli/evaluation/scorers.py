@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from lsml_cli.metrics import regions, texts
-from lsml_cli.metrics.agreement import Agreement, MeanAgreement, NameAgreement
-from lsml_cli.metrics.choices import ChoiceCounts, Metrics, Pair
-from lsml_cli.metrics.geometry import Shape, shape_of, size_of
-from lsml_cli.metrics.regions import Found, RegionCounts, RegionMetrics
-from lsml_cli.metrics.texts import Text, TextCounts, TextMetrics
+from lsml_cli.evaluation.metrics import regions, texts
+from lsml_cli.evaluation.metrics.agreement import Agreement, MeanAgreement, NameAgreement
+from lsml_cli.evaluation.metrics.choices import ChoiceCounts, Metrics, Pair
+from lsml_cli.evaluation.metrics.geometry import Shape, shape_of, size_of
+from lsml_cli.evaluation.metrics.regions import Found, RegionCounts, RegionMetrics
+from lsml_cli.evaluation.metrics.texts import Text, TextCounts, TextMetrics
 from lsml_cli.schema.annotations import chosen
 from lsml_cli.schema.label_config import Control, LabelConfig
 

@@ -1,0 +1,1 @@
+"""Compare predictions with annotations: metrics, gates, ranking, reports."""
