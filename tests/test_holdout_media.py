@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.holdout import plan_fit
 from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task
+from lsml_cli.training.splits import plan_fit
 from tests.models import IMAGE_CONFIG
 
 CONFIG = LabelConfig.parse(IMAGE_CONFIG)

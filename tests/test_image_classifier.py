@@ -44,7 +44,7 @@ from lsml_cli.registry.resolve import version_spec
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Annotation, Labelled, Task
-from lsml_cli.training import FitResult, fit_version
+from lsml_cli.training.fit import FitResult, fit_version
 from tests.conftest import Lsml
 from tests.test_predict import journalled, wait_for
 

@@ -28,7 +28,7 @@ from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
 from lsml_cli.server.runners import Embedded, connect
 from lsml_cli.server.trainer import Trainer
 from lsml_cli.studio import connection
-from lsml_cli.training import fit_version
+from lsml_cli.training.fit import fit_version
 from tests import serving
 from tests.conftest import EXAMPLE, Lsml
 from tests.models import IMAGE_CONFIG

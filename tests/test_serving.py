@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli import training
 from lsml_cli.errors import LsmlError
 from lsml_cli.registry import resolve
 from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server import serving
 from lsml_cli.server.serving import Loading, Served, Serving
+from lsml_cli.training import fit as training
 from tests import trainable
 from tests.conftest import EXAMPLE
 

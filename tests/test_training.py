@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import holdout, training
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation.evaluate import evaluate_outcomes
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+from lsml_cli.training import fit as training
+from lsml_cli.training import splits
 from tests.conftest import Lsml
 
 CONFIG = LabelConfig.parse("""
@@ -76,7 +77,7 @@ def test_the_measured_model_is_the_shipped_one(tmp_path: Path) -> None:
     tasks = [replace(each, data={"text": f"{each.data['text']} {i % 3}"}) for i, each in enumerate(sample(200))]
     found = fit(tmp_path, tasks)
     spec = resolve.version_spec(found.version.folder)
-    _, held_out = holdout.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
+    _, held_out = splits.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
     outcomes = training._predict(spec, CONFIG, [example.task for example in held_out])
     assert evaluate_outcomes(CONFIG, held_out, outcomes).metrics == found.metrics
 
@@ -98,7 +99,7 @@ def test_nothing_changes_sides_and_equal_texts_fall_together() -> None:
     def sides(tasks: list[Task]) -> dict[str, int]:
         examples = [Labelled(each, _annotation(each)) for each in tasks]
         found: dict[str, int] = {}
-        for side, members in enumerate(holdout.split(examples, CONFIG, 0.3, 5)):
+        for side, members in enumerate(splits.split(examples, CONFIG, 0.3, 5)):
             for member in members:
                 assert found.setdefault(member.task.data["text"], side) == side
         return found
@@ -112,7 +113,7 @@ def test_nothing_changes_sides_and_equal_texts_fall_together() -> None:
 
 
 def test_examples_carry_no_answers() -> None:
-    for side in holdout.split([Labelled(each, _annotation(each)) for each in sample(20)], CONFIG, 0.5, 0):
+    for side in splits.split([Labelled(each, _annotation(each)) for each in sample(20)], CONFIG, 0.5, 0):
         for example in side:
             assert set(example.task.raw) == {"id", "data"}
 
@@ -157,7 +158,7 @@ def test_nothing_to_learn_leaves_nothing_behind(tmp_path: Path, tasks: list[Task
 
 def test_held_out_tasks_that_fail_count_as_wrong(tmp_path: Path) -> None:
     tasks = sample()
-    train, held_out = holdout.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
+    train, held_out = splits.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
     broken = held_out[0].task.index
     result = fit(tmp_path, tasks)
     outcomes = training._predict(
@@ -228,7 +229,7 @@ def test_real_messages_do_not_change_sides_with_a_tenth_more(shared_data: Path) 
     everything = list(read_tasks(str(export), controls=frozenset(config.controls)))
     sides: dict[str, str] = {}
     for count in (len(everything) * 10 // 11, len(everything)):
-        plan = holdout.plan_fit(everything[:count], config, holdout=0.2, seed=1)
+        plan = splits.plan_fit(everything[:count], config, holdout=0.2, seed=1)
         for side, members in (("train", plan.train), ("held out", plan.held_out)):
             for member in members:
                 assert sides.setdefault(member.task.data["text"], side) == side

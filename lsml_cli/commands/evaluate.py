@@ -121,7 +121,6 @@ def evaluate(
 
         lsml evaluate export.json -m models/new --compare models/news --held-out --fail-if-worse accuracy=0.01
     """
-    from lsml_cli import training
     from lsml_cli.commands import evaluate_report
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
@@ -134,6 +133,7 @@ def evaluate(
     from lsml_cli.io.output import stdout_for_data
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.schema import tasks
+    from lsml_cli.training import fit as training
 
     if (model is None) == (predictions is None):
         raise UsageError("What should be measured?", "Name either --model MODEL or --predictions FILE.")

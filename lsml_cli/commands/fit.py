@@ -99,20 +99,20 @@ def fit(
 
         lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
-    from lsml_cli import training
     from lsml_cli.commands import fit_report, metrics_tables
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.evaluation.report import page
-    from lsml_cli.holdout import plan_fit
     from lsml_cli.inference import plan
     from lsml_cli.inference.dispatch import find_devices
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.registry import resolve
     from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
+    from lsml_cli.training import fit as training
+    from lsml_cli.training.splits import plan_fit
 
     spec = _spec(model, earlier, params or [])
     config = LabelConfig.load(label_config) if label_config else resolve.trained_config(spec)

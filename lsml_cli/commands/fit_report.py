@@ -10,8 +10,8 @@ from lsml_cli.commands.tables import print_table
 from lsml_cli.errors import listed
 
 if TYPE_CHECKING:
-    from lsml_cli.holdout import Plan
-    from lsml_cli.training import FitResult
+    from lsml_cli.training.fit import FitResult
+    from lsml_cli.training.splits import Plan
 
 
 def print_plan(plan: Plan) -> None:

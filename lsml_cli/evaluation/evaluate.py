@@ -23,7 +23,6 @@ from lsml_cli.evaluation.metrics.choices import ChoiceCounts, Confusion
 from lsml_cli.evaluation.metrics.regions import RegionCounts
 from lsml_cli.evaluation.prediction_file import Answer
 from lsml_cli.evaluation.scorers import AnyMetrics, Judge, Result, judges_of
-from lsml_cli.holdout import FOREIGN, SHOWN, UNREADABLE, answers, bare, nothing_is_an_answer, question
 from lsml_cli.inference.dispatch import predict_stream
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import GC_THRESHOLD, ReplicaProcess
@@ -32,6 +31,7 @@ from lsml_cli.schema.annotations import Answered, Which, answered
 from lsml_cli.schema.label_config import Control, LabelConfig
 from lsml_cli.schema.predictions import Failure, Outcome, Prediction
 from lsml_cli.schema.tasks import Labelled, Task, Unreadable
+from lsml_cli.training.splits import FOREIGN, SHOWN, UNREADABLE, answers, bare, nothing_is_an_answer, question
 
 BLOCK = 512  # tasks that are predicted together
 REASONS = 100  # kinds of failures that are told apart

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, Self
 import orjson
 
 from lsml_cli.errors import InputError, UsageError, listed
-from lsml_cli.holdout import content
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import Source
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
 from lsml_cli.schema.tasks import Task, parse_task
+from lsml_cli.training.splits import content
 
 EXPECTED = "Name a file that `lsml predict` wrote, or an export that holds predictions in full."
 AT_A_TIME = 1000  # records that are put on disk together

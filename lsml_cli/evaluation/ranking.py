@@ -20,7 +20,6 @@ from lsml_cli.errors import InputError
 from lsml_cli.evaluation.prediction_file import EXPECTED, Answer
 from lsml_cli.evaluation.scorers import judges_of
 from lsml_cli.evaluation.uncertainty import By, least_sure, sureness
-from lsml_cli.holdout import answers, nothing_is_an_answer
 from lsml_cli.io.external_sort import Keyed, sorted_on_disk
 from lsml_cli.io.journal import Entry
 from lsml_cli.io.json_records import Record
@@ -31,6 +30,7 @@ from lsml_cli.schema.annotations import Which, answered
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
 from lsml_cli.schema.tasks import Task, Unreadable
+from lsml_cli.training.splits import answers, nothing_is_an_answer
 
 AT_A_TIME = 1000  # records that are written together
 UNSURE_LAST = math.inf  # predictions that no score tells anything about come after the others, in their order

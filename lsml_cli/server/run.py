@@ -21,7 +21,6 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from lsml_cli import training
 from lsml_cli.errors import Interrupted, LsmlError, UsageError
 from lsml_cli.inference import dispatch
 from lsml_cli.media.fetcher import Hosts, Media
@@ -35,6 +34,7 @@ from lsml_cli.server.runners import Embedded, Redis
 from lsml_cli.server.service import Limits, Service
 from lsml_cli.server.serving import Loading, Serving, followed_folder
 from lsml_cli.server.trainer import Trainer
+from lsml_cli.training import fit as training
 
 BACKLOG = 2048  # connections that wait to be accepted
 MOST_AT_ONCE = 1000  # connections; further ones are told to come back

@@ -23,7 +23,7 @@ from lsml_cli.server.jobs import Job, JobStore, Superseded, utc_now, versions_of
 if TYPE_CHECKING:
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.base import Model
-    from lsml_cli.training import FitResult
+    from lsml_cli.training.fit import FitResult
 
 VERSIONS = "LSML_WORKER_VERSIONS"  # the environment variable that says where the shared folder is on this host
 NICENESS = 10
@@ -101,10 +101,11 @@ def _result(store: JobStore, job: Job, heart: _Heart) -> Mapping[str, Any]:
 
 
 def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
-    from lsml_cli import studio, training
+    from lsml_cli import studio
     from lsml_cli.registry import resolve
     from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
+    from lsml_cli.training import fit as training
 
     spec = resolve.find_model(job.model, job.params)
     media, device = _media(job), _device(job, spec.family())

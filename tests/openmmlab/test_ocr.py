@@ -37,7 +37,7 @@ from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import read_tasks
-from lsml_cli.training import fit_version
+from lsml_cli.training.fit import fit_version
 from tests.conftest import ROOT, Lsml
 from tests.openmmlab.writing import (
     BLOBS,

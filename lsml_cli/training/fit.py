@@ -19,7 +19,6 @@ from lsml_cli.evaluation import gates
 from lsml_cli.evaluation.evaluate import Evaluation, evaluate_outcomes, filled_by, measurable
 from lsml_cli.evaluation.metrics.geometry import require_pycocotools
 from lsml_cli.evaluation.scorers import REGIONS, AnyMetrics
-from lsml_cli.holdout import Plan, is_held_out, plan_fit, question, require_share
 from lsml_cli.inference import dispatch
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
@@ -28,6 +27,7 @@ from lsml_cli.schema.annotations import Which
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Outcome
 from lsml_cli.schema.tasks import Labelled, Task, Unreadable
+from lsml_cli.training.splits import Plan, is_held_out, plan_fit, question, require_share
 
 # Modules whose version a trained model may depend on; only those that the fit has imported are noted down.
 _LIBRARIES = ("numpy", "scipy", "sklearn", "safetensors", "torch", "torchvision", "mmcv", "mmdet", "mmocr")

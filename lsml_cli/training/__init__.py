@@ -1,0 +1,1 @@
+"""Train a model from annotated tasks: split, fit, measure, gate, promote."""
