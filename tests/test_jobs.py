@@ -19,15 +19,15 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_cli import studio
+from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.label_studio import client
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
 from lsml_cli.server.runners import Embedded, connect
 from lsml_cli.server.trainer import Trainer
-from lsml_cli.studio import connection
 from lsml_cli.training.fit import fit_version
 from tests import serving
 from tests.conftest import EXAMPLE, Lsml
@@ -42,7 +42,7 @@ PATIENCE = 60.0  # seconds; a job takes three, most of them for the SDK
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StudioServer]:
-    monkeypatch.setenv(studio.API_KEY, KEY)
+    monkeypatch.setenv(label_studio.API_KEY, KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with studio_server() as running:
         yield running
@@ -180,9 +180,9 @@ def test_what_goes_wrong_is_a_sentence(
     elif trouble == "no such project":
         server.tasks.clear()
     elif trouble == "wrong key":
-        monkeypatch.setenv(studio.API_KEY, "no-key-at-all")
+        monkeypatch.setenv(label_studio.API_KEY, "no-key-at-all")
     elif trouble == "no key":
-        monkeypatch.delenv(studio.API_KEY)
+        monkeypatch.delenv(label_studio.API_KEY)
     elif trouble == "torn":
         server.torn = 20_000
     elif trouble == "another model":
@@ -346,7 +346,7 @@ def test_sigterm_for_every_process_of_a_server_is_its_end_and_not_that_of_the_jo
     sign.unlink()
     serve = Serve(tmp_path)
     options = "--versions", versions_folder, "--label-studio-url", server.url, "--with", f"until={sign}"
-    environment = {studio.API_KEY: KEY}
+    environment = {label_studio.API_KEY: KEY}
     try:
         first = serve("--model", f"{name}@{home}", *options, env=environment)
         first.ask("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3}})
@@ -404,7 +404,7 @@ def test_a_picture_model_trains_from_wherever_the_server_has_pictures(server: St
             *("--model", f"{TRAINABLE}:Shades", "--versions", "versions", "--label-studio-url", server.url),
             *("--document-root", "documents", "--upload-root", "uploads", "--map", "s3://bucket/=bucket"),
             *("--allow-host", "localhost", "--device", "cpu", "--media-cache", "kept"),
-            env={studio.API_KEY: KEY, "NO_PROXY": "127.0.0.1,localhost"},
+            env={label_studio.API_KEY: KEY, "NO_PROXY": "127.0.0.1,localhost"},
         )
         running.ask("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3}})
         store = JobStore(tmp_path / "versions")
@@ -456,7 +456,7 @@ def test_jobs_says_what_is_not_there(lsml: Lsml, tmp_path: Path) -> None:
 
 
 def test_the_tasks_come_as_they_are(server: StudioServer, tmp_path: Path) -> None:
-    with studio.connect(server.url) as there:
+    with label_studio.connect(server.url) as there:
         assert there.label_config(3) == (EXAMPLE / "label_config.xml").read_text()
         there.download_annotated(3, tmp_path / "export.json")
     assert json.loads((tmp_path / "export.json").read_bytes()) == server.tasks[3]
@@ -464,7 +464,7 @@ def test_the_tasks_come_as_they_are(server: StudioServer, tmp_path: Path) -> Non
 
 
 def test_a_personal_access_token_is_exchanged(server: StudioServer) -> None:
-    with studio.connect(server.url, server.personal_token) as there:
+    with label_studio.connect(server.url, server.personal_token) as there:
         assert there.label_config(3) == server.config
     assert server.asked == ["/api/token/refresh/", "/api/projects/3/"]
 
@@ -478,7 +478,7 @@ def test_a_personal_access_token_is_exchanged(server: StudioServer) -> None:
 )
 def test_what_label_studio_refuses_is_a_sentence(server: StudioServer, status: int, sentence: str) -> None:
     server.status = status
-    with studio.connect(server.url) as there, pytest.raises(LsmlError) as raised:
+    with label_studio.connect(server.url) as there, pytest.raises(LsmlError) as raised:
         there.label_config(3)
     assert sentence in str(raised.value)
     assert KEY not in str(raised.value)
@@ -486,8 +486,8 @@ def test_what_label_studio_refuses_is_a_sentence(server: StudioServer, status: i
 
 def test_an_address_that_is_none(server: StudioServer) -> None:
     with pytest.raises(UsageError, match=r"Write http:// or https:// before the host"):
-        studio.connect("localhost:8080", KEY)
-    with studio.connect("http://127.0.0.1:9", KEY) as there, pytest.raises(LsmlError, match=r"cannot be reached"):
+        label_studio.connect("localhost:8080", KEY)
+    with label_studio.connect("http://127.0.0.1:9", KEY) as there, pytest.raises(LsmlError, match=r"cannot be reached"):
         there.label_config(3)
 
 
@@ -496,11 +496,11 @@ def test_an_export_that_stops_short_is_noticed(server: StudioServer, tmp_path: P
     path = tmp_path / "export.json"
     whole = json.dumps(server.tasks[3])
     path.write_text(whole)
-    assert connection._ends_as_a_list(path)
+    assert client._ends_as_a_list(path)
     path.write_text(whole[:-1] + "\n")
-    assert not connection._ends_as_a_list(path)
+    assert not client._ends_as_a_list(path)
     server.tasks[3] = {"detail": "no list"}  # type: ignore[assignment]
-    with studio.connect(server.url) as there, pytest.raises(LsmlError, match=r"only in part"):
+    with label_studio.connect(server.url) as there, pytest.raises(LsmlError, match=r"only in part"):
         there.download_annotated(3, path)
 
 

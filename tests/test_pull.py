@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.studio import listing
+from lsml_cli.label_studio import task_pages
 from tests.conftest import Lsml
 from tests.studio_project import CONFIG, StudioProject, studio_project
 from tests.studio_server import KEY, jwt
@@ -70,7 +70,9 @@ def test_the_fields_that_are_asked_for(server: StudioProject, lsml: Lsml) -> Non
     assert "no field 'dat'.\n      They have: data, " in run.stderr
 
 
-@pytest.mark.parametrize("count", [0, 1, listing.PAGE - 1, listing.PAGE, listing.PAGE + 1, 2 * listing.PAGE + 5])
+@pytest.mark.parametrize(
+    "count", [0, 1, task_pages.PAGE - 1, task_pages.PAGE, task_pages.PAGE + 1, 2 * task_pages.PAGE + 5]
+)
 def test_every_task_comes_once_whatever_the_pages(server: StudioProject, lsml: Lsml, count: int) -> None:
     ids = server.add_tasks(count)
     assert [task["id"] for task in pulled(lsml, "--only", "unlabelled")] == ids
@@ -113,7 +115,7 @@ def test_files_and_the_label_config(server: StudioProject, lsml: Lsml, tmp_path:
 def test_a_pull_that_broke_off_goes_on(
     server: StudioProject, lsml: Lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.add_tasks(2 * listing.PAGE)
+    server.add_tasks(2 * task_pages.PAGE)
     whole = tmp_path / "whole.jsonl"
     pulled(lsml, "-o", whole, "--fields", "data")
 
@@ -142,7 +144,7 @@ def test_a_pull_that_broke_off_goes_on(
 def test_tasks_that_come_and_go_meanwhile_shift_nothing(
     server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = server.add_tasks(2 * listing.PAGE)
+    ids = server.add_tasks(2 * task_pages.PAGE)
     kept = server.answer
     pages = iter(range(100))
 
@@ -158,7 +160,7 @@ def test_tasks_that_come_and_go_meanwhile_shift_nothing(
 
 
 def test_a_closed_pipe_is_no_failure(server: StudioProject) -> None:
-    server.add_tasks(3 * listing.PAGE)
+    server.add_tasks(3 * task_pages.PAGE)
     command = f"{sys.executable} -m lsml_cli pull --project 3 -q | head -1; exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, run.stderr) == (0, "")

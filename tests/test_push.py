@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsml_cli import studio
+from lsml_cli import label_studio
+from lsml_cli.label_studio import client, create_tasks, pending_import, push
+from lsml_cli.label_studio.push_options import Pushed, PushOptions
+from lsml_cli.label_studio.push_spool import problem_of
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.studio import connection, creating, pushing, underway
-from lsml_cli.studio.asked import Pushed, PushOptions
-from lsml_cli.studio.checked import problem_of
 from tests.conftest import Lsml
 from tests.studio_project import CONFIG, StudioProject, studio_project
 from tests.studio_server import KEY
@@ -67,8 +67,8 @@ class Quiet:
 
 def pushed(server: StudioProject, path: Path, **options: Any) -> Pushed:
     """A push in this process."""
-    with studio.connect(server.url, KEY) as there:
-        return pushing.push(there, PushOptions(str(path), 3, **options), Quiet())
+    with label_studio.connect(server.url, KEY) as there:
+        return push.push(there, PushOptions(str(path), 3, **options), Quiet())
 
 
 def once(tasks: Iterable[int]) -> Counter[int]:
@@ -260,9 +260,9 @@ def test_a_version_is_taken_back(server: StudioProject, lsml: Lsml, tmp_path: Pa
 def test_nothing_is_lost_or_doubled(
     server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(underway, "POLL", 0.1)
-    monkeypatch.setattr(pushing, "SECONDS_EACH", (2.0, 0.0))
-    monkeypatch.setattr(pushing, "LARGEST", 500)
+    monkeypatch.setattr(pending_import, "POLL", 0.1)
+    monkeypatch.setattr(push, "SECONDS_EACH", (2.0, 0.0))
+    monkeypatch.setattr(push, "LARGEST", 500)
     ids = server.add_tasks(10)
     server.faults = ["", fault]
     found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
@@ -275,21 +275,21 @@ def test_nothing_is_lost_or_doubled(
 def test_a_server_that_never_answers_is_given_up(
     server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(underway, "POLL", 0.05)
-    monkeypatch.setattr(pushing, "SECONDS_EACH", (0.2, 0.0))
+    monkeypatch.setattr(pending_import, "POLL", 0.05)
+    monkeypatch.setattr(push, "SECONDS_EACH", (0.2, 0.0))
     ids = server.add_tasks(4)
     server.faults = ["cut before"] * 10
-    with pytest.raises(studio.connection.LsmlError) as raised:
+    with pytest.raises(label_studio.connection.LsmlError) as raised:
         pushed(server, written(tmp_path / "p.jsonl", records(ids)))
     assert "broke off over the import of 1 predictions" in str(raised.value)
     assert "0 of 4 predictions are there. Run the same again" in str(raised.value)
-    assert len([each for each in server.asked if each[:2] == POST]) == pushing.FRUITLESS
+    assert len([each for each in server.asked if each[:2] == POST]) == push.FRUITLESS
 
 
 def test_a_body_that_is_too_large_is_divided(
     server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pushing, "SMALLEST", 100)
+    monkeypatch.setattr(push, "SMALLEST", 100)
     ids = server.add_tasks(40)
     server.largest_body = 1500
     found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
@@ -464,13 +464,13 @@ def test_tasks_are_made_with_their_predictions(server: StudioProject, lsml: Lsml
 def test_tasks_are_never_sent_twice(
     server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, there: int, sentence: str
 ) -> None:
-    monkeypatch.setattr(underway, "POLL", 0.1)
-    monkeypatch.setattr(creating, "SECONDS_EACH", (2.0, 0.0))
-    monkeypatch.setattr(creating, "MOST", 4)
+    monkeypatch.setattr(pending_import, "POLL", 0.1)
+    monkeypatch.setattr(create_tasks, "SECONDS_EACH", (2.0, 0.0))
+    monkeypatch.setattr(create_tasks, "MOST", 4)
     server.faults = ["", fault]
     file = written(tmp_path / "tasks.jsonl", whole(10))
     if sentence:
-        with pytest.raises(connection.LsmlError) as raised:
+        with pytest.raises(client.LsmlError) as raised:
             pushed(server, file, create=True)
         assert sentence in str(raised.value)
     else:
@@ -511,10 +511,10 @@ def test_whatever_breaks_every_task_ends_with_one(
     server: StudioProject, tmp_path: Path, faults: list[str], there: set[int], each: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(underway, "POLL", 0.01)
-        patch.setattr(pushing, "SECONDS_EACH", (0.05, 0.0))
-        patch.setattr(pushing, "LARGEST", each * 200)
-        patch.setattr(pushing, "FRUITLESS", 99)
+        patch.setattr(pending_import, "POLL", 0.01)
+        patch.setattr(push, "SECONDS_EACH", (0.05, 0.0))
+        patch.setattr(push, "LARGEST", each * 200)
+        patch.setattr(push, "FRUITLESS", 99)
         server.tasks.clear()
         server.predictions.clear()
         ids = server.add_tasks(12)

@@ -54,11 +54,11 @@ def pull(
 
         lsml pull --project 3 --only unlabelled | lsml predict - --model models/news | head -3
     """
-    from lsml_cli import studio
+    from lsml_cli import label_studio
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.io.output_paths import require_different_files
-    from lsml_cli.studio import pulling
+    from lsml_cli.label_studio import pull as pulling
 
     summary_file.require_writable(summary)
     require_different_files(
@@ -80,7 +80,7 @@ def pull(
         resume=resume,
     )
     url = options.require_label_studio(label_studio_url)
-    with Console(quiet) as console, studio.connect(url) as there:
+    with Console(quiet) as console, label_studio.connect(url) as there:
         if label_config_out is not None:
             pulling.write_label_config(there, project, label_config_out)
         done = pulling.pull_to(there, asked, console)

@@ -56,13 +56,13 @@ def push(
 
         lsml push --delete news@20261121T013000 --project 3
     """
-    from lsml_cli import studio
+    from lsml_cli import label_studio
     from lsml_cli.commands import summary as summary_file
     from lsml_cli.commands.console import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.io.output_paths import require_different_files
-    from lsml_cli.studio import pushing
-    from lsml_cli.studio.asked import PushOptions
+    from lsml_cli.label_studio import push as pushing
+    from lsml_cli.label_studio.push_options import PushOptions
 
     if delete is not None and (file is not None or create_tasks or version is not None):
         raise UsageError("--delete takes a version back and pushes nothing.", "Leave out FILE and the other options.")
@@ -76,7 +76,7 @@ def push(
         {"--errors": str(errors) if errors else None, "--summary": str(summary) if summary else None},
     )
     url = options.require_label_studio(label_studio_url)
-    with Console(quiet) as console, studio.connect(url) as there:
+    with Console(quiet) as console, label_studio.connect(url) as there:
         if file is None:
             count = pushing.take_back(there, project, str(delete), dry_run)
             summary_file.write(summary, {"project": project, "version": delete, "deleted": count, "dry_run": dry_run})

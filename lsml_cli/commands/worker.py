@@ -43,8 +43,8 @@ def worker(
 
     from lsml_cli.commands.console import Console
     from lsml_cli.errors import UsageError
+    from lsml_cli.label_studio import API_KEY
     from lsml_cli.server import runners, training_job
-    from lsml_cli.studio import API_KEY
 
     if versions is not None:
         if not versions.is_dir():

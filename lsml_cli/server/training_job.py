@@ -101,7 +101,7 @@ def _result(store: JobStore, job: Job, heart: _Heart) -> Mapping[str, Any]:
 
 
 def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
-    from lsml_cli import studio
+    from lsml_cli import label_studio
     from lsml_cli.registry import resolve
     from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
@@ -112,7 +112,7 @@ def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
     heart.say(f"Asking {job.label_studio_url} for the annotations of project {job.project}.")
     export = store.tasks_file(job)
     try:
-        with studio.connect(job.label_studio_url) as there:
+        with label_studio.connect(job.label_studio_url) as there:
             config = LabelConfig.parse(there.label_config(job.project))
             there.download_annotated(job.project, export)
         heart.say("Training.")

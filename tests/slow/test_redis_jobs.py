@@ -16,7 +16,7 @@ import redis as redis_client
 from rq.job import Job as Entry
 from serving import Serve
 
-from lsml_cli import studio
+from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError, UsageError
 from lsml_cli.registry import versions
 from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
@@ -29,7 +29,7 @@ from tests.trainable import Waiting
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 TRAINABLE = Path(__file__).parents[1] / "trainable.py"
-ENV = {studio.API_KEY: KEY, "NO_PROXY": "127.0.0.1"}
+ENV = {label_studio.API_KEY: KEY, "NO_PROXY": "127.0.0.1"}
 PATIENCE = 60.0  # seconds
 
 
@@ -82,7 +82,7 @@ def rq_worker(url: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_either_worker_runs_the_job(
     server: StudioServer, serve: Serve, lsml: Lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    monkeypatch.setenv(studio.API_KEY, KEY)
+    monkeypatch.setenv(label_studio.API_KEY, KEY)
     url = serve.redis()
     folder = tmp_path / "served"
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lsml_cli.errors import Interrupted, LsmlError
-from lsml_cli.studio.asked import Pushed, PushOptions
-from lsml_cli.studio.checked import Item, Rejections, Report, Spool
-from lsml_cli.studio.connection import Studio, Unclear
-from lsml_cli.studio.underway import Call, wait_for
+from lsml_cli.label_studio.client import Studio, Unclear
+from lsml_cli.label_studio.pending_import import Call, wait_for
+from lsml_cli.label_studio.push_options import Pushed, PushOptions
+from lsml_cli.label_studio.push_spool import Item, Rejections, Report, Spool
 
 MOST = 5_000  # tasks of a call: 10 s of work, the same for each however large the project is
 LARGEST = 64 << 20  # bytes of a call

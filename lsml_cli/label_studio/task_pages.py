@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lsml_cli.studio.connection import Studio
+from lsml_cli.label_studio.client import Studio
 
 PAGE = 1000  # tasks
 IN_LIST = 200  # ids that a URL names: a server may refuse one of more than 4,000 characters

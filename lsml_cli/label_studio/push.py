@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from lsml_cli.errors import Interrupted, LsmlError, UsageError, closest_first, listed
 from lsml_cli.io.source import Source
+from lsml_cli.label_studio.client import Refused, Studio, Unclear
+from lsml_cli.label_studio.create_tasks import Creation
+from lsml_cli.label_studio.pending_import import Underway, wait_for
+from lsml_cli.label_studio.push_options import Pushed, PushOptions
+from lsml_cli.label_studio.push_spool import Item, Rejections, Report, Spool, gather
+from lsml_cli.label_studio.task_pages import condition, ids_between, list_tasks
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.studio.asked import Pushed, PushOptions
-from lsml_cli.studio.checked import Item, Rejections, Report, Spool, gather
-from lsml_cli.studio.connection import Refused, Studio, Unclear
-from lsml_cli.studio.creating import Creation
-from lsml_cli.studio.listing import condition, ids_between, list_tasks
-from lsml_cli.studio.underway import Underway, wait_for
 
 FEWEST = 10_000  # predictions of a call, if there are as many; more where the project has more tasks
 LARGEST = 64 << 20  # bytes of a call; Label Studio takes 250 MiB, and needs ten times as much memory to parse them

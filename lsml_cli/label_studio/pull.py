@@ -20,9 +20,9 @@ from lsml_cli.errors import Interrupted, LsmlError, OutputError, UsageError, clo
 from lsml_cli.io.journal import Entry
 from lsml_cli.io.output import FileOutput, Format, Output, StreamOutput, output_format
 from lsml_cli.io.output_paths import STDOUT, beside, is_stream, writable
+from lsml_cli.label_studio.client import EXPORT_WITHIN, Studio
+from lsml_cli.label_studio.task_pages import IN_LIST, Condition, Page, condition, ids_of_any, list_tasks, list_these
 from lsml_cli.schema.predictions import dumps
-from lsml_cli.studio.connection import EXPORT_WITHIN, Studio
-from lsml_cli.studio.listing import IN_LIST, Condition, Page, condition, ids_of_any, list_tasks, list_these
 
 Only = Literal["all", "annotated", "unlabelled", "unpredicted"]
 
