@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli import project
+from lsml_cli import scaffold
 from lsml_cli.errors import ModelError
 from lsml_cli.evaluation.evaluate import measurable
 from lsml_cli.evaluation.gates import parse_gates
@@ -71,7 +71,7 @@ def test_the_folder_is_a_model_before_and_after_training(lsml: Lsml, tmp_path: P
     run = lsml("predict", f"{name}/tasks.json", "--model", name, "-o", "out.json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     written = json.loads((tmp_path / "out.json").read_text())
-    assert len(written) == 2 * project.samples.FRESH
+    assert len(written) == 2 * scaffold.samples.FRESH
     promoted = (tmp_path / name / "models" / name / "current").read_text().strip()
     assert {task["predictions"][0]["model_version"] for task in written} == {f"{name}@{promoted}"}
     run = lsml("evaluate", f"{name}/annotated.json", "--model", name, "--held-out", cwd=tmp_path)
@@ -251,14 +251,14 @@ def test_a_file_beside_the_data_may_not_name_a_folder_with_code(lsml: Lsml, tmp_
 
 
 def test_every_built_in_model_has_a_kind() -> None:
-    assert set(project.KINDS) == set(BUILT_IN)
+    assert set(scaffold.KINDS) == set(BUILT_IN)
 
 
-@pytest.mark.parametrize("name", project.KINDS)
+@pytest.mark.parametrize("name", scaffold.KINDS)
 def test_the_nightly_job_of_each_kind(tmp_path: Path, name: str) -> None:
     """It trains what model.toml says, judges it by a metric that its model has, and has installed what it needs."""
-    folder, kind = tmp_path / "mine", project.KINDS[name]
-    project.write(project.NewProject(folder, name))
+    folder, kind = tmp_path / "mine", scaffold.KINDS[name]
+    scaffold.write(scaffold.NewProject(folder, name))
     script, workflow = (folder / path for path in ("retrain", ".github/workflows/retrain.yml"))
     said = [line.partition(" ")[0] for line in script.read_text().splitlines()]
     assert {"FAMILY=${FAMILY:-.}", "MODEL=${MODEL:-models/mine}", f"METRIC=${{METRIC:-{kind.metric}}}"} <= set(said)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import project
+from lsml_cli import scaffold
 from tests.conftest import ROOT
 from tests.studio_project import StudioProject, studio_project
 from tests.studio_server import KEY
@@ -91,7 +91,7 @@ def test_a_torn_file_ends_it(server: StudioProject, retrain: Retrain, tmp_path: 
 def test_that_of_a_project_trains_what_its_model_toml_says(retrain: Retrain, tmp_path: Path) -> None:
     """On the first night, and when there is a version to be compared with; nothing is left to be predicted."""
     folder = tmp_path / "mine"
-    project.write(project.NewProject(folder, "text-classifier"))
+    scaffold.write(scaffold.NewProject(folder, "text-classifier"))
     with (folder / "model.toml").open("a") as file:
         file.write("\n[with]\nC = 7.5\n")
     for _ in range(2):

@@ -42,7 +42,7 @@ def init(
 
         lsml init tickets --script ../old-backend/model.py
     """
-    from lsml_cli import project
+    from lsml_cli import scaffold
     from lsml_cli.commands.console import Console
     from lsml_cli.errors import UsageError, closest_first
 
@@ -50,13 +50,13 @@ def init(
         model, script = _asked()
     if model is not None and script is not None:
         raise UsageError("--model and --script are two kinds of project.", "Leave out one of them.")
-    if model is not None and model not in project.KINDS:
-        known = ", ".join(closest_first(model, project.KINDS))
+    if model is not None and model not in scaffold.KINDS:
+        known = ", ".join(closest_first(model, scaffold.KINDS))
         raise UsageError(f"There is no kind of project {model!r}.", f"There is: {known}; a model of your own without.")
-    kind = model or (project.SCRIPT if script else project.OWN)
-    asked = project.NewProject(folder, kind, _found(script) if script else None, label_config, force)
+    kind = model or (scaffold.SCRIPT if script else scaffold.OWN)
+    asked = scaffold.NewProject(folder, kind, _found(script) if script else None, label_config, force)
     with Console(quiet) as console:
-        written = project.write(asked)
+        written = scaffold.write(asked)
         console.note(f"Wrote {folder} ({len(written)} files): {', '.join(written)}.")
         console.note(
             f"Next: cd {folder} && lsml fit annotated.json --model . -c label_config.xml -o models/{asked.name}"
@@ -64,9 +64,9 @@ def init(
 
 
 def _asked() -> tuple[str | None, str | None]:
-    from lsml_cli import project
+    from lsml_cli import scaffold
 
-    kinds = ["own", "script", *project.KINDS]
+    kinds = ["own", "script", *scaffold.KINDS]
     kind = typer.prompt("What kind of model? " + ", ".join(kinds), default="own", err=True)
     if kind == "script":
         return None, typer.prompt("Which file, and which class in it (path/to/model.py:Class)?", err=True)

@@ -16,9 +16,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from lsml_cli.errors import OutputError, UsageError
-from lsml_cli.project import samples
-from lsml_cli.project.samples import Sample
 from lsml_cli.registry.local_imports import modules_beside
+from lsml_cli.scaffold import samples
+from lsml_cli.scaffold.samples import Sample
 from lsml_cli.schema.label_config import LabelConfig
 
 OWN = "own"  # a model of one's own
