@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from lsml_cli.server.finished import Finished, identity
+from lsml_cli.server.result_cache import Finished, identity
 
 SMALL = b'{"result":[],"score":null,"model_version":"m@2026"}'
 

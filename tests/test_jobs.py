@@ -25,9 +25,9 @@ from lsml_cli.label_studio import client
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
-from lsml_cli.server.runners import Embedded, connect
-from lsml_cli.server.trainer import Trainer
+from lsml_cli.server.job_runners import Embedded, connect
+from lsml_cli.server.job_store import Job, JobStore, Recipe, new_job
+from lsml_cli.server.train_scheduler import Trainer
 from lsml_cli.training.fit import fit_version
 from tests import serving
 from tests.conftest import EXAMPLE, Lsml

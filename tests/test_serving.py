@@ -18,8 +18,8 @@ from lsml_cli.errors import LsmlError
 from lsml_cli.registry import resolve
 from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.server import serving
-from lsml_cli.server.serving import Loading, Served, Serving
+from lsml_cli.server import model_pool
+from lsml_cli.server.model_pool import Loading, Served, Serving
 from lsml_cli.training import fit as training
 from tests import trainable
 from tests.conftest import EXAMPLE
@@ -79,7 +79,7 @@ def replicas() -> int:
 def test_no_more_models_than_there_is_room_for_however_many_are_asked_for(
     home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "MOST_LOADED", 2)
+    monkeypatch.setattr(model_pool, "MOST_LOADED", 2)
     for number in range(1, 8):
         projects(number)
 
@@ -106,7 +106,7 @@ def test_no_more_models_than_there_is_room_for_however_many_are_asked_for(
 def test_a_model_in_use_makes_room_only_when_it_is_done(
     home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "MOST_LOADED", 1)
+    monkeypatch.setattr(model_pool, "MOST_LOADED", 1)
     projects(1), projects(2)
 
     async def scenario(found: Serving) -> None:
@@ -125,7 +125,7 @@ def test_a_model_in_use_makes_room_only_when_it_is_done(
 def test_who_hangs_up_before_there_is_room_takes_none(
     home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "MOST_LOADED", 1)
+    monkeypatch.setattr(model_pool, "MOST_LOADED", 1)
     description = projects(1) / "model.json"
     description.unlink()  # so what is let in leaves at once
     projects(2), projects(3)
@@ -168,7 +168,7 @@ def test_a_version_that_cannot_be_loaded_for_a_moment_is_tried_again(
         weights.write_bytes(content)
         os.utime(weights, ns=(was.st_atime_ns, was.st_mtime_ns))
         assert await refused(found) == first, "so soon nothing is tried that looks the same"
-        monkeypatch.setattr(serving, "TRY_AGAIN", 0.0)
+        monkeypatch.setattr(model_pool, "TRY_AGAIN", 0.0)
         assert (await found.model_for(3)).folder == folder.name
 
     play(home, tmp_path, scenario)
@@ -180,7 +180,7 @@ def test_a_new_version_that_cannot_be_loaded_is_said_once_and_takes_over_when_it
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     folder = projects(3)
-    monkeypatch.setattr(serving, "TRY_AGAIN", 0.0)
+    monkeypatch.setattr(model_pool, "TRY_AGAIN", 0.0)
     newer = folder.with_name("20991231T235959")
 
     async def scenario(found: Serving) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from lsml_cli.errors import LsmlError, TransientError
-from lsml_cli.server.jobs import Job, JobStore, Recipe, Superseded, new_job, utc_now
-from lsml_cli.server.runners import Sight
-from lsml_cli.server.trainer import Trainer
+from lsml_cli.server.job_runners import Sight
+from lsml_cli.server.job_store import Job, JobStore, Recipe, Superseded, new_job, utc_now
+from lsml_cli.server.train_scheduler import Trainer
 
 RECIPE = Recipe("text-classifier", "http://localhost:8080", {"C": 2}, ("macro-f1=0.5",))
 SOON = 10.0  # seconds that anything here may take; it takes hundredths

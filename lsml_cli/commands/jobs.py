@@ -13,7 +13,7 @@ from lsml_cli.commands.console import emit
 from lsml_cli.commands.tables import print_table
 
 if TYPE_CHECKING:
-    from lsml_cli.server.jobs import Job
+    from lsml_cli.server.job_store import Job
 
 
 def jobs(
@@ -36,7 +36,7 @@ def jobs(
     """
     from lsml_cli.commands.console import Console
     from lsml_cli.errors import UsageError
-    from lsml_cli.server.jobs import JobStore
+    from lsml_cli.server.job_store import JobStore
 
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Name the folder that `lsml serve --versions` was given.")

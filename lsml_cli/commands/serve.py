@@ -128,14 +128,14 @@ def serve(
     from lsml_cli.inference import plan
     from lsml_cli.media.fetcher import Hosts
     from lsml_cli.registry import resolve
-    from lsml_cli.server import run
+    from lsml_cli.server import runner
 
     if (model is None) == (folder is None):
         raise UsageError("Which model should be served?", "Name one: lsml serve --model models/news")
     model = str(model or folder)
     given = resolve.parse_params(params or [])
-    run.serve(
-        run.ServeOptions(
+    runner.serve(
+        runner.ServeOptions(
             model=model,
             params=given,
             host=host,

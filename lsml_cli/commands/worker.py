@@ -44,7 +44,7 @@ def worker(
     from lsml_cli.commands.console import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.label_studio import API_KEY
-    from lsml_cli.server import runners, training_job
+    from lsml_cli.server import job_runners, training_job
 
     if versions is not None:
         if not versions.is_dir():
@@ -53,13 +53,13 @@ def worker(
             )
         os.environ[training_job.VERSIONS] = str(versions.absolute())
     with Console(quiet) as console:
-        runners.connect(jobs).close()
+        job_runners.connect(jobs).close()
         if not os.environ.get(API_KEY):
             console.note(
                 f"{API_KEY} is not set, so every job will fail: export it before the worker starts.", important=True
             )
         _log_sentences(console.note)
-        console.note(f"Waiting for jobs on the queue {runners.QUEUE} at {runners.without_password(jobs)}.")
+        console.note(f"Waiting for jobs on the queue {job_runners.QUEUE} at {job_runners.without_password(jobs)}.")
         _rq_worker(jobs, console.note).work(burst=burst, logging_level="WARNING")
 
 
@@ -68,7 +68,7 @@ def _rq_worker(url: str, note: Any) -> Worker:
     import redis
     from rq import Worker
 
-    from lsml_cli.server import runners
+    from lsml_cli.server import job_runners
 
     class Polite(Worker):
         def handle_warm_shutdown_request(self) -> None:
@@ -76,9 +76,9 @@ def _rq_worker(url: str, note: Any) -> Worker:
                 note("Ends when the running job is done; ctrl-C again ends it at once.")
 
     # A connection of its own: RQ waits for a job for longer than anybody else would wait for an answer.
-    connection = redis.Redis.from_url(url, socket_connect_timeout=runners.PATIENCE)
+    connection = redis.Redis.from_url(url, socket_connect_timeout=job_runners.PATIENCE)
     return Polite(
-        [runners.QUEUE],
+        [job_runners.QUEUE],
         connection=connection,
         worker_ttl=ALIVE,
         job_monitoring_interval=LOOK_EVERY,

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from lsml_cli._version import __version__
 from lsml_cli.errors import LsmlError
 from lsml_cli.server import schemas
-from lsml_cli.server.guard import Access, Guard
+from lsml_cli.server.auth import Access, Guard
 from lsml_cli.server.requests import (
     START_TRAINING,
     BadRequest,
@@ -35,7 +35,7 @@ from lsml_cli.server.requests import (
     parse_project,
 )
 from lsml_cli.server.service import HungUp, Service
-from lsml_cli.server.trainer import Trainer
+from lsml_cli.server.train_scheduler import Trainer
 
 SILENCE = 30.0  # seconds without a byte of a body that was begun
 SLOWEST = 300.0  # seconds for a whole body

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import orjson
 
 from lsml_cli.schema.tasks import kind
-from lsml_cli.server.answers import Asked
+from lsml_cli.server.task_codec import Asked
 
 ANNOTATION_EVENTS = frozenset(
     {

@@ -18,12 +18,12 @@ from lsml_cli.models.base import ModelSpec
 from lsml_cli.registry.resolve import trained_config
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure
-from lsml_cli.server.answers import AnswerJob, Asked, Failed
-from lsml_cli.server.batcher import LATE, Request
-from lsml_cli.server.finished import Finished, identity
-from lsml_cli.server.numbers import Numbers
+from lsml_cli.server.batching import LATE, Request
+from lsml_cli.server.metrics import Numbers
+from lsml_cli.server.model_pool import Served, Serving
 from lsml_cli.server.requests import BadRequest, Predict
-from lsml_cli.server.serving import Served, Serving
+from lsml_cli.server.result_cache import Finished, identity
+from lsml_cli.server.task_codec import AnswerJob, Asked, Failed
 
 SLOW = 1.0  # seconds; what took longer than that is kept for a while, should the answer get lost
 SETUP_WAIT = 2.0  # seconds that /setup may wait for a version to load; Label Studio gives up after 3

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lsml_cli.errors import GateMissed, InputError, LsmlError
-from lsml_cli.server.jobs import Job, JobStore, Superseded, utc_now, versions_of
+from lsml_cli.server.job_store import Job, JobStore, Superseded, utc_now, versions_of
 
 if TYPE_CHECKING:
     from lsml_cli.media.fetcher import Media

@@ -19,9 +19,9 @@ from serving import Serve
 from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError, UsageError
 from lsml_cli.registry import versions
-from lsml_cli.server.jobs import Job, JobStore, Recipe, new_job
-from lsml_cli.server.runners import Redis, connect
-from lsml_cli.server.trainer import Trainer
+from lsml_cli.server.job_runners import Redis, connect
+from lsml_cli.server.job_store import Job, JobStore, Recipe, new_job
+from lsml_cli.server.train_scheduler import Trainer
 from tests.conftest import Lsml
 from tests.studio_server import KEY, StudioServer, holds, studio_server
 from tests.trainable import Waiting

@@ -14,7 +14,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from lsml_cli.server.batcher import Batched
+from lsml_cli.server.batching import Batched
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 100)
 _TASKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

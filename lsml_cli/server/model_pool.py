@@ -25,8 +25,8 @@ from lsml_cli.inference.replica_process import Placement, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Json, ModelSpec
 from lsml_cli.registry import resolve, versions
-from lsml_cli.server.batcher import Batched, Batcher
-from lsml_cli.server.jobs import versions_of
+from lsml_cli.server.batching import Batched, Batcher
+from lsml_cli.server.job_store import versions_of
 
 LOOK_EVERY = 1.0  # seconds between two looks for newly promoted versions
 MOST_LOADED = 8  # projects whose own version is in memory; who was not asked for longest is the next to go

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lsml_cli.errors import LsmlError, TransientError, UsageError
-from lsml_cli.server.jobs import Job
+from lsml_cli.server.job_store import Job
 
 if TYPE_CHECKING:
     from redis import Redis as Connection

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lsml_cli.errors import InputError, LsmlError, TransientError
-from lsml_cli.server.jobs import Job, JobStore, Recipe, Superseded, new_job, utc_now
-from lsml_cli.server.runners import Runner, Sight
+from lsml_cli.server.job_runners import Runner, Sight
+from lsml_cli.server.job_store import Job, JobStore, Recipe, Superseded, new_job, utc_now
 
 INTERVAL = 1.0  # seconds between two looks
 SILENCE = 15.0  # seconds without a heartbeat after which a job is taken for dead

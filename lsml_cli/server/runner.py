@@ -27,13 +27,13 @@ from lsml_cli.media.fetcher import Hosts, Media
 from lsml_cli.models.base import Json, ModelSpec
 from lsml_cli.registry import resolve
 from lsml_cli.server.app import make_app
-from lsml_cli.server.guard import Access
-from lsml_cli.server.jobs import Job, JobStore, Recipe
-from lsml_cli.server.numbers import Numbers
-from lsml_cli.server.runners import Embedded, Redis
+from lsml_cli.server.auth import Access
+from lsml_cli.server.job_runners import Embedded, Redis
+from lsml_cli.server.job_store import Job, JobStore, Recipe
+from lsml_cli.server.metrics import Numbers
+from lsml_cli.server.model_pool import Loading, Serving, followed_folder
 from lsml_cli.server.service import Limits, Service
-from lsml_cli.server.serving import Loading, Serving, followed_folder
-from lsml_cli.server.trainer import Trainer
+from lsml_cli.server.train_scheduler import Trainer
 from lsml_cli.training import fit as training
 
 BACKLOG = 2048  # connections that wait to be accepted

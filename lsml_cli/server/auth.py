@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lsml_cli.server.numbers import Numbers
+from lsml_cli.server.metrics import Numbers
 
 log = logging.getLogger("lsml.serve")
 
