@@ -20,7 +20,7 @@ from lsml_cli.commands.pull import pull
 from lsml_cli.commands.push import push
 from lsml_cli.commands.rank import rank
 from lsml_cli.commands.serve import serve
-from lsml_cli.commands.settings import SettingsCommand
+from lsml_cli.commands.settings.settings import SettingsCommand
 from lsml_cli.commands.versions import versions
 from lsml_cli.commands.worker import worker
 from lsml_cli.errors import LsmlError, OutputClosed

@@ -66,7 +66,7 @@ def test_planted_offences_are_found_and_named(lsml, work):
 
 def test_memory_is_flat(lsml, work):
     """The same check of ten times as many tasks, in this process: the ids are on disk."""
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.inference import preflight
     from lsml_cli.inference.plan import Plan, PredictOptions
     from lsml_cli.registry import resolve

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli.commands import console
-from lsml_cli.commands.console import Console
+from lsml_cli.commands.console import progress
+from lsml_cli.commands.console.progress import Console
 
 
 def test_a_plain_line_every_now_and_then(monkeypatch, capsys):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     with Console() as shown:
         for done in range(8):
             shown.progress(done * 1_000, done // 4, done / 8)

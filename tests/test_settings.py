@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lsml_cli.cli import app
-from lsml_cli.commands.setting import NOT_SETTINGS, Option, options_of
-from lsml_cli.commands.settings import SettingsCommand, to_toml
+from lsml_cli.commands.settings.binding_key import NOT_SETTINGS, Option, options_of
+from lsml_cli.commands.settings.settings import SettingsCommand, to_toml
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from tests import models
 

@@ -26,8 +26,8 @@ def doctor(
 
         lsml doctor openmmlab && lsml fit boxes.json --model object-detector --output models/boxes
     """
-    from lsml_cli.commands.console import emit
-    from lsml_cli.commands.tables import print_table
+    from lsml_cli.commands.console.progress import emit
+    from lsml_cli.commands.console.tables import print_table
     from lsml_cli.registry.extras import examine
 
     found = list(examine(extras or ()))

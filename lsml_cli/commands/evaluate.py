@@ -121,9 +121,9 @@ def evaluate(
 
         lsml evaluate export.json -m models/new --compare models/news --held-out --fail-if-worse accuracy=0.01
     """
-    from lsml_cli.commands import evaluate_report
-    from lsml_cli.commands import summary as summary_file
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console import evaluate_report
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import InputError, UsageError
     from lsml_cli.evaluation import evaluate as evaluation

@@ -99,9 +99,9 @@ def fit(
 
         lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
-    from lsml_cli.commands import fit_report, metrics_tables
-    from lsml_cli.commands import summary as summary_file
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console import fit_report, metrics_tables
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.evaluation.report import page

@@ -43,7 +43,7 @@ def init(
         lsml init tickets --script ../old-backend/model.py
     """
     from lsml_cli import scaffold
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError, closest_first
 
     if interactive and model is None and script is None:

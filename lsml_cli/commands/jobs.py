@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsml_cli.commands import options
-from lsml_cli.commands.console import emit
-from lsml_cli.commands.tables import print_table
+from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
     from lsml_cli.server.job_store import Job
@@ -34,7 +34,7 @@ def jobs(
 
         lsml jobs models/served --json | jq -r '.[] | select(.state == "failed") | .reason'
     """
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.server.job_store import JobStore
 

@@ -25,7 +25,7 @@ def models(
 
         lsml models --json | jq -r '.[].name'
     """
-    from lsml_cli.commands.console import emit
+    from lsml_cli.commands.console.progress import emit
     from lsml_cli.registry.catalog import list_models
 
     found = list(list_models())
@@ -39,7 +39,7 @@ def models(
 
 def report(entries: Sequence[Entry]) -> None:
     """Print a line for each model."""
-    from lsml_cli.commands.tables import print_table
+    from lsml_cli.commands.console.tables import print_table
 
     rows = [
         (entry.name, "; ".join(entry.fills) or "-", f"{entry.package} {entry.version}", remarks(entry))

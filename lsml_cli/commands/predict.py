@@ -118,8 +118,8 @@ def predict(
     """
     from dataclasses import replace
 
-    from lsml_cli.commands import summary as summary_file
-    from lsml_cli.commands.console import Console, emit
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.commands.console.progress import Console, emit
     from lsml_cli.commands.media_options import to_media
     from lsml_cli.errors import UsageError
     from lsml_cli.inference import plan, preflight, run

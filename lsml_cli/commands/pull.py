@@ -55,8 +55,8 @@ def pull(
         lsml pull --project 3 --only unlabelled | lsml predict - --model models/news | head -3
     """
     from lsml_cli import label_studio
-    from lsml_cli.commands import summary as summary_file
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.label_studio import pull as pulling
 

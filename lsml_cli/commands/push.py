@@ -57,8 +57,8 @@ def push(
         lsml push --delete news@20261121T013000 --project 3
     """
     from lsml_cli import label_studio
-    from lsml_cli.commands import summary as summary_file
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.label_studio import push as pushing

@@ -65,8 +65,8 @@ def rank(
 
         lsml rank predictions.json -o doubtful.json --accept-above 0.95 --accepted sure.json
     """
-    from lsml_cli.commands import summary as summary_file
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.evaluation import ranking
     from lsml_cli.io.output import output_format, stdout_for_data

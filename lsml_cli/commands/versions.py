@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lsml_cli.commands import options
-from lsml_cli.commands.console import emit
-from lsml_cli.commands.tables import print_table
+from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
     from lsml_cli.registry.versions import Listed, Version
@@ -42,7 +42,7 @@ def versions(
 
         lsml versions models/news --promote 20261120T213015
     """
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.registry import versions as store
 
     with Console(quiet) as console:

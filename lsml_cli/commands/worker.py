@@ -41,7 +41,7 @@ def worker(
     """
     import os
 
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.label_studio import API_KEY
     from lsml_cli.server import job_runners, training_job

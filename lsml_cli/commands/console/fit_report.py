@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lsml_cli.commands.console import emit
-from lsml_cli.commands.tables import print_table
+from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.tables import print_table
 from lsml_cli.errors import listed
 
 if TYPE_CHECKING:

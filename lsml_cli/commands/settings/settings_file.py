@@ -22,8 +22,8 @@ from typing import Any
 
 import typer
 
-from lsml_cli.commands import setting
-from lsml_cli.commands.setting import NOT_SETTINGS, Option
+from lsml_cli.commands.settings import binding_key
+from lsml_cli.commands.settings.binding_key import NOT_SETTINGS, Option
 from lsml_cli.errors import UsageError, closest_first
 from lsml_cli.registry.versions import is_folder
 
@@ -104,7 +104,7 @@ def checked(table: Mapping[str, Any], where: str, options: Mapping[str, Option])
             raise UsageError(f"{where} has no setting {spelled!r}.", f"It has: {known}.")
         if key in found:
             raise UsageError(f"{where} {key} is there twice.", "Spell it with hyphens only.")
-        found[key] = setting.typed(options[key], value, f"{where} {spelled}")
+        found[key] = binding_key.typed(options[key], value, f"{where} {spelled}")
     return found
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from lsml_cli.commands import settings_file
-from lsml_cli.commands.console import emit
-from lsml_cli.commands.setting import Option, options_of
-from lsml_cli.commands.settings_file import Settings
+from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.settings import settings_file
+from lsml_cli.commands.settings.binding_key import Option, options_of
+from lsml_cli.commands.settings.settings_file import Settings
 
 EMPTY = '""'  # in TOML
 WIDEST = 48  # columns of a value before the place it comes from is no longer aligned
@@ -90,7 +90,7 @@ class SettingsCommand(TyperCommand):
 
 def _require_harmless(option: Option, value: Any, flag: Any, path: Path, where: str) -> None:
     """Look at what the command line leaves to the file."""
-    from lsml_cli.commands.trust import require_harmless
+    from lsml_cli.commands.settings.trust import require_harmless
 
     if option.table:
         require_harmless(option, _left(value, flag or []), path, where)
@@ -110,7 +110,7 @@ def _left(defaults: list[str], flags: list[str]) -> list[str]:
 
 def _tell(ctx: Any, given: Mapping[str, Any], options: Mapping[str, Option], settings: Settings) -> None:
     """Say which settings a file that nobody named has decided."""
-    from lsml_cli.commands.console import Console
+    from lsml_cli.commands.console.progress import Console
 
     def decides(option: Option, value: Any) -> bool:
         flag = given.get(option.name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.commands.console import emit
-from lsml_cli.commands.tables import print_table
+from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
     from lsml_cli.evaluation.evaluate import Compared, Judged

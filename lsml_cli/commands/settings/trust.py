@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.commands.setting import OPEN_CHOICES, Option
+from lsml_cli.commands.settings.binding_key import OPEN_CHOICES, Option
 from lsml_cli.errors import UsageError
 from lsml_cli.registry.versions import is_folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lsml_cli.commands import metrics_tables
+from lsml_cli.commands.console import metrics_tables
 from lsml_cli.errors import GateMissed, listed
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Read defaults of options from lsml.toml."""
