@@ -24,9 +24,9 @@ import orjson
 
 ROOT = Path(__file__).parents[1]
 TICKETS = ROOT / "examples" / "support-tickets"
-sys.path[:0] = [str(ROOT / "tests" / "slow"), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from conftest import FIRST_START, LabelStudio, Template, running  # noqa: E402
+from tests.helpers.label_studio_server import FIRST_START, LabelStudio, Template, running  # noqa: E402
 
 VERSION = "benchmark@1"
 FEW, MANY = 5_000, 50_000  # tasks of a project

@@ -15,7 +15,7 @@ import pytest
 import lsml_cli
 from lsml_cli import Failure, Prediction, Unreadable, find_model, load_model, read_tasks
 from lsml_cli.errors import LabelMismatch, UsageError
-from tests import models
+from tests.helpers import models
 
 if TYPE_CHECKING:
     from conftest import Lsml

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("serving", "browsing", "labelling")
-
-import shapes  # noqa: E402
-import writing  # noqa: E402
-from labelling import LabelStudio, label_studio, label_studio_program, label_studio_template, serve  # noqa: E402
+from tests.helpers.label_studio_server import (
+    LabelStudio,
+    label_studio,
+    label_studio_program,
+    label_studio_template,
+    serve,
+)
+from tests.openmmlab import shapes, writing
 
 __all__ = ["LabelStudio", "label_studio", "label_studio_program", "label_studio_template", "serve"]
 

@@ -17,7 +17,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import shapes
 from PIL import Image, ImageOps
 
 from lsml_cli import check_model, find_model
@@ -25,6 +24,7 @@ from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Annotation, Labelled, Task
+from tests.openmmlab import shapes
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.timeout(900)]
 

@@ -39,6 +39,7 @@ from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import read_tasks
 from lsml_cli.training.fit import fit_version
 from tests.conftest import ROOT, Lsml
+from tests.inference.test_predict import journalled, wait_for
 from tests.openmmlab.writing import (
     BLOBS,
     BOXES_ONLY,
@@ -51,7 +52,6 @@ from tests.openmmlab.writing import (
     page,
     pages,
 )
-from tests.test_predict import journalled, wait_for
 
 pytestmark = pytest.mark.openmmlab
 

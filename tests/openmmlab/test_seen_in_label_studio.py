@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import shapes
-import writing
-from browsing import browsing
-from writing import Word
+
+from tests.helpers.browser import browsing
+from tests.openmmlab import shapes, writing
+from tests.openmmlab.writing import Word
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.timeout(900)]
 

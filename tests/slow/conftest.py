@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.register_assert_rewrite("serving", "scenario", "browsing", "labelling")
-
-from labelling import LabelStudio, label_studio, label_studio_program, label_studio_template, serve  # noqa: E402
+from tests.helpers.label_studio_server import (
+    LabelStudio,
+    label_studio,
+    label_studio_program,
+    label_studio_template,
+    serve,
+)
 
 __all__ = ["LabelStudio", "label_studio", "label_studio_program", "label_studio_template", "serve"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving import Server, until
+from tests.helpers.serve_process import Server, until
 
 if TYPE_CHECKING:
     from conftest import LabelStudio

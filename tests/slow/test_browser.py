@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import Page, browsing
-from scenario import CATEGORIES, category_of, tickets
-from serving import until
+
+from tests.helpers.browser import Page, browsing
+from tests.helpers.serve_process import until
+from tests.slow.scenario import CATEGORIES, category_of, tickets
 
 if TYPE_CHECKING:
     from conftest import LabelStudio, Lsml

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from scenario import add_fresh, answered_tickets, each, stored, tickets
+
+from tests.slow.scenario import add_fresh, answered_tickets, each, stored, tickets
 
 if TYPE_CHECKING:
     from conftest import LabelStudio

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import exchange, free_port, until
+
+from tests.helpers.serve_process import exchange, free_port, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

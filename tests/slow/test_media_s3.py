@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Lsml
-from tests.models import IMAGE_CONFIG
-from tests.serving import free_port, until
+from tests.helpers.models import IMAGE_CONFIG
+from tests.helpers.serve_process import free_port, until
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from lsml_cli.media.fetcher import Hosts, Login, Media
-from tests import models
-from tests.media_servers import Answer, Site, serving
+from tests.helpers import models
+from tests.helpers.media_servers import Answer, Site, serving
 
 if TYPE_CHECKING:
     from conftest import LabelStudio

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from scenario import CONFIG, add_fresh, answered_tickets, each, stored, tickets
+
+from tests.slow.scenario import CONFIG, add_fresh, answered_tickets, each, stored, tickets
 
 if TYPE_CHECKING:
     from conftest import LabelStudio, Lsml

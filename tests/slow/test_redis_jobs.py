@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import redis as redis_client
 from rq.job import Job as Entry
-from serving import Serve
 
 from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError, UsageError
@@ -23,12 +22,13 @@ from lsml_cli.server.job_runners import Redis, connect
 from lsml_cli.server.job_store import Job, JobStore, Recipe, new_job
 from lsml_cli.server.train_scheduler import Trainer
 from tests.conftest import Lsml
-from tests.studio_server import KEY, StudioServer, holds, studio_server
-from tests.trainable import Waiting
+from tests.helpers.serve_process import Serve
+from tests.helpers.studio_server import KEY, StudioServer, holds, studio_server
+from tests.helpers.trainable_models import Waiting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
-TRAINABLE = Path(__file__).parents[1] / "trainable.py"
+TRAINABLE = Path(__file__).parents[1] / "helpers" / "trainable_models.py"
 ENV = {label_studio.API_KEY: KEY, "NO_PROXY": "127.0.0.1"}
 PATIENCE = 60.0  # seconds
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browsing import Page, browsing
-from scenario import EXAMPLE
+
+from tests.helpers.browser import Page, browsing
+from tests.slow.scenario import EXAMPLE
 
 if TYPE_CHECKING:
     from conftest import Lsml

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import Serve
 
-MODEL = Path(__file__).parents[1] / "served.py"
+from tests.helpers.serve_process import Serve
+
+MODEL = Path(__file__).parents[1] / "helpers" / "server_models.py"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from scenario import (
+
+from tests.helpers.serve_process import Serve, Server, jobs, until
+from tests.slow.scenario import (
     CATEGORIES,
     CONFIG,
     Tickets,
@@ -21,7 +23,6 @@ from scenario import (
     train_and_predict_anew,
     trained_version,
 )
-from serving import Serve, Server, jobs, until
 
 if TYPE_CHECKING:
     from conftest import LabelStudio, Lsml

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from scenario import tickets, train_and_predict_anew
-from serving import Serve, jobs, until
+
+from tests.helpers.serve_process import Serve, jobs, until
+from tests.slow.scenario import tickets, train_and_predict_anew
 
 if TYPE_CHECKING:
     from conftest import LabelStudio, Lsml

@@ -1,0 +1,1 @@
+"""Models, servers and processes that several test suites share; nothing here is a test."""

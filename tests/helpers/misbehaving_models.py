@@ -1,0 +1,70 @@
+"""Models that try to end the run, its processes or its threads. The task that says so fails; the run goes on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lsml_cli.errors import LsmlError
+from lsml_cli.models.base import Binding
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Task
+from tests.helpers.models import Words, one_choice
+
+
+class Exits(Words):
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[int]:
+        if any(task.data.get("do") for task in inputs):
+            sys.exit(0)
+        return super().forward(inputs, binding)
+
+
+class ExitsInEncode(Words):
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
+        if task.data.get("do"):
+            sys.exit(0)
+        return task
+
+
+class Unpicklable(Words):
+    """Its region holds a lock, which neither JSON nor another process can take."""
+
+    def decode(self, output: int, task: Task, binding: Binding) -> Any:
+        prediction = one_choice(self, task, binding, "short", 0.5)
+        if not task.data.get("do"):
+            return prediction
+        control = binding.config.only("Choices")
+        region = control.region(task, {"choices": ["short"], "lock": threading.Lock()}, score=0.5)
+        return Prediction.of((region, "not a region"), self.version)  # type: ignore[arg-type]
+
+
+class ExitsLoading(Words):
+    def load(self, device: str) -> None:
+        sys.exit(0)
+
+
+class OwnError(LsmlError):
+    def __init__(self, one: str, two: str, three: str) -> None:
+        super().__init__(f"{one} {two} {three}")
+
+
+class RaisesItsOwnError(Words):
+    def load(self, device: str) -> None:
+        raise OwnError("a", "b", "c")
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class SaysOddThings(Words):
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[int]:
+        does = {task.data.get("do") for task in inputs}
+        if "surrogate" in does:
+            raise ValueError("bad \ud800 surrogate")
+        if "no text" in does:
+            raise Mute
+        return super().forward(inputs, binding)

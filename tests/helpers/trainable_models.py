@@ -1,0 +1,138 @@
+"""Small models that learn. Named by file in tests: `tests/helpers/trainable_models.py:Counting`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lsml_cli.models.base import Binding, Model, Progress
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Labelled, Task
+
+
+class Counting(Model):
+    """Counts how often each word comes with each choice; `lsml fit --from` goes on counting."""
+
+    can_continue = True
+    params: ClassVar = {"weight": 1}
+
+    def load(self, device: str) -> None:
+        assert self.spec.path is not None
+        self.counts = {word: Counter(each) for word, each in _read(self.spec.path).items()}
+
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[str]:
+        totals = [sum((self.counts.get(word, Counter()) for word in _words(task)), Counter()) for task in inputs]
+        return [max(sorted(total), key=total.__getitem__, default="?") for total in totals]
+
+    def decode(self, output: str, task: Task, binding: Binding) -> Prediction:
+        control = next(iter(binding.config.controls.values()))
+        if output == "?":
+            return Prediction.of((), self.version)
+        return Prediction.of((control.region(task, {"choices": [output]}, score=0.5),), self.version)
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        earlier = self.spec.earlier
+        assert self.spec.path is None, "a model that learns has no weights of its own yet"
+        counts = {} if earlier is None else {word: Counter(each) for word, each in earlier.open("cpu").counts.items()}
+        for example in train:
+            assert "annotations" not in example.task.raw
+            for region in example.annotation.result:
+                for word in _words(example.task):
+                    counts.setdefault(word, Counter())[region["value"]["choices"][0]] += self.param("weight")
+        (out_dir / "counts.json").write_text(json.dumps(counts, sort_keys=True))
+        rounds = int(earlier.state["rounds"]) if earlier else 0  # type: ignore[arg-type]
+        return {"rounds": rounds + 1, "saw": len(train), "held_out": len(holdout)}
+
+
+class Stumbling(Counting):
+    """Breaks while it learns, in the way that it is told."""
+
+    params: ClassVar = {"how": ""}
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        if self.param("how") == "raise":
+            raise RuntimeError("out of patience")
+        return {"classes": {1, 2}} if self.param("how") == "return a set" else None
+
+
+class Waiting(Counting):
+    """Takes as long as a test wants: to learn until there is a file, to predict as many "seconds" as a task says."""
+
+    params: ClassVar = {"weight": 1, "until": ""}
+    SENTENCE = "Waiting for a sign."
+
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[str]:
+        time.sleep(sum(task.data.get("seconds", 0) for task in inputs))
+        return super().forward(inputs, binding)
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        progress(self.SENTENCE)
+        while not Path(self.param("until")).exists():
+            time.sleep(0.02)
+        return super().fit(train, holdout, binding, out_dir, progress)
+
+
+class Shades(Model):
+    """Learns how bright the pictures of each choice are (grey PNM), and where it learned."""
+
+    def sources(self, task: Task, binding: Binding) -> list[str]:
+        return [task.data["image"]]
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> float:
+        return _brightness(media[task.data["image"]])
+
+    def forward(self, inputs: Sequence[float], binding: Binding) -> list[str]:
+        shades: Any = self.spec.state.get("shades", {})
+        return [min(shades, key=lambda choice: abs(shades[choice] - each)) for each in inputs]
+
+    def decode(self, output: str, task: Task, binding: Binding) -> Prediction:
+        control = binding.config.only("Choices")
+        return Prediction.of((control.region(task, {"choices": [output]}, score=0.5),), self.version)
+
+    def fit(
+        self,
+        train: Sequence[Labelled],
+        holdout: Sequence[Labelled],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        assert binding.media is not None
+        seen: dict[str, list[float]] = {}
+        for task, annotation in train:
+            content = binding.media.fetch(task.data["image"], task.id)
+            seen.setdefault(annotation.result[0]["value"]["choices"][0], []).append(_brightness(content))
+        return {"shades": {choice: sum(each) / len(each) for choice, each in seen.items()}, "device": binding.device}
+
+
+def _brightness(picture: bytes) -> float:
+    magic, _size, _depth, pixels = picture.split(b"\n", 3)
+    assert magic == b"P5"
+    return sum(pixels) / len(pixels)
+
+
+def _words(task: Task) -> list[str]:
+    return str(task.data["text"]).split()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "counts.json").read_bytes())
+    return found

@@ -1,0 +1,166 @@
+"""What a run settles once: asked before the first batch, stored with the run, and the same when it is resumed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from lsml_cli.models.base import Binding, Tuning
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Task
+from tests.conftest import Lsml
+from tests.helpers import models
+from tests.inference.test_predict import journalled, wait_for
+
+TUNED = f"{__file__}:Tuned"
+COUNT = 400
+
+
+class Tuned(models.Words):
+    """Its answers depend on what was settled: half as sure in "bf16". Every time it is asked is a line in `log`."""
+
+    batch_size = 16
+    tunes = ("precision",)
+    params: ClassVar = {"pause": 0.0, "precision": "auto", "log": "asked.log", "settles": True}
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
+        if task.data.get("bad"):
+            raise ValueError("this one cannot be encoded")
+        return task
+
+    def tune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> Tuning | None:
+        with Path(self.param("log")).open("a") as log:
+            log.write(json.dumps({"inputs": len(inputs), "batch_size": batch_size}) + "\n")
+        if not self.param("settles"):
+            return None
+        return Tuning({"precision": "bf16"}, batch_size or 5, "It was tried out.")
+
+    def decode(self, output: int, task: Task, binding: Binding) -> Prediction:
+        assert self.param("precision") != "auto" or len(task.data) == 2, "nothing was settled for this task"
+        score = 0.5 if self.param("precision") == "bf16" else 1.0
+        return models.one_choice(self, task, binding, "long" if output > 5 else "short", score)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("config.xml").write_text(models.TEXT_CONFIG)
+    Path("tasks.jsonl").write_text("\n".join(lines(COUNT)))
+    return tmp_path
+
+
+def lines(count: int, **more: Any) -> list[str]:
+    return [json.dumps({"id": n, "data": {"text": "word " * (n % 9)} | more}) for n in range(count)]
+
+
+def arguments(*options: str, tasks: str = "tasks.jsonl", output: str = "out.json") -> list[str]:
+    return ["predict", tasks, "-m", TUNED, "-c", "config.xml", "-o", output, *options]
+
+
+def asked() -> list[dict[str, Any]]:
+    log = Path("asked.log")
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def scores(output: str = "out.json") -> set[float]:
+    return {task["predictions"][0]["score"] for task in json.loads(Path(output).read_bytes())}
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_it_is_settled_once_for_all_replicas_and_said(lsml: Lsml, work: Path, workers: str) -> None:
+    run = lsml(*arguments("--workers", workers))
+    assert run.returncode == 0, run.stderr
+    assert asked() == [{"inputs": 64, "batch_size": 16}]
+    assert scores() == {0.5}
+    assert run.stderr.count("It was tried out.") == 1
+    found = json.loads(Path("out.json").read_bytes())
+    assert [task["id"] for task in found] == list(range(COUNT))  # those that it was tried on are there once
+
+
+def test_a_batch_size_is_found_where_it_is_asked_for(lsml: Lsml, work: Path) -> None:
+    run = lsml(*arguments("--batch-size", "auto", "--with", "precision=fp32"))
+    assert run.returncode == 0, run.stderr
+    assert asked() == [{"inputs": 64, "batch_size": None}]
+
+
+def test_what_is_given_is_not_asked_for(lsml: Lsml, work: Path) -> None:
+    assert lsml(*arguments("--precision", "fp32")).returncode == 0
+    assert asked() == []
+    assert scores() == {1.0}
+    wrong = lsml(*arguments("--batch-size", "many"))
+    assert wrong.returncode == 2
+    assert "--batch-size 'many' is neither a whole number from 1 nor auto." in wrong.stderr
+
+
+@pytest.mark.parametrize("options", [["--limit", "63"], []])
+def test_a_short_run_settles_nothing(lsml: Lsml, work: Path, options: list[str]) -> None:
+    Path("few.jsonl").write_text("\n".join(lines(100 if options else 63, few=True)))
+    run = lsml(*arguments(*options, "--batch-size", "auto", tasks="few.jsonl"))
+    assert run.returncode == 0, run.stderr
+    assert asked() == []
+    assert len(json.loads(Path("out.json").read_bytes())) == 63
+
+
+def test_tasks_that_cannot_be_used_are_not_tried_out(lsml: Lsml, work: Path) -> None:
+    bad = lines(COUNT)
+    bad[3] = json.dumps({"id": 3, "data": {"text": "x", "bad": True}})
+    bad[5] = "{torn"
+    Path("tasks.jsonl").write_text("\n".join(bad))
+    run = lsml(*arguments())
+    assert run.returncode == 3, run.stderr
+    assert asked() == [{"inputs": 62, "batch_size": 16}]
+
+
+def test_a_model_with_nothing_to_settle(lsml: Lsml, work: Path) -> None:
+    Path("tasks.jsonl").write_text("\n".join(lines(COUNT, few=True)))
+    run = lsml(*arguments("--with", "settles=false"))
+    assert run.returncode == 0, run.stderr
+    assert len(asked()) == 1
+    assert scores() == {1.0}
+
+
+def test_it_comes_through_a_pipe_too(lsml: Lsml, work: Path) -> None:
+    run = lsml("predict", "-", "-m", TUNED, "-c", "config.xml", input=Path("tasks.jsonl").read_text())
+    assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == list(range(COUNT))
+    assert "It was tried out." in run.stderr
+
+
+@pytest.fixture
+def unfinished(work: Path) -> Path:
+    command = [sys.executable, "-m", "lsml_cli", *arguments("--with", "pause=0.05", "--quiet")]
+    with subprocess.Popen(command) as run:
+        wait_for(lambda: journalled("out.json") > 50)
+        run.kill()
+    return work
+
+
+def test_a_resumed_run_goes_by_what_was_settled(lsml: Lsml, unfinished: Path) -> None:
+    header = json.loads(Path("out.json.part.journal").read_text().splitlines()[0])
+    assert header["started_with"]["tuned"] == {"precision": "bf16", "batch_size": 16}
+    run = lsml(*arguments("--with", "pause=0.05", "--resume"))
+    assert run.returncode == 0, run.stderr
+    assert len(asked()) == 1  # by the run that was killed
+    assert scores() == {0.5}
+    assert lsml(*arguments("--with", "pause=0.05", output="clean.json")).returncode == 0
+    assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--batch-size", "7"], "--batch-size was 16, now it is 7"),
+        (["--precision", "bf16"], "model digest was"),
+    ],
+)
+def test_other_options_are_refused_when_it_is_resumed(
+    lsml: Lsml, unfinished: Path, options: list[str], sentence: str
+) -> None:
+    run = lsml(*arguments("--with", "pause=0.05", "--resume", *options))
+    assert run.returncode == 2
+    assert sentence in run.stderr

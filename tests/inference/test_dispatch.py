@@ -1,0 +1,337 @@
+"""Every shape of model through one `Replica`: order, isolation, placement."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lsml_cli.errors import LsmlError, ModelError, UsageError
+from lsml_cli.inference import replica_process
+from lsml_cli.inference.dispatch import Sent, find_devices, open_replicas, predict_stream
+from lsml_cli.inference.replica import Plain, Replica, Setting
+from lsml_cli.inference.replica_process import Placement, ReplicaProcess
+from lsml_cli.media.fetcher import Media
+from lsml_cli.models.base import ModelSpec
+from lsml_cli.registry.resolve import find_model
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Failure, Prediction
+from lsml_cli.schema.tasks import Task, Unreadable
+from tests.helpers import models, server_models
+from tests.helpers.serve_process import until
+
+MODELS = Path(models.__file__)
+SERVED = Path(server_models.__file__)
+TEXT = LabelConfig.parse(models.TEXT_CONFIG)
+
+
+def spec(name: str, **params: Any) -> ModelSpec:
+    return find_model(f"{MODELS}:{name}", params)
+
+
+def text_tasks(n: int, **do: str) -> list[Task]:
+    """n tasks with ids from 100; `do` tells what the task of an index does: `i3="die"`."""
+    data = [{"text": "word " * (index % 9), "do": do.get(f"i{index}")} for index in range(n)]
+    return [Task(index, index + 100, item, {"id": index + 100, "data": item}) for index, item in enumerate(data)]
+
+
+def run(
+    model: ModelSpec, tasks: list[Task], config: LabelConfig = TEXT, batch_size: int = 4, **placement: Any
+) -> list[Any]:
+    with open_replicas(model, config, **placement) as replicas:
+        results = list(predict_stream(replicas, tasks, batch_size=batch_size))
+    assert [task.id for task, _ in results] == [task.id for task in tasks]
+    return [outcome for _, outcome in results]
+
+
+def labels(outcomes: list[Any]) -> list[str]:
+    return [outcome.result[0].value["choices"][0] for outcome in outcomes]
+
+
+@pytest.mark.parametrize("placement", [{}, {"workers": 2}, {"devices": ["cpu", "cpu"]}, {"workers": 3}])
+def test_text_like_on_one_or_several_processes(placement):
+    outcomes = run(spec("Words"), text_tasks(41), **placement)
+    assert labels(outcomes) == ["long" if n % 9 > 5 else "short" for n in range(41)]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Task]:
+    for level in range(30):
+        (tmp_path / f"{level}.pgm").write_bytes(b"P5\n4 4\n255\n" + bytes([level * 8]) * 16)
+    return [Task(n, n, {"image": f"{n}.pgm"}, {}) for n in range(30)]
+
+
+@pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cpu"]])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_picture_like_with_threads_ahead_of_forward(tmp_path, pictures, devices, workers):
+    config = LabelConfig.parse(models.IMAGE_CONFIG)
+    outcomes = run(spec("Brightness"), pictures, config, devices=devices, workers=workers, media=Media(tmp_path))
+    assert labels(outcomes) == ["bright" if n * 8 > 127.5 else "dark" for n in range(30)]
+
+
+def test_encoding_runs_in_threads_and_forward_in_one(tmp_path, pictures):
+    config = LabelConfig.parse(models.IMAGE_CONFIG)
+    with open_replicas(spec("Brightness"), config, workers=3, media=Media(tmp_path)) as [replica]:
+        assert isinstance(replica, Replica)
+        list(predict_stream([replica], pictures, batch_size=4))
+        model = replica.model
+    assert len(model.encoding_threads) == 3
+    assert len(model.forward_threads) == 1
+    assert not model.forward_threads & model.encoding_threads
+
+
+def test_a_bad_picture_costs_one_task(tmp_path, pictures):
+    (tmp_path / "7.pgm").write_bytes(b"P5\n4 4\n255\nshort")
+    (tmp_path / "8.pgm").unlink()
+    pictures[9].data["image"] = "../outside.pgm"
+    pictures[10].data["image"] = "https://example.com/a.pgm"
+    config = LabelConfig.parse(models.IMAGE_CONFIG)
+    outcomes = run(spec("Brightness"), pictures, config, workers=2, media=Media(tmp_path))
+    stages = {n: outcome.stage for n, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
+    assert stages == {7: "encode", 8: "fetch", 9: "fetch", 10: "fetch"}
+    assert outcomes[8].reason == f"{tmp_path / '8.pgm'}: No such file or directory"
+
+
+@pytest.mark.parametrize("placement", [{}, {"workers": 2}])
+def test_two_stages_keep_crops_with_their_pictures(placement):
+    config = LabelConfig.parse(models.OCR_CONFIG)
+    texts = ["one 22 three", "", "4", "a 1 b 2 c 3", "word"] * 3
+    outcomes = run(
+        spec("TwoStage"), [Task(n, n, {"image": text}, {}) for n, text in enumerate(texts)], config, **placement
+    )
+    found = [[region.value["rectanglelabels"][0] for region in outcome.result] for outcome in outcomes]
+    assert found == [["number" if word.isdigit() else "word" for word in text.split()] for text in texts]
+    assert outcomes[1].score is None  # nothing found is an answer
+
+
+def test_script_like_gets_whole_batches_and_keeps_its_state():
+    with open_replicas(spec("Script"), TEXT) as [replica]:
+        outcomes = [outcome for _, outcome in predict_stream([replica], text_tasks(10), batch_size=4)]
+        assert labels(outcomes) == ["short"] * 10
+        assert replica.binding(replica.setting).calls == [4, 4, 2]
+
+
+def test_a_single_task_is_a_batch_of_one():
+    with open_replicas(spec("Words"), TEXT) as [replica]:
+        tasks = text_tasks(12)
+        assert [replica.predict([task])[0] for task in tasks] == replica.predict(tasks)
+        assert replica.predict([]) == []
+
+
+@pytest.mark.parametrize("placement", [{}, {"workers": 2}])
+def test_one_bad_task_costs_one_task(placement):
+    does = {
+        "i2": "raise in encode",
+        "i5": "raise in forward",
+        "i9": "lose one",
+        "i10": "raise in decode",
+        "i13": "unknown label",
+        "i14": "return a dict",
+        "i15": "nothing",
+    }
+    outcomes = run(spec("Fragile"), text_tasks(20, **does), **placement)
+    failures = {n: (o.stage, o.reason) for n, o in enumerate(outcomes) if isinstance(o, Failure)}
+    assert failures[2] == ("encode", "this one cannot be encoded")
+    assert failures[5] == ("forward", "RuntimeError: out of luck")
+    assert failures[9] == ("forward", "the model returned 0 outputs for 1 inputs")
+    assert failures[10] == ("decode", "KeyError: 'label'")
+    assert failures[13][0] == "check"
+    assert "huge" in failures[13][1]
+    assert failures[14] == ("decode", "the model's decode returned an object, expected a Prediction")
+    assert sorted(failures) == [2, 5, 9, 10, 13, 14]
+    assert outcomes[15] == Prediction((), None, outcomes[15].model_version)
+
+
+def test_a_process_that_dies_costs_the_task_that_killed_it():
+    outcomes = run(spec("Fragile"), text_tasks(30, i6="die", i21="die"), workers=2)
+    failures = {n: outcome.reason for n, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
+    assert failures == {n: "the model's process died: killed by SIGKILL" for n in (6, 21)}
+
+
+def test_of_two_batches_done_again_at_a_time_none_pays_for_the_other():
+    """As in `serve`, where each batch has somebody of its own who waits for it."""
+    batches = [text_tasks(12), text_tasks(12, i5="die", i9="die"), text_tasks(12, i0="die")]
+    with ExitStack() as stack:
+        replica = ReplicaProcess(Placement(spec("Fragile", pause=0.01), Setting(TEXT, {}, None, None), "cpu"))
+        stack.callback(replica.close)
+        replica.wait_until_ready()
+        waiting = stack.enter_context(ThreadPoolExecutor(3))
+        sent = [Sent(replica, batch, None, Plain()) for batch in batches]
+        results = list(waiting.map(Sent.collect, sent))
+    lost = [[n for n, (_, outcome) in enumerate(batch) if isinstance(outcome, Failure)] for batch in results]
+    assert lost == [[], [5, 9], [0]]
+
+
+@contextmanager
+def patient() -> Iterator[ReplicaProcess]:
+    """A process whose model takes as long as each task says."""
+    replica = ReplicaProcess(Placement(find_model(f"{SERVED}:Patient"), Setting(TEXT, {}, None, None), "cpu"))
+    try:
+        replica.wait_until_ready()
+        yield replica
+    finally:
+        replica.close()
+
+
+def hanging(seconds: float = 1000) -> Task:
+    return Task(0, 0, {"text": "hello", "seconds": seconds}, {})
+
+
+def reasons(results: list[Any]) -> list[str | None]:
+    return [outcome.reason if isinstance(outcome, Failure) else None for _, outcome in results]
+
+
+def test_a_batch_behind_one_that_hangs_is_done_again_and_given_up_where_it_hangs_too():
+    with patient() as replica:
+        batches = [hanging(), hanging()], [hanging()], [hanging(0)]
+        first, second, third = (Sent(replica, batch, None, Plain()) for batch in batches)
+        assert not replica.give_up(second.results), "it only stands behind the first"
+        assert replica.give_up(first.results)
+        assert not replica.give_up(first.results), "that has been done"
+        assert reasons(second.collect(0.3)) == ["the model was stuck for 0 s, and was started again"]
+        assert reasons(third.collect(10)) == [None]
+
+
+def test_a_guilty_batch_loses_the_items_that_hang_and_is_given_up_after_three():
+    mixed = [hanging(0), hanging(), hanging(0), hanging(), hanging(), hanging(0)]
+    with patient() as replica:
+        sent = Sent(replica, mixed, None, Plain())
+        assert replica.give_up(sent.results)
+        assert [reason is None for reason in reasons(sent.collect(0.3))] == [True, False, True, False, False, True]
+        sent = Sent(replica, [hanging()] * 9, None, Plain())
+        assert replica.give_up(sent.results)
+        with pytest.raises(ModelError, match="in vain: the model was stuck for 0 s"):
+            sent.collect(0.3)
+
+
+def test_a_replica_that_is_closed_lets_nobody_wait_and_does_not_come_back():
+    with patient() as replica, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(Sent(replica, [hanging()], None, Plain()).collect) for _ in range(2)]
+        replica.close()
+        for each in waiting:
+            with pytest.raises(ModelError, match="was unloaded"):
+                each.result(30)
+
+
+def test_a_process_that_is_killed_is_known_to_be_dead_whatever_it_has_left_behind(tmp_path):
+    """What a model has started may hold the pipe open long after the process has gone."""
+    with patient() as replica:
+        pid = tmp_path / "pid"
+        left_behind = Sent(replica, [Task(0, 0, {"text": "", "child": str(pid), "seconds": 1000}, {})], None, Plain())
+        until("it has started another process", lambda: pid.exists() and pid.read_text())
+        try:
+            assert replica.give_up(left_behind.results)
+            assert reasons(Sent(replica, [hanging(0)], None, Plain()).collect(10)) == [None]
+        finally:
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def test_a_process_that_dies_again_and_again_ends_the_run():
+    with pytest.raises(ModelError, match="dies again and again"):
+        run(spec("Fragile"), text_tasks(12, i0="die", i1="die", i2="die"), workers=2)
+
+
+def test_transient_failures_are_tried_again_and_marked(tmp_path):
+    model = spec("Fragile", marker=str(tmp_path / "tried"))
+    outcomes = run(model, text_tasks(6, i1="recover", i4="stay away"))
+    assert isinstance(outcomes[1], Prediction)
+    assert outcomes[4] == Failure("encode", "ConnectionError: nobody there", transient=True)
+
+
+def test_an_outage_does_not_make_every_task_wait():
+    with open_replicas(spec("Fragile"), TEXT) as [replica]:
+        assert isinstance(replica, Replica)
+        naps: list[float] = []
+        replica._patience._ended = SimpleNamespace(wait=naps.append, set=lambda: None)
+        tasks = text_tasks(40, **{f"i{n}": "stay away" for n in range(5, 35)})
+        outcomes = replica.predict(tasks)
+    assert [isinstance(o, Failure) and o.transient for o in outcomes] == [5 <= n < 35 for n in range(40)]
+    assert len(naps) == 3 * len(replica.model.retry_delays)  # the first three wait, then the outage is known
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_does_not_load_says_why(workers):
+    with pytest.raises(
+        ModelError, match="NeverLoads cannot be loaded: RuntimeError: the weights are in another castle"
+    ):
+        run(spec("NeverLoads"), text_tasks(3), workers=workers)
+
+
+def test_a_process_that_dies_while_loading_is_reported():
+    with pytest.raises(ModelError, match="died while it loaded \\(exit code 7\\)"):
+        run(spec("DiesLoading"), text_tasks(3), workers=2)
+
+
+def test_memory_holds_a_few_batches_only():
+    taken = 0
+
+    def endless() -> Any:
+        nonlocal taken
+        for task in text_tasks(2_000):
+            taken += 1
+            yield task
+
+    for placement, at_most in (({"workers": 2}, 4 * (2 * replica_process.AHEAD + 1)), ({}, 4)):
+        taken = 0
+        with open_replicas(spec("Words"), TEXT, **placement) as replicas:
+            next(predict_stream(replicas, endless(), batch_size=4))
+            assert taken <= at_most
+
+
+def test_devices_are_those_the_model_can_use():
+    family = spec("Words").family()
+    assert find_devices("auto", family) == ["cpu"]
+    assert find_devices("cpu, cpu", family) == ["cpu", "cpu"]
+    with pytest.raises(UsageError, match="cannot run on 'cuda:0'"):
+        find_devices("cuda:0", family)
+
+
+# --- models that misbehave in ways that end processes, threads or pipes
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["Exits", "ExitsInEncode", "Unpicklable"])
+def test_a_model_cannot_end_or_block_the_run(name, workers):
+    model = find_model(f"{MODELS.parent / 'misbehaving.py'}:{name}")
+    outcomes = run(model, text_tasks(8, i3="misbehave"), workers=workers)
+    assert [isinstance(outcome, Failure) for outcome in outcomes] == [n == 3 for n in range(8)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["ExitsLoading", "RaisesItsOwnError"])
+def test_a_model_that_leaves_while_loading_says_so(name, workers):
+    with pytest.raises(LsmlError):
+        run(find_model(f"{MODELS.parent / 'misbehaving.py'}:{name}"), text_tasks(3), workers=workers)
+
+
+def test_what_cannot_travel_is_refused_to_who_sends_it():
+    with open_replicas(spec("Words"), TEXT, workers=2) as replicas, pytest.raises((TypeError, AttributeError)):
+        list(predict_stream(replicas, [Task(0, 0, {"text": lambda: 1}, {})], batch_size=1))
+
+
+def test_a_threshold_counts_for_every_model():
+    sure = run(spec("Words"), text_tasks(9), threshold=0.3)
+    assert [len(outcome.result) for outcome in sure] == [1 / (1 + n % 9) >= 0.3 for n in range(9)]
+
+
+def test_what_was_unreadable_is_a_failure_in_its_place():
+    task, *_ = text_tasks(1)
+    with open_replicas(spec("Words"), TEXT) as replicas:
+        first, second = predict_stream(replicas, [Unreadable(0, "line 1", "torn"), task], batch_size=2)
+    assert first[1] == Failure("read", "torn")
+    assert isinstance(second[1], Prediction)
+
+
+def test_large_tasks_make_smaller_batches():
+    from lsml_cli.inference import dispatch
+
+    sizes = [1, 1, 9 << 20, 1, 5 << 20, 5 << 20, 1]
+    batches = list(dispatch._batches(sizes, 4, lambda size: size))
+    assert batches == [sizes[:3], sizes[3:6], sizes[6:]]

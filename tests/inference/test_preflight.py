@@ -1,0 +1,134 @@
+"""`lsml predict --check`: what would go wrong is known before the run."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.helpers import models
+from tests.inference.test_predict import WORDS, predict, task
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.xml").write_text(models.TEXT_CONFIG)
+    return tmp_path
+
+
+def check(lsml, tasks, *options: str | Path, **kwargs: Any) -> dict[str, Any]:
+    asked = () if "--check=media" in options else ("--check",)
+    run = predict(lsml, tasks, *asked, "--summary", "found.json", *options, **kwargs)
+    assert run.returncode in (0, 3), run.stderr
+    found = json.loads(Path("found.json").read_bytes())
+    assert (run.returncode == 3) == bool(found["offences"])
+    return found
+
+
+def test_nothing_to_say_about_good_tasks(lsml, work):
+    run = predict(lsml, "-", "--check", "-o", "out.json", input=json.dumps([task(n) for n in range(20)]))
+    assert run.returncode == 0
+    assert "20 tasks checked, 0 offences" in run.stdout
+    assert not list(Path().glob("out*"))
+
+
+def test_planted_offences_are_found_and_named(lsml, work):
+    chance = random.Random(5)
+    tasks: list[Any] = [task(n) for n in range(100_000)]
+    planted = chance.sample(range(100_000), 60)
+    missing, number, null, duplicate, no_object, torn = (planted[k::6] for k in range(6))
+    for n in missing:
+        del tasks[n]["data"]["text"]
+    for n in number:
+        tasks[n]["data"]["text"] = 5
+    for n in null:
+        tasks[n]["data"]["text"] = None
+    for n in duplicate:
+        tasks[n]["id"] = 100_000 - 1 if n < 50_000 else 0
+    for n in no_object:
+        tasks[n]["data"] = ["text"]
+    lines = [json.dumps(item) for item in tasks]
+    for n in torn:
+        lines[n] = lines[n][:-9]
+    Path("tasks.jsonl").write_text("\n".join(lines) + "\n")
+    found = check(lsml, "tasks.jsonl", "-o", "out.json")
+    assert found["tasks"] == 100_000
+    assert found["offences"] == {"data": 40, "unreadable": 10, "duplicate id": 10}
+    sentences = [sentence for some in found["first"].values() for sentence in some]
+    assert len(sentences) == 9
+    assert all(sentence.startswith("tasks.jsonl, line ") for sentence in sentences)
+
+
+def test_memory_is_flat(lsml, work):
+    """The same check of ten times as many tasks, in this process: the ids are on disk."""
+    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.inference import preflight
+    from lsml_cli.inference.plan import Plan, PredictOptions
+    from lsml_cli.registry import resolve
+    from lsml_cli.schema.label_config import LabelConfig
+
+    plan_of = lambda tasks: Plan.make(  # noqa: E731
+        resolve.find_model(WORDS), LabelConfig.load(Path("config.xml")), PredictOptions(tasks=tasks)
+    )
+    peaks = []
+    for count in (20_000, 200_000):
+        Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(count)))
+        assert preflight.check_file(plan_of("tasks.jsonl"), Console(quiet=True)).tasks == count
+        peaks.append(psutil.Process().memory_info().rss)
+    assert peaks[1] - peaks[0] < 20_000_000
+
+
+def test_media_that_are_not_there(lsml, work):
+    Path("config.xml").write_text(models.IMAGE_CONFIG)
+    Path("a.pgm").write_bytes(b"")
+    images = ["a.pgm", "b.pgm", "../c.pgm", "gs://bucket/d.pgm", "https://example.com/d.pgm"]
+    tasks = json.dumps([{"id": n, "data": {"image": image}} for n, image in enumerate(images)])
+    found = check(lsml, "-", model=f"{models.__file__}:Brightness", input=tasks)
+    assert found["offences"] == {"media": 3}
+
+
+def test_both_label_lists_and_how_they_meet(lsml, work, ticket_model):
+    Path("config.xml").write_text(
+        '<View><Text name="ticket" value="$text"/><Choices name="category" toName="ticket">'
+        '<Choice value="Billing"/><Choice value="Versand" predicted_values="Shipping"/><Choice value="Other"/>'
+        "</Choices></View>"
+    )
+    run = predict(lsml, "-", "--check", model=ticket_model, input='{"text": "a"}')
+    assert "category: 2 of the model's 5 classes have a label" in run.stdout
+    assert "labels:  Billing, Versand, Other" in run.stdout
+    assert "Shipping -> Versand" in run.stdout
+
+
+def test_output_and_resume_are_looked_at_and_not_touched(lsml, work):
+    tasks = json.dumps([task(1)])
+    assert check(lsml, "-", "-o", "nowhere/out.json", input=tasks)["offences"] == {"output": 1}
+    Path("out.json.part").write_text("[\n{}")
+    journal = Path("out.json.part.journal")
+    journal.write_text('{"started_with": {"model": "other"}}\n{"records": 1, "output": 3, "errors": 0}\n')
+    before = journal.read_bytes()
+    found = check(lsml, "-", "-o", "out.json", "--resume", input=tasks)
+    assert found["offences"] == {"output": 1}
+    assert "model was other" in found["first"]["output"][0]
+    assert "tasks of an unfinished run" in check(lsml, "-", "-o", "out.json", input=tasks)["first"]["output"][0]
+    assert journal.read_bytes() == before
+
+
+def test_tasks_without_ids_for_shape_predictions(lsml, work):
+    found = check(lsml, "-", "--shape", "predictions", input='{"text": "a"}\n{"id": 1, "data": {"text": "a"}}')
+    assert found["offences"] == {"no id": 1}
+
+
+def test_servers_are_asked_only_on_request(lsml, work):
+    """The address is one where nobody listens: a check that asks finds out, one that does not cannot know."""
+    Path("config.xml").write_text(models.IMAGE_CONFIG)
+    tasks = json.dumps([{"id": 1, "data": {"image": "http://127.0.0.1:9/a.pgm"}}])
+    model = f"{models.__file__}:Brightness"
+    assert check(lsml, "-", model=model, input=tasks)["offences"] == {}
+    found = check(lsml, "-", "--check=media", model=model, input=tasks)
+    assert found["offences"] == {"media": 1}
+    assert "http://127.0.0.1:9/a.pgm: " in found["first"]["media"][0]

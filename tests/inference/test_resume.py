@@ -1,0 +1,235 @@
+"""A killed run resumes and gives the bytes of an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lsml_cli.errors import ResumeRefused
+from lsml_cli.io.journal import Entry, Found, Journal
+from tests.helpers import models
+from tests.inference.test_predict import FRAGILE, journalled, task, wait_for
+
+SEED = 20261120
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.xml").write_text(models.TEXT_CONFIG)
+    does = {n: ("raise in encode", "raise in forward", "unknown label")[n % 3] for n in range(7, 3_000, 97)}
+    lines = [json.dumps(task(n, do=does.get(n))) for n in range(3_000)]
+    lines[1_234] = "{torn"
+    Path("tasks.jsonl").write_text("\n".join(lines))
+    Path("tasks.json").write_text("[" + ",".join(line for line in lines if line != "{torn") + "]")
+    return tmp_path
+
+
+def arguments(tasks: str, output: str, workers: int = 1) -> list[str]:
+    options = ["predict", tasks, "-m", FRAGILE, "-c", "config.xml", "-o", output, "--errors", "errors.jsonl"]
+    return [*options, "--with", "pause=0.004", "--workers", str(workers), "--quiet"]
+
+
+def start(*options: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "lsml_cli", *options], start_new_session=True)
+
+
+def kill(run: subprocess.Popen[bytes]) -> None:
+    """Kill the run alone, as the kernel does when memory runs out; its workers must end by themselves."""
+    run.kill()
+    run.wait()
+
+
+@pytest.mark.parametrize(("form", "workers"), [("json", 1), ("jsonl", 1), ("json", 2), ("jsonl", 2)])
+def test_killed_at_random_moments(lsml, work, form, workers):
+    chance = random.Random(f"{SEED} {form} {workers}")
+    tasks = "tasks.json" if form == "json" else "tasks.jsonl"
+    assert lsml(*arguments(tasks, f"clean.{form}")).returncode == 3
+    clean = Path(f"clean.{form}").read_bytes(), Path("errors.jsonl").read_bytes()
+    Path("errors.jsonl").unlink()
+    for target in (-1, *sorted(chance.sample(range(1_600), 4))):  # in tasks; the first comes while the run still starts
+        run = start(*arguments(tasks, f"out.{form}", workers), "--resume")
+        time.sleep(chance.uniform(0, 0.3))
+        wait_for(lambda target=target: journalled(f"out.{form}") > target)
+        time.sleep(chance.uniform(0, 0.05))
+        assert run.poll() is None, "it ended before it was killed"
+        kill(run)
+    assert lsml(*arguments(tasks, f"out.{form}", workers), "--resume").returncode == 3
+    assert (Path(f"out.{form}").read_bytes(), Path("errors.jsonl").read_bytes()) == clean
+    assert not list(Path().glob("*.part*"))
+
+
+def test_whatever_the_kill_leaves_behind_is_cut_back(lsml, work):
+    """A kill between any two writes, made by hand: each file is longer than the journal says, by anything."""
+    assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
+    clean = Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()
+    run = start(*arguments("tasks.json", "out.json"))
+    wait_for(lambda: journalled("out.json") > 300)
+    kill(run)
+    left = {path.name: path.read_bytes() for path in Path().glob("*.part*")}
+    chance = random.Random(SEED)
+    for _ in range(4):
+        for name, content in left.items():
+            torn = content[: len(content) - chance.randrange(40)] if name.endswith("journal") else content
+            Path(name).write_bytes(torn + chance.choice([b"", b'{"id": 1', b"\0" * 50, b'{"records": 12}\n'[:-1]]))
+        Path("errors.jsonl").unlink(missing_ok=True)
+        assert lsml(*arguments("tasks.json", "out.json"), "--resume").returncode == 3
+        assert (Path("out.json").read_bytes(), Path("errors.jsonl").read_bytes()) == clean
+
+
+@pytest.mark.parametrize("moment", ["before the renames", "between the renames", "before the journal goes"])
+def test_killed_while_finishing(lsml, work, moment):
+    assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
+    clean = Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()
+    script = f"""
+import sys, os, signal
+from pathlib import Path
+from lsml_cli import cli
+steps = iter({["before the renames", "between the renames", "before the journal goes"]!r})
+def die_at(function):
+    def stepped(*args, **options):
+        if next(steps) == {moment!r}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **options)
+    return stepped
+Path.replace = die_at(Path.replace)
+Path.unlink = die_at(Path.unlink)
+sys.argv = ["lsml", *{arguments("tasks.json", "out.json")!r}]
+cli.main()
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert lsml(*arguments("tasks.json", "out.json"), "--resume").returncode == 3
+    assert (Path("out.json").read_bytes(), Path("errors.jsonl").read_bytes()) == clean
+    assert not list(Path().glob("*.part*"))
+
+
+def test_workers_end_with_the_run_that_started_them(work):
+    run = start(*arguments("tasks.json", "out.json", workers=2))
+    wait_for(lambda: journalled("out.json") > 0)
+    kill(run)
+    wait_for(lambda: not group_alive(run.pid), seconds=10)
+
+
+def group_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def unfinished(work):
+    run = start(*arguments("tasks.json", "out.json"))
+    wait_for(lambda: journalled("out.json") > 100)
+    kill(run)
+    return work
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--with", "pause=0.001"], "model digest was"),
+        (["--batch-size", "5"], "--batch-size was 16, now it is 5"),
+        (["--threshold", "0.5"], "--threshold was not set, now it is 0.5"),
+        (["--shape", "predictions"], "--shape was tasks, now it is predictions"),
+        (["--limit", "2000"], "--limit was not set, now it is 2000"),
+        (["--model-version", "mine"], "model was models:Fragile@"),
+    ],
+)
+def test_another_option_is_refused_by_name(lsml, unfinished, change, sentence):
+    before = Path("out.json.part").read_bytes()
+    run = lsml(*arguments("tasks.json", "out.json"), "--resume", *change)
+    assert run.returncode == 2
+    assert sentence in run.stderr
+    assert Path("out.json.part").read_bytes() == before
+
+
+def test_another_input_or_label_config_is_refused(lsml, unfinished):
+    good = Path("tasks.json").read_text()
+    Path("tasks.json").write_text(good + " ")
+    run = lsml(*arguments("tasks.json", "out.json"), "--resume")
+    assert (run.returncode, "size of the input was" in run.stderr) == (2, True)
+    Path("tasks.json").write_text(good.replace("word", "WORD", 1))  # the same size, other tasks
+    run = lsml(*arguments("tasks.json", "out.json"), "--resume")
+    assert run.returncode == 2
+    assert "are not the ones that the unfinished run has done" in run.stderr
+    Path("tasks.json").write_text(good)
+    Path("config.xml").write_text(models.TEXT_CONFIG.replace('"short"', '"tiny"'))
+    run = lsml(*arguments("tasks.json", "out.json"), "--resume")
+    assert (run.returncode, "label config was" in run.stderr) == (2, True)
+
+
+def test_a_file_of_the_model_that_was_replaced_is_refused(lsml, work):
+    options = ["predict", "tasks.json", "-m", f"{models.__file__}:Stored", "-c", "config.xml", "-o", "out.json"]
+    options += ["--with", "weights=w.bin", "--with", "pause=0.004", "--quiet"]
+    Path("w.bin").write_text("one")
+    run = start(*options)
+    wait_for(lambda: journalled("out.json") > 100)
+    kill(run)
+    Path("w.bin").write_text("two")
+    refused = lsml(*options, "--resume")
+    assert (refused.returncode, "content of w.bin was" in refused.stderr) == (2, True), refused.stderr
+    Path("w.bin").write_text("one")
+    assert lsml(*options, "--resume").returncode in (0, 3)
+
+
+def test_unfinished_work_is_not_thrown_away(lsml, unfinished):
+    run = lsml(*arguments("tasks.json", "out.json"))
+    assert run.returncode == 2
+    assert "tasks of an unfinished run" in run.stderr
+    assert "--resume" in run.stderr
+    Path("out.json.part").unlink()
+    assert lsml(*arguments("tasks.json", "out.json"), "--limit", "10").returncode == 3
+
+
+def test_a_pipe_can_be_resumed_too(lsml, work):
+    assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
+    text = Path("tasks.json").read_text()
+    command = [sys.executable, "-m", "lsml_cli", *arguments("-", "out.json")]
+    with Path("tasks.json").open("rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as cat:
+        run = subprocess.Popen(command, stdin=cat.stdout)
+        wait_for(lambda: journalled("out.json") > 100)
+        kill(run)
+    assert lsml(*arguments("-", "out.json"), "--resume", input=text).returncode == 3
+    assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
+
+
+def test_two_runs_cannot_write_the_same_file(lsml, work):
+    run = start(*arguments("tasks.json", "out.json"))
+    wait_for(lambda: journalled("out.json") > 0)
+    second = lsml(*arguments("tasks.json", "out.json"), "--resume")
+    kill(run)
+    assert second.returncode == 1
+    assert "Another lsml is writing" in second.stderr
+    assert "out.json right now" in second.stderr
+
+
+def test_a_journal_trusts_whole_lines_only(tmp_path):
+    path = tmp_path / "journal"
+    journal = Journal.begin(path, {"model": "a"})
+    for records in (10, 20):
+        journal.append(Entry(records=records, output=records * 100))
+    journal.close()
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        lines = whole[:size].count(b"\n")
+        if lines == 0:
+            with pytest.raises(ResumeRefused, match="is damaged"):
+                Journal.reopen(path, {"model": "a"}, 5_000, 0)
+            continue
+        again = Journal.reopen(path, {"model": "a"}, 5_000, 0)
+        assert again.last.records == (lines - 1) * 10
+        again.close()
+    path.write_bytes(whole)  # as after a power cut: the journal is ahead of the output
+    for output, records in ((5_000, 20), (1_999, 10), (999, 0)):
+        assert Found.read(path, output, 0).last.records == records

@@ -1,0 +1,225 @@
+"""`lsml pull`, against a server that plays Label Studio; tests/slow has a real one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsml_cli.label_studio import task_pages
+from tests.conftest import Lsml
+from tests.helpers.studio_project import CONFIG, StudioProject, studio_project
+from tests.helpers.studio_server import KEY, jwt
+
+CHOSEN = [{"id": "r", "from_name": "kind", "to_name": "text", "type": "choices", "value": {"choices": ["ham"]}}]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StudioProject]:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
+    with studio_project() as running:
+        monkeypatch.setenv("LABEL_STUDIO_URL", running.url)
+        yield running
+
+
+def annotate(server: StudioProject, task: int, **fields: Any) -> None:
+    server.tasks[task]["annotations"].append({"id": task, "result": CHOSEN, "was_cancelled": False, **fields})
+
+
+def pulled(lsml: Lsml, *options: str | Path) -> list[dict[str, Any]]:
+    run = lsml("pull", "--project", "3", *options)
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_what_comes_out(server: StudioProject, lsml: Lsml) -> None:
+    ids = server.add_tasks(6)
+    annotate(server, ids[1])
+    annotate(server, ids[2], was_cancelled=True)
+    server.add_prediction(ids[4], "v1", CHOSEN)
+
+    everything = pulled(lsml)
+    assert [task["id"] for task in everything] == ids
+    assert everything[1]["annotations"] == server.tasks[ids[1]]["annotations"]
+    assert everything[4]["predictions"] == [server.predictions[0]["id"]]
+
+    [annotated] = pulled(lsml, "--only", "annotated")
+    assert annotated == everything[1]
+    unlabelled = pulled(lsml, "--only", "unlabelled")
+    assert unlabelled == [{"id": each, "data": server.tasks[each]["data"]} for each in ids if each != ids[1]]
+    assert [task["id"] for task in pulled(lsml, "--only", "unpredicted")] == [each for each in ids if each != ids[4]]
+
+
+def test_the_fields_that_are_asked_for(server: StudioProject, lsml: Lsml) -> None:
+    [one] = server.add_tasks(1)
+    annotate(server, one)
+    server.add_prediction(one, "v1", CHOSEN)
+    assert pulled(lsml, "--fields", "data") == [{"id": one, "data": {"text": "message 0"}}]
+    assert pulled(lsml, "--fields", "meta,id") == [{"id": one, "meta": {}}]
+    assert pulled(lsml, "--fields", "annotations") == [{"id": one, "annotations": server.tasks[one]["annotations"]}]
+    [full] = pulled(lsml, "--fields", "annotations, predictions")
+    assert full["predictions"][0]["result"] == CHOSEN
+    run = lsml("pull", "--project", "3", "--fields", "id,dat")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert "no field 'dat'.\n      They have: data, " in run.stderr
+
+
+@pytest.mark.parametrize(
+    "count", [0, 1, task_pages.PAGE - 1, task_pages.PAGE, task_pages.PAGE + 1, 2 * task_pages.PAGE + 5]
+)
+def test_every_task_comes_once_whatever_the_pages(server: StudioProject, lsml: Lsml, count: int) -> None:
+    ids = server.add_tasks(count)
+    assert [task["id"] for task in pulled(lsml, "--only", "unlabelled")] == ids
+
+
+def test_since_and_views(server: StudioProject, lsml: Lsml) -> None:
+    ids = server.add_tasks(5)
+    server.tasks[ids[3]]["updated_at"] = "2026-11-20T12:00:00.000000Z"
+    below = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": ids[2]}
+    late = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": ids[3]}
+    server.views[7] = {"id": 7, "project": 3, "data": {"filters": {"conjunction": "and", "items": [below]}}}
+    server.views[8] = {"id": 8, "project": 3, "data": {"filters": {"conjunction": "or", "items": [below, late]}}}
+    server.views[9] = {"id": 9, "project": 4, "data": {}}
+    annotate(server, ids[0])
+
+    assert [task["id"] for task in pulled(lsml, "--since", "2026-11-20T12:00:00Z")] == [ids[3]]
+    assert pulled(lsml, "--since", "2026-11-20T15:00:00+01:00") == []
+    assert [task["id"] for task in pulled(lsml, "--view", "7")] == ids[:2]
+    assert [task["id"] for task in pulled(lsml, "--view", "8")] == [*ids[:2], ids[4]]
+    assert [task["id"] for task in pulled(lsml, "--view", "8", "--only", "unlabelled")] == [ids[1], ids[4]]
+    run = lsml("pull", "--project", "3", "--view", "9")
+    assert (run.returncode, "is a tab of project 4" in run.stderr) == (2, True)
+    assert lsml("pull", "--project", "3", "--since", "yesterday").returncode == 2
+
+
+def test_files_and_the_label_config(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+    ids = server.add_tasks(3)
+    run = lsml(
+        *("pull", "--project", "3", "-o", tmp_path / "tasks.json", "--summary", tmp_path / "summary.json"),
+        *("--label-config-out", tmp_path / "config.xml"),
+    )
+    assert run.returncode == 0, run.stderr
+    assert "3 tasks of project 3 in" in run.stderr
+    assert [task["id"] for task in json.loads((tmp_path / "tasks.json").read_bytes())] == ids
+    assert (tmp_path / "config.xml").read_text() == CONFIG
+    assert json.loads((tmp_path / "summary.json").read_bytes())["tasks"] == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"tasks.json", "config.xml", "summary.json"}
+
+
+def test_a_pull_that_broke_off_goes_on(
+    server: StudioProject, lsml: Lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add_tasks(2 * task_pages.PAGE)
+    whole = tmp_path / "whole.jsonl"
+    pulled(lsml, "-o", whole, "--fields", "data")
+
+    command = ("pull", "--project", "3", "--fields", "data", "-o", tmp_path / "out.jsonl")
+    kept = server.answer
+    pages = iter(range(100))
+
+    def failing(*given: Any) -> tuple[int, Any]:
+        return (400, {"detail": "enough"}) if given[1] == "/api/tasks" and next(pages) == 1 else kept(*given)
+
+    monkeypatch.setattr(server, "answer", failing)
+    run = lsml(*command)
+    assert run.returncode == 1
+    assert not (tmp_path / "out.jsonl").exists()
+    refused = lsml(*command)
+    assert "1,000 tasks of an unfinished run" in refused.stderr
+    other = lsml(*command, "--resume", "--only", "unlabelled")
+    assert "--only was all, now it is unlabelled" in other.stderr
+    monkeypatch.setattr(server, "answer", kept)
+    run = lsml(*command, "--resume")
+    assert run.returncode == 0, run.stderr
+    assert "2,000 tasks of project 3, 1,000 of them before" in run.stderr
+    assert (tmp_path / "out.jsonl").read_bytes() == whole.read_bytes()
+
+
+def test_tasks_that_come_and_go_meanwhile_shift_nothing(
+    server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = server.add_tasks(2 * task_pages.PAGE)
+    kept = server.answer
+    pages = iter(range(100))
+
+    def moving(*given: Any) -> tuple[int, Any]:
+        answer = kept(*given)
+        if given[1] == "/api/tasks" and next(pages) == 0:
+            for each in ids[:500]:
+                del server.tasks[each]
+        return answer
+
+    monkeypatch.setattr(server, "answer", moving)
+    assert [task["id"] for task in pulled(lsml, "--only", "unlabelled")] == ids
+
+
+def test_a_closed_pipe_is_no_failure(server: StudioProject) -> None:
+    server.add_tasks(3 * task_pages.PAGE)
+    command = f"{sys.executable} -m lsml_cli pull --project 3 -q | head -1; exit ${{PIPESTATUS[0]}}"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert len(run.stdout.splitlines()) == 1
+
+
+def test_a_personal_access_token_is_renewed(server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.add_tasks(2)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", jwt("refresh"))
+    server.expired = 1
+    assert len(pulled(lsml)) == 2
+    assert [path for _, path, _ in server.asked].count("/api/token/refresh/") == 2
+
+
+def test_questions_are_asked_again(server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.add_tasks(2)
+    kept = server.answer
+    answers = iter([502, 429])
+
+    def troubled(*given: Any) -> tuple[int, Any]:
+        status = next(answers, 200)
+        return kept(*given) if status == 200 else (status, {"detail": "busy"})
+
+    monkeypatch.setattr(server, "answer", troubled)
+    assert len(pulled(lsml)) == 2
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code", "sentence"),
+    [
+        ("no url", 2, "Which Label Studio?"),
+        ("no project", 1, "knows nothing of the tasks of project 4. "),
+        ("wrong key", 1, "does not accept the API key."),
+        ("forbidden", 1, "refuses the tasks of project 3 to the user of the API key."),
+        ("nobody", 1, "cannot be reached"),
+        ("moved", 1, "sends the tasks of project 3 on to https://elsewhere.example/."),
+        ("no json", 1, "is no Label Studio"),
+    ],
+)
+def test_what_goes_wrong_is_a_sentence(
+    server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch, trouble: str, code: int, sentence: str
+) -> None:
+    answers: dict[str, tuple[int, Any]] = {
+        "forbidden": (403, {"detail": "no"}),
+        "moved": (302, None),
+        "no json": (200, None),
+    }
+    env = {}
+    if trouble in answers:
+        monkeypatch.setattr(server, "answer", lambda *given: answers[trouble])
+    elif trouble == "wrong key":
+        env = {"LABEL_STUDIO_API_KEY": "0" * 40}
+    elif trouble == "nobody":
+        env = {"LABEL_STUDIO_URL": "http://127.0.0.1:9"}
+    elif trouble == "no url":
+        env = {"LABEL_STUDIO_URL": ""}
+    run = lsml("pull", "--project", "4" if trouble == "no project" else "3", env=env)
+    assert run.returncode == code
+    assert sentence in run.stderr.replace("\n     ", "")
+    assert run.stdout == ""
+    assert "Traceback" not in run.stderr
+    assert KEY not in run.stderr

@@ -1,0 +1,138 @@
+"""Files in buckets: a bucket in memory stands for the drivers, which have one interface."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from lsml_cli.errors import TransientError
+from lsml_cli.media.fetcher import Hosts, Login, Media
+from tests.helpers.media_servers import LEGACY_KEY, PICTURE, Answer, Studio, serving
+
+REGISTRY = sys.modules["fsspec.registry"]._registry  # protocol -> its driver, once it was imported
+
+
+class HTTPClientError(Exception):
+    """As botocore has it."""
+
+
+class EndpointConnectionError(HTTPClientError):
+    pass
+
+
+class HttpError(Exception):
+    """As gcsfs has it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"status {code}")
+        self.code = code
+
+
+class Bucket(MemoryFileSystem):
+    """`closed` and `down` are buckets that behave so."""
+
+    protocol = ("s3", "gs", "az")
+    store: dict = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+    tried: list[str] = []  # noqa: RUF012
+
+    def info(self, path, **kwargs):
+        self.tried.append(path)
+        if path.startswith("closed/"):
+            raise PermissionError("Access Denied")
+        if path.startswith("keyless/"):
+            raise RuntimeError("Unable to locate credentials")
+        if path.startswith("down/"):
+            raise OSError(16, "slow down")
+        if path.startswith("silent/"):
+            raise EndpointConnectionError("Could not connect")
+        if path.startswith(("500/", "400/")):
+            raise HttpError(int(path[:3]))
+        return super().info(path, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def bucket(monkeypatch):
+    for protocol in Bucket.protocol:
+        monkeypatch.setitem(REGISTRY, protocol, Bucket)
+    monkeypatch.setattr(Bucket, "store", {})
+    monkeypatch.setattr(Bucket, "tried", [])
+    files = Bucket()
+    for path in ("bucket/some dir/é.png", "bucket/a%20b.png", "closed/a.png"):
+        files.pipe_file(path, PICTURE)
+    return files
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "azure-blob"])
+def test_files_of_buckets(scheme):
+    media = Media()
+    for path in ("bucket/some dir/é.png", "bucket/a%20b.png"):
+        assert media.fetch(f"{scheme}://{path}") == PICTURE
+        assert media.problem(f"{scheme}://{path}", ask_remote=True) is None
+    assert media.problem(f"{scheme}://bucket/c.png") is None  # nobody was asked
+    assert media.problem(f"{scheme}://bucket/c.png", ask_remote=True) == f"there is no file {scheme}://bucket/c.png"
+    with pytest.raises(ValueError, match="there is no file"):
+        media.fetch(f"{scheme}://bucket/c.png")
+    for value in (f"{scheme}://bucket/some dir", f"{scheme}://bucket/", f"{scheme}://bucket"):
+        with pytest.raises(ValueError, match="there is no file"):
+            media.fetch(value)
+    with pytest.raises(ValueError, match="more than 3 bytes"):
+        Media(largest=3).fetch(f"{scheme}://bucket/a%20b.png")
+    with pytest.raises(ValueError, match=f"{scheme}://closed/a.png: the credentials of this machine do not open it"):
+        media.fetch(f"{scheme}://closed/a.png")
+    with pytest.raises(ValueError, match="Unable to locate credentials"):
+        media.fetch(f"{scheme}://keyless/a.png")
+    for path in ("down", "silent", "500"):
+        with pytest.raises(TransientError, match=f"{scheme}://{path}/a.png: "):
+            media.fetch(f"{scheme}://{path}/a.png")
+    with pytest.raises(ValueError, match="HttpError: status 400"):
+        media.fetch(f"{scheme}://400/a.png")
+
+
+def test_no_chain_of_addresses_is_followed(tmp_path):
+    """For fsspec this is a URL, and names a file of this machine."""
+    (tmp_path / "secret").write_text("secret")
+    for value in (f"s3://bucket/a::file://{tmp_path}/secret", f"s3://file::{tmp_path}/secret"):
+        with pytest.raises(ValueError, match="there is no file"):
+            Media().fetch(value)
+
+
+def test_only_named_buckets_where_hosts_are_restricted():
+    media = Media(hosts=Hosts(("*", "s3://bucket")))
+    assert media.fetch("s3://bucket/a%20b.png") == PICTURE
+    for value in ("s3://bucket-2/a.png", "gs://bucket/a%20b.png", "s3://closed/a.png"):
+        with pytest.raises(ValueError, match=r"is not named \(--allow-host names it\), or name the Label Studio"):
+            media.fetch(value)
+    assert {path.split("/")[0] for path in Bucket.tried} == {"bucket"}
+
+
+def test_label_studio_opens_what_this_machine_cannot():
+    with serving(Studio) as studio, serving() as site:
+        site.answers["/signed"] = Answer(body=b"signed")
+        studio.storages = dict.fromkeys(("s3://closed/a.png", "s3://closed/b.png"), f"{site.url}/signed")
+        media = Media(label_studio=Login(studio.url, LEGACY_KEY))
+        for value in ("s3://closed/a.png", "s3://closed/b.png", "s3://closed/a.png"):
+            assert media.fetch(value, 7) == b"signed"
+        assert Bucket.tried == ["closed/a.png"]  # once is enough
+        assert media.fetch("s3://bucket/a%20b.png", 7) == PICTURE
+        assert len(studio.asked) == 3
+        with pytest.raises(ValueError, match="do not open it"):
+            media.fetch("s3://closed/a.png")  # no task, so nobody presigns
+        media.close()
+
+
+def test_a_driver_that_is_missing(monkeypatch):
+    monkeypatch.delitem(REGISTRY, "s3")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    sentence = "s3:// needs a driver that is not installed: pip install 'lsml[s3]'"
+    assert sentence in str(Media().problem("s3://bucket/a.png"))
+    assert "--label-studio-url" in str(Media().problem("s3://bucket/a.png"))
+    with pytest.raises(ValueError, match="pip install"):
+        Media().fetch("s3://bucket/a.png")
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    assert sentence in str(Media().problem("s3://bucket/a.png"))
+    media = Media(label_studio=Login("http://127.0.0.1:9"))
+    assert media.problem("s3://bucket/a.png", 7) is None
+    assert sentence in str(media.problem("s3://bucket/a.png"))

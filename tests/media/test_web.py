@@ -1,0 +1,167 @@
+"""Files from servers: good ones, and those that behave in every way servers do."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import ssl
+import subprocess
+import time
+
+import pytest
+
+from lsml_cli.errors import TransientError
+from lsml_cli.media.fetcher import Hosts, Media
+from tests.helpers.media_servers import PICTURE, Answer, dripping, serving
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
+ENDLESS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+def site():
+    with serving() as site:
+        for status in (401, 403, 404, 429, 500, 503):
+            site.answers[f"/{status}"] = Answer(status)
+        site.answers["/good"] = Answer(body=PICTURE)
+        site.redirect("/loop", "/loop")
+        site.redirect("/elsewhere", "ftp://example.com/a")
+        site.answers["/large"] = Answer(headers={"Content-Length": "100001"})
+        site.answers["/endless"] = dripping(ENDLESS, b"2710\r\n" + b"x" * 10_000 + b"\r\n", 0)
+        site.answers["/truncated"] = dripping(HEAD.replace(b"1000000000", b"100"), b"part of it", 0, times=1)
+        site.answers["/silent"] = dripping(HEAD.replace(b"1000000000", b"100"), b"", 0.7, times=1)
+        site.answers["/slow"] = dripping(HEAD.replace(b"1000000000", b"100"), b"x", 0.05)
+        site.answers["/slow-header"] = dripping(b"HTTP/1.1 200 OK\r\n", b"X: x\r\n", 0.05)
+        site.answers["/nothing"] = dripping(b"", b"", 0, times=0)
+        site.answers["/nonsense"] = dripping(b"SSH-2.0-OpenSSH\r\n", b"", 0, times=1)
+        yield site
+
+
+def quick(hosts: Hosts | None = None) -> Media:
+    """Media with small limits: 100 kB, a second, half a second without a byte."""
+    limits = {"largest": 100_000, "slowest": 1.0, "patience": 0.5}
+    return Media(**limits) if hosts is None else Media(hosts=hosts, **limits)
+
+
+@pytest.fixture(params=["anywhere", "named hosts"])
+def media(request):
+    """As in `predict`, and as in `serve`: not the same connections."""
+    media = quick() if request.param == "anywhere" else quick(Hosts(("127.0.0.1",)))
+    yield media
+    media.close()
+
+
+def test_a_file_from_a_server(site, media):
+    site.redirect("/moved", "good", 307)
+    for address in ("/good", "/moved", "/moved?a=b#c"):
+        assert media.fetch(site.url + address) == PICTURE
+        assert media.problem(site.url + address, ask_remote=True) is None
+    assert {asked.key for asked in site.asked} == {None}
+    assert {asked.cookie for asked in site.asked} == {None}
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "sentence"),
+    [
+        ("/401", ValueError, "the server answers 401 Unauthorized"),
+        ("/403", ValueError, "the server answers 403 Forbidden"),
+        ("/404", ValueError, "the server answers 404 Not Found"),
+        ("/429", TransientError, "the server answers 429"),
+        ("/500", TransientError, "the server answers 500"),
+        ("/503", TransientError, "the server answers 503"),
+        ("/loop", ValueError, "/loop: more than 5 redirects"),
+        ("/elsewhere", ValueError, "/elsewhere: "),
+        ("/large", ValueError, "more than 100,000 bytes"),
+        ("/endless", ValueError, "more than 100,000 bytes"),
+        ("/truncated", TransientError, "/truncated: "),
+        ("/silent", TransientError, "/silent: "),
+        ("/slow", TransientError, "/slow was not there after 1 s|/slow: "),
+        ("/nothing", TransientError, "/nothing: "),
+        ("/nonsense", TransientError, "/nonsense: "),
+    ],
+)
+def test_servers_that_do_not_deliver(site, media, address, error, sentence):
+    begun = time.monotonic()
+    with pytest.raises(error, match=sentence):
+        media.fetch(site.url + address)
+    assert time.monotonic() - begun < 2
+    assert media.fetch(f"{site.url}/good") == PICTURE
+
+
+def test_a_header_that_drips(site):
+    """Only where addresses come from somebody else is every single wait counted."""
+    media = quick(Hosts(("127.0.0.1",)))
+    begun = time.monotonic()
+    with pytest.raises(TransientError, match="/slow-header"):
+        media.fetch(f"{site.url}/slow-header")
+    assert time.monotonic() - begun < 2
+    media.close()
+
+
+def test_asking_without_fetching(site, media):
+    assert media.problem(f"{site.url}/404") is None
+    assert site.asked == []
+    assert "404" in str(media.problem(f"{site.url}/404", ask_remote=True))
+    assert "500" in str(media.problem(f"{site.url}/500", ask_remote=True))
+    assert media.problem(f"{site.url}/endless", ask_remote=True) is None
+
+
+def test_nobody_there(media):
+    with pytest.raises(TransientError, match=r"http://127\.0\.0\.1:9/"):
+        media.fetch("http://127.0.0.1:9/a.png")
+    for wrong in ("http://", "http://:80/a", "http://127.0.0.1:99999/", "http://127.0.0.1/\n"):
+        with pytest.raises(ValueError, match="http://"):
+            media.fetch(wrong)
+
+
+def test_what_was_stored_packed(site, media):
+    """Buckets send it as it lies there, whatever was asked for. A few packed bytes may become very many."""
+    packed = {"Content-Encoding": "gzip"}
+    site.answers["/packed"] = Answer(body=gzip.compress(PICTURE * 1000), headers=packed)
+    site.answers["/bomb"] = Answer(body=gzip.compress(bytes(50_000_000)), headers=packed)
+    site.answers["/torn"] = Answer(body=gzip.compress(PICTURE * 1000)[:-9], headers=packed)
+    site.answers["/damaged"] = Answer(body=b"no gzip at all", headers=packed)
+    site.answers["/twice"] = Answer(body=b"x", headers={"Content-Encoding": "gzip, gzip"})
+    assert media.fetch(f"{site.url}/packed") == PICTURE * 1000
+    for address, error, sentence in (
+        ("/bomb", ValueError, "more than 100,000 bytes"),
+        ("/torn", TransientError, "ends too early"),
+        ("/damaged", ValueError, "damaged gzip"),
+        ("/twice", ValueError, "packed with gzip, gzip"),
+    ):
+        with pytest.raises(error, match=sentence):
+            media.fetch(site.url + address)
+
+
+def test_the_address_that_a_redirect_leads_to_is_not_told(site, media):
+    """It may be presigned."""
+    site.redirect("/moved", f"{site.url.replace('127.0.0.1', 'localhost')}/404?signature=secret")
+    media = quick()
+    with pytest.raises(ValueError, match="/moved: localhost answers 404") as error:
+        media.fetch(f"{site.url}/moved")
+    assert "secret" not in str(error.value)
+    media.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make a certificate")
+def test_a_guarded_connection_still_checks_certificates(tmp_path, monkeypatch):
+    """It connects to an address that was looked up before, but the certificate has to be the name's."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with serving(tls=context) as site:
+        site.answers["/a"] = Answer(body=PICTURE)
+        media = Media(hosts=Hosts(("localhost", "127.0.0.1")), patience=5)
+        assert media.fetch(f"https://localhost:{site.port}/a") == PICTURE
+        with pytest.raises(TransientError, match="certificate"):
+            media.fetch(f"https://127.0.0.1:{site.port}/a")
+        media.close()

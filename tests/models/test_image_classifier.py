@@ -1,0 +1,1026 @@
+"""`image-classifier`: what it looks at, what it learns, and how it is used through `lsml fit` and `lsml predict`."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+
+from lsml_cli import check_model, find_model
+from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageError
+from lsml_cli.inference.plan import Plan, PredictOptions
+from lsml_cli.inference.predict import predict_file
+from lsml_cli.inference.replica import FETCHERS, OUTAGE
+from lsml_cli.inference.run import Summary
+from lsml_cli.media.fetcher import Media
+from lsml_cli.models.base import Binding, ModelSpec
+from lsml_cli.models.image_classifier import backbones, inference
+from lsml_cli.models.image_classifier import train as learning
+from lsml_cli.models.image_classifier.inference import Eye, Question, agreement
+from lsml_cli.models.image_classifier.model import ImageClassifier
+from lsml_cli.models.image_classifier.preprocessing import Preprocessing
+from lsml_cli.models.media_reader import Source
+from lsml_cli.registry import versions
+from lsml_cli.registry.resolve import version_spec
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import Annotation, Labelled, Task
+from lsml_cli.training.fit import FitResult, fit_version
+from tests.conftest import Lsml
+from tests.inference.test_predict import journalled, wait_for
+
+CONFIG = """<View><Image name="picture" value="$image"/>
+  <Choices name="shape" toName="picture"><Choice value="Disc" alias="disc"/><Choice value="bars"/></Choices></View>"""
+SMALL = {"arch": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32}  # a net that takes 1 ms for a picture
+WITH = [part for name, value in SMALL.items() for part in ("--with", f"{name}={value}")]
+COUNT = 80
+SHAPES = ["disc", "bars"] * (COUNT // 2)
+OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # where nobody listens
+
+
+def draw(path: Path, shape: str, random: Random) -> None:
+    picture = Image.new("RGB", (48, 40), tuple(random.randrange(0, 90) for _ in range(3)))
+    pen = ImageDraw.Draw(picture)
+    ink = tuple(random.randrange(150, 256) for _ in range(3))
+    x, y = random.randrange(6, 16), random.randrange(4, 12)
+    if shape == "disc":
+        pen.ellipse((x, y, x + 24, y + 24), fill=ink)
+    else:
+        for offset in range(0, 24, 6):
+            pen.rectangle((x + offset, y, x + offset + 2, y + 24), fill=ink)
+    picture.save(path)
+
+
+def png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def annotated(number: int, **answers: str | list[str]) -> dict[str, Any]:
+    result = [
+        {
+            "from_name": name,
+            "to_name": "picture",
+            "type": "choices",
+            "value": {"choices": [given] if isinstance(given, str) else given},
+        }
+        for name, given in answers.items()
+    ]
+    return {"id": number, "data": {"image": f"{number}.png"}, "annotations": [{"id": number, "result": result}]}
+
+
+def examples(tasks: Sequence[Mapping[str, Any]]) -> list[Labelled]:
+    return [
+        Labelled(Task(i, task["id"], task["data"], task), Annotation(i, task["annotations"][0]["result"]))
+        for i, task in enumerate(tasks)
+    ]
+
+
+ANNOTATED = [annotated(number, shape=shape) for number, shape in enumerate(SHAPES)]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """config.xml, annotated.json (80 pictures), tasks.json (the same, not annotated). Do not write into it."""
+    folder = tmp_path_factory.mktemp("shapes")
+    random = Random(0)
+    for number, shape in enumerate(SHAPES):
+        draw(folder / f"{number}.png", shape, random)
+    (folder / "config.xml").write_text(CONFIG)
+    (folder / "annotated.json").write_text(json.dumps(ANNOTATED))
+    (folder / "tasks.json").write_text(json.dumps([{"id": each["id"], "data": each["data"]} for each in ANNOTATED]))
+    return folder
+
+
+def learn(
+    folder: Path,
+    media: Path,
+    train: Sequence[Mapping[str, Any]] = ANNOTATED,
+    holdout: Sequence[Mapping[str, Any]] = (),
+    config: str = CONFIG,
+    said: list[str] | None = None,
+    earlier: ModelSpec | None = None,
+    **params: Any,
+) -> ModelSpec:
+    """The model's own `fit`: a spec of what it has learned, in `folder`."""
+    folder.mkdir(exist_ok=True)
+    spec = replace(find_model("image-classifier", SMALL | params), earlier=earlier)
+    model = spec.build()
+    binding = model.bind(LabelConfig.parse(config), {}, None)
+    binding.media = Media(media)
+    sentences: list[str] = [] if said is None else said
+    state = model.fit(examples(train), examples(holdout), binding, folder, sentences.append)
+    return replace(spec, path=folder, state=json.loads(json.dumps(state)), version="1", earlier=None)
+
+
+def look(
+    spec: ModelSpec, media: Path, tasks: Sequence[Mapping[str, Any]], config: str = CONFIG, **label_map: str
+) -> list[Prediction]:
+    model = spec.open("cpu")
+    binding = model.bind(LabelConfig.parse(config), label_map, None)
+    found = [Task(i, task["id"], task["data"], {}) for i, task in enumerate(tasks)]
+    fetch = Media(media).fetch
+    inputs = [model.encode(each, binding, {v: fetch(v) for v in model.sources(each, binding)}) for each in found]
+    outputs = model.forward(inputs, binding)
+    predictions = [model.decode(output, each, binding) for output, each in zip(outputs, found, strict=True)]
+    assert [binding.config.check(each) for each in predictions] == [None] * len(tasks)
+    return predictions
+
+
+def chosen(prediction: Prediction) -> dict[str, list[str]]:
+    return {region.from_name: region.value["choices"] for region in prediction.result}
+
+
+def right(predictions: Sequence[Prediction]) -> float:
+    return float(np.mean([chosen(each) == {"shape": [shape]} for each, shape in zip(predictions, SHAPES, strict=True)]))
+
+
+@pytest.fixture(scope="module")
+def spec(work: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """A head on frozen features, learned from all pictures."""
+    return learn(tmp_path_factory.mktemp("head"), work)
+
+
+@pytest.fixture(scope="module")
+def model(lsml: Lsml, work: Path) -> Path:
+    """The same as a version, by `lsml fit`."""
+    run = lsml(
+        *("fit", work / "annotated.json", "--model", "image-classifier", "-c", work / "config.xml"),
+        *("-o", work / "head", *WITH),
+    )
+    assert run.returncode == 0, run.stderr
+    return work / "head"
+
+
+# --- what the net looks at
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.sampled_from(["resnet18", "efficientnet_b2", "swin_v2_t"]))
+@settings(max_examples=60, deadline=None)
+def test_the_pixels_are_torchvisions_own_to_the_bit(width: int, height: int, arch: str) -> None:
+    preset = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
+    ours = Preprocessing.of(preset)
+    picture = noise(width, height)
+    eye = Eye(torch.nn.Identity(), "cpu", ours, "fp32")
+    assert torch.equal(eye.prepared([ours.pixels(png(picture))])[0], preset(picture))
+
+
+def test_another_size_keeps_the_proportions() -> None:
+    ours = backbones.preprocessing_of("resnet18", 64)
+    assert (ours.resize, ours.crop) == (73, 64)
+    assert Preprocessing.from_json(json.loads(json.dumps(ours.to_json()))) == ours
+    assert all(
+        backbones.preprocessing_of(arch).crop <= backbones.preprocessing_of(arch).resize
+        for arch in backbones.architectures()
+    )
+
+
+def test_a_picture_too_long_and_narrow_is_refused_before_it_needs_gigabytes() -> None:
+    with pytest.raises(ValueError, match=r"too long and narrow: 1 x 4,000 pixels would be scaled to 256 x 1,024,000"):
+        backbones.preprocessing_of("resnet18").pixels(png(noise(1, 4_000)))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers())
+@settings(max_examples=40, deadline=None)
+def test_variations_of_any_picture(width: int, height: int, seed: int) -> None:
+    ours = backbones.preprocessing_of("resnet18", 32)
+    content = png(noise(width, height))
+    once, again = (ours.varied(content, Random(seed)) for _ in range(2))
+    assert once.shape == (32, 32, 3)
+    assert np.array_equal(once, again)
+
+
+def test_variations_differ_by_seed_and_not_by_thread() -> None:
+    ours = backbones.preprocessing_of("resnet18", 32)
+    content = png(noise(90, 120))
+    here = [ours.varied(content, Random(seed)).tobytes() for seed in range(32)]
+    assert len(set(here)) == 32
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda seed: ours.varied(content, Random(seed)).tobytes(), range(32))) == here
+
+
+def test_a_batch_filled_up_or_cut_gives_the_same_scores() -> None:
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4))
+    ours = backbones.preprocessing_of("resnet18", 32)
+    pixels = [ours.pixels(png(noise(40, 40, seed))) for seed in range(21)]
+    eye = Eye(net, "cpu", ours, "fp32")
+    whole = eye.scores(pixels)
+    assert whole.shape == (21, 4)
+    np.testing.assert_allclose(np.concatenate([eye.scores(pixels[:1]), eye.scores(pixels[1:])]), whole, atol=1e-6)
+    assert eye.with_precision("bf16", ours).scores(pixels).dtype == np.float32
+
+
+def test_answers_agree_question_by_question() -> None:
+    first = np.array([[5, 1, 0.3, -1], [0, 1, 0.3, 1]], dtype=np.float32)
+    second = np.array([[9, 1, 0.2, -2], [0, 1, -0.3, 1]], dtype=np.float32)
+    single, multi = Question(0, 2, multi=False), Question(2, 2, multi=True)
+    assert agreement(first, second, [single]) == 1.0
+    assert agreement(first, second, [single, multi]) == 0.5
+    assert agreement(first[:0], second[:0], [single]) == 1.0
+
+
+# --- architectures and weights
+
+
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "mnasnet0_5", "googlenet", "vit_b_32", "regnet_y_400mf"])
+def test_what_is_saved_gives_the_same_scores(tmp_path: Path, arch: str) -> None:
+    torch.manual_seed(1)
+    net = backbones.build(arch, 5, 64).eval()
+    backbones.save(tmp_path, [net])
+    first = (tmp_path / backbones.WEIGHTS).read_bytes()
+    [again] = backbones.load(tmp_path, arch, 64, [5])
+    with torch.inference_mode():
+        pixels = torch.rand(2, 3, 64, 64)
+        assert torch.equal(net(pixels), again.eval()(pixels))
+    backbones.save(tmp_path, [again])
+    assert (tmp_path / backbones.WEIGHTS).read_bytes() == first
+
+
+@pytest.mark.parametrize("arch", ["convnext_tiny", "densenet121", "maxvit_t", "mnasnet1_3", "swin_v2_t", "vit_l_32"])
+def test_squares_of_the_usual_size_by_shapes_alone(arch: str) -> None:
+    """tests/slow/test_image_classifier.py walks over all architectures."""
+    backbones.require_size(arch, backbones.preprocessing_of(arch).crop)
+
+
+def test_a_net_that_does_not_end_in_a_linear_layer(tmp_path: Path, work: Path) -> None:
+    with pytest.raises(UsageError, match="squeezenet1_0 does not end in a linear layer, which is what lsml trains"):
+        learn(tmp_path, work, arch="squeezenet1_0", image_size=None)
+
+
+def test_an_unknown_architecture_lists_near_names() -> None:
+    with pytest.raises(UsageError, match="no classification architecture 'resnet19'") as caught:
+        backbones.require_architecture("resnet19")
+    assert "resnet18" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("arch", "size"), [("alexnet", 32), ("inception_v3", 64), ("vit_b_16", 50)])
+def test_squares_that_an_architecture_cannot_look_at(tmp_path: Path, work: Path, arch: str, size: int) -> None:
+    with pytest.raises(UsageError, match=f"{arch} cannot look at squares of {size} pixels") as caught:
+        learn(tmp_path, work, arch=arch, image_size=size)
+    assert "Leave out image_size: it looks at " in (caught.value.hint or "")
+
+
+def weights_of(arch: str = "shufflenet_v2_x0_5") -> dict[str, Any]:
+    torch.manual_seed(7)
+    return dict(torchvision.models.get_model(arch, weights=None).state_dict())
+
+
+@pytest.mark.parametrize("form", ["pth", "parallel", "training script", "safetensors"])
+def test_weights_from_a_file(tmp_path: Path, work: Path, form: str) -> None:
+    weights = weights_of()
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    if form == "safetensors":
+        save_file(weights, path)
+    elif form == "training script":
+        torch.save({"model": weights, "epoch": 3}, path)
+    else:
+        torch.save({f"module.{key}" if form == "parallel" else key: value for key, value in weights.items()}, path)
+    spec = learn(tmp_path / "out", work, weights=str(path))
+    arrays = load_file(tmp_path / "out" / backbones.WEIGHTS)
+    assert all(torch.equal(arrays[f"0.{key}"], value) for key, value in weights.items() if not key.startswith("fc."))
+    assert right(look(spec, work, ANNOTATED)) > 0.9
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (open, ("exploded", "w"))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "is damaged, or no file of weights at all"),
+        (b"hello world" * 10, "is damaged, or no file of weights at all"),
+        ("half", "is damaged, or no file of weights at all"),
+        ("bomb", "holds more than weights"),
+        ("plain pickle", "holds more than weights"),
+        ("whole net", r"holds more than weights \(torchvision"),
+        ("list", "holds no weights by their names"),
+        ("another", "do not belong to shufflenet_v2_x0_5"),
+    ],
+)
+def test_a_file_that_is_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path, content: Any, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("w.pth")
+    objects = {
+        "half": weights_of(),
+        "bomb": {"conv1.0.weight": Bomb()},
+        "whole net": torchvision.models.get_model("shufflenet_v2_x0_5"),
+        "list": [1, 2],
+        "another": weights_of("mobilenet_v3_small"),
+    }
+    if content in objects:
+        torch.save(objects[content], path)
+        if content == "half":
+            path.write_bytes(path.read_bytes()[:5_000])
+    elif content == "plain pickle":
+        path.write_bytes(pickle.dumps(Bomb()))
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=sentence) as caught:
+        learn(tmp_path / "out", work, weights="w.pth")
+    assert caught.value.hint
+    assert not Path("exploded").exists()
+
+
+def test_default_weights_without_a_network_are_one_sentence(lsml: Lsml, work: Path, tmp_path: Path) -> None:
+    offline = OFFLINE | {"TORCH_HOME": str(tmp_path)}
+    fit = lsml(
+        *("fit", work / "annotated.json", "--model", "image-classifier", "-c", work / "config.xml"),
+        *("-o", tmp_path / "out", "--with", "arch=shufflenet_v2_x0_5"),
+        env=offline,
+        timeout=60,
+    )
+    config = tmp_path / "ants.xml"
+    config.write_text(CONFIG.replace('value="Disc" alias="disc"', 'value="ant"'))  # which is a class of ImageNet
+    predict = lsml("predict", work / "tasks.json", "--model", "image-classifier", "-c", config, env=offline, timeout=60)
+    for run in (fit, predict):
+        assert (run.returncode, run.stdout) == (1, "")
+        last = " ".join(line.strip() for line in run.stderr.splitlines()[-2:])
+        assert "have to be fetched once from download.pytorch.org, which failed: " in last
+        assert "Fetch https://download.pytorch.org/models/" in last
+        assert "--with weights=none" in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_default_weights_come_from_the_cache_and_run_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path
+) -> None:
+    """torchvision's own file, as if it had been fetched before."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    url = torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT.url
+    torch.save(weights_of(), tmp_path / "checkpoints" / url.rpartition("/")[2])
+    spec = find_model("image-classifier", {"arch": "shufflenet_v2_x0_5"})
+    pictures = [{"id": n, "data": {"image": f"{n}.png"}} for n in range(3)]
+    config = CONFIG.replace('value="bars"', 'value="balloon"')
+    found = look(spec, work, pictures, config, ant="disc")
+    assert {name for each in found for name in chosen(each)["shape"]} <= {"disc", "balloon"}
+    notes = spec.build().bind(LabelConfig.parse(config), {"ant": "disc"}, None).notes
+    assert notes[0] == "The model is untrained and goes by the classes of its weights."
+    (tmp_path / "checkpoints" / url.rpartition("/")[2]).write_bytes(pickle.dumps(Bomb()))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="holds more than weights"):
+        spec.open("cpu")
+    assert not Path("exploded").exists()
+
+
+# --- learning
+
+
+def test_a_head_learns_and_the_order_of_the_classes_is_its_own(spec: ModelSpec, work: Path) -> None:
+    predictions = look(spec, work, ANNOTATED)
+    assert right(predictions) > 0.95
+    assert all(0.5 <= (each.score or 0) <= 1 for each in predictions)
+    [head] = spec.state["heads"]  # type: ignore[misc, union-attr]
+    assert head["classes"] == ["bars", "disc"]  # type: ignore[index, call-overload]
+    assert spec.state["agreement"]["bf16"] > 0.9  # type: ignore[index, call-overload, operator]
+    turned = '<View><Image name="p" value="$image"/><Choices name="s" toName="p">{}</Choices></View>'.format(
+        '<Choice value="disc"/><Choice value="bars"/>'
+    )
+    assert [chosen(each)["s"] for each in look(spec, work, ANNOTATED, turned)] == [
+        chosen(each)["shape"] for each in predictions
+    ]
+
+
+def test_what_a_head_learned_about_standardised_features_holds_for_the_net(
+    tmp_path: Path, spec: ModelSpec, work: Path
+) -> None:
+    """The net with its folded last layer against scikit-learn on the features themselves."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    assert spec.path
+    ours = backbones.preprocessing_of("shufflenet_v2_x0_5", 32)
+    [net] = backbones.load(spec.path, "shufflenet_v2_x0_5", 32, [2])
+    pixels = [ours.pixels((work / f"{n}.png").read_bytes()) for n in range(COUNT)]
+    below = Eye(backbones.without_end(net, "shufflenet_v2_x0_5"), "cpu", ours, "fp32").scores(pixels).astype(np.float64)
+    live = below.std(axis=0) > 1e-4 * np.abs(below.mean(axis=0))
+    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(below[:, live], SHAPES)
+    scores = Eye(net, "cpu", ours, "fp32").scores(pixels)
+    wanted = reference.predict_proba(below[:, live])[:, 1]
+    np.testing.assert_allclose(1 / (1 + np.exp(scores[:, 0] - scores[:, 1])), wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(tmp_path: Path, work: Path, strategy: str) -> None:
+    options = {"strategy": strategy, "epochs": 2, "batch_size": 16}
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        learn(tmp_path / name, work, ANNOTATED[:40], ANNOTATED[40:60], seed=seed, **options)
+    first, second, third = ((tmp_path / name / backbones.WEIGHTS).read_bytes() for name in "abc")
+    assert first == second
+    assert first != third
+
+
+FULL = {"strategy": "full", "lr": 0.05, "batch_size": 16, "augment": False, "patience": 8, "epochs": 25}
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def trained(work: Path, tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> ModelSpec:
+    """Every layer learned from 50 pictures, with 30 to stop by; `said` is what it said."""
+    return learn(tmp_path_factory.mktemp("full"), work, ANNOTATED[:50], ANNOTATED[50:], said=said, **FULL)
+
+
+def test_every_layer_learns_and_the_best_epoch_is_kept(trained: ModelSpec, said: list[str], work: Path) -> None:
+    accuracies = [
+        float(line.split("accuracy ")[1].split()[0]) for line in said if line.startswith("Epoch ") and " of " in line
+    ]
+    kept = accuracies.index(max(accuracies)) + 1
+    assert said[-1] == f"Epoch {kept} is kept."
+    if len(accuracies) < 25:
+        assert said[-2] == "No better for 8 epochs."
+        assert len(accuracies) == kept + 8
+    found = look(trained, work, ANNOTATED[50:])
+    share = np.mean([chosen(each)["shape"] == [shape] for each, shape in zip(found, SHAPES[50:], strict=True)])
+    assert share == pytest.approx(max(accuracies), abs=1e-4)  # as it was measured then, not as it was at the end
+    assert share > 0.8
+
+
+def test_without_a_holdout_the_loss_decides(tmp_path: Path, work: Path) -> None:
+    said: list[str] = []
+    learn(tmp_path / "full", work, ANNOTATED[:20], said=said, strategy="full", epochs=2, batch_size=8)
+    assert said[1].startswith("Epoch 1 of 2: loss ")
+    assert "hold-out" not in " ".join(said)
+
+
+def test_divergence_is_a_sentence(tmp_path: Path, work: Path) -> None:
+    with pytest.raises(ModelError, match=r"Training has diverged in epoch \d") as caught:
+        learn(tmp_path / "full", work, ANNOTATED[:40], strategy="full", lr=1e20, epochs=5, batch_size=8)
+    assert caught.value.hint == "A smaller step helps: --with lr=1e+19"
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_a_bad_picture_costs_one_example_and_is_named(tmp_path: Path, work: Path, strategy: str) -> None:
+    tasks = [*ANNOTATED[:30], annotated(900, shape="disc"), annotated(901, shape="bars"), annotated(902, shape="disc")]
+    tasks[-1]["data"] = {"image": None}
+    for number in range(30):
+        shutil.copy(work / f"{number}.png", tmp_path)
+    (tmp_path / "901.png").write_bytes((work / "1.png").read_bytes()[:60])
+    said: list[str] = []
+    spec = learn(tmp_path / "out", tmp_path, tasks, said=said, strategy=strategy, epochs=1, batch_size=8)
+    assert (
+        '1 annotated tasks are not learned from: the task has null for "image", which <Image name="picture"' in said[0]
+    )
+    assert [line.split(":")[0] for line in said if line.startswith("Not learned")] == [
+        "Not learned from task 900",
+        "Not learned from task 901",
+    ]
+    assert any("task 901: the PNG picture is truncated" in line for line in said)
+    assert len(look(spec, work, ANNOTATED[:2])) == 2
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_a_class_that_only_bad_pictures_had_is_not_learned(tmp_path: Path, work: Path, strategy: str) -> None:
+    config = CONFIG.replace("</Choices>", '<Choice value="a third"/></Choices>')
+    tasks = [annotated(999, shape="a third"), *ANNOTATED[:20]]
+    held_out = [annotated(5, shape="a third"), *ANNOTATED[20:30]]
+    spec = learn(
+        tmp_path / "out", work, tasks, held_out, config, strategy=strategy, epochs=1, batch_size=8, augment=False
+    )
+    [head] = spec.state["heads"]  # type: ignore[misc, union-attr]
+    assert head["classes"] == ["bars", "disc"]  # type: ignore[index, call-overload]
+    assert len(look(spec, work, ANNOTATED[:2])) == 2
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sentence"),
+    [
+        ([annotated(0, shape="disc"), annotated(2, shape="disc")], "two different ones are needed"),
+        ([annotated(0)], "No annotation has a usable answer"),
+        ([annotated(0, shape="disc"), annotated(999, shape="bars")], "Too few pictures can be used"),
+        ([annotated(998, shape="disc"), annotated(999, shape="bars")], "No picture can be used"),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_too_little_to_learn_from_is_a_sentence(
+    tmp_path: Path, work: Path, tasks: list[dict[str, Any]], sentence: str, strategy: str
+) -> None:
+    with pytest.raises(ModelError, match=sentence) as caught:
+        learn(tmp_path / "out", work, tasks, strategy=strategy)
+    assert caught.value.hint
+
+
+SEVERAL = """<View><Image name="picture" value="$image"/><Image name="second" value="$other"/>
+  <Choices name="shape" toName="picture"><Choice value="disc"/><Choice value="bars"/></Choices>
+  <Choices name="says" toName="picture" choice="multiple"><Choice value="round"/><Choice value="striped"/></Choices>
+  <Choices name="beside" toName="second"><Choice value="disc"/><Choice value="bars"/></Choices></View>"""
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_several_controls_several_pictures_and_multiple_choice(tmp_path: Path, work: Path, strategy: str) -> None:
+    tasks = []
+    for number, shape in enumerate(SHAPES):
+        says = {"disc": ["round"], "bars": []}[shape] + (["striped"] if shape == "bars" else [])
+        task = annotated(number, shape=shape, says=says, beside=SHAPES[(number + 1) % COUNT])
+        task["annotations"][0]["result"][-1]["to_name"] = "second"
+        task["data"]["other"] = f"{(number + 1) % COUNT}.png"
+        tasks.append(task)
+    params = {"strategy": strategy, "epochs": 3, "lr": 0.05, "batch_size": 16, "class_weight": "balanced"}
+    said: list[str] = []
+    spec = learn(tmp_path / "out", work, tasks, tasks[:20], SEVERAL, said, **params)
+    assert [line for line in said if line.startswith("Learning")] == [
+        f'Learning "shape" and "says" from 80 pictures (shufflenet_v2_x0_5, {strategy}).',
+        f'Learning "beside" from 80 pictures (shufflenet_v2_x0_5, {strategy}).',
+    ]
+    assert [(h["control"], h["scorer"], h["first"], h["multi"]) for h in spec.state["heads"]] == [  # type: ignore[union-attr, index, call-overload]
+        ("shape", 0, 0, False),
+        ("says", 0, 2, True),
+        ("beside", 1, 0, False),
+    ]
+    found = [chosen(each) for each in look(spec, work, tasks, SEVERAL)]
+    assert all({"shape", "beside"} <= set(each) for each in found)
+    if strategy == "head":
+        assert np.mean([each["shape"] == [shape] for each, shape in zip(found, SHAPES, strict=True)]) > 0.9
+        assert np.mean([each["beside"] != [shape] for each, shape in zip(found, SHAPES, strict=True)]) > 0.9
+        wanted = [{"disc": ["round"], "bars": ["striped"]}[shape] for shape in SHAPES]
+        assert np.mean([each.get("says") == says for each, says in zip(found, wanted, strict=True)]) > 0.9
+    model = spec.open("cpu")
+    binding = model.bind(LabelConfig.parse(SEVERAL), {}, None)
+    fetch = Media(work).fetch
+    inputs = []
+    for each in examples(tasks[:8]):
+        media = {value: fetch(value) for value in model.sources(each.task, binding)}
+        inputs.append(model.encode(each.task, binding, media))
+    tuning = model.tune(binding, inputs, None)
+    assert tuning is not None
+    assert tuning.params["precision"] in ("fp32", "bf16")
+    assert tuning.batch_size in (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def test_rare_classes_count_as_much_when_balanced() -> None:
+    head = learning.Wanted([0, 1, 2, 3], [("a",), ("a",), ("a",), ("b",)], ["a", "b"], multi=False)
+    np.testing.assert_allclose(learning._balanced(head), [4 / 6, 2.0])
+    both = replace(head, multi=True)
+    np.testing.assert_allclose(learning._balanced(both), [[2.0, 4 / 6], [4 / 6, 2.0]])
+    device = torch.device("cpu")
+    outputs = torch.tensor([[0.3, -0.2], [1.0, 0.5], [0.1, 0.9], [2.0, 0.0]])
+    for wanted in (head, both):
+        plain, balanced = (learning._Targets([wanted], device, each) for each in (None, "balanced"))
+        assert plain.loss(outputs, [0, 1, 2, 3]) != balanced.loss(outputs, [0, 1, 2, 3])
+        assert plain.loss(outputs, [7, 8]) is None
+
+
+def test_learning_goes_on_from_an_earlier_version(tmp_path: Path, work: Path) -> None:
+    params = {"strategy": "full", "lr": 1e-9, "epochs": 1, "batch_size": 8}
+    first = learn(tmp_path / "first", work, ANNOTATED[:20], **params)
+    said: list[str] = []
+    learn(tmp_path / "same", work, ANNOTATED[:20], said=said, earlier=first, **params)
+    assert not any("begins anew" in line for line in said)
+    before, after = (load_file(tmp_path / name / backbones.WEIGHTS) for name in ("first", "same"))
+    torch.testing.assert_close(before["0.fc.weight"], after["0.fc.weight"], atol=1e-3, rtol=0)
+    others = CONFIG.replace('value="bars"', 'value="lines"')
+    tasks = [annotated(n, shape=("disc", "lines")[n % 2]) for n in range(20)]
+    second = learn(tmp_path / "others", work, tasks, config=others, said=said, earlier=first, **params)
+    assert "The classes are not those of the earlier version: its last layer begins anew." in said
+    after = load_file(tmp_path / "others" / backbones.WEIGHTS)
+    torch.testing.assert_close(before["0.conv1.0.weight"], after["0.conv1.0.weight"], atol=1e-3, rtol=0)
+    assert look(second, work, ANNOTATED[:2], others)
+    with pytest.raises(UsageError, match="is a shufflenet_v2_x0_5, not a resnet18"):
+        learn(tmp_path / "arch", work, earlier=first, arch="resnet18")
+
+
+class Flaky:
+    """A server that fails for a moment, at every first try."""
+
+    def __init__(self, root: Path, for_good: bool = False) -> None:
+        self.media = Media(root)
+        self.for_good = for_good
+        self.asked: list[str] = []
+
+    def fetch(self, value: str, task: int | None) -> bytes:
+        self.asked.append(value)
+        if self.for_good or self.asked.count(value) == 1:
+            raise TransientError("not now")
+        return self.media.fetch(value)
+
+
+def test_what_fails_for_a_moment_is_tried_again_and_an_outage_is_not_waited_for(work: Path) -> None:
+    pictures = [learning.Picture(f"{n}.png", n, n) for n in range(60)]
+    ours = backbones.preprocessing_of("resnet18", 32)
+    flaky = Flaky(work)
+    album = learning.Album(pictures, ours, Source(flaky.fetch, (0.001, 0.001)))
+    read = [pair for batch in album.batches(range(60), 8) for pair in batch]
+    assert [position for position, _ in read] == list(range(60))
+    assert not any(isinstance(pixels, str) for _, pixels in read)
+    down = Flaky(work, for_good=True)
+    album = learning.Album(pictures, ours, Source(down.fetch, (0.001, 0.001)))
+    assert {pixels for batch in album.batches(range(60), 8) for _, pixels in batch if isinstance(pixels, str)} == {
+        "not now"
+    }
+    assert len(down.asked) < 60 + 2 * (OUTAGE + FETCHERS)
+
+
+def test_reading_ahead_ends_when_nobody_asks_any_more(work: Path) -> None:
+    import threading
+
+    pictures = [learning.Picture(f"{n % COUNT}.png", n, n) for n in range(10_000)]
+    flaky = Flaky(work)
+    album = learning.Album(pictures, backbones.preprocessing_of("resnet18", 32), Source(flaky.fetch, (0.0,)))
+    batches = album.batches(range(10_000), 8)
+    next(batches)
+    batches.close()
+    mine = [thread for thread in threading.enumerate() if thread.name.startswith(("fetch_", "read_"))]
+    for thread in mine:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in mine)
+    assert len(flaky.asked) < 500
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"image_size": 16}, "image_size must be at least 32 pixels, not 16"),
+        ({"image_size": "64"}, "image_size must be at least 32 pixels, not '64'"),
+        ({"precision": "int4"}, "precision must be auto, fp32, bf16 or fp16"),
+        ({"compile": 1}, "compile must be true or false"),
+        ({"fast_decode": "yes"}, "fast_decode must be true or false"),
+        ({"augment": None}, "augment must be true or false"),
+        ({"strategy": "both"}, "strategy must be head or full"),
+        ({"C": 0}, "C must be a number above 0"),
+        ({"class_weight": "x"}, 'class_weight must be "balanced" or null'),
+        ({"epochs": 0}, "epochs must be a whole number from 1"),
+        ({"lr": float("inf")}, "lr must be a number above 0"),
+        ({"batch_size": 1}, "batch_size must be a whole number from 2"),
+        ({"patience": 0}, "patience must be a whole number from 1"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"weights": ""}, 'weights must be "default", "none", or a file'),
+        ({"arch": 18}, "arch must be the name of a torchvision architecture"),
+    ],
+)
+def test_parameters_are_checked(params: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        replace(find_model("image-classifier"), params=params).build()
+
+
+# --- versions
+
+
+def test_a_version_is_made_shown_moved_and_used(lsml: Lsml, model: Path, work: Path, tmp_path: Path) -> None:
+    listed = json.loads(lsml("versions", model, "--json").stdout)
+    assert listed[0]["metrics"]["shape"]["accuracy"] > 0.3
+    assert "accuracy" in lsml("versions", model).stdout
+    shutil.copytree(model, tmp_path / "elsewhere")
+    for folder in (model, tmp_path / "elsewhere"):
+        exact = find_model(str(folder), {"precision": "fp32"})
+        run(exact, work / "tasks.json", tmp_path / f"{folder.name}.json")
+    here, there = ((tmp_path / f"{name}.json").read_text() for name in ("head", "elsewhere"))
+    assert here.count('"result":[{') == COUNT
+    assert here == there
+
+
+def fitted(output: Path, work: Path, **options: Any) -> FitResult:
+    params = SMALL | options.pop("params", {})
+    start = options.pop("spec", None) or find_model("image-classifier", params)
+    tasks = [Task(i, each["id"], each["data"], each) for i, each in enumerate(ANNOTATED)]
+    return fit_version(start, tasks, LabelConfig.parse(CONFIG), output, media=Media(work), **options)
+
+
+def test_fit_version_measures_gates_continues_and_trains_again(tmp_path: Path, work: Path) -> None:
+    found = fitted(tmp_path / "m", work, fail_under=["accuracy=0.5"], refit=True)
+    assert found.promoted
+    assert found.version.refit
+    assert found.metrics["shape"].to_json()["accuracy"] > 0.5
+    again = fitted(tmp_path / "m", work, spec=version_spec(versions.resolve(str(tmp_path / "m"))), continuing=True)
+    assert again.version.parent == found.version.version
+    assert again.version.params["arch"] == "shufflenet_v2_x0_5"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", "half", "another"])
+def test_damaged_weights_are_a_sentence(tmp_path: Path, spec: ModelSpec, content: Any) -> None:
+    assert spec.path
+    shutil.copytree(spec.path, tmp_path / "copy")
+    path = tmp_path / "copy" / backbones.WEIGHTS
+    whole = path.read_bytes()
+    path.unlink()
+    if content == "another":
+        save_file({f"0.{key}": value for key, value in weights_of("mobilenet_v3_small").items()}, path)
+    elif content is not None:
+        path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    sentence = "cannot be read: No such file" if content is None else "are damaged"
+    with pytest.raises(ModelError, match=sentence):
+        replace(spec, path=tmp_path / "copy").open("cpu")
+
+
+def test_a_version_does_not_become_another_architecture(spec: ModelSpec) -> None:
+    with pytest.raises(UsageError, match=r"is a shufflenet_v2_x0_5, not a resnet50\. Leave out arch\."):
+        replace(spec, params=dict(spec.params) | {"arch": "resnet50"}).build()
+    with pytest.raises(ModelError, match="is not that of an image classifier"):
+        replace(spec, state={"heads": []}).build()
+
+
+def test_no_label_in_common_shows_both_lists(spec: ModelSpec) -> None:
+    config = CONFIG.replace('value="Disc" alias="disc"', 'value="cat"').replace("bars", "dog")
+    with pytest.raises(LabelMismatch) as caught:
+        spec.build().bind(LabelConfig.parse(config), {}, None)
+    assert '"shape": bars, disc' in caught.value.message
+    assert '"shape": cat, dog' in caught.value.message
+
+
+# --- the contract
+
+
+class AtHome(ImageClassifier):
+    """Finds the pictures beside `folder` for `fit`, which `check_model` does not tell where they are."""
+
+    params: ClassVar = dict(ImageClassifier.params) | {"folder": ""}
+
+    def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> Any:
+        binding = super().bind(config, label_map, project)
+        binding.media = Media(Path(self.param("folder")))
+        return binding
+
+
+def test_it_keeps_the_contract_untrained_and_fitted(work: Path) -> None:
+    tasks = [{"id": each["id"], "data": each["data"]} for each in ANNOTATED[:6]]
+    params = SMALL | {"folder": str(work), "strategy": "head"}
+    check_model(AtHome, label_config=CONFIG, tasks=tasks, annotated=ANNOTATED[:24], params=params, media_root=work)
+
+
+def test_untrained_it_says_nothing_and_is_no_use_for_a_file(lsml: Lsml, work: Path) -> None:
+    """`lsml serve` may begin with it, since the model learns there from the first annotations."""
+    untrained = find_model("image-classifier", SMALL)
+    assert [each.result for each in look(untrained, work, ANNOTATED[:3])] == [(), (), ()]
+    asked = lsml("predict", work / "tasks.json", "--model", "image-classifier", "-c", work / "config.xml", *WITH)
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert "image-classifier would predict nothing at all. The model is untrained" in asked.stderr
+    assert "Train it first: lsml fit EXPORT.json --model image-classifier --output DIR" in asked.stderr
+    for params in ({"precision": "fp32"}, {"weights": "default"}):  # neither disc nor bars is a class of ImageNet
+        with pytest.raises(ModelError, match="would predict nothing at all"):
+            run(find_model("image-classifier", SMALL | params), work / "tasks.json", work / "nothing.json")
+
+
+# --- bulk prediction
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
+        pass
+
+
+def run(spec: ModelSpec, tasks: Path, output: Path, notes: list[str] | None = None, **options: Any) -> Summary:
+    report = Silent()
+    asked = PredictOptions(tasks=str(tasks), output=str(output), media=Media(tasks.parent), **options)
+    summary = predict_file(Plan.make(spec, LabelConfig.parse(CONFIG), asked), report)
+    if notes is not None:
+        notes += report.notes
+    return summary
+
+
+@pytest.fixture(scope="module")
+def plain(spec: ModelSpec, work: Path) -> bytes:
+    """What predicting tasks.json in fp32 writes, in batches of 16."""
+    exact = replace(spec, params=dict(spec.params) | {"precision": "fp32"})
+    run(exact, work / "tasks.json", work / "plain.json", batch_size=16)
+    return (work / "plain.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": 2}, {"workers": 4}, {"fetchers": 1}, {"fetchers": 40, "workers": 3}, {"device": "cpu,cpu"}],
+    ids=str,
+)
+def test_neither_threads_nor_replicas_change_a_byte(
+    spec: ModelSpec, work: Path, tmp_path: Path, plain: bytes, options: dict[str, Any]
+) -> None:
+    exact = replace(spec, params=dict(spec.params) | {"precision": "fp32"})
+    run(exact, work / "tasks.json", tmp_path / "out.json", batch_size=16, **options)
+    assert (tmp_path / "out.json").read_bytes() == plain
+
+
+class Cramped(ImageClassifier):
+    """On a device whose memory holds five pictures."""
+
+    def forward(self, inputs: Sequence[Any], binding: Binding) -> Sequence[Any]:
+        if len(inputs) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return super().forward(inputs, binding)
+
+
+def test_a_device_with_little_memory_predicts_everything(
+    spec: ModelSpec, work: Path, tmp_path: Path, plain: bytes
+) -> None:
+    cramped = replace(spec, target=f"{__name__}:Cramped", params=dict(spec.params) | {"precision": "fp32"})
+    summary = run(cramped, work / "tasks.json", tmp_path / "out.json", batch_size=16)
+    assert (summary.predicted, summary.failed) == (COUNT, 0)
+    for found, wanted in zip(json.loads((tmp_path / "out.json").read_bytes()), json.loads(plain), strict=True):
+        [one], [other] = found["predictions"], wanted["predictions"]
+        assert one["result"][0]["value"] == other["result"][0]["value"]
+        assert one["score"] == pytest.approx(other["score"], abs=2e-3)
+
+
+def test_every_precision_works_on_a_cpu(trained: ModelSpec, work: Path, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16", "fp16"):
+        asked = replace(trained, params=dict(trained.params) | {"precision": precision})
+        assert run(asked, work / "tasks.json", tmp_path / f"{precision}.json", limit=8).predicted == 8
+
+
+def test_what_is_found_by_trying_is_said_once(spec: ModelSpec, work: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    run(spec, work / "tasks.json", tmp_path / "out.json", notes, batch_size="auto")
+    [said] = [note for note in notes if note.startswith("Precision ")]
+    assert "times as quick with " in said
+    assert said.endswith("pictures at a time.")
+    few: list[str] = []
+    run(spec, work / "tasks.json", tmp_path / "few.json", few, batch_size="auto", limit=10)
+    assert not any("Precision" in note for note in few)
+
+
+def test_a_precision_that_gives_other_answers_is_not_taken(spec: ModelSpec, work: Path, tmp_path: Path) -> None:
+    worse = replace(spec, state=dict(spec.state) | {"agreement": {"bf16": 0.9899}})
+    notes: list[str] = []
+    run(worse, work / "tasks.json", tmp_path / "out.json", notes)
+    [said] = [note for note in notes if note.startswith("Precision ")]
+    assert said.startswith("Precision fp32: bf16 is ")
+    assert said.endswith("with 99.0% equal answers.")
+
+
+BROKEN = {
+    "zero": b"",
+    "head": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "cut": None,
+    "half": None,
+    "page": b"<!DOCTYPE html><html><body>Please log in</body></html>",
+    "pdf": b"%PDF-1.4",
+    "json": b'{"error": "not found"}',
+    "zip": b"PK\x03\x04 zipped",
+    "bomb": None,
+    "zeros": bytes(200),
+}
+ODD = {"cmyk.jpg": "CMYK", "sixteen.png": "I;16", "palette.gif": "P", "alpha.png": "RGBA", "grey.jpg": "L"}
+
+
+@pytest.fixture
+def photos(work: Path, tmp_path: Path) -> Path:
+    """A folder with ten broken pictures among whole ones, some of odd kinds, in the order of their names."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good = (work / "0.png").read_bytes()
+    size = b"IHDR" + b"\0\1\0\0\0\1\0\0" + good[24:29]
+    bomb = good[:12] + size + zlib.crc32(size).to_bytes(4, "big") + good[33:]
+    made = {"cut": good[:100], "half": good[: len(good) // 2], "bomb": bomb}
+    for number, (name, content) in enumerate(BROKEN.items()):
+        (folder / f"{number:02}-a-{name}.png").write_bytes(made[name] if content is None else content)
+        (folder / f"{number:02}-b-whole.png").write_bytes((work / f"{number}.png").read_bytes())
+    for name, mode in ODD.items():
+        picture = noise(50, 40).convert("L").convert(mode) if mode != "RGBA" else noise(50, 40).convert("RGBA")
+        picture.save(folder / f"zz-{name}")
+    return folder
+
+
+def test_ten_broken_pictures_in_a_folder_are_ten_failures(
+    lsml: Lsml, model: Path, work: Path, photos: Path, tmp_path: Path
+) -> None:
+    errors, out = tmp_path / "errors.jsonl", tmp_path / "out.json"
+    predict = ("predict", photos, "--model", model, "-o", out, "--errors", errors, "--workers", "2")
+    first = lsml(*predict)
+    assert first.returncode == 3, first.stderr
+    assert "25 tasks: 15 predicted, 10 failed" in first.stderr
+    names = sorted(path.name for path in photos.iterdir())
+    records = json.loads(out.read_text())
+    assert [Path(record["data"]["image"]).name for record in records] == names
+    assert [bool(record["predictions"]) for record in records] == ["-a-" not in name for name in names]
+    failures = [json.loads(line) for line in errors.read_text().splitlines()]
+    assert [names[each["index"]].split("-a-")[1] for each in failures] == [f"{name}.png" for name in BROKEN]
+    reasons = {names[each["index"]].split("-a-")[1][:-4]: each["reason"] for each in failures}
+    assert reasons["zero"] == "an empty file"
+    assert "an HTML page" in reasons["page"]
+    assert "truncated" in reasons["half"]
+    assert "65,536 x 65,536 pixels" in reasons["bomb"]
+    assert len(set(reasons.values())) == len(BROKEN)
+    for number, name in enumerate(BROKEN):
+        shutil.copy(work / f"{number}.png", photos / f"{number:02}-a-{name}.png")
+    retried = lsml(*predict, "--retry-failed", errors)
+    assert retried.returncode == 0, retried.stderr
+    again = json.loads(out.read_text())
+    assert all(record["predictions"] for record in again)
+    for number in range(10):  # the same picture, once repaired and once from the start
+        [repaired], [whole] = (again[2 * number + i]["predictions"] for i in range(2))
+        assert repaired["result"][0]["value"] == whole["result"][0]["value"]
+    assert [record for record, name in zip(again, names, strict=True) if "-a-" not in name] == [
+        record for record in records if record["predictions"]
+    ]
+
+
+def test_check_says_what_is_missing_without_the_model(lsml: Lsml, model: Path, work: Path, tmp_path: Path) -> None:
+    tasks = [
+        {"id": 1, "data": {"image": "0.png"}},
+        {"id": 2, "data": {"image": "nowhere.png"}},
+        {"id": 3, "data": {"image": 5}},
+    ]
+    export = work / "odd.json"
+    export.write_text(json.dumps(tasks))
+    check = lsml("predict", export, "--model", model, "--check", "-o", tmp_path / "out.json")
+    assert check.returncode == 3
+    assert "3 tasks checked, 2 offences" in check.stdout
+    assert "nowhere.png" in check.stdout
+    assert "task 3" in check.stdout
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_killed_run_resumes_and_gives_the_same_bytes(
+    lsml: Lsml, model: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed where its journal says so; a picture in every thirty is broken, and the precision was found out."""
+    monkeypatch.chdir(tmp_path)
+    broken = {n for n in range(600) if n % 30 == 7}
+    tasks = [{"id": n, "data": {"image": "config.xml" if n in broken else f"{n % COUNT}.png"}} for n in range(600)]
+    (work / "many.json").write_text(json.dumps(tasks))
+    options = ["predict", str(work / "many.json"), "-m", str(model), "-o", "out.json", "--errors", "errors.jsonl"]
+    options += ["--batch-size", "8", "--workers", "2", "--quiet"]
+    with subprocess.Popen([sys.executable, "-m", "lsml_cli", *options], start_new_session=True) as process:
+        wait_for(lambda: journalled("out.json") > 100, seconds=60)
+        process.kill()
+    assert process.returncode == -9, "it ended before it was killed"
+    settled = json.loads(Path("out.json.part.journal").read_text().splitlines()[0])["started_with"]["tuned"]
+    assert settled.keys() == {"precision", "batch_size"}
+    resumed = lsml(*options, "--resume")
+    assert resumed.returncode == 3, resumed.stderr
+    found = Path("out.json").read_bytes(), Path("errors.jsonl").read_bytes()
+    Path("errors.jsonl").unlink()
+    # What is the quicker precision may come out otherwise another time, so the uninterrupted run is told.
+    options[options.index("out.json")] = "clean.json"
+    clean = lsml(*options, "--precision", settled["precision"])
+    assert clean.returncode == 3, clean.stderr
+    assert (Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()) == found
+    assert [json.loads(line)["id"] for line in found[1].splitlines()] == sorted(broken)
+
+
+# --- compiling
+
+
+def test_without_a_compiler_compiling_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(function: Any) -> Any:
+        def run(*args: Any) -> Any:
+            raise RuntimeError("No working C++ compiler found")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ModelError, match=r"needs a compiler .*: No working C\+\+ compiler found") as caught:
+        inference.require_compiler("cpu")
+    assert "leave compile out" in (caught.value.hint or "")
+
+
+def test_a_compiled_net_is_not_filled_up_to_what_did_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ragged batches are filled up to the others' size, so that nothing is compiled twice."""
+    sizes: list[int] = []
+
+    def compiled(net: Any) -> Any:
+        def run(pixels: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(pixels))
+            if len(pixels) > 8:
+                raise torch.OutOfMemoryError("out of memory")
+            found: torch.Tensor = pixels.mean(dim=(2, 3))
+            return found
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    ours = backbones.preprocessing_of("resnet18", 32)
+    pixels = [ours.pixels(png(noise(40, 40, seed))) for seed in range(16)]
+    eye = Eye(torch.nn.Identity(), "cpu", ours, "fp32", compiled=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        eye.scores(pixels)
+    assert eye.scores(pixels[:8]).shape == (8, 3)
+    last = eye.scores(pixels[8:11])
+    assert sizes == [16, 8, 8]
+    np.testing.assert_array_equal(last, eye.scores(pixels[8:16])[:3])

@@ -1,0 +1,220 @@
+"""The conformance suite: models that keep the contract pass, and whoever breaks a clause is told which."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsml_cli import ContractBroken, LabelConfig, check_model, find_model, read_tasks
+from lsml_cli.errors import LsmlError, ModelError, UsageError
+from lsml_cli.registry.resolve import BUILT_IN
+from lsml_cli.testing.clauses import CLAUSES
+from lsml_cli.testing.training import TRAINING
+from tests.helpers import broken_models, models
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "support-tickets"
+TASKS = [{"id": 7 + n, "data": {"text": "a" * n}} for n in (1, 12, 5, 30)]
+
+
+def annotated(text: str, label: str) -> dict[str, Any]:
+    region = {"from_name": "size", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
+    return {"data": {"text": text}, "annotations": [{"id": 1, "result": [region]}]}
+
+
+ANNOTATED = [annotated("a" * n, "long" if n > 10 else "short") for n in range(1, 21)]
+
+BROKEN = {
+    "PlaceUnknown": ("class", "place is 'gpu'"),
+    "DevicesAreText": ("class", "devices is 'cpu'; it has to be a tuple"),
+    "FillsUnknownTag": ("class", "fills names <Choice>"),
+    "DefaultIsNoJson": ("params", "the default of folder is PosixPath('/tmp'), which is not JSON"),
+    "TakesAnyParam": ("params", "a parameter that is not declared"),
+    "BuildFails": ("build", "raised KeyError: 'words' (broken_models.py, line "),
+    "BindNeedsLoad": ("bind", "before load, raised AttributeError: 'BindNeedsLoad' object has no attribute 'classes'"),
+    "BindGivesNothing": ("bind", "bind returned null"),
+    "TakesAnyConfig": ("mismatch", 'bind takes a label config with <Rating name="rating">'),
+    "MismatchIsKeyError": ("mismatch", "instead of LabelMismatch raised KeyError: 'size'"),
+    "LoadFails": ("load", "raised FileNotFoundError: [Errno 2] No such file or directory"),
+    "EncodeFails": ("encode", "for task 0 (id 8) raised IndexError: list index out of range (broken_models.py, line "),
+    "ForwardFails": ("forward", "raised ZeroDivisionError: division by zero (broken_models.py, line "),
+    "LosesOne": ("forward", "forward returned 3 outputs for 4 inputs"),
+    "ForwardIsGenerator": ("forward", "forward returned generator"),
+    "DecodeFails": ("decode", "for task 1 (id 19) raised KeyError: 12"),
+    "DecodeGivesDict": ("decode", "decode returned an object for task 0 (id 8); it has to return a Prediction"),
+    "UnknownLabel": ("valid", "huge"),
+    "EncodePops": ("untouched", "encode changed task 0 (id 8)"),
+    "ForwardSorts": ("untouched", "forward changed the list of inputs"),
+    "DecodeMarks": ("untouched", "decode changed task 0 (id 8)"),
+    "VersionEmpty": ("version", "version is ''"),
+    "VersionChanges": ("version", "version changes"),
+    "OtherVersionInPredictions": ("version", "predictions carry 'my model' as model_version"),
+    "EmptyFails": ("empty", "raised ValueError: max() arg is an empty sequence"),
+    "EmptyGivesOne": ("empty", "forward returned 1 outputs for 0 inputs"),
+    "NormalisesOverBatch": ("batches", "In batches of one, 3 of 4 predictions are others: task 0 (id 8) gets"),
+    "SortsOutputs": ("order", "In a batch in reverse order"),
+    "Chance": ("again", "The second time"),
+    "InstanceMatters": ("again", "From another instance"),
+    "EncodeShares": ("threads", "With 8 threads that encode"),
+    "EncodeInOneThread": ("threads", "in 8 threads at once, raised RuntimeError: already encoding"),
+    "HashedLabels": ("process", "In a process of its own"),
+    "DiesElsewhere": ("process", "died: exit code 9"),
+    "SaysLittle": ("process", "cannot be pickled (not me)"),
+    "FitFails": ("fit", "with 5 examples held out, raised ZeroDivisionError"),
+    "FitNeedsHoldout": ("fit", "with 0 examples held out, raised IndexError"),
+    "FitShuffles": ("fit", "fit changed the annotated tasks"),
+    "FitGivesNothing": ("fit", "fit returned null"),
+    "StateIsNoJson": ("state", "not JSON at 'classes'"),
+    "SavesNothing": ("reload", "raised FileNotFoundError"),
+    "LearnsByChance": ("repeatable", "Trained a second time"),
+    "RemembersPath": ("moved", "after its folder was moved, the model raised FileNotFoundError"),
+    "WrongOnceTrained": ("valid", "once trained, the prediction for task 0 (id 8) would not be imported"),
+}
+COMPANY = {"SortsOutputs": {"batches"}}  # nobody's outputs are in a wrong order, and right one by one
+
+
+def broken(name: str, **options: Any) -> ContractBroken:
+    with pytest.raises(ContractBroken) as caught:
+        check(name, **options)
+    return caught.value
+
+
+def check(name: str, **options: Any) -> None:
+    family = getattr(broken_models, name)
+    learns = {"annotated": ANNOTATED} if issubclass(family, broken_models.Learner) else {}
+    check_model(family, **({"label_config": models.TEXT_CONFIG, "tasks": TASKS} | learns | options))
+
+
+@pytest.mark.parametrize("name", ["Lengths", "Learner"])
+def test_who_keeps_the_contract_passes(name: str) -> None:
+    check(name)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_who_breaks_a_clause_is_told_which(name: str) -> None:
+    clause, sentence = BROKEN[name]
+    error = broken(name)
+    assert clause in {each.clause.name for each in error.broken}
+    assert {each.clause.name for each in error.broken} - {clause} <= COMPANY.get(name, set()), error
+    assert sentence in str(error)
+
+
+def test_every_clause_is_broken_by_somebody() -> None:
+    assert {clause for clause, _ in BROKEN.values()} == {each.name for each in (*CLAUSES, *TRAINING)} - {"spec"}
+    assert all(each.asks.endswith(".") and "\n" not in each.asks for each in (*CLAUSES, *TRAINING))
+
+
+def test_a_spec_that_is_not_small() -> None:
+    spec = find_model("tests.helpers.broken_models:Lengths", {"limit": 10})
+    large = pickle.loads(pickle.dumps(spec))
+    large.state["vocabulary"] = ["word" * 100 + str(n) for n in range(10_000)]
+    with pytest.raises(ContractBroken, match=r"the pickled spec has 4,.* bytes"):
+        check_model(large, label_config=models.TEXT_CONFIG, tasks=TASKS)
+
+
+TEXTS = [{"text": "word " * n} for n in (1, 8, 3, 7, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "tasks"),
+    [
+        ("Words", models.TEXT_CONFIG, TEXTS),
+        ("Script", models.TEXT_CONFIG, TEXTS),
+        ("Fragile", models.TEXT_CONFIG, TEXTS),
+        ("TwoStage", models.OCR_CONFIG, [{"image": text} for text in ("one 22 three", "", "4", "a 1 b 2")]),
+    ],
+)
+def test_models_of_every_shape_pass(name: str, config: str, tasks: list[dict[str, Any]]) -> None:
+    check_model(f"{models.__file__}:{name}", label_config=config, tasks=tasks)
+
+
+def test_a_model_with_pictures_passes(tmp_path: Path) -> None:
+    for level in (0, 80, 160, 240):
+        (tmp_path / f"{level}.pgm").write_bytes(b"P5\n4 4\n255\n" + bytes([level]) * 16)
+    tasks = [{"image": f"{level}.pgm"} for level in (0, 160, 80, 240)]
+    config = LabelConfig.parse(models.IMAGE_CONFIG)
+    check_model(f"{models.__file__}:Brightness", label_config=config, tasks=tasks, media_root=tmp_path)
+    with pytest.raises(ContractBroken, match=r"task 0 points to 0\.pgm, and check_model was given no media_root"):
+        check_model(f"{models.__file__}:Brightness", label_config=config, tasks=tasks)
+
+
+def test_the_text_classifier_passes_untrained_and_fitted(ticket_model: Path) -> None:
+    config = EXAMPLE / "label_config.xml"
+    tasks = list(islice(read_tasks(str(EXAMPLE / "annotated.json")), 40))
+    check_model("text-classifier", label_config=config, tasks=tasks[:12], annotated=tasks)
+    check_model(str(ticket_model), label_config=config, tasks=tasks[:12])
+
+
+def test_the_report_is_one_to_work_from() -> None:
+    error = broken("SortsOutputs")
+    first, *rest = str(error).splitlines()
+    assert first == "tests.helpers.broken_models:SortsOutputs breaks 2 clauses of the contract: batches, order."
+    assert any(line.strip().startswith("The contract: Outputs stand in the order") for line in rest)
+    assert isinstance(error, AssertionError)
+    assert isinstance(error, LsmlError)
+    assert pickle.loads(pickle.dumps(error)).message == error.message
+
+
+def test_what_the_model_raised_is_shown_with_its_line() -> None:
+    error = broken("DecodeFails")
+    assert isinstance(error.__cause__, KeyError)
+    assert 'in decode: return self.answer({1: "short"}[output], 0.5, task, binding))' in str(error)
+    assert "There may be more" in str(error)
+
+
+def test_pytest_shows_the_report_and_the_models_own_traceback(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "from lsml_cli import check_model\n"
+        "def test_it():\n"
+        f"    check_model('{broken_models.__file__}:DecodeFails', tasks=[{{'text': 'a'}}, {{'text': 'bb'}}],\n"
+        f"                label_config={models.TEXT_CONFIG!r})\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_it.py"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 1
+    assert "decode: for task 1 raised KeyError: 2" in run.stdout
+    assert "broken_models.py:" in run.stdout
+    assert "testing/__init__.py:" not in run.stdout
+
+
+def test_what_is_not_enough_to_check_a_model_with() -> None:
+    with pytest.raises(UsageError, match="at least two tasks"):
+        check("Lengths", tasks=TASKS[:1])
+    with pytest.raises(UsageError, match="needs annotated tasks"):
+        check("Learner", annotated=None)
+    with pytest.raises(UsageError, match="has to be trained"):
+        check("Learner", annotated=())
+    with pytest.raises(UsageError, match="None of the tasks in annotated"):
+        check("Learner", annotated=TASKS)
+    with pytest.raises(UsageError, match="does not override fit"):
+        check("Lengths", annotated=ANNOTATED)
+    with pytest.raises(UsageError, match="Task 1 cannot be read: not JSON"):
+        check("Lengths", tasks=[{"text": "a"}, {"text": object()}])
+    with pytest.raises(UsageError, match="has no parameter 'limits'"):
+        check("Lengths", params={"limits": 3})
+    with pytest.raises(ContractBroken, match="bind refuses the label config that check_model was given"):
+        check("Lengths", label_config=models.OCR_CONFIG)
+
+
+def test_a_class_that_no_other_process_could_find() -> None:
+    class Inner(broken_models.Lengths):
+        pass
+
+    with pytest.raises(ModelError, match="top level of a file"):
+        check_model(Inner, label_config=models.TEXT_CONFIG, tasks=TASKS)
+
+
+def test_annotated_tasks_among_the_tasks_are_learned_from() -> None:
+    check("Learner", tasks=ANNOTATED, annotated=None)
+
+
+def test_every_model_that_comes_with_lsml_is_checked_here() -> None:
+    # The image classifier: test_image_classifier.py
+    here = {"text-classifier", "image-classifier"}
+    with_toolkits = {"object-detector", "ocr"}  # tests/openmmlab
+    assert set(BUILT_IN) == here | with_toolkits, "call check_model with it, then add its name"
