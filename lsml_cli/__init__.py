@@ -55,13 +55,13 @@ __all__ = [
 
 _HOMES = {
     "errors": ("LsmlError",),
-    "label_config": ("LabelConfig",),
-    "loaded": ("LoadedModel", "load_model"),
+    "schema.label_config": ("LabelConfig",),
+    "inference.loaded_model": ("LoadedModel", "load_model"),
     "models.base": ("Binding", "Model", "ModelSpec"),
-    "pipeline": ("open_replicas", "predict_stream"),
-    "predictions": ("Failure", "Prediction", "Region"),
-    "registry": ("find_model",),
-    "tasks": ("Annotation", "Labelled", "Task", "Unreadable", "read_tasks"),
+    "inference.dispatch": ("open_replicas", "predict_stream"),
+    "schema.predictions": ("Failure", "Prediction", "Region"),
+    "registry.resolve": ("find_model",),
+    "schema.tasks": ("Annotation", "Labelled", "Task", "Unreadable", "read_tasks"),
     "testing": ("ContractBroken", "check_model"),
 }
 

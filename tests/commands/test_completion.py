@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_floors import NOT_AT_START
+from tests.test_imports import NOT_AT_START
 
 BIN = Path(sys.executable).parent
 LSML = BIN / "lsml"
