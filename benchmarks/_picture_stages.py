@@ -24,7 +24,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from lsml_cli.inference.replica import cores
+from lsml_cli.inference.replica import available_cores
 
 PICTURES = 192  # that are decoded
 LOOKED_AT = 64  # that go through the net, for each way to do that
@@ -51,7 +51,7 @@ def main(folder: str, arch: str, device: str) -> None:
         return functional.normalize(functional.to_dtype(pixels, torch.float32, scale=True), preset.mean, preset.std)
 
     costs: dict[str, Cost] = {}
-    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(available_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
         def timed(stage: str, work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
             done = list(pool.map(work, items))  # once unmeasured
@@ -69,7 +69,7 @@ def on_cpu(arch: str, ready: list[torch.Tensor], pool: ThreadPoolExecutor) -> di
     net = torchvision.models.get_model(arch, weights=None, num_classes=2).eval()
     net.to(memory_format=torch.channels_last)
     looked_at = torch.stack(ready[:LOOKED_AT]).contiguous(memory_format=torch.channels_last)
-    torch.set_num_threads(cores())  # of this thread
+    torch.set_num_threads(available_cores())  # of this thread
 
     def forward(batches: Iterable[torch.Tensor], own_cores: bool, bf16: bool) -> None:
         def look(batch: torch.Tensor) -> None:

@@ -23,10 +23,10 @@ from urllib.parse import unquote
 import cv2
 import torch
 
-from lsml_cli.inference.replica import cores
+from lsml_cli.inference.replica import available_cores
 from lsml_cli.models.ocr import crops
-from lsml_cli.models.ocr.components import Part
-from lsml_cli.models.ocr.model import lines_of
+from lsml_cli.models.ocr.components import OcrComponent
+from lsml_cli.models.ocr.model import extract_lines
 from lsml_cli.models.openmmlab import checkpoints, configs, image_files, inference, toolkit
 
 SURE = 0.3
@@ -39,8 +39,8 @@ Costs = dict[str, tuple[float, float]]  # of each stage, see `quickest`
 def weights(config: str, scope: str, file: str) -> None:
     """Random ones, as the config's own training would begin; for a detector, with biases that keep it silent."""
     torch.manual_seed(0)
-    net = inference.build(configs.read(config, scope, "config"), scope)  # type: ignore[arg-type]
-    with toolkit.scope_of(scope):  # type: ignore[arg-type]
+    net = inference.build_model(configs.read(config, scope, "config"), scope)  # type: ignore[arg-type]
+    with toolkit.default_scope(scope):  # type: ignore[arg-type]
         net.init_weights()  # type: ignore[operator]
     torch.save({"state_dict": net.state_dict(), "meta": {"dataset_meta": {"classes": coco()}}}, file)
 
@@ -52,19 +52,19 @@ def learned(versions: str, file: str) -> None:
 
 
 def coco() -> tuple[str, ...]:
-    toolkit.mmdet()
+    toolkit.import_mmdet()
     from mmdet.evaluation import get_classes
 
     return tuple(get_classes("coco"))
 
 
 def detect(tasks: str, root: str, out: str, config: str, checkpoint: str) -> None:
-    toolkit.mmdet()
+    toolkit.import_mmdet()
     from mmdet.apis import inference_detector, init_detector
     from mmengine.registry import init_default_scope
 
     init_default_scope("mmdet")
-    with toolkit.quiet():
+    with toolkit.suppress_output():
         model = init_detector(str(configs.find(config, "mmdet", "config")), checkpoint, device="cpu")
     answers = []
     for task in json.loads(Path(tasks).read_bytes()):
@@ -82,11 +82,11 @@ def detect(tasks: str, root: str, out: str, config: str, checkpoint: str) -> Non
 
 
 def read(tasks: str, root: str, out: str, *models: str) -> None:
-    toolkit.mmocr()
+    toolkit.import_mmocr()
     from mmocr.apis import MMOCRInferencer
 
     det, det_weights, rec, rec_weights = models
-    with toolkit.quiet():
+    with toolkit.suppress_output():
         inferencer = MMOCRInferencer(
             det=str(configs.find(det, "mmocr", "det")),
             det_weights=det_weights,
@@ -97,7 +97,7 @@ def read(tasks: str, root: str, out: str, *models: str) -> None:
     answers = []
     for task in json.loads(Path(tasks).read_bytes()):
         try:
-            with toolkit.quiet():
+            with toolkit.suppress_output():
                 found = inferencer(path_of(task, root))["predictions"][0]
         except cv2.error:  # of a box without an area, which costs the toolkit the whole picture
             answers.append({"id": task["id"], "texts": None})
@@ -114,47 +114,50 @@ def path_of(task: dict[str, Any], root: str) -> str:
 def stages(folder: str, config: str, checkpoint: str) -> None:
     """Each stage alone with all cores busy; the forward pass at its quickest, of parts of 1, 4 or 8 for each core."""
     described = configs.read(config, "mmdet", "config")
-    bare = inference.build(described, "mmdet")
-    checkpoints.fill(bare, checkpoints.read(checkpoint), what=config)
-    net = inference.Net(bare, "mmdet", configs.test_pipeline(described), "cpu")
-    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    bare = inference.build_model(described, "mmdet")
+    checkpoints.load_into(bare, checkpoints.read(checkpoint), model_name=config)
+    net = inference.Predictor(bare, "mmdet", configs.test_pipeline(described), "cpu")
+    with ThreadPoolExecutor(available_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         _, prepared, costs = before_the_net(pool, net, some(folder, PICTURES))
     for precision in ("fp32", "bf16"):
         own = net.with_precision(precision)  # type: ignore[arg-type]
-        costs[f"forward {precision}"] = quickest_part("PART", (1, 4, 8), lambda own=own: own.found(prepared))
+        costs[f"forward {precision}"] = quickest_part("PART", (1, 4, 8), lambda own=own: own.predict(prepared))
     tell(costs, PICTURES)
 
 
 def stages_of_reading(folder: str, det: str, det_weights: str, rec: str, rec_weights: str) -> None:
     """The same for OCR: what is found in the pictures is cut out and read."""
-    parts = Part("det", None, det, det_weights, False), Part("recog", None, rec, rec_weights, False)
+    parts = OcrComponent("det", None, det, det_weights, False), OcrComponent("recog", None, rec, rec_weights, False)
     finder, reader = (
-        inference.Net(part.built(), "mmocr", part.steps, "cpu", fuse=part.name == "det") for part in parts
+        inference.Predictor(part.build_model(), "mmocr", part.pipeline_steps, "cpu", fuse=part.name == "det")
+        for part in parts
     )
 
     def cut(page: tuple[Any, Any]) -> list[Any]:
         picture, sample = page
-        found = [crops.rectified(picture, line.points) for line in lines_of(sample)]
+        found = [crops.rectify(picture, line.points) for line in extract_lines(sample)]
         return [reader.prepare(crop) for crop in found if crop is not None]
 
-    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(available_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         decoded, prepared, costs = before_the_net(pool, finder, some(folder, PAGES))
-        pages = list(zip(decoded, finder.found(prepared), strict=True))
+        pages = list(zip(decoded, finder.predict(prepared), strict=True))
         cuts = list(chain.from_iterable(pool.map(cut, pages)))
         costs["cut out"] = quickest(lambda: list(pool.map(cut, pages)))
     for precision in ("fp32", "bf16"):
         own = finder.with_precision(precision)  # type: ignore[arg-type]
-        costs[f"find {precision}"] = quickest_part("PART", (1, 3), lambda own=own: own.found(prepared))
-    costs["read"] = quickest_part("CROPS_OF_CORE", (8, 32), lambda: reader.found_alike(cuts))
+        costs[f"find {precision}"] = quickest_part("PART", (1, 3), lambda own=own: own.predict(prepared))
+    costs["read"] = quickest_part("CROPS_OF_CORE", (8, 32), lambda: reader.predict_same_shape(cuts))
     tell(costs, PAGES)
 
 
-def before_the_net(pool: ThreadPoolExecutor, net: inference.Net, contents: Sequence[bytes]) -> tuple[Any, Any, Costs]:
+def before_the_net(
+    pool: ThreadPoolExecutor, net: inference.Predictor, contents: Sequence[bytes]
+) -> tuple[Any, Any, Costs]:
     """The pictures of some files, what the net takes of each, and what both cost."""
-    decoded = list(pool.map(image_files.pixels, contents))
+    decoded = list(pool.map(image_files.decode_image, contents))
     prepared = list(pool.map(net.prepare, decoded))
     costs = {
-        "decode": quickest(lambda: list(pool.map(image_files.pixels, contents))),
+        "decode": quickest(lambda: list(pool.map(image_files.decode_image, contents))),
         "prepare": quickest(lambda: list(pool.map(net.prepare, decoded))),
     }
     return decoded, prepared, costs

@@ -30,7 +30,7 @@ from typing import Any
 
 from _measure import run
 
-from lsml_cli.inference.replica import cores
+from lsml_cli.inference.replica import available_cores
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
@@ -81,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in asked.only or PARTS:
-            print(f"\n{part}: {cores()} cores, load {os.getloadavg()[0]:.1f} before it", flush=True)
+            print(f"\n{part}: {available_cores()} cores, load {os.getloadavg()[0]:.1f} before it", flush=True)
             if part == "rate":
                 rates(folder, sizes, asked.rounds or sizes.rounds, options)
             elif part == "memory":
@@ -147,7 +147,7 @@ def parts_of(costs: dict[str, list[float]], precision: str, kind: int = 0) -> li
 def stage_table(stages: list[dict[str, list[float]]]) -> None:
     print("\nmilliseconds of one core per picture, each stage alone with all cores busy: least to most of the rounds")
     for stage in stages[0]:
-        each = [1e3 * cores() * costs[stage][0] for costs in stages]
+        each = [1e3 * available_cores() * costs[stage][0] for costs in stages]
         print(f"{stage:18}{min(each):8.1f} to {max(each):.1f}")
     for precision in PRECISIONS:
         whole = statistics.mean(sum(parts_of(costs, precision)) for costs in stages)
@@ -237,7 +237,7 @@ def gpu(folder: Path, sizes: Sizes) -> None:
     ceilings = {"decoding, on all cores": 1 / before, "the device": 1 / costs["forward fp16"][0]}
     model = fit(folder / "resnet50", "--with", "arch=resnet50")
     few, many = tasks_of(folder, 10 * sizes.few), tasks_of(folder, 10 * (sizes.few + 2 * sizes.more))
-    options = ["--device", "cuda:0", "--precision", "fp16", "--workers", str(cores())]
+    options = ["--device", "cuda:0", "--precision", "fp16", "--workers", str(available_cores())]
     found = []
     for _ in range(sizes.rounds):
         took = [timed(predict(tasks, model, f"{tasks}.out", *options))[0] for tasks in (few, many)]

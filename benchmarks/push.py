@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 TICKETS = ROOT / "examples" / "support-tickets"
 sys.path.insert(0, str(ROOT))
 
-from tests.helpers.label_studio_server import FIRST_START, LabelStudio, Template, running  # noqa: E402
+from tests.helpers.label_studio_server import FIRST_START_TIMEOUT, DataTemplate, LabelStudio, run_label_studio  # noqa: E402
 
 VERSION = "benchmark@1"
 FEW, MANY = 5_000, 50_000  # tasks of a project
@@ -45,8 +45,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "data"
         data.mkdir()
-        template = Template(data, token="0" * 40, password="benchmark")
-        with running(Path(program), template, FIRST_START) as studio:
+        template = DataTemplate(data, token="0" * 40, password="benchmark")
+        with run_label_studio(Path(program), template, FIRST_START_TIMEOUT) as studio:
             for part in asked.only or PARTS:
                 if part == "rate":
                     rate(studio, Path(name), asked.rounds)
@@ -101,7 +101,7 @@ def size(studio: LabelStudio, folder: Path) -> None:
 
 def filled(studio: LabelStudio, count: int) -> tuple[int, list[dict[str, Any]]]:
     """A new project with so many tasks, and a prediction for each."""
-    project = studio.project(f"{count} tasks", (TICKETS / "label_config.xml").read_text())
+    project = studio.create_project(f"{count} tasks", (TICKETS / "label_config.xml").read_text())
     tickets = json.loads((TICKETS / "tasks.json").read_bytes())
     tasks = [{"data": tickets[n % len(tickets)]["data"]} for n in range(count)]
     ids: list[int] = []

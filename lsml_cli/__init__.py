@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from lsml_cli.registry.resolve import find_model
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.schema.predictions import Failure, Prediction, Region
-    from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+    from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord, read_tasks
     from lsml_cli.testing import ContractBroken, check_model
 
 __all__ = [
+    "AnnotatedTask",
     "Annotation",
     "Binding",
     "ContractBroken",
     "Failure",
     "LabelConfig",
-    "Labelled",
     "LoadedModel",
     "LsmlError",
     "Model",
@@ -43,7 +43,7 @@ __all__ = [
     "Prediction",
     "Region",
     "Task",
-    "Unreadable",
+    "UnreadableRecord",
     "__version__",
     "check_model",
     "find_model",
@@ -53,7 +53,7 @@ __all__ = [
     "read_tasks",
 ]
 
-_HOMES = {
+_EXPORTS = {
     "errors": ("LsmlError",),
     "schema.label_config": ("LabelConfig",),
     "inference.loaded_model": ("LoadedModel", "load_model"),
@@ -61,13 +61,13 @@ _HOMES = {
     "inference.dispatch": ("open_replicas", "predict_stream"),
     "schema.predictions": ("Failure", "Prediction", "Region"),
     "registry.resolve": ("find_model",),
-    "schema.tasks": ("Annotation", "Labelled", "Task", "Unreadable", "read_tasks"),
+    "schema.tasks": ("Annotation", "AnnotatedTask", "Task", "UnreadableRecord", "read_tasks"),
     "testing": ("ContractBroken", "check_model"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
+    for module, names in _EXPORTS.items():
         if name in names:
             found = getattr(import_module(f"{__name__}.{module}"), name)
             globals()[name] = found  # so that this is asked once for each name

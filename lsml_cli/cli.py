@@ -25,7 +25,7 @@ from lsml_cli.commands.versions import versions
 from lsml_cli.commands.worker import worker
 from lsml_cli.errors import LsmlError, OutputClosed
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="lsml",
@@ -49,16 +49,16 @@ app.command()(models)
 app.command()(doctor)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(f"lsml {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _lsml(
+def _root_callback(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -66,41 +66,41 @@ def _lsml(
 
 def main() -> None:
     """Run the command line. An error is one sentence and the next action; LSML_DEBUG=1 shows the traceback as well."""
-    _open_what_is_closed()
+    _reopen_standard_streams()
     try:
         app()
     except OutputClosed as closed:
         sys.exit(closed.exit_code)
     except LsmlError as error:
-        _explain(error.message, error.hint)
-        if error.exit_code == INTERRUPTED:
-            _leave_at_once()
+        _print_error(error.message, error.hint)
+        if error.exit_code == EXIT_INTERRUPTED:
+            _exit_immediately()
         sys.exit(error.exit_code)
     except OSError as error:
-        _explain(f"{error.filename or 'The system'}: {error.strerror or error}.", None)
+        _print_error(f"{error.filename or 'The system'}: {error.strerror or error}.", None)
         sys.exit(1)
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer says nothing when ctrl-C comes
-            _explain("Interrupted.", None)
-            _leave_at_once()
+        if ended.code == EXIT_INTERRUPTED:  # typer says nothing when ctrl-C comes
+            _print_error("Interrupted.", None)
+            _exit_immediately()
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # so typer marks a closed pipe, which is no failure
             sys.exit(0)
         raise
     except Exception as error:
-        _explain(
+        _print_error(
             f"This is a bug in lsml: {type(error).__name__}: {error}",
             "Run it again with LSML_DEBUG=1 for the traceback, and please report it.",
         )
         sys.exit(1)
 
 
-def _leave_at_once() -> NoReturn:
+def _exit_immediately() -> NoReturn:
     """End without waiting for threads that still encode or fetch; what was to be cleaned up is."""
     sys.stderr.flush()
-    os._exit(INTERRUPTED)
+    os._exit(EXIT_INTERRUPTED)
 
 
-def _open_what_is_closed() -> None:
+def _reopen_standard_streams() -> None:
     """Make sure that descriptors 0 to 2 are taken, or the first file that is opened would become standard output."""
     for descriptor in (0, 1, 2):
         try:
@@ -111,7 +111,7 @@ def _open_what_is_closed() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
-def _explain(message: str, hint: str | None) -> None:
+def _print_error(message: str, hint: str | None) -> None:
     if os.environ.get("LSML_DEBUG"):
         import traceback
 

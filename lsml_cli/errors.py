@@ -98,18 +98,18 @@ class TransientError(LsmlError):
     pass
 
 
-SHOWN = 10  # names listed in a sentence before "and N more"
+MAX_LISTED_NAMES = 10  # names listed in a sentence before "and N more"
 
 
-def listed(names: Iterable[str], most: int = SHOWN) -> str:
+def format_list(names: Iterable[str], max_items: int = MAX_LISTED_NAMES) -> str:
     """The names with commas between them, after `most` of them how many more there are: "a, b and 7 more"."""
     every = list(names)
-    more = len(every) - most
-    return ", ".join(every[:most]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(every) - max_items
+    return ", ".join(every[:max_items]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def closest_first(name: str, known: Iterable[str]) -> list[str]:
+def sort_by_similarity(name: str, candidates: Iterable[str]) -> list[str]:
     """`known`, the names most like `name` first, the rest in alphabetical order."""
-    rest = sorted(known)
+    rest = sorted(candidates)
     near = difflib.get_close_matches(name, rest, n=3, cutoff=0.6)
     return near + [other for other in rest if other not in near]

@@ -73,7 +73,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def sms_model(lsml: Lsml, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text classifier fitted on 4,000 real messages (ham, spam). Do not write into it."""
-    return fitted(
+    return fit_model(
         lsml,
         shared_data / "exports" / "sms-spam-annotated.json",
         shared_data / "exports" / "sms-spam.xml",
@@ -84,7 +84,7 @@ def sms_model(lsml: Lsml, shared_data: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def ticket_model(lsml: Lsml, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text classifier fitted on the shipped example. Do not write into it."""
-    return fitted(
+    return fit_model(
         lsml,
         EXAMPLE / "annotated.json",
         EXAMPLE / "label_config.xml",
@@ -92,7 +92,7 @@ def ticket_model(lsml: Lsml, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def fitted(lsml: Lsml, export: Path, config: Path, output: Path) -> Path:
+def fit_model(lsml: Lsml, export: Path, config: Path, output: Path) -> Path:
     run = lsml("fit", export, "--model", "text-classifier", "--label-config", config, "--output", output)
     assert run.returncode == 0, run.stderr
     return output

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import lsml_cli
-from lsml_cli import Failure, Prediction, Unreadable, find_model, load_model, read_tasks
+from lsml_cli import Failure, Prediction, UnreadableRecord, find_model, load_model, read_tasks
 from lsml_cli.errors import LabelMismatch, UsageError
 from tests.helpers import models
 
@@ -96,7 +96,13 @@ def test_a_notebook_says_what_the_command_says(ticket_model: Path, lsml: Lsml) -
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_tasks_may_be_dicts_and_bad_ones_keep_their_place(workers: int) -> None:
-    given = [{"text": "a"}, {"id": 7, "data": {"text": "b " * 9}}, 3, {"text": {1}}, Unreadable(4, "line 5", "torn")]
+    given = [
+        {"text": "a"},
+        {"id": 7, "data": {"text": "b " * 9}},
+        3,
+        {"text": {1}},
+        UnreadableRecord(4, "line 5", "torn"),
+    ]
     with load_model(WORDS, models.TEXT_CONFIG, workers=workers) as model:
         (one, short), (two, long), *bad = model.predict(given)  # type: ignore[arg-type]
     assert labels([(one, short), (two, long)]) == ["short", "long"]

@@ -28,9 +28,9 @@ def doctor(
     """
     from lsml_cli.commands.console.progress import emit
     from lsml_cli.commands.console.tables import print_table
-    from lsml_cli.registry.extras import examine
+    from lsml_cli.registry.extras import check_installation
 
-    found = list(examine(extras or ()))
+    found = list(check_installation(extras or ()))
     if as_json:
         import orjson
 

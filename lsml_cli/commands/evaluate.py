@@ -12,7 +12,7 @@ import typer
 from lsml_cli.commands import completion, options
 
 if TYPE_CHECKING:
-    from lsml_cli.evaluation.evaluate import Subject
+    from lsml_cli.evaluation.evaluate import PredictionSource
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.base import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
@@ -26,7 +26,7 @@ def evaluate(
             "--model",
             "-m",
             metavar="MODEL",
-            autocompletion=completion.models,
+            autocompletion=completion.complete_models,
             help="The model to measure, see predict.",
         ),
     ] = None,
@@ -41,7 +41,7 @@ def evaluate(
         ),
     ] = None,
     label_config: options.LabelConfigFile = None,
-    annotation: Annotated[
+    annotation_policy: Annotated[
         Literal["first", "last", "all"],
         typer.Option("--annotation", help="Which counts of several; a ground truth goes first, a skipped one never."),
     ] = "last",
@@ -72,7 +72,7 @@ def evaluate(
         typer.Option(
             "--compare",
             metavar="MODEL|FILE",
-            autocompletion=completion.models,
+            autocompletion=completion.complete_models,
             help="Another model, or another file of predictions: measured on the same tasks.",
         ),
     ] = None,
@@ -84,7 +84,7 @@ def evaluate(
             help="Exit 4 when worse than --compare by more than the margin (0 if not given); repeat.",
         ),
     ] = None,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers as JSON.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers as JSON.")] = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write them as one HTML page to look at.")
     ] = None,
@@ -95,17 +95,17 @@ def evaluate(
         ),
     ] = 12,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the bootstrap.")] = 0,
-    params: options.With = None,
+    model_params: options.ModelParams = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     document_root: options.DocumentRoot = None,
     upload_root: options.UploadRoot = None,
     label_studio_url: options.LabelStudioUrl = None,
-    maps: options.Maps = None,
+    maps: options.MediaMaps = None,
     media_cache: options.MediaCache = None,
     media_cache_size: options.MediaCacheSize = "10G",
     quiet: options.Quiet = False,
-    settings: options.Config = None,
+    settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
     """Measure a model, or a file of predictions, against the annotations of ANNOTATED.
@@ -124,13 +124,13 @@ def evaluate(
     from lsml_cli.commands.console import evaluate_report
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.commands.console.progress import Console
-    from lsml_cli.commands.media_options import to_media
+    from lsml_cli.commands.media_options import build_media
     from lsml_cli.errors import InputError, UsageError
     from lsml_cli.evaluation import evaluate as evaluation
     from lsml_cli.evaluation import gates
     from lsml_cli.evaluation.report import page
     from lsml_cli.inference import plan
-    from lsml_cli.io.output import stdout_for_data
+    from lsml_cli.io.output import reserve_stdout
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.schema import tasks
     from lsml_cli.training import fit as training
@@ -142,12 +142,12 @@ def evaluate(
     if model_version is not None and predictions is None:
         raise UsageError("--model-version chooses among the predictions of a file.", "Leave it out, or --predictions.")
     with_file = compare is not None and not compare.endswith(".py") and Path(compare).is_file()
-    specs = _Specs(model, compare if not with_file else None, params or [])
+    specs = _ModelSpecs(model, compare if not with_file else None, model_params or [])
     config = specs.label_config(label_config)
-    known = evaluation.measurable(config)
+    known = evaluation.measurable_controls(config)
     wanted = gates.parse_gates(fail_under or [], *known)
     not_worse = gates.parse_comparisons(fail_if_worse or [], *known)
-    summary_file.require_writable(json, "--json")
+    summary_file.require_writable(json_file, "--json")
     page.require_writable(report)
     require_different_files(
         {
@@ -156,9 +156,9 @@ def evaluate(
             "what it is compared with": compare if with_file else None,
             "the label config": str(label_config) if label_config else None,
         },
-        {"--json": str(json) if json else None, "--report": str(report) if report else None},
+        {"--json": str(json_file) if json_file else None, "--report": str(report) if report else None},
     )
-    media = to_media(
+    media = build_media(
         root=plan.media_root(annotated),
         document_root=document_root,
         upload_root=upload_root,
@@ -167,66 +167,70 @@ def evaluate(
         cache=media_cache,
         cache_size=media_cache_size,
     )
-    fitted = [spec for spec in (specs.model, specs.other) if spec is not None]
+    fitted = [spec for spec in (specs.model, specs.compared) if spec is not None]
     if held_out and not fitted:
         raise UsageError("--held-out is about what a model was trained on.", "Name one with --model or --compare.")
-    sides = [training.never_trained_on(spec, media) for spec in fitted] if held_out else []
+    sides = [training.make_unseen_filter(spec, media) for spec in fitted] if held_out else []
     with Console(quiet) as console:
         for warning in config.warnings:
             console.note(warning)
-        with stdout_for_data(), ExitStack() as stack:
-            opener = _Opener(stack, config, media, device, batch_size)
-            subject = opener.model(specs.model) if specs.model else opener.file(str(predictions), model_version)
-            other = opener.model(specs.other) if specs.other else None
+        with reserve_stdout(), ExitStack() as stack:
+            opener = _SourceOpener(stack, config, media, device, batch_size)
+            subject = (
+                opener.open_model(specs.model) if specs.model else opener.open_file(str(predictions), model_version)
+            )
+            other = opener.open_model(specs.compared) if specs.compared else None
             if compare and with_file:
-                other = opener.file(compare, None)
+                other = opener.open_file(compare, None)
             found = evaluation.evaluate(
                 tasks.read_tasks(annotated, controls=frozenset(config.controls)),
                 config,
                 subject,
                 other,
-                which=annotation,
+                annotation_policy=annotation_policy,
                 threshold=threshold,
-                worst=examples,
+                max_examples=examples,
                 seed=seed,
-                unseen=lambda task: all(unseen(task) for unseen in sides),
+                is_unseen=lambda task: all(unseen(task) for unseen in sides),
                 progress=lambda done, failed: console.progress(done, failed, None),
             )
             opener.require_versions()
-            for sentence in opener.unread():
+            for sentence in opener.unreadable_notes():
                 console.note(sentence, important=True)
         if not found.tasks:
-            raise InputError(f"There is no task to measure with: {evaluate_report.reasons(found)}.", _ANNOTATE)
-        verdicts = gates.judge(wanted, found.metrics, "annotated task")
-        comparisons = found.compare(not_worse)
+            raise InputError(
+                f"There is no task to measure with: {evaluate_report.format_exclusions(found)}.", _ANNOTATE_HINT
+            )
+        verdicts = gates.evaluate_gates(wanted, found.metrics, "annotated task")
+        comparisons = found.compare_gates(not_worse)
         judged = {"gates": [each.to_json() for each in verdicts], "not_worse": [each.to_json() for each in comparisons]}
-        summary_file.write(json, found.to_json() | judged)
+        summary_file.write_summary(json_file, found.to_json() | judged)
         if report is not None:
-            facts = page.Facts(annotated=Path(annotated).name, label_studio_url=label_studio_url)
+            facts = page.ReportInfo(annotations_name=Path(annotated).name, label_studio_url=label_studio_url)
             page.write(report, found, [*verdicts, *comparisons], config, media, facts)
         evaluate_report.print_evaluation(found)
-        for sentence in evaluate_report.sentences(found, [*verdicts, *comparisons]):
+        for sentence in evaluate_report.summary_lines(found, [*verdicts, *comparisons]):
             console.note(sentence)
-        for sentence in evaluate_report.unread_sentences(found, annotated):
+        for sentence in evaluate_report.unreadable_lines(found, annotated):
             console.note(sentence, important=True)
         if report is not None:
             console.note(f"Wrote {report}.")
-    evaluate_report.require_passed(found, [*verdicts, *comparisons])
-    if found.failed or found.left_out.get("unreadable") or opener.torn:
+    evaluate_report.require_gates_passed(found, [*verdicts, *comparisons])
+    if found.failed or found.left_out.get("unreadable") or opener.is_truncated:
         raise typer.Exit(3)
 
 
-_ANNOTATE = "Export tasks that have been annotated, from the project that was predicted."
+_ANNOTATE_HINT = "Export tasks that have been annotated, from the project that was predicted."
 
 
-class _Specs:
+class _ModelSpecs:
     """The models that are named, and the label config that they agree on."""
 
-    def __init__(self, model: str | None, other: str | None, params: list[str]) -> None:
+    def __init__(self, model: str | None, compared: str | None, params: list[str]) -> None:
         from lsml_cli.registry import resolve
 
         self.model: ModelSpec | None = resolve.find_model(model, resolve.parse_params(params)) if model else None
-        self.other: ModelSpec | None = resolve.find_model(other) if other else None
+        self.compared: ModelSpec | None = resolve.find_model(compared) if compared else None
 
     def label_config(self, path: Path | None) -> LabelConfig:
         from lsml_cli.errors import UsageError
@@ -235,13 +239,13 @@ class _Specs:
 
         if path is not None:
             return LabelConfig.load(path)
-        for spec in (self.model, self.other):
-            if spec is not None and (config := resolve.trained_config(spec)) is not None:
+        for spec in (self.model, self.compared):
+            if spec is not None and (config := resolve.stored_label_config(spec)) is not None:
                 return config
         raise UsageError("A label config is needed.", "Name the labelling XML with --label-config FILE.")
 
 
-class _Opener:
+class _SourceOpener:
     """Opens what is to be measured; everything is closed with the stack."""
 
     def __init__(
@@ -261,37 +265,37 @@ class _Opener:
         self._batch_size = batch_size
         self._files: list[PredictionFile] = []
 
-    def model(self, spec: ModelSpec) -> Subject:
+    def open_model(self, spec: ModelSpec) -> PredictionSource:
         import os
 
-        from lsml_cli.evaluation.evaluate import ModelSubject, filled_by
+        from lsml_cli.evaluation.evaluate import ModelPredictionSource, model_output_controls
         from lsml_cli.inference.dispatch import find_devices, open_replicas
 
-        family = spec.family()
+        family = spec.model_class()
         [device, *_] = find_devices(self._device, family)
-        workers = (os.cpu_count() or 1) if family.place == "threads" else 1
+        workers = (os.cpu_count() or 1) if family.parallelism == "threads" else 1
         opened = open_replicas(spec, self._config, devices=[device], workers=workers, media=self._media)
         replicas = self._stack.enter_context(opened)
         built = spec.build()
-        given, filled = built.given(self._config), filled_by(built, self._config)
-        return ModelSubject(spec.model_version, replicas, self._batch_size or family.batch_size, given, filled)
+        given, filled = built.input_controls(self._config), model_output_controls(built, self._config)
+        return ModelPredictionSource(spec.model_version, replicas, self._batch_size or family.batch_size, given, filled)
 
-    def file(self, path: str, version: str | None) -> Subject:
-        from lsml_cli.evaluation.evaluate import FileSubject
+    def open_file(self, path: str, version: str | None) -> PredictionSource:
+        from lsml_cli.evaluation.evaluate import FilePredictionSource
         from lsml_cli.evaluation.prediction_file import PredictionFile
 
         file = self._stack.enter_context(PredictionFile(path, self._config, version))
         self._files.append(file)
-        return FileSubject(Path(path).name, file.take)
+        return FilePredictionSource(Path(path).name, file.lookup)
 
     @property
-    def torn(self) -> bool:
-        return any(file.torn for file in self._files)
+    def is_truncated(self) -> bool:
+        return any(file.truncated for file in self._files)
 
     def require_versions(self) -> None:
         for file in self._files:
             file.require_version()
 
-    def unread(self) -> Iterator[str]:
+    def unreadable_notes(self) -> Iterator[str]:
         for file in self._files:
-            yield from file.notes()
+            yield from file.warnings()

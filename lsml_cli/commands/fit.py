@@ -21,7 +21,7 @@ def fit(
             "--model",
             "-m",
             metavar="MODEL",
-            autocompletion=completion.models,
+            autocompletion=completion.complete_models,
             help="What to train: text-classifier, image-classifier, object-detector, ocr; file.py:Class, "
             "package.module:Class; a version: afresh, like it.",
         ),
@@ -39,7 +39,7 @@ def fit(
         ),
     ] = "0.2",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Changes which tasks are held out.")] = 0,
-    annotation: Annotated[
+    annotation_policy: Annotated[
         Literal["first", "last", "all"],
         typer.Option("--annotation", help="Which counts of several; a ground truth goes first, a skipped one never."),
     ] = "last",
@@ -54,12 +54,12 @@ def fit(
     refit: Annotated[
         bool, typer.Option("--refit", help="Once measured and past the gates, train again on everything.")
     ] = False,
-    earlier: Annotated[
+    init_from: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="MODEL",
-            autocompletion=completion.models,
+            autocompletion=completion.complete_models,
             help="Continue from the weights of this version, where the model can.",
         ),
     ] = None,
@@ -69,12 +69,12 @@ def fit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained on, and do nothing else.")
     ] = False,
-    params: options.With = None,
+    model_params: options.ModelParams = None,
     device: options.Device = "auto",
     document_root: options.DocumentRoot = None,
     upload_root: options.UploadRoot = None,
     label_studio_url: options.LabelStudioUrl = None,
-    maps: options.Maps = None,
+    maps: options.MediaMaps = None,
     media_cache: options.MediaCache = None,
     media_cache_size: options.MediaCacheSize = "10G",
     summary: options.SummaryFile = None,
@@ -83,7 +83,7 @@ def fit(
         typer.Option("--report", metavar="FILE", help="Write what the hold-out says as one HTML page to look at."),
     ] = None,
     quiet: options.Quiet = False,
-    settings: options.Config = None,
+    settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
     """Train a model on the annotations of EXPORT, measure it on a hold-out, and write a new version.
@@ -102,7 +102,7 @@ def fit(
     from lsml_cli.commands.console import fit_report, metrics_tables
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.commands.console.progress import Console
-    from lsml_cli.commands.media_options import to_media
+    from lsml_cli.commands.media_options import build_media
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.evaluation.report import page
     from lsml_cli.inference import plan
@@ -112,15 +112,15 @@ def fit(
     from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.training import fit as training
-    from lsml_cli.training.splits import plan_fit
+    from lsml_cli.training.splits import split_tasks
 
-    spec = _spec(model, earlier, params or [])
-    config = LabelConfig.load(label_config) if label_config else resolve.trained_config(spec)
+    spec = _resolve_spec(model, init_from, model_params or [])
+    config = LabelConfig.load(label_config) if label_config else resolve.stored_label_config(spec)
     if config is None:
         raise UsageError(f"{spec.name} needs a label config.", "Name the labelling XML with --label-config FILE.")
     if output is None and not dry_run:
         raise UsageError("The new version needs a place.", "Name a folder for the model's versions: --output DIR")
-    held_out = _share_or_file(holdout)
+    held_out = _parse_holdout(holdout)
     summary_file.require_writable(summary)
     page.require_writable(report)
     if report is not None and held_out == 0:
@@ -133,7 +133,7 @@ def fit(
         },
         {"--summary": str(summary) if summary else None, "--report": str(report) if report else None},
     )
-    media = to_media(
+    media = build_media(
         root=plan.media_root(export),
         document_root=document_root,
         upload_root=upload_root,
@@ -142,7 +142,7 @@ def fit(
         cache=media_cache,
         cache_size=media_cache_size,
     )
-    devices = find_devices(device, spec.family())
+    devices = find_devices(device, spec.model_class())
     if len(devices) > 1:
         raise UsageError("A model is trained on one device.", f"Name one: --device {devices[0]}")
     export_tasks = tasks.read_tasks(export, controls=frozenset(config.controls))
@@ -150,18 +150,18 @@ def fit(
         for warning in config.warnings:
             console.note(warning)
         if dry_run or output is None:
-            start = training.starting_point(spec, earlier is not None)
+            start = training.build_training_spec(spec, init_from is not None)
             start.build().bind(config, {}, None)
-            training.check_options(config, held_out, fail_under or [], refit)
-            asked = plan_fit(
-                export_tasks, config, holdout=held_out, seed=seed, which_annotation=annotation, media=media
+            training.validate_options(config, held_out, fail_under or [], refit)
+            asked = split_tasks(
+                export_tasks, config, holdout=held_out, seed=seed, annotation_policy=annotation_policy, media=media
             )
-            training.check_gates(config, asked, fail_under or [])
-            for sentence in fit_report.unread_sentences(asked, export):
+            training.resolve_gates(config, asked, fail_under or [])
+            for sentence in fit_report.unreadable_lines(asked, export):
                 console.note(sentence, important=True)
-            summary_file.write(summary, asked.to_json())
+            summary_file.write_summary(summary, asked.to_json())
             fit_report.print_plan(asked)
-            raise typer.Exit(3 if asked.unread else 0)
+            raise typer.Exit(3 if asked.unreadable_count else 0)
         try:
             found = training.fit_version(
                 spec,
@@ -170,10 +170,10 @@ def fit(
                 output,
                 holdout=held_out,
                 seed=seed,
-                which_annotation=annotation,
+                annotation_policy=annotation_policy,
                 fail_under=fail_under or [],
                 refit=refit,
-                continuing=earlier is not None,
+                warm_start=init_from is not None,
                 promote=not no_promote,
                 media=media,
                 device=devices[0],
@@ -182,11 +182,11 @@ def fit(
         except KeyboardInterrupt:
             there = f"To see what is there: lsml versions {output}" if output.is_dir() else None
             raise Interrupted("Interrupted; nothing is half-written.", there) from None
-        summary_file.write(summary, found.to_json())
+        summary_file.write_summary(summary, found.to_json())
         if report is not None:
             measured_on = held_out.name if isinstance(held_out, Path) else "held-out tasks"
-            facts = page.Facts(measured_on, label_studio_url)
-            page.write(report, found.evaluation, found.verdicts, config, media, facts)
+            facts = page.ReportInfo(measured_on, label_studio_url)
+            page.write(report, found.evaluation, found.gate_results, config, media, facts)
         unsaid = None
         try:
             metrics_tables.print_metrics(found.evaluation.controls, "held-out tasks")
@@ -194,38 +194,38 @@ def fit(
             pass  # whoever reads the numbers may have enough; the version is there all the same
         except OutputError as error:
             unsaid = error
-        for sentence in fit_report.result_sentences(found, resolve.how_to_name(spec, output)):
+        for sentence in fit_report.summary_lines(found, resolve.model_argument(spec, output)):
             console.note(sentence)
-        for sentence in (*fit_report.unread_sentences(found.plan, export), *fit_report.torn_sentences(found)):
+        for sentence in (*fit_report.unreadable_lines(found.split, export), *fit_report.truncation_lines(found)):
             console.note(sentence, important=True)
-    found.require_gates()
+    found.require_gates_passed()
     if unsaid is not None:
         raise unsaid
-    if found.plan.unread:
+    if found.split.unreadable_count:
         raise typer.Exit(3)
 
 
-def _spec(model: str | None, earlier: str | None, params: list[str]) -> ModelSpec:
+def _resolve_spec(model: str | None, init_from: str | None, params: list[str]) -> ModelSpec:
     """What to train; with `--from` the version to continue, which `--model` may only confirm."""
     from lsml_cli.errors import UsageError
     from lsml_cli.registry import resolve
 
     given = resolve.parse_params(params)
-    if earlier is None:
+    if init_from is None:
         if model is None:
             listed = ", ".join(resolve.BUILT_IN)
             raise UsageError("What should be trained?", f"Name a model with --model: {listed}, or file.py:Class.")
         return resolve.find_model(model, given)
-    spec = resolve.find_model(earlier, given)
-    if model is not None and resolve.find_model(model).family() is not spec.family():
+    spec = resolve.find_model(init_from, given)
+    if model is not None and resolve.find_model(model).model_class() is not spec.model_class():
         raise UsageError(
-            f"--from {earlier} is a {spec.family().__name__}, and --model {model} is not.",
+            f"--from {init_from} is a {spec.model_class().__name__}, and --model {model} is not.",
             "Leave out --model: the version knows what it is.",
         )
     return spec
 
 
-def _share_or_file(text: str) -> float | Path:
+def _parse_holdout(text: str) -> float | Path:
     from lsml_cli.errors import UsageError
 
     try:

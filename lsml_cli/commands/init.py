@@ -44,41 +44,41 @@ def init(
     """
     from lsml_cli import scaffold
     from lsml_cli.commands.console.progress import Console
-    from lsml_cli.errors import UsageError, closest_first
+    from lsml_cli.errors import UsageError, sort_by_similarity
 
     if interactive and model is None and script is None:
-        model, script = _asked()
+        model, script = _prompt_for_kind()
     if model is not None and script is not None:
         raise UsageError("--model and --script are two kinds of project.", "Leave out one of them.")
-    if model is not None and model not in scaffold.KINDS:
-        known = ", ".join(closest_first(model, scaffold.KINDS))
+    if model is not None and model not in scaffold.PROJECT_KINDS:
+        known = ", ".join(sort_by_similarity(model, scaffold.PROJECT_KINDS))
         raise UsageError(f"There is no kind of project {model!r}.", f"There is: {known}; a model of your own without.")
-    kind = model or (scaffold.SCRIPT if script else scaffold.OWN)
-    asked = scaffold.NewProject(folder, kind, _found(script) if script else None, label_config, force)
+    kind = model or (scaffold.BACKEND_SCRIPT if script else scaffold.OWN_MODEL)
+    asked = scaffold.ProjectOptions(folder, kind, _resolve_script(script) if script else None, label_config, force)
     with Console(quiet) as console:
-        written = scaffold.write(asked)
+        written = scaffold.write_project(asked)
         console.note(f"Wrote {folder} ({len(written)} files): {', '.join(written)}.")
         console.note(
             f"Next: cd {folder} && lsml fit annotated.json --model . -c label_config.xml -o models/{asked.name}"
         )
 
 
-def _asked() -> tuple[str | None, str | None]:
+def _prompt_for_kind() -> tuple[str | None, str | None]:
     from lsml_cli import scaffold
 
-    kinds = ["own", "script", *scaffold.KINDS]
+    kinds = ["own", "script", *scaffold.PROJECT_KINDS]
     kind = typer.prompt("What kind of model? " + ", ".join(kinds), default="own", err=True)
     if kind == "script":
         return None, typer.prompt("Which file, and which class in it (path/to/model.py:Class)?", err=True)
     return (None if kind == "own" else kind), None
 
 
-def _found(script: str) -> tuple[Path, str]:
+def _resolve_script(script: str) -> tuple[Path, str]:
     """The file, and the class in it. Raises UsageError where there is no such file, UnknownModel for no such class."""
     from lsml_cli.errors import UsageError
-    from lsml_cli.registry.project_file import only_class
+    from lsml_cli.registry.project_file import find_single_class
 
-    name = only_class(script) or script
+    name = find_single_class(script) or script
     file, _, class_name = name.rpartition(":")
     if not file.endswith(".py") or not Path(file).is_file():
         raise UsageError(f"There is no script {script}.", "Name a Python file: --script path/to/model.py[:Class]")

@@ -41,39 +41,47 @@ def jobs(
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Name the folder that `lsml serve --versions` was given.")
     with Console(quiet) as console:
-        found = JobStore(folder).all(lambda sentence: console.note(sentence, important=True))
+        found = JobStore(folder).list_jobs(lambda sentence: console.note(sentence, important=True))
         found = [job for job in found if project in (None, job.project)]
         if as_json:
             _print_json(found)
         elif found:
-            _print(found)
+            _print_jobs(found)
         else:
             console.note(f"There are no jobs in {folder}{f' for project {project}' if project is not None else ''}.")
 
 
-def _print(found: Sequence[Job]) -> None:
+def _print_jobs(job_list: Sequence[Job]) -> None:
     headings = ["job", "project", "state", "why", "created", "took", "version or reason"]
     rows = [
-        [job.id, str(job.project), job.state, job.why, job.created[:-5] + "Z", _took(job), _outcome(job)]
-        for job in found
+        [
+            job.id,
+            str(job.project),
+            job.state,
+            job.why,
+            job.created[:-5] + "Z",
+            _format_duration(job),
+            _format_outcome(job),
+        ]
+        for job in job_list
     ]
-    print_table(headings, rows, right=(1, 5))
+    print_table(headings, rows, right_aligned=(1, 5))
 
 
-def _took(job: Job) -> str:
+def _format_duration(job: Job) -> str:
     return f"{job.seconds:,.1f} s" if job.seconds is not None else "-"
 
 
-def _outcome(job: Job) -> str:
+def _format_outcome(job: Job) -> str:
     if job.state == "running":
         return job.progress or "-"
     return job.reason or job.version or "-"
 
 
-def _print_json(found: Sequence[Job]) -> None:
+def _print_json(job_list: Sequence[Job]) -> None:
     from dataclasses import asdict
 
     import orjson
 
-    lines = [asdict(job) | {"seconds": job.seconds} for job in found]
+    lines = [asdict(job) | {"seconds": job.seconds} for job in job_list]
     emit(orjson.dumps(lines, option=orjson.OPT_INDENT_2).decode())

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lsml_cli.errors import UsageError
-from lsml_cli.media.fetcher import ANYWHERE, Cache, Hosts, Login, Media
+from lsml_cli.media.fetcher import ANY_HOST, AllowedHosts, Cache, LabelStudioCredentials, Media
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}  # bytes
+SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}  # bytes
 
 
-def to_media(
+def build_media(
     *,
     root: Path | None,
     confined: bool = True,
@@ -22,7 +22,7 @@ def to_media(
     maps: Sequence[str] = (),
     cache: Path | None = None,
     cache_size: str | None = None,
-    hosts: Hosts = ANYWHERE,
+    hosts: AllowedHosts = ANY_HOST,
 ) -> Media:
     """Where media are looked for. The key of Label Studio comes from LABEL_STUDIO_API_KEY, which is read here.
 
@@ -36,20 +36,20 @@ def to_media(
     for option, folder in (("--document-root", document_root), ("--upload-root", upload_root)):
         if folder is not None:
             _require_folder(option, folder)
-    size = to_bytes(cache_size) if cache_size is not None else None
+    size = parse_size(cache_size) if cache_size is not None else None
     return Media(
         root=root,
         confined=confined,
         document_root=document_root,
         upload_root=upload_root,
-        maps=tuple(map(to_map, maps)),
-        label_studio=Login.with_key_of_environment(label_studio_url) if label_studio_url else None,
-        hosts=hosts,
-        cache=_cache(cache, size) if cache is not None else None,
+        prefix_map=tuple(map(parse_map, maps)),
+        label_studio=LabelStudioCredentials.from_env(label_studio_url) if label_studio_url else None,
+        allowed_hosts=hosts,
+        cache=_make_cache(cache, size) if cache is not None else None,
     )
 
 
-def to_map(text: str) -> tuple[str, Path]:
+def parse_map(text: str) -> tuple[str, Path]:
     """PREFIX=DIR. A prefix may hold "=" itself, as that of /data/local-files/?d= does; a folder may not."""
     prefix, equals, folder = text.rpartition("=")
     if not (equals and prefix and folder):
@@ -61,16 +61,16 @@ def to_map(text: str) -> tuple[str, Path]:
     return prefix, Path(folder)
 
 
-def to_bytes(text: str) -> int:
+def parse_size(text: str) -> int:
     """ "10G" -> 10 * 2**30."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
+    size = int(float(found[1]) * SIZE_UNITS[found[2].upper()]) if found else 0
     if size <= 0:
         raise UsageError(f"{text!r} is no size.", "Write a number of bytes, or 500M, 10G.")
     return size
 
 
-def _cache(folder: Path, size: int | None) -> Cache:
+def _make_cache(folder: Path, size: int | None) -> Cache:
     """The cache, with its folder made: nobody else may look into it, since it holds what a key opened."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lsml_cli.registry.catalog import Entry
+    from lsml_cli.registry.catalog import ModelInfo
 
 
 def models(
@@ -34,21 +34,21 @@ def models(
 
         emit(orjson.dumps([asdict(entry) for entry in found], option=orjson.OPT_INDENT_2).decode())
     else:
-        report(found)
+        print_models(found)
 
 
-def report(entries: Sequence[Entry]) -> None:
+def print_models(entries: Sequence[ModelInfo]) -> None:
     """Print a line for each model."""
     from lsml_cli.commands.console.tables import print_table
 
     rows = [
-        (entry.name, "; ".join(entry.fills) or "-", f"{entry.package} {entry.version}", remarks(entry))
+        (entry.name, "; ".join(entry.fills) or "-", f"{entry.package} {entry.version}", format_remarks(entry))
         for entry in entries
     ]
     print_table(("model", "fills", "from", "remarks"), rows)
 
 
-def remarks(entry: Entry) -> str:
+def format_remarks(entry: ModelInfo) -> str:
     """What else there is to know about a model, in a few words."""
     if entry.problem is not None:
         return entry.problem

@@ -9,13 +9,13 @@ import typer
 
 from lsml_cli.commands import completion
 
-Model = Annotated[
+ModelName = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
         metavar="MODEL",
-        autocompletion=completion.models,
+        autocompletion=completion.complete_models,
         help="text-classifier, models/news, models/news@VERSION, file.py:Class, package.mod:Class, CLASS@models/news.",
     ),
 ]
@@ -23,7 +23,7 @@ LabelConfigFile = Annotated[
     Path | None,
     typer.Option("--label-config", "-c", metavar="FILE", help="Labelling XML. A trained version remembers its own."),
 ]
-With = Annotated[
+ModelParams = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="KEY=VALUE", help="A parameter of the model; repeat for several."),
 ]
@@ -80,7 +80,7 @@ UploadRoot = Annotated[
         "--upload-root", metavar="DIR", help="Where /data/upload/... lies here: media/upload of Label Studio's data."
     ),
 ]
-Maps = Annotated[
+MediaMaps = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="PREFIX=DIR", help="Media whose value begins so lie in this folder; repeat."),
 ]
@@ -94,7 +94,7 @@ MediaCacheSize = Annotated[
 SummaryFile = Annotated[
     Path | None, typer.Option("--summary", metavar="FILE", help="Write the summary as JSON as well.")
 ]
-Config = Annotated[
+SettingsFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings; lsml.toml beside the data if not given. Flags win."),
 ]
@@ -104,7 +104,7 @@ ShowSettings = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary on stderr; errors only.")]
 
 
-def require_label_studio(url: str | None) -> str:
+def require_label_studio_url(url: str | None) -> str:
     """Raises UsageError where a command that talks to Label Studio was not told where that is."""
     from lsml_cli.errors import UsageError
 

@@ -14,7 +14,7 @@ def predict(
     tasks: Annotated[
         str, typer.Argument(metavar="TASKS", help="A file of tasks, a folder of pictures, or - for standard input.")
     ],
-    model: options.Model,
+    model: options.ModelName,
     label_config: options.LabelConfigFile = None,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
     format: Annotated[
@@ -42,7 +42,7 @@ def predict(
     model_version: Annotated[
         str | None, typer.Option("--model-version", metavar="TEXT", help="What predictions carry as model_version.")
     ] = None,
-    params: options.With = None,
+    model_params: options.ModelParams = None,
     input: Annotated[
         Literal["tasks", "paths"],
         typer.Option("--from", help="What TASKS holds; paths: a path or URL on each line (or NUL-separated)."),
@@ -92,12 +92,12 @@ def predict(
     document_root: options.DocumentRoot = None,
     upload_root: options.UploadRoot = None,
     label_studio_url: options.LabelStudioUrl = None,
-    maps: options.Maps = None,
+    maps: options.MediaMaps = None,
     media_cache: options.MediaCache = None,
     media_cache_size: options.MediaCacheSize = "10G",
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
-    settings: options.Config = None,
+    settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
     """Predict every task of TASKS and write Label Studio predictions.
@@ -120,12 +120,12 @@ def predict(
 
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.commands.console.progress import Console, emit
-    from lsml_cli.commands.media_options import to_media
+    from lsml_cli.commands.media_options import build_media
     from lsml_cli.errors import UsageError
     from lsml_cli.inference import plan, preflight, run
     from lsml_cli.inference import predict as bulk
     from lsml_cli.inference import retry_failed as retry
-    from lsml_cli.io.output import stdout_for_data
+    from lsml_cli.io.output import reserve_stdout
     from lsml_cli.io.output_paths import STDOUT, require_different_files
     from lsml_cli.registry import resolve
     from lsml_cli.schema.label_config import LabelConfig
@@ -133,28 +133,28 @@ def predict(
     summary_file.require_writable(summary)
     if output == STDOUT:  # which may have been led into the input: `>> tasks.jsonl` would never end
         require_different_files({"the input": tasks}, {"standard output": "/dev/fd/1"})
-    with stdout_for_data(), Console(quiet) as console:
-        given = resolve.parse_params(params or []) | ({"precision": precision} if precision else {})
+    with reserve_stdout(), Console(quiet) as console:
+        given = resolve.parse_params(model_params or []) | ({"precision": precision} if precision else {})
         spec = resolve.find_model(model, given)
         if model_version is not None:
-            spec = replace(spec, shown_as=model_version)
-        config = LabelConfig.load(label_config) if label_config else resolve.trained_config(spec)
+            spec = replace(spec, model_version_override=model_version)
+        config = LabelConfig.load(label_config) if label_config else resolve.stored_label_config(spec)
         if config is None:
             raise UsageError(f"{model} needs a label config.", "Name the labelling XML with --label-config FILE.")
         for warning in config.warnings:
             console.note(warning)
-        asked = plan.Plan.make(
+        asked = plan.PredictPlan.from_options(
             spec,
             config,
             plan.PredictOptions(
-                tasks=tasks,
-                input=input,
+                input_path=tasks,
+                input_kind=input,
                 data_key=data_key,
                 output=output,
                 format=format,
-                shape=shape,
-                batch_size=plan.read_batch_size(batch_size) if batch_size is not None else None,
-                fetchers=fetch_concurrency,
+                output_shape=shape,
+                batch_size=plan.parse_batch_size(batch_size) if batch_size is not None else None,
+                fetch_threads=fetch_concurrency,
                 workers=workers,
                 device=device,
                 limit=limit,
@@ -168,9 +168,9 @@ def predict(
                 max_failures=max_failures,
                 resume=resume,
                 summary=str(summary) if summary else None,
-                media=to_media(
+                media=build_media(
                     root=plan.media_root(tasks, input),
-                    confined=not plan.names_files(tasks, input),
+                    confined=not plan.is_path_input(tasks, input),
                     document_root=document_root,
                     upload_root=upload_root,
                     label_studio_url=label_studio_url,
@@ -178,25 +178,25 @@ def predict(
                     cache=media_cache,
                     cache_size=media_cache_size,
                 ),
-                reads={
+                protected_files={
                     "the label config": str(label_config) if label_config else None,
                     "the label map": str(label_map) if label_map else None,
                     "the model": model.rpartition(":")[0],
                 },
             ),
         )
-        done: run.Summary | preflight.Findings
+        done: run.PredictSummary | preflight.CheckResult
         if check is not None:
-            done = preflight.check_file(asked, console, ask_remote=check == "media")
+            done = preflight.check_file(asked, console, check_remote=check == "media")
         elif retry_failed is not None:
             done = retry.retry_failed(asked, retry_failed, console)
         else:
             done = bulk.predict_file(asked, console)
-    summary_file.write(summary, done.to_json())
-    if isinstance(done, preflight.Findings):
-        emit(*done.sentences())
+    summary_file.write_summary(summary, done.to_json())
+    if isinstance(done, preflight.CheckResult):
+        emit(*done.summary_lines())
     else:
-        for sentence in done.sentences():
+        for sentence in done.summary_lines():
             console.note(sentence, important=done.failed > 0)
-    if done.offences if isinstance(done, preflight.Findings) else done.failed:
+    if done.problem_count if isinstance(done, preflight.CheckResult) else done.failed:
         raise typer.Exit(3)

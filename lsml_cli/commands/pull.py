@@ -39,7 +39,7 @@ def pull(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run, behind its last task.")] = False,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
-    settings: options.Config = None,
+    settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
     """Write the tasks of a project, one JSON object a line, in the order of their ids.
@@ -71,18 +71,18 @@ def pull(
     )
     asked = pulling.PullOptions(
         project=project,
-        only=only,
+        task_filter=only,
         view=view,
-        since=pulling.read_date(since) if since else None,
+        since=pulling.parse_date(since) if since else None,
         fields=fields,
         output=output,
         format=format,
         resume=resume,
     )
-    url = options.require_label_studio(label_studio_url)
+    url = options.require_label_studio_url(label_studio_url)
     with Console(quiet) as console, label_studio.connect(url) as there:
         if label_config_out is not None:
             pulling.write_label_config(there, project, label_config_out)
-        done = pulling.pull_to(there, asked, console)
-        summary_file.write(summary, done.to_json())
-        console.note(done.sentence())
+        done = pulling.pull_to_output(there, asked, console)
+        summary_file.write_summary(summary, done.to_json())
+        console.note(done.summary_line())

@@ -39,7 +39,7 @@ def push(
     ] = None,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
-    settings: options.Config = None,
+    settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
     """Push predictions to the tasks of a project, each once: run again, it adds what is missing and nothing else.
@@ -75,18 +75,20 @@ def push(
         {"the input": file},
         {"--errors": str(errors) if errors else None, "--summary": str(summary) if summary else None},
     )
-    url = options.require_label_studio(label_studio_url)
+    url = options.require_label_studio_url(label_studio_url)
     with Console(quiet) as console, label_studio.connect(url) as there:
         if file is None:
-            count = pushing.take_back(there, project, str(delete), dry_run)
-            summary_file.write(summary, {"project": project, "version": delete, "deleted": count, "dry_run": dry_run})
+            count = pushing.delete_pushed_version(there, project, str(delete), dry_run)
+            summary_file.write_summary(
+                summary, {"project": project, "version": delete, "deleted": count, "dry_run": dry_run}
+            )
             done = "would be deleted" if dry_run else "were deleted"
             console.note(f"{count:,} predictions of {delete} {done} from project {project}.")
             return
         asked = PushOptions(file, project, version, existing, not no_activate, create_tasks, dry_run, errors)
         pushed = pushing.push(there, asked, console)
-        summary_file.write(summary, pushed.to_json())
-        for sentence in pushed.sentences():
+        summary_file.write_summary(summary, pushed.to_json())
+        for sentence in pushed.summary_lines():
             console.note(sentence, important=pushed.rejected > 0)
     if pushed.rejected:
         raise typer.Exit(3)

@@ -11,7 +11,7 @@ import typer
 from lsml_cli.commands import options
 
 if TYPE_CHECKING:
-    from lsml_cli.evaluation.ranking import Ranked, Trust
+    from lsml_cli.evaluation.ranking import AcceptanceEstimate, RankingResult
 
 
 def rank(
@@ -38,7 +38,7 @@ def rank(
             help="Count the predictions that could be accepted as they are: every score is at least X.",
         ),
     ] = None,
-    accepted: Annotated[
+    accepted_output: Annotated[
         Path | None,
         typer.Option("--accepted", metavar="FILE", help="Write these there instead, as they are; .json or .jsonl."),
     ] = None,
@@ -51,7 +51,7 @@ def rank(
     label_config: options.LabelConfigFile = None,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
-    settings: options.Config = None,
+    settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
     """Sort the predictions of FILE, the least sure first, so that people label what teaches most.
@@ -69,11 +69,11 @@ def rank(
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.evaluation import ranking
-    from lsml_cli.io.output import output_format, stdout_for_data
+    from lsml_cli.io.output import output_format, reserve_stdout
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.io.source import STDIN
 
-    if accept_above is None and (accepted or annotated):
+    if accept_above is None and (accepted_output or annotated):
         raise UsageError("Which predictions could be accepted?", "Say how sure they have to be: --accept-above 0.95")
     if annotated is not None and label_config is None:
         raise UsageError("--annotated needs a label config.", "Name the labelling XML with --label-config FILE.")
@@ -84,12 +84,14 @@ def rank(
         {"the predictions": file, "the annotated tasks": str(annotated) if annotated else None},
         {
             "--output": output,
-            "--accepted": str(accepted) if accepted else None,
+            "--accepted": str(accepted_output) if accepted_output else None,
             "--summary": str(summary) if summary else None,
         },
     )
-    with stdout_for_data(), Console(quiet) as console:
-        trust = _trust(file, annotated, label_config, accept_above) if annotated and label_config else None
+    with reserve_stdout(), Console(quiet) as console:
+        trust = (
+            _estimate_acceptance(file, annotated, label_config, accept_above) if annotated and label_config else None
+        )
         form = output_format(output, format)
         found = ranking.rank_file(
             file,
@@ -98,10 +100,10 @@ def rank(
             by=by,
             limit=limit,
             accept_above=accept_above,
-            accepted=str(accepted) if accepted else None,
+            accepted_output=str(accepted_output) if accepted_output else None,
         )
-    summary_file.write(summary, found.to_json() | ({"trust": trust.to_json()} if trust else {}))
-    for sentence in _sentences(found, trust, accept_above, output):
+    summary_file.write_summary(summary, found.to_json() | ({"trust": trust.to_json()} if trust else {}))
+    for sentence in _summary_lines(found, trust, accept_above, output):
         console.note(sentence)
     for place in found.unreadable[:3]:
         console.note(f"{file}, {place}.", important=True)
@@ -109,35 +111,39 @@ def rank(
         raise typer.Exit(3)
 
 
-def _trust(file: str, annotated: Path, label_config: Path, accept_above: float | None) -> Trust:
+def _estimate_acceptance(
+    file: str, annotated: Path, label_config: Path, accept_above: float | None
+) -> AcceptanceEstimate:
     from lsml_cli.evaluation.prediction_file import PredictionFile
-    from lsml_cli.evaluation.ranking import how_often_wrong
+    from lsml_cli.evaluation.ranking import estimate_acceptance
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.schema.tasks import read_tasks
 
     config = LabelConfig.load(label_config)
     with PredictionFile(file, config) as predictions:
         tasks = read_tasks(str(annotated), controls=frozenset(config.controls))
-        return how_often_wrong(tasks, config, predictions.take, accept_above or 0.0)
+        return estimate_acceptance(tasks, config, predictions.lookup, accept_above or 0.0)
 
 
-def _sentences(found: Ranked, trust: Trust | None, accept_above: float | None, output: str) -> Iterator[str]:
+def _summary_lines(
+    ranked: RankingResult, estimate: AcceptanceEstimate | None, accept_above: float | None, output: str
+) -> Iterator[str]:
     where = f" -> {output}" if output != "-" else ""
-    yield f"{found.records:,} records, {found.written:,} written{where}"
-    if found.without:
-        yield f"{found.without:,} have no score, and come last."
-    if found.failed:
-        tasks = "1 task has" if found.failed == 1 else f"{found.failed:,} tasks have"
+    yield f"{ranked.records:,} records, {ranked.written:,} written{where}"
+    if ranked.without_score:
+        yield f"{ranked.without_score:,} have no score, and come last."
+    if ranked.failed:
+        tasks = "1 task has" if ranked.failed == 1 else f"{ranked.failed:,} tasks have"
         yield f"{tasks} no prediction; such come after the others."
     if accept_above is not None:
-        yield f"{found.accepted:,} of {found.records:,} could be accepted: every score is at least {accept_above:g}."
-    if trust is None:
+        yield f"{ranked.accepted:,} of {ranked.records:,} could be accepted: every score is at least {accept_above:g}."
+    if estimate is None:
         return
-    if trust.interval is None or trust.share is None:
+    if estimate.interval is None or estimate.error_rate is None:
         yield "Nobody knows how often that would be wrong: none of them is annotated."
         return
-    low, high = trust.interval
+    low, high = estimate.interval
     yield (
-        f"Of {trust.compared:,} of them that people have annotated, {trust.wrong:,} would be wrong: {trust.share:.1%} "
+        f"Of {estimate.compared:,} of them that people have annotated, {estimate.wrong:,} would be wrong: {estimate.error_rate:.1%} "
         f"(95 %: {low:.1%} to {high:.1%})."
     )

@@ -20,7 +20,7 @@ def serve(
             "--model",
             "-m",
             metavar="MODEL",
-            autocompletion=completion.models,
+            autocompletion=completion.complete_models,
             help="A built-in model, a trained version, or path/to/file.py:Class.",
         ),
     ] = None,
@@ -30,7 +30,7 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, metavar="N", help="Port to listen on; 0 for any free one.")
     ] = 9090,
-    params: options.With = None,
+    model_params: options.ModelParams = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: Annotated[
@@ -104,11 +104,11 @@ def serve(
     ] = None,
     document_root: options.DocumentRoot = None,
     upload_root: options.UploadRoot = None,
-    maps: options.Maps = None,
+    maps: options.MediaMaps = None,
     media_cache: options.MediaCache = None,
     media_cache_size: options.MediaCacheSize = "10G",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for each request.")] = False,
-    settings: options.Config = None,
+    settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
     """Serve a model to Label Studio: pre-annotations while people label, training when they ask for it.
@@ -123,17 +123,17 @@ def serve(
 
         lsml serve --model models/news --versions models/served --label-studio-url http://localhost:8080
     """
-    from lsml_cli.commands.media_options import to_media
+    from lsml_cli.commands.media_options import build_media
     from lsml_cli.errors import UsageError
     from lsml_cli.inference import plan
-    from lsml_cli.media.fetcher import Hosts
+    from lsml_cli.media.fetcher import AllowedHosts
     from lsml_cli.registry import resolve
     from lsml_cli.server import runner
 
     if (model is None) == (folder is None):
         raise UsageError("Which model should be served?", "Name one: lsml serve --model models/news")
     model = str(model or folder)
-    given = resolve.parse_params(params or [])
+    given = resolve.parse_params(model_params or [])
     runner.serve(
         runner.ServeOptions(
             model=model,
@@ -147,8 +147,8 @@ def serve(
             label_map=plan.read_label_map(label_map) if label_map else {},
             max_wait=max_wait_ms / 1000,
             deadline=deadline,
-            most_tasks=max_tasks,
-            most_bytes=max_body << 20,
+            max_tasks=max_tasks,
+            max_body_bytes=max_body << 20,
             basic_auth=basic_auth,
             secret_path=secret_path,
             label_studio_url=label_studio_url,
@@ -156,7 +156,7 @@ def serve(
             jobs=jobs,
             train_every=train_every,
             fail_under=tuple(fail_under or ()),
-            media=to_media(
+            media=build_media(
                 root=None,  # no path of a request is ever read
                 document_root=document_root,
                 upload_root=upload_root,
@@ -164,7 +164,7 @@ def serve(
                 maps=maps or [],
                 cache=media_cache,
                 cache_size=media_cache_size if media_cache else None,
-                hosts=Hosts(tuple(allow_host or ())),
+                hosts=AllowedHosts(tuple(allow_host or ())),
             ),
             verbose=verbose,
         )

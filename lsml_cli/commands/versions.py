@@ -13,9 +13,9 @@ from lsml_cli.commands.console.progress import emit
 from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
-    from lsml_cli.registry.versions import Listed, Version
+    from lsml_cli.registry.versions import Version, VersionEntry
 
-CONTROLS = 3  # whose metrics have columns; more would not fit a screen
+MAX_CONTROLS = 3  # whose metrics have columns; more would not fit a screen
 
 
 def versions(
@@ -48,19 +48,19 @@ def versions(
     with Console(quiet) as console:
         _require_model(folder)
         if promote is not None:
-            before = store.current(folder)
+            before = store.current_version(folder)
             store.promote(folder, promote)
             was = f", instead of {before}" if before and before != promote else ""
             console.note(f"{folder} means {promote} now{was}.")
         if prune is not None:
             removed = store.prune(folder, prune)
             console.note(f"Removed {len(removed)} versions: {', '.join(removed)}." if removed else "Removed nothing.")
-        found = store.survey(folder)
+        found = store.scan_versions(folder)
         if as_json:
             _print_json(found)
         else:
-            _print(found)
-        if (promoted := next((each for each in found if each.promoted), None)) is None:
+            _print_versions(found)
+        if (promoted := next((each for each in found if each.is_promoted), None)) is None:
             console.note(f"None of them is promoted: lsml versions {folder} --promote {found[-1].name}")
         elif promoted.damage:
             console.note(f"The promoted version {promoted.name} is damaged: {promoted.damage}")
@@ -68,34 +68,34 @@ def versions(
 
 def _require_model(folder: Path) -> None:
     """Raises UsageError or ModelError with a sentence when the folder holds no versions."""
-    from lsml_cli.errors import ModelError, UsageError, closest_first
+    from lsml_cli.errors import ModelError, UsageError, sort_by_similarity
     from lsml_cli.registry import versions as store
 
     if not folder.is_dir():
-        siblings = [path.name for path in folder.parent.glob("*") if (path / store.CURRENT).is_file()]
-        near = ", ".join(str(folder.parent / name) for name in closest_first(folder.name, siblings)[:5])
+        siblings = [path.name for path in folder.parent.glob("*") if (path / store.CURRENT_FILE).is_file()]
+        near = ", ".join(str(folder.parent / name) for name in sort_by_similarity(folder.name, siblings)[:5])
         raise UsageError(
             f"There is no folder {folder}.", f"Models nearby: {near}." if near else "Name a folder `lsml fit` wrote."
         )
-    if (folder / store.DESCRIPTION).is_file():
+    if (folder / store.METADATA_FILE).is_file():
         raise UsageError(f"{folder} is one version of a model.", f"Name the folder above: {folder.resolve().parent}")
-    if not store.survey(folder):
-        raise ModelError(f"{folder} holds no trained model.", store.how_to_train(folder))
+    if not store.scan_versions(folder):
+        raise ModelError(f"{folder} holds no trained model.", store.training_hint(folder))
 
 
-def _print(found: Sequence[Listed]) -> None:
-    named = [each.version for each in found if each.version is not None]
-    controls = list(dict.fromkeys(name for version in named for name in version.metrics))[:CONTROLS]
+def _print_versions(listed: Sequence[VersionEntry]) -> None:
+    named = [each.version for each in listed if each.version is not None]
+    controls = list(dict.fromkeys(name for version in named for name in version.metrics))[:MAX_CONTROLS]
     headings = ["version", "promoted", "created", "tasks", *_metric_headings(controls), "remarks"]
     rows = []
-    for each in found:
+    for each in listed:
         version = each.version
         created = version.created if version else "-"
         tasks = f"{version.trained_on:,}" if version and version.trained_on is not None else "-"
-        numbers = [number for control in controls for number in _numbers(version, control)]
-        remarks = "; ".join(_remarks(each)) or "-"
-        rows.append([each.name, "yes" if each.promoted else "-", created, tasks, *numbers, remarks])
-    print_table(headings, rows, right=range(3, len(headings) - 1))
+        numbers = [number for control in controls for number in _format_metrics(version, control)]
+        remarks = "; ".join(_remark_lines(each)) or "-"
+        rows.append([each.name, "yes" if each.is_promoted else "-", created, tasks, *numbers, remarks])
+    print_table(headings, rows, right_aligned=range(3, len(headings) - 1))
 
 
 def _metric_headings(controls: Sequence[str]) -> Iterator[str]:
@@ -104,20 +104,20 @@ def _metric_headings(controls: Sequence[str]) -> Iterator[str]:
         yield from (f"{before}accuracy", f"{before}macro F1")
 
 
-def _numbers(version: Version | None, control: str) -> tuple[str, str]:
+def _format_metrics(version: Version | None, control: str) -> tuple[str, str]:
     metrics = version.metrics.get(control) if version else None
     found: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
-    return _number(found.get("accuracy")), _number(found.get("macro_f1"))
+    return _format_number(found.get("accuracy")), _format_number(found.get("macro_f1"))
 
 
-def _number(value: object) -> str:
+def _format_number(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, int | float) else "-"
 
 
-def _remarks(each: Listed) -> Iterator[str]:
-    version = each.version
+def _remark_lines(entry: VersionEntry) -> Iterator[str]:
+    version = entry.version
     if version is None:
-        yield f"damaged: {each.damage}"
+        yield f"damaged: {entry.damage}"
         return
     if version.parent:
         yield f"continues from {version.parent}"
@@ -125,24 +125,24 @@ def _remarks(each: Listed) -> Iterator[str]:
         yield "refit on all tasks after the measurement"
     if version.counts.get("torn") is True:
         yield "trained on a file that ends too early"
-    if version.missed:
-        yield f"gate missed: {', '.join(version.missed)}"
+    if version.failed_gates:
+        yield f"gate missed: {', '.join(version.failed_gates)}"
 
 
-def _print_json(found: Sequence[Listed]) -> None:
+def _print_json(listed: Sequence[VersionEntry]) -> None:
     import orjson
 
-    lines = [_to_json(each) for each in found]
+    lines = [_to_json(each) for each in listed]
     emit(orjson.dumps(lines, option=orjson.OPT_INDENT_2).decode())
 
 
-def _to_json(each: Listed) -> dict[str, Any]:
-    version = each.version
+def _to_json(entry: VersionEntry) -> dict[str, Any]:
+    version = entry.version
     if version is None:
-        return {"version": each.name, "promoted": each.promoted, "damage": each.damage}
+        return {"version": entry.name, "promoted": entry.is_promoted, "damage": entry.damage}
     return {
-        "version": each.name,
-        "promoted": each.promoted,
+        "version": entry.name,
+        "promoted": entry.is_promoted,
         "damage": None,
         "model": version.name,
         "folder": str(version.folder),
@@ -151,7 +151,7 @@ def _to_json(each: Listed) -> dict[str, Any]:
         "parent": version.parent,
         "refit": version.refit,
         "torn": version.counts.get("torn") is True,
-        "missed": version.missed,
+        "missed": version.failed_gates,
         "gates": list(version.gates),
         "counts": version.counts,
         "metrics": version.metrics,

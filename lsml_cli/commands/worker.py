@@ -12,8 +12,8 @@ from lsml_cli.commands import options
 if TYPE_CHECKING:
     from rq import Worker
 
-ALIVE = 60  # seconds; whoever has said nothing for that long is no worker any more
-LOOK_EVERY = 5  # seconds between two looks at the process of a job, and two signs of life
+WORKER_TTL = 60  # seconds; whoever has said nothing for that long is no worker any more
+MONITORING_INTERVAL = 5  # seconds between two looks at the process of a job, and two signs of life
 
 
 def worker(
@@ -43,7 +43,7 @@ def worker(
 
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
-    from lsml_cli.label_studio import API_KEY
+    from lsml_cli.label_studio import API_KEY_ENV_VAR
     from lsml_cli.server import job_runners, training_job
 
     if versions is not None:
@@ -51,19 +51,20 @@ def worker(
             raise UsageError(
                 f"There is no folder {versions} on this host.", "--versions names the server's folder, as mounted here."
             )
-        os.environ[training_job.VERSIONS] = str(versions.absolute())
+        os.environ[training_job.VERSIONS_VARIABLE] = str(versions.absolute())
     with Console(quiet) as console:
-        job_runners.connect(jobs).close()
-        if not os.environ.get(API_KEY):
+        job_runners.connect_redis(jobs).close()
+        if not os.environ.get(API_KEY_ENV_VAR):
             console.note(
-                f"{API_KEY} is not set, so every job will fail: export it before the worker starts.", important=True
+                f"{API_KEY_ENV_VAR} is not set, so every job will fail: export it before the worker starts.",
+                important=True,
             )
-        _log_sentences(console.note)
-        console.note(f"Waiting for jobs on the queue {job_runners.QUEUE} at {job_runners.without_password(jobs)}.")
-        _rq_worker(jobs, console.note).work(burst=burst, logging_level="WARNING")
+        _forward_logs(console.note)
+        console.note(f"Waiting for jobs on the queue {job_runners.QUEUE_NAME} at {job_runners.redact_password(jobs)}.")
+        _make_rq_worker(jobs, console.note).work(burst=burst, logging_level="WARNING")
 
 
-def _rq_worker(url: str, note: Any) -> Worker:
+def _make_rq_worker(url: str, note: Any) -> Worker:
     """An RQ worker that forks for each job: it has imported nothing that would mind, and the job's process ends."""
     import redis
     from rq import Worker
@@ -76,17 +77,17 @@ def _rq_worker(url: str, note: Any) -> Worker:
                 note("Ends when the running job is done; ctrl-C again ends it at once.")
 
     # A connection of its own: RQ waits for a job for longer than anybody else would wait for an answer.
-    connection = redis.Redis.from_url(url, socket_connect_timeout=job_runners.PATIENCE)
+    connection = redis.Redis.from_url(url, socket_connect_timeout=job_runners.REDIS_TIMEOUT)
     return Polite(
-        [job_runners.QUEUE],
+        [job_runners.QUEUE_NAME],
         connection=connection,
-        worker_ttl=ALIVE,
-        job_monitoring_interval=LOOK_EVERY,
-        maintenance_interval=ALIVE,
+        worker_ttl=WORKER_TTL,
+        job_monitoring_interval=MONITORING_INTERVAL,
+        maintenance_interval=WORKER_TTL,
     )
 
 
-def _log_sentences(note: Any) -> None:
+def _forward_logs(note: Any) -> None:
     """What the jobs and RQ have to say goes to stderr, a line each."""
     import logging
 

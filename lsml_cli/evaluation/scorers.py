@@ -7,21 +7,21 @@ from itertools import combinations
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from lsml_cli.evaluation.metrics import regions, texts
-from lsml_cli.evaluation.metrics.agreement import Agreement, MeanAgreement, NameAgreement
-from lsml_cli.evaluation.metrics.choices import ChoiceCounts, Metrics, Pair
-from lsml_cli.evaluation.metrics.geometry import Shape, shape_of, size_of
-from lsml_cli.evaluation.metrics.regions import Found, RegionCounts, RegionMetrics
-from lsml_cli.evaluation.metrics.texts import Text, TextCounts, TextMetrics
-from lsml_cli.schema.annotations import chosen
+from lsml_cli.evaluation.metrics.agreement import Agreement, MeanAgreement, NominalAgreement
+from lsml_cli.evaluation.metrics.choices import ChoiceCounts, ChoiceMetrics, LabelPair
+from lsml_cli.evaluation.metrics.geometry import Shape, parse_image_size, parse_shape
+from lsml_cli.evaluation.metrics.regions import RegionCounts, RegionMetrics, ScoredRegion
+from lsml_cli.evaluation.metrics.texts import TextCounts, TextMetrics, Transcription
+from lsml_cli.schema.annotations import extract_labels
 from lsml_cli.schema.label_config import Control, LabelConfig
 
-Result = Sequence[Mapping[str, Any]]  # regions as Label Studio stores them
-AnyMetrics = Metrics | RegionMetrics | TextMetrics
+RegionList = Sequence[Mapping[str, Any]]  # regions as Label Studio stores them
+ControlMetrics = ChoiceMetrics | RegionMetrics | TextMetrics
 
-REGIONS = frozenset({"rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels"})
+REGION_CONTROL_TYPES = frozenset({"rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels"})
 
 
-class Verdict(NamedTuple):
+class TaskScore(NamedTuple):
     """How one task went.
 
     counts   whether the task counts for this control at all
@@ -29,12 +29,12 @@ class Verdict(NamedTuple):
     badness  how much is wrong, for finding where model and people disagree most; the larger the worse
     """
 
-    counts: bool
-    right: bool
-    badness: tuple[float, ...] = ()
+    is_counted: bool
+    is_correct: bool
+    severity: tuple[float, ...] = ()
 
 
-class Judge(Protocol):
+class Scorer(Protocol):
     """Collects one control over many tasks, and knows its numbers at the end."""
 
     kind: ClassVar[str]
@@ -43,43 +43,43 @@ class Judge(Protocol):
     @property
     def counts(self) -> ChoiceCounts | RegionCounts | TextCounts: ...
 
-    def add(self, truths: Sequence[Result], guess: Result) -> Verdict:
+    def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
         """The next task: the annotations that count (none where the task is not to count), and the prediction."""
 
-    def agree(self, results: Sequence[Result]) -> None:
+    def add_agreement(self, results: Sequence[RegionList]) -> None:
         """All annotations of one task, of which there are several."""
 
     def agreement(self) -> Agreement | None: ...
 
 
-def judges_of(config: LabelConfig, threshold: float = 0.0) -> dict[str, Judge]:
+def build_scorers(config: LabelConfig, threshold: float = 0.0) -> dict[str, Scorer]:
     """A judge for each control that has numbers, by name, in the order of the config.
 
     threshold  regions with a lower score are no predictions, except for average precision
     """
-    found: dict[str, Judge] = {}
+    found: dict[str, Scorer] = {}
     for control in config.controls.values():
-        kind = kind_of(control, config)
+        kind = metric_kind(control, config)
         if kind == "choices":
-            found[control.name] = ChoiceJudge(control)
+            found[control.name] = ChoiceScorer(control)
         elif kind == "regions":
-            found[control.name] = RegionJudge(control, threshold)
+            found[control.name] = RegionScorer(control, threshold)
         elif kind == "texts":
-            found[control.name] = TextJudge(control)
+            found[control.name] = TextScorer(control)
     return found
 
 
-def kind_of(control: Control, config: LabelConfig) -> str | None:
+def metric_kind(control: Control, config: LabelConfig) -> str | None:
     """ "choices" about whole tasks, "regions" of pictures, "texts"; None where nothing can be measured."""
     if control.type == "choices":
         return None if control.per_region else "choices"
     if control.type == "textarea":
         return "texts"
     pictures = [name for name in control.to_names if config.objects[name].tag.lower() == "image"]
-    return "regions" if control.type in REGIONS and pictures else None
+    return "regions" if control.type in REGION_CONTROL_TYPES and pictures else None
 
 
-class ChoiceJudge:
+class ChoiceScorer:
     """<Choices> about whole tasks, single and multiple.
 
     Where several labels may apply, an annotation without any says that none does; where one has to, it says nothing.
@@ -90,29 +90,29 @@ class ChoiceJudge:
     def __init__(self, control: Control) -> None:
         self.control = control
         self.counts = ChoiceCounts()
-        self._agreement = NameAgreement()
+        self._agreement = NominalAgreement()
 
-    def add(self, truths: Sequence[Result], guess: Result) -> Verdict:
-        guessed = frozenset(chosen(self.control, guess))
-        pairs: list[Pair] = []
+    def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
+        guessed = frozenset(extract_labels(self.control, prediction))
+        pairs: list[LabelPair] = []
         for truth in truths:
-            labels = frozenset(chosen(self.control, truth))
-            if labels or not self.control.single:
+            labels = frozenset(extract_labels(self.control, truth))
+            if labels or not self.control.is_single_choice:
                 pairs.append((labels, guessed))
-        score = score_of(self.control, guess) if guessed else None
+        score = lowest_control_score(self.control, prediction) if guessed else None
         self.counts.add(pairs, score)
         off = max((len(truth ^ guessed) for truth, _ in pairs), default=0)
-        return Verdict(bool(pairs), not off, (off, score or 0.0))
+        return TaskScore(bool(pairs), not off, (off, score or 0.0))
 
-    def agree(self, results: Sequence[Result]) -> None:
-        answers = [frozenset(chosen(self.control, result)) for result in results]
-        self._agreement.add([labels for labels in answers if labels or not self.control.single])
+    def add_agreement(self, results: Sequence[RegionList]) -> None:
+        answers = [frozenset(extract_labels(self.control, result)) for result in results]
+        self._agreement.add([labels for labels in answers if labels or not self.control.is_single_choice])
 
     def agreement(self) -> Agreement | None:
-        return self._agreement.found()
+        return self._agreement.compute()
 
 
-class RegionJudge:
+class RegionScorer:
     """Labelled boxes, polygons, ellipses and brush strokes on pictures."""
 
     kind: ClassVar[str] = "regions"
@@ -122,24 +122,26 @@ class RegionJudge:
         self.counts = RegionCounts(threshold)
         self._agreement = MeanAgreement("F1 at IoU 0.5")
 
-    def add(self, truths: Sequence[Result], guess: Result) -> Verdict:
-        found = regions_of(self.control, guess)
+    def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
+        found = extract_regions(self.control, prediction)
         matching = self.counts.add(
-            [regions_of(self.control, truth) for truth in truths], found, _size(self.control, (*truths, guess))
+            [extract_regions(self.control, truth) for truth in truths],
+            found,
+            _find_image_size(self.control, (*truths, prediction)),
         )
-        return Verdict(bool(truths), not matching.errors, (matching.errors, matching.surest))
+        return TaskScore(bool(truths), not matching.errors, (matching.errors, matching.max_false_positive_score))
 
-    def agree(self, results: Sequence[Result]) -> None:
-        size = _size(self.control, results)
-        several = [regions_of(self.control, result) for result in results]
+    def add_agreement(self, results: Sequence[RegionList]) -> None:
+        size = _find_image_size(self.control, results)
+        several = [extract_regions(self.control, result) for result in results]
         if any(several):
             self._agreement.add([regions.agreement(one, other, size) for one, other in combinations(several, 2)])
 
     def agreement(self) -> Agreement | None:
-        return self._agreement.found()
+        return self._agreement.compute()
 
 
-class TextJudge:
+class TextScorer:
     """<TextArea>: what is written in regions of a picture, or about a whole task."""
 
     kind: ClassVar[str] = "texts"
@@ -149,23 +151,25 @@ class TextJudge:
         self.counts = TextCounts()
         self._agreement = MeanAgreement("1 - CER")
 
-    def add(self, truths: Sequence[Result], guess: Result) -> Verdict:
-        written = [texts_of(self.control, truth) for truth in truths]
-        reading = self.counts.add(written, texts_of(self.control, guess), _size(self.control, (*truths, guess)))
-        wrong = bool(reading.edits or reading.missed or reading.invented)
-        return Verdict(bool(truths), not wrong, (reading.edits, reading.missed + reading.invented))
+    def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
+        written = [extract_texts(self.control, truth) for truth in truths]
+        reading = self.counts.add(
+            written, extract_texts(self.control, prediction), _find_image_size(self.control, (*truths, prediction))
+        )
+        wrong = bool(reading.edits or reading.false_negatives or reading.false_positives)
+        return TaskScore(bool(truths), not wrong, (reading.edits, reading.false_negatives + reading.false_positives))
 
-    def agree(self, results: Sequence[Result]) -> None:
-        several = [texts_of(self.control, result) for result in results]
+    def add_agreement(self, results: Sequence[RegionList]) -> None:
+        several = [extract_texts(self.control, result) for result in results]
         if any(several):
-            size = _size(self.control, results)
+            size = _find_image_size(self.control, results)
             self._agreement.add([texts.agreement(one, other, size) for one, other in combinations(several, 2)])
 
     def agreement(self) -> Agreement | None:
-        return self._agreement.found()
+        return self._agreement.compute()
 
 
-def score_of(control: Control, result: Result) -> float | None:
+def lowest_control_score(control: Control, result: RegionList) -> float | None:
     """The lowest score that regions of a control have; None where none has one."""
     scores = [
         score
@@ -175,36 +179,38 @@ def score_of(control: Control, result: Result) -> float | None:
     return min(scores, default=None)
 
 
-def regions_of(control: Control, result: Result) -> list[Found]:
+def extract_regions(control: Control, result: RegionList) -> list[ScoredRegion]:
     """The regions of a control that have a label and a place, one for each label."""
     found = []
     for region in result:
-        if region.get("from_name") != control.name or (shape := shape_of(region)) is None:
+        if region.get("from_name") != control.name or (shape := parse_shape(region)) is None:
             continue
         score = region.get("score")
         sure = float(score) if isinstance(score, int | float) else 1.0
-        found += [Found(label, shape, sure) for label in chosen(control, [region])]
+        found += [ScoredRegion(label, shape, sure) for label in extract_labels(control, [region])]
     return found
 
 
-def texts_of(control: Control, result: Result) -> list[Text]:
+def extract_texts(control: Control, result: RegionList) -> list[Transcription]:
     """What is written, each with the place of its region: its own, or that of a region that shares its id."""
     mine = [region for region in result if region.get("from_name") == control.name]
     places: dict[Any, Shape] = {}
     for region in result if mine else ():
-        if isinstance(region.get("id"), str) and (shape := shape_of(region)) is not None:
+        if isinstance(region.get("id"), str) and (shape := parse_shape(region)) is not None:
             places.setdefault(region["id"], shape)
     found = []
     for region in mine:
         value = region.get("value")
         written = value.get("text") if isinstance(value, Mapping) else None
         lines = [written] if isinstance(written, str) else written if isinstance(written, list) else []
-        shape = shape_of(region) or places.get(region.get("id"))
-        found.append(Text("\n".join(line for line in lines if isinstance(line, str)), shape))
+        shape = parse_shape(region) or places.get(region.get("id"))
+        found.append(Transcription("\n".join(line for line in lines if isinstance(line, str)), shape))
     return found
 
 
-def _size(control: Control, results: Sequence[Result]) -> tuple[int, int] | None:
+def _find_image_size(control: Control, results: Sequence[RegionList]) -> tuple[int, int] | None:
     """(width, height) of the picture in pixels, as the first region that tells says."""
-    sizes = (size_of(region) for result in results for region in result if region.get("from_name") == control.name)
+    sizes = (
+        parse_image_size(region) for result in results for region in result if region.get("from_name") == control.name
+    )
     return next((size for size in sizes if size), None)

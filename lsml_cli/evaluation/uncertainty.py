@@ -18,11 +18,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-By = Literal["least-confident", "margin", "entropy", "score"]
-BY: tuple[str, ...] = get_args(By)
+RankingCriterion = Literal["least-confident", "margin", "entropy", "score"]
+RANKING_CRITERIA: tuple[str, ...] = get_args(RankingCriterion)
 
 
-def scores_of(result: Sequence[Mapping[str, Any]]) -> list[float]:
+def region_scores(result: Sequence[Mapping[str, Any]]) -> list[float]:
     """The scores of all regions that have one in 0..1. Regions that share an id (OCR) may repeat it."""
     return [
         float(score)
@@ -31,23 +31,23 @@ def scores_of(result: Sequence[Mapping[str, Any]]) -> list[float]:
     ]
 
 
-def sureness(result: Sequence[Mapping[str, Any]], score: float | None, by: By) -> float | None:
+def confidence(result: Sequence[Mapping[str, Any]], score: float | None, by: RankingCriterion) -> float | None:
     """How sure a prediction is, the least sure first; None where no score tells.
 
     score  of the whole prediction
     """
     if by == "score":
         return score
-    scores = scores_of(result)
+    scores = region_scores(result)
     if not scores:
         return None
     if by == "entropy":
-        return -sum(map(least_entropy, scores))
+        return -sum(map(min_entropy, scores))
     least = min(scores)
     return max(0.0, 2 * least - 1) if by == "margin" else least
 
 
-def least_entropy(p: float) -> float:
+def min_entropy(p: float) -> float:
     """The least entropy in nats of probabilities of which the largest is p in 0..1."""
     if p <= 0:
         return math.inf
@@ -56,9 +56,9 @@ def least_entropy(p: float) -> float:
     return -whole * p * math.log(p) - (rest * math.log(rest) if rest > 1e-12 else 0.0)
 
 
-def least_sure(result: Sequence[Mapping[str, Any]]) -> float | None:
+def lowest_score(result: Sequence[Mapping[str, Any]]) -> float | None:
     """The lowest score; None unless every region has one: only then is it known how sure the whole answer is."""
-    scores = scores_of(result)
+    scores = region_scores(result)
     own = sum(1 for region in result if region.get("score") is not None)
     by_id = {region.get("id") for region in result if region.get("score") is not None}
     complete = own == len(scores) and all(

@@ -15,55 +15,55 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.inference.plan import Plan
-from lsml_cli.inference.replica import Setting
-from lsml_cli.inference.replica_process import Placement
-from lsml_cli.io.journal import Found
+from lsml_cli.inference.plan import PredictPlan
+from lsml_cli.inference.replica import BindingKey
+from lsml_cli.inference.replica_process import ReplicaConfig
+from lsml_cli.io.journal import JournalState
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.output_paths import beside, is_stream
-from lsml_cli.models.base import Json, Tuning
+from lsml_cli.io.output_paths import is_stream, sibling_path
+from lsml_cli.models.base import AutotuneResult, Json
 
-SAMPLE = 64  # tasks; an input with fewer is done before there would be anything to gain
+SAMPLE_TASKS = 64  # tasks; an input with fewer is done before there would be anything to gain
 
 
-def tuned(plan: Plan, records: Iterator[Record]) -> tuple[Plan, Iterator[Record], str]:
+def autotune_plan(plan: PredictPlan, records: Iterator[Record]) -> tuple[PredictPlan, Iterator[Record], str]:
     """The plan with everything settled, all the records, and a sentence about it ("" when there was nothing).
 
     Raises ModelError when the model cannot be loaded, or when it could only leave every task without an answer.
     """
-    _require_answers(plan)
-    open_questions = [name for name in plan.model.tunes if plan.model.param(name) == "auto"]
+    _require_can_predict(plan)
+    open_questions = [name for name in plan.model.auto_params if plan.model.param(name) == "auto"]
     if not open_questions and plan.options.batch_size != "auto":
         return plan, records, ""
-    if plan.options.resume and (known := _settled(plan)) is not None:
-        return settle(plan, known), records, ""
-    sample = list(islice(records, SAMPLE))
+    if plan.options.resume and (known := _read_autotuned(plan)) is not None:
+        return apply_autotuned(plan, known), records, ""
+    sample = list(islice(records, SAMPLE_TASKS))
     every = chain(sample, records)
-    if len(sample) < SAMPLE or (plan.options.limit is not None and plan.options.limit < SAMPLE):
+    if len(sample) < SAMPLE_TASKS or (plan.options.limit is not None and plan.options.limit < SAMPLE_TASKS):
         return plan, every, ""
-    found = _ask(plan, sample)
+    found = _run_autotune(plan, sample)
     if found is None:
         return plan, every, ""
-    return settle(plan, dict(found.params) | {"batch_size": found.batch_size}), every, found.note
+    return apply_autotuned(plan, dict(found.params) | {"batch_size": found.batch_size}), every, found.note
 
 
-def settle(plan: Plan, found: Mapping[str, Json]) -> Plan:
+def apply_autotuned(plan: PredictPlan, autotuned: Mapping[str, Json]) -> PredictPlan:
     """The plan with these answers; `batch_size` among them, which counts where it was asked for by "auto"."""
-    params = {name: value for name, value in found.items() if name != "batch_size"}
+    params = {name: value for name, value in autotuned.items() if name != "batch_size"}
     spec = replace(plan.spec, params=dict(plan.spec.params) | params)
-    size = found.get("batch_size")
+    size = autotuned.get("batch_size")
     if plan.options.batch_size != "auto" or not isinstance(size, int):
         size = plan.batch_size
-    return replace(plan, spec=spec, model=spec.build(), batch_size=size, tuned=dict(found))
+    return replace(plan, spec=spec, model=spec.build(), batch_size=size, autotuned_params=dict(autotuned))
 
 
-def _require_answers(plan: Plan) -> None:
+def _require_can_predict(plan: PredictPlan) -> None:
     """A model that knows no class which is a label here would write "found nothing" about every task.
 
     A server may begin with such a model, since it is trained there; for a file there is no use in it.
     """
     binding = plan.binding
-    if binding.silent:
+    if not binding.can_predict:
         why = next(iter(binding.notes), "It has no class that is a label here.")
         raise ModelError(
             f"{plan.spec.name} would predict nothing at all. {why}",
@@ -71,26 +71,26 @@ def _require_answers(plan: Plan) -> None:
         )
 
 
-def _ask(plan: Plan, sample: list[Record]) -> Tuning | None:
+def _run_autotune(plan: PredictPlan, sample: list[Record]) -> AutotuneResult | None:
     options = plan.options
-    setting = Setting(plan.binding.config, options.label_map, None, options.threshold)
-    replica = Placement(plan.spec, setting, plan.devices[0], media=plan.media).open()
-    fetchers = ThreadPoolExecutor(options.fetchers, "fetch")  # one after the other could take a minute
+    setting = BindingKey(plan.binding.config, options.label_map, None, options.threshold)
+    replica = ReplicaConfig(plan.spec, setting, plan.devices[0], media=plan.media).open()
+    fetchers = ThreadPoolExecutor(options.fetch_threads, "fetch")  # one after the other could take a minute
     try:
-        found = fetchers.map(lambda record: replica.inputs([record], setting, plan.job), sample)
+        found = fetchers.map(lambda record: replica.encode_items([record], setting, plan.codec), sample)
         inputs = list(chain.from_iterable(found))
         size = None if options.batch_size == "auto" else plan.batch_size
-        return replica.model.tune(replica.binding(setting), inputs, size)
+        return replica.model.autotune(replica.get_binding(setting), inputs, size)
     finally:
         fetchers.shutdown(wait=False, cancel_futures=True)
         replica.close()
 
 
-def _settled(plan: Plan) -> Mapping[str, Any] | None:
+def _read_autotuned(plan: PredictPlan) -> Mapping[str, Any] | None:
     """What the run to be resumed has settled; None when there is no such run, or when it had nothing to settle."""
     output = plan.options.output
     if is_stream(output):
         return None
-    header = Found.read(beside(Path(output), ".part.journal"), sys.maxsize, sys.maxsize).header
+    header = JournalState.read(sibling_path(Path(output), ".part.journal"), sys.maxsize, sys.maxsize).header
     found = header.get("tuned") if header else None
     return found if isinstance(found, dict) else None

@@ -16,16 +16,23 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.inference.replica import FETCHERS, Job, Plain, Replica, Setting, cores
-from lsml_cli.inference.replica_process import Placement, ReplicaDied, ReplicaProcess
+from lsml_cli.inference.replica import (
+    DEFAULT_FETCH_THREADS,
+    BindingKey,
+    RecordCodec,
+    Replica,
+    TaskCodec,
+    available_cores,
+)
+from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaDied, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Model, ModelSpec
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure
 
-LOSSES_IN_A_ROW = 3  # single tasks that kill a replica, or hang in it, before it is the replica that is to blame
+MAX_CONSECUTIVE_LOSSES = 3  # single tasks that kill a replica, or hang in it, before it is the replica that is to blame
 
-BATCH_BYTES = 8 << 20
+MAX_BATCH_BYTES = 8 << 20
 
 T = TypeVar("T")
 
@@ -41,7 +48,7 @@ def open_replicas(
     devices: Sequence[str] = ("cpu",),
     workers: int | None = 1,
     media: Media | None = None,
-    fetchers: int = FETCHERS,
+    fetch_threads: int = DEFAULT_FETCH_THREADS,
 ) -> Iterator[list[Replica | ReplicaProcess]]:
     """Replicas of a model, bound to a label config and ready to predict; closed on leaving.
 
@@ -53,12 +60,12 @@ def open_replicas(
 
     A single replica stays in this process. Raises ModelError when the model cannot be loaded.
     """
-    setting = Setting(config, label_map or {}, project, threshold)
-    threaded = spec.family().place == "threads"
+    setting = BindingKey(config, label_map or {}, project, threshold)
+    threaded = spec.model_class().parallelism == "threads"
     places = [device for device in devices for _ in range(1 if threaded else workers or 1)]
     share = len(places)
-    threads = (workers or max(1, cores() // share)) if threaded else 0
-    placements = [Placement(spec, setting, device, threads, media, fetchers, share) for device in places]
+    threads = (workers or max(1, available_cores() // share)) if threaded else 0
+    placements = [ReplicaConfig(spec, setting, device, threads, media, fetch_threads, share) for device in places]
     with ExitStack() as stack:
         if media is not None:
             stack.callback(media.close)
@@ -75,26 +82,26 @@ def open_replicas(
         yield replicas
 
 
-def find_devices(wanted: str, model: type[Model]) -> list[str]:
+def find_devices(requested: str, model: type[Model]) -> list[str]:
     """`--device` as a list: "auto" is the best one, "cuda" all there are; else one or several with commas.
 
     Raises UsageError when the model cannot use one of them, or when it is not there.
     """
-    here = list(model.devices_here())
-    if wanted == "auto":
+    here = list(model.available_devices())
+    if requested == "auto":
         return here[:1]
-    return [device for named in wanted.split(",") for device in _devices_named(named.strip(), model, here)]
+    return [device for named in requested.split(",") for device in _match_devices(named.strip(), model, here)]
 
 
-def _devices_named(device: str, model: type[Model], here: Sequence[str]) -> list[str]:
+def _match_devices(device: str, model: type[Model], available: Sequence[str]) -> list[str]:
     name, _, number = device.partition(":")
     if name not in model.devices or (number and not number.isdigit()):
         raise UsageError(
             f"{model.__name__} cannot run on {device!r}.", f"It runs on: auto, {', '.join(model.devices)}."
         )
-    found = [each for each in here if device in (each, each.partition(":")[0])]
+    found = [each for each in available if device in (each, each.partition(":")[0])]
     if not found:
-        raise UsageError(f"There is no device {device!r} here.", f"There is: {', '.join(here)}.")
+        raise UsageError(f"There is no device {device!r} here.", f"There is: {', '.join(available)}.")
     return found
 
 
@@ -103,8 +110,8 @@ def predict_stream(
     items: Iterable[Any],
     *,
     batch_size: int,
-    setting: Setting | None = None,
-    job: Job | None = None,
+    binding_key: BindingKey | None = None,
+    codec: RecordCodec | None = None,
 ) -> Iterator[Any]:
     """What `job.write` makes of each item, by default `(task, outcome)`, in the order of `items`.
 
@@ -112,7 +119,7 @@ def predict_stream(
     a few batches for each of them. Whatever goes wrong with one item costs that item only. Raises LsmlError when
     nothing more can be predicted.
     """
-    for results in predict_batches(replicas, items, batch_size=batch_size, setting=setting, job=job):
+    for results in predict_batches(replicas, items, batch_size=batch_size, binding_key=binding_key, codec=codec):
         yield from results
 
 
@@ -121,54 +128,56 @@ def predict_batches(
     items: Iterable[Any],
     *,
     batch_size: int,
-    setting: Setting | None = None,
-    job: Job | None = None,
-    weigh: Callable[[Any], int] | None = None,
+    binding_key: BindingKey | None = None,
+    codec: RecordCodec | None = None,
+    item_bytes: Callable[[Any], int] | None = None,
 ) -> Iterator[list[Any]]:
     """`predict_stream`, a batch at a time, for who wants to know where batches end.
 
     weigh  the bytes of an item: a batch also ends when it holds more than BATCH_BYTES, whatever its number of items
     """
-    job = job or Plain()
-    waiting: deque[Sent] = deque()
-    allowed = sum(replica.ahead for replica in replicas)
-    for batch in _batches(items, batch_size, weigh):
-        replica = min(replicas, key=lambda candidate: candidate.waiting)
-        waiting.append(Sent(replica, batch, setting, job))
+    codec = codec or TaskCodec()
+    waiting: deque[InFlightBatch] = deque()
+    allowed = sum(replica.prefetch for replica in replicas)
+    for batch in _batches(items, batch_size, item_bytes):
+        replica = min(replicas, key=lambda candidate: candidate.pending_count)
+        waiting.append(InFlightBatch(replica, batch, binding_key, codec))
         while len(waiting) > allowed or (waiting and waiting[0].results.done()):
             yield waiting.popleft().collect()
     while waiting:
         yield waiting.popleft().collect()
 
 
-def _batches(items: Iterable[T], size: int, weigh: Callable[[T], int] | None) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], size: int, item_bytes: Callable[[T], int] | None) -> Iterator[list[T]]:
     batch: list[T] = []
     weight = 0
     for item in items:
         batch.append(item)
-        weight += weigh(item) if weigh else 0
-        if len(batch) == size or weight > BATCH_BYTES:
+        weight += item_bytes(item) if item_bytes else 0
+        if len(batch) == size or weight > MAX_BATCH_BYTES:
             yield batch
             batch, weight = [], 0
     if batch:
         yield batch
 
 
-class Stuck(Exception):
+class BatchTimeout(Exception):
     """A batch took longer than anybody wants to wait; its process was killed and started again."""
 
 
-class Sent:
+class InFlightBatch:
     """A batch on its way through a replica. `results` is done when it is back, or lost; `collect` it then."""
 
-    def __init__(self, replica: Replica | ReplicaProcess, batch: list[Any], setting: Setting | None, job: Job) -> None:
+    def __init__(
+        self, replica: Replica | ReplicaProcess, batch: list[Any], binding_key: BindingKey | None, codec: RecordCodec
+    ) -> None:
         self.replica = replica
         self.batch = batch
-        self.setting = setting
-        self.job = job
-        self.results: Future[list[Any]] = replica.submit(batch, setting, job)
+        self.binding_key = binding_key
+        self.codec = codec
+        self.results: Future[list[Any]] = replica.submit(batch, binding_key, codec)
 
-    def collect(self, patience: float | None = None) -> list[Any]:
+    def collect(self, timeout: float | None = None) -> list[Any]:
         """Wait for the results. A batch that was lost with its replica is done again, the guilty one item by item.
 
         patience  seconds that a batch which is done again may take, or one item of it, before it is given up; it is
@@ -178,64 +187,64 @@ class Sent:
             return self.results.result()
         except ReplicaDied as death:
             assert isinstance(self.replica, ReplicaProcess)
-            with self.replica.recovering:
-                return self._again(self.replica, death, patience)
+            with self.replica.recovery_lock:
+                return self._resubmit(self.replica, death, timeout)
 
-    def _again(self, replica: ReplicaProcess, death: ReplicaDied, patience: float | None) -> list[Any]:
+    def _resubmit(self, replica: ReplicaProcess, death: ReplicaDied, timeout: float | None) -> list[Any]:
         replica.restart()
-        while not death.guilty:
+        while not death.is_suspect:
             try:
-                return self._answer(replica, self.batch, patience)
+                return self._submit_and_wait(replica, self.batch, timeout)
             except ReplicaDied as another:
                 replica.restart()
                 death = another
-            except Stuck as stuck:
-                return [self._failed(item, str(stuck)) for item in self.batch]
-        return self._one_by_one(replica, patience)
+            except BatchTimeout as stuck:
+                return [self._failure_result(item, str(stuck)) for item in self.batch]
+        return self._submit_one_by_one(replica, timeout)
 
-    def _one_by_one(self, replica: ReplicaProcess, patience: float | None) -> list[Any]:
+    def _submit_one_by_one(self, replica: ReplicaProcess, timeout: float | None) -> list[Any]:
         results: list[Any] = []
         left = deque(self.batch)
         losses = 0
         while left:
             try:
-                results += self._answer(replica, [left[0]], patience)
+                results += self._submit_and_wait(replica, [left[0]], timeout)
                 losses = 0
             except ReplicaDied as death:
-                if not death.alone:  # a batch of somebody else was there too
+                if not death.is_only_batch:  # a batch of somebody else was there too
                     replica.restart()
                     continue
                 losses += 1
-                if losses == LOSSES_IN_A_ROW:
+                if losses == MAX_CONSECUTIVE_LOSSES:
                     raise ModelError(
-                        f"The model's process dies again and again ({death.how}).",
+                        f"The model's process dies again and again ({death.cause}).",
                         "Look at the memory of the machine, and try a smaller --batch-size.",
                     ) from None
                 replica.restart()
-                results.append(self._failed(left[0], f"the model's process died: {death.how}"))
-            except Stuck as stuck:
+                results.append(self._failure_result(left[0], f"the model's process died: {death.cause}"))
+            except BatchTimeout as stuck:
                 losses += 1
-                if losses == LOSSES_IN_A_ROW:
+                if losses == MAX_CONSECUTIVE_LOSSES:
                     raise ModelError(f"One task after the other is in vain: {stuck}.") from None
-                results.append(self._failed(left[0], str(stuck)))
+                results.append(self._failure_result(left[0], str(stuck)))
             left.popleft()
         return results
 
-    def _answer(self, replica: ReplicaProcess, batch: list[Any], patience: float | None) -> list[Any]:
+    def _submit_and_wait(self, replica: ReplicaProcess, batch: list[Any], timeout: float | None) -> list[Any]:
         """Raises Stuck when it was given up, ReplicaDied when it was lost for another reason."""
-        results = replica.submit(batch, self.setting, self.job)
+        results = replica.submit(batch, self.binding_key, self.codec)
         while True:
             try:
-                return results.result(patience)
+                return results.result(timeout)
             except TimeoutError:  # of this wait; none comes out of a replica
-                assert patience is not None
-                if replica.give_up(results):
-                    raise Stuck(stuck_for(patience)) from None
+                assert timeout is not None
+                if replica.kill_if_stuck(results):
+                    raise BatchTimeout(timeout_message(timeout)) from None
 
-    def _failed(self, item: Any, why: str) -> Any:
-        task, _ = self.job.read(item)
-        return self.job.write(item, task, Failure("forward", why))
+    def _failure_result(self, item: Any, why: str) -> Any:
+        task, _ = self.codec.read(item)
+        return self.codec.write(item, task, Failure("forward", why))
 
 
-def stuck_for(seconds: float) -> str:
+def timeout_message(seconds: float) -> str:
     return f"the model was stuck for {seconds:.0f} s, and was started again"

@@ -12,16 +12,16 @@ import orjson
 
 from lsml_cli.errors import UsageError
 from lsml_cli.inference.dispatch import find_devices, open_replicas, predict_stream
-from lsml_cli.inference.replica import Plain
+from lsml_cli.inference.replica import TaskCodec
 from lsml_cli.io.json_records import Record
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Json, Model, ModelSpec
-from lsml_cli.registry.resolve import class_spec, find_model, trained_config
+from lsml_cli.registry.resolve import class_spec, find_model, stored_label_config
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Outcome
-from lsml_cli.schema.tasks import Task, Unreadable, kind, parse_task
+from lsml_cli.schema.tasks import Task, UnreadableRecord, describe_json_type, parse_task
 
-Item = Task | Unreadable | Mapping[str, Any]
+TaskLike = Task | UnreadableRecord | Mapping[str, Any]
 
 
 def load_model(
@@ -51,7 +51,7 @@ def load_model(
     Raises LsmlError with a sentence: UnknownModel, LabelMismatch, ModelError, ...
     """
     spec = to_spec(model, params)
-    config = to_config(label_config) or trained_config(spec)
+    config = to_config(label_config) or stored_label_config(spec)
     if config is None:
         raise UsageError(f"{spec.name} needs a label config.", 'Name the labelling XML: load_model(..., "config.xml").')
     binding = spec.build().bind(config, label_map or {}, None)  # fails here, before anything heavy is loaded
@@ -62,7 +62,7 @@ def load_model(
             config,
             label_map=label_map,
             threshold=threshold,
-            devices=find_devices(device, spec.family()),
+            devices=find_devices(device, spec.model_class()),
             workers=workers,
             media=Media(Path(media)) if isinstance(media, str | Path) else media,
         )
@@ -85,7 +85,7 @@ class LoadedModel:
         self._replicas = replicas
         self._stack = stack
 
-    def predict(self, tasks: Iterable[Item], *, batch_size: int | None = None) -> Iterator[tuple[Task, Outcome]]:
+    def predict(self, tasks: Iterable[TaskLike], *, batch_size: int | None = None) -> Iterator[tuple[Task, Outcome]]:
         """Each task with its outcome, a `Prediction` or a `Failure`, in the order of `tasks`, as they come.
 
         tasks  from `read_tasks`, or any dicts: whole tasks, or bare data such as {"text": "hello"}. What is no task
@@ -95,13 +95,14 @@ class LoadedModel:
         """
         if isinstance(tasks, str | bytes | Path | Mapping):
             raise UsageError(
-                f"predict takes an iterable of tasks, not {kind(tasks)}.", 'A file: predict(read_tasks("tasks.json")).'
+                f"predict takes an iterable of tasks, not {describe_json_type(tasks)}.",
+                'A file: predict(read_tasks("tasks.json")).',
             )
         if not self._replicas:
             raise UsageError(f"{self.spec.model_version} was closed.", "Load it again.")
-        size = self.spec.family().batch_size if batch_size is None else batch_size
-        items = (_read(index, item) for index, item in enumerate(tasks))
-        return predict_stream(self._replicas, items, batch_size=size, job=_Notebook())
+        size = self.spec.model_class().batch_size if batch_size is None else batch_size
+        items = (_read_item(index, item) for index, item in enumerate(tasks))
+        return predict_stream(self._replicas, items, batch_size=size, codec=_NotebookCodec())
 
     def close(self) -> None:
         """Free the weights, end the processes."""
@@ -111,7 +112,9 @@ class LoadedModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -144,21 +147,21 @@ def to_task(index: int, item: Mapping[str, Any]) -> Task:
         raise ValueError(f"not JSON: {error}") from None
 
 
-def _read(index: int, item: Any) -> tuple[Task, Failure | None]:
+def _read_item(index: int, item: Any) -> tuple[Task, Failure | None]:
     nothing = Task(index, None, {}, {})
-    if isinstance(item, Unreadable):
-        return nothing, Failure("read", f"{item.place}: {item.reason}")
+    if isinstance(item, UnreadableRecord):
+        return nothing, Failure("read", f"{item.location}: {item.reason}")
     if isinstance(item, Task):
         return item, None
     if not isinstance(item, Mapping):
-        return nothing, Failure("read", f"expected a task, found {kind(item)}")
+        return nothing, Failure("read", f"expected a task, found {describe_json_type(item)}")
     try:
         return to_task(index, item), None
     except ValueError as error:
         return nothing, Failure("read", str(error))
 
 
-class _Notebook(Plain):
+class _NotebookCodec(TaskCodec):
     """Pairs of a task and what was wrong with it go in, `(task, outcome)` comes out."""
 
     def read(self, item: Any) -> tuple[Task | None, Outcome | None]:

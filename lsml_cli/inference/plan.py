@@ -11,20 +11,20 @@ from typing import Any, Literal, Self
 import orjson
 
 from lsml_cli import __version__
-from lsml_cli.errors import UsageError, closest_first
+from lsml_cli.errors import UsageError, sort_by_similarity
 from lsml_cli.inference.dispatch import find_devices, open_replicas
-from lsml_cli.inference.record_codec import BulkJob
-from lsml_cli.inference.replica import FETCHERS, Replica, Setting
+from lsml_cli.inference.record_codec import BulkCodec
+from lsml_cli.inference.replica import DEFAULT_FETCH_THREADS, BindingKey, Replica
 from lsml_cli.inference.replica_process import ReplicaProcess
-from lsml_cli.io.image_paths import Folder
-from lsml_cli.io.output import Format, output_format
-from lsml_cli.io.output_paths import STDOUT, in_progress, require_different_files, writable
-from lsml_cli.io.source import STDIN, Source
+from lsml_cli.io.image_paths import ImageFolderSource
+from lsml_cli.io.output import OutputFormat, output_format
+from lsml_cli.io.output_paths import STDOUT, part_files, require_different_files, resolve_output_path
+from lsml_cli.io.source import STDIN, RecordSource
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec
 from lsml_cli.schema.data_key import find_data_key
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.predictions import Shape
+from lsml_cli.schema.predictions import OutputShape
 
 InputKind = Literal["tasks", "paths"]
 
@@ -39,12 +39,12 @@ class PredictOptions:
     reads     files that must not be written over, by what they are
     """
 
-    tasks: str
-    input: InputKind = "tasks"
+    input_path: str
+    input_kind: InputKind = "tasks"
     data_key: str | None = None
     output: str = STDOUT
-    format: Format | None = None
-    shape: Shape = "tasks"
+    format: OutputFormat | None = None
+    output_shape: OutputShape = "tasks"
     batch_size: int | Literal["auto"] | None = None
     workers: int = 1
     device: str = "auto"
@@ -60,12 +60,12 @@ class PredictOptions:
     resume: bool = False
     summary: str | None = None
     media: Media | None = None
-    fetchers: int = FETCHERS
-    reads: Mapping[str, str | None] = field(default_factory=dict)
+    fetch_threads: int = DEFAULT_FETCH_THREADS
+    protected_files: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Plan:
+class PredictPlan:
     """A model that met a label config, and everything else that is settled before the first task is read.
 
     data_key  where the paths go that the tasks are made from; None where the input holds tasks
@@ -78,25 +78,27 @@ class Plan:
     binding: Binding
     devices: Sequence[str]
     batch_size: int
-    job: BulkJob
+    codec: BulkCodec
     data_key: str | None = None
-    tuned: Mapping[str, Json] = field(default_factory=dict)
+    autotuned_params: Mapping[str, Json] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, spec: ModelSpec, config: LabelConfig, options: PredictOptions) -> Self:
+    def from_options(cls, spec: ModelSpec, config: LabelConfig, options: PredictOptions) -> Self:
         """Raises UsageError if the options make no sense, LabelMismatch if the model cannot fill the label config."""
         writes = {"--output": options.output, "--errors": options.errors, "--summary": options.summary}
-        require_different_files({"the input": options.tasks, **options.reads}, writes | in_progress(writes))
+        require_different_files(
+            {"the input": options.input_path, **options.protected_files}, writes | part_files(writes)
+        )
         if options.summary:
-            writable(options.summary)
-        _require_labels(options.label_map, config)
+            resolve_output_path(options.summary)
+        _require_known_labels(options.label_map, config)
         model = spec.build()
-        binding = Setting(config, options.label_map, None, options.threshold).bind(model)
-        job = BulkJob(
+        binding = BindingKey(config, options.label_map, None, options.threshold).bind(model)
+        job = BulkCodec(
             config,
             spec.model_version,
             options.id_column,
-            options.shape,
+            options.output_shape,
             options.keep_annotations,
             options.skip_predicted,
         )
@@ -108,36 +110,38 @@ class Plan:
             find_devices(options.device, type(model)),
             options.batch_size if isinstance(options.batch_size, int) else model.batch_size,
             job,
-            _data_key(config, type(model), options) if names_files(options.tasks, options.input) else None,
+            _resolve_data_key(config, type(model), options)
+            if is_path_input(options.input_path, options.input_kind)
+            else None,
         )
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should read once about how the model fits the label config."""
-        classes = {name for meeting in self.binding.meetings for name in meeting.classes}
+        classes = {name for meeting in self.binding.label_mappings for name in meeting.classes}
         unknown = [name for name in self.options.label_map if classes and name not in classes]
         mapped = (f"The model has no class {', '.join(unknown)}, which the label map names.",) if unknown else ()
-        return (*self.spec.notes, *self.binding.notes, *mapped, *self._missing_data())
+        return (*self.spec.notes, *self.binding.notes, *mapped, *self._missing_data_notes())
 
-    def _missing_data(self) -> Iterator[str]:
+    def _missing_data_notes(self) -> Iterator[str]:
         """What the label config shows, and a path cannot give."""
-        keys = {obj.key for obj in self.binding.config.objects.values() if obj.key} - {self.data_key}
+        keys = {obj.data_key for obj in self.binding.config.objects.values() if obj.data_key} - {self.data_key}
         if self.data_key is not None and keys:
             shown = " and ".join(f'"{key}"' for key in sorted(keys))
             yield f'Tasks made from paths have only "{self.data_key}"; the label config also shows {shown}.'
 
     @property
     def media(self) -> Media:
-        tasks, kind = self.options.tasks, self.options.input
-        return self.options.media or Media(media_root(tasks, kind), confined=not names_files(tasks, kind))
+        tasks, kind = self.options.input_path, self.options.input_kind
+        return self.options.media or Media(media_root(tasks, kind), confined=not is_path_input(tasks, kind))
 
-    def open_source(self) -> Source | Folder:
+    def open_source(self) -> RecordSource | ImageFolderSource:
         """The input. Raises UsageError or InputError when there is none, or when it holds nothing of the kind."""
-        if self.data_key is not None and _is_folder(self.options.tasks):
-            return Folder(self.options.tasks, self.data_key)
-        return Source(self.options.tasks, self.options.id_column, self.data_key)
+        if self.data_key is not None and _is_input_folder(self.options.input_path):
+            return ImageFolderSource(self.options.input_path, self.data_key)
+        return RecordSource(self.options.input_path, self.options.id_column, self.data_key)
 
-    def _workers(self) -> int:
+    def _effective_workers(self) -> int:
         """As many as were asked for, but none that would have nothing to do."""
         if self.options.limit is None:
             return self.options.workers
@@ -151,12 +155,12 @@ class Plan:
             label_map=self.options.label_map,
             threshold=self.options.threshold,
             devices=self.devices,
-            workers=self._workers(),
+            workers=self._effective_workers(),
             media=self.media,
-            fetchers=self.options.fetchers,
+            fetch_threads=self.options.fetch_threads,
         )
 
-    def started_with(self) -> dict[str, Any]:
+    def run_fingerprint(self) -> dict[str, Any]:
         """Everything that decides about the bytes of the output; how fast, how patiently, from where does not count."""
         options = self.options
         return {
@@ -164,7 +168,7 @@ class Plan:
             "model digest": self.spec.digest,
             "label config": self.binding.config.digest,
             "--format": output_format(options.output, options.format),
-            "--shape": options.shape,
+            "--shape": options.output_shape,
             "--batch-size": self.batch_size,
             "--limit": options.limit,
             "--threshold": options.threshold,
@@ -174,13 +178,13 @@ class Plan:
             "--keep-annotations": options.keep_annotations,
             "--skip-predicted": options.skip_predicted,
             "--errors": options.errors and Path(options.errors).name,
-            "size of the input": _size(options.tasks),
+            "size of the input": _input_bytes(options.input_path),
             "lsml": __version__,
-            **{f"content of {path}": digest for path, digest in self.spec.files.items()},
-        } | ({"tuned": dict(self.tuned)} if self.tuned else {})
+            **{f"content of {path}": digest for path, digest in self.spec.file_digests.items()},
+        } | ({"tuned": dict(self.autotuned_params)} if self.autotuned_params else {})
 
 
-def read_batch_size(text: str) -> int | Literal["auto"]:
+def parse_batch_size(text: str) -> int | Literal["auto"]:
     """`--batch-size`. Raises UsageError for what is neither a number nor "auto"."""
     if text == "auto":
         return "auto"
@@ -189,49 +193,51 @@ def read_batch_size(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-def names_files(tasks: str, kind: InputKind) -> bool:
+def is_path_input(input_path: str, input_kind: InputKind) -> bool:
     """Whether the input is the user's own word about which files to read, a folder or a list of paths.
 
     Their paths may lead anywhere. Those in a file of tasks may not: somebody else may have written it.
     """
-    return kind == "paths" or _is_folder(tasks)
+    return input_kind == "paths" or _is_input_folder(input_path)
 
 
-def media_root(tasks: str, kind: InputKind = "tasks") -> Path:
+def media_root(input_path: str, input_kind: InputKind = "tasks") -> Path:
     """Where plain paths begin: the folder with the tasks, which they cannot leave, or else the working folder."""
-    return Path() if tasks == STDIN or names_files(tasks, kind) else Path(tasks).parent
+    return Path() if input_path == STDIN or is_path_input(input_path, input_kind) else Path(input_path).parent
 
 
-def _is_folder(tasks: str) -> bool:
-    return tasks != STDIN and Path(tasks).is_dir()
+def _is_input_folder(input_path: str) -> bool:
+    return input_path != STDIN and Path(input_path).is_dir()
 
 
-def _data_key(config: LabelConfig, model: type[Model], options: PredictOptions) -> str:
+def _resolve_data_key(config: LabelConfig, model: type[Model], options: PredictOptions) -> str:
     if options.id_column is not None:
         raise UsageError("Paths have no ids, so there is nothing that --id-column could name.", "Leave it out.")
-    if options.shape == "predictions":
+    if options.output_shape == "predictions":
         raise UsageError(
             "Tasks made from paths have no ids, and --shape predictions names tasks by id.",
             "Use --shape tasks, or import the tasks and predict their export.",
         )
-    return find_data_key(config, model.fills, options.data_key, pictures=_is_folder(options.tasks))
+    return find_data_key(
+        config, model.supported_controls, options.data_key, images_only=_is_input_folder(options.input_path)
+    )
 
 
-def _require_labels(label_map: Mapping[str, str], config: LabelConfig) -> None:
+def _require_known_labels(label_map: Mapping[str, str], config: LabelConfig) -> None:
     """Refuse a label map that leads to labels which the config does not have."""
     labels = {label.name for control in config.controls.values() for label in control.labels}
     labels |= {label.value for control in config.controls.values() for label in control.labels}
-    if any(control.dynamic for control in config.controls.values()):
+    if any(control.has_dynamic_labels for control in config.controls.values()):
         return
     for label in label_map.values():
         if label not in labels:
-            known = ", ".join(closest_first(label, labels))
+            known = ", ".join(sort_by_similarity(label, labels))
             raise UsageError(
                 f"The label map names {label!r}, which the label config does not have.", f"It has: {known}."
             )
 
 
-def _size(source: str) -> int | None:
+def _input_bytes(source: str) -> int | None:
     return Path(source).stat().st_size if source != STDIN and Path(source).is_file() else None
 
 

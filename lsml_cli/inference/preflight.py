@@ -12,26 +12,26 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lsml_cli.errors import LsmlError
-from lsml_cli.inference.plan import Plan
-from lsml_cli.inference.run import Report
-from lsml_cli.io.image_paths import Folder
-from lsml_cli.io.output import output_format, require_output
-from lsml_cli.io.output_paths import is_stream, room_note
-from lsml_cli.io.source import Source
-from lsml_cli.models.base import Meeting
+from lsml_cli.inference.plan import PredictPlan
+from lsml_cli.inference.run import ProgressReporter
+from lsml_cli.io.image_paths import ImageFolderSource
+from lsml_cli.io.output import output_format, require_writable_output
+from lsml_cli.io.output_paths import disk_space_note, is_stream
+from lsml_cli.io.source import RecordSource
+from lsml_cli.models.base import LabelMapping
 from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.predictions import Failure
-from lsml_cli.schema.tasks import Task, kind
+from lsml_cli.schema.tasks import Task, describe_json_type
 
-OFFENDERS_SHOWN = 3  # of each kind
-REPORT_EVERY = 10_000  # tasks
-ASKED_AT_A_TIME = 16  # remote files
+MAX_SHOWN_EXAMPLES = 3  # of each kind
+PROGRESS_INTERVAL = 10_000  # tasks
+MAX_CONCURRENT_REQUESTS = 16  # remote files
 # Objects whose value is one string: a text, or an address.
-ONE_STRING = frozenset({"text", "hypertext", "image", "audio", "audioplus", "video", "pdf"})
+STRING_VALUED_TAGS = frozenset({"text", "hypertext", "image", "audio", "audioplus", "video", "pdf"})
 
 
 @dataclass
-class Findings:
+class CheckResult:
     """What a check found.
 
     counts    tasks (and things beside tasks) that offend, by kind of offence
@@ -42,52 +42,52 @@ class Findings:
 
     tasks: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, list[str]] = field(default_factory=dict)
-    meetings: Sequence[Meeting] = ()
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    label_mappings: Sequence[LabelMapping] = ()
     notes: Sequence[str] = ()
 
     @property
-    def offences(self) -> int:
+    def problem_count(self) -> int:
         return self.counts.total()
 
-    def offence(self, offence: str, sentence: str) -> None:
-        self.counts[offence] += 1
-        if len(shown := self.first.setdefault(offence, [])) < OFFENDERS_SHOWN:
-            shown.append(sentence)
+    def add_problem(self, category: str, message: str) -> None:
+        self.counts[category] += 1
+        if len(shown := self.examples.setdefault(category, [])) < MAX_SHOWN_EXAMPLES:
+            shown.append(message)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "tasks": self.tasks,
             "offences": dict(self.counts),
-            "first": self.first,
-            "meetings": [asdict(meeting) for meeting in self.meetings],
+            "first": self.examples,
+            "meetings": [asdict(meeting) for meeting in self.label_mappings],
             "notes": list(self.notes),
         }
 
-    def sentences(self) -> Iterator[str]:
+    def summary_lines(self) -> Iterator[str]:
         """The findings as lines for people."""
-        for meeting in self.meetings:
-            yield from _meeting_lines(meeting)
+        for meeting in self.label_mappings:
+            yield from _label_mapping_lines(meeting)
         yield from self.notes
-        yield f"{self.tasks:,} tasks checked, {self.offences:,} offences"
+        yield f"{self.tasks:,} tasks checked, {self.problem_count:,} offences"
         for offence, count in self.counts.most_common():
             yield f"{offence}: {count:,}"
-            yield from (f"  {sentence}" for sentence in self.first[offence])
-            if count > len(self.first[offence]):
-                yield f"  and {count - len(self.first[offence]):,} more"
+            yield from (f"  {sentence}" for sentence in self.examples[offence])
+            if count > len(self.examples[offence]):
+                yield f"  and {count - len(self.examples[offence]):,} more"
 
 
-def _meeting_lines(meeting: Meeting) -> Iterator[str]:
-    labels, classes = ", ".join(meeting.labels), ", ".join(meeting.classes)
-    yield f"{meeting.control}: {len(meeting.label_of)} of the model's {len(meeting.classes)} classes have a label"
+def _label_mapping_lines(mapping: LabelMapping) -> Iterator[str]:
+    labels, classes = ", ".join(mapping.labels), ", ".join(mapping.classes)
+    yield f"{mapping.control}: {len(mapping.label_of)} of the model's {len(mapping.classes)} classes have a label"
     yield f"  labels:  {labels}"
     yield f"  classes: {classes}"
-    renamed = [f"{name} -> {label}" for name, label in meeting.label_of.items() if name != label]
+    renamed = [f"{name} -> {label}" for name, label in mapping.label_of.items() if name != label]
     if renamed:
         yield f"  renamed: {', '.join(renamed)}"
 
 
-def check_file(plan: Plan, report: Report, *, ask_remote: bool = False) -> Findings:
+def check_file(plan: PredictPlan, reporter: ProgressReporter, *, check_remote: bool = False) -> CheckResult:
     """Look at every task of the input, at the output and at the model, and say what would go wrong.
 
     Servers are asked for remote media only if `ask_remote`. Memory does not grow with the number of tasks: ids are
@@ -95,100 +95,102 @@ def check_file(plan: Plan, report: Report, *, ask_remote: bool = False) -> Findi
     Raises what `predict_file` would raise before its first task, where that makes looking at tasks pointless.
     """
     options = plan.options
-    with plan.open_source() as source, closing(_Ids()) as ids:
-        found = Findings(meetings=plan.binding.meetings, notes=(*plan.notes, *source.notes))
+    with plan.open_source() as source, closing(_SeenIds()) as ids:
+        found = CheckResult(label_mappings=plan.binding.label_mappings, notes=(*plan.notes, *source.notes))
         _check_output(plan, source, found)
-        media = _MediaChecks(plan, found, ask_remote)
-        checks = _TaskChecks(plan, found, ids, media)
+        media = _MediaChecker(plan, found, check_remote)
+        checks = _TaskChecker(plan, found, ids, media)
         for record in source:
             if options.limit is not None and found.tasks == options.limit:
                 break
             found.tasks += 1
-            task, outcome = plan.job.read(record)
-            where = f"{source.name}, {record.place}" + (f", task {task.id}" if task and task.id is not None else "")
+            task, outcome = plan.codec.read(record)
+            where = f"{source.name}, {record.location}" + (f", task {task.id}" if task and task.id is not None else "")
             if isinstance(outcome, Failure):
-                found.offence(_offence(task, outcome), f"{where}: {outcome.reason}")
+                found.add_problem(_problem_category(task, outcome), f"{where}: {outcome.reason}")
             if task is not None:
                 checks.check(task, where, with_data=not (isinstance(outcome, Failure) and outcome.stage == "encode"))
-            if found.tasks % REPORT_EVERY == 0:
+            if found.tasks % PROGRESS_INTERVAL == 0:
                 fraction = source.position() / source.size if source.size else None
-                report.progress(found.tasks, found.counts.total(), fraction)
+                reporter.progress(found.tasks, found.counts.total(), fraction)
         media.finish()
     return found
 
 
-def _offence(task: Task | None, failure: Failure) -> str:
+def _problem_category(task: Task | None, failure: Failure) -> str:
     if task is None:
         return "unreadable"
     return "no id" if failure.stage == "read" else "data"
 
 
-def _check_output(plan: Plan, source: Source | Folder, found: Findings) -> None:
+def _check_output(plan: PredictPlan, source: RecordSource | ImageFolderSource, result: CheckResult) -> None:
     options = plan.options
     try:
         output_format(options.output, options.format)
         if not is_stream(options.output):
-            require_output(options.output, options.errors, plan.started_with(), resume=options.resume)
+            require_writable_output(options.output, options.errors, plan.run_fingerprint(), resume=options.resume)
     except LsmlError as error:
-        found.offence("output", str(error))
-    if room := room_note(options.output, source.size):
-        found.offence("disk space", room)
+        result.add_problem("output", str(error))
+    if room := disk_space_note(options.output, source.size):
+        result.add_problem("disk space", room)
 
 
-class _TaskChecks:
+class _TaskChecker:
     """The checks of one task against label config and model."""
 
-    def __init__(self, plan: Plan, found: Findings, ids: _Ids, media: _MediaChecks) -> None:
+    def __init__(self, plan: PredictPlan, result: CheckResult, seen_ids: _SeenIds, media: _MediaChecker) -> None:
         self.plan = plan
-        self.found = found
-        self.ids = ids
+        self.result = result
+        self.seen_ids = seen_ids
         self.media = media
-        self.objects = [obj for obj in plan.binding.config.objects.values() if obj.key is not None]
+        self.objects = [obj for obj in plan.binding.config.objects.values() if obj.data_key is not None]
 
-    def check(self, task: Task, where: str, with_data: bool) -> None:
+    def check(self, task: Task, error_location: str, with_data: bool) -> None:
         """Offences of one task. `with_data`: it has data to look at."""
         for obj in self.objects if with_data else ():
             if problem := _data_problem(obj, task.data):
-                self.found.offence("data", f"{where}: {problem}")
+                self.result.add_problem("data", f"{error_location}: {problem}")
                 break
         else:  # what the data points to can only be asked when it is there
-            for value in self.plan.model.sources(task, self.plan.binding):
-                self.media.check(value, task.id, where)
-        if task.id is not None and not self.ids.add(task.id):
-            self.found.offence("duplicate id", f"{where}: this id was there before")
+            for value in self.plan.model.media_refs(task, self.plan.binding):
+                self.media.check(value, task.id, error_location)
+        if task.id is not None and not self.seen_ids.add(task.id):
+            self.result.add_problem("duplicate id", f"{error_location}: this id was there before")
 
 
-class _MediaChecks:
+class _MediaChecker:
     """Whether what tasks point to is there. Servers are asked several things at a time."""
 
-    def __init__(self, plan: Plan, found: Findings, ask_remote: bool) -> None:
-        self.found = found
+    def __init__(self, plan: PredictPlan, result: CheckResult, check_remote: bool) -> None:
+        self.result = result
         self.media = plan.media
-        self.asking = ThreadPoolExecutor(ASKED_AT_A_TIME, "ask") if ask_remote else None
-        self.under_way: deque[tuple[str, Future[str | None]]] = deque()
+        self.executor = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, "ask") if check_remote else None
+        self.in_flight: deque[tuple[str, Future[str | None]]] = deque()
 
-    def check(self, value: str, task_id: int | None, where: str) -> None:
-        if self.asking is None:
-            self._note(where, self.media.problem(value, task_id))
+    def check(self, value: str, task_id: int | None, error_location: str) -> None:
+        if self.executor is None:
+            self._record_problem(error_location, self.media.find_problem(value, task_id))
             return
-        self.under_way.append((where, self.asking.submit(self.media.problem, value, task_id, ask_remote=True)))
-        if len(self.under_way) > 4 * ASKED_AT_A_TIME:
-            self._settle()
+        self.in_flight.append(
+            (error_location, self.executor.submit(self.media.find_problem, value, task_id, check_remote=True))
+        )
+        if len(self.in_flight) > 4 * MAX_CONCURRENT_REQUESTS:
+            self._collect_oldest()
 
     def finish(self) -> None:
-        while self.under_way:
-            self._settle()
-        if self.asking:
-            self.asking.shutdown()
+        while self.in_flight:
+            self._collect_oldest()
+        if self.executor:
+            self.executor.shutdown()
         self.media.close()
 
-    def _settle(self) -> None:
-        where, answer = self.under_way.popleft()
-        self._note(where, answer.result())
+    def _collect_oldest(self) -> None:
+        where, answer = self.in_flight.popleft()
+        self._record_problem(where, answer.result())
 
-    def _note(self, where: str, problem: str | None) -> None:
+    def _record_problem(self, error_location: str, problem: str | None) -> None:
         if problem:
-            self.found.offence("media", f"{where}: {problem}")
+            self.result.add_problem("media", f"{error_location}: {problem}")
 
 
 def _data_problem(obj: Object, data: Mapping[str, Any]) -> str | None:
@@ -197,15 +199,15 @@ def _data_problem(obj: Object, data: Mapping[str, Any]) -> str | None:
         value = obj.read(data)
     except ValueError as error:
         return str(error)
-    if obj.tag.lower() not in ONE_STRING:
+    if obj.tag.lower() not in STRING_VALUED_TAGS:
         return None
     wanted = list if "valueList" in obj.attrs else str
     if isinstance(value, wanted):
         return None
-    return f'"{obj.key}" is {kind(value)}; <{obj.tag} name="{obj.name}"> wants {kind(wanted())}'
+    return f'"{obj.data_key}" is {describe_json_type(value)}; <{obj.tag} name="{obj.name}"> wants {describe_json_type(wanted())}'
 
 
-class _Ids:
+class _SeenIds:
     """The ids seen so far, on disk."""
 
     def __init__(self) -> None:

@@ -16,19 +16,19 @@ from lsml_cli.errors import LsmlError, ModelError, TransientError
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Outcome, Prediction, Stage
-from lsml_cli.schema.tasks import Task, Unreadable, kind
+from lsml_cli.schema.tasks import Task, UnreadableRecord, describe_json_type
 
-OUTAGE = 3  # tasks in a row for which trying again was in vain
-AHEAD = 2  # batches that wait for a replica while it works on another
-FETCHERS = 16  # threads that wait for media
-BOUND = 64  # bindings that a replica keeps; a server meets a new label config whenever somebody edits one
+OUTAGE_THRESHOLD = 3  # tasks in a row for which trying again was in vain
+PREFETCH_BATCHES = 2  # batches that wait for a replica while it works on another
+DEFAULT_FETCH_THREADS = 16  # threads that wait for media
+MAX_CACHED_BINDINGS = 64  # bindings that a replica keeps; a server meets a new label config whenever somebody edits one
 
 T = TypeVar("T")
-Fetch = Callable[[str, int | None], bytes]  # a value, and the id of its task
+FetchMedia = Callable[[str, int | None], bytes]  # a value, and the id of its task
 
 
 @dataclass(frozen=True)
-class Setting:
+class BindingKey:
     """What a model is bound to. Picklable; a replica keeps one `Binding` for each."""
 
     config: LabelConfig
@@ -36,7 +36,7 @@ class Setting:
     project: str | None = None
     threshold: float | None = None
 
-    def key(self) -> tuple[object, ...]:
+    def cache_key(self) -> tuple[object, ...]:
         return self.config.digest, tuple(sorted(self.label_map.items())), self.project, self.threshold
 
     def bind(self, model: Model) -> Binding:
@@ -45,7 +45,7 @@ class Setting:
         return binding
 
 
-class Job(Protocol):
+class RecordCodec(Protocol):
     """What is done to an item where the replica is, before and after the model."""
 
     def read(self, item: Any) -> tuple[Task | None, Outcome | None]:
@@ -57,11 +57,11 @@ class Job(Protocol):
         ...
 
 
-class Plain:
+class TaskCodec:
     """The job of a notebook: tasks go in, `(task, outcome)` comes out. What was unreadable is a failure already."""
 
-    def read(self, item: Task | Unreadable) -> tuple[Task | None, Outcome | None]:
-        return (None, Failure("read", item.reason)) if isinstance(item, Unreadable) else (item, None)
+    def read(self, item: Task | UnreadableRecord) -> tuple[Task | None, Outcome | None]:
+        return (None, Failure("read", item.reason)) if isinstance(item, UnreadableRecord) else (item, None)
 
     def write(self, item: Any, task: Task | None, outcome: Outcome) -> tuple[Any, Outcome]:
         return item, outcome
@@ -81,105 +81,107 @@ class Replica:
     def __init__(
         self,
         model: Model,
-        setting: Setting | None = None,
+        binding_key: BindingKey | None = None,
         *,
-        fetch: Fetch | None = None,
-        threads: int = 0,
-        fetchers: int = FETCHERS,
+        fetch: FetchMedia | None = None,
+        encode_threads: int = 0,
+        fetch_threads: int = DEFAULT_FETCH_THREADS,
     ) -> None:
         self.model = model
-        self.setting = setting
+        self.binding_key = binding_key
         self.fetch = fetch
-        self.ahead = AHEAD if threads else 0
-        self.waiting = 0
-        self._has_sources = type(model).sources is not Model.sources
-        self._patience = _Patience(model.retry_delays)
+        self.prefetch = PREFETCH_BATCHES if encode_threads else 0
+        self.pending_count = 0
+        self._has_media_refs = type(model).media_refs is not Model.media_refs
+        self._retrier = Retrier(model.retry_delays)
         self._bindings: dict[tuple[object, ...], Binding] = {}
-        self._encoders = ThreadPoolExecutor(threads, "encode") if threads else None
-        self._lane = ThreadPoolExecutor(1, "forward") if threads else None
-        self._finisher = ThreadPoolExecutor(1, "decode") if threads else None
-        self._fetchers = ThreadPoolExecutor(fetchers, "fetch") if threads and self._has_sources else None
-        if setting is not None:
-            self.binding(setting)
+        self._encode_pool = ThreadPoolExecutor(encode_threads, "encode") if encode_threads else None
+        self._forward_pool = ThreadPoolExecutor(1, "forward") if encode_threads else None
+        self._decode_pool = ThreadPoolExecutor(1, "decode") if encode_threads else None
+        self._fetch_pool = (
+            ThreadPoolExecutor(fetch_threads, "fetch") if encode_threads and self._has_media_refs else None
+        )
+        if binding_key is not None:
+            self.get_binding(binding_key)
 
-    def binding(self, setting: Setting) -> Binding:
+    def get_binding(self, binding_key: BindingKey) -> Binding:
         """The model bound to this. The last `BOUND` of them are kept."""
-        key = setting.key()
-        binding = self._bindings.pop(key, None) or self._bound(setting)
+        key = binding_key.cache_key()
+        binding = self._bindings.pop(key, None) or self._bind(binding_key)
         self._bindings[key] = binding  # the most recent one comes last
-        if len(self._bindings) > BOUND:
+        if len(self._bindings) > MAX_CACHED_BINDINGS:
             del self._bindings[next(iter(self._bindings))]
         return binding
 
-    def _bound(self, setting: Setting) -> Binding:
-        binding = setting.bind(self.model)
+    def _bind(self, binding_key: BindingKey) -> Binding:
+        binding = binding_key.bind(self.model)
         binding.fetch = self.fetch
         return binding
 
-    def predict(self, tasks: Sequence[Task], setting: Setting | None = None) -> list[Outcome]:
+    def predict(self, tasks: Sequence[Task], binding_key: BindingKey | None = None) -> list[Outcome]:
         """One outcome for each task, in order. A single task is a batch of one."""
-        results: list[tuple[Task, Outcome]] = self.submit(tasks, setting, Plain()).result()
+        results: list[tuple[Task, Outcome]] = self.submit(tasks, binding_key, TaskCodec()).result()
         return [outcome for _, outcome in results]
 
-    def inputs(self, items: Sequence[Any], setting: Setting, job: Job) -> list[Any]:
+    def encode_items(self, items: Sequence[Any], binding_key: BindingKey, codec: RecordCodec) -> list[Any]:
         """What `encode` makes of these items; those that fail are left out."""
-        binding = self.binding(setting)
-        prepared = [self._prepare(item, binding, job) for item in items]
+        binding = self.get_binding(binding_key)
+        prepared = [self._prepare(item, binding, codec) for item in items]
         return [each.input for each in prepared if each.task is not None and each.outcome is None]
 
-    def submit(self, batch: Sequence[Any], setting: Setting | None, job: Job) -> Future[list[Any]]:
-        setting = setting or self.setting
-        if setting is None:
+    def submit(self, batch: Sequence[Any], binding_key: BindingKey | None, codec: RecordCodec) -> Future[list[Any]]:
+        binding_key = binding_key or self.binding_key
+        if binding_key is None:
             raise ModelError("This replica was bound to nothing, and the batch does not say what to bind it to.")
-        binding = self.binding(setting)
+        binding = self.get_binding(binding_key)
         done: Future[list[Any]] = Future()
-        if self._encoders is None or self._lane is None or self._finisher is None:
-            prepared = [self._prepare(item, binding, job) for item in batch]
-            done.set_result(self._finish(self._forward_all(prepared, binding), binding, job))
+        if self._encode_pool is None or self._forward_pool is None or self._decode_pool is None:
+            prepared = [self._prepare(item, binding, codec) for item in batch]
+            done.set_result(self._decode_all(self._forward_all(prepared, binding), binding, codec))
             return done
         encoded = []
         for item in batch:
-            if self._fetchers is None:
-                encoded.append(self._encoders.submit(self._prepare, item, binding, job))
+            if self._fetch_pool is None:
+                encoded.append(self._encode_pool.submit(self._prepare, item, binding, codec))
             else:
-                read = self._fetchers.submit(self._read, item, binding, job)
-                encoded.append(self._encoders.submit(self._encode_read, read, binding))
-        forwarded = self._lane.submit(lambda: self._forward_all([each.result() for each in encoded], binding))
-        return self._finisher.submit(lambda: self._finish(forwarded.result(), binding, job))
+                read = self._fetch_pool.submit(self._read, item, binding, codec)
+                encoded.append(self._encode_pool.submit(self._encode_read, read, binding))
+        forwarded = self._forward_pool.submit(lambda: self._forward_all([each.result() for each in encoded], binding))
+        return self._decode_pool.submit(lambda: self._decode_all(forwarded.result(), binding, codec))
 
     def close(self) -> None:
         """Drop what is waiting. What is running is not waited for: after ctrl-C that could take minutes."""
-        self._patience.end()
-        for pool in (self._fetchers, self._encoders, self._lane, self._finisher):
+        self._retrier.cancel()
+        for pool in (self._fetch_pool, self._encode_pool, self._forward_pool, self._decode_pool):
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, item: Any, binding: Binding, job: Job) -> _Prepared:
-        return self._encode(self._read(item, binding, job), binding)
+    def _prepare(self, item: Any, binding: Binding, codec: RecordCodec) -> _WorkItem:
+        return self._encode(self._read(item, binding, codec), binding)
 
-    def _encode_read(self, read: Future[_Prepared], binding: Binding) -> _Prepared:
+    def _encode_read(self, read: Future[_WorkItem], binding: Binding) -> _WorkItem:
         return self._encode(read.result(), binding)
 
-    def _read(self, item: Any, binding: Binding, job: Job) -> _Prepared:
+    def _read(self, item: Any, binding: Binding, codec: RecordCodec) -> _WorkItem:
         """The task in an item, and what it points to."""
-        read = self._patience.attempt("read", lambda: job.read(item))
+        read = self._retrier.attempt("read", lambda: codec.read(item))
         if isinstance(read, Failure):
-            return _Prepared(item, None, read)
+            return _WorkItem(item, None, read)
         task, outcome = read
-        prepared = _Prepared(item, task, outcome)
-        if task is not None and outcome is None and self._has_sources:
-            fetched = self._patience.attempt("fetch", lambda: self._fetch_all(task, binding))
+        prepared = _WorkItem(item, task, outcome)
+        if task is not None and outcome is None and self._has_media_refs:
+            fetched = self._retrier.attempt("fetch", lambda: self._fetch_all(task, binding))
             if isinstance(fetched, Failure):
                 prepared.outcome = fetched
             else:
                 prepared.media = fetched
         return prepared
 
-    def _encode(self, prepared: _Prepared, binding: Binding) -> _Prepared:
+    def _encode(self, prepared: _WorkItem, binding: Binding) -> _WorkItem:
         task, media = prepared.task, prepared.media
         if task is None or prepared.outcome is not None:
             return prepared
-        encoded = self._patience.attempt("encode", lambda: self.model.encode(task, binding, media))
+        encoded = self._retrier.attempt("encode", lambda: self.model.encode(task, binding, media))
         prepared.media = {}  # the bytes are no longer needed
         if isinstance(encoded, Failure):
             prepared.outcome = encoded
@@ -188,12 +190,12 @@ class Replica:
         return prepared
 
     def _fetch_all(self, task: Task, binding: Binding) -> dict[str, bytes]:
-        sources = self.model.sources(task, binding)
+        sources = self.model.media_refs(task, binding)
         if sources and self.fetch is None:
             raise ValueError(f"nothing here can fetch {sources[0]}")
         return {source: self.fetch(source, task.id) for source in sources} if self.fetch else {}
 
-    def _forward_all(self, batch: list[_Prepared], binding: Binding) -> list[_Prepared]:
+    def _forward_all(self, batch: list[_WorkItem], binding: Binding) -> list[_WorkItem]:
         ready = [prepared for prepared in batch if prepared.outcome is None]
         for prepared, output in zip(ready, self._forward(ready, binding), strict=True):
             prepared.input = None
@@ -203,13 +205,13 @@ class Replica:
                 prepared.output = output
         return batch
 
-    def _finish(self, batch: list[_Prepared], binding: Binding, job: Job) -> list[Any]:
+    def _decode_all(self, batch: list[_WorkItem], binding: Binding, codec: RecordCodec) -> list[Any]:
         for prepared in batch:
             if prepared.outcome is None:
                 prepared.outcome = self._decode(prepared.output, prepared, binding)
-        return [self._write(prepared, job) for prepared in batch]
+        return [self._write(prepared, codec) for prepared in batch]
 
-    def _forward(self, ready: list[_Prepared], binding: Binding) -> Sequence[Any]:
+    def _forward(self, ready: list[_WorkItem], binding: Binding) -> Sequence[Any]:
         """One output or one Failure for each input.
 
         A failing batch is tried again one by one; one that is too large for the memory in halves.
@@ -217,12 +219,12 @@ class Replica:
         if not ready:
             return []
         inputs = [prepared.input for prepared in ready]
-        outputs = self._patience.attempt("forward", lambda: self._forward_checked(inputs, binding))
+        outputs = self._retrier.attempt("forward", lambda: self._forward_checked(inputs, binding))
         if not isinstance(outputs, Failure):
             return outputs
         if len(ready) == 1:
             return [outputs]
-        if _memory_is_full(outputs):
+        if _is_out_of_memory(outputs):
             half = len(ready) // 2
             return [*self._forward(ready[:half], binding), *self._forward(ready[half:], binding)]
         return [self._forward([prepared], binding)[0] for prepared in ready]
@@ -230,40 +232,42 @@ class Replica:
     def _forward_checked(self, inputs: list[Any], binding: Binding) -> Sequence[Any]:
         outputs = self.model.forward(inputs, binding)
         if not hasattr(outputs, "__len__"):
-            raise ValueError(f"the model's forward returned {kind(outputs)}, expected a list of outputs")
+            raise ValueError(f"the model's forward returned {describe_json_type(outputs)}, expected a list of outputs")
         if len(outputs) != len(inputs):
             raise ValueError(f"the model returned {len(outputs)} outputs for {len(inputs)} inputs")
         return outputs
 
-    def _decode(self, output: Any, prepared: _Prepared, binding: Binding) -> Outcome:
+    def _decode(self, output: Any, prepared: _WorkItem, binding: Binding) -> Outcome:
         task = prepared.task
         assert task is not None
-        prediction: Any = self._patience.attempt("decode", lambda: self.model.decode(output, task, binding))
+        prediction: Any = self._retrier.attempt("decode", lambda: self.model.decode(output, task, binding))
         if isinstance(prediction, Failure):
             return prediction
         if not isinstance(prediction, Prediction):
-            return Failure("decode", f"the model's decode returned {kind(prediction)}, expected a Prediction")
-        as_it_is = binding.threshold is None or binding.own_threshold
-        sure = prediction if as_it_is else prediction.at_least(binding.threshold or 0.0)
-        problem = self._patience.attempt("check", lambda: binding.config.check(sure))
+            return Failure(
+                "decode", f"the model's decode returned {describe_json_type(prediction)}, expected a Prediction"
+            )
+        as_it_is = binding.threshold is None or binding.applies_threshold
+        sure = prediction if as_it_is else prediction.drop_low_scores(binding.threshold or 0.0)
+        problem = self._retrier.attempt("check", lambda: binding.config.check(sure))
         if problem is None:
             return sure
         return problem if isinstance(problem, Failure) else Failure("check", problem)
 
-    def _write(self, prepared: _Prepared, job: Job) -> Any:
+    def _write(self, prepared: _WorkItem, codec: RecordCodec) -> Any:
         """What goes back. A prediction that cannot be written down fails the task; so does a task."""
         assert prepared.outcome is not None
         outcome: Outcome = prepared.outcome
-        written = self._patience.attempt("check", lambda: job.write(prepared.item, prepared.task, outcome))
+        written = self._retrier.attempt("check", lambda: codec.write(prepared.item, prepared.task, outcome))
         if not isinstance(written, Failure):
             return written
         failure = written
-        written = self._patience.attempt("check", lambda: job.write(prepared.item, prepared.task, failure))
-        return job.write(prepared.item, None, failure) if isinstance(written, Failure) else written
+        written = self._retrier.attempt("check", lambda: codec.write(prepared.item, prepared.task, failure))
+        return codec.write(prepared.item, None, failure) if isinstance(written, Failure) else written
 
 
 @dataclass(slots=True)
-class _Prepared:
+class _WorkItem:
     """An item on its way through a replica: first its task and input, at last its outcome."""
 
     item: Any
@@ -274,7 +278,7 @@ class _Prepared:
     output: Any = None
 
 
-class _Patience:
+class Retrier:
     """Tries steps, those that fail for a passing reason again after a pause.
 
     After `OUTAGE` tasks in a row that no patience helped, something is down: what fails then fails at once, until the
@@ -283,40 +287,40 @@ class _Patience:
 
     def __init__(self, delays: Sequence[float]) -> None:
         self._delays = delays
-        self._in_vain: dict[Stage, int] = {}
-        self._ended = threading.Event()
+        self._failures_in_a_row: dict[Stage, int] = {}
+        self._cancelled = threading.Event()
 
-    def end(self) -> None:
+    def cancel(self) -> None:
         """Nobody waits for the result any more."""
-        self._ended.set()
+        self._cancelled.set()
 
     def attempt(self, stage: Stage, step: Callable[[], T]) -> T | Failure:
         """What `step` returns. When it raises, the failure is the answer: one bad task costs one task."""
-        delays = iter(self._delays if self._in_vain.get(stage, 0) < OUTAGE else ())
+        delays = iter(self._delays if self._failures_in_a_row.get(stage, 0) < OUTAGE_THRESHOLD else ())
         while True:
             try:
                 done = step()
             except (TransientError, ConnectionError, TimeoutError) as error:
                 delay = next(delays, None)
-                if delay is None or self._ended.wait(delay):
-                    self._in_vain[stage] = self._in_vain.get(stage, 0) + 1
-                    return Failure(stage, reason(error), transient=True)
+                if delay is None or self._cancelled.wait(delay):
+                    self._failures_in_a_row[stage] = self._failures_in_a_row.get(stage, 0) + 1
+                    return Failure(stage, error_reason(error), transient=True)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # somebody else's code, which may even call sys.exit
-                return Failure(stage, reason(error))
+                return Failure(stage, error_reason(error))
             else:
-                if self._in_vain:
-                    self._in_vain.pop(stage, None)
+                if self._failures_in_a_row:
+                    self._failures_in_a_row.pop(stage, None)
                 return done
 
 
-def _memory_is_full(failure: Failure) -> bool:
+def _is_out_of_memory(failure: Failure) -> bool:
     """Whether a batch was too large for the memory of the device, or of the machine."""
     return "OutOfMemory" in failure.reason or "out of memory" in failure.reason or "MemoryError" in failure.reason
 
 
-def reason(error: BaseException) -> str:
+def error_reason(error: BaseException) -> str:
     """An exception as a sentence: its text where the text was written for people, with its type otherwise."""
     try:
         text = " ".join(str(error).split()).encode("utf-8", "replace").decode()
@@ -329,7 +333,7 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Cores that this process may use: those it is allowed on, or fewer where OMP_NUM_THREADS says so.
 
     The processes of a run are told theirs that way, since whatever computes in them listens to it: PyTorch, NumPy.

@@ -12,27 +12,27 @@ import orjson
 
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.inference.dispatch import predict_stream
-from lsml_cli.inference.plan import Plan
-from lsml_cli.inference.record_codec import Exceptional, Written
-from lsml_cli.inference.run import Report, Run, Summary
-from lsml_cli.io.image_paths import Folder
+from lsml_cli.inference.plan import PredictPlan
+from lsml_cli.inference.record_codec import OutputRecord, RenderedRecord
+from lsml_cli.inference.run import PredictRun, PredictSummary, ProgressReporter
+from lsml_cli.io.image_paths import ImageFolderSource
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import FileOutput
 from lsml_cli.io.output_paths import is_stream
-from lsml_cli.io.source import Source
+from lsml_cli.io.source import RecordSource
 
-BLOCK = 16 << 20  # bytes of finished records that wait while failed ones gather for a batch
+BLOCK_BYTES = 16 << 20  # bytes of finished records that wait while failed ones gather for a batch
 
 
 @dataclass
-class _Place:
+class _RetrySlot:
     """A record of the input, and what stands in its place: a finished record, or None where it is to be redone."""
 
     record: Record
-    finished: bytes | None
+    finished_body: bytes | None
 
 
-def retry_failed(plan: Plan, errors: Path, report: Report) -> Summary:
+def retry_failed(plan: PredictPlan, errors: Path, reporter: ProgressReporter) -> PredictSummary:
     """Predict the tasks that `errors` lists once more, and put the results in their places in the finished output.
 
     Everything else is copied byte by byte. The output is replaced when the new one is complete; a killed retry leaves
@@ -46,49 +46,52 @@ def retry_failed(plan: Plan, errors: Path, report: Report) -> Summary:
             "Name it with --output; an unfinished run is continued with --resume.",
         )
     with ExitStack() as stack:
-        source: Source | Folder = plan.open_source()
+        source: RecordSource | ImageFolderSource = plan.open_source()
         stack.enter_context(source)
-        finished = stack.enter_context(Source(options.output))
+        finished = stack.enter_context(RecordSource(options.output))
         old = iter(finished)
-        places = _places(plan, source, old, _failed(errors))
-        output = FileOutput(options.output, options.errors, plan.started_with(), resume=False, journal=False)
+        places = _pair_records(plan, source, old, _read_error_file(errors))
+        output = FileOutput(options.output, options.errors, plan.run_fingerprint(), resume=False, with_journal=False)
         stack.enter_context(closing(output))
-        run = Run(plan, source, output, report)
+        run = PredictRun(plan, source, output, reporter)
         for note in plan.notes:
-            report.note(note)
+            reporter.note(note)
         replicas = stack.enter_context(plan.open_replicas())
-        for block in _blocks(places, plan.batch_size * len(replicas)):
-            again = [place.record for place in block if place.finished is None]
-            results = predict_stream(replicas, again, batch_size=plan.batch_size, job=plan.job)
-            run.under_way.extend((place.record.place, 0) for place in block)
-            run.go([[_written(place, results) for place in block]])
+        for block in _group_slots(places, plan.batch_size * len(replicas)):
+            again = [place.record for place in block if place.finished_body is None]
+            results = predict_stream(replicas, again, batch_size=plan.batch_size, codec=plan.codec)
+            run.in_flight.extend((place.record.location, 0) for place in block)
+            run.write_batches([[_take_result(place, results) for place in block]])
         if (extra := next(old, None)) is not None:
-            raise _do_not_belong(plan, f"the output has more records than the input, from {extra.place} on")
+            raise _mismatch_error(plan, f"the output has more records than the input, from {extra.location} on")
         output.finish()
         return run.summary()
 
 
-def _written(place: _Place, results: Iterator[Written]) -> Written:
-    return next(results) if place.finished is None else Exceptional(place.finished, kept=True)
+def _take_result(slot: _RetrySlot, results: Iterator[RenderedRecord]) -> RenderedRecord:
+    return next(results) if slot.finished_body is None else OutputRecord(slot.finished_body, is_kept=True)
 
 
-def _blocks(places: Iterator[_Place], failed_at_most: int) -> Iterator[list[_Place]]:
-    block: list[_Place] = []
+def _group_slots(slots: Iterator[_RetrySlot], max_failed: int) -> Iterator[list[_RetrySlot]]:
+    block: list[_RetrySlot] = []
     failed = size = 0
-    for place in places:
+    for place in slots:
         block.append(place)
-        failed += place.finished is None
-        size += len(place.finished or b"")
-        if failed == failed_at_most or size > BLOCK:
+        failed += place.finished_body is None
+        size += len(place.finished_body or b"")
+        if failed == max_failed or size > BLOCK_BYTES:
             yield block
             block, failed, size = [], 0, 0
     if block:
         yield block
 
 
-def _places(
-    plan: Plan, source: Source | Folder, finished: Iterator[Record], failed: Iterator[dict[str, Any]]
-) -> Iterator[_Place]:
+def _pair_records(
+    plan: PredictPlan,
+    source: RecordSource | ImageFolderSource,
+    finished: Iterator[Record],
+    failed: Iterator[dict[str, Any]],
+) -> Iterator[_RetrySlot]:
     """Input and output side by side. Where an unreadable record was, a file of whole tasks has nothing."""
     error = next(failed, None)
     limit = plan.options.limit
@@ -98,36 +101,36 @@ def _places(
         if error is None or error["index"] != record.index:
             place = next(finished, None)
             if place is None or place.problem:
-                raise _do_not_belong(plan, f"the output has no record for {source.name}, {record.place}")
-            yield _Place(record, place.body.rstrip(b"\r\n"))
+                raise _mismatch_error(plan, f"the output has no record for {source.name}, {record.location}")
+            yield _RetrySlot(record, place.body.rstrip(b"\r\n"))
             continue
-        if plan.options.shape == "predictions" or error["stage"] != "read":
-            _require_failed(plan, next(finished, None), error)
-        yield _Place(record, None)
+        if plan.options.output_shape == "predictions" or error["stage"] != "read":
+            _require_failed_record(plan, next(finished, None), error)
+        yield _RetrySlot(record, None)
         error = next(failed, None)
     if error is not None:
-        raise _do_not_belong(plan, f"the error file lists record {error['index']:,}, which the input does not have")
+        raise _mismatch_error(plan, f"the error file lists record {error['index']:,}, which the input does not have")
 
 
-def _require_failed(plan: Plan, place: Record | None, error: dict[str, Any]) -> None:
+def _require_failed_record(plan: PredictPlan, output_record: Record | None, error: dict[str, Any]) -> None:
     """The output must hold the failed task exactly where the error file says it is."""
-    record = orjson.loads(place.body) if place is not None and place.body else {}
-    task_id = record.get("task" if plan.options.shape == "predictions" else "id")
-    if place is None or task_id != error["id"]:
-        raise _do_not_belong(plan, f"record {error['index']:,} of the output is not task {error['id']}")
+    record = orjson.loads(output_record.body) if output_record is not None and output_record.body else {}
+    task_id = record.get("task" if plan.options.output_shape == "predictions" else "id")
+    if output_record is None or task_id != error["id"]:
+        raise _mismatch_error(plan, f"record {error['index']:,} of the output is not task {error['id']}")
     versions = [old.get("model_version") for old in record.get("predictions", ()) if isinstance(old, dict)]
     if plan.spec.model_version in versions:
-        raise _do_not_belong(plan, f"task {error['id']} has a prediction of {plan.spec.model_version} in the output")
+        raise _mismatch_error(plan, f"task {error['id']} has a prediction of {plan.spec.model_version} in the output")
 
 
-def _do_not_belong(plan: Plan, why: str) -> InputError:
+def _mismatch_error(plan: PredictPlan, why: str) -> InputError:
     return InputError(
         f"Input, output and error file do not belong together: {why}.",
         f"--retry-failed takes the files and the options of the run that wrote {plan.options.output}.",
     )
 
 
-def _failed(path: Path) -> Iterator[dict[str, Any]]:
+def _read_error_file(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of an error file; they come in the order of the input."""
     try:
         file = path.open("rb")
@@ -140,11 +143,11 @@ def _failed(path: Path) -> Iterator[dict[str, Any]]:
                 failed = orjson.loads(line)
                 index, _, _ = failed["index"], failed["id"], failed["stage"]
             except (orjson.JSONDecodeError, KeyError, TypeError):
-                raise InputError(f"{path}, line {number} is no line of an error file.", ERRORS_EXPECTED) from None
+                raise InputError(f"{path}, line {number} is no line of an error file.", ERROR_FILE_HINT) from None
             if not isinstance(index, int) or index <= last:
-                raise InputError(f"{path}, line {number} is out of order.", ERRORS_EXPECTED)
+                raise InputError(f"{path}, line {number} is out of order.", ERROR_FILE_HINT)
             last = index
             yield failed
 
 
-ERRORS_EXPECTED = "Name the file that `lsml predict --errors` wrote; lines may be left out, not moved."
+ERROR_FILE_HINT = "Name the file that `lsml predict --errors` wrote; lines may be left out, not moved."

@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.io.json_records import LARGEST_TASK, Ending, Record, skip_line, too_large
+from lsml_cli.io.json_records import MAX_TASK_BYTES, EndReason, Record, skip_line, too_large_message
 
-_ROOM = 64  # bytes that Python needs for a short line beside its text
+_LINE_OVERHEAD = 64  # bytes that Python needs for a short line beside its text
 
 
-def read_rows(stream: io.BufferedReader[Any], ending: Ending, id_column: str | None) -> Iterator[Record]:
+def read_rows(stream: io.BufferedReader[Any], end_reason: EndReason, id_column: str | None) -> Iterator[Record]:
     """One record a row: `{"data": {column: text}}`, or the row itself, flat like JSON_MIN, of an export.
 
     Quoted fields may hold line breaks. A row that cannot be read costs itself: reading goes on in the line after its
@@ -25,24 +25,24 @@ def read_rows(stream: io.BufferedReader[Any], ending: Ending, id_column: str | N
     The header and the first row are read at once. Raises InputError when they are missing or make no sense, UsageError
     when there is no column `id_column`.
     """
-    csv.field_size_limit(LARGEST_TASK)
-    lines = _Lines(stream)
+    csv.field_size_limit(MAX_TASK_BYTES)
+    lines = _RewindableLines(stream)
     try:
         first = next((line for line in lines if not line.isspace()), "")
-        lines.again(len(lines.row) - 1)
+        lines.rewind(len(lines.row_lines) - 1)
         delimiter = max("\t,;", key=first.count)
-        header = next(_reader(lines, delimiter), [])
+        header = next(_csv_reader(lines, delimiter), [])
     except csv.Error as error:
-        raise InputError(f"{ending(f'has a header that is not CSV: {_trouble(error)}')}.") from None
+        raise InputError(f"{end_reason(f'has a header that is not CSV: {_csv_error_message(error)}')}.") from None
     if id_column is not None and id_column not in header:
         raise UsageError(f"There is no column {id_column}.", f"The columns are: {', '.join(header)}.")
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise InputError(f"Two columns have the same name: {', '.join(repeated)}.", "Rename one of them.")
-    records = _records(lines, delimiter, header, ending)
+    records = _iter_records(lines, delimiter, header, end_reason)
     record = next(records, None)
     if record is None:
-        raise InputError(f"{ending('has a header and no rows')}.", f"The header reads: {', '.join(header)[:200]}")
+        raise InputError(f"{end_reason('has a header and no rows')}.", f"The header reads: {', '.join(header)[:200]}")
     return itertools.chain([record], records)
 
 
@@ -51,38 +51,40 @@ def is_export_row(item: Mapping[str, Any]) -> bool:
     return "annotation_id" in item and "annotator" in item and not isinstance(item.get("data"), dict)
 
 
-def _records(lines: _Lines, delimiter: str, header: Sequence[str], ending: Ending) -> Iterator[Record]:
-    reader = _reader(lines, delimiter)
+def _iter_records(
+    lines: _RewindableLines, delimiter: str, header: Sequence[str], end_reason: EndReason
+) -> Iterator[Record]:
+    reader = _csv_reader(lines, delimiter)
     index = 0
     while True:
-        lines.row_begins()
-        place = f"line {lines.number + 1}"
+        lines.start_row()
+        place = f"line {lines.line_number + 1}"
         try:
             row = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            if lines.torn(ending):
+            if lines.is_truncated(end_reason):
                 break
-            yield Record(index, place, b"", _trouble(error))
-            lines.again(1)
-            reader = _reader(lines, delimiter)
+            yield Record(index, place, b"", _csv_error_message(error))
+            lines.rewind(1)
+            reader = _csv_reader(lines, delimiter)
         else:
-            if lines.torn(ending):  # what looks like its last field may be half of one
+            if lines.is_truncated(end_reason):  # what looks like its last field may be half of one
                 break
             if not row:
                 continue
-            yield _record(index, place, header, row)
+            yield _make_record(index, place, header, row)
         index += 1
-    if ending():
-        yield Record(index, place, b"", ending(), torn=True)
+    if end_reason():
+        yield Record(index, place, b"", end_reason(), truncated=True)
 
 
-def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+def _csv_reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
-def _record(index: int, place: str, header: Sequence[str], row: Sequence[str]) -> Record:
+def _make_record(index: int, place: str, header: Sequence[str], row: Sequence[str]) -> Record:
     if len(row) != len(header):
         return Record(index, place, b"", f"this row has {len(row)} fields, the header has {len(header)}")
     fields = dict(zip(header, row, strict=True))
@@ -92,7 +94,7 @@ def _record(index: int, place: str, header: Sequence[str], row: Sequence[str]) -
         return Record(index, place, b"", "this row is not UTF-8 text: convert the file first, for example with iconv")
 
 
-def _trouble(error: csv.Error) -> str:
+def _csv_error_message(error: csv.Error) -> str:
     text = str(error)
     if "unexpected end" in text:
         return "a quote that is opened here is never closed"
@@ -103,11 +105,11 @@ def _trouble(error: csv.Error) -> str:
     return text
 
 
-class _TooLarge(str):
+class _OversizedLine(str):
     """Stands for a line that is too large: the sentence about it."""
 
 
-class _Lines:
+class _RewindableLines:
     """The lines of a stream, as the `csv` module wants them; those of a row that cannot be read come again.
 
     number  of the line that was given last
@@ -116,44 +118,44 @@ class _Lines:
 
     def __init__(self, stream: io.BufferedReader[Any]) -> None:
         self.stream = stream
-        self.number = 0
-        self.row: list[str] = []
-        self._waiting: deque[str] = deque()  # lines that come again
-        self._size = 0
+        self.line_number = 0
+        self.row_lines: list[str] = []
+        self._replayed: deque[str] = deque()  # lines that come again
+        self._row_bytes = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        if self._size > LARGEST_TASK:
-            raise csv.Error(f"a quote that is opened here is not closed within {LARGEST_TASK:,} bytes")
-        line = self._waiting.popleft() if self._waiting else self._read()
-        self.number += 1
-        self.row.append(line)
-        self._size += len(line) + _ROOM
-        if isinstance(line, _TooLarge):
+        if self._row_bytes > MAX_TASK_BYTES:
+            raise csv.Error(f"a quote that is opened here is not closed within {MAX_TASK_BYTES:,} bytes")
+        line = self._replayed.popleft() if self._replayed else self._read()
+        self.line_number += 1
+        self.row_lines.append(line)
+        self._row_bytes += len(line) + _LINE_OVERHEAD
+        if isinstance(line, _OversizedLine):
             raise csv.Error(line)
         return line
 
     def _read(self) -> str:
-        line = self.stream.readline(LARGEST_TASK)
+        line = self.stream.readline(MAX_TASK_BYTES)
         if not line:
             raise StopIteration
-        if len(line) == LARGEST_TASK and not line.endswith(b"\n"):
-            return _TooLarge(too_large(len(line) + skip_line(self.stream)))
+        if len(line) == MAX_TASK_BYTES and not line.endswith(b"\n"):
+            return _OversizedLine(too_large_message(len(line) + skip_line(self.stream)))
         return line.decode("utf-8", "surrogateescape")
 
-    def row_begins(self) -> None:
+    def start_row(self) -> None:
         """The next line is the first of a row."""
-        self.row.clear()
-        self._size = 0
+        self.row_lines.clear()
+        self._row_bytes = 0
 
-    def again(self, keep: int) -> None:
+    def rewind(self, keep: int) -> None:
         """Give the lines of this row once more, all but the first `keep`."""
-        self._waiting.extendleft(reversed(self.row[keep:]))
-        self.number -= len(self.row[keep:])
-        self.row_begins()
+        self._replayed.extendleft(reversed(self.row_lines[keep:]))
+        self.line_number -= len(self.row_lines[keep:])
+        self.start_row()
 
-    def torn(self, ending: Ending) -> bool:
+    def is_truncated(self, end_reason: EndReason) -> bool:
         """Whether the input was torn inside of the row at hand."""
-        return not (self.row and self.row[-1].endswith("\n")) and bool(ending())
+        return not (self.row_lines and self.row_lines[-1].endswith("\n")) and bool(end_reason())

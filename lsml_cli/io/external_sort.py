@@ -11,12 +11,12 @@ from typing import IO, NamedTuple
 
 from lsml_cli.errors import OutputError
 
-RUN = 64 << 20  # bytes of records in memory
-MOST_RUNS = 64  # files that are open at a time
-_HEAD = struct.Struct("<dQI")  # key, position, length of the body
+RUN_BYTES = 64 << 20  # bytes of records in memory
+MAX_OPEN_RUNS = 64  # files that are open at a time
+_RECORD_HEADER = struct.Struct("<dQI")  # key, position, length of the body
 
 
-class Keyed(NamedTuple):
+class KeyedRecord(NamedTuple):
     """A record by what it is sorted; `position` in the input breaks ties, so that equal ones keep their order."""
 
     key: float
@@ -24,37 +24,37 @@ class Keyed(NamedTuple):
     body: bytes
 
 
-def sorted_on_disk(records: Iterable[Keyed], folder: Path, *, run: int = RUN) -> Iterator[bytes]:
+def sort_on_disk(records: Iterable[KeyedRecord], folder: Path, *, run_bytes: int = RUN_BYTES) -> Iterator[bytes]:
     """The bodies, the lowest key first. Memory holds `run` bytes of them; `folder` takes about as much as they are.
 
     Raises OutputError when there is no room for the temporary files.
     """
     runs: list[IO[bytes]] = []
-    held: list[Keyed] = []
+    held: list[KeyedRecord] = []
     size = 0
     try:
         for record in records:
             held.append(record)
             size += len(record.body) + 100  # what Python needs for it besides
-            if size > run:
-                runs.append(_written(sorted(held), folder))
+            if size > run_bytes:
+                runs.append(_write_run(sorted(held), folder))
                 held, size = [], 0
-                if len(runs) == MOST_RUNS:
-                    merged = _written(heapq.merge(*map(_read, runs)), folder)
-                    _close(runs)
+                if len(runs) == MAX_OPEN_RUNS:
+                    merged = _write_run(heapq.merge(*map(_read_run, runs)), folder)
+                    _close_runs(runs)
                     runs.append(merged)
-        for record in heapq.merge(*map(_read, runs), iter(sorted(held))):
+        for record in heapq.merge(*map(_read_run, runs), iter(sorted(held))):
             yield record.body
     finally:
-        _close(runs)
+        _close_runs(runs)
 
 
-def _written(records: Iterable[Keyed], folder: Path) -> IO[bytes]:
+def _write_run(records: Iterable[KeyedRecord], folder: Path) -> IO[bytes]:
     """A sorted run, in a file without a name that is gone when it is closed."""
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with its run
     try:
         for key, position, body in records:
-            file.write(_HEAD.pack(key, position, len(body)))
+            file.write(_RECORD_HEADER.pack(key, position, len(body)))
             file.write(body)
         file.flush()
     except OSError as error:
@@ -65,14 +65,14 @@ def _written(records: Iterable[Keyed], folder: Path) -> IO[bytes]:
     return file
 
 
-def _read(file: IO[bytes]) -> Iterator[Keyed]:
+def _read_run(file: IO[bytes]) -> Iterator[KeyedRecord]:
     file.seek(0)
-    while head := file.read(_HEAD.size):
-        key, position, length = _HEAD.unpack(head)
-        yield Keyed(key, position, file.read(length))
+    while head := file.read(_RECORD_HEADER.size):
+        key, position, length = _RECORD_HEADER.unpack(head)
+        yield KeyedRecord(key, position, file.read(length))
 
 
-def _close(runs: list[IO[bytes]]) -> None:
+def _close_runs(runs: list[IO[bytes]]) -> None:
     for file in runs:
         file.close()
     runs.clear()

@@ -19,11 +19,11 @@ import orjson
 
 from lsml_cli.errors import InputError, OutputError, ResumeRefused
 
-SYNC_EVERY = 5.0  # seconds between two fsyncs: what a power cut may cost; a killed process costs one batch
+SYNC_INTERVAL = 5.0  # seconds between two fsyncs: what a power cut may cost; a killed process costs one batch
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """A point at which everything agrees.
 
     records  records of the input that are done
@@ -44,44 +44,44 @@ class Entry:
 class Journal:
     """An open journal."""
 
-    def __init__(self, path: Path, file: io.FileIO, last: Entry) -> None:
+    def __init__(self, path: Path, file: io.FileIO, last_entry: JournalEntry) -> None:
         self.path = path
-        self.last = last
+        self.last_entry = last_entry
         self._file = file
-        self._synced = time.monotonic()
+        self._synced_at = time.monotonic()
 
     @classmethod
-    def begin(cls, path: Path, started_with: Mapping[str, Any]) -> Self:
+    def create(cls, path: Path, run_fingerprint: Mapping[str, Any]) -> Self:
         """A new journal, in the place of any older one."""
-        journal = cls(path, _opened(path), Entry())
+        journal = cls(path, _open_journal_file(path), JournalEntry())
         journal._file.truncate(0)
-        journal._write({"started_with": dict(started_with)})
+        journal._write({"started_with": dict(run_fingerprint)})
         return journal
 
     @classmethod
-    def reopen(cls, path: Path, started_with: Mapping[str, Any], output: int, errors: int) -> Self:
+    def reopen(cls, path: Path, run_fingerprint: Mapping[str, Any], output_bytes: int, error_bytes: int) -> Self:
         """The journal of an unfinished run of which `output` and `errors` bytes are there.
 
         Raises ResumeRefused, naming each difference, if it was started with something else.
         """
-        found = Found.read(path, output, errors)
-        found.require(path, started_with)
-        file = _opened(path)
-        file.truncate(found.size)
+        found = JournalState.read(path, output_bytes, error_bytes)
+        found.require_same_run(path, run_fingerprint)
+        file = _open_journal_file(path)
+        file.truncate(found.valid_bytes)
         file.seek(0, os.SEEK_END)
-        return cls(path, file, found.last)
+        return cls(path, file, found.last_entry)
 
-    def append(self, entry: Entry, *files: io.FileIO) -> None:
+    def append(self, entry: JournalEntry, *files: io.FileIO) -> None:
         """Record that `entry` holds. `files` have been flushed; every few seconds they are synced to disk first."""
-        if entry.finished or time.monotonic() - self._synced > SYNC_EVERY:
+        if entry.finished or time.monotonic() - self._synced_at > SYNC_INTERVAL:
             for file in files:
                 os.fsync(file.fileno())
             self._write(asdict(entry))
             os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+            self._synced_at = time.monotonic()
         else:
             self._write(asdict(entry))
-        self.last = entry
+        self.last_entry = entry
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Found:
+class JournalState:
     """What a journal on disk says, as far as it can be trusted.
 
     header  what the run was started with; None where even that line is not whole
@@ -110,40 +110,40 @@ class Found:
     """
 
     header: Mapping[str, Any] | None
-    last: Entry
-    size: int
+    last_entry: JournalEntry
+    valid_bytes: int
 
     @classmethod
-    def read(cls, path: Path, output: int, errors: int) -> Self:
+    def read(cls, path: Path, output_bytes: int, error_bytes: int) -> Self:
         """Read a journal a line at a time; `output` and `errors` are the bytes that are there of these files."""
         header: Any = None
-        last, size, position = Entry(), 0, 0
+        last, size, position = JournalEntry(), 0, 0
         try:
             with path.open("rb") as file:
                 for line in file:
                     position += len(line)
-                    content = _whole(line)
+                    content = _parse_line(line)
                     if content is None:
                         break
                     if header is None:
                         header, size = content.get("started_with"), position
-                    elif content["output"] <= output and content["errors"] <= errors:
-                        last, size = Entry(**content), position
+                    elif content["output"] <= output_bytes and content["errors"] <= error_bytes:
+                        last, size = JournalEntry(**content), position
         except FileNotFoundError:
             pass
         except (KeyError, TypeError, AttributeError):  # JSON, but not ours
             pass
         return cls(header if isinstance(header, dict) else None, last, size)
 
-    def require(self, path: Path, started_with: Mapping[str, Any]) -> None:
+    def require_same_run(self, path: Path, run_fingerprint: Mapping[str, Any]) -> None:
         """Refuse to go on with a run that was started with something else, naming each difference."""
         journal = path.name
         part = journal.removesuffix(".journal")
         if self.header is None:
             raise ResumeRefused(f"{path} is damaged, so the run cannot be resumed.", f"Delete it and {part}.")
         differences = [
-            f"{name} was {_shown(self.header.get(name))}, now it is {_shown(value)}"
-            for name, value in started_with.items()
+            f"{name} was {_shorten(self.header.get(name))}, now it is {_shorten(value)}"
+            for name, value in run_fingerprint.items()
             if self.header.get(name) != orjson.loads(orjson.dumps(value))
         ]
         if differences:
@@ -153,7 +153,7 @@ class Found:
             )
 
 
-def _whole(line: bytes) -> Any:
+def _parse_line(line: bytes) -> Any:
     """The content of a line of a journal, None where it is torn."""
     try:
         return orjson.loads(line) if line.endswith(b"\n") else None
@@ -161,30 +161,30 @@ def _whole(line: bytes) -> Any:
         return None
 
 
-def _opened(path: Path) -> io.FileIO:
+def _open_journal_file(path: Path) -> io.FileIO:
     try:
         return io.FileIO(path, "a+")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = "not set" if value is None else str(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def require_same_input(name: str, crc: int, last: Entry) -> None:
+def require_same_input(name: str, crc: int, last_entry: JournalEntry) -> None:
     """Refuse to go on when the records that were done already are not the ones at the start of the input."""
-    if crc != last.crc:
+    if crc != last_entry.crc:
         raise ResumeRefused(
-            f"The first {last.records:,} records of {name} are not the ones that the unfinished run has done.",
+            f"The first {last_entry.records:,} records of {name} are not the ones that the unfinished run has done.",
             "Resume with the input that it was started with.",
         )
 
 
-def require_enough_input(name: str, records: int, last: Entry) -> None:
-    if records < last.records:
+def require_enough_input(name: str, records: int, last_entry: JournalEntry) -> None:
+    if records < last_entry.records:
         raise InputError(
-            f"{name} has only {records:,} records, but {last.records:,} of them were done before.",
+            f"{name} has only {records:,} records, but {last_entry.records:,} of them were done before.",
             "Resume with the input that the run was started with.",
         )

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 CHUNK = 1 << 18  # bytes read at a time
-LARGEST_TASK = 32 << 20  # bytes; a larger one is reported instead of filling the memory
+MAX_TASK_BYTES = 32 << 20  # bytes; a larger one is reported instead of filling the memory
 WHITESPACE = b" \t\r\n"
 
 # Why the input ended, or the given sentence about it when the input itself knows no reason.
-Ending = Callable[..., str]
+EndReason = Callable[..., str]
 
 
 class Record(NamedTuple):
@@ -31,38 +31,38 @@ class Record(NamedTuple):
     """
 
     index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
-    place: str
+    location: str
     body: bytes
     problem: str = ""
-    torn: bool = False
+    truncated: bool = False
 
 
-def too_large(size: int) -> str:
-    return f"this task has {size:,} bytes, and {LARGEST_TASK:,} is the most that lsml takes"
+def too_large_message(size: int) -> str:
+    return f"this task has {size:,} bytes, and {MAX_TASK_BYTES:,} is the most that lsml takes"
 
 
 # --- JSON Lines
 
 
-def read_lines(stream: io.BufferedReader[Any], ending: Ending) -> Iterator[Record]:
+def read_lines(stream: io.BufferedReader[Any], end_reason: EndReason) -> Iterator[Record]:
     """One record a line; blank lines do not count."""
     index = 0
     number = 0
-    while line := stream.readline(LARGEST_TASK):
+    while line := stream.readline(MAX_TASK_BYTES):
         number += 1
         place = f"line {number}"
-        if len(line) == LARGEST_TASK and not line.endswith(b"\n"):
-            yield Record(index, place, b"", too_large(len(line) + skip_line(stream)))
+        if len(line) == MAX_TASK_BYTES and not line.endswith(b"\n"):
+            yield Record(index, place, b"", too_large_message(len(line) + skip_line(stream)))
         elif line.isspace():
             continue
-        elif line.endswith(b"\n") or Depth().feed(line):
+        elif line.endswith(b"\n") or BraceDepth().feed(line):
             yield Record(index, place, line)
         else:  # the last line, and its braces are open: say that the file ends too early, not that it is not JSON
-            yield Record(index, place, b"", ending("ends in the middle of a task"), torn=True)
+            yield Record(index, place, b"", end_reason("ends in the middle of a task"), truncated=True)
             return
         index += 1
-    if ending():
-        yield Record(index, f"line {number + 1}", b"", ending(), torn=True)
+    if end_reason():
+        yield Record(index, f"line {number + 1}", b"", end_reason(), truncated=True)
 
 
 def skip_line(stream: io.BufferedReader[Any]) -> int:
@@ -89,15 +89,15 @@ _END_IN_ARRAY = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _END_IN_STREAM = re.compile(rb"\}(?=\s*\{)")
-_CLOSING = re.compile(rb"\}")
+_CLOSING_BRACE = re.compile(rb"\}")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_NOT_SKELETON = bytes(byte for byte in range(256) if byte not in b'"{}')
+_NOT_STRUCTURAL = bytes(byte for byte in range(256) if byte not in b'"{}')
 _SPACE = re.compile(rb"\s*")
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)  # a lone quote opens a string that goes on
 _IN_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 
 
-class Depth:
+class BraceDepth:
     """How deep in braces a position is. Fed with the bytes between two places where an object might end.
 
     Braces inside strings do not count. A string may begin in one segment and end in a later one.
@@ -114,7 +114,7 @@ class Depth:
         """
         if b"\\" in segment:
             segment = _ESCAPE.sub(b"", segment)
-        skeleton = segment.translate(None, _NOT_SKELETON)
+        skeleton = segment.translate(None, _NOT_STRUCTURAL)
         if self.in_string:
             skeleton = b'"' + skeleton
         outside = skeleton.replace(b'""', b"")  # strings without a brace, which is nearly all of them
@@ -127,42 +127,42 @@ class Depth:
         return self.braces <= 0 and not self.in_string
 
 
-def cut_objects(stream: io.BufferedReader[Any], ending: Ending, *, in_array: bool) -> Iterator[Record]:
-    return _Cutter(stream, ending, in_array).records()
+def split_objects(stream: io.BufferedReader[Any], end_reason: EndReason, *, in_array: bool) -> Iterator[Record]:
+    return _ObjectSplitter(stream, end_reason, in_array).records()
 
 
-class _Cutter:
+class _ObjectSplitter:
     """Finds where each element ends by counting braces between the few places where it can end.
 
     `buffer[start:]` is the element at hand, `buffer[start:seen]` the part of it that `depth` has counted,
     `offset` the position of the buffer in the input.
     """
 
-    def __init__(self, stream: io.BufferedReader[Any], ending: Ending, in_array: bool) -> None:
+    def __init__(self, stream: io.BufferedReader[Any], end_reason: EndReason, in_array: bool) -> None:
         self.stream = stream
-        self.ending = ending
+        self.end_reason = end_reason
         self.in_array = in_array
-        self.object_end = _END_IN_ARRAY if in_array else _END_IN_STREAM
+        self.end_pattern = _END_IN_ARRAY if in_array else _END_IN_STREAM
         self.buffer = b""
         self.start = self.offset = 0
         self.index = -1
-        self.drained = False  # everything that is left lies in the buffer
-        self.ended = False
+        self.is_fully_buffered = False  # everything that is left lies in the buffer
+        self.is_finished = False
 
-    def more(self) -> bool:
+    def read_more(self) -> bool:
         """Drop what was given out and read on; False at the end of the input, where nothing changes."""
         chunk = self.stream.read1(CHUNK)
         if not chunk:
-            self.drained = True
+            self.is_fully_buffered = True
             return False
         self.offset += self.start
         self.buffer = self.buffer[self.start :] + chunk
         self.start = 0
         return True
 
-    def record(self, body: bytes, problem: str = "") -> Record:
+    def make_record(self, body: bytes, problem: str = "") -> Record:
         self.index += 1
-        torn = self.ended and bool(problem)
+        torn = self.is_finished and bool(problem)
         return Record(self.index, f"byte {self.offset + self.start:,}", body, problem, torn)
 
     def next_byte(self) -> bytes:
@@ -172,52 +172,52 @@ class _Cutter:
             self.start = match.end() if match else self.start
             if self.start < len(self.buffer):
                 return self.buffer[self.start : self.start + 1]
-            if not self.more():
+            if not self.read_more():
                 return b""
 
     def records(self) -> Iterator[Record]:
         if self.in_array:
             self.next_byte()
             self.start += 1  # the opening bracket
-        while not self.ended:
+        while not self.is_finished:
             byte = self.next_byte()
             if byte == b"{":
-                yield from self.last_object(Depth(), 0) if self.drained else self.objects()
+                yield from self.last_object(BraceDepth(), 0) if self.is_fully_buffered else self.split_buffer()
             elif not byte:
-                self.ended = True
-                if self.in_array or self.ending():
-                    yield self.record(b"", self.ending("ends before the list is closed"))
+                self.is_finished = True
+                if self.in_array or self.end_reason():
+                    yield self.make_record(b"", self.end_reason("ends before the list is closed"))
             elif self.in_array and byte == b"]":
                 self.start += 1
-                self.ended = True
+                self.is_finished = True
                 if self.next_byte():
-                    yield self.record(b"", "the list of tasks is closed here, but the file goes on")
+                    yield self.make_record(b"", "the list of tasks is closed here, but the file goes on")
             elif self.in_array:
-                yield self.other_element()
+                yield self.skip_non_object()
             else:
-                self.ended = True
-                yield self.record(b"", f"expected the next task, an object, found {self.shown()}")
+                self.is_finished = True
+                yield self.make_record(b"", f"expected the next task, an object, found {self.describe_next()}")
 
-    def objects(self) -> Iterator[Record]:
+    def split_buffer(self) -> Iterator[Record]:
         """The objects from here to the end of the buffer, and the one that goes on after it."""
-        depth = Depth()
+        depth = BraceDepth()
         seen = self.start
         while True:
-            for match in self.object_end.finditer(self.buffer, seen):
+            for match in self.end_pattern.finditer(self.buffer, seen):
                 end = match.end()
                 complete = depth.feed(self.buffer[seen:end])
                 seen = end
                 if complete:
-                    yield self.record(self.buffer[self.start : end])
+                    yield self.make_record(self.buffer[self.start : end])
                     self.start = end
                     if not self.step_to_object():
                         return
                     seen = self.start
             held = seen - self.start
-            if len(self.buffer) - self.start > LARGEST_TASK:
-                yield self.skip_large(depth, held)
+            if len(self.buffer) - self.start > MAX_TASK_BYTES:
+                yield self.skip_oversized(depth, held)
                 return
-            if not self.more():
+            if not self.read_more():
                 yield from self.last_object(depth, held)
                 return
             seen = held
@@ -236,27 +236,27 @@ class _Cutter:
         self.start = position
         return True
 
-    def last_object(self, depth: Depth, held: int) -> Iterator[Record]:
+    def last_object(self, depth: BraceDepth, scanned: int) -> Iterator[Record]:
         """An object after which the input ends, with or without something odd in between; or one that is torn."""
-        seen = self.start + held
-        for match in _CLOSING.finditer(self.buffer, seen):
+        seen = self.start + scanned
+        for match in _CLOSING_BRACE.finditer(self.buffer, seen):
             complete = depth.feed(self.buffer[seen : match.end()])
             seen = match.end()
             if complete:
-                yield self.record(self.buffer[self.start : seen])
+                yield self.make_record(self.buffer[self.start : seen])
                 self.start = seen
                 self.step_to_object()
                 return
-        self.ended = True
-        yield self.record(b"", self.ending("ends in the middle of a task"))
+        self.is_finished = True
+        yield self.make_record(b"", self.end_reason("ends in the middle of a task"))
 
-    def skip_large(self, depth: Depth, held: int) -> Record:
+    def skip_oversized(self, depth: BraceDepth, scanned: int) -> Record:
         """Count on to the end of an object that is too large to keep."""
-        record = self.record(b"")
+        record = self.make_record(b"")
         size = 0
-        seen = self.start + held
+        seen = self.start + scanned
         while True:
-            for match in self.object_end.finditer(self.buffer, seen):
+            for match in self.end_pattern.finditer(self.buffer, seen):
                 end = match.end()
                 complete = depth.feed(self.buffer[seen:end])
                 seen = end
@@ -265,7 +265,7 @@ class _Cutter:
                     self.start = end
                     if self.in_array and self.next_byte() == b",":
                         self.start += 1
-                    return record._replace(problem=too_large(size))
+                    return record._replace(problem=too_large_message(size))
             # The braces up to the last one are counted now, a part of a match or of an escape may follow it.
             keep = self.buffer.rfind(b"}", seen)
             keep = max(seen, (keep if keep >= 0 else len(self.buffer) - 1))
@@ -274,15 +274,17 @@ class _Cutter:
             depth.feed(self.buffer[seen:keep])
             size += keep - self.start
             self.start = seen = keep
-            if not self.more():
-                self.ended = True
-                return record._replace(problem=f"{too_large(size)}; {self.ending('ends inside of it')}", torn=True)
+            if not self.read_more():
+                self.is_finished = True
+                return record._replace(
+                    problem=f"{too_large_message(size)}; {self.end_reason('ends inside of it')}", truncated=True
+                )
             seen = 0
 
-    def other_element(self) -> Record:
+    def skip_non_object(self) -> Record:
         """An element of the array that is no object: passed over without being kept, and reported."""
-        shown = self.shown()
-        record = self.record(b"", f"expected a task, an object, found {shown}")
+        shown = self.describe_next()
+        record = self.make_record(b"", f"expected a task, an object, found {shown}")
         depth = 0
         while True:
             for match in _TOKEN.finditer(self.buffer, self.start):
@@ -297,11 +299,11 @@ class _Cutter:
                     break
             else:
                 self.start = len(self.buffer)
-                go_on = self.more()
+                go_on = self.read_more()
             if not go_on:
-                self.ended = True
+                self.is_finished = True
                 return record._replace(
-                    problem=self.ending(f"ends inside {shown}, where a task was expected"), torn=True
+                    problem=self.end_reason(f"ends inside {shown}, where a task was expected"), truncated=True
                 )
 
     def skip_string(self) -> bool:
@@ -311,11 +313,11 @@ class _Cutter:
             if self.buffer.startswith(b'"', self.start):
                 self.start += 1
                 return True
-            if not self.more():
+            if not self.read_more():
                 break
         return False
 
-    def shown(self) -> str:
+    def describe_next(self) -> str:
         start = self.buffer[self.start : self.start + 1]
         kinds = {b"[": "a list", b'"': "a string", b",": "a comma", b"n": "null", b"t": "true", b"f": "false"}
         text = self.buffer[self.start : self.start + 12].split(b",")[0].split(b"]")[0].decode("utf-8", "replace")

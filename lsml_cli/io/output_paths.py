@@ -20,52 +20,52 @@ def is_stream(output: str) -> bool:
     return output == STDOUT or (path.exists() and not path.is_file() and not path.is_dir())
 
 
-def require_different_files(reads: Mapping[str, str | None], writes: Mapping[str, str | None]) -> None:
+def require_different_files(inputs: Mapping[str, str | None], outputs: Mapping[str, str | None]) -> None:
     """Refuse to write over something that is read, or over something else that is written; names tell what is what."""
     seen: dict[object, str] = {}
-    for name, path in (*reads.items(), *writes.items()):
-        if not path or (name in writes and is_stream(path)):
+    for name, path in (*inputs.items(), *outputs.items()):
+        if not path or (name in outputs and is_stream(path)):
             continue
-        file = identity(path)
-        if file in seen and name in writes:
+        file = file_identity(path)
+        if file in seen and name in outputs:
             raise UsageError(f"{path} is {seen[file]} and {name} at once.", "Name another file.")
         seen.setdefault(file, name)
 
 
-def in_progress(writes: Mapping[str, str | None]) -> dict[str, str | None]:
+def part_files(outputs: Mapping[str, str | None]) -> dict[str, str | None]:
     """The files that stand beside those that are written until they are finished."""
     parts: dict[str, str | None] = {}
-    for name, path in writes.items():
+    for name, path in outputs.items():
         if path and not is_stream(path):
             parts |= {f"{name} in progress": f"{path}.part", f"{name}'s journal": f"{path}.part.journal"}
     return parts
 
 
-def identity(path: str) -> object:
+def file_identity(path: str) -> object:
     """What tells whether two names mean one file, also through links; `-` is whatever standard input comes from."""
     try:
-        return identity_of(0 if path == "-" else path)
+        return existing_file_identity(0 if path == "-" else path)
     except OSError:  # not there yet
         return os.path.realpath(path)
 
 
-def identity_of(file: int | str) -> object:
+def existing_file_identity(file: int | str) -> object:
     """The same for a file that is there, by its name or its descriptor."""
     status = os.stat(file)  # noqa: PTH116 - takes descriptors too
     return status.st_dev, status.st_ino
 
 
-def room_note(output: str, size: int | None) -> str | None:
+def disk_space_note(output: str, size: int | None) -> str | None:
     """A sentence if the disk may be too small for the output of an input of `size` bytes."""
     if size is None or is_stream(output):
         return None
-    free = shutil.disk_usage(writable(output).parent).free
+    free = shutil.disk_usage(resolve_output_path(output).parent).free
     if free > size * 1.2:
         return None
     return f"The input has {size / 1e6:,.0f} MB and only {free / 1e6:,.0f} MB are free where {output} goes."
 
 
-def writable(path: str) -> Path:
+def resolve_output_path(path: str) -> Path:
     """Where a file named `path` would be made; links are followed. Raises UsageError when none can be made there."""
     target = Path(path)
     if target.is_symlink():  # the link stays, and what it points to gets the content
@@ -81,12 +81,12 @@ def writable(path: str) -> Path:
     return target
 
 
-def beside(path: Path, ending: str) -> Path:
+def sibling_path(path: Path, suffix: str) -> Path:
     """The file that stands beside another one while that is written: `out.json.part`."""
-    return path.with_name(path.name + ending)
+    return path.with_name(path.name + suffix)
 
 
-def locked(path: Path) -> io.FileIO:
+def open_locked(path: Path) -> io.FileIO:
     """The file, open and locked, so that two runs cannot write the same output."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder, and lsml needs that name.", "Remove it, or choose another --output.")
@@ -98,6 +98,6 @@ def locked(path: Path) -> io.FileIO:
             file.close()
             output = path.with_suffix("")
             raise OutputError(f"Another lsml is writing {output} right now.", "Choose another --output.") from None
-        if identity(str(path)) == identity_of(file.fileno()):
+        if file_identity(str(path)) == existing_file_identity(file.fileno()):
             return file
         file.close()  # the run that had it finished in this very moment, and renamed it

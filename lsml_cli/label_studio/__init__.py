@@ -5,6 +5,6 @@ It is asked over plain HTTP. Its SDK brings 500 MB with it and takes two seconds
 
 from __future__ import annotations
 
-from lsml_cli.label_studio.client import API_KEY, Studio, connect
+from lsml_cli.label_studio.client import API_KEY_ENV_VAR, LabelStudioClient, connect
 
-__all__ = ["API_KEY", "Studio", "connect"]
+__all__ = ["API_KEY_ENV_VAR", "LabelStudioClient", "connect"]

@@ -17,19 +17,19 @@ from pathlib import Path
 
 import orjson
 
-POLL = 1.0  # seconds between two looks
+POLL_INTERVAL = 1.0  # seconds between two looks
 
 
 @dataclass(frozen=True)
-class Call:
+class PendingRequest:
     """began, ends: seconds since 1970, when it was sent and when it is surely over; before: what was counted then."""
 
-    began: float
-    ends: float
-    before: int
+    started_at: float
+    deadline: float
+    initial_count: int
 
 
-class Underway:
+class PendingImport:
     """The note about one version in one project. Where no file can be written there is none, and no harm done."""
 
     def __init__(self, url: str, project: int, version: str) -> None:
@@ -37,8 +37,8 @@ class Underway:
         name = blake2b(f"{url.rstrip('/')}\0{project}\0{version}".encode(), digest_size=12).hexdigest()
         self.path = Path(home) / "lsml" / "push" / f"{name}.json"
 
-    def begin(self, before: int, patience: float) -> Call:
-        call = Call(time.time(), time.time() + patience, before)
+    def record(self, initial_count: int, max_seconds: float) -> PendingRequest:
+        call = PendingRequest(time.time(), time.time() + max_seconds, initial_count)
         with suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             aside = self.path.with_suffix(f".{os.getpid()}")
@@ -46,27 +46,27 @@ class Underway:
             aside.replace(self.path)
         return call
 
-    def end(self) -> None:
+    def clear(self) -> None:
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
-    def found(self) -> Call | None:
+    def load(self) -> PendingRequest | None:
         """The call of another push, or of an earlier one that was killed, if it may still be worked on."""
         try:
-            call = Call(**orjson.loads(self.path.read_bytes()))
-            return call if call.began <= time.time() < call.ends else None
+            call = PendingRequest(**orjson.loads(self.path.read_bytes()))
+            return call if call.started_at <= time.time() < call.deadline else None
         except (OSError, ValueError, TypeError):
             return None
 
 
-def wait_for(call: Call, count: Callable[[], int]) -> bool:
+def wait_until_settled(request: PendingRequest, count: Callable[[], int]) -> bool:
     """Wait until what is counted has changed and stands still. False when the time is over and nothing has come."""
-    last = call.before
+    last = request.initial_count
     while True:
         now = count()
-        if now != call.before and now == last:
+        if now != request.initial_count and now == last:
             return True
         last = now
-        if now == call.before and time.time() >= call.ends:
+        if now == request.initial_count and time.time() >= request.deadline:
             return False
-        time.sleep(POLL)
+        time.sleep(POLL_INTERVAL)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Existing = Literal["skip", "replace"]
+ExistingPolicy = Literal["skip", "replace"]
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class PushOptions:
     file: str
     project: int
     version: str | None = None
-    existing: Existing = "skip"
+    existing: ExistingPolicy = "skip"
     activate: bool = True
-    create: bool = False
+    create_tasks: bool = False
     dry_run: bool = False
     errors: Path | None = None
 
 
 @dataclass(frozen=True)
-class Pushed:
+class PushResult:
     """How it went, in predictions; with `create` in tasks.
 
     records   of the input
@@ -54,44 +54,46 @@ class Pushed:
     empty: int = 0
     other: int = 0
     rejected: int = 0
-    doubles: int = 0
+    duplicates: int = 0
     calls: int = 0
     sending_seconds: float = 0.0
     seconds: float = 0.0
     dry_run: bool = False
-    what: Literal["predictions", "tasks"] = "predictions"
+    item_type: Literal["predictions", "tasks"] = "predictions"
     errors: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> int:
-        return self.existing + self.failed + self.other + (self.empty if self.what == "predictions" else 0)
+        return self.existing + self.failed + self.other + (self.empty if self.item_type == "predictions" else 0)
 
     def to_json(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "notes"}
         return fields | {"skipped": self.skipped}
 
-    def sentences(self) -> Iterator[str]:
+    def summary_lines(self) -> Iterator[str]:
         why = {
             "there already": self.existing,
             "failed when they were predicted": self.failed,
-            "without a prediction": self.empty if self.what == "predictions" else 0,
+            "without a prediction": self.empty if self.item_type == "predictions" else 0,
             "of another version": self.other,
         }
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in why.items() if number)
         would = "would be " if self.dry_run else ""
-        named = f" of {self.version}" if self.version and self.what == "predictions" else ""
-        done = f"{self.sent:,} {self.what}{named} {would}sent" + ("" if self.dry_run else f", {self.created:,} created")
+        named = f" of {self.version}" if self.version and self.item_type == "predictions" else ""
+        done = f"{self.sent:,} {self.item_type}{named} {would}sent" + (
+            "" if self.dry_run else f", {self.created:,} created"
+        )
         skipped = f", {self.skipped:,} skipped ({reasons})" if self.skipped else ""
         rate = f" in {self.seconds:,.1f} s" + (f" ({self.created / self.seconds:,.0f}/s)" if self.created else "")
         yield f"{self.records:,} records: {done}{skipped}, {self.rejected:,} rejected{rate}"
-        if self.empty and self.what == "tasks":
+        if self.empty and self.item_type == "tasks":
             tasks, has = ("task", "has") if self.empty == 1 else ("tasks", "have")
             yield f"{self.empty:,} {tasks} {'would have' if self.dry_run else has} no prediction."
         if self.replaced:
             yield f"{self.replaced:,} older predictions of {self.version} {would or 'were '}replaced."
-        if self.doubles:
-            yield f"{self.doubles:,} predictions that an interrupted push had left twice were removed."
+        if self.duplicates:
+            yield f"{self.duplicates:,} predictions that an interrupted push had left twice were removed."
         yield from self.notes
         if self.rejected and self.errors:
             yield f"All rejections are in {self.errors}."

@@ -14,56 +14,71 @@ import orjson
 
 from lsml_cli.errors import OutputError
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.output_paths import beside, writable
-from lsml_cli.io.source import Source
+from lsml_cli.io.output_paths import resolve_output_path, sibling_path
+from lsml_cli.io.source import RecordSource
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction, dumps
-from lsml_cli.schema.tasks import kind
+from lsml_cli.schema.tasks import describe_json_type
 
-SHOWN = 3  # rejections that are said at once
-KEPT = ("data", "meta")  # what a new task takes over from an old one: ids, annotations and drafts belong elsewhere
+MAX_SHOWN_REJECTIONS = 3  # rejections that are said at once
+COPIED_TASK_FIELDS = (
+    "data",
+    "meta",
+)  # what a new task takes over from an old one: ids, annotations and drafts belong elsewhere
 
-REGION = ("id", "from_name", "to_name", "type", "value")
-NO_REGION: Mapping[str, Any] = {"id": "", "from_name": "", "to_name": "", "value": {}}  # a relation has none of these
+REQUIRED_REGION_FIELDS = ("id", "from_name", "to_name", "type", "value")
+RELATION_DEFAULTS: Mapping[str, Any] = {
+    "id": "",
+    "from_name": "",
+    "to_name": "",
+    "value": {},
+}  # a relation has none of these
 
 Stage = Literal["read", "check", "task", "send"]  # not JSON; not what the config wants; no such task; not taken
 
 
-class Report(Protocol):
+class ProgressReporter(Protocol):
     def note(self, sentence: str, important: bool = False) -> None: ...
 
     def progress(self, tasks: int, failed: int, fraction: float | None) -> None: ...
 
 
-class Item(NamedTuple):
+class SpoolItem(NamedTuple):
     """Something to send. `number` is its position among them, `index` and `place` that of its record in the input."""
 
-    number: int
+    position: int
     index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
-    place: str
+    location: str
     body: bytes
 
 
 class Rejections:
     """What is not sent, or not taken: counted, the first few said, all of it in the error file."""
 
-    def __init__(self, path: Path | None, source: str, report: Report) -> None:
+    def __init__(self, path: Path | None, source: str, reporter: ProgressReporter) -> None:
         self.count = 0
         self.by_stage: Counter[Stage] = Counter()
         self.path = path
         self._source = source
-        self._report = report
-        self._part = beside(writable(str(path)), ".new") if path else None
+        self._reporter = reporter
+        self._part = sibling_path(resolve_output_path(str(path)), ".new") if path else None
         self._file = self._part.open("wb") if self._part else None
 
-    def add(self, stage: Stage, reason: str, task: int | None, index: int, place: str) -> None:
+    def add(self, stage: Stage, reason: str, task_id: int | None, index: int, location: str) -> None:
         self.count += 1
         self.by_stage[stage] += 1
-        if self.count <= SHOWN:
-            named = f", task {task}" if task is not None else ""
-            self._report.note(f"rejected: {self._source}, {place}{named}: {reason}", important=True)
+        if self.count <= MAX_SHOWN_REJECTIONS:
+            named = f", task {task_id}" if task_id is not None else ""
+            self._reporter.note(f"rejected: {self._source}, {location}{named}: {reason}", important=True)
         if self._file:
-            line = {"id": task, "index": index, "place": place, "stage": stage, "reason": reason, "transient": False}
+            line = {
+                "id": task_id,
+                "index": index,
+                "place": location,
+                "stage": stage,
+                "reason": reason,
+                "transient": False,
+            }
             try:
                 self._file.write(orjson.dumps(line) + b"\n")
             except OSError as error:
@@ -73,7 +88,7 @@ class Rejections:
         """Let the error file appear, also when the run was not finished."""
         if self._file and self._part and self.path:
             self._file.close()
-            self._part.replace(writable(str(self.path)))
+            self._part.replace(resolve_output_path(str(self.path)))
 
 
 class Spool:
@@ -85,9 +100,9 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        self.tasks = array("q")
-        self.versions: Counter[str] = Counter()
-        self.named: Counter[str] = Counter()
+        self.task_ids = array("q")
+        self.version_counts: Counter[str] = Counter()
+        self.input_version_counts: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self._file: BinaryIO = tempfile.TemporaryFile(prefix="lsml-push-")  # noqa: SIM115
 
@@ -98,28 +113,33 @@ class Spool:
         self._file.close()
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return len(self.task_ids)
 
-    def add(self, task: int, body: bytes, record: Record) -> None:
+    def add(self, task_id: int, body: bytes, record: Record) -> None:
         """`body` is JSON on one line."""
         try:
-            self._file.write(b"%d\t%s\t%s\n" % (record.index, record.place.encode(), body))
+            self._file.write(b"%d\t%s\t%s\n" % (record.index, record.location.encode(), body))
         except OSError as error:
             raise OutputError(
                 f"The temporary file for what is to be sent cannot grow: {error.strerror}.",
                 "Make room there, or set TMPDIR to a folder on another disk.",
             ) from None
-        self.tasks.append(task)
+        self.task_ids.append(task_id)
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[SpoolItem]:
         self._file.seek(0)
         for number, line in enumerate(self._file):
             index, place, body = line.rstrip(b"\n").split(b"\t", 2)
-            yield Item(number, int(index), place.decode(), body)
+            yield SpoolItem(number, int(index), place.decode(), body)
 
 
-def gather(
-    source: Source, config: LabelConfig, spool: Spool, rejections: Rejections, version: str | None, whole: bool
+def spool_records(
+    source: RecordSource,
+    config: LabelConfig,
+    spool: Spool,
+    rejections: Rejections,
+    version: str | None,
+    whole_tasks: bool,
 ) -> None:
     """Read everything, and put what may be sent into `spool`.
 
@@ -130,100 +150,100 @@ def gather(
         spool.counts["records"] += 1
         task: int | None = None
         try:
-            raw = _parsed(record)
+            raw = _parse_record(record)
             task = raw.get("id") if "data" in raw else raw.get("task")
             task = task if type(task) is int else None
-            if whole:
-                _gather_task(raw, config, spool, record, version)
+            if whole_tasks:
+                _spool_task(raw, config, spool, record, version)
             else:
-                _gather_predictions(raw, task, config, spool, record, version)
-        except _Wrong as wrong:
-            rejections.add(wrong.stage, str(wrong), task, record.index, record.place)
+                _spool_predictions(raw, task, config, spool, record, version)
+        except _RecordRejected as wrong:
+            rejections.add(wrong.stage, str(wrong), task, record.index, record.location)
 
 
-class _Wrong(ValueError):
+class _RecordRejected(ValueError):
     def __init__(self, stage: Stage, reason: str) -> None:
         super().__init__(reason)
         self.stage: Stage = stage
 
 
-def _parsed(record: Record) -> dict[str, Any]:
+def _parse_record(record: Record) -> dict[str, Any]:
     if record.problem:
-        raise _Wrong("read", record.problem)
+        raise _RecordRejected("read", record.problem)
     try:
         raw = orjson.loads(record.body)
     except orjson.JSONDecodeError as error:
-        raise _Wrong("read", f"not JSON: {str(error).split(':')[0]}") from None
+        raise _RecordRejected("read", f"not JSON: {str(error).split(':')[0]}") from None
     if not isinstance(raw, dict):
-        raise _Wrong("read", f"expected a task or a prediction, an object, found {kind(raw)}")
+        raise _RecordRejected("read", f"expected a task or a prediction, an object, found {describe_json_type(raw)}")
     return raw
 
 
-def _gather_predictions(
-    raw: Mapping[str, Any], task: int | None, config: LabelConfig, spool: Spool, record: Record, version: str | None
+def _spool_predictions(
+    raw: Mapping[str, Any], task_id: int | None, config: LabelConfig, spool: Spool, record: Record, version: str | None
 ) -> None:
     if raw.get("error") is not None and "data" not in raw:
         spool.counts["failed"] += 1
         return
     found: list[Mapping[str, Any]]
     if "data" in raw:
-        found = _predictions_in(raw)
+        found = _embedded_predictions(raw)
         if not found:
             spool.counts["empty"] += 1
             return
     elif "result" in raw:
         found = [raw]
     else:
-        raise _Wrong("read", "this is neither a task nor a prediction: it has neither data nor a result")
-    _count_versions(found, spool)
-    if task is None:
-        raise _Wrong("read", "this task has no id" if "data" in raw else "this prediction does not say of which task")
+        raise _RecordRejected("read", "this is neither a task nor a prediction: it has neither data nor a result")
+    _tally_input_versions(found, spool)
+    if task_id is None:
+        raise _RecordRejected(
+            "read", "this task has no id" if "data" in raw else "this prediction does not say of which task"
+        )
     for prediction in found:
         if version is not None and prediction.get("model_version") != version:
             spool.counts["other"] += 1
             continue
-        if wrong := problem_of(prediction, config):
-            raise _Wrong("check", wrong)
-        spool.add(task, dumps({"task": task} | _stored(prediction)), record)
-        spool.versions[prediction["model_version"]] += 1
+        if wrong := find_prediction_problem(prediction, config):
+            raise _RecordRejected("check", wrong)
+        spool.add(task_id, dumps({"task": task_id} | _stored_fields(prediction)), record)
+        spool.version_counts[prediction["model_version"]] += 1
 
 
-def _gather_task(
-    raw: Mapping[str, Any], config: LabelConfig, spool: Spool, record: Record, version: str | None
-) -> None:
+def _spool_task(raw: Mapping[str, Any], config: LabelConfig, spool: Spool, record: Record, version: str | None) -> None:
     if not isinstance(raw.get("data"), dict):
-        raise _Wrong("read", "this is no whole task: it has no data")
+        raise _RecordRejected("read", "this is no whole task: it has no data")
     for obj in config.objects.values():
         try:
             obj.read(raw["data"])
         except ValueError as error:
-            raise _Wrong("check", str(error)) from None
-    found = _predictions_in(raw)
-    _count_versions(found, spool)
+            raise _RecordRejected("check", str(error)) from None
+    found = _embedded_predictions(raw)
+    _tally_input_versions(found, spool)
     wanted = [each for each in found if version is None or each.get("model_version") == version]
     spool.counts["other"] += len(found) - len(wanted)
     for prediction in wanted:
-        if wrong := problem_of(prediction, config):
-            raise _Wrong("check", wrong)
+        if wrong := find_prediction_problem(prediction, config):
+            raise _RecordRejected("check", wrong)
     if not wanted:
         spool.counts["empty"] += 1
-    kept = {key: raw[key] for key in KEPT if raw.get(key)} | {"data": raw["data"]}
-    spool.add(-1, dumps(kept | {"predictions": [_stored(each) for each in wanted]}), record)
-    spool.versions.update(each["model_version"] for each in wanted)
+    kept = {key: raw[key] for key in COPIED_TASK_FIELDS if raw.get(key)} | {"data": raw["data"]}
+    spool.add(-1, dumps(kept | {"predictions": [_stored_fields(each) for each in wanted]}), record)
+    spool.version_counts.update(each["model_version"] for each in wanted)
 
 
-def _count_versions(found: Sequence[Mapping[str, Any]], spool: Spool) -> None:
-    versions = (each.get("model_version") for each in found)
-    spool.named.update(version for version in versions if isinstance(version, str))
+def _tally_input_versions(predictions: Sequence[Mapping[str, Any]], spool: Spool) -> None:
+    versions = (each.get("model_version") for each in predictions)
+    spool.input_version_counts.update(version for version in versions if isinstance(version, str))
 
 
-def _predictions_in(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _embedded_predictions(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The predictions that a task carries in full; an export has their ids only, which say nothing."""
     stored = task.get("predictions")
     return [each for each in stored if isinstance(each, dict)] if isinstance(stored, list) else []
 
 
-def _stored(prediction: Mapping[str, Any]) -> dict[str, Any]:
+def _stored_fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
     """What Label Studio keeps of a prediction."""
     return {
         "result": prediction["result"],
@@ -232,21 +252,23 @@ def _stored(prediction: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def problem_of(prediction: Mapping[str, Any], config: LabelConfig) -> str | None:
+def find_prediction_problem(prediction: Mapping[str, Any], config: LabelConfig) -> str | None:
     """None when Label Studio takes the prediction, else one sentence about what is wrong."""
     result = prediction.get("result")
     if not isinstance(result, list) or not all(isinstance(region, dict) for region in result):
-        return f"its result is {kind(result)}, not a list of regions"
+        return f"its result is {describe_json_type(result)}, not a list of regions"
     if not isinstance(prediction.get("model_version"), str) or not prediction["model_version"]:
         return "it has no model_version, and without one nobody can tell predictions apart"
     if (version := prediction["model_version"]) != version.strip():
         return f"its model_version {version!r} begins or ends with a space, which Label Studio takes away"
     for number, region in enumerate(result):
-        missing = next((key for key in REGION if key not in region and region.get("type") != "relation"), None)
+        missing = next(
+            (key for key in REQUIRED_REGION_FIELDS if key not in region and region.get("type") != "relation"), None
+        )
         if missing:
             return f"region {number + 1} of {len(result)} has no {missing}"
     try:
-        whole = [{**NO_REGION, **region} if region.get("type") == "relation" else region for region in result]
+        whole = [{**RELATION_DEFAULTS, **region} if region.get("type") == "relation" else region for region in result]
         return config.check(Prediction.from_json({**prediction, "result": whole}))
     except (KeyError, TypeError, ValueError) as error:
         return f"its regions cannot be read: {error}"

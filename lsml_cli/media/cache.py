@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BOUND = 10 << 30  # bytes
-SWEPT_EVERY = 32  # parts of the bound: so much is written by a process before it looks at the folder again
-SWEPT_TO = 0.9  # of the bound
-STALE = 3600.0  # seconds after which a file that nobody finished is somebody's who died
+DEFAULT_MAX_BYTES = 10 << 30  # bytes
+EVICTION_CHECK_DIVISOR = 32  # parts of the bound: so much is written by a process before it looks at the folder again
+EVICTION_TARGET_FRACTION = 0.9  # of the bound
+STALE_PART_SECONDS = 3600.0  # seconds after which a file that nobody finished is somebody's who died
 
-_KEPT = re.compile(r"[0-9a-f]{62}")
-_UNFINISHED = re.compile(r"[0-9a-f]{62}\.\w+\.part")
-_DIGEST = 32  # bytes in front of the content
+_ENTRY_NAME = re.compile(r"[0-9a-f]{62}")
+_PART_NAME = re.compile(r"[0-9a-f]{62}\.\w+\.part")
+_DIGEST_BYTES = 32  # bytes in front of the content
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,27 @@ class Cache:
     """
 
     folder: Path
-    bound: int = BOUND
-    _written: _Written = field(default_factory=lambda: _Written(), init=False, compare=False, repr=False)
+    max_bytes: int = DEFAULT_MAX_BYTES
+    _write_counter: _WriteCounter = field(
+        default_factory=lambda: _WriteCounter(), init=False, compare=False, repr=False
+    )
 
     def get(self, key: str) -> bytes | None:
         """What was put there, None when it is not there or damaged."""
         path = self._path(key)
         try:
             content = path.read_bytes()
-            if content[:_DIGEST] != _digest(content[_DIGEST:]):
+            if content[:_DIGEST_BYTES] != _digest(content[_DIGEST_BYTES:]):
                 path.unlink()
                 return None
             os.utime(path)  # used now; mtime, because many file systems do not keep atime
         except OSError:
             return None
-        return content[_DIGEST:]
+        return content[_DIGEST_BYTES:]
 
     def put(self, key: str, content: bytes) -> None:
         """Keep it. It appears by rename, so that no reader in any process sees half of it."""
-        if len(content) + _DIGEST > self.bound:
+        if len(content) + _DIGEST_BYTES > self.max_bytes:
             return
         path = self._path(key)
         with suppress(OSError):
@@ -67,16 +69,16 @@ class Cache:
             except BaseException:
                 os.unlink(unfinished)  # noqa: PTH108
                 raise
-            if self._written.add(len(content) + _DIGEST, self.bound // SWEPT_EVERY):
-                self.sweep()
+            if self._write_counter.add(len(content) + _DIGEST_BYTES, self.max_bytes // EVICTION_CHECK_DIVISOR):
+                self.evict()
 
-    def sweep(self) -> None:
+    def evict(self) -> None:
         """Remove what was not used for longest, until the rest fits. Other processes may do the same meanwhile."""
-        files = sorted(self._files())
-        over = sum(size for _, size, _ in files) - self.bound
+        files = sorted(self._iter_entries())
+        over = sum(size for _, size, _ in files) - self.max_bytes
         if over <= 0:
             return
-        over += int(self.bound * (1 - SWEPT_TO))
+        over += int(self.max_bytes * (1 - EVICTION_TARGET_FRACTION))
         for _, size, path in files:
             if over <= 0:
                 break
@@ -84,7 +86,7 @@ class Cache:
                 os.unlink(path)  # noqa: PTH108
             over -= size
 
-    def _files(self) -> Iterator[tuple[float, int, str]]:
+    def _iter_entries(self) -> Iterator[tuple[float, int, str]]:
         """(last used, bytes, path) of every file; those that nobody will finish are removed on the way."""
         for folder in _scan(self.folder):
             if not (len(folder.name) == 2 and folder.is_dir(follow_symlinks=False)):
@@ -92,9 +94,9 @@ class Cache:
             for entry in _scan(folder):
                 with suppress(OSError):
                     facts = entry.stat(follow_symlinks=False)
-                    if _KEPT.fullmatch(entry.name):
+                    if _ENTRY_NAME.fullmatch(entry.name):
                         yield facts.st_mtime, facts.st_size, entry.path
-                    elif _UNFINISHED.fullmatch(entry.name) and facts.st_mtime < time.time() - STALE:
+                    elif _PART_NAME.fullmatch(entry.name) and facts.st_mtime < time.time() - STALE_PART_SECONDS:
                         os.unlink(entry.path)  # noqa: PTH108
 
     def _path(self, key: str) -> Path:
@@ -102,22 +104,22 @@ class Cache:
         return self.folder / name[:2] / name[2:]
 
 
-class _Written:
+class _WriteCounter:
     """Bytes that this process wrote since it last looked at the folder; at first it has never looked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._bytes: int | None = None
+        self._bytes_written: int | None = None
 
-    def add(self, size: int, enough: int) -> bool:
+    def add(self, size: int, limit: int) -> bool:
         """Whether it is time to look again."""
         with self._lock:
-            due = self._bytes is None or self._bytes + size > enough
-            self._bytes = 0 if due else (self._bytes or 0) + size
+            due = self._bytes_written is None or self._bytes_written + size > limit
+            self._bytes_written = 0 if due else (self._bytes_written or 0) + size
             return due
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Written, ()
+        return _WriteCounter, ()
 
 
 def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -130,4 +132,4 @@ def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 def _digest(content: bytes) -> bytes:
     """Of the content, in front of it: a power cut may leave a file of the right length full of zeros."""
-    return hashlib.blake2b(content, digest_size=_DIGEST).digest()
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()

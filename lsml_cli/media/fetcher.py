@@ -23,18 +23,26 @@ from typing import TYPE_CHECKING
 from lsml_cli.errors import TransientError
 from lsml_cli.media import buckets, files
 from lsml_cli.media.cache import Cache
-from lsml_cli.media.credentials import Login
-from lsml_cli.media.hosts import ANYWHERE, Hosts
-from lsml_cli.media.resolver import UPLOAD, Place, bucket_of, data_uri, host_of, locate, shown
+from lsml_cli.media.credentials import LabelStudioCredentials
+from lsml_cli.media.hosts import ANY_HOST, AllowedHosts
+from lsml_cli.media.resolver import (
+    UPLOAD_PREFIX,
+    MediaLocation,
+    abbreviate,
+    decode_data_uri,
+    locate,
+    parse_bucket,
+    parse_host,
+)
 
 if TYPE_CHECKING:
-    from lsml_cli.media.web import Web
+    from lsml_cli.media.web import HttpFetcher
 
-__all__ = ["ANYWHERE", "Cache", "Hosts", "Login", "Media"]
+__all__ = ["ANY_HOST", "AllowedHosts", "Cache", "LabelStudioCredentials", "Media"]
 
-LARGEST_FILE = 256 << 20  # bytes of one file
-SLOWEST_FILE = 120.0  # seconds for one remote file from the first byte asked for to the last one there
-PATIENCE = 15.0  # seconds without a byte
+MAX_FILE_BYTES = 256 << 20  # bytes of one file
+TOTAL_TIMEOUT = 120.0  # seconds for one remote file from the first byte asked for to the last one there
+READ_TIMEOUT = 15.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
@@ -70,18 +78,20 @@ class Media:
     root: Path | None = None
     document_root: Path | None = None
     upload_root: Path | None = None
-    maps: tuple[tuple[str, Path], ...] = ()
-    label_studio: Login | None = None
-    hosts: Hosts = ANYWHERE
+    prefix_map: tuple[tuple[str, Path], ...] = ()
+    label_studio: LabelStudioCredentials | None = None
+    allowed_hosts: AllowedHosts = ANY_HOST
     cache: Cache | None = None
-    largest: int = LARGEST_FILE
-    slowest: float = SLOWEST_FILE
-    patience: float = PATIENCE
+    max_bytes: int = MAX_FILE_BYTES
+    total_timeout: float = TOTAL_TIMEOUT
+    read_timeout: float = READ_TIMEOUT
     confined: bool = True
-    _process: _Process = field(default_factory=lambda: _Process(), init=False, compare=False, repr=False)
+    _process_state: _ProcessState = field(
+        default_factory=lambda: _ProcessState(), init=False, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
-        longest_first = sorted(self.maps, key=lambda pair: -len(pair[0]))
+        longest_first = sorted(self.prefix_map, key=lambda pair: -len(pair[0]))
         object.__setattr__(self, "maps", tuple(longest_first))
 
     def fetch(self, value: str, task_id: int | None = None) -> bytes:
@@ -94,15 +104,15 @@ class Media:
         """
         place = self._locate(value)
         if place.kind == "data":
-            return data_uri(value)
-        if (path := files.first(place.files)) is not None:
-            return files.read(path, self.largest)
+            return decode_data_uri(value)
+        if (path := files.first_existing(place.candidates)) is not None:
+            return files.read(path, self.max_bytes)
         if place.kind == "file":
-            return files.read(place.files[0].resolve(), self.largest)  # raises what is wrong with it
-        route = self._route(place, value, task_id)
-        return self._process.once(value, lambda: self._kept(value, route))
+            return files.read(place.candidates[0].resolve(), self.max_bytes)  # raises what is wrong with it
+        route = self._resolve_route(place, value, task_id)
+        return self._process_state.run_once(value, lambda: self._read_through_cache(value, route))
 
-    def problem(self, value: str, task_id: int | None = None, *, ask_remote: bool = False) -> str | None:
+    def find_problem(self, value: str, task_id: int | None = None, *, check_remote: bool = False) -> str | None:
         """Why `fetch` would fail, without reading the file; None when it would not, or when that is not known.
 
         A server is asked whether it has the file only if `ask_remote`.
@@ -110,15 +120,15 @@ class Media:
         try:
             place = self._locate(value)
             if place.kind == "data":
-                data_uri(value)
-            elif (path := files.first(place.files)) is not None:
-                return files.problem(path, self.largest)
+                decode_data_uri(value)
+            elif (path := files.first_existing(place.candidates)) is not None:
+                return files.find_problem(path, self.max_bytes)
             elif place.kind == "file":
-                return f"there is no file {place.files[0].resolve()}"
+                return f"there is no file {place.candidates[0].resolve()}"
             else:
-                route = self._route(place, value, task_id)
-                if ask_remote:
-                    self._ask(route, value)
+                route = self._resolve_route(place, value, task_id)
+                if check_remote:
+                    self._check_remote(route, value)
         except (ValueError, TransientError) as error:
             return str(error)
         return None
@@ -130,43 +140,47 @@ class Media:
         """
         try:
             place = self._locate(value)
-            path = files.first(place.files)
-            return None if path is None else blake2b(files.read(path, self.largest), digest_size=16).digest()
+            path = files.first_existing(place.candidates)
+            return None if path is None else blake2b(files.read(path, self.max_bytes), digest_size=16).digest()
         except (ValueError, OSError):
             return None
 
     def close(self) -> None:
         """Close the connections to servers; the next `fetch` would open new ones."""
-        self._process.close()
+        self._process_state.close()
 
-    def _locate(self, value: str) -> Place:
+    def _locate(self, value: str) -> MediaLocation:
         return locate(
             value,
             root=self.root,
             document_root=self.document_root,
             upload_root=self.upload_root,
-            maps=self.maps,
-            login=self.label_studio,
+            prefix_map=self.prefix_map,
+            credentials=self.label_studio,
             confined=self.confined,
         )
 
-    def _route(self, place: Place, value: str, task_id: int | None) -> _Route:
+    def _resolve_route(self, location: MediaLocation, value: str, task_id: int | None) -> _Route:
         """Who is asked for what is not on this machine. Raises ValueError when there is nobody."""
-        if place.kind == "cloud":
-            return self._way_to_bucket(value, task_id)
-        if place.kind == "studio":
+        if location.kind == "cloud":
+            return self._bucket_route(value, task_id)
+        if location.kind == "studio":
             if self.label_studio is None:
-                raise ValueError(_how_to_reach(place, value))
+                raise ValueError(_unreachable_message(location, value))
             deleted = {500: " (as Label Studio does for an upload that was deleted)"}
-            hints = deleted if place.where.startswith(UPLOAD) else {}
-            return _Route(url=self.label_studio.url + place.where, hints=hints)
-        host, port = host_of(value)
-        self._allowed.require(host, port)
+            hints = deleted if location.address.startswith(UPLOAD_PREFIX) else {}
+            return _Route(url=self.label_studio.url + location.address, hints=hints)
+        host, port = parse_host(value)
+        self._effective_hosts.require_allowed(host, port)
         return _Route(url=value)
 
-    def _way_to_bucket(self, uri: str, task_id: int | None) -> _Route:
-        direct = self.hosts.names_bucket(bucket_of(uri))
-        problem = buckets.missing_driver(uri) if direct else f"{bucket_of(uri)} is not named (--allow-host names it)"
+    def _bucket_route(self, uri: str, task_id: int | None) -> _Route:
+        direct = self.allowed_hosts.is_bucket_allowed(parse_bucket(uri))
+        problem = (
+            buckets.missing_driver_message(uri)
+            if direct
+            else f"{parse_bucket(uri)} is not named (--allow-host names it)"
+        )
         bucket = uri if problem is None else None
         if self.label_studio is not None and task_id is not None:
             unknown = f" (it has no task {task_id}, or no storage is connected to its project that has this file)"
@@ -174,53 +188,63 @@ class Media:
         if problem is None:
             return _Route(bucket)
         if self.label_studio is not None:
-            raise ValueError(f"{shown(uri)}: {problem}; and Label Studio presigns it only for a task with an id")
-        raise ValueError(f"{shown(uri)}: {problem}, or name the Label Studio that can presign it: --label-studio-url")
+            raise ValueError(f"{abbreviate(uri)}: {problem}; and Label Studio presigns it only for a task with an id")
+        raise ValueError(
+            f"{abbreviate(uri)}: {problem}, or name the Label Studio that can presign it: --label-studio-url"
+        )
 
     @property
-    def _allowed(self) -> Hosts:
-        return self.hosts.also(self.label_studio.netloc) if self.label_studio else self.hosts
+    def _effective_hosts(self) -> AllowedHosts:
+        return self.allowed_hosts.extended_with(self.label_studio.netloc) if self.label_studio else self.allowed_hosts
 
-    def _kept(self, value: str, route: _Route) -> bytes:
+    def _read_through_cache(self, value: str, route: _Route) -> bytes:
         """From the cache, or fetched and put there."""
         if self.cache is None:
             return self._read(route, value)
         # What may be asked belongs to the name: where less is allowed, nothing comes in through the cache.
         url = self.label_studio.url if self.label_studio else None
-        key = repr((url, self.hosts, value))
+        key = repr((url, self.allowed_hosts, value))
         content = self.cache.get(key)
-        if content is None or len(content) > self.largest:
+        if content is None or len(content) > self.max_bytes:
             content = self._read(route, value)
             self.cache.put(key, content)
         return content
 
     def _read(self, route: _Route, value: str) -> bytes:
-        if route.bucket is not None and (route.url is None or bucket_of(value) not in self._process.closed_buckets):
+        if route.bucket is not None and (
+            route.url is None or parse_bucket(value) not in self._process_state.closed_buckets
+        ):
             try:
-                return buckets.read(route.bucket, self.largest)
-            except buckets.NoAccess:
+                return buckets.read(route.bucket, self.max_bytes)
+            except buckets.BucketAccessError:
                 if route.url is None:
                     raise
-                self._process.closed_buckets.add(bucket_of(value))
+                self._process_state.closed_buckets.add(parse_bucket(value))
         assert route.url is not None
-        return self._process.web(self._new_web).get(route.url, value, route.hints)
+        return self._process_state.get_fetcher(self._create_fetcher).get(route.url, value, route.hints)
 
-    def _ask(self, route: _Route, value: str) -> None:
+    def _check_remote(self, route: _Route, value: str) -> None:
         """Raises what `_read` would raise, as far as that is known without reading."""
         if route.bucket is not None:
             try:
-                buckets.ask(route.bucket, self.largest)
+                buckets.check_readable(route.bucket, self.max_bytes)
                 return
-            except buckets.NoAccess:
+            except buckets.BucketAccessError:
                 if route.url is None:
                     raise
         assert route.url is not None
-        self._process.web(self._new_web).ask(route.url, value, route.hints)
+        self._process_state.get_fetcher(self._create_fetcher).check_available(route.url, value, route.hints)
 
-    def _new_web(self) -> Web:
-        from lsml_cli.media.web import Web
+    def _create_fetcher(self) -> HttpFetcher:
+        from lsml_cli.media.web import HttpFetcher
 
-        return Web(self._allowed, self.label_studio, largest=self.largest, slowest=self.slowest, patience=self.patience)
+        return HttpFetcher(
+            self._effective_hosts,
+            self.label_studio,
+            max_bytes=self.max_bytes,
+            total_timeout=self.total_timeout,
+            read_timeout=self.read_timeout,
+        )
 
 
 @dataclass(frozen=True)
@@ -235,27 +259,27 @@ class _Route:
     hints: Mapping[int, str] = field(default_factory=dict)
 
 
-class _Process:
+class _ProcessState:
     """What a process keeps between two fetches. It stays behind when its `Media` is pickled."""
 
     def __init__(self) -> None:
         self.closed_buckets: set[str] = set()  # which the credentials of this machine do not open
         self._lock = threading.Lock()
-        self._web: Web | None = None
-        self._under_way: dict[str, Future[bytes]] = {}
+        self._fetcher: HttpFetcher | None = None
+        self._in_flight: dict[str, Future[bytes]] = {}
 
-    def web(self, new: Callable[[], Web]) -> Web:
+    def get_fetcher(self, create: Callable[[], HttpFetcher]) -> HttpFetcher:
         with self._lock:
-            if self._web is None:
-                self._web = new()
-            return self._web
+            if self._fetcher is None:
+                self._fetcher = create()
+            return self._fetcher
 
-    def once(self, value: str, work: Callable[[], bytes]) -> bytes:
+    def run_once(self, value: str, work: Callable[[], bytes]) -> bytes:
         """What `work` returns or raises; for threads that want the same at the same time, one of them works."""
         with self._lock:
-            result = self._under_way.get(value)
+            result = self._in_flight.get(value)
             if result is None:
-                mine = self._under_way[value] = Future()
+                mine = self._in_flight[value] = Future()
         if result is not None:
             return result.result()
         try:
@@ -264,23 +288,23 @@ class _Process:
             mine.set_exception(error)
         finally:
             with self._lock:
-                del self._under_way[value]
+                del self._in_flight[value]
         return mine.result()
 
     def close(self) -> None:
         with self._lock:
-            web, self._web = self._web, None
+            web, self._fetcher = self._fetcher, None
         if web is not None:
             web.close()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Process, ()
+        return _ProcessState, ()
 
 
-def _how_to_reach(place: Place, value: str) -> str:
+def _unreachable_message(location: MediaLocation, value: str) -> str:
     """What would help where Label Studio has the file and nobody said where that is."""
-    if place.files:
-        return f"there is no file {place.files[0].resolve()}; with --label-studio-url the server is asked"
-    uploaded = place.where.startswith(UPLOAD)
+    if location.candidates:
+        return f"there is no file {location.candidates[0].resolve()}; with --label-studio-url the server is asked"
+    uploaded = location.address.startswith(UPLOAD_PREFIX)
     folder = "its media/upload folder with --upload-root" if uploaded else "its document root with --document-root"
-    return f"{shown(value)} is a file of Label Studio: name the server with --label-studio-url, or {folder}"
+    return f"{abbreviate(value)} is a file of Label Studio: name the server with --label-studio-url, or {folder}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Below:
+class ConfinedPath:
     """A path that is meant to lie below a folder: relative to it, or absolute.
 
     confined  whether it has to lie there; if not, the folder is only where a relative path begins
@@ -35,23 +35,23 @@ class Below:
         return path
 
 
-def first(candidates: Iterable[Below]) -> Path | None:
+def first_existing(candidates: Iterable[ConfinedPath]) -> Path | None:
     """The first that is a file. Raises ValueError for one that leads out of its folder."""
     return next((path for candidate in candidates if os.path.isfile(path := candidate.resolve())), None)  # noqa: PTH113
 
 
-def problem(path: Path, largest: int) -> str | None:
+def find_problem(path: Path, max_bytes: int) -> str | None:
     """Why `read` would fail, without reading the file; None when it would not."""
     try:
         size = path.stat().st_size
     except OSError as error:
         return f"{path}: {error.strerror}"
-    if size > largest:
-        return _too_large(path, largest)
+    if size > max_bytes:
+        return _too_large_message(path, max_bytes)
     return None if os.access(path, os.R_OK) else f"{path} may not be read"
 
 
-def read(path: Path, largest: int) -> bytes:
+def read(path: Path, max_bytes: int) -> bytes:
     """The bytes of a resolved path. Raises OSError, and ValueError when it is too large or no file.
 
     A FIFO or a device would make a worker wait for ever, so only a regular file is read; and what became a link since
@@ -62,11 +62,11 @@ def read(path: Path, largest: int) -> bytes:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise ValueError(f"{path} is not a file")
-        content = file.read(largest + 1) if facts.st_size <= largest else b""
-    if len(content) > largest or facts.st_size > largest:
-        raise ValueError(_too_large(path, largest))
+        content = file.read(max_bytes + 1) if facts.st_size <= max_bytes else b""
+    if len(content) > max_bytes or facts.st_size > max_bytes:
+        raise ValueError(_too_large_message(path, max_bytes))
     return content
 
 
-def _too_large(path: Path, largest: int) -> str:
-    return f"{path} has more than {largest:,} bytes"
+def _too_large_message(path: Path, max_bytes: int) -> str:
+    return f"{path} has more than {max_bytes:,} bytes"

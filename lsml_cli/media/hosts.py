@@ -9,23 +9,25 @@ from typing import Literal
 
 from lsml_cli.errors import UsageError
 
-BUCKETS = frozenset({"s3", "gs", "azure-blob"})  # schemes, as Label Studio spells them
+BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})  # schemes, as Label Studio spells them
 
 
-class HostRefused(ValueError):
+class HostNotAllowed(ValueError):
     """This host may not be asked, or not at the address that it has."""
 
 
-Trust = Literal["named", "wildcard"]
+TrustLevel = Literal["named", "wildcard"]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_HOST = re.compile(r"(\*|\*\.[\w.-]+|[\w.-]+|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:.]+:[0-9A-Fa-f:.]*)(?<!\.)(:\d{1,5})?")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address on its way through IPv6
-_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+_HOST_PATTERN = re.compile(
+    r"(\*|\*\.[\w.-]+|[\w.-]+|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:.]+:[0-9A-Fa-f:.]*)(?<!\.)(:\d{1,5})?"
+)
+_NAT64_NETWORK = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address on its way through IPv6
+_NAT64_LOCAL_NETWORK = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 @dataclass(frozen=True)
-class Hosts:
+class AllowedHosts:
     """The hosts that may be asked for media, and again on every redirect.
 
     names     "images.example.com", "images.example.com:8080", "127.0.0.1", "[::1]:8080": exactly this host, on this
@@ -39,26 +41,26 @@ class Hosts:
     The Label Studio that media belong to need not be named. Raises UsageError for a name that is none.
     """
 
-    names: tuple[str, ...] = ()
-    anywhere: bool = False
+    patterns: tuple[str, ...] = ()
+    allow_any: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(map(_normal_entry, self.names)))
+        object.__setattr__(self, "names", tuple(map(_normalize_pattern, self.patterns)))
 
-    def also(self, *names: str) -> Hosts:
-        return self if self.anywhere else Hosts((*self.names, *names))
+    def extended_with(self, *patterns: str) -> AllowedHosts:
+        return self if self.allow_any else AllowedHosts((*self.patterns, *patterns))
 
-    def trust(self, host: str, port: int) -> Trust | None:
+    def trust_level(self, host: str, port: int) -> TrustLevel | None:
         """How far a host is trusted; None: it may not be asked.
 
         host  in ASCII, an IPv6 address without its brackets
         """
-        if self.anywhere:
+        if self.allow_any:
             return "named"
-        host = normal_host(host)
-        found: Trust | None = None
-        for name in self.names:
-            wanted, wanted_port = _split(name)
+        host = normalize_host(host)
+        found: TrustLevel | None = None
+        for name in self.patterns:
+            wanted, wanted_port = _split_port(name)
             if wanted_port not in (None, port):
                 continue
             if wanted == host:
@@ -67,58 +69,64 @@ class Hosts:
                 found = "wildcard"
         return found
 
-    def require(self, host: str, port: int) -> None:
+    def require_allowed(self, host: str, port: int) -> None:
         """Raises HostRefused when this host may not be asked at all."""
-        if self.trust(host, port) is None:
-            raise HostRefused(f"{host} is not among the hosts that media may come from (--allow-host {host} adds it)")
+        if self.trust_level(host, port) is None:
+            raise HostNotAllowed(
+                f"{host} is not among the hosts that media may come from (--allow-host {host} adds it)"
+            )
 
-    def names_bucket(self, bucket: str) -> bool:
+    def is_bucket_allowed(self, bucket: str) -> bool:
         """Whether "s3://bucket" may be read with the credentials of this machine."""
-        return self.anywhere or bucket in self.names
+        return self.allow_any or bucket in self.patterns
 
 
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the internet at large: not to this machine, its network or a cloud's inside."""
     ip: Address = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ipaddress.ip_address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
+        inner = (
+            ip.ipv4_mapped
+            or ip.sixtofour
+            or (ipaddress.ip_address(int(ip) & 0xFFFFFFFF) if ip in _NAT64_NETWORK else None)
+        )
         if inner is not None:
             return is_public(str(inner))
-        if ip.is_site_local or ip in _NAT64_LOCAL:
+        if ip.is_site_local or ip in _NAT64_LOCAL_NETWORK:
             return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
-def _normal_entry(entry: str) -> str:
+def _normalize_pattern(pattern: str) -> str:
     """An entry in the spelling that it is compared in."""
-    text = entry.strip()
+    text = pattern.strip()
     scheme, colon, bucket = text.partition("://")
-    if colon and scheme in BUCKETS and bucket.strip("/") and "/" not in bucket.strip("/"):
+    if colon and scheme in BUCKET_SCHEMES and bucket.strip("/") and "/" not in bucket.strip("/"):
         return f"{scheme}://{bucket.strip('/')}"
-    if not _HOST.fullmatch(text.removesuffix(".")):
+    if not _HOST_PATTERN.fullmatch(text.removesuffix(".")):
         raise UsageError(
-            f"{entry!r} is no host that media could come from.",
+            f"{pattern!r} is no host that media could come from.",
             "Write a host, host:port, *.host, * for every public one, or s3://bucket.",
         )
-    host, port = _split(text.removesuffix("."))
-    host = normal_host(host)
+    host, port = _split_port(text.removesuffix("."))
+    host = normalize_host(host)
     shown = f"[{host}]" if ":" in host else host
     return shown if port is None else f"{shown}:{port}"
 
 
-def _split(name: str) -> tuple[str, int | None]:
+def _split_port(pattern: str) -> tuple[str, int | None]:
     """Host and port of an entry. An IPv6 address without brackets has no port."""
-    if name.startswith("["):
-        host, _, port = name[1:].partition("]")
+    if pattern.startswith("["):
+        host, _, port = pattern[1:].partition("]")
         port = port.removeprefix(":")
-    elif name.count(":") > 1:
-        host, port = name, ""
+    elif pattern.count(":") > 1:
+        host, port = pattern, ""
     else:
-        host, _, port = name.partition(":")
+        host, _, port = pattern.partition(":")
     return host, int(port) if port.isdigit() else None
 
 
-def normal_host(host: str) -> str:
+def normalize_host(host: str) -> str:
     """A host in the spelling that it is compared in: ASCII, lower case, addresses in their short form."""
     host = host.lower().removesuffix(".")
     try:
@@ -133,4 +141,4 @@ def normal_host(host: str) -> str:
     return host
 
 
-ANYWHERE = Hosts(anywhere=True)
+ANY_HOST = AllowedHosts(allow_any=True)

@@ -45,8 +45,8 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-LARGEST = 128_000_000  # pixels of a picture: the 108 megapixels of a phone fit in; 4 bytes each while it is decoded
-MOST_SCANS = 100  # passes over a progressive JPEG; encoders write about 10, and each may cost as much as a picture
+MAX_PIXELS = 128_000_000  # pixels of a picture: the 108 megapixels of a phone fit in; 4 bytes each while it is decoded
+MAX_SCANS = 100  # passes over a progressive JPEG; encoders write about 10, and each may cost as much as a picture
 
 _READERS: dict[str, type[ImageFile]] = {
     "JPEG": JpegImageFile,  # of an MPO this is the first picture
@@ -70,7 +70,7 @@ else:
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def decode(content: bytes, *, largest: int = LARGEST, at_least: int | None = None) -> Image.Image:
+def decode(content: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
     """The picture as a person sees it: RGB, 8 bits a channel, upright, (H, W) after EXIF. It carries no metadata, so
     nothing turns it a second time. Called in many threads at a time.
 
@@ -85,68 +85,70 @@ def decode(content: bytes, *, largest: int = LARGEST, at_least: int | None = Non
     Raises ValueError with a sentence: an empty file; no picture, and what it is instead; a kind that is not read; more
     pixels than allowed; a truncated picture; a broken one.
     """
-    kind, image, orientation = _open(content, largest)
-    with _reasons(kind, content):
-        if at_least is not None and isinstance(image, JpegImageFile):
-            image.draft("RGB", (at_least, at_least))
+    kind, image, orientation = _open_header(content, max_pixels)
+    with _translate_errors(kind, content):
+        if min_side is not None and isinstance(image, JpegImageFile):
+            image.draft("RGB", (min_side, min_side))
         image.load()
-        picture = _rgb(kind, image)
-        if (turn := _TURNS.get(orientation)) is not None:
+        picture = _to_rgb(kind, image)
+        if (turn := _ORIENTATION_TRANSPOSES.get(orientation)) is not None:
             picture = picture.transpose(turn)
     picture.info = {}
     return picture
 
 
-def size(content: bytes, *, largest: int = LARGEST) -> tuple[int, int]:
+def read_size(content: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height as a person sees the picture: those of `decode` without at_least. No pixel is decoded.
 
     Raises ValueError like `decode`, as far as the header shows it.
     """
-    _, image, orientation = _open(content, largest)
+    _, image, orientation = _open_header(content, max_pixels)
     width, height = image.size
-    return (height, width) if orientation in _SIDEWAYS else (width, height)
+    return (height, width) if orientation in _TRANSPOSED_ORIENTATIONS else (width, height)
 
 
-def _open(content: bytes, largest: int) -> tuple[str, ImageFile, int]:
+def _open_header(content: bytes, max_pixels: int) -> tuple[str, ImageFile, int]:
     """The kind of a picture; the picture, of which only the header was read; its EXIF orientation, 1..8."""
-    kind = _kind(content)
+    kind = _detect_format(content)
     if kind in ("GIF", "TIFF") and Image.MAX_IMAGE_PIXELS is not None:
-        largest = min(largest, Image.MAX_IMAGE_PIXELS)  # Pillow warns about larger ones while it reads them
+        max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)  # Pillow warns about larger ones while it reads them
     if kind == "GIF":  # Pillow fills a canvas before it tells how large it is
-        with _reasons(kind, content):
+        with _translate_errors(kind, content):
             canvas = _gif_size(content)
-        _refuse_large(kind, canvas, largest)
+        _check_pixel_count(kind, canvas, max_pixels)
     orientation = 1
     plain = content
-    with _reasons(kind, content):
+    with _translate_errors(kind, content):
         if kind == "JPEG":
-            plain, orientation = _plain_jpeg(content)
+            plain, orientation = _strip_jpeg_metadata(content)
         elif kind == "PNG":
-            plain, orientation = _plain_png(content)
+            plain, orientation = _strip_png_metadata(content)
         elif kind in ("TIFF", "AVIF"):
-            _hush()
+            _silence_metadata_warnings()
         image = _READERS[kind](io.BytesIO(plain))
         if kind in ("WebP", "AVIF"):
-            orientation = _orientation(image.info.get("exif", b""))
+            orientation = _exif_orientation(image.info.get("exif", b""))
         elif kind == "TIFF":  # Pillow turns these by itself, but after XMP as well, and then its size is wrong
             image.info.pop("xmp", None)
-    _refuse_large(kind, image.size, largest)
+    _check_pixel_count(kind, image.size, max_pixels)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(254) in (1, 3):  # NewSubfileType: a reduced version
         raise ValueError("the TIFF begins with a small version of its picture, as a camera's raw file does")
-    if image.info.get("progressive") and plain.count(b"\xff\xda") > MOST_SCANS:
-        raise ValueError(f"the JPEG picture has more than {MOST_SCANS} scans, as only one made to be slow has")
+    if image.info.get("progressive") and plain.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"the JPEG picture has more than {MAX_SCANS} scans, as only one made to be slow has")
     return kind, image, orientation
 
 
-def _refuse_large(kind: str, size: tuple[int, int], largest: int) -> None:
+def _check_pixel_count(format_name: str, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
-    if width * height > largest:
-        raise ValueError(f"the {kind} picture has {width:,} x {height:,} pixels; no more than {largest:,} are decoded")
+    if width * height > max_pixels:
+        raise ValueError(
+            f"the {format_name} picture has {width:,} x {height:,} pixels; no more than {max_pixels:,} are decoded"
+        )
 
 
 # ---- what the bytes are
 
-_MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
+_MAGIC_PATTERNS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     (re.compile(pattern, re.DOTALL), kind)
     for pattern, kind in (
         (rb"\xff\xd8\xff", "JPEG"),
@@ -176,7 +178,7 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     )
 )
 
-_MARKUP = tuple(
+_MARKUP_PATTERNS = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
         (rb"<(!doctype html|html|head|body)\b", "an HTML page: a login, perhaps, or an error"),
@@ -186,12 +188,14 @@ _MARKUP = tuple(
 )
 
 
-def _kind(content: bytes) -> str:
+def _detect_format(content: bytes) -> str:
     """Which of _READERS the content is for. Raises ValueError with what it is instead."""
     if not content:
         raise ValueError("an empty file")
-    kind = _boxed(content) if content[4:8] == b"ftyp" else ""
-    kind = kind or next((kind for magic, kind in _MAGIC if magic.match(content)), "") or _text(content)
+    kind = _detect_iso_format(content) if content[4:8] == b"ftyp" else ""
+    kind = (
+        kind or next((kind for magic, kind in _MAGIC_PATTERNS if magic.match(content)), "") or _describe_text(content)
+    )
     if kind in _READERS:
         return kind
     if kind == "AVIF":
@@ -203,7 +207,7 @@ def _kind(content: bytes) -> str:
     raise ValueError(f"no picture of a kind that is known here: it begins with the bytes {content[:8].hex(' ')}")
 
 
-def _boxed(content: bytes) -> str:
+def _detect_iso_format(content: bytes) -> str:
     """A file of ISO boxes, by its brands: pictures and videos share the container."""
     length = min(int.from_bytes(content[:4], "big"), 256)
     brands = {content[at : at + 4] for at in (8, *range(16, length, 4))}
@@ -214,10 +218,10 @@ def _boxed(content: bytes) -> str:
     return "a Canon raw file" if b"crx " in brands else "a video"
 
 
-def _text(content: bytes) -> str:
+def _describe_text(content: bytes) -> str:
     """What kind of text it is; empty when it is none."""
     start = content[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:1] == b"<" and (markup := next((kind for tag, kind in _MARKUP if tag.search(start)), "")):
+    if start[:1] == b"<" and (markup := next((kind for tag, kind in _MARKUP_PATTERNS if tag.search(start)), "")):
         return markup
     words = start[:64].decode("utf-8", "replace")
     if len(content) > 64:
@@ -233,7 +237,7 @@ def _text(content: bytes) -> str:
 # ---- headers that Pillow is better not asked for
 
 
-def _plain_jpeg(content: bytes) -> tuple[bytes, int]:
+def _strip_jpeg_metadata(content: bytes) -> tuple[bytes, int]:
     """A JPEG without its metadata, and its EXIF orientation.
 
     Pillow reads metadata when it opens a file and gives up where EXIF, a colour profile or a note of Photoshop's is
@@ -247,24 +251,24 @@ def _plain_jpeg(content: bytes) -> tuple[bytes, int]:
         if marker == 0xFF:  # a byte to fill up
             at += 1
             continue
-        if marker == 0xDA or marker in _STANDALONE:
+        if marker == 0xDA or marker in _STANDALONE_MARKERS:
             break
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         segment = content[at:end]
-        if marker not in _METADATA:
+        if marker not in _METADATA_MARKERS:
             kept.append(segment)
         elif marker == 0xE1 and segment[4:10] == b"Exif\0\0" and not orientation:
-            orientation = _orientation(segment[4:])
+            orientation = _exif_orientation(segment[4:])
         at = end
     kept.append(content[at:])
     return b"".join(kept), orientation or 1
 
 
-_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP1..APP13, APP15, comments
-_STANDALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # markers without a length; none belongs before the picture
+_METADATA_MARKERS = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP1..APP13, APP15, comments
+_STANDALONE_MARKERS = {0x00, 0x01, *range(0xD0, 0xDA)}  # markers without a length; none belongs before the picture
 
 
-def _plain_png(content: bytes) -> tuple[bytes, int]:
+def _strip_png_metadata(content: bytes) -> tuple[bytes, int]:
     """A PNG without its metadata and without the frames of an animation, and its EXIF orientation.
 
     Pillow refuses a picture for a long description or a broken colour profile, and warns about odd animations.
@@ -276,8 +280,8 @@ def _plain_png(content: bytes) -> tuple[bytes, int]:
         name = content[at + 4 : at + 8]
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         if name == b"eXIf":
-            orientation = _orientation(content[at + 8 : end - 4])
-        if name not in _PNG_CHUNKS:
+            orientation = _exif_orientation(content[at + 8 : end - 4])
+        if name not in _ESSENTIAL_PNG_CHUNKS:
             kept.append(content[since:at])
             since = end
         at = end
@@ -288,7 +292,7 @@ def _plain_png(content: bytes) -> tuple[bytes, int]:
     return b"".join([content[:8], *kept, content[since:]]), orientation
 
 
-_PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_ESSENTIAL_PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 
 def _gif_size(content: bytes) -> tuple[int, int]:
@@ -312,8 +316,8 @@ def _gif_size(content: bytes) -> tuple[int, int]:
     return max(width, left + wide), max(height, top + high)
 
 
-_SIDEWAYS = (5, 6, 7, 8)
-_TURNS = {
+_TRANSPOSED_ORIENTATIONS = (5, 6, 7, 8)
+_ORIENTATION_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -324,18 +328,18 @@ _TURNS = {
 }
 
 
-def _orientation(exif: bytes) -> int:
+def _exif_orientation(exif: bytes) -> int:
     """The orientation in EXIF, 1..8; 1 where there is none, or where EXIF is broken. As browsers do, only a single
     16-bit number counts."""
     exif = exif.removeprefix(b"Exif\0\0")
-    for tag, kind, count, value in _directory(exif):
+    for tag, kind, count, value in _iter_tiff_tags(exif):
         if tag == 0x0112:
             number = int.from_bytes(value[:2], "little" if exif[:1] == b"I" else "big")
             return number if kind == 3 and count == 1 and 1 <= number <= 8 else 1
     return 1
 
 
-def _directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def _iter_tiff_tags(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Tag, type, count and the four bytes of the value, or of its place, for the first directory of a TIFF."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
@@ -352,10 +356,10 @@ def _directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 # ---- pixels
 
 
-def _rgb(kind: str, image: Image.Image) -> Image.Image:
+def _to_rgb(format_name: str, image: Image.Image) -> Image.Image:
     """8 bits of red, green and blue, whatever the file has."""
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _grey(kind, image)
+        image = _to_8bit_grey(format_name, image)
     elif image.mode == "LAB":
         from PIL import ImageCms
 
@@ -373,10 +377,10 @@ def _rgb(kind: str, image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey(kind: str, image: Image.Image) -> Image.Image:
+def _to_8bit_grey(format_name: str, image: Image.Image) -> Image.Image:
     """8 bits of a grey picture that has more."""
     pixels = np.asarray(image)  # (H, W): uint16, int32 or float32
-    if image.mode.startswith("I;16") or (kind == "PPM" and image.mode == "I"):  # 0..65535
+    if image.mode.startswith("I;16") or (format_name == "PPM" and image.mode == "I"):  # 0..65535
         bits = image.tag_v2.get(258) if isinstance(image, TiffImageFile) else None
         return Image.fromarray((pixels >> (4 if bits in (12, (12,)) else 8)).astype(np.uint8))
     with np.errstate(invalid="ignore"):  # a NaN may be one that signals
@@ -396,54 +400,56 @@ def _grey(kind: str, image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _reasons(kind: str, content: bytes) -> Iterator[None]:
+def _translate_errors(format_name: str, content: bytes) -> Iterator[None]:
     """Whatever Pillow raises over broken data (it may be anything) -> ValueError with a sentence."""
     try:
         yield
     except MemoryError as error:
-        raise ValueError(f"the {kind} picture needs more memory than there is") from error
+        raise ValueError(f"the {format_name} picture needs more memory than there is") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"the {kind} picture has more pixels than Pillow decodes") from error
+        raise ValueError(f"the {format_name} picture has more pixels than Pillow decodes") from error
     except Exception as error:
-        raise ValueError(_why(kind, content, error)) from error
+        raise ValueError(_describe_failure(format_name, content, error)) from error
 
 
-_CUT = re.compile(
+_TRUNCATED_PATTERN = re.compile(
     "truncated|not large enough|not enough image data|end of file|unexpected end|reached EOF", re.IGNORECASE
 )
-_SAYS_NOTHING = re.compile(
+_UNINFORMATIVE_PATTERN = re.compile(
     r"not identified by|cannot load this|invalid literal|could not convert|decoder error|[-\d]*$", re.IGNORECASE
 )
 
 
-def _why(kind: str, content: bytes, error: Exception) -> str:
-    announced = _announced(kind, content)
+def _describe_failure(format_name: str, content: bytes, error: Exception) -> str:
+    announced = _declared_length(format_name, content)
     if announced > len(content):
-        return f"the {kind} picture is truncated: {len(content):,} of at least {announced:,} bytes are there"
+        return f"the {format_name} picture is truncated: {len(content):,} of at least {announced:,} bytes are there"
     causes = (error, error.__cause__)
     ended = any(isinstance(cause, EOFError | IndexError | struct.error) for cause in causes)
-    if ended or _CUT.search(str(error)) or _unfinished(kind, content):
-        return f"the {kind} picture is truncated: the file ends, after {len(content):,} bytes, before the picture does"
+    if ended or _TRUNCATED_PATTERN.search(str(error)) or _is_truncated(format_name, content):
+        return f"the {format_name} picture is truncated: the file ends, after {len(content):,} bytes, before the picture does"
     said = " ".join(str(error).split()) if isinstance(error, OSError | SyntaxError | ValueError) else ""
-    return f"the {kind} picture is broken" + ("" if _SAYS_NOTHING.match(said) else f": {said[:200]}")
+    return f"the {format_name} picture is broken" + ("" if _UNINFORMATIVE_PATTERN.match(said) else f": {said[:200]}")
 
 
-def _unfinished(kind: str, content: bytes) -> bool:
+def _is_truncated(format_name: str, content: bytes) -> bool:
     """Whether the last bytes of a picture, which these three have, are missing."""
-    if kind == "JPEG":  # whose metadata may hold another one
+    if format_name == "JPEG":  # whose metadata may hold another one
         return content.count(b"\xff\xd8\xff") > content.count(b"\xff\xd9")
-    return (kind == "PNG" and b"IEND" not in content[-1024:]) or (kind == "GIF" and not content.endswith(b";"))
+    return (format_name == "PNG" and b"IEND" not in content[-1024:]) or (
+        format_name == "GIF" and not content.endswith(b";")
+    )
 
 
-def _announced(kind: str, content: bytes) -> int:
+def _declared_length(format_name: str, content: bytes) -> int:
     """The bytes that a file has at least by what it says itself; 0 when it does not say."""
-    if kind == "WebP":
+    if format_name == "WebP":
         return 8 + int.from_bytes(content[4:8], "little")
-    if kind == "BMP":
+    if format_name == "BMP":
         return int.from_bytes(content[2:6], "little")
-    if kind == "TIFF":
+    if format_name == "TIFF":
         return _tiff_end(content)
-    if kind in ("AVIF", "JPEG 2000") and content[:1] == b"\0":
+    if format_name in ("AVIF", "JPEG 2000") and content[:1] == b"\0":
         at = 0
         while at + 8 <= len(content):
             length = int.from_bytes(content[at : at + 4], "big")
@@ -463,35 +469,35 @@ def _tiff_end(content: bytes) -> int:
     end = int.from_bytes(content[4:8], "little" if little else "big")
     end += 2 + 12 * int.from_bytes(content[end : end + 2], "little" if little else "big")
     numbers: dict[int, tuple[int, ...]] = {}
-    for tag, kind, count, value in _directory(content):
-        length = count * _TIFF_SIZES.get(kind, 0)
+    for tag, kind, count, value in _iter_tiff_tags(content):
+        length = count * _TIFF_TYPE_SIZES.get(kind, 0)
         if length > 4:
             (place,) = struct.unpack(f"{order}L", value)
             end = max(end, place + length)
             value = content[place : place + length]
-        if any(tag in pair for pair in _STRIPS) and kind in (3, 4) and len(value) >= length:
+        if any(tag in pair for pair in _STRIP_TAGS) and kind in (3, 4) and len(value) >= length:
             numbers[tag] = struct.unpack_from(f"{order}{count}{'H' if kind == 3 else 'L'}", value)
-    for starts, lengths in _STRIPS:
+    for starts, lengths in _STRIP_TAGS:
         pairs = zip(numbers.get(starts, ()), numbers.get(lengths, ()), strict=False)
         end = max([end, *(start + length for start, length in pairs)])
     return end
 
 
-_TIFF_SIZES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8), 1))  # bytes of one value of each type
-_STRIPS = ((273, 279), (324, 325))  # the tags of where the strips begin and how long they are, or the tiles
+_TIFF_TYPE_SIZES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8), 1))  # bytes of one value of each type
+_STRIP_TAGS = ((273, 279), (324, 325))  # the tags of where the strips begin and how long they are, or the tiles
 
 
-_QUIET = r"PIL\."
-_LOCK = threading.Lock()
+_PIL_MODULES = r"PIL\."
+_FILTER_LOCK = threading.Lock()
 
 
-def _hush() -> None:
+def _silence_metadata_warnings() -> None:
     """Keep quiet what Pillow warns of in TIFF and in EXIF: odd tags, which most cameras write, beside the picture.
 
     The filter stays; one for the length of a call would be taken away under another thread. Warnings about large
     pictures are of another category and stay as they are.
     """
-    with _LOCK:
+    with _FILTER_LOCK:
         first = warnings.filters[0][3] if warnings.filters else None
-        if first is None or first.pattern != _QUIET:
-            warnings.filterwarnings("ignore", category=UserWarning, module=_QUIET)
+        if first is None or first.pattern != _PIL_MODULES:
+            warnings.filterwarnings("ignore", category=UserWarning, module=_PIL_MODULES)

@@ -19,13 +19,13 @@ from typing import Any
 import httpcore
 import httpx
 
-from lsml_cli.media.hosts import HostRefused, Hosts, is_public
+from lsml_cli.media.hosts import AllowedHosts, HostNotAllowed, is_public
 
 _DEADLINE: ContextVar[float] = ContextVar("deadline")  # of the request that this thread is about, time.monotonic()
 
 
 @contextmanager
-def until(deadline: float) -> Iterator[None]:
+def deadline_scope(deadline: float) -> Iterator[None]:
     """What is done in the block through a guarded connection ends at the deadline, even in the middle of a header."""
     token = _DEADLINE.set(deadline)
     try:
@@ -34,15 +34,15 @@ def until(deadline: float) -> Iterator[None]:
         _DEADLINE.reset(token)
 
 
-class Guarded(httpx.BaseTransport):
+class SafeTransport(httpx.BaseTransport):
     """A pool of connections to the hosts of `hosts`. No proxy: behind one, nobody could see which address is asked."""
 
-    def __init__(self, hosts: Hosts, connections: int) -> None:
+    def __init__(self, hosts: AllowedHosts, max_connections: int) -> None:
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpx.create_ssl_context(),
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            network_backend=_Checked(hosts),
+            max_connections=max_connections,
+            max_keepalive_connections=max_connections,
+            network_backend=_SafeNetworkBackend(hosts),
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -59,28 +59,28 @@ class Guarded(httpx.BaseTransport):
             )
         )
         return httpx.Response(
-            answer.status, headers=answer.headers, stream=_Body(answer), extensions=dict(answer.extensions)
+            answer.status, headers=answer.headers, stream=_ResponseStream(answer), extensions=dict(answer.extensions)
         )
 
     def close(self) -> None:
         self._pool.close()
 
 
-class _Body(httpx.SyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
+class _ResponseStream(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._answer.iter_stream()
+        return self._response.iter_stream()
 
     def close(self) -> None:
-        self._answer.close()
+        self._response.close()
 
 
-class _Checked(httpcore.NetworkBackend):
+class _SafeNetworkBackend(httpcore.NetworkBackend):
     """Connects to the addresses that `hosts` allows."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: AllowedHosts) -> None:
         self._hosts = hosts
         self._inner = httpcore.SyncBackend()
 
@@ -92,14 +92,14 @@ class _Checked(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        self._hosts.require(host, port)
-        timeout = _left(timeout)
-        if self._hosts.trust(host, port) == "named":
-            return _Timed(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+        self._hosts.require_allowed(host, port)
+        timeout = _remaining_timeout(timeout)
+        if self._hosts.trust_level(host, port) == "named":
+            return _DeadlineStream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
         failed: Exception | None = None
-        for address in _public_addresses(host, port):
+        for address in _resolve_public_addresses(host, port):
             try:
-                return _Timed(self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
+                return _DeadlineStream(self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed or httpcore.ConnectError(f"{host} has no address")
@@ -108,17 +108,17 @@ class _Checked(httpcore.NetworkBackend):
         time.sleep(seconds)
 
 
-class _Timed(httpcore.NetworkStream):
+class _DeadlineStream(httpcore.NetworkStream):
     """A connection that waits no longer than until the deadline, however small the pieces are that arrive."""
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _left(timeout))
+        return self._inner.read(max_bytes, _remaining_timeout(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _left(timeout))
+        self._inner.write(buffer, _remaining_timeout(timeout))
 
     def close(self) -> None:
         self._inner.close()
@@ -126,13 +126,13 @@ class _Timed(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Timed(self._inner.start_tls(ssl_context, server_hostname, _left(timeout)))
+        return _DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, _remaining_timeout(timeout)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
 
 
-def _public_addresses(host: str, port: int) -> list[str]:
+def _resolve_public_addresses(host: str, port: int) -> list[str]:
     """The addresses of a name. Raises HostRefused when one is not public, without telling which."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -140,11 +140,11 @@ def _public_addresses(host: str, port: int) -> list[str]:
         raise httpcore.ConnectError(f"{host}: {error}") from None
     addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
     if not all(map(is_public, addresses)):
-        raise HostRefused(f"{host} has an address that is not public (--allow-host {host} allows it all the same)")
+        raise HostNotAllowed(f"{host} has an address that is not public (--allow-host {host} allows it all the same)")
     return addresses
 
 
-def _left(timeout: float | None) -> float | None:
+def _remaining_timeout(timeout: float | None) -> float | None:
     """Seconds to wait: what the caller would, but not past the deadline."""
     deadline = _DEADLINE.get(None)
     if deadline is None:

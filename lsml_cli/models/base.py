@@ -35,12 +35,14 @@ from lsml_cli.errors import LabelMismatch, LsmlError, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
-from lsml_cli.schema.tasks import Labelled, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Task
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-SCRIPTS = "lsml_cli.models.legacy_backends.model"  # which makes models of scripts for older SDKs; by name, since it is a family
-OLDER_SDKS = re.compile(rb"^\s*(?:from|import)\s+(?:label_studio_ml|label_studio\.ml|label_studio|htx)\b", re.MULTILINE)
-FILE_MODULE = "lsml_file_"  # how the names of modules begin that were loaded from a file
+LEGACY_BACKENDS = "lsml_cli.models.legacy_backends.model"  # which makes models of scripts for older SDKs; by name, since it is a family
+LEGACY_SDK_IMPORT = re.compile(
+    rb"^\s*(?:from|import)\s+(?:label_studio_ml|label_studio\.ml|label_studio|htx)\b", re.MULTILINE
+)
+FILE_MODULE_PREFIX = "lsml_file_"  # how the names of modules begin that were loaded from a file
 Progress = Callable[[str], None]  # takes one plain sentence about how far training is
 
 
@@ -68,28 +70,28 @@ class ModelSpec:
     params: Mapping[str, Json] = field(default_factory=dict)
     path: Path | None = None
     state: Mapping[str, Json] = field(default_factory=dict)
-    shown_as: str | None = None
-    earlier: ModelSpec | None = None
+    model_version_override: str | None = None
+    init_from: ModelSpec | None = None
     notes: tuple[str, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
+    file_digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model_version(self) -> str:
         """What predictions carry as `model_version`: `news@20261120T213015`."""
-        return self.shown_as or f"{self.name}@{self.version or self.digest[:8]}"
+        return self.model_version_override or f"{self.name}@{self.version or self.digest[:8]}"
 
-    def family(self) -> type[Model]:
+    def model_class(self) -> type[Model]:
         return load_class(self.target)
 
     def build(self) -> Model:
         """The model without its weights: can be bound to a label config, cannot predict yet."""
-        family = self.family()
+        family = self.model_class()
         try:
             return family(self)
         except LsmlError:
             raise
         except (Exception, SystemExit) as error:  # somebody else's code may raise anything
-            raise ModelError(f"{self.name} cannot be built: {where(error)}.") from error
+            raise ModelError(f"{self.name} cannot be built: {error_location(error)}.") from error
 
     def open(self, device: str) -> Model:
         """The model with its weights on `device` ("cpu", "cuda:0", "mps")."""
@@ -99,7 +101,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class LabelMapping:
     """How one control's labels and a model's classes meet: `label_of[class]`, for the classes that have a label."""
 
     control: str
@@ -124,26 +126,26 @@ class Binding:
     label_map: Mapping[str, str] = field(default_factory=dict)
     project: str | None = None
     threshold: float | None = None
-    own_threshold: bool = False
+    applies_threshold: bool = False
     notes: tuple[str, ...] = ()
-    meetings: tuple[Meeting, ...] = ()
+    label_mappings: tuple[LabelMapping, ...] = ()
     media: Media | None = None
     device: str = "cpu"
     fetch: Callable[[str, int | None], bytes] | None = None
 
     @property
-    def silent(self) -> bool:
-        """Whether it can predict nothing at all: it is yet to learn the labels. The first note says why."""
-        return False
+    def can_predict(self) -> bool:
+        """Whether any control can be filled; False for a model that has yet to learn the labels (see `notes`)."""
+        return True
 
     @property
-    def filled(self) -> frozenset[str] | None:
+    def output_controls(self) -> frozenset[str] | None:
         """The names of the controls that it fills; None where nobody knows."""
         return None
 
 
 @dataclass(frozen=True)
-class Tuning:
+class AutotuneResult:
     """What a model settled about a run: parameters, tasks of a batch (None: as asked), and a sentence to read."""
 
     params: Mapping[str, Json]
@@ -172,17 +174,17 @@ class Model(ABC):
     Import what is heavy inside the methods: `lsml models` imports the module to read this.
     """
 
-    place: ClassVar[Literal["process", "threads"]] = "process"
+    parallelism: ClassVar[Literal["process", "threads"]] = "process"
     batch_size: ClassVar[int] = 64
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     retry_delays: ClassVar[tuple[float, ...]] = (0.5, 2.0, 8.0)
     params: ClassVar[Mapping[str, Json] | None] = None
-    fills: ClassVar[Mapping[str, Sequence[str]]] = {}
-    needs: ClassVar[tuple[str, ...]] = ()
-    extra: ClassVar[str | None] = None
-    can_continue: ClassVar[bool] = False
-    tunes: ClassVar[tuple[str, ...]] = ()
-    files: ClassVar[tuple[str, ...]] = ()
+    supported_controls: ClassVar[Mapping[str, Sequence[str]]] = {}
+    required_modules: ClassVar[tuple[str, ...]] = ()
+    install_extra: ClassVar[str | None] = None
+    supports_warm_start: ClassVar[bool] = False
+    auto_params: ClassVar[tuple[str, ...]] = ()
+    file_params: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -192,12 +194,12 @@ class Model(ABC):
         return self.spec.model_version
 
     @classmethod
-    def devices_here(cls) -> Sequence[str]:
+    def available_devices(cls) -> Sequence[str]:
         """The devices of this machine that the model can use, the best first: ("cuda:0", "cuda:1", "cpu")."""
         return cls.devices
 
     @classmethod
-    def files_behind(cls, path: Path) -> Sequence[Path]:
+    def referenced_files(cls, path: Path) -> Sequence[Path]:
         """What a file that a parameter names reads in its turn, as a config its bases; it need not be there."""
         return ()
 
@@ -213,16 +215,16 @@ class Model(ABC):
 
         Raises LabelMismatch when the model can fill none of its controls, naming both lists of labels.
         """
-        fills = type(self).fills
-        if fills and not any(config.pairs(control, objects) for control, objects in fills.items()):
+        fills = type(self).supported_controls
+        if fills and not any(config.find_pairs(control, objects) for control, objects in fills.items()):
             there = ", ".join(map(str, config.controls.values())) or "no control at all"
             raise LabelMismatch(
-                f"{self.spec.name} fills {' and '.join(fill_names(fills))}, but the label config has {there}.",
+                f"{self.spec.name} fills {' and '.join(describe_controls(fills))}, but the label config has {there}.",
                 "Choose a model that fills these controls: `lsml models` lists them.",
             )
         return Binding(config, label_map, project)
 
-    def given(self, config: LabelConfig) -> frozenset[str]:
+    def input_controls(self, config: LabelConfig) -> frozenset[str]:
         """The controls whose regions belong to the question, by name; asked before and without `load`.
 
         A model that reads what stands in boxes is given the boxes. Where it is measured they stay in the task, and are
@@ -230,7 +232,7 @@ class Model(ABC):
         """
         return frozenset()
 
-    def sources(self, task: Task, binding: Binding) -> Sequence[str]:
+    def media_refs(self, task: Task, binding: Binding) -> Sequence[str]:
         """The values of the task that point to media; their bytes reach `encode`."""
         return ()
 
@@ -249,7 +251,7 @@ class Model(ABC):
     def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
         """One output -> the prediction in Label Studio's terms; no regions when nothing was found."""
 
-    def tune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> Tuning | None:
+    def autotune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> AutotuneResult | None:
         """Settle once, on the device, what a run must not decide twice: a precision, a batch size.
 
         inputs      what `encode` made of the first tasks; may be empty
@@ -262,8 +264,8 @@ class Model(ABC):
 
     def fit(
         self,
-        train: Sequence[Labelled],
-        holdout: Sequence[Labelled],
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
         binding: Binding,
         out_dir: Path,
         progress: Progress,
@@ -275,7 +277,7 @@ class Model(ABC):
         raise UsageError(f"{self.spec.name} cannot be trained.", "`lsml fit` needs a model that overrides `fit`.")
 
 
-def fill_names(fills: Mapping[str, Sequence[str]]) -> list[str]:
+def describe_controls(fills: Mapping[str, Sequence[str]]) -> list[str]:
     """What a model fills, in words: ["Choices over Text, HyperText, Paragraphs"]."""
     about: dict[tuple[str, ...], list[str]] = {}
     for control, objects in fills.items():
@@ -288,14 +290,14 @@ def load_class(target: str) -> type[Model]:
     place, _, name = target.rpartition(":")
     if not place:
         raise ModelError(f"{target!r} names no class.", "A model is named package.module:Class.")
-    if place.endswith(".py") and (script := _adapted(Path(place), name)) is not None:
+    if place.endswith(".py") and (script := _wrap_legacy_script(Path(place), name)) is not None:
         return script
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     found = getattr(module, name, None)
     if found is None:
-        raise ModelError(f"{place} has no {name}.", _classes_in(module))
+        raise ModelError(f"{place} has no {name}.", _list_model_classes(module))
     if not (isinstance(found, type) and issubclass(found, Model)):
-        raise ModelError(f"{target} is not a subclass of lsml_cli.Model.", _classes_in(module))
+        raise ModelError(f"{target} is not a subclass of lsml_cli.Model.", _list_model_classes(module))
     missing: frozenset[str] = getattr(found, "__abstractmethods__", frozenset())
     if missing:
         raise ModelError(f"{target} does not override {' and '.join(sorted(missing))}.")
@@ -303,18 +305,18 @@ def load_class(target: str) -> type[Model]:
 
 
 @cache
-def _adapted(path: Path, name: str) -> type[Model] | None:
+def _wrap_legacy_script(path: Path, name: str) -> type[Model] | None:
     """The model that somebody's script for an older SDK stands for; None for a file that is none."""
     try:
-        if OLDER_SDKS.search(path.read_bytes()) is None:
+        if LEGACY_SDK_IMPORT.search(path.read_bytes()) is None:
             return None
     except OSError:
         return None  # whoever imports it says why
-    found: type[Model] | None = importlib.import_module(SCRIPTS).adapted(path, name)
+    found: type[Model] | None = importlib.import_module(LEGACY_BACKENDS).adapted(path, name)
     return found
 
 
-def _classes_in(module: ModuleType) -> str:
+def _list_model_classes(module: ModuleType) -> str:
     names = [
         name
         for name, value in vars(module).items()
@@ -329,12 +331,12 @@ def _load_module(name: str) -> ModuleType:
     except LsmlError:
         raise
     except (Exception, SystemExit) as error:  # somebody else's module may raise anything
-        raise ModelError(f"{name} cannot be imported: {where(error)}.") from error
+        raise ModelError(f"{name} cannot be imported: {error_location(error)}.") from error
 
 
 def _load_file(path: Path) -> ModuleType:
     """Import a file under a name of its own, so that two files of one name do not meet in sys.modules."""
-    name = f"{FILE_MODULE}{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    name = f"{FILE_MODULE_PREFIX}{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, path)
@@ -348,11 +350,11 @@ def _load_file(path: Path) -> ModuleType:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ModelError(f"{path} cannot be imported: {where(error)}.") from error
+        raise ModelError(f"{path} cannot be imported: {error_location(error)}.") from error
     return module
 
 
-def where(error: BaseException) -> str:
+def error_location(error: BaseException) -> str:
     """An error in somebody else's code: what it is, and the line that it comes from, unless that is none of its own."""
     ours = (__file__, importlib.__file__)
     frames = [

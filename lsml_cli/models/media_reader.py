@@ -6,31 +6,31 @@ import time
 from dataclasses import dataclass, field
 
 from lsml_cli.errors import TransientError
-from lsml_cli.inference.replica import OUTAGE, Fetch
+from lsml_cli.inference.replica import OUTAGE_THRESHOLD, FetchMedia
 
 
 @dataclass
-class Source:
+class MediaReader:
     """Where the bytes of tasks come from. What fails for a moment is tried again, unless everything fails."""
 
-    fetch: Fetch
-    delays: tuple[float, ...]
-    _in_vain: int = field(default=0, init=False)  # values in a row for which trying again did not help
+    fetch: FetchMedia
+    retry_delays: tuple[float, ...]
+    _consecutive_failures: int = field(default=0, init=False)  # values in a row for which trying again did not help
 
-    def content(self, value: str, task: int | None) -> bytes:
+    def read(self, value: str, task_id: int | None) -> bytes:
         """What a value of a task points to, by the id of the task. Raises what fetching raises."""
-        for delay in self.delays if self._in_vain < OUTAGE else ():
+        for delay in self.retry_delays if self._consecutive_failures < OUTAGE_THRESHOLD else ():
             try:
-                return self._fetched(value, task)
+                return self._fetch_once(value, task_id)
             except (TransientError, ConnectionError, TimeoutError):
                 time.sleep(delay)
         try:
-            return self._fetched(value, task)
+            return self._fetch_once(value, task_id)
         except (TransientError, ConnectionError, TimeoutError):
-            self._in_vain += 1
+            self._consecutive_failures += 1
             raise
 
-    def _fetched(self, value: str, task: int | None) -> bytes:
-        found = self.fetch(value, task)
-        self._in_vain = 0
+    def _fetch_once(self, value: str, task_id: int | None) -> bytes:
+        found = self.fetch(value, task_id)
+        self._consecutive_failures = 0
         return found

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from lsml_cli._version import __version__
 from lsml_cli.errors import LsmlError
-from lsml_cli.inference.replica import reason
-from lsml_cli.models.base import Model, fill_names, load_class
+from lsml_cli.inference.replica import error_reason
+from lsml_cli.models.base import Model, describe_controls, load_class
 from lsml_cli.registry import extras, plugins, resolve
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelInfo:
     """One line of `lsml models`.
 
     package    what it comes with, "lsml" or a distribution, and `version` of that
@@ -36,42 +36,42 @@ class Entry:
     problem: str | None = None
 
 
-def list_models() -> Iterator[Entry]:
+def list_models() -> Iterator[ModelInfo]:
     """What comes with lsml, then what other packages register. A model that cannot be imported is listed with why."""
     owners: dict[str, str] = {}
     for name, target in resolve.BUILT_IN.items():
         owners[name] = "the one that comes with lsml"
-        yield _entry(name, target, "lsml", __version__)
+        yield _describe_model(name, target, "lsml", __version__)
     for plugin in plugins.find_plugins():
         if plugin.name in owners:
             problem = f"Not used: {plugin.name} is {owners[plugin.name]}; call this one {plugin.target}."
-            yield Entry(plugin.name, plugin.target, plugin.package, plugin.version, problem=problem)
+            yield ModelInfo(plugin.name, plugin.target, plugin.package, plugin.version, problem=problem)
             continue
         owners[plugin.name] = f"the one of {plugin.package} {plugin.version}"
-        yield _entry(plugin.name, plugin.target, plugin.package, plugin.version)
+        yield _describe_model(plugin.name, plugin.target, plugin.package, plugin.version)
 
 
-def _entry(name: str, target: str, package: str, version: str) -> Entry:
+def _describe_model(name: str, target: str, package: str, version: str) -> ModelInfo:
     try:
         family = load_class(target)
-        missing = tuple(module for module in family.needs if not _installed(module))
-        return Entry(
+        missing = tuple(module for module in family.required_modules if not _is_installed(module))
+        return ModelInfo(
             name,
             target,
             package,
             version,
-            fills=tuple(fill_names(family.fills)),
+            fills=tuple(describe_controls(family.supported_controls)),
             trainable=family.fit is not Model.fit,
             needs=missing,
-            install=_install(package, family.extra, missing) if missing else None,
+            install=_install_command(package, family.install_extra, missing) if missing else None,
         )
     except LsmlError as error:
-        return Entry(name, target, package, version, problem=error.message)
+        return ModelInfo(name, target, package, version, problem=error.message)
     except Exception as error:  # what a class says about itself may be anything
-        return Entry(name, target, package, version, problem=f"It cannot be listed: {reason(error)}.")
+        return ModelInfo(name, target, package, version, problem=f"It cannot be listed: {error_reason(error)}.")
 
 
-def _installed(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     """Whether there is such a module; it is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
@@ -79,7 +79,7 @@ def _installed(module: str) -> bool:
         return False
 
 
-def _install(package: str, extra: str | None, missing: tuple[str, ...]) -> str:
+def _install_command(package: str, extra: str | None, missing: tuple[str, ...]) -> str:
     if package == "lsml" and extra:
-        return extras.remedy_for(extra)
+        return extras.install_command(extra)
     return f"pip install '{package}[{extra}]'" if extra else f"pip install {' '.join(missing)}"

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from lsml_cli._version import __version__
-from lsml_cli.errors import UsageError, closest_first
+from lsml_cli.errors import UsageError, sort_by_similarity
 
-State = Literal["fine", "not installed", "broken"]
+ExtraState = Literal["fine", "not installed", "broken"]
 
-PATIENCE = 120  # seconds for a toolkit to be imported and tried, on a slow disk for the first time
+PROBE_TIMEOUT = 120  # seconds for a toolkit to be imported and tried, on a slow disk for the first time
 CORE = "core"
 
 
@@ -32,10 +32,10 @@ class Extra:
     more   a file of the package that installs what pip cannot
     """
 
-    what: str
-    sign: str
+    purpose: str
+    marker_distribution: str
     probe: str | None = None
-    more: str | None = None
+    install_script: str | None = None
 
 
 EXTRAS = {
@@ -52,7 +52,7 @@ EXTRAS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """About one part.
 
     what    what it is for
@@ -61,57 +61,65 @@ class Finding:
     """
 
     part: str
-    state: State
+    state: ExtraState
     what: str
     detail: str
     remedy: str | None = None
 
 
-def examine(wanted: Sequence[str] = ()) -> Iterator[Finding]:
+def check_installation(extras: Sequence[str] = ()) -> Iterator[CheckResult]:
     """A finding for the core and for each extra, or for those that are `wanted`, which then have to be there.
 
     Raises UsageError for an extra that there is none of.
     """
-    for name in wanted:
+    for name in extras:
         if name not in EXTRAS:
-            known = ", ".join(closest_first(name, EXTRAS))
+            known = ", ".join(sort_by_similarity(name, EXTRAS))
             raise UsageError(f"lsml has no extra {name!r}.", f"It has: {known}.")
-    if not wanted:
-        yield _core()
-    for name in wanted or EXTRAS:
-        yield _examined(name, EXTRAS[name], name in wanted)
+    if not extras:
+        yield _check_core()
+    for name in extras or EXTRAS:
+        yield _check_extra(name, EXTRAS[name], name in extras)
 
 
-def _core() -> Finding:
+def _check_core() -> CheckResult:
     detail = f"lsml {__version__}, Python {platform.python_version()}"
-    if wrong := _wrong(None):
+    if wrong := _unmet_requirements(None):
         # What it asks for, and not lsml itself: that is on no index that pip would ask.
         remedy = shlex.join([sys.executable, "-m", "pip", "install", *wrong])
-        return Finding(CORE, "broken", "everything else", "; ".join(wrong.values()), remedy)
-    return Finding(CORE, "fine", "everything else", detail)
+        return CheckResult(CORE, "broken", "everything else", "; ".join(wrong.values()), remedy)
+    return CheckResult(CORE, "fine", "everything else", detail)
 
 
-def _examined(name: str, extra: Extra, wanted: bool) -> Finding:
-    remedy = remedy_for(name)
-    if not _version(extra.sign):
-        return Finding(name, "broken" if wanted else "not installed", extra.what, f"{extra.sign} is missing", remedy)
-    if wrong := _wrong(name):
-        return Finding(name, "broken", extra.what, "; ".join(wrong.values()), remedy)
+def _check_extra(name: str, extra: Extra, is_required: bool) -> CheckResult:
+    remedy = install_command(name)
+    if not _installed_version(extra.marker_distribution):
+        return CheckResult(
+            name,
+            "broken" if is_required else "not installed",
+            extra.purpose,
+            f"{extra.marker_distribution} is missing",
+            remedy,
+        )
+    if wrong := _unmet_requirements(name):
+        return CheckResult(name, "broken", extra.purpose, "; ".join(wrong.values()), remedy)
     if extra.probe is None:
-        return Finding(name, "fine", extra.what, f"{extra.sign} {_version(extra.sign)}")
-    works, said = _tried(extra.probe)
-    return Finding(name, "fine" if works else "broken", extra.what, said, None if works else remedy)
+        return CheckResult(
+            name, "fine", extra.purpose, f"{extra.marker_distribution} {_installed_version(extra.marker_distribution)}"
+        )
+    works, said = _run_probe(extra.probe)
+    return CheckResult(name, "fine" if works else "broken", extra.purpose, said, None if works else remedy)
 
 
-def remedy_for(name: str) -> str:
+def install_command(name: str) -> str:
     """The command that installs an extra of lsml."""
     extra = EXTRAS[name]
-    if extra.more is None:
+    if extra.install_script is None:
         return f"pip install 'lsml[{name}]'"
-    return shlex.join(["bash", str(Path(__file__).parent / extra.more), "--python", sys.executable])
+    return shlex.join(["bash", str(Path(__file__).parent / extra.install_script), "--python", sys.executable])
 
 
-def _wrong(extra: str | None) -> dict[str, str]:
+def _unmet_requirements(extra: str | None) -> dict[str, str]:
     """{"rq>=2": what is wrong with it}, of what the package asks for, by itself or for an extra."""
     from packaging.requirements import Requirement
 
@@ -125,7 +133,7 @@ def _wrong(extra: str | None) -> dict[str, str]:
             asked = marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
         if not asked or requirement.name == "lsml":
             continue
-        found = _version(requirement.name)
+        found = _installed_version(requirement.name)
         requirement.marker = None
         if not found:
             wrong[str(requirement)] = f"{requirement.name} is missing"
@@ -139,7 +147,7 @@ def _requirements() -> tuple[str, ...]:
     return tuple(importlib.metadata.requires("lsml") or ())
 
 
-def _version(distribution: str) -> str:
+def _installed_version(distribution: str) -> str:
     """ "" for one that is not installed."""
     try:
         return importlib.metadata.version(distribution)
@@ -147,22 +155,26 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def _tried(probe: str) -> tuple[bool, str]:
+def _run_probe(probe: str) -> tuple[bool, str]:
     """Whether a probe works, and what it says; in a process of its own, which may crash."""
     module, _, function = probe.partition(":")
-    code = _TRY.format(module=module, function=function)
+    code = _PROBE_SCRIPT.format(module=module, function=function)
     try:
         run = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
+            [sys.executable, "-W", "ignore", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        return False, f"it did not answer within {PATIENCE} seconds"
+        return False, f"it did not answer within {PROBE_TIMEOUT} seconds"
     said = [line for line in (run.stdout or run.stderr).splitlines() if line.strip()]
     last = said[-1].strip() if said else f"its process ended with {run.returncode}"
     return run.returncode == 0, last
 
 
-_TRY = """
+_PROBE_SCRIPT = """
 import sys
 from lsml_cli.errors import LsmlError
 from {module} import {function}

@@ -8,35 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.base import SCRIPTS, Json
+from lsml_cli.models.base import LEGACY_BACKENDS, Json
 from lsml_cli.registry import versions
 
 PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
 
 
-def only_class(name: str) -> str | None:
+def find_single_class(name: str) -> str | None:
     """ "path/to/model.py:Class" for a file that has one model, and for a folder with a `model.py` and no versions."""
     path = Path(name)
     if name.endswith(".py") and path.is_file():
-        found = path, importlib.import_module(SCRIPTS).model_name(path)
-    elif path.is_dir() and not (path / versions.CURRENT).exists() and not versions.list_versions(path):
-        found = importlib.import_module(SCRIPTS).model_in(path)
+        found = path, importlib.import_module(LEGACY_BACKENDS).model_name(path)
+    elif path.is_dir() and not (path / versions.CURRENT_FILE).exists() and not versions.list_versions(path):
+        found = importlib.import_module(LEGACY_BACKENDS).model_in(path)
     else:
         return None
     return f"{found[0]}:{found[1]}" if found else None
 
 
 @dataclass(frozen=True)
-class Project:
+class ProjectFile:
     """What the `model.toml` of a folder says: what the model is, its parameters, and where its versions live."""
 
     folder: Path
     model: str
     params: Mapping[str, Json]
-    versions: Path
+    versions_root: Path
 
 
-def read_project(folder: Path) -> Project | None:
+def read_project_file(folder: Path) -> ProjectFile | None:
     """None for a folder without a `model.toml`. Raises ModelError when that is not what it should be."""
     path = folder / PROJECT_FILE
     if not path.is_file():
@@ -53,13 +53,13 @@ def read_project(folder: Path) -> Project | None:
         raise ModelError(
             f"{path} is not what it should be.", 'It has: model = "…", versions = "…", and a table [with].'
         )
-    return Project(folder, model, params, folder / home)
+    return ProjectFile(folder, model, params, folder / home)
 
 
-def runs_code(name: str) -> bool:
+def runs_user_code(name: str) -> bool:
     """Whether a name that is not obviously a class means somebody's own code all the same."""
     path = Path(name)
-    if (project := read_project(path)) is not None:
+    if (project := read_project_file(path)) is not None:
         return ":" in project.model
     return (name.endswith(".py") and path.is_file()) or any(
         (path / file).is_file() for file in ("model.py", "_wsgi.py")

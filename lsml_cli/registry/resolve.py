@@ -32,11 +32,11 @@ from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli.errors import ModelError, UnknownModel, UsageError, closest_first, listed
-from lsml_cli.models.base import FILE_MODULE, Json, Model, ModelSpec, load_class
+from lsml_cli.errors import ModelError, UnknownModel, UsageError, format_list, sort_by_similarity
+from lsml_cli.models.base import FILE_MODULE_PREFIX, Json, Model, ModelSpec, load_class
 from lsml_cli.registry import plugins, versions
-from lsml_cli.registry.local_imports import modules_beside, python_files
-from lsml_cli.registry.project_file import Project, only_class, read_project
+from lsml_cli.registry.local_imports import find_local_modules, list_package_files
+from lsml_cli.registry.project_file import ProjectFile, find_single_class, read_project_file
 from lsml_cli.schema.label_config import LabelConfig
 
 BUILT_IN = {
@@ -46,7 +46,7 @@ BUILT_IN = {
     "text-classifier": "lsml_cli.models.text_classifier.model:TextClassifier",
 }
 _CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL)
-FAMILIES = ("lsml_cli", "lsml_cli.models")  # packages that are the home of many families, and no family's own
+SHARED_PACKAGES = ("lsml_cli", "lsml_cli.models")  # packages that are the home of many families, and no family's own
 
 
 def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec:
@@ -56,52 +56,56 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
     """
     params = params or {}
     if name in BUILT_IN:
-        return _untrained(name, BUILT_IN[name], params)
-    if (project := read_project(Path(name))) is not None:
-        return _of_project(project, params)
-    if versions.is_folder(name) and only_class(name) is None:
-        return version_spec(versions.resolve(name), params, named=name)
+        return _untrained_spec(name, BUILT_IN[name], params)
+    if (project := read_project_file(Path(name))) is not None:
+        return _project_spec(project, params)
+    if versions.is_model_folder(name) and find_single_class(name) is None:
+        return version_spec(versions.resolve(name), params, display_name=name)
     if (both := split_class(name)) is not None:
-        return _version_of(*both, params)
-    if (script := only_class(name)) is not None:
+        return _spec_of_class_at_folder(*both, params)
+    if (script := find_single_class(name)) is not None:
         name = script
     if (target := _class_target(name)) is not None:
         file, _, class_name = name.rpartition(":")
-        return _untrained(f"{Path(file).stem}:{class_name}" if file.endswith(".py") else name, target, params)
+        return _untrained_spec(f"{Path(file).stem}:{class_name}" if file.endswith(".py") else name, target, params)
     targets = known_models()
     if name in targets:
-        return _untrained(name, targets[name], params)
+        return _untrained_spec(name, targets[name], params)
     if Path(name).is_file():
         raise UnknownModel(f"{name} is a file, not a model.", "A trained model is the folder that `lsml fit` wrote.")
     raise UnknownModel(
         f"There is no model {name!r}.",
-        f"Known models: {', '.join(closest_first(name, targets))}; or name a folder that `lsml fit` wrote.",
+        f"Known models: {', '.join(sort_by_similarity(name, targets))}; or name a folder that `lsml fit` wrote.",
     )
 
 
-def class_spec(family: type[Model], params: Mapping[str, Json] | None = None) -> ModelSpec:
+def class_spec(model_class: type[Model], params: Mapping[str, Json] | None = None) -> ModelSpec:
     """The spec of a class that is at hand: in a notebook, in a test.
 
     Raises ModelError when another process could not import it.
     """
-    module, name = family.__module__, family.__qualname__
+    module, name = model_class.__module__, model_class.__qualname__
     if "." in name:
         raise ModelError(
             f"{name} cannot be found by another process: it is defined inside of something else.",
             "Move the class to the top level of a file.",
         )
-    if module == "__main__" or module.startswith(FILE_MODULE):
+    if module == "__main__" or module.startswith(FILE_MODULE_PREFIX):
         origin = getattr(sys.modules[module], "__file__", None)
         if origin is None:
             raise ModelError(
                 f"{name} cannot be found by another process: it is in no file.", "Write the class into a file."
             )
         return find_model(f"{origin}:{name}", params)
-    return _untrained(f"{module}:{name}", f"{module}:{name}", params or {})
+    return _untrained_spec(f"{module}:{name}", f"{module}:{name}", params or {})
 
 
 def version_spec(
-    folder: Path, params: Mapping[str, Json] | None = None, *, target: str | None = None, named: str | None = None
+    folder: Path,
+    params: Mapping[str, Json] | None = None,
+    *,
+    target: str | None = None,
+    display_name: str | None = None,
 ) -> ModelSpec:
     """The spec of a trained version.
 
@@ -113,21 +117,21 @@ def version_spec(
     Raises ModelError when a file of the version is damaged, or when its class is another one or has to be given.
     """
     version = versions.read(folder)
-    target = _trusted(version, target, named or str(folder))
+    target = _resolve_trusted_class(version, target, display_name or str(folder))
     versions.verify(version)
     family = load_class(target)
-    _check_stored(family, version)
+    _check_stored_params(family, version)
     check_params(family, params or {})
     given = dict(version.params) | dict(params or {})
     identity: list[Any] = [version.digest, given]
     notes: tuple[str, ...] = ()
     # Nobody vouches for the code of an unregistered class but the user.
-    code = code_digest(family) if _registered(version.family) is None else version.code_digest
+    code = code_digest(family) if _registered_target(version.family) is None else version.code_digest
     if version.code_digest not in ("", code):
         identity.append(code)
         notes = (f"The code of {family.__name__} has changed since {version.name}@{version.version} was trained.",)
     return ModelSpec(
-        version.name, target, _digest(identity), version.version, given, folder, version.state, notes=notes
+        version.name, target, _identity_digest(identity), version.version, given, folder, version.state, notes=notes
     )
 
 
@@ -137,28 +141,28 @@ def split_class(name: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
-def from_anywhere(name: str) -> str:
+def absolute_model_name(name: str) -> str:
     """The same model's name for a process that runs in another folder."""
     if name in BUILT_IN:
         return name
-    if versions.is_folder(name):
+    if versions.is_model_folder(name):
         return str(Path(name).absolute())
     if (both := split_class(name)) is not None:
-        return f"{from_anywhere(both[0])}@{Path(both[1]).absolute()}"
+        return f"{absolute_model_name(both[0])}@{Path(both[1]).absolute()}"
     if name.endswith(".py"):
         return str(Path(name).absolute())
     file, _, class_name = name.rpartition(":")
     return f"{Path(file).absolute()}:{class_name}" if file.endswith(".py") else name
 
 
-def _version_of(class_name: str, folder: str, params: Mapping[str, Json]) -> ModelSpec:
+def _spec_of_class_at_folder(class_name: str, folder: str, params: Mapping[str, Json]) -> ModelSpec:
     """The spec of "CLASS@FOLDER", whose two halves these are."""
     target = _class_target(class_name)
     if target is None:
         raise UnknownModel(f"There is no module {class_name.rpartition(':')[0]}.", "Is its package installed here?")
-    if not versions.is_folder(folder):
+    if not versions.is_model_folder(folder):
         raise UnknownModel(f"There is no folder {folder}.", "Name a folder that `lsml fit` wrote.")
-    return version_spec(versions.resolve(folder), params, target=target, named=folder)
+    return version_spec(versions.resolve(folder), params, target=target, display_name=folder)
 
 
 def family_name(target: str) -> str:
@@ -170,12 +174,12 @@ def family_name(target: str) -> str:
         # A package may register what one of its modules defines. Having that module, we have the package.
         if known == target or getattr(sys.modules.get(known_place), known_class, None) is family:
             return name
-    return versions.without_folder(target) if place.endswith(".py") else target
+    return versions.strip_folder(target) if place.endswith(".py") else target
 
 
-def how_to_name(spec: ModelSpec, folder: Path) -> str:
+def model_argument(spec: ModelSpec, folder: Path) -> str:
     """What to write after `--model` for the versions of a class in a folder; quoted for a shell."""
-    if _registered(family_name(spec.target)) is not None:
+    if _registered_target(family_name(spec.target)) is not None:
         return shlex.quote(str(folder))
     place, _, class_name = spec.target.rpartition(":")
     if place.endswith(".py") and Path(place).is_relative_to(Path.cwd()):
@@ -183,35 +187,35 @@ def how_to_name(spec: ModelSpec, folder: Path) -> str:
     return shlex.quote(f"{place}:{class_name}@{folder}")
 
 
-def _trusted(version: versions.Version, target: str | None, named: str) -> str:
+def _resolve_trusted_class(version: versions.Version, target: str | None, display_name: str) -> str:
     """The class to load for a version: a registered one, or the one that the user names if it is the right one."""
-    registered = _registered(version.family)
+    registered = _registered_target(version.family)
     if target is None and registered is not None:
         return registered
     if target is None:
-        _refuse_class(version.family, named)
-    if target != registered and version.family not in (versions.without_folder(target), family_name(target)):
+        _raise_unnamed_class(version.family, display_name)
+    if target != registered and version.family not in (versions.strip_folder(target), family_name(target)):
         raise ModelError(
-            f"{named} is a version of {version.family}, not of {versions.without_folder(target)}.",
+            f"{display_name} is a version of {version.family}, not of {versions.strip_folder(target)}.",
             "Name the class that it was trained with.",
         )
     return target
 
 
-def _refuse_class(family: str, named: str) -> NoReturn:
+def _raise_unnamed_class(family: str, display_name: str) -> NoReturn:
     if ":" not in family:
         raise ModelError(
-            f"{named} is a version of {family}, and no installed package has a model of that name.",
+            f"{display_name} is a version of {family}, and no installed package has a model of that name.",
             "Install the package that brings it; `lsml models` lists what is there.",
         )
     written = f"path/to/{family}" if family.rpartition(":")[0].endswith(".py") else family
     raise ModelError(
-        f"{named} is a version of {family}, a class of somebody's own; a folder may not decide that its code runs.",
-        f"Name the class together with the folder: --model {shlex.quote(f'{written}@{named}')}",
+        f"{display_name} is a version of {family}, a class of somebody's own; a folder may not decide that its code runs.",
+        f"Name the class together with the folder: --model {shlex.quote(f'{written}@{display_name}')}",
     )
 
 
-def _registered(family: str) -> str | None:
+def _registered_target(family: str) -> str | None:
     """The target of a class that can be called by a plain name. Versions of format 1 recorded the target itself."""
     if family in BUILT_IN or family in BUILT_IN.values():
         return BUILT_IN.get(family, family)
@@ -219,24 +223,24 @@ def _registered(family: str) -> str | None:
     return known.get(family) or (family if family in known.values() else None)
 
 
-def _check_stored(family: type[Model], version: versions.Version) -> None:
+def _check_stored_params(model_class: type[Model], version: versions.Version) -> None:
     """Raises ModelError when a version has parameters that its class does not know."""
-    unknown = [key for key in version.params if family.params is not None and key not in family.params]
+    unknown = [key for key in version.params if model_class.params is not None and key not in model_class.params]
     if unknown:
         raise ModelError(
-            f"{version.folder / versions.DESCRIPTION} is damaged, or was written by another lsml: "
-            f"{family.__name__} has no parameter {listed(map(repr, unknown))}.",
+            f"{version.folder / versions.METADATA_FILE} is damaged, or was written by another lsml: "
+            f"{model_class.__name__} has no parameter {format_list(map(repr, unknown))}.",
             "Train a new version, or use the lsml and the packages that wrote this one.",
         )
 
 
-def _of_project(project: Project, params: Mapping[str, Json]) -> ModelSpec:
+def _project_spec(project: ProjectFile, params: Mapping[str, Json]) -> ModelSpec:
     file, colon, class_name = project.model.rpartition(":")
     model = f"{project.folder / file}:{class_name}" if colon and file.endswith(".py") else project.model
     given = dict(project.params) | dict(params)
-    if (project.versions / versions.CURRENT).is_file():
-        home = str(project.versions)
-        return _version_of(model, home, params) if colon else find_model(home, params)
+    if (project.versions_root / versions.CURRENT_FILE).is_file():
+        home = str(project.versions_root)
+        return _spec_of_class_at_folder(model, home, params) if colon else find_model(home, params)
     return replace(find_model(model, given), name=project.folder.resolve().name)
 
 
@@ -247,10 +251,10 @@ def _class_target(name: str) -> str | None:
         if not Path(file).is_file():
             raise UnknownModel(f"There is no file {file}.", "A model in a file is named path/to/file.py:Class.")
         return f"{Path(file).resolve()}:{class_name}"
-    return name if colon and _importable(file) else None
+    return name if colon and _is_importable(file) else None
 
 
-def trained_config(spec: ModelSpec) -> LabelConfig | None:
+def stored_label_config(spec: ModelSpec) -> LabelConfig | None:
     """The label config that a trained version remembers, None for a model that has no version."""
     return LabelConfig.parse(versions.read(spec.path).label_config) if spec.path else None
 
@@ -275,106 +279,106 @@ def parse_params(pairs: list[str]) -> dict[str, Json]:
     return params
 
 
-def _untrained(name: str, target: str, params: Mapping[str, Json]) -> ModelSpec:
+def _untrained_spec(name: str, target: str, params: Mapping[str, Json]) -> ModelSpec:
     family = load_class(target)
     check_params(family, params)
-    files = _files_named(family, params)
+    files = _digest_param_files(family, params)
     # A file may define several models. Where it lies is no part of what they are.
     identity: list[Any] = [code_digest(family), family.__name__, dict(params)]
-    return ModelSpec(name, target, _digest([*identity, *files.values()]), params=params, files=files)
+    return ModelSpec(name, target, _identity_digest([*identity, *files.values()]), params=params, file_digests=files)
 
 
-def _files_named(family: type[Model], params: Mapping[str, Json]) -> dict[str, str]:
+def _digest_param_files(model_class: type[Model], params: Mapping[str, Json]) -> dict[str, str]:
     """{path: digest of its content}, of each file that the parameters name and of those that it reads in its turn."""
-    given = dict(family.params or {}) | dict(params)
-    paths = [Path(value) for name in family.files if isinstance(value := given.get(name), str)]
+    given = dict(model_class.params or {}) | dict(params)
+    paths = [Path(value) for name in model_class.file_params if isinstance(value := given.get(name), str)]
     found: dict[str, str] = {}
     for path in paths:  # which grows
-        if str(path) not in found and (digest := _content(path)) is not None:
+        if str(path) not in found and (digest := _file_digest(path)) is not None:
             found[str(path)] = digest
-            paths += family.files_behind(path)
+            paths += model_class.referenced_files(path)
     return found
 
 
-def _content(path: Path) -> str | None:
+def _file_digest(path: Path) -> str | None:
     """Digest of a file's content; None where there is none, or none to be read: whoever opens it says why."""
     try:
         stat = path.stat()
-        return _hashed(path.absolute(), stat.st_mtime_ns, stat.st_size) if S_ISREG(stat.st_mode) else None
+        return _cached_file_digest(path.absolute(), stat.st_mtime_ns, stat.st_size) if S_ISREG(stat.st_mode) else None
     except (OSError, ValueError):  # the latter of a null byte
         return None
 
 
 @lru_cache
-def _hashed(path: Path, changed: int, size: int) -> str:
+def _cached_file_digest(path: Path, mtime_ns: int, size: int) -> str:
     """Once in a process: a checkpoint may have gigabytes."""
-    return versions.content_digest(path)
+    return versions.file_digest(path)
 
 
-def _digest(identity: list[Any]) -> str:
+def _identity_digest(identity: list[Any]) -> str:
     return blake2b(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
-def check_params(family: type[Model], params: Mapping[str, Json]) -> None:
+def check_params(model_class: type[Model], params: Mapping[str, Json]) -> None:
     """Raises UsageError when the model does not have one of these parameters, or when one of them is not JSON."""
     for key, value in params.items():
-        if family.params is not None and key not in family.params:
-            known = ", ".join(closest_first(key, family.params)) or "none"
-            raise UsageError(f"{family.__name__} has no parameter {key!r}.", f"It has: {known}.")
+        if model_class.params is not None and key not in model_class.params:
+            known = ", ".join(sort_by_similarity(key, model_class.params)) or "none"
+            raise UsageError(f"{model_class.__name__} has no parameter {key!r}.", f"It has: {known}.")
         try:
             orjson.dumps(value)
         except TypeError as error:
             raise UsageError(f"The parameter {key!r} is not JSON: {error}.") from None
 
 
-def code_digest(family: type[Model]) -> str:
+def code_digest(model_class: type[Model]) -> str:
     """Digest of the source of a model: of its own package where it has one, else of the file it is in.
 
     What a file imports from beside it counts with it.
     """
     digest = blake2b(digest_size=16)
-    for name, path in source_files(family).items():
+    for name, path in source_files(model_class).items():
         content = path.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 
-def source_files(family: type[Model]) -> dict[str, Path]:
+def source_files(model_class: type[Model]) -> dict[str, Path]:
     """The files that a model's own code is in, by their names relative to its package ("" is a file by itself; what it
     imports from its folder comes by their names there).
 
     Its package is the outermost that offers the class, else the innermost that the class is in.
     """
-    package = _package_of(family)
+    package = _package_of(model_class)
     if package is not None:
         folder = Path(package).parent
-        return {path.relative_to(folder).as_posix(): path for path in python_files(folder)}
-    origin = getattr(sys.modules[family.__module__], "__file__", None)
+        return {path.relative_to(folder).as_posix(): path for path in list_package_files(folder)}
+    origin = getattr(sys.modules[model_class.__module__], "__file__", None)
     if origin is None:
-        raise ModelError(f"{family.__name__} has no source file that could tell one version from another.")
+        raise ModelError(f"{model_class.__name__} has no source file that could tell one version from another.")
     script = Path(origin)
     # A module of an installed distribution lies beside all others; only a file by itself has a folder of its own.
-    beside = modules_beside(script) if family.__module__.startswith(FILE_MODULE) else ()
+    beside = find_local_modules(script) if model_class.__module__.startswith(FILE_MODULE_PREFIX) else ()
     return {"": script} | {path.relative_to(script.parent).as_posix(): path for path in beside}
 
 
-def _package_of(family: type[Model]) -> str | None:
+def _package_of(model_class: type[Model]) -> str | None:
     """The `__init__.py` of the package that is the model's own, None for a model in a plain file."""
-    parts = family.__module__.split(".")
+    parts = model_class.__module__.split(".")
     innermost = None
     for length in range(1, len(parts) + 1):
         name = ".".join(parts[:length])
         module = sys.modules.get(name)
         origin: str | None = getattr(module, "__file__", None)
-        if name in FAMILIES or origin is None or Path(origin).name != "__init__.py":
+        if name in SHARED_PACKAGES or origin is None or Path(origin).name != "__init__.py":
             continue
         innermost = origin
-        if vars(module).get(family.__name__) is family:
+        if vars(module).get(model_class.__name__) is model_class:
             break
     return innermost
 
 
-def _importable(module: str) -> bool:
+def _is_importable(module: str) -> bool:
     """Whether there is such a module; an error while importing its parents is the user's to see."""
     try:
         return importlib.util.find_spec(module) is not None

@@ -18,28 +18,28 @@ import orjson
 
 from lsml_cli.errors import UsageError
 from lsml_cli.registry.versions import (
-    DESCRIPTION,
     FORMAT,
-    HIDDEN_FILE,
-    HIDDEN_FOLDER,
+    HIDDEN_FILE_PREFIX,
+    HIDDEN_FOLDER_PREFIX,
+    METADATA_FILE,
     Version,
-    content_digest,
-    is_version,
-    refuse,
-    sync,
+    file_digest,
+    fsync_path,
+    is_version_folder,
+    raise_write_error,
     write_synced,
 )
 
-_STALE = 24 * 3600  # seconds after which something unfinished is taken for what a killed run left
+_STALE_SECONDS = 24 * 3600  # seconds after which something unfinished is taken for what a killed run left
 
 
-class Draft:
+class VersionWriter:
     """A version in the making. Write weights into `folder`, then `keep` it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.started = time.time()
-        self.folder = root / f"{HIDDEN_FOLDER}{os.getpid()}-{time.time_ns():x}"
+        self.started_at = time.time()
+        self.folder = root / f"{HIDDEN_FOLDER_PREFIX}{os.getpid()}-{time.time_ns():x}"
         self.folder.mkdir(parents=True)  # whoever made `root` at the same moment may have removed it again
 
     def clear(self) -> None:
@@ -49,18 +49,18 @@ class Draft:
         shutil.rmtree(self.folder)
         self.folder.mkdir()
 
-    def keep(
+    def commit(
         self, *, family: str, label_config: str, state: Mapping[str, Any], params: Mapping[str, Any], **facts: Any
     ) -> Version:
         """Describe the version and give it its name; from here on it is there. `facts`: see `Version`."""
-        paths = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != METADATA_FILE)
         files = {path.relative_to(self.folder).as_posix(): path for path in paths}
-        digests = {name: content_digest(path) for name, path in files.items()}
+        digests = {name: file_digest(path) for name, path in files.items()}
         digest = blake2b(digest_size=16)
         for name, content in digests.items():
             digest.update(f"{name}\0{content}\0".encode())
         digest.update(orjson.dumps([family, label_config, state, params], option=orjson.OPT_SORT_KEYS))
-        when = time.gmtime(self.started)
+        when = time.gmtime(self.started_at)
         version = Version(
             folder=self.folder,
             name=os.fsencode(self.root.resolve().name).decode("utf-8", "replace"),
@@ -77,23 +77,23 @@ class Draft:
         )
         try:
             for path in paths:
-                sync(path)
-            return self._named(version, time.strftime("%Y%m%dT%H%M%S", when))
+                fsync_path(path)
+            return self._rename_to_free_name(version, time.strftime("%Y%m%dT%H%M%S", when))
         except OSError as error:
-            refuse(error, self.root)
+            raise_write_error(error, self.root)
 
-    def _named(self, version: Version, moment: str) -> Version:
+    def _rename_to_free_name(self, version: Version, timestamp: str) -> Version:
         """Rename the folder to the first name that is free, however many do the same at this moment."""
         taken = 1
         while True:
-            name = moment if taken == 1 else f"{moment}-{taken}"
-            done = Version(**(_shallow(version) | {"folder": self.root / name, "version": name}))
-            write_synced(self.folder / DESCRIPTION, _to_json(done))
-            sync(self.folder)
+            name = timestamp if taken == 1 else f"{timestamp}-{taken}"
+            done = Version(**(_field_values(version) | {"folder": self.root / name, "version": name}))
+            write_synced(self.folder / METADATA_FILE, _to_json(done))
+            fsync_path(self.folder)
             try:
                 if not done.folder.exists():  # renaming onto an empty folder would succeed
                     self.folder.rename(done.folder)
-                    sync(self.root)
+                    fsync_path(self.root)
                     return done
             except OSError:
                 if not done.folder.exists():
@@ -102,7 +102,7 @@ class Draft:
 
 
 @contextmanager
-def begin(root: Path) -> Iterator[Draft]:
+def open_version_writer(root: Path) -> Iterator[VersionWriter]:
     """A new version below `root`, which is made when it is not there. Both are gone again unless it is kept.
 
     Raises OutputError when nothing can be written there.
@@ -114,10 +114,10 @@ def begin(root: Path) -> Iterator[Draft]:
         try:
             made = [folder for folder in (root, *root.parents) if not folder.exists()]
             root.mkdir(parents=True, exist_ok=True)
-            _sweep(root)
-            draft = Draft(root)
+            _remove_stale(root)
+            draft = VersionWriter(root)
         except OSError as error:
-            refuse(error, root)
+            raise_write_error(error, root)
         try:
             yield draft
         finally:
@@ -128,12 +128,12 @@ def begin(root: Path) -> Iterator[Draft]:
                 folder.rmdir()
 
 
-def require_home(root: Path) -> None:
+def require_version_root(root: Path) -> None:
     """Raises UsageError when `root` is itself a version: below it nobody would look for another one."""
     try:
-        inside = is_version(root)
+        inside = is_version_folder(root)
     except OSError as error:
-        refuse(error, root)
+        raise_write_error(error, root)
     if inside:
         raise UsageError(
             f"{root} is one version of a model, and no place for another.",
@@ -141,20 +141,20 @@ def require_home(root: Path) -> None:
         )
 
 
-def _sweep(root: Path) -> None:
+def _remove_stale(root: Path) -> None:
     """Remove what killed runs left behind."""
     import shutil
 
-    for path in [*root.glob(HIDDEN_FOLDER + "*"), *root.glob(HIDDEN_FILE + "*")]:
+    for path in [*root.glob(HIDDEN_FOLDER_PREFIX + "*"), *root.glob(HIDDEN_FILE_PREFIX + "*")]:
         with suppress(OSError):
-            if path.stat().st_mtime < time.time() - _STALE:
+            if path.stat().st_mtime < time.time() - _STALE_SECONDS:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink()
 
 
-def _shallow(version: Version) -> dict[str, Any]:
+def _field_values(version: Version) -> dict[str, Any]:
     return {each.name: getattr(version, each.name) for each in fields(version)}
 
 

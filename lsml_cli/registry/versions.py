@@ -29,16 +29,16 @@ from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli.errors import ModelError, OutputError, UnknownModel, UsageError, closest_first, listed
+from lsml_cli.errors import ModelError, OutputError, UnknownModel, UsageError, format_list, sort_by_similarity
 
 FORMAT = 2  # of model.json; raised when an older lsml could no longer read it
-DESCRIPTION = "model.json"
-CURRENT = "current"
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # there is no room, whoever says so
+METADATA_FILE = "model.json"
+CURRENT_FILE = "current"
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # there is no room, whoever says so
 
-_NAME = re.compile(r"(\d{8}T\d{6})(?:-(\d+))?")
-HIDDEN_FOLDER = ".unfinished-"  # how the hidden folders begin
-HIDDEN_FILE = f".{CURRENT}-"  # and the hidden files that become `current`
+_VERSION_NAME = re.compile(r"(\d{8}T\d{6})(?:-(\d+))?")
+HIDDEN_FOLDER_PREFIX = ".unfinished-"  # how the hidden folders begin
+HIDDEN_FILE_PREFIX = f".{CURRENT_FILE}-"  # and the hidden files that become `current`
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Version:
     gates: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     @property
-    def missed(self) -> list[str]:
+    def failed_gates(self) -> list[str]:
         """Names of the gates that it missed."""
         return [str(gate.get("name")) for gate in self.gates if not gate.get("passed")]
 
@@ -100,26 +100,26 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Listed:
+class VersionEntry:
     """One folder below a root: a version, or None and the sentence that says how it is damaged."""
 
     name: str
-    promoted: bool
+    is_promoted: bool
     version: Version | None
     damage: str | None = None
 
 
 def promote(root: Path, version: str) -> None:
     """Make `version` what the name of the model means from now on. Raises ModelError when it is damaged."""
-    aside = root / f"{HIDDEN_FILE}{os.getpid()}-{time.time_ns():x}"
-    with _alone(root):
-        verify(read(_find(root, version)))
+    aside = root / f"{HIDDEN_FILE_PREFIX}{os.getpid()}-{time.time_ns():x}"
+    with _exclusive_lock(root):
+        verify(read(_find_version(root, version)))
         try:
             write_synced(aside, f"{version}\n".encode())
-            aside.replace(root / CURRENT)
-            sync(root)
+            aside.replace(root / CURRENT_FILE)
+            fsync_path(root)
         except OSError as error:
-            refuse(error, root)
+            raise_write_error(error, root)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -133,11 +133,11 @@ def prune(root: Path, keep: int) -> list[str]:
 
     removed: list[str] = []
     whole = 0
-    with _alone(root):
-        for each in reversed(survey(root)):
-            if whole >= keep and not each.promoted:
+    with _exclusive_lock(root):
+        for each in reversed(scan_versions(root)):
+            if whole >= keep and not each.is_promoted:
                 # Out of sight at once, then deleted: a version is never there in parts.
-                hidden = root / f"{HIDDEN_FOLDER}{os.getpid()}-{time.time_ns():x}"
+                hidden = root / f"{HIDDEN_FOLDER_PREFIX}{os.getpid()}-{time.time_ns():x}"
                 try:
                     (root / each.name).rename(hidden)
                 except OSError as error:
@@ -148,22 +148,22 @@ def prune(root: Path, keep: int) -> list[str]:
     return removed
 
 
-def survey(root: Path) -> list[Listed]:
+def scan_versions(root: Path) -> list[VersionEntry]:
     """What is below `root`, oldest first, damaged versions too."""
-    promoted = current(root)
-    names = [path.name for path in _entries(root) if _NAME.fullmatch(path.name) and path.is_dir()]
+    promoted = current_version(root)
+    names = [path.name for path in _list_folder(root) if _VERSION_NAME.fullmatch(path.name) and path.is_dir()]
     found = []
-    for name in sorted(names, key=_age):
+    for name in sorted(names, key=_version_sort_key):
         try:
-            found.append(Listed(name, name == promoted, read(root / name)))
+            found.append(VersionEntry(name, name == promoted, read(root / name)))
         except ModelError as error:
             why = error.message.replace(f"{root / name}{os.sep}", "").replace(str(root / name), "it")
-            found.append(Listed(name, name == promoted, None, why))
+            found.append(VersionEntry(name, name == promoted, None, why))
     return found
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _exclusive_lock(root: Path) -> Iterator[None]:
     """Nobody else promotes or prunes meanwhile: what is promoted cannot be pruned at the same moment."""
     try:
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -179,15 +179,15 @@ def _alone(root: Path) -> Iterator[None]:
         os.close(descriptor)  # and with it the lock
 
 
-def current(root: Path) -> str | None:
+def current_version(root: Path) -> str | None:
     """The name of the promoted version, None when there is none. Raises ModelError when that cannot be read."""
     try:
-        return (root / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
+        return (root / CURRENT_FILE).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ModelError(
-            f"{root / CURRENT} cannot be read: {error.strerror}.",
+            f"{root / CURRENT_FILE} cannot be read: {error.strerror}.",
             f"It should be a file with the name of a version; `lsml versions {root} --promote VERSION` writes it.",
         ) from error
 
@@ -196,8 +196,12 @@ def list_versions(root: Path) -> list[str]:
     """The names of the finished versions, oldest first."""
     if not root.is_dir():
         return []
-    found = [path.name for path in _entries(root) if _NAME.fullmatch(path.name) and (path / DESCRIPTION).is_file()]
-    return sorted(found, key=_age)
+    found = [
+        path.name
+        for path in _list_folder(root)
+        if _VERSION_NAME.fullmatch(path.name) and (path / METADATA_FILE).is_file()
+    ]
+    return sorted(found, key=_version_sort_key)
 
 
 def resolve(name: str) -> Path:
@@ -207,20 +211,20 @@ def resolve(name: str) -> Path:
     """
     root = Path(name)
     try:
-        if (root / DESCRIPTION).is_file():
+        if (root / METADATA_FILE).is_file():
             return root
         if root.is_dir():
-            version = current(root)
-            if version is None or not _NAME.fullmatch(version) or not (root / version).is_dir():
-                _refuse_unpromoted(root, version)
+            version = current_version(root)
+            if version is None or not _VERSION_NAME.fullmatch(version) or not (root / version).is_dir():
+                _raise_unpromoted(root, version)
             return root / version
         before, _, wanted = name.rpartition("@")
-        return _find(Path(before), wanted)
+        return _find_version(Path(before), wanted)
     except OSError as error:
         raise ModelError(f"{error.filename or name} cannot be read: {error.strerror}.") from error
 
 
-def is_folder(name: str) -> bool:
+def is_model_folder(name: str) -> bool:
     """Whether a model is named by a folder: "models/news", "models/news@VERSION". ModelError when it is closed."""
     try:
         return Path(name).is_dir() or Path(name.rpartition("@")[0] or name).is_dir()
@@ -228,24 +232,24 @@ def is_folder(name: str) -> bool:
         raise ModelError(f"{name} cannot be looked up: {error.strerror}.") from error
 
 
-def is_version(root: Path) -> bool:
+def is_version_folder(root: Path) -> bool:
     """Whether a folder is one version of a model, maybe a damaged one, and so no place for versions."""
-    return (root / DESCRIPTION).exists() or (
-        _NAME.fullmatch(root.resolve().name) is not None and (root.resolve().parent / CURRENT).is_file()
+    return (root / METADATA_FILE).exists() or (
+        _VERSION_NAME.fullmatch(root.resolve().name) is not None and (root.resolve().parent / CURRENT_FILE).is_file()
     )
 
 
 def read(folder: Path) -> Version:
     """The version in a folder. Raises ModelError naming the file that is missing or damaged."""
-    path = folder / DESCRIPTION
+    path = folder / METADATA_FILE
     try:
         found = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(
-            f"{folder} is not a trained model: it has no {DESCRIPTION}.", "Name a folder that `lsml fit` wrote."
+            f"{folder} is not a trained model: it has no {METADATA_FILE}.", "Name a folder that `lsml fit` wrote."
         ) from None
     except orjson.JSONDecodeError as error:
-        raise ModelError(f"{path} is damaged ({error}).", _AGAIN) from error
+        raise ModelError(f"{path} is damaged ({error}).", _RESTORE_HINT) from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
@@ -264,52 +268,54 @@ def verify(version: Version) -> None:
     for name, digest in version.digests.items():
         path = version.folder / name
         if name not in version.files:
-            raise ModelError(f'{version.folder / DESCRIPTION} is damaged (its "digests" name {name!r}).', _AGAIN)
+            raise ModelError(
+                f'{version.folder / METADATA_FILE} is damaged (its "digests" name {name!r}).', _RESTORE_HINT
+            )
         try:
-            found = content_digest(path)
+            found = file_digest(path)
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
         if found != digest:
-            raise ModelError(f"{path} is damaged: its content is not what was written.", _AGAIN)
+            raise ModelError(f"{path} is damaged: its content is not what was written.", _RESTORE_HINT)
 
 
-def content_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Digest of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-_AGAIN = "Copy the version again from where it came from, or train a new one with `lsml fit`."
+_RESTORE_HINT = "Copy the version again from where it came from, or train a new one with `lsml fit`."
 
 
 def _from_json(folder: Path, found: Any) -> Version:
-    path = folder / DESCRIPTION
+    path = folder / METADATA_FILE
     if not isinstance(found, dict):
-        raise ModelError(f"{path} is damaged (no JSON object).", _AGAIN)
+        raise ModelError(f"{path} is damaged (no JSON object).", _RESTORE_HINT)
     known = {each.name: str(each.type) for each in fields(Version)}
     values = {"folder": folder} | {key: value for key, value in found.items() if key in known and key != "folder"}
     needed = [each.name for each in fields(Version) if each.default is MISSING and each.default_factory is MISSING]
     if lacking := [f'"{name}"' for name in needed if name not in values]:
-        raise ModelError(f"{path} is damaged (it lacks {listed(lacking)}).", _AGAIN)
-    version = Version(**values | {"family": without_folder(str(values["family"]))})
+        raise ModelError(f"{path} is damaged (it lacks {format_list(lacking)}).", _RESTORE_HINT)
+    version = Version(**values | {"family": strip_folder(str(values["family"]))})
     for name, kind in known.items():
         value = getattr(version, name)
-        if not _fits(value, kind):
-            raise ModelError(f'{path} is damaged (its "{name}" is not what it should be).', _AGAIN)
+        if not _matches_type(value, kind):
+            raise ModelError(f'{path} is damaged (its "{name}" is not what it should be).', _RESTORE_HINT)
     return version
 
 
-def _fits(value: Any, kind: str) -> bool:
+def _matches_type(value: Any, type_name: str) -> bool:
     """Whether a value out of JSON is what a field of `Version` of this type holds."""
-    if kind.startswith("Mapping"):
+    if type_name.startswith("Mapping"):
         return isinstance(value, dict)
-    if kind.startswith("Sequence"):
+    if type_name.startswith("Sequence"):
         return isinstance(value, list | tuple) and all(isinstance(each, dict) for each in value)
-    fitting = {"str": str, "bool": bool, "str | None": str | None, "Path": Path}[kind]
+    fitting = {"str": str, "bool": bool, "str | None": str | None, "Path": Path}[type_name]
     return isinstance(value, fitting)
 
 
-def without_folder(family: str) -> str:
+def strip_folder(family: str) -> str:
     """ "/home/ann/shouting.py:Shouting" -> "shouting.py:Shouting": another machine has other folders."""
     place, colon, name = family.rpartition(":")
     return f"{PureWindowsPath(place).name}:{name}" if colon and place.endswith(".py") else family
@@ -318,59 +324,59 @@ def without_folder(family: str) -> str:
 def _check_file(folder: Path, name: str, size: int) -> None:
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or not inside.parts:
-        raise ModelError(f'{folder / DESCRIPTION} is damaged (its "files" name {name!r}).', _AGAIN)
+        raise ModelError(f'{folder / METADATA_FILE} is damaged (its "files" name {name!r}).', _RESTORE_HINT)
     path = folder / name
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing.", _AGAIN) from None
+        raise ModelError(f"{path} is missing.", _RESTORE_HINT) from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     if not stat.S_ISREG(found.st_mode):
-        raise ModelError(f"{path} is damaged (it is no file).", _AGAIN)
+        raise ModelError(f"{path} is damaged (it is no file).", _RESTORE_HINT)
     if found.st_size != size:
-        raise ModelError(f"{path} is damaged (it has {found.st_size:,} bytes instead of {size}).", _AGAIN)
+        raise ModelError(f"{path} is damaged (it has {found.st_size:,} bytes instead of {size}).", _RESTORE_HINT)
 
 
-def _entries(root: Path) -> list[Path]:
+def _list_folder(root: Path) -> list[Path]:
     try:
         return list(root.iterdir())
     except OSError as error:
         raise ModelError(f"{root} cannot be read: {error.strerror}.") from error
 
 
-def _find(root: Path, version: str) -> Path:
+def _find_version(root: Path, version: str) -> Path:
     names = list_versions(root)
     if version not in names:
-        there = listed(closest_first(version, names)) or "none at all"
+        there = format_list(sort_by_similarity(version, names)) or "none at all"
         raise UnknownModel(f"{root} has no version {version!r}.", f"It has: {there}.")
     return root / version
 
 
-def _refuse_unpromoted(root: Path, wanted: str | None) -> NoReturn:
+def _raise_unpromoted(root: Path, promoted: str | None) -> NoReturn:
     names = list_versions(root)
     if not names:
-        raise ModelError(f"{root} holds no trained model.", how_to_train(root))
+        raise ModelError(f"{root} holds no trained model.", training_hint(root))
     why = (
-        f"{root / CURRENT} names {wanted!r}, which is not there"
-        if wanted is not None
+        f"{root / CURRENT_FILE} names {promoted!r}, which is not there"
+        if promoted is not None
         else f"{root} has no promoted version"
     )
     raise ModelError(f"{why}.", f"Name one of its versions: {root}@{names[-1]}")
 
 
-def how_to_train(root: Path) -> str:
+def training_hint(root: Path) -> str:
     """What to do about a folder without a version."""
     return f"Train one: lsml fit EXPORT --model text-classifier --label-config config.xml --output {root}"
 
 
-def refuse(error: OSError, root: Path) -> NoReturn:
+def raise_write_error(error: OSError, root: Path) -> NoReturn:
     """Raise what a failed attempt to write below `root` means."""
     if isinstance(error, FileExistsError | NotADirectoryError):
         raise UsageError(
             f"{root} is not a folder, so no version can be written there.", "Choose another --output."
         ) from error
-    if error.errno in DISK_FULL:
+    if error.errno in DISK_FULL_ERRNOS:
         raise OutputError(
             f"The version cannot be written to {root}: the disk is full, or a limit is reached ({error.strerror}).",
             "Make room, or choose another --output; nothing was left behind.",
@@ -378,8 +384,8 @@ def refuse(error: OSError, root: Path) -> NoReturn:
     raise OutputError(f"The version cannot be written to {root}: {error.strerror}.") from error
 
 
-def _age(name: str) -> tuple[str, int]:
-    match = _NAME.fullmatch(name)
+def _version_sort_key(name: str) -> tuple[str, int]:
+    match = _VERSION_NAME.fullmatch(name)
     assert match is not None
     return match[1], int(match[2] or 1)
 
@@ -392,7 +398,7 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Wait until the disk has a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

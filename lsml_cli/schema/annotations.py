@@ -11,19 +11,23 @@ import orjson
 
 from lsml_cli.io.csv_records import is_export_row
 from lsml_cli.schema.label_config import Control, LabelConfig
-from lsml_cli.schema.tasks import Annotation, Labelled, Task, whole_number
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, parse_id
 
-Which = Literal["last", "first", "all"]
-WHICH: tuple[str, ...] = get_args(Which)
+AnnotationPolicy = Literal["last", "first", "all"]
+ANNOTATION_POLICIES: tuple[str, ...] = get_args(AnnotationPolicy)
 
-NONE = "no annotation"
+NO_ANNOTATION = "no annotation"
 SKIPPED = "skipped"  # the annotator pressed Skip: Label Studio calls it cancelled
-EMPTY = "empty result"  # submitted without filling anything
+EMPTY_RESULT = "empty result"  # submitted without filling anything
 
 
-def labelled(
-    tasks: Iterable[Task], config: LabelConfig, which: Which = "last", *, empty: bool = False
-) -> tuple[list[Labelled], Counter[str]]:
+def select_annotated_tasks(
+    tasks: Iterable[Task],
+    config: LabelConfig,
+    annotation_policy: AnnotationPolicy = "last",
+    *,
+    allow_empty: bool = False,
+) -> tuple[list[AnnotatedTask], Counter[str]]:
     """The tasks that have an annotation that counts, each with it, and how many others there are by reason.
 
     which  of several annotations the "last" (or "first") ground truth, else the last (or first) one that was not
@@ -32,16 +36,16 @@ def labelled(
 
     The rows that JSON_MIN or CSV has for one task, one for each annotation, count as one task.
     """
-    found: list[Labelled] = []
+    found: list[AnnotatedTask] = []
     reasons: Counter[str] = Counter()
-    for each in answered(tasks, config, which, empty=empty):
-        found += [Labelled(each.task, annotation) for annotation in each.counting]
+    for each in iter_task_annotations(tasks, config, annotation_policy, allow_empty=allow_empty):
+        found += [AnnotatedTask(each.task, annotation) for annotation in each.selected]
         if each.reason:
             reasons[each.reason] += 1
     return found, reasons
 
 
-class Answered(NamedTuple):
+class TaskAnnotations(NamedTuple):
     """A task with its annotations.
 
     counting  those that count; none with a `reason` why
@@ -49,14 +53,18 @@ class Answered(NamedTuple):
     """
 
     task: Task
-    counting: Sequence[Annotation]
+    selected: Sequence[Annotation]
     usable: Sequence[Annotation]
     reason: str = ""
 
 
-def answered(
-    tasks: Iterable[Task], config: LabelConfig, which: Which = "last", *, empty: bool = False
-) -> Iterator[Answered]:
+def iter_task_annotations(
+    tasks: Iterable[Task],
+    config: LabelConfig,
+    annotation_policy: AnnotationPolicy = "last",
+    *,
+    allow_empty: bool = False,
+) -> Iterator[TaskAnnotations]:
     """Each task with its annotations, one at a time; the parameters are those of `labelled`.
 
     Only the rows of JSON_MIN and CSV are kept until the end, when it is known which of them are about one task.
@@ -64,39 +72,41 @@ def answered(
     rows: dict[int, list[tuple[Task, Annotation]]] = {}
     for task in tasks:
         if is_export_row(task.raw):
-            annotation = _from_row(task.raw, config)
+            annotation = _parse_row(task.raw, config)
             if task.id is not None:
                 rows.setdefault(task.id, []).append((task, annotation))
                 continue
             candidates = [annotation]
         else:
-            candidates = annotations_of(task)
-        yield _settled(task, candidates, which, empty)
+            candidates = parse_annotations(task)
+        yield _select_for_task(task, candidates, annotation_policy, allow_empty)
     for several in rows.values():
-        yield _settled(several[0][0], [annotation for _, annotation in several], which, empty)
+        yield _select_for_task(several[0][0], [annotation for _, annotation in several], annotation_policy, allow_empty)
 
 
-def annotations_of(task: Task) -> list[Annotation]:
+def parse_annotations(task: Task) -> list[Annotation]:
     """The annotations of a whole task, as it was exported (`completions` in old exports)."""
     stored = task.raw.get("annotations", task.raw.get("completions"))
     if not isinstance(stored, list):
         return []
-    return [_from_export(each) for each in stored if isinstance(each, Mapping)]
+    return [_parse_annotation(each) for each in stored if isinstance(each, Mapping)]
 
 
-def choose(annotations: Sequence[Annotation], which: Which = "last", *, empty: bool = False) -> list[Annotation]:
+def select_annotations(
+    annotations: Sequence[Annotation], annotation_policy: AnnotationPolicy = "last", *, allow_empty: bool = False
+) -> list[Annotation]:
     """Those that count: one, none, or with "all" every usable one. The order is that of their ids."""
-    usable = [each for each in annotations if not each.cancelled and (each.result or empty)]
+    usable = [each for each in annotations if not each.cancelled and (each.result or allow_empty)]
     # An export lists the oldest first, JSON_MIN the newest; ids grow in the order of creation.
     if all(each.id is not None for each in usable):
         usable.sort(key=lambda each: each.id or 0)
-    if which == "all":
+    if annotation_policy == "all":
         return usable
     preferred = [each for each in usable if each.ground_truth] or usable
-    return preferred[-1:] if which == "last" else preferred[:1]
+    return preferred[-1:] if annotation_policy == "last" else preferred[:1]
 
 
-def chosen(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
+def extract_labels(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
     """The labels that regions (of an annotation or a prediction) give to a control, by the name they have now."""
     found = []
     for region in result:
@@ -107,38 +117,43 @@ def chosen(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
                 found.append(given)
             elif isinstance(given, list | tuple):
                 found += [name for name in given if isinstance(name, str)]
-    return [control.name_of.get(name, name) for name in found]
+    return [control.label_names.get(name, name) for name in found]
 
 
-def _settled(task: Task, candidates: Sequence[Annotation], which: Which, empty: bool) -> Answered:
-    counting, usable = choose(candidates, which, empty=empty), choose(candidates, "all", empty=empty)
+def _select_for_task(
+    task: Task, candidates: Sequence[Annotation], annotation_policy: AnnotationPolicy, allow_empty: bool
+) -> TaskAnnotations:
+    counting, usable = (
+        select_annotations(candidates, annotation_policy, allow_empty=allow_empty),
+        select_annotations(candidates, "all", allow_empty=allow_empty),
+    )
     if counting:
-        return Answered(task, counting, usable)
+        return TaskAnnotations(task, counting, usable)
     kept = [each for each in candidates if not each.cancelled]
-    return Answered(task, (), (), EMPTY if kept else SKIPPED if candidates else NONE)
+    return TaskAnnotations(task, (), (), EMPTY_RESULT if kept else SKIPPED if candidates else NO_ANNOTATION)
 
 
-def _from_export(stored: Mapping[str, Any]) -> Annotation:
+def _parse_annotation(stored: Mapping[str, Any]) -> Annotation:
     result = stored.get("result")
     return Annotation(
-        whole_number(stored.get("id")),
+        parse_id(stored.get("id")),
         [region for region in result if isinstance(region, Mapping)] if isinstance(result, list) else [],
         ground_truth=stored.get("ground_truth") is True,
         cancelled=stored.get("was_cancelled") is True or stored.get("skipped") is True,
     )
 
 
-def _from_row(row: Mapping[str, Any], config: LabelConfig) -> Annotation:
+def _parse_row(row: Mapping[str, Any], config: LabelConfig) -> Annotation:
     """JSON_MIN drops ids of regions and ground truths, and shortens a lone choice to its name."""
     result = [
         {"from_name": control.name, "to_name": control.to_names[0], "type": control.type, "value": value}
         for control in config.controls.values()
-        for value in _values(control, row.get(control.name))
+        for value in _parse_cell(control, row.get(control.name))
     ]
-    return Annotation(whole_number(row.get("annotation_id")), result)
+    return Annotation(parse_id(row.get("annotation_id")), result)
 
 
-def _values(control: Control, cell: Any) -> list[Mapping[str, Any]]:
+def _parse_cell(control: Control, cell: Any) -> list[Mapping[str, Any]]:
     """The value objects in one cell of a row; a cell of the CSV export holds JSON in a string."""
     if isinstance(cell, str) and cell[:1] in ("{", "["):
         with suppress(ValueError):  # a label or a text may happen to begin with a bracket

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.errors import LabelConfigError, LabelMismatch, UsageError, closest_first, listed
+from lsml_cli.errors import LabelConfigError, LabelMismatch, UsageError, format_list, sort_by_similarity
 from lsml_cli.schema import region_rules, validation
 from lsml_cli.schema.predictions import Prediction, Region, region_id
 from lsml_cli.schema.tasks import Task
@@ -33,9 +33,9 @@ OTHER_TAGS = """
 TAGS = {tag.lower(): tag for tags in (OBJECT_TAGS, CONTROL_TAGS, OTHER_TAGS) for tag in tags.split()}
 OBJECTS = frozenset(OBJECT_TAGS.lower().split())
 CONTROLS = frozenset(CONTROL_TAGS.lower().split())
-LABELS = frozenset({"choice", "label", "relation"})
-PROSE = frozenset({"header", "html", "hypertext", "markdown", "reactcode", "style"})  # what is inside is not ours
-OWN_OBJECT = {"chat": "ChatMessage", "reactcode": "ReactCode"}  # objects that are their own control, of this tag
+LABEL_TAGS = frozenset({"choice", "label", "relation"})
+PROSE_TAGS = frozenset({"header", "html", "hypertext", "markdown", "reactcode", "style"})  # what is inside is not ours
+SELF_CONTROL_TAGS = {"chat": "ChatMessage", "reactcode": "ReactCode"}  # objects that are their own control, of this tag
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Object:
     attrs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
-    def key(self) -> str | None:
+    def data_key(self) -> str | None:
         """The key of the task's data: "text" for "$text", None for a literal value."""
         return self.value[1:] if re.fullmatch(r"\$[^, ]+", self.value) else None
 
@@ -71,14 +71,14 @@ class Object:
 
         A literal value is returned as it stands. Raises ValueError with a sentence when the task has no such value.
         """
-        key = self.key
+        key = self.data_key
         if key is None:
             return self.value
-        found = data[key] if key in data else _at_path(data, key)
+        found = data[key] if key in data else _get_by_path(data, key)
         if found is None:
             there = f'has null for "{key}"' if key in data else f'has no "{key}"'
             raise ValueError(
-                f"the task {there}, which {self} wants; it has: {listed(closest_first(key, data)) or 'nothing'}"
+                f"the task {there}, which {self} wants; it has: {format_list(sort_by_similarity(key, data)) or 'nothing'}"
             )
         return found
 
@@ -100,7 +100,7 @@ class Control:
     to_names: tuple[str, ...]
     labels: tuple[Label, ...] = ()
     attrs: Mapping[str, str] = field(default_factory=dict, hash=False)
-    dynamic: bool = False
+    has_dynamic_labels: bool = False
 
     @property
     def type(self) -> str:
@@ -108,7 +108,7 @@ class Control:
         return self.tag.lower()
 
     @property
-    def single(self) -> bool:
+    def is_single_choice(self) -> bool:
         """Whether this is a <Choices> that takes one choice at most."""
         return self.type == "choices" and self.attrs.get("choice", "single") in ("single", "single-radio")
 
@@ -123,7 +123,7 @@ class Control:
         return self._flag("perItem")
 
     @cached_property
-    def name_of(self) -> Mapping[str, str]:
+    def label_names(self) -> Mapping[str, str]:
         """A label's value or alias -> its name: annotations made before it had the alias say the value."""
         return {label.value: label.name for label in self.labels} | {label.name: label.name for label in self.labels}
 
@@ -189,7 +189,7 @@ class LabelConfig:
         if not xml.strip():
             hint = "Copy it from the project's Settings > Labeling Interface > Code."
             raise LabelConfigError("The label config is empty.", hint)
-        return _Reader().read(xml)
+        return _ConfigParser().parse(xml)
 
     @classmethod
     def load(cls, path: Path) -> LabelConfig:
@@ -209,7 +209,7 @@ class LabelConfig:
         """Identity, hexadecimal: the same for XML that differs only in the whitespace between its tags."""
         return blake2b(re.sub(r">\s+<", "><", self.xml.strip()).encode(), digest_size=16).hexdigest()
 
-    def pairs(self, control_tag: str, object_tags: Sequence[str]) -> list[tuple[Control, Object]]:
+    def find_pairs(self, control_tag: str, object_tags: Sequence[str]) -> list[tuple[Control, Object]]:
         """The controls of a tag that a prediction can fill (not the perRegion ones), each with an object it is about.
 
         In the order of the config; only objects of the given tags.
@@ -228,33 +228,40 @@ class LabelConfig:
         found = [control for control in self.controls.values() if control.type == tag.lower()]
         if len(found) == 1:
             return found[0]
-        there = listed(map(str, found or self.controls.values())) or "no control at all"
+        there = format_list(map(str, found or self.controls.values())) or "no control at all"
         number = f"{len(found)} of them" if found else f"no <{tag}>"
         raise LabelMismatch(f"One <{tag}> is needed, but the label config has {number}: it has {there}.")
 
     def check(self, prediction: Prediction) -> str | None:
         """None when Label Studio accepts the prediction, else one sentence about the first thing wrong."""
-        return validation.first_problem(self._rules, prediction)
+        return validation.find_first_problem(self._rules, prediction)
 
     @cached_property
-    def _rules(self) -> validation.Rules:
-        return validation.Rules({name: self._rule_for(control) for name, control in self.controls.items()})
+    def _rules(self) -> validation.ConfigRules:
+        return validation.ConfigRules({name: self._build_rule(control) for name, control in self.controls.items()})
 
-    def _rule_for(self, control: Control) -> region_rules.Rule:
+    def _build_rule(self, control: Control) -> region_rules.ControlRule:
         # An object without a value is none to Label Studio's import.
-        about = [obj for name in control.to_names if (obj := self.objects[name]).value or obj.tag.lower() in OWN_OBJECT]
+        about = [
+            obj
+            for name in control.to_names
+            if (obj := self.objects[name]).value or obj.tag.lower() in SELF_CONTROL_TAGS
+        ]
         beside = {
             other.type for other in self.controls.values() if not set(other.to_names).isdisjoint(control.to_names)
         }
-        return region_rules.Rule(
+        return region_rules.ControlRule(
             name=control.name,
             type=control.type,
             to_names=tuple(obj.name for obj in about),
-            pictures=tuple(obj.name for obj in about if obj.tag.lower() == "image"),
+            image_names=tuple(obj.name for obj in about if obj.tag.lower() == "image"),
             labels=dict.fromkeys(label.name for label in control.labels),
-            single=control.single,
-            once=control.type in validation.ONE_ANSWER and not (control.per_region or control.per_item),
-            merged=frozenset(beside & region_rules.MERGEABLE.keys()) if control.type == "labels" else frozenset(),
+            is_single_choice=control.is_single_choice,
+            is_once_per_task=control.type in validation.SINGLE_RESULT_TYPES
+            and not (control.per_region or control.per_item),
+            mergeable_types=frozenset(beside & region_rules.MERGEABLE_CHECKS.keys())
+            if control.type == "labels"
+            else frozenset(),
             max_rating=control.attrs.get("maxRating", "5"),
         )
 
@@ -262,47 +269,47 @@ class LabelConfig:
         return LabelConfig.parse, (self.xml,)  # the rules hold functions, and parsing is as quick as unpickling
 
 
-class _Reader:
+class _ConfigParser:
     """Collects what one XML document declares."""
 
     def __init__(self) -> None:
-        self.names: dict[str, str] = {}  # name -> the tag that has it
+        self.tag_by_name: dict[str, str] = {}  # name -> the tag that has it
         self.controls: dict[str, Control] = {}
         self.labels: dict[str, dict[str, Label]] = {}  # control -> what a prediction calls the label -> label
         self.objects: dict[str, Object] = {}
         self.warnings: list[str] = []
 
-    def read(self, xml: str) -> LabelConfig:
-        for element, owner, is_prose in _walk(_root(xml)):
+    def parse(self, xml: str) -> LabelConfig:
+        for element, owner, is_prose in _walk_elements(_parse_xml(xml)):
             tag = element.tag.lower()
             if tag not in TAGS and not is_prose:
-                self.warnings.append(_unknown_tag(element.tag))
+                self.warnings.append(_unknown_tag_warning(element.tag))
             if name := element.attrib.get("name"):
-                if name in self.names:
-                    raise LabelConfigError(f'<{self.names[name]}> and <{element.tag}> are both named "{name}".')
-                self.names[name] = element.tag
-            if tag in LABELS:
-                self._label(element, owner)
-            elif tag in OWN_OBJECT:
-                self._own_object(element)
+                if name in self.tag_by_name:
+                    raise LabelConfigError(f'<{self.tag_by_name[name]}> and <{element.tag}> are both named "{name}".')
+                self.tag_by_name[name] = element.tag
+            if tag in LABEL_TAGS:
+                self._add_label(element, owner)
+            elif tag in SELF_CONTROL_TAGS:
+                self._add_self_control(element)
             elif _is_control(element):
-                self._control(element)
+                self._add_control(element)
             elif tag in CONTROLS:
                 missing = "toName" if name else "name"
                 label = f'<{element.tag} name="{name}">' if name else f"<{element.tag}>"
                 self.warnings.append(f"{label} has no {missing}, so nothing can be predicted for it.")
             elif name:
-                self._object(element)
-        controls = {name: self._linked(control) for name, control in self.controls.items()}
+                self._add_object(element)
+        controls = {name: self._resolve_control(control) for name, control in self.controls.items()}
         return LabelConfig(xml, controls, self.objects, tuple(dict.fromkeys(self.warnings)))
 
-    def _control(self, element: Any) -> None:
+    def _add_control(self, element: Any) -> None:
         attrs = dict(element.attrib)
         dynamic = attrs.get("value", "").startswith("$") or bool(attrs.get("apiUrl"))
         to_names = tuple(attrs["toName"].split(","))
         self.controls[attrs["name"]] = Control(attrs["name"], element.tag, to_names, (), attrs, dynamic)
 
-    def _object(self, element: Any) -> None:
+    def _add_object(self, element: Any) -> None:
         attrs = dict(element.attrib)
         value = attrs.get("valueList") or attrs.get("value") or ""
         if not value and element.tag.lower() not in OBJECTS:
@@ -318,7 +325,7 @@ class _Reader:
                 f'<{element.tag} name="{name}"> has no value: Label Studio refuses predictions for it.'
             )
 
-    def _own_object(self, element: Any) -> None:
+    def _add_self_control(self, element: Any) -> None:
         """<Chat> and <ReactCode>: one tag that is an object and the control that is about it."""
         attrs = dict(element.attrib)
         if not (name := attrs.get("name")):
@@ -326,11 +333,11 @@ class _Reader:
         value = attrs.get("valueList") or attrs.get("value") or ""
         self.objects[name] = Object(name, element.tag, value, attrs)
         if attrs.get("toName"):
-            self._control(element)
+            self._add_control(element)
         else:
-            self.controls[name] = Control(name, OWN_OBJECT[element.tag.lower()], (name,), (), attrs)
+            self.controls[name] = Control(name, SELF_CONTROL_TAGS[element.tag.lower()], (name,), (), attrs)
 
-    def _label(self, element: Any, owner: str | None) -> None:
+    def _add_label(self, element: Any, owner: str | None) -> None:
         value, alias = element.attrib.get("value"), element.attrib.get("alias") or None
         if owner is None or (value is None and alias is None):
             return
@@ -344,17 +351,17 @@ class _Reader:
         label = Label(value or alias or "", alias, tuple(text.strip() for text in predicted if text.strip()))
         self.labels.setdefault(owner, {}).setdefault(label.name, label)
 
-    def _linked(self, control: Control) -> Control:
+    def _resolve_control(self, control: Control) -> Control:
         for to_name in control.to_names:
             if to_name not in self.objects:
-                there = ", ".join(closest_first(to_name, self.objects)) or "none at all"
+                there = ", ".join(sort_by_similarity(to_name, self.objects)) or "none at all"
                 problem = f'{control} has toName="{to_name}", but no object has that name; there is: {there}.'
                 raise LabelConfigError(problem, "Correct the toName, or add the object.")
         labels = tuple(self.labels.get(control.name, {}).values())
-        return Control(control.name, control.tag, control.to_names, labels, control.attrs, control.dynamic)
+        return Control(control.name, control.tag, control.to_names, labels, control.attrs, control.has_dynamic_labels)
 
 
-def _root(xml: str) -> Any:
+def _parse_xml(xml: str) -> Any:
     from defusedxml import DefusedXmlException  # 14 ms: not everything that imports this module parses
     from defusedxml.ElementTree import DefusedXMLParser, ParseError
 
@@ -372,14 +379,14 @@ def _root(xml: str) -> Any:
         raise LabelConfigError(f"The label config has a DOCTYPE in line {line}.", "Remove it: none is read.") from error
 
 
-def _walk(root: Any) -> Iterator[tuple[Any, str | None, bool]]:
+def _walk_elements(root: Any) -> Iterator[tuple[Any, str | None, bool]]:
     """Every element in document order, with the nearest control above it, and whether it is part of some prose."""
     stack: list[tuple[Any, str | None, bool]] = [(root, None, False)]
     while stack:
         element, owner, is_prose = stack.pop()
         yield element, owner, is_prose
         owner = element.attrib["name"] if _is_control(element) else owner
-        is_prose = is_prose or element.tag.lower() in PROSE
+        is_prose = is_prose or element.tag.lower() in PROSE_TAGS
         stack += [(child, owner, is_prose) for child in reversed(element)]
 
 
@@ -388,13 +395,13 @@ def _is_control(element: Any) -> bool:
     return bool(element.attrib.get("name") and element.attrib.get("toName")) and element.tag.lower() != "filter"
 
 
-def _unknown_tag(tag: str) -> str:
+def _unknown_tag_warning(tag: str) -> str:
     closest = difflib.get_close_matches(tag.lower(), TAGS, n=1)
     meant = f"; did you mean <{TAGS[closest[0]]}>?" if closest else "."
     return f"<{tag}> is not a tag that Label Studio knows{meant}"
 
 
-def _at_path(data: Any, path: str) -> Any:
+def _get_by_path(data: Any, path: str) -> Any:
     """What lies at "a.b[0]", None when there is no such place."""
     for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
         try:

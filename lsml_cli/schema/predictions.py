@@ -18,7 +18,7 @@ from lsml_cli.io.csv_records import is_export_row
 from lsml_cli.schema.tasks import Task
 
 Stage = Literal["read", "fetch", "encode", "forward", "decode", "check"]
-Shape = Literal["tasks", "predictions"]
+OutputShape = Literal["tasks", "predictions"]
 
 SCORE_DIGITS = 4  # scores are rounded, so that another BLAS or batch size does not change a byte
 
@@ -80,9 +80,9 @@ class Prediction:
             regions.append(Region(**known, score=fields.pop("score", None), extra=fields))
         return cls(tuple(regions), stored.get("score"), stored["model_version"])
 
-    def at_least(self, score: float) -> Prediction:
+    def drop_low_scores(self, min_score: float) -> Prediction:
         """Without the regions that have a lower score, and without those that belong to them (share their id)."""
-        unsure = {region.id for region in self.result if region.score is not None and region.score < score}
+        unsure = {region.id for region in self.result if region.score is not None and region.score < min_score}
         if not unsure:
             return self
         return Prediction.of(tuple(region for region in self.result if region.id not in unsure), self.model_version)
@@ -108,13 +108,13 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ExistingPrediction:
     """A prediction of this very version that the task carried already; it stays as it is."""
 
     prediction: Mapping[str, Any]
 
 
-Outcome = Prediction | Failure | Stored
+Outcome = Prediction | Failure | ExistingPrediction
 
 
 def region_id(task: int | str, control: str, ordinal: int) -> str:
@@ -136,7 +136,7 @@ def dumps_exactly(value: Any) -> bytes:
 
 
 def task_record(
-    task: Task, outcome: Outcome, older: Sequence[Mapping[str, Any]], keep_annotations: bool
+    task: Task, outcome: Outcome, other_predictions: Sequence[Mapping[str, Any]], keep_annotations: bool
 ) -> dict[str, Any]:
     """The whole task with a `predictions` list, ready for Label Studio's import.
 
@@ -148,19 +148,19 @@ def task_record(
     if "data" not in raw or is_export_row(raw):  # a bare item or a row of an export
         raw = {"data": task.data} if task.id is None else {"id": task.id, "data": task.data}
     record = dict(raw)
-    for key in _NOT_WRITTEN if not keep_annotations else ("predictions",):
+    for key in _DROPPED_KEYS if not keep_annotations else ("predictions",):
         record.pop(key, None)
-    record["predictions"] = [*older, *_answer(outcome)]
+    record["predictions"] = [*other_predictions, *_outcome_to_json(outcome)]
     return record
 
 
-def _answer(outcome: Outcome) -> list[Mapping[str, Any]]:
+def _outcome_to_json(outcome: Outcome) -> list[Mapping[str, Any]]:
     if isinstance(outcome, Failure):
         return []
     return [outcome.to_json() if isinstance(outcome, Prediction) else outcome.prediction]
 
 
-_NOT_WRITTEN = ("predictions", "annotations", "completions", "drafts")
+_DROPPED_KEYS = ("predictions", "annotations", "completions", "drafts")
 
 
 def prediction_record(task: Task | None, outcome: Outcome) -> dict[str, Any]:

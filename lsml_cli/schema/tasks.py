@@ -11,11 +11,13 @@ import orjson
 
 from lsml_cli.io.csv_records import is_export_row
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.source import Source
+from lsml_cli.io.source import RecordSource
 
 # What the exports JSON_MIN and CSV put beside the data and the results of one annotation.
-ROW_FIELDS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})
-_RENAMED = "_data_"  # what the CSV export puts before a key of the data that is also the name of a control
+EXPORT_ROW_FIELDS = frozenset(
+    {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"}
+)
+_DATA_PREFIX = "_data_"  # what the CSV export puts before a key of the data that is also the name of a control
 
 _LARGE_NUMBER = re.compile(rb"[\[:,\s]-?\d{19,}\s*[,}\]]")
 
@@ -48,14 +50,14 @@ class Annotation:
     cancelled: bool = False
 
 
-class Labelled(NamedTuple):
+class AnnotatedTask(NamedTuple):
     """A task and the annotation that counts."""
 
     task: Task
     annotation: Annotation
 
 
-class NoData(ValueError):
+class MissingDataError(ValueError):
     """A task that has no data to predict from, and yet is there: it keeps its place."""
 
     def __init__(self, message: str, task: Task) -> None:
@@ -63,33 +65,33 @@ class NoData(ValueError):
         self.task = task
 
 
-class Unreadable(NamedTuple):
+class UnreadableRecord(NamedTuple):
     """A place in the input where a task was expected: position from 0, "line 12", and why there is none.
 
     `torn` when the input cannot be read any further from there, so that whatever followed is lost.
     """
 
     index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
-    place: str
+    location: str
     reason: str
-    torn: bool = False
+    truncated: bool = False
 
 
 def read_tasks(
     source: str, *, controls: Iterable[str] = (), id_column: str | None = None
-) -> Iterator[Task | Unreadable]:
+) -> Iterator[Task | UnreadableRecord]:
     """The tasks of a file or of standard input ("-"), one at a time, in any form that `Source` recognises.
 
     controls   names of the label config's controls: JSON_MIN and CSV exports put their results beside the data
     id_column  the column (CSV) or key (items without `data`) that holds the task's id, in tasks that have none
     """
     names = frozenset(controls)
-    with Source(source, id_column) as records:
+    with RecordSource(source, id_column) as records:
         for record in records:
             try:
                 yield parse_task(record, names, id_column)
             except ValueError as error:
-                yield Unreadable(record.index, record.place, str(error), record.torn)
+                yield UnreadableRecord(record.index, record.location, str(error), record.truncated)
 
 
 def parse_task(
@@ -107,18 +109,20 @@ def parse_task(
     try:
         raw = loads(record.body)
     except orjson.JSONDecodeError as error:
-        raise ValueError(_not_json(record.body, error)) from None
+        raise ValueError(_describe_json_error(record.body, error)) from None
     if not isinstance(raw, dict):
-        raise ValueError(f"expected a task, an object, found {kind(raw)}")
+        raise ValueError(f"expected a task, an object, found {describe_json_type(raw)}")
     row = is_export_row(raw)
     whole = "data" in raw and not row
-    data = raw["data"] if whole else _data_of(raw, controls) if row else raw
+    data = raw["data"] if whole else _row_data(raw, controls) if row else raw
     if not isinstance(data, dict):
         known = raw.get("id") if type(raw.get("id")) is int else None
-        raise NoData(f'"data" is {kind(data)}, expected an object', Task(record.index, known, {}, raw))
-    task_id = whole_number(raw.get("id")) if row else raw.get("id") if whole else None
+        raise MissingDataError(
+            f'"data" is {describe_json_type(data)}, expected an object', Task(record.index, known, {}, raw)
+        )
+    task_id = parse_id(raw.get("id")) if row else raw.get("id") if whole else None
     if id_column is not None and (row or type(task_id) is not int):
-        task_id = _named_id(raw if row else data, id_column)
+        task_id = _read_id(raw if row else data, id_column)
         raw = {**raw, "id": task_id} if whole else raw
     project = raw.get("project") if whole else None
     return Task(
@@ -130,25 +134,25 @@ def parse_task(
     )
 
 
-def whole_number(value: object) -> int | None:
+def parse_id(value: object) -> int | None:
     """An id: a whole number, in CSV written as text; None for anything else."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
         return int(value)
     return value if type(value) is int else None
 
 
-def _data_of(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any]:
-    data = {key: value for key, value in row.items() if key not in ROW_FIELDS and key not in controls}
-    for key in [key for key in data if key.startswith(_RENAMED) and key.removeprefix(_RENAMED) in controls]:
-        data[key.removeprefix(_RENAMED)] = data.pop(key)
+def _row_data(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any]:
+    data = {key: value for key, value in row.items() if key not in EXPORT_ROW_FIELDS and key not in controls}
+    for key in [key for key in data if key.startswith(_DATA_PREFIX) and key.removeprefix(_DATA_PREFIX) in controls]:
+        data[key.removeprefix(_DATA_PREFIX)] = data.pop(key)
     return data
 
 
-def _named_id(item: Mapping[str, Any], key: str) -> int:
+def _read_id(item: Mapping[str, Any], key: str) -> int:
     if key not in item:
         raise ValueError(f'this item has no "{key}", which --id-column names')
-    if (found := whole_number(item[key])) is None:
-        shown = repr(item[key]) if isinstance(item[key], str) else kind(item[key])
+    if (found := parse_id(item[key])) is None:
+        shown = repr(item[key]) if isinstance(item[key], str) else describe_json_type(item[key])
         raise ValueError(f'the id under "{key}" is {shown}, expected a whole number')
     return found
 
@@ -158,7 +162,7 @@ def has_large_numbers(body: bytes) -> bool:
     return _LARGE_NUMBER.search(body) is not None
 
 
-def kind(value: object) -> str:
+def describe_json_type(value: object) -> str:
     """What a JSON value is, in words: "a list", "null", "a number (5)"."""
     if value is None:
         return "null"
@@ -169,7 +173,7 @@ def kind(value: object) -> str:
     return {"str": "a string", "list": "a list", "dict": "an object"}.get(type(value).__name__, type(value).__name__)
 
 
-def _not_json(body: bytes, error: orjson.JSONDecodeError) -> str:
+def _describe_json_error(body: bytes, error: orjson.JSONDecodeError) -> str:
     """orjson's complaint as a sentence; the two that people meet in exports get a better one."""
     text = str(error).split(":")[0]
     if "surrogate" in text and b"\\u" in body:

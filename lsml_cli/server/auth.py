@@ -17,31 +17,33 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lsml_cli.server.metrics import Numbers
+from lsml_cli.server.metrics import ServerMetrics
 
 log = logging.getLogger("lsml.serve")
 
 
 @dataclass(frozen=True)
-class Access:
+class AuthConfig:
     """basic_auth: "USER:PASS", None for everybody; secret_path: "" or what every path has to begin with, "/s3cret"."""
 
     basic_auth: str | None = None
     secret_path: str = ""
 
 
-class Guard:
+class AuthMiddleware:
     """Lets requests through, counts them, and puts `credentials` (were they right?) into the state of each.
 
     Label Studio sends annotation events without credentials. With a secret path, knowing the path lets such an event
     in; everything else needs the credentials as well, START_TRAINING too (the app sees to that one).
     """
 
-    def __init__(self, app: ASGIApp, access: Access, numbers: Numbers, routes: Sequence[str], verbose: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, auth: AuthConfig, metrics: ServerMetrics, routes: Sequence[str], verbose: bool
+    ) -> None:
         self._app = app
-        self._path = access.secret_path
-        self._wanted = None if access.basic_auth is None else _digest(access.basic_auth.encode())
-        self._numbers = numbers
+        self._secret_path = auth.secret_path
+        self._credentials_digest = None if auth.basic_auth is None else _digest(auth.basic_auth.encode())
+        self._metrics = metrics
         self._routes = frozenset(routes)
         self._verbose = verbose
 
@@ -58,37 +60,39 @@ class Guard:
             await send(message)
 
         path: str = scope["path"]
-        inside = self._inside(path)
-        route = path[len(self._path) :] if inside else ""
+        inside = self._has_secret_path(path)
+        route = path[len(self._secret_path) :] if inside else ""
         try:
             if not inside:
-                await _refuse(sent, 404, "not found")
+                await _send_error(sent, 404, "not found")
                 return
-            if _from_elsewhere(scope, named=self._wanted is not None):
-                await _refuse(sent, 403, "a page of another site may not use this server")
+            if _is_cross_origin(scope, allow_hostnames=self._credentials_digest is not None):
+                await _send_error(sent, 403, "a page of another site may not use this server")
                 return
-            known = self._knows(scope)
-            if not known and not (self._path and route == "/webhook" and scope["method"] == "POST"):
-                await _refuse(sent, 401, "user and password are missing or wrong")
+            known = self._has_valid_credentials(scope)
+            if not known and not (self._secret_path and route == "/webhook" and scope["method"] == "POST"):
+                await _send_error(sent, 401, "user and password are missing or wrong")
                 return
-            scope["state"] = {"credentials": known, "begun": asyncio.get_running_loop().time()}
-            scope["root_path"] = self._path
+            scope["state"] = {"credentials": known, "started_at": asyncio.get_running_loop().time()}
+            scope["root_path"] = self._secret_path
             await self._app(scope, receive, sent)
         except Exception:
             log.exception("This is a bug in lsml: %s %s", scope["method"], route)
         finally:
             took = time.perf_counter() - begun
-            self._numbers.request(route if route in self._routes else "other", status, took)
+            self._metrics.observe_request(route if route in self._routes else "other", status, took)
             if self._verbose:
                 log.info("%s %s: %d, %.1f ms", scope["method"], route, status, 1000 * took)
 
-    def _inside(self, path: str) -> bool:
-        begin, rest = path[: len(self._path)], path[len(self._path) :]
-        return hmac.compare_digest(_digest(begin.encode()), _digest(self._path.encode())) and rest.startswith("/")
+    def _has_secret_path(self, path: str) -> bool:
+        begin, rest = path[: len(self._secret_path)], path[len(self._secret_path) :]
+        return hmac.compare_digest(_digest(begin.encode()), _digest(self._secret_path.encode())) and rest.startswith(
+            "/"
+        )
 
-    def _knows(self, scope: Scope) -> bool:
+    def _has_valid_credentials(self, scope: Scope) -> bool:
         """Whether the credentials are right, in a time that does not tell how wrong they are."""
-        if self._wanted is None:
+        if self._credentials_digest is None:
             return True
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, encoded = given.partition(b" ")
@@ -96,10 +100,10 @@ class Guard:
             decoded = base64.b64decode(encoded.strip(), validate=True) if scheme.lower() == b"basic" else b""
         except binascii.Error:
             decoded = b""
-        return hmac.compare_digest(_digest(decoded), self._wanted)
+        return hmac.compare_digest(_digest(decoded), self._credentials_digest)
 
 
-def _from_elsewhere(scope: Scope, named: bool) -> bool:
+def _is_cross_origin(scope: Scope, allow_hostnames: bool) -> bool:
     """Whether a browser sends this for a page of another site, which could otherwise ask a server on loopback.
 
     named  whether a page may know the server by a name. Anybody can give his own site the address of this machine: then
@@ -110,7 +114,7 @@ def _from_elsewhere(scope: Scope, named: bool) -> bool:
     if origin is None:
         return False
     at = origin.partition(b"://")[2]
-    return at != headers.get(b"host") or not (named or _is_address(at.decode("latin-1")))
+    return at != headers.get(b"host") or not (allow_hostnames or _is_address(at.decode("latin-1")))
 
 
 def _is_address(netloc: str) -> bool:
@@ -126,10 +130,10 @@ def _digest(secret: bytes) -> bytes:
     return sha256(secret).digest()
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
+async def _send_error(send: Send, status: int, detail: str) -> None:
     headers = [(b"content-type", b"application/json")]
     if status == 401:
         headers.append((b"www-authenticate", b'Basic realm="lsml", charset="UTF-8"'))
     start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": headers}
     await send(start)
-    await send({"type": "http.response.body", "body": b'{"detail":"' + why.encode() + b'"}'})
+    await send({"type": "http.response.body", "body": b'{"detail":"' + detail.encode() + b'"}'})

@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lsml_cli.errors import LsmlError
-from lsml_cli.inference.dispatch import BATCH_BYTES, Sent, stuck_for
-from lsml_cli.inference.replica import AHEAD, Job, Setting, reason
+from lsml_cli.inference.dispatch import MAX_BATCH_BYTES, InFlightBatch, timeout_message
+from lsml_cli.inference.replica import PREFETCH_BATCHES, BindingKey, RecordCodec, error_reason
 from lsml_cli.inference.replica_process import ReplicaDied, ReplicaProcess
 from lsml_cli.schema.predictions import Failure
 
-FIRST_SIZE = 16  # tasks of the first batch, before anything is known of how long one takes
-LONG_BATCH = 1.0  # seconds; a batch that takes longer keeps everybody else waiting, and the next one is smaller
+INITIAL_BATCH_SIZE = 16  # tasks of the first batch, before anything is known of how long one takes
+MAX_BATCH_SECONDS = 1.0  # seconds; a batch that takes longer keeps everybody else waiting, and the next one is smaller
 
 log = logging.getLogger("lsml.serve")
 
 
-class Ask(Protocol):
+class BatchItem(Protocol):
     """One task as a request brought it: what travels to the replica."""
 
     @property
@@ -37,15 +37,15 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True)
-class Late:
+class TimedOut:
     """In the place of a result that was not there when the request had to be answered."""
 
 
-LATE = Late()
+TIMED_OUT = TimedOut()
 
 
 @dataclass(eq=False)
-class Request:
+class PendingRequest:
     """The tasks of one request, and what has become of them.
 
     results  one for each task: what `job.write` made of it, a Failure, or LATE as long as there is none
@@ -53,45 +53,45 @@ class Request:
     """
 
     tasks: Sequence[Any]
-    setting: Setting
-    job: Job
-    late: Callable[[int, Any], None]
+    binding_key: BindingKey
+    codec: RecordCodec
+    on_late_result: Callable[[int, Any], None]
 
     def __post_init__(self) -> None:
-        self.results: list[Any] = [LATE] * len(self.tasks)
-        self.key = self.setting.key()
-        self.left = deque(range(len(self.tasks)))  # positions that are in no batch yet
-        self.missing = len(self.tasks)
+        self.results: list[Any] = [TIMED_OUT] * len(self.tasks)
+        self.key = self.binding_key.cache_key()
+        self.queued_positions = deque(range(len(self.tasks)))  # positions that are in no batch yet
+        self.pending_count = len(self.tasks)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._settle()
-        self.ended = False
+        self._resolve_if_complete()
+        self.is_closed = False
 
-    def skip(self, known: dict[int, Any]) -> None:
+    def set_cached_results(self, cached: dict[int, Any]) -> None:
         """Take over results that are there already, by position."""
-        for position, result in known.items():
+        for position, result in cached.items():
             self.results[position] = result
-        self.left = deque(position for position in self.left if position not in known)
-        self.missing = len(self.left)
-        self._settle()
+        self.queued_positions = deque(position for position in self.queued_positions if position not in cached)
+        self.pending_count = len(self.queued_positions)
+        self._resolve_if_complete()
 
-    def take(self, position: int, result: Any) -> None:
-        if self.ended:
-            self.late(position, result)
+    def set_result(self, position: int, result: Any) -> None:
+        if self.is_closed:
+            self.on_late_result(position, result)
             return
         self.results[position] = result
-        self.missing -= 1
-        self._settle()
+        self.pending_count -= 1
+        self._resolve_if_complete()
 
-    def _settle(self) -> None:
-        if not self.missing and not self.done.done():
+    def _resolve_if_complete(self) -> None:
+        if not self.pending_count and not self.done.done():
             self.done.set_result(None)
 
 
 @dataclass(frozen=True)
-class Batched:
+class BatchStats:
     """What a batcher tells about each batch when it is back: its number of tasks, and how many seconds it took."""
 
-    tasks: int
+    task_count: int
     seconds: float
 
 
@@ -111,37 +111,39 @@ class Batcher:
         *,
         batch_size: int,
         max_wait: float,
-        stuck: float,
-        seen: Callable[[Batched], None] = lambda batched: None,
+        batch_timeout: float,
+        on_batch: Callable[[BatchStats], None] = lambda batched: None,
     ) -> None:
         self._replica = replica
-        self._most = batch_size
-        self._size = min(FIRST_SIZE, batch_size)
+        self._max_batch_size = batch_size
+        self._batch_size = min(INITIAL_BATCH_SIZE, batch_size)
         self._max_wait = max_wait
-        self._stuck = stuck
-        self._seen = seen
-        self._queues: dict[tuple[object, ...], deque[Request]] = {}  # the setting that was served last comes last
-        self._running: set[asyncio.Task[None]] = set()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._batch_timeout = batch_timeout
+        self._on_batch = on_batch
+        self._queues: dict[
+            tuple[object, ...], deque[PendingRequest]
+        ] = {}  # the setting that was served last comes last
+        self._running_batches: set[asyncio.Task[None]] = set()
+        self._max_wait_timer: asyncio.TimerHandle | None = None
 
     @property
-    def waiting(self) -> int:
+    def queued_task_count(self) -> int:
         """Tasks that are in no batch yet."""
-        return sum(len(request.left) for queue in self._queues.values() for request in queue)
+        return sum(len(request.queued_positions) for queue in self._queues.values() for request in queue)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: PendingRequest) -> None:
         """Queue a request's tasks. `request.done` is done when all of them have a result."""
-        if not request.left:
+        if not request.queued_positions:
             return
         self._queues.setdefault(request.key, deque()).append(request)
-        if not self._running and self._alarm is None and self._max_wait > 0:
-            self._alarm = asyncio.get_running_loop().call_later(self._max_wait, self._wake)
-        self._send(idle=self._alarm is None)
+        if not self._running_batches and self._max_wait_timer is None and self._max_wait > 0:
+            self._max_wait_timer = asyncio.get_running_loop().call_later(self._max_wait, self._on_max_wait)
+        self._dispatch(replica_is_idle=self._max_wait_timer is None)
 
-    def end(self, request: Request) -> None:
+    def close_request(self, request: PendingRequest) -> None:
         """Nobody waits for this request any more: what is in no batch yet is dropped."""
-        request.ended = True
-        request.left.clear()
+        request.is_closed = True
+        request.queued_positions.clear()
         queue = self._queues.get(request.key)
         if queue is not None and request in queue:
             queue.remove(request)
@@ -150,89 +152,89 @@ class Batcher:
 
     async def drain(self) -> None:
         """Wait until nothing is under way; no batch takes for ever (see `stuck`)."""
-        while self._running:
-            await asyncio.wait(self._running)
+        while self._running_batches:
+            await asyncio.wait(self._running_batches)
 
-    def _wake(self) -> None:
-        self._alarm = None
-        self._send(idle=True)
+    def _on_max_wait(self) -> None:
+        self._max_wait_timer = None
+        self._dispatch(replica_is_idle=True)
 
-    def _send(self, idle: bool) -> None:
+    def _dispatch(self, replica_is_idle: bool) -> None:
         """Send what may go now: full batches always, others when the replica has nothing to do (`idle`)."""
-        while self._queues and len(self._running) < AHEAD:
+        while self._queues and len(self._running_batches) < PREFETCH_BATCHES:
             key, queue = next(iter(self._queues.items()))
-            full = sum(len(request.left) for request in queue) >= self._size
-            if not full and (self._running or not idle):
+            full = sum(len(request.queued_positions) for request in queue) >= self._batch_size
+            if not full and (self._running_batches or not replica_is_idle):
                 return
-            batch = self._take(key, queue)
-            task = asyncio.get_running_loop().create_task(self._work(batch))
-            self._running.add(task)
-            task.add_done_callback(self._returned)
-        if self._alarm is not None and not self._queues:
-            self._alarm.cancel()
-            self._alarm = None
+            batch = self._next_batch(key, queue)
+            task = asyncio.get_running_loop().create_task(self._run_batch(batch))
+            self._running_batches.add(task)
+            task.add_done_callback(self._on_batch_task_done)
+        if self._max_wait_timer is not None and not self._queues:
+            self._max_wait_timer.cancel()
+            self._max_wait_timer = None
 
-    def _returned(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._send(idle=True)
+    def _on_batch_task_done(self, task: asyncio.Task[None]) -> None:
+        self._running_batches.discard(task)
+        self._dispatch(replica_is_idle=True)
 
-    def _take(self, key: tuple[object, ...], queue: deque[Request]) -> list[tuple[Request, int]]:
+    def _next_batch(self, key: tuple[object, ...], queue: deque[PendingRequest]) -> list[tuple[PendingRequest, int]]:
         """The next batch of one setting: an equal share of each request, until it is full."""
-        batch: list[tuple[Request, int]] = []
+        batch: list[tuple[PendingRequest, int]] = []
         weight = 0
         del self._queues[key]
-        while queue and len(batch) < self._size and weight < BATCH_BYTES:
-            share = max(1, (self._size - len(batch)) // len(queue))
+        while queue and len(batch) < self._batch_size and weight < MAX_BATCH_BYTES:
+            share = max(1, (self._batch_size - len(batch)) // len(queue))
             request = queue.popleft()
-            while request.left and share and weight < BATCH_BYTES:
-                position = request.left.popleft()
+            while request.queued_positions and share and weight < MAX_BATCH_BYTES:
+                position = request.queued_positions.popleft()
                 batch.append((request, position))
                 weight += len(request.tasks[position].body)
                 share -= 1
-            if request.left:
+            if request.queued_positions:
                 queue.append(request)
         if queue:
             self._queues[key] = queue
         return batch
 
-    async def _work(self, batch: list[tuple[Request, int]]) -> None:
+    async def _run_batch(self, batch: list[tuple[PendingRequest, int]]) -> None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        results = await self._results(batch)
+        results = await self._predict_batch(batch)
         took = loop.time() - begun
         for (request, position), result in zip(batch, results, strict=True):
-            request.take(position, result)
-        self._learn(len(batch), took)
-        self._seen(Batched(len(batch), took))
+            request.set_result(position, result)
+        self._adapt_batch_size(len(batch), took)
+        self._on_batch(BatchStats(len(batch), took))
 
-    async def _results(self, batch: list[tuple[Request, int]]) -> list[Any]:
+    async def _predict_batch(self, batch: list[tuple[PendingRequest, int]]) -> list[Any]:
         """One result for each task; a Failure for all of them where the replica itself failed."""
         first = batch[0][0]
         try:
-            sent = Sent(
-                self._replica, [request.tasks[position] for request, position in batch], first.setting, first.job
+            sent = InFlightBatch(
+                self._replica, [request.tasks[position] for request, position in batch], first.binding_key, first.codec
             )
             waiting = asyncio.wrap_future(sent.results)
             waiting.add_done_callback(lambda back: back.cancelled() or back.exception())  # so that nobody complains
             while not waiting.done():
-                await asyncio.wait([waiting], timeout=self._stuck)
-                if not waiting.done() and await asyncio.to_thread(self._replica.give_up, sent.results):
-                    log.warning("A batch of %d: %s.", len(batch), stuck_for(self._stuck))
-                    return [Failure("forward", stuck_for(self._stuck))] * len(batch)
+                await asyncio.wait([waiting], timeout=self._batch_timeout)
+                if not waiting.done() and await asyncio.to_thread(self._replica.kill_if_stuck, sent.results):
+                    log.warning("A batch of %d: %s.", len(batch), timeout_message(self._batch_timeout))
+                    return [Failure("forward", timeout_message(self._batch_timeout))] * len(batch)
             try:
                 return waiting.result()
             except ReplicaDied:
-                return await asyncio.to_thread(sent.collect, self._stuck)
+                return await asyncio.to_thread(sent.collect, self._batch_timeout)
         except LsmlError as error:
             return [Failure("forward", str(error))] * len(batch)
         except Exception as error:  # whatever it is, it is not the end of the server
-            return [Failure("forward", reason(error))] * len(batch)
+            return [Failure("forward", error_reason(error))] * len(batch)
 
-    def _learn(self, tasks: int, took: float) -> None:
+    def _adapt_batch_size(self, task_count: int, seconds: float) -> None:
         """Batches of about half a second to a second: large enough for the device, short enough for who waits."""
-        if took >= self._stuck:
-            self._size = 1  # whichever task it was, the others should not share its fate again
-        elif took > LONG_BATCH:
-            self._size = max(1, min(self._size, tasks) // 2)
-        elif took < LONG_BATCH / 2 and tasks >= self._size:
-            self._size = min(self._most, self._size * 2)
+        if seconds >= self._batch_timeout:
+            self._batch_size = 1  # whichever task it was, the others should not share its fate again
+        elif seconds > MAX_BATCH_SECONDS:
+            self._batch_size = max(1, min(self._batch_size, task_count) // 2)
+        elif seconds < MAX_BATCH_SECONDS / 2 and task_count >= self._batch_size:
+            self._batch_size = min(self._max_batch_size, self._batch_size * 2)

@@ -23,17 +23,19 @@ from lsml_cli.server.job_store import Job
 if TYPE_CHECKING:
     from redis import Redis as Connection
 
-QUEUE = "lsml"
-FUNCTION = "lsml_cli.server.training_job.run"
-GRACE = 5.0  # seconds a process has to clean up before it is killed
-TOGETHER = 1.0  # seconds in which SIGTERM reaches the server as well, where it is sent to all processes of a service
-PATIENCE = 5.0  # seconds to wait for an answer of Redis
-FOREVER = -1  # in RQ's terms
-REMEMBERED = 24 * 3600  # seconds that Redis keeps what a worker refused
+QUEUE_NAME = "lsml"
+JOB_FUNCTION = "lsml_cli.server.training_job.run"
+TERMINATE_GRACE = 5.0  # seconds a process has to clean up before it is killed
+SIGTERM_WINDOW = (
+    1.0  # seconds in which SIGTERM reaches the server as well, where it is sent to all processes of a service
+)
+REDIS_TIMEOUT = 5.0  # seconds to wait for an answer of Redis
+NO_TIMEOUT = -1  # in RQ's terms
+FAILURE_TTL = 24 * 3600  # seconds that Redis keeps what a worker refused
 
 
 @dataclass(frozen=True)
-class Sight:
+class JobStatus:
     """What a runner sees of an attempt it was told to start.
 
     there    it runs, or it is in the queue
@@ -50,7 +52,7 @@ class Sight:
 class Runner(Protocol):
     """`start` and `look` block; `at_once` is how many jobs may run at a time, None for any number."""
 
-    at_once: int | None
+    max_running_jobs: int | None
 
     def start(self, job: Job) -> str | None:
         """Begin the job's present attempt, unless that has been done; a remark for the log, if there is one.
@@ -59,7 +61,7 @@ class Runner(Protocol):
         """
         ...
 
-    def look(self, job: Job) -> Sight: ...
+    def get_status(self, job: Job) -> JobStatus: ...
 
     def stop(self) -> list[str]:
         """End what runs here and nowhere else; the ids of these jobs, and of all that SIGTERM has ended before.
@@ -69,19 +71,19 @@ class Runner(Protocol):
         ...
 
 
-class Embedded:
+class EmbeddedRunner:
     """Each job is a process of its own on this machine, with a lower priority than the server."""
 
-    at_once: int | None = 1  # the server needs the other core
+    max_running_jobs: int | None = 1  # the server needs the other core
 
-    def __init__(self, versions: Path, grace: float = GRACE) -> None:
-        self.versions = versions
+    def __init__(self, versions_folder: Path, grace: float = TERMINATE_GRACE) -> None:
+        self.versions_folder = versions_folder
         self.grace = grace
         self._lock = threading.Lock()
         self._stopped = False
         self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}  # by job and attempt
-        self._ended: dict[tuple[str, int], Sight] = {}
-        self._terminated: dict[tuple[str, int], float] = {}  # ended by SIGTERM; when that was first seen
+        self._final_statuses: dict[tuple[str, int], JobStatus] = {}
+        self._sigterm_seen_at: dict[tuple[str, int], float] = {}  # ended by SIGTERM; when that was first seen
 
     def start(self, job: Job) -> str | None:
         with self._lock:
@@ -93,21 +95,26 @@ class Embedded:
                 raise TransientError(f"A process for job {job.id} cannot be started: {error.strerror}.") from error
         return None
 
-    def look(self, job: Job) -> Sight:
+    def get_status(self, job: Job) -> JobStatus:
         key = job.id, job.attempt
         process = self._processes.get(key)
         if process is None:
-            return Sight("unknown")
+            return JobStatus("unknown")
         code = process.poll()
         if code is None:
-            return Sight("there")
-        if code == -signal.SIGTERM and time.monotonic() < self._terminated.setdefault(key, time.monotonic()) + TOGETHER:
-            return Sight("there")  # `stop` may be about to come, and then it has been stopped with the server
-        if key not in self._ended:
+            return JobStatus("there")
+        if (
+            code == -signal.SIGTERM
+            and time.monotonic() < self._sigterm_seen_at.setdefault(key, time.monotonic()) + SIGTERM_WINDOW
+        ):
+            return JobStatus("there")  # `stop` may be about to come, and then it has been stopped with the server
+        if key not in self._final_statuses:
             _signal_group(process, signal.SIGKILL)  # replicas that it has left behind
             # With 0 its result is on record, or it stepped back because somebody else runs this attempt.
-            self._ended[key] = Sight("failed", f"Its process {_how_it_ended(code)}.") if code else Sight("unknown")
-        return self._ended[key]
+            self._final_statuses[key] = (
+                JobStatus("failed", f"Its process {_describe_exit_code(code)}.") if code else JobStatus("unknown")
+            )
+        return self._final_statuses[key]
 
     def stop(self) -> list[str]:
         with self._lock:
@@ -127,7 +134,15 @@ class Embedded:
         # It finds the modules that the server finds, no more (-P) and no fewer.
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "lsml_cli.server.training_job", self.versions, job.id, str(job.attempt)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "lsml_cli.server.training_job",
+                self.versions_folder,
+                job.id,
+                str(job.attempt),
+            ],
             env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             stdout=2,  # what a library prints is for the log
@@ -135,16 +150,16 @@ class Embedded:
         )
 
 
-class Redis:
+class RedisRunner:
     """Each job is an RQ job on the queue `lsml`, which any worker takes that shares the folder of versions."""
 
-    at_once: int | None = None  # the workers decide
+    max_running_jobs: int | None = None  # the workers decide
 
-    def __init__(self, versions: Path, url: str) -> None:
+    def __init__(self, versions_folder: Path, url: str) -> None:
         """Raises UsageError or LsmlError when there is no Redis at `url`, or the extra is not installed."""
-        self.versions = versions
+        self.versions_folder = versions_folder
         self.url = url
-        self._connection = connect(url)
+        self._connection = connect_redis(url)
 
     def start(self, job: Job) -> str | None:
         from redis.exceptions import RedisError
@@ -152,61 +167,63 @@ class Redis:
         from rq.job import Job as Entry
 
         try:
-            queue = Queue(QUEUE, connection=self._connection)
-            found = self._entry(job)
+            queue = Queue(QUEUE_NAME, connection=self._connection)
+            found = self._fetch_rq_job(job)
             if found is not None and found.get_status() in ("queued", "started"):
                 return None
             if found is not None:
                 found.delete()
             entry = Entry.create(
-                FUNCTION,
-                args=(str(self.versions), job.id, job.attempt),
-                id=_entry_id(job),
+                JOB_FUNCTION,
+                args=(str(self.versions_folder), job.id, job.attempt),
+                id=_rq_job_id(job),
                 connection=self._connection,
-                timeout=FOREVER,
+                timeout=NO_TIMEOUT,
                 result_ttl=60,
-                failure_ttl=REMEMBERED,
+                failure_ttl=FAILURE_TTL,
                 description=f"lsml: train project {job.project} (job {job.id}, attempt {job.attempt})",
             )
             queue.enqueue_job(entry)
             if Worker.count(queue=queue) == 0:
-                return f"No worker listens to the queue {QUEUE} yet: lsml worker --jobs {without_password(self.url)}"
+                return (
+                    f"No worker listens to the queue {QUEUE_NAME} yet: lsml worker --jobs {redact_password(self.url)}"
+                )
         except RedisError as error:
             raise TransientError(f"Redis does not answer ({_one_line(error)}), so job {job.id} waits.") from error
         return None
 
-    def look(self, job: Job) -> Sight:
+    def get_status(self, job: Job) -> JobStatus:
         from redis.exceptions import RedisError
 
         try:
-            entry = self._entry(job)
+            entry = self._fetch_rq_job(job)
             if entry is None:
-                return Sight("missing")
+                return JobStatus("missing")
             status = str(getattr(entry.get_status(), "value", entry.get_status()))
             if status == "queued":
-                return Sight("there")
+                return JobStatus("there")
             if status != "failed":
-                return Sight("unknown")
+                return JobStatus("unknown")
             result = entry.latest_result()
-            return _failure(str(result.exc_string or "") if result is not None else "")
+            return _parse_rq_failure(str(result.exc_string or "") if result is not None else "")
         except RedisError:  # nothing could be begun again now, so nothing has to be known
-            return Sight("there")
+            return JobStatus("there")
 
     def stop(self) -> list[str]:
         self._connection.close()
         return []
 
-    def _entry(self, job: Job) -> Any:
+    def _fetch_rq_job(self, job: Job) -> Any:
         from rq.exceptions import NoSuchJobError
         from rq.job import Job as Entry
 
         try:
-            return Entry.fetch(_entry_id(job), connection=self._connection)
+            return Entry.fetch(_rq_job_id(job), connection=self._connection)
         except NoSuchJobError:
             return None
 
 
-def connect(url: str) -> Connection:
+def connect_redis(url: str) -> Connection:
     """A connection to the Redis at `url`, which has answered. Raises UsageError or LsmlError with a sentence."""
     try:
         import redis
@@ -215,9 +232,11 @@ def connect(url: str) -> Connection:
         if error.name not in ("redis", "rq"):
             raise
         raise LsmlError("Jobs on Redis need the packages redis and rq.", "pip install 'lsml[redis]'") from None
-    shown = without_password(url)
+    shown = redact_password(url)
     try:
-        found: Connection = redis.Redis.from_url(url, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE)
+        found: Connection = redis.Redis.from_url(
+            url, socket_connect_timeout=REDIS_TIMEOUT, socket_timeout=REDIS_TIMEOUT
+        )
     except ValueError as error:
         raise UsageError(f"{shown} is not the address of a Redis: {error}", "Try redis://HOST:6379/0") from None
     try:
@@ -229,33 +248,33 @@ def connect(url: str) -> Connection:
     return found
 
 
-def without_password(url: str) -> str:
+def redact_password(url: str) -> str:
     """An address as it may be shown."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-def _entry_id(job: Job) -> str:
+def _rq_job_id(job: Job) -> str:
     return f"{job.id}-{job.attempt}"
 
 
-def _failure(trace: str) -> Sight:
+def _parse_rq_failure(trace: str) -> JobStatus:
     """What RQ says about an entry that has failed: the end of a traceback, or a sentence of RQ's own."""
     last = trace.strip().splitlines()[-1] if trace.strip() else "the worker gave no reason"
     if "Work-horse terminated" in last:
         number = last.partition("(signal ")[2].partition(")")[0]
         how = f"was killed by {signal.Signals(int(number)).name}" if number.isdigit() else "ended unexpectedly"
-        return Sight("died", f"Its process on the worker {how}.")
+        return JobStatus("died", f"Its process on the worker {how}.")
     if "AbandonedJobError" in last:
-        return Sight("died", "Its worker has died.")
+        return JobStatus("died", "Its worker has died.")
     kind, colon, sentence = last.partition(": ")
     if kind.startswith("lsml_cli."):
-        return Sight("failed", sentence)
+        return JobStatus("failed", sentence)
     plain = f"{kind.rpartition('.')[2]}{colon}{sentence}".rstrip(".")
-    return Sight("failed", f"The worker could not run it: {plain}. It needs the same lsml as the server.")
+    return JobStatus("failed", f"The worker could not run it: {plain}. It needs the same lsml as the server.")
 
 
-def _how_it_ended(code: int) -> str:
+def _describe_exit_code(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code} and without a result"
     with suppress(ValueError):

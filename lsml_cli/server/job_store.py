@@ -28,21 +28,23 @@ import orjson
 from lsml_cli.errors import InputError, OutputError, TransientError
 from lsml_cli.models.base import Json
 
-FOLDER = ".jobs"  # below the versions
-FORMAT = 1  # of a job's file; raised when an older lsml could no longer read it
-KEPT = 100  # finished jobs that stay on record
+JOBS_FOLDER_NAME = ".jobs"  # below the versions
+FORMAT_VERSION = 1  # of a job's file; raised when an older lsml could no longer read it
+MAX_FINISHED_JOBS = 100  # finished jobs that stay on record
 
-State = Literal["waiting", "running", "done", "missed", "failed"]
-FINISHED = frozenset({"done", "missed", "failed"})
+JobState = Literal["waiting", "running", "done", "missed", "failed"]
+FINISHED_STATES = frozenset({"done", "missed", "failed"})
 
 # Fields of `Job` that a file of an older lsml does not have.
-_LATER = frozenset({"device", "allow_hosts", "document_root", "upload_root", "maps", "media_cache", "media_cache_size"})
+_OPTIONAL_FIELDS = frozenset(
+    {"device", "allow_hosts", "document_root", "upload_root", "maps", "media_cache", "media_cache_size"}
+)
 
-_ID = re.compile(r"\d{8}T\d{6}-\d{3}-[0-9a-f]{4}")
+_JOB_ID = re.compile(r"\d{8}T\d{6}-\d{3}-[0-9a-f]{4}")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingJobConfig:
     """What every job of a server has in common.
 
     model             what is trained, as `registry.find_model` understands it from any folder
@@ -95,7 +97,7 @@ class Job:
     label_studio_url: str
     fail_under: tuple[str, ...]
     created: str
-    state: State = "waiting"
+    state: JobState = "waiting"
     attempt: int = 1
     started: str | None = None
     ended: str | None = None
@@ -112,8 +114,8 @@ class Job:
     media_cache_size: int = 0
 
     @property
-    def finished(self) -> bool:
-        return self.state in FINISHED
+    def is_finished(self) -> bool:
+        return self.state in FINISHED_STATES
 
     @property
     def seconds(self) -> float | None:
@@ -123,41 +125,41 @@ class Job:
         return (datetime.fromisoformat(self.ended) - datetime.fromisoformat(self.started)).total_seconds()
 
 
-class Superseded(Exception):
+class StaleAttempt(Exception):
     """The job went on without this attempt: it is finished, or a later attempt has been made."""
 
 
-def new_job(project: int, why: str, recipe: Recipe) -> Job:
+def new_job(project: int, why: str, config: TrainingJobConfig) -> Job:
     """A job that waits; nothing is written yet."""
     now = datetime.now(UTC)
     stamp = f"{now:%Y%m%dT%H%M%S}-{now.microsecond // 1000:03d}-{secrets.token_hex(2)}"
-    common = {each.name: getattr(recipe, each.name) for each in fields(recipe)}
-    return Job(id=stamp, project=project, why=why, created=_iso(now), **common)
+    common = {each.name: getattr(config, each.name) for each in fields(config)}
+    return Job(id=stamp, project=project, why=why, created=_format_utc(now), **common)
 
 
 def utc_now() -> str:
-    return _iso(datetime.now(UTC))
+    return _format_utc(datetime.now(UTC))
 
 
-def versions_of(versions: Path, project: int) -> Path:
+def project_versions_folder(versions_folder: Path, project: int) -> Path:
     """The folder with the versions of one project's model."""
-    return versions / f"project-{project}"
+    return versions_folder / f"project-{project}"
 
 
 class JobStore:
     """The jobs below a folder of versions. Its methods block for as long as the disk does."""
 
-    def __init__(self, versions: Path) -> None:
-        self.versions = versions
-        self.folder = versions / FOLDER
+    def __init__(self, versions_folder: Path) -> None:
+        self.versions_folder = versions_folder
+        self.jobs_folder = versions_folder / JOBS_FOLDER_NAME
 
     def create(self, job: Job) -> None:
         """Put a new job on record. Raises OutputError when the folder cannot be written."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(self._path(job.id), _to_json(job))
+            self.jobs_folder.mkdir(parents=True, exist_ok=True)
+            self._write_atomically(self._path(job.id), _to_json(job))
         except OSError as error:
-            self._refuse(error)
+            self._raise_not_writable(error)
 
     def read(self, job_id: str) -> Job:
         """Raises InputError with a sentence when there is no such job or its file is damaged, TransientError when it
@@ -166,22 +168,22 @@ class JobStore:
         try:
             found = orjson.loads(path.read_bytes())
         except FileNotFoundError:
-            raise InputError(f"There is no job {job_id} in {self.folder}.") from None
+            raise InputError(f"There is no job {job_id} in {self.jobs_folder}.") from None
         except orjson.JSONDecodeError as error:
             raise InputError(f"{path} is damaged ({error}).", f"Remove it: rm {path}") from error
         except OSError as error:
             raise TransientError(f"{path} cannot be read: {error.strerror}.") from error
         return _from_json(path, found)
 
-    def all(self, note: Callable[[str], None] = lambda sentence: None) -> list[Job]:
+    def list_jobs(self, on_damaged: Callable[[str], None] = lambda sentence: None) -> list[Job]:
         """Every job, newest first; `note` takes a sentence about each file that is damaged."""
         found = []
-        for job_id in self._ids():
+        for job_id in self._list_job_ids():
             try:
                 found.append(self.read(job_id))
             except (InputError, TransientError) as error:
                 if self._path(job_id).exists():  # else it was pruned meanwhile
-                    note(str(error))
+                    on_damaged(str(error))
         return found
 
     def update(self, job: Job, **changes: Any) -> Job:
@@ -190,18 +192,18 @@ class JobStore:
         Raises Superseded when that attempt no longer counts, InputError when the record is gone or damaged, and
         OutputError when it cannot be written.
         """
-        with self._alone():
+        with self._locked():
             now = self.read(job.id)
-            if now.attempt != job.attempt or now.finished:
-                raise Superseded(f"Job {job.id} has gone on without attempt {job.attempt}.")
+            if now.attempt != job.attempt or now.is_finished:
+                raise StaleAttempt(f"Job {job.id} has gone on without attempt {job.attempt}.")
             changed = replace(now, **changes)
             try:
-                self._write(self._path(job.id), _to_json(changed))
+                self._write_atomically(self._path(job.id), _to_json(changed))
             except OSError as error:
-                self._refuse(error)
-        if changed.finished or changed.attempt != job.attempt:
+                self._raise_not_writable(error)
+        if changed.is_finished or changed.attempt != job.attempt:
             with suppress(OSError):  # pruning removes them later
-                self.beat_file(job).unlink(missing_ok=True)
+                self.heartbeat_file(job).unlink(missing_ok=True)
                 self.tasks_file(job).unlink(missing_ok=True)
         return changed
 
@@ -210,81 +212,83 @@ class JobStore:
 
         Raises Superseded when it is running already, or this attempt no longer counts.
         """
-        with self._alone():
+        with self._locked():
             job = self.read(job_id)
             if job.state != "waiting" or job.attempt != attempt:
-                raise Superseded(f"Job {job_id} is {job.state} in attempt {job.attempt}.")
+                raise StaleAttempt(f"Job {job_id} is {job.state} in attempt {job.attempt}.")
             job = replace(job, state="running", started=utc_now(), progress=None)
             try:
-                self._write(self._path(job_id), _to_json(job))
+                self._write_atomically(self._path(job_id), _to_json(job))
             except OSError as error:
-                self._refuse(error)
+                self._raise_not_writable(error)
         return job
 
-    def beat(self, job: Job, number: int) -> None:
+    def write_heartbeat(self, job: Job, number: int) -> None:
         """Say that a job is still being worked on. In place: what a shared file system caches is a name's file."""
         with suppress(OSError):  # a full disk; whoever watches sees that it stands still, which it soon will
-            self.beat_file(job).write_text(f"{job.attempt} {number}\n")
+            self.heartbeat_file(job).write_text(f"{job.attempt} {number}\n")
 
-    def heartbeat(self, job: Job) -> str | None:
+    def read_heartbeat(self, job: Job) -> str | None:
         """Something that is another one each time the job's heart has beaten; None before it first did."""
         try:
-            return self.beat_file(job).read_text()
+            return self.heartbeat_file(job).read_text()
         except OSError:
             return None
 
-    def beat_file(self, job: Job) -> Path:
-        return self.folder / f"{job.id}.beat"
+    def heartbeat_file(self, job: Job) -> Path:
+        return self.jobs_folder / f"{job.id}.beat"
 
     def tasks_file(self, job: Job) -> Path:
         """Where an attempt keeps the annotated tasks it has downloaded."""
-        return self.folder / f"{job.id}.{job.attempt}.tasks"
+        return self.jobs_folder / f"{job.id}.{job.attempt}.tasks"
 
-    def prune(self, keep: int = KEPT) -> list[str]:
+    def prune(self, keep: int = MAX_FINISHED_JOBS) -> list[str]:
         """Remove the records of all but the newest `keep` finished jobs; their ids."""
-        finished = [job for job in self.all() if job.finished]
+        finished = [job for job in self.list_jobs() if job.is_finished]
         for job in finished[keep:]:
-            for path in self.folder.glob(f"{job.id}.*"):
+            for path in self.jobs_folder.glob(f"{job.id}.*"):
                 with suppress(OSError):  # the next time, then
                     path.unlink(missing_ok=True)
         return [job.id for job in finished[keep:]]
 
-    def annotations(self) -> dict[int, int]:
+    def read_annotation_counts(self) -> dict[int, int]:
         """New annotations of each project since its last job was asked for; none where the file is not readable."""
         try:
-            found = orjson.loads((self.folder / "annotations").read_bytes())
+            found = orjson.loads((self.jobs_folder / "annotations").read_bytes())
             return {int(project): int(number) for project, number in found.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
-    def remember_annotations(self, counts: Mapping[int, int]) -> None:
+    def write_annotation_counts(self, counts: Mapping[int, int]) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(self.folder / "annotations", orjson.dumps({str(key): n for key, n in counts.items()}))
+            self.jobs_folder.mkdir(parents=True, exist_ok=True)
+            self._write_atomically(
+                self.jobs_folder / "annotations", orjson.dumps({str(key): n for key, n in counts.items()})
+            )
         except OSError as error:
-            self._refuse(error)
+            self._raise_not_writable(error)
 
-    def _ids(self) -> list[str]:
+    def _list_job_ids(self) -> list[str]:
         try:
-            names = [path.stem for path in self.folder.glob("*.json")]
+            names = [path.stem for path in self.jobs_folder.glob("*.json")]
         except OSError:
             return []
-        return sorted(filter(_ID.fullmatch, names), reverse=True)
+        return sorted(filter(_JOB_ID.fullmatch, names), reverse=True)
 
     def _path(self, job_id: str) -> Path:
-        if not _ID.fullmatch(job_id):
-            raise InputError(f"{job_id!r} is not the id of a job.", f"lsml jobs {self.versions} lists them.")
-        return self.folder / f"{job_id}.json"
+        if not _JOB_ID.fullmatch(job_id):
+            raise InputError(f"{job_id!r} is not the id of a job.", f"lsml jobs {self.versions_folder} lists them.")
+        return self.jobs_folder / f"{job_id}.json"
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Nobody else changes a job meanwhile, on this host or another one that shares the folder."""
         try:
-            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(self.jobs_folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            raise InputError(f"There are no jobs in {self.versions}.") from None
+            raise InputError(f"There are no jobs in {self.versions_folder}.") from None
         except OSError as error:
-            self._refuse(error)
+            self._raise_not_writable(error)
         try:
             with suppress(OSError):  # a file system without locks; two would have to write in the same instant
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -292,7 +296,7 @@ class JobStore:
         finally:
             os.close(descriptor)  # and with it the lock
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write_atomically(self, path: Path, content: bytes) -> None:
         aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             with aside.open("wb") as file:
@@ -303,55 +307,57 @@ class JobStore:
         finally:
             aside.unlink(missing_ok=True)
 
-    def _refuse(self, error: OSError) -> NoReturn:
+    def _raise_not_writable(self, error: OSError) -> NoReturn:
         raise OutputError(
-            f"Jobs cannot be recorded in {self.folder}: {error.strerror}.",
+            f"Jobs cannot be recorded in {self.jobs_folder}: {error.strerror}.",
             "The folder of --versions has to be writable, with some room left.",
         ) from error
 
 
-def _iso(moment: datetime) -> str:
+def _format_utc(moment: datetime) -> str:
     return f"{moment.strftime('%Y-%m-%dT%H:%M:%S')}.{moment.microsecond // 1000:03d}Z"
 
 
 def _to_json(job: Job) -> bytes:
-    return orjson.dumps({"format": FORMAT} | asdict(job), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(
+        {"format": FORMAT_VERSION} | asdict(job), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    )
 
 
-def _from_json(path: Path, found: Any) -> Job:
-    if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+def _from_json(path: Path, data: Any) -> Job:
+    if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT_VERSION:
         raise InputError(f"{path} was written by a newer lsml.", "Update lsml.")
     kinds = {each.name: str(each.type) for each in fields(Job)}
     damage = None
-    if not isinstance(found, dict):
+    if not isinstance(data, dict):
         damage = "no JSON object"
-    elif wrong := [name for name, kind in kinds.items() if not _has(found, name, kind)]:
+    elif wrong := [name for name, kind in kinds.items() if not _has_valid_field(data, name, kind)]:
         damage = f'its "{wrong[0]}" is missing or not what it should be'
-    elif found["id"] != path.stem:
+    elif data["id"] != path.stem:
         damage = "it is the file of another job"
     if damage:
         raise InputError(f"{path} is damaged ({damage}).", f"Remove it: rm {path}")
-    given = {name: found[name] for name in kinds if name in found}
+    given = {name: data[name] for name in kinds if name in data}
     values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in given.items()}
     return Job(**values)
 
 
-def _has(found: Mapping[str, Any], name: str, kind: str) -> bool:
-    return _fits(found[name], kind) if name in found else name in _LATER
+def _has_valid_field(data: Mapping[str, Any], name: str, annotation: str) -> bool:
+    return _is_valid_value(data[name], annotation) if name in data else name in _OPTIONAL_FIELDS
 
 
-def _fits(value: Any, kind: str) -> bool:
+def _is_valid_value(value: Any, annotation: str) -> bool:
     """Whether a value out of JSON is what a field of `Job` of this type holds."""
-    if kind == "State":
-        return value in get_args(State)
-    if kind.startswith("Mapping"):
-        texts = kind != "Mapping[str, str]" or (isinstance(value, dict) and all(map(_is_text, value.values())))
+    if annotation == "JobState":
+        return value in get_args(JobState)
+    if annotation.startswith("Mapping"):
+        texts = annotation != "Mapping[str, str]" or (isinstance(value, dict) and all(map(_is_text, value.values())))
         return isinstance(value, dict) and texts
-    if kind.startswith("tuple"):
+    if annotation.startswith("tuple"):
         return isinstance(value, list) and all(map(_is_text, value))
-    if kind == "int":
+    if annotation == "int":
         return type(value) is int
-    return _is_text(value) or (value is None and kind.endswith("None"))
+    return _is_text(value) or (value is None and annotation.endswith("None"))
 
 
 def _is_text(value: Any) -> bool:

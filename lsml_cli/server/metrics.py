@@ -14,13 +14,13 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from lsml_cli.server.batching import Batched
+from lsml_cli.server.batching import BatchStats
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 100)
-_TASKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 100)
+_TASK_COUNT_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-class Numbers:
+class ServerMetrics:
     """The counters of one server.
 
     waiting   tasks that wait for a batch now
@@ -31,56 +31,60 @@ class Numbers:
 
     def __init__(
         self,
-        waiting: Callable[[], int],
-        kept: Callable[[], int],
+        queued_task_count: Callable[[], int],
+        cached_result_count: Callable[[], int],
         versions: Callable[[], Mapping[str, str]],
         jobs: Callable[[], tuple[Mapping[str, int], Iterable[Mapping[str, str]]]],
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a time for each counter, which doubles the page and is of no use to anybody
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_Now(waiting, kept, versions, jobs))
+        self._registry.register(_LiveCollector(queued_task_count, cached_result_count, versions, jobs))
         requests = Counter("lsml_requests", "Requests, by route and status", ["route", "status"], registry=None)
         seconds = Histogram(
-            "lsml_request_seconds", "Seconds until the answer", ["route"], buckets=_SECONDS, registry=None
+            "lsml_request_seconds", "Seconds until the answer", ["route"], buckets=_SECONDS_BUCKETS, registry=None
         )
         self._requests, self._seconds = requests, seconds
         self._tasks = Counter("lsml_tasks", "Tasks, by what became of them", ["outcome"], registry=None)
-        self._batch_tasks = Histogram("lsml_batch_tasks", "Tasks of a batch", buckets=_TASKS, registry=None)
-        self._batch_seconds = Histogram("lsml_batch_seconds", "Seconds of a batch", buckets=_SECONDS, registry=None)
+        self._batch_tasks = Histogram(
+            "lsml_batch_tasks", "Tasks of a batch", buckets=_TASK_COUNT_BUCKETS, registry=None
+        )
+        self._batch_seconds = Histogram(
+            "lsml_batch_seconds", "Seconds of a batch", buckets=_SECONDS_BUCKETS, registry=None
+        )
         for each in (requests, seconds, self._tasks, self._batch_tasks, self._batch_seconds):
             self._registry.register(each)
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def tasks(self, predicted: int, failed: int, late: int, kept: int) -> None:
+    def count_tasks(self, predicted: int, failed: int, timed_out: int, cached: int) -> None:
         """How many tasks of a request were predicted, failed, were not done in time, or were there from before."""
-        for outcome, number in (("predicted", predicted), ("failed", failed), ("late", late), ("kept", kept)):
+        for outcome, number in (("predicted", predicted), ("failed", failed), ("late", timed_out), ("kept", cached)):
             if number:
                 self._tasks.labels(outcome).inc(number)
 
-    def batch(self, batched: Batched) -> None:
-        self._batch_tasks.observe(batched.tasks)
-        self._batch_seconds.observe(batched.seconds)
+    def observe_batch(self, stats: BatchStats) -> None:
+        self._batch_tasks.observe(stats.task_count)
+        self._batch_seconds.observe(stats.seconds)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         return generate_latest(self._registry)
 
 
-class _Now:
+class _LiveCollector:
     """What is looked up at the moment somebody asks."""
 
     def __init__(
         self,
-        waiting: Callable[[], int],
-        kept: Callable[[], int],
+        queued_task_count: Callable[[], int],
+        cached_result_count: Callable[[], int],
         versions: Callable[[], Mapping[str, str]],
         jobs: Callable[[], tuple[Mapping[str, int], Iterable[Mapping[str, str]]]],
     ) -> None:
-        self._waiting = waiting
-        self._kept = kept
+        self._queued_task_count = queued_task_count
+        self._cached_result_count = cached_result_count
         self._versions = versions
         self._jobs = jobs
 
@@ -88,8 +92,8 @@ class _Now:
         return []
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("lsml_queue_tasks", "Tasks that wait for a batch", self._waiting())
-        yield GaugeMetricFamily("lsml_kept_results", "Results kept for a request to come", self._kept())
+        yield GaugeMetricFamily("lsml_queue_tasks", "Tasks that wait for a batch", self._queued_task_count())
+        yield GaugeMetricFamily("lsml_kept_results", "Results kept for a request to come", self._cached_result_count())
         model = InfoMetricFamily("lsml_model", "The version that answers, by project; empty for all others")
         for project, version in self._versions().items():
             model.add_metric([], {"project": project, "model_version": version})

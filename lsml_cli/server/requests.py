@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli.schema.tasks import kind
-from lsml_cli.server.task_codec import Asked
+from lsml_cli.schema.tasks import describe_json_type
+from lsml_cli.server.task_codec import RequestTask
 
 ANNOTATION_EVENTS = frozenset(
     {
@@ -25,7 +25,7 @@ ANNOTATION_EVENTS = frozenset(
 START_TRAINING = "START_TRAINING"
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a character, or a whole one in two halves
-_PROJECT = re.compile(r"(\d{1,12})(?:\.\d+)?")  # "2.1795192449": the id, and when the project was made
+_PROJECT_ID = re.compile(r"(\d{1,12})(?:\.\d+)?")  # "2.1795192449": the id, and when the project was made
 
 
 class BadRequest(Exception):
@@ -33,100 +33,102 @@ class BadRequest(Exception):
 
 
 @dataclass(frozen=True)
-class Predict:
+class PredictRequest:
     """A body of /predict. `config` is labelling XML, None where the request has none."""
 
-    asked: list[Asked]
-    config: str | None
+    tasks: list[RequestTask]
+    label_config_xml: str | None
     project: int | None
-    interactive: bool
+    is_interactive: bool
 
 
 @dataclass(frozen=True)
-class Event:
+class WebhookEvent:
     """A body of /webhook. `annotations` were created, changed or deleted."""
 
     action: str
     project: int | None
-    annotations: int
+    annotation_count: int
 
 
-def parse_predict(body: bytes, most_tasks: int) -> tuple[Predict, int]:
+def parse_predict_request(body: bytes, max_tasks: int) -> tuple[PredictRequest, int]:
     """The request, and how many tasks it has; those beyond `most_tasks` are left out of it. Raises BadRequest."""
-    found = parse_object(body)
+    found = parse_json_object(body)
     tasks = found.get("tasks")
     if not isinstance(tasks, list):
-        raise BadRequest(f'"tasks" is {kind(tasks)}, expected a list of tasks')
+        raise BadRequest(f'"tasks" is {describe_json_type(tasks)}, expected a list of tasks')
     params = found.get("params")
     context = params.get("context") if isinstance(params, dict) else None
     if context is not None and not isinstance(context, dict):
-        raise BadRequest(f'"params.context" is {kind(context)}, expected an object')
-    config = labelling_xml(found, "label_config")
-    asked = [Asked(position, _body(task), context) for position, task in enumerate(tasks[:most_tasks])]
-    return Predict(asked, config or None, parse_project(found.get("project")), context is not None), len(tasks)
+        raise BadRequest(f'"params.context" is {describe_json_type(context)}, expected an object')
+    config = parse_label_config_xml(found, "label_config")
+    asked = [RequestTask(position, _encode_task(task), context) for position, task in enumerate(tasks[:max_tasks])]
+    return PredictRequest(asked, config or None, parse_project_id(found.get("project")), context is not None), len(
+        tasks
+    )
 
 
-def labelling_xml(found: Mapping[str, Any], key: str) -> str | None:
+def parse_label_config_xml(body: Mapping[str, Any], key: str) -> str | None:
     """The labelling XML that a body has under a key. Raises BadRequest."""
-    config = found.get(key)
+    config = body.get(key)
     if config is not None and not isinstance(config, str):
-        raise BadRequest(f'"{key}" is {kind(config)}, expected labelling XML')
-    return None if config is None else _text(config)
+        raise BadRequest(f'"{key}" is {describe_json_type(config)}, expected labelling XML')
+    return None if config is None else _replace_surrogates(config)
 
 
-def parse_event(body: bytes) -> Event:
+def parse_event(body: bytes) -> WebhookEvent:
     """Raises BadRequest."""
-    found = parse_object(body)
+    found = parse_json_object(body)
     action = found.get("action")
     if not isinstance(action, str):
-        raise BadRequest(f'"action" is {kind(action)}, expected the name of an event')
+        raise BadRequest(f'"action" is {describe_json_type(action)}, expected the name of an event')
     project = found.get("project")
-    number = parse_project(project.get("id") if isinstance(project, dict) else project)
+    number = parse_project_id(project.get("id") if isinstance(project, dict) else project)
     annotations = 0
     if action in ANNOTATION_EVENTS:
         several = found.get("annotations", found.get("annotation"))
         annotations = len(several) if isinstance(several, list) else 1
-    return Event(action, number, annotations)
+    return WebhookEvent(action, number, annotations)
 
 
-def parse_project(value: Any) -> int | None:
+def parse_project_id(value: Any) -> int | None:
     """The id in "2.1795192449", "2" or 2; None for nothing. Raises BadRequest."""
     if value is None or value == "":
         return None
-    match = _PROJECT.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    match = _PROJECT_ID.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
     if match is None:
-        raise BadRequest(f'"project" is {kind(value)}, expected a project\'s id')
+        raise BadRequest(f'"project" is {describe_json_type(value)}, expected a project\'s id')
     return int(match[1])
 
 
-def parse_object(body: bytes) -> Mapping[str, Any]:
+def parse_json_object(body: bytes) -> Mapping[str, Any]:
     """Raises BadRequest when a body is not a JSON object. A text in it may hold halves of characters, see `_text`."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        found = _with_halves(body, error)
+        found = _parse_with_surrogates(body, error)
     if not isinstance(found, dict):
-        raise BadRequest(f"the body is {kind(found)}, expected an object")
+        raise BadRequest(f"the body is {describe_json_type(found)}, expected an object")
     return found
 
 
-def _with_halves(body: bytes, error: orjson.JSONDecodeError) -> Any:
+def _parse_with_surrogates(body: bytes, error: orjson.JSONDecodeError) -> Any:
     """A body that orjson refuses, as Python reads it. A text that was cut in the middle of an emoji ends in half of it:
     Label Studio sends that as it is, and one such task must not cost all others their predictions.
     """
     if not _SURROGATE.search(body):
         raise BadRequest(f"the body is not JSON: {error}") from None
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as other:
         raise BadRequest(f"the body is not JSON: {other}") from None
 
 
-def _no_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def _body(task: Any) -> bytes:
+def _encode_task(task: Any) -> bytes:
     """A task as it travels. What cannot be written down becomes null, and fails in its place as whatever is no task.
 
     A half of a character becomes a question mark, so that everything after it stays where it is in the text.
@@ -141,6 +143,6 @@ def _body(task: Any) -> bytes:
         return b"null"
 
 
-def _text(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     """A text without halves of characters, which nothing could write down."""
     return text.encode("utf-8", "replace").decode()

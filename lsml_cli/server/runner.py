@@ -23,27 +23,27 @@ import uvloop
 
 from lsml_cli.errors import Interrupted, LsmlError, UsageError
 from lsml_cli.inference import dispatch
-from lsml_cli.media.fetcher import Hosts, Media
+from lsml_cli.media.fetcher import AllowedHosts, Media
 from lsml_cli.models.base import Json, ModelSpec
 from lsml_cli.registry import resolve
 from lsml_cli.server.app import make_app
-from lsml_cli.server.auth import Access
-from lsml_cli.server.job_runners import Embedded, Redis
-from lsml_cli.server.job_store import Job, JobStore, Recipe
-from lsml_cli.server.metrics import Numbers
-from lsml_cli.server.model_pool import Loading, Serving, followed_folder
+from lsml_cli.server.auth import AuthConfig
+from lsml_cli.server.job_runners import EmbeddedRunner, RedisRunner
+from lsml_cli.server.job_store import Job, JobStore, TrainingJobConfig
+from lsml_cli.server.metrics import ServerMetrics
+from lsml_cli.server.model_pool import ModelLoader, ModelPool, find_watched_folder
 from lsml_cli.server.service import Limits, Service
-from lsml_cli.server.train_scheduler import Trainer
+from lsml_cli.server.train_scheduler import TrainScheduler
 from lsml_cli.training import fit as training
 
 BACKLOG = 2048  # connections that wait to be accepted
-MOST_AT_ONCE = 1000  # connections; further ones are told to come back
+MAX_CONNECTIONS = 1000  # connections; further ones are told to come back
 KEEP_ALIVE = 75  # seconds that an idle connection stays open
-GRACE = 5.0  # seconds beyond the deadline that running requests get when the server is stopped
-LOOPBACK = ("127.", "localhost", "::1")
-EVERYWHERE = ("0.0.0.0", "::", "")
+SHUTDOWN_GRACE = 5.0  # seconds beyond the deadline that running requests get when the server is stopped
+LOOPBACK_PREFIXES = ("127.", "localhost", "::1")
+WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
 
-_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_SECRET_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 log = logging.getLogger("lsml.serve")
 
@@ -63,8 +63,8 @@ class ServeOptions:
     label_map: Mapping[str, str] = field(default_factory=dict)
     max_wait: float = 0.002
     deadline: float = 90.0
-    most_tasks: int = 50_000
-    most_bytes: int = 256 << 20
+    max_tasks: int = 50_000
+    max_body_bytes: int = 256 << 20
     basic_auth: str | None = field(default=None, repr=False)
     secret_path: str | None = field(default=None, repr=False)
     label_studio_url: str | None = None
@@ -72,7 +72,7 @@ class ServeOptions:
     jobs: str = "embedded"
     train_every: int | None = None
     fail_under: tuple[str, ...] = ()
-    media: Media = field(default_factory=lambda: Media(hosts=Hosts(())))
+    media: Media = field(default_factory=lambda: Media(allowed_hosts=AllowedHosts(())))
     verbose: bool = False
 
 
@@ -81,11 +81,11 @@ def serve(options: ServeOptions) -> None:
 
     Raises UsageError or another LsmlError when it cannot begin, Interrupted after ctrl-C.
     """
-    access = _access(options)
+    access = _auth_config(options)
     spec = resolve.find_model(options.model, options.params)
-    _check_training(options, spec)
+    _check_training_options(options, spec)
     _log_to_stderr()
-    sock = _bind(options.host, options.port)
+    sock = _bind_socket(options.host, options.port)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             stopped_by = runner.run(_Server(options, spec, access).run(sock))
@@ -101,62 +101,62 @@ def serve(options: ServeOptions) -> None:
 class _Server:
     """Everything that one server consists of, put together."""
 
-    def __init__(self, options: ServeOptions, spec: ModelSpec, access: Access) -> None:
+    def __init__(self, options: ServeOptions, spec: ModelSpec, auth: AuthConfig) -> None:
         self.options = options
-        self.access = access
-        self.numbers = Numbers(
-            waiting=lambda: self.serving.waiting,
-            kept=lambda: len(self.service.finished),
-            versions=lambda: self.serving.versions(),
-            jobs=self._jobs,
+        self.auth = auth
+        self.metrics = ServerMetrics(
+            queued_task_count=lambda: self.model_pool.queued_task_count,
+            cached_result_count=lambda: len(self.service.result_cache),
+            versions=lambda: self.model_pool.loaded_versions(),
+            jobs=self._summarize_jobs,
         )
-        self.serving = Serving(
-            spec, self._loading(spec), params=options.params, follows=followed_folder(options.model),
-            versions=options.versions,
+        self.model_pool = ModelPool(
+            spec, self._model_loader(spec), params=options.params, watched_folder=find_watched_folder(options.model),
+            versions_folder=options.versions,
         )  # fmt: skip
         self.service = Service(
-            self.serving,
-            self.numbers,
-            Limits(options.deadline, options.most_tasks),
+            self.model_pool,
+            self.metrics,
+            Limits(options.deadline, options.max_tasks),
             options.label_map,
             options.threshold,
         )
-        self.trainer = self._trainer()
-        self._running: set[asyncio.Task[Any]] = set()
+        self.train_scheduler = self._build_train_scheduler()
+        self._background_tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, sock: socket.socket) -> int | None:
         """Serve until a signal comes; the signal."""
         begun = time.monotonic()
-        await self.serving.open()
-        spec = self.serving.started
+        await self.model_pool.open()
+        spec = self.model_pool.default_spec
         log.info("%s is loaded (%.1f s).", spec.model_version, time.monotonic() - begun)
-        server = _Uvicorn(self._config(), lambda: self._say_where(sock), self._ending)
-        self._start(self.serving.watch())
-        if self.trainer is not None:
-            self._start(self.trainer.run())
-        before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+        server = _UvicornServer(self._uvicorn_config(), lambda: self._log_addresses(sock), self._on_shutdown)
+        self._start_task(self.model_pool.watch_versions())
+        if self.train_scheduler is not None:
+            self._start_task(self.train_scheduler.run())
+        before = {number: signal.signal(number, _ignore_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             await server.serve([sock])
         finally:
-            for task in list(self._running):
+            for task in list(self._background_tasks):
                 task.cancel()
-            if self.trainer is not None:
-                await self.trainer.close()
-            await self.serving.close()
+            if self.train_scheduler is not None:
+                await self.train_scheduler.close()
+            await self.model_pool.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        return server.stopped_by
+        return server.stop_signal
 
-    def _ending(self) -> None:
-        if self.trainer is not None:
-            self.trainer.ending()
+    def _on_shutdown(self) -> None:
+        if self.train_scheduler is not None:
+            self.train_scheduler.begin_shutdown()
 
-    def _config(self) -> uvicorn.Config:
+    def _uvicorn_config(self) -> uvicorn.Config:
         app = make_app(
             self.service,
-            self.trainer,
-            access=self.access,
-            most_bytes=self.options.most_bytes,
+            self.train_scheduler,
+            auth=self.auth,
+            max_body_bytes=self.options.max_body_bytes,
             verbose=self.options.verbose,
         )
         return uvicorn.Config(
@@ -169,40 +169,40 @@ class _Server:
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE,
-            limit_concurrency=MOST_AT_ONCE,
-            timeout_graceful_shutdown=int(self.options.deadline + GRACE),
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=int(self.options.deadline + SHUTDOWN_GRACE),
         )
 
-    def _loading(self, spec: ModelSpec) -> Loading:
-        family = spec.family()
+    def _model_loader(self, spec: ModelSpec) -> ModelLoader:
+        family = spec.model_class()
         devices = dispatch.find_devices(self.options.device, family)
         if len(devices) > 1:
             raise UsageError("lsml serve uses one device.", "Start one server on each device, on ports of their own.")
-        return Loading(
+        return ModelLoader(
             device=devices[0],
-            threads=self.options.workers if family.place == "threads" else 0,
+            threads=self.options.workers if family.parallelism == "threads" else 0,
             media=self.options.media,
             batch_size=self.options.batch_size,
             max_wait=self.options.max_wait,
-            stuck=2 * self.options.deadline,
-            seen=self.numbers.batch,
+            batch_timeout=2 * self.options.deadline,
+            on_batch=self.metrics.observe_batch,
         )
 
-    def _trainer(self) -> Trainer | None:
+    def _build_train_scheduler(self) -> TrainScheduler | None:
         options = self.options
         if options.versions is None or options.label_studio_url is None:
             return None
         versions = options.versions.absolute()
         embedded = options.jobs == "embedded"
-        return Trainer(
+        return TrainScheduler(
             JobStore(versions),
-            Embedded(versions) if embedded else Redis(versions, options.jobs),
-            _recipe(options, options.label_studio_url),
+            EmbeddedRunner(versions) if embedded else RedisRunner(versions, options.jobs),
+            _training_job_config(options, options.label_studio_url),
             train_every=options.train_every,
-            changed=self._job_changed,
+            on_job_changed=self._on_job_changed,
         )
 
-    def _job_changed(self, job: Job) -> None:
+    def _on_job_changed(self, job: Job) -> None:
         told = f"Project {job.project}, job {job.id}"
         if job.state == "waiting":
             log.info("%s: waiting (%s).", told, job.reason or job.why)
@@ -210,12 +210,12 @@ class _Server:
             log.info("%s: training.", told)
         elif job.state == "done":
             log.info("%s: trained %s.", told, job.version)
-            self._start(self.serving.prepare(job.project))
+            self._start_task(self.model_pool.load_project(job.project))
         else:
             log.warning("%s: %s. %s", told, "missed a gate" if job.state == "missed" else "failed", job.reason)
 
-    def _jobs(self) -> tuple[Mapping[str, int], Iterable[Mapping[str, str]]]:
-        jobs = self.trainer.jobs() if self.trainer else []
+    def _summarize_jobs(self) -> tuple[Mapping[str, int], Iterable[Mapping[str, str]]]:
+        jobs = self.train_scheduler.jobs() if self.train_scheduler else []
         last: dict[int, Job] = {}
         for job in jobs:  # newest first
             last.setdefault(job.project, job)
@@ -230,24 +230,24 @@ class _Server:
             for job in last.values()
         ]
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._on_task_done)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._background_tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("This is a bug in lsml: %s: %s", type(error).__name__, error, exc_info=error)
 
-    def _say_where(self, sock: socket.socket) -> None:
+    def _log_addresses(self, sock: socket.socket) -> None:
         """How to connect, with the one setting of Label Studio that nobody guesses."""
         host, port = sock.getsockname()[:2]
-        below = "/<the secret path>" if self.access.secret_path else ""
+        below = "/<the secret path>" if self.auth.secret_path else ""
         shown = f"[{host}]" if ":" in host else host
         log.info("Serving on http://%s:%d%s (ctrl-C stops).", shown, port, below)
-        named = f"<this machine's address>:{port}" if host in EVERYWHERE else f"{shown}:{port}"
-        user = ", and the user and password" if self.access.basic_auth else ""
+        named = f"<this machine's address>:{port}" if host in WILDCARD_ADDRESSES else f"{shown}:{port}"
+        user = ", and the user and password" if self.auth.basic_auth else ""
         log.info(
             "To connect it: Label Studio, your project, Settings, Model, Connect Model; URL http://%s%s%s.",
             *(named, below, user),
@@ -255,46 +255,48 @@ class _Server:
         log.info(
             "Label Studio 1.23 and later refuses servers on private addresses such as %s, "
             "unless it was itself started with USE_DEFAULT_BANNED_SUBNETS=false.",
-            "localhost and 192.168.x.x" if host in EVERYWHERE else shown,
+            "localhost and 192.168.x.x" if host in WILDCARD_ADDRESSES else shown,
         )
-        if host.startswith(LOOPBACK):
+        if host.startswith(LOOPBACK_PREFIXES):
             log.info("Only this machine can reach it. A Label Studio elsewhere, or in Docker: --host 0.0.0.0")
-        if host in EVERYWHERE and not self.access.basic_auth:
+        if host in WILDCARD_ADDRESSES and not self.auth.basic_auth:
             log.warning("Anybody who can reach this machine can use it: --basic-auth USER:PASS asks for a password.")
-        if self.trainer is None:
+        if self.train_scheduler is None:
             log.info("Training is off; --versions DIR and --label-studio-url URL turn it on.")
-        elif self.access.basic_auth and self.options.train_every and not self.access.secret_path:
+        elif self.auth.basic_auth and self.options.train_every and not self.auth.secret_path:
             log.warning(
                 "--train-every will hear nothing: Label Studio sends annotation events without password, so they are "
                 "refused here. --secret-path PATH lets them in."
             )
 
 
-class _Uvicorn(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """Says when it listens and when it begins to end, and notes which signal stopped it; the caller decides what that
     means."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None], ending: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_listening: Callable[[], None], on_shutdown: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self.stopped_by: int | None = None
-        self._listening = listening
-        self._ending = ending
+        self.stop_signal: int | None = None
+        self._on_listening = on_listening
+        self._on_shutdown = on_shutdown
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._listening()
+        self._on_listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.stopped_by = self.stopped_by or sig
-        self._ending()
+        self.stop_signal = self.stop_signal or sig
+        self._on_shutdown()
         super().handle_exit(sig, frame)
 
 
-def _ignore(number: int, frame: FrameType | None) -> None:
+def _ignore_signal(number: int, frame: FrameType | None) -> None:
     """Uvicorn raises the signal again once it has stopped."""
 
 
-class _Printable(logging.Formatter):
+class _PrintableFormatter(logging.Formatter):
     """What requests, tasks and models say may hold anything: a terminal obeys control characters, and what comes after
     a line break would pass for a line of ours."""
 
@@ -308,7 +310,7 @@ class _Printable(logging.Formatter):
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("lsml: %(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_PrintableFormatter("lsml: %(asctime)s %(message)s", "%H:%M:%S"))
     for name, level in (("lsml", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.setLevel(level)
@@ -316,21 +318,23 @@ def _log_to_stderr() -> None:
         logger.propagate = False
 
 
-def _recipe(options: ServeOptions, label_studio_url: str) -> Recipe:
+def _training_job_config(options: ServeOptions, label_studio_url: str) -> TrainingJobConfig:
     """What jobs are told, wherever they run: where pictures are looked for is the same as for predictions."""
     media = options.media
-    return Recipe(
-        resolve.from_anywhere(options.model),
+    return TrainingJobConfig(
+        resolve.absolute_model_name(options.model),
         label_studio_url,
         dict(options.params),
         options.fail_under,
         device=options.device,
-        allow_hosts=media.hosts.names,
+        allow_hosts=media.allowed_hosts.patterns,
         document_root=_absolute(media.document_root),
         upload_root=_absolute(media.upload_root),
-        maps={prefix: str(folder.absolute()) for prefix, folder in reversed(media.maps)},  # the first of two counts
+        maps={
+            prefix: str(folder.absolute()) for prefix, folder in reversed(media.prefix_map)
+        },  # the first of two counts
         media_cache=_absolute(media.cache.folder) if media.cache else None,
-        media_cache_size=media.cache.bound if media.cache else 0,
+        media_cache_size=media.cache.max_bytes if media.cache else 0,
     )
 
 
@@ -338,10 +342,10 @@ def _absolute(folder: Path | None) -> str | None:
     return None if folder is None else str(folder.absolute())
 
 
-def _access(options: ServeOptions) -> Access:
+def _auth_config(options: ServeOptions) -> AuthConfig:
     path = (options.secret_path or "").strip("/")
     path = f"/{path}" if path else ""
-    if not _PATH.fullmatch(path):
+    if not _SECRET_PATH.fullmatch(path):
         raise UsageError(
             "--secret-path has signs that have a meaning of their own in an address.",
             "Use letters, digits, - and _; for example what this prints: openssl rand -hex 16",
@@ -349,10 +353,10 @@ def _access(options: ServeOptions) -> Access:
     user, colon, _ = (options.basic_auth or "").partition(":")
     if options.basic_auth is not None and not (user and colon):
         raise UsageError("--basic-auth is not USER:PASS.", "For example: LSML_BASIC_AUTH=labels:correct-horse")
-    return Access(options.basic_auth, path)
+    return AuthConfig(options.basic_auth, path)
 
 
-def _check_training(options: ServeOptions, spec: ModelSpec) -> None:
+def _check_training_options(options: ServeOptions, spec: ModelSpec) -> None:
     """Raises UsageError for what could never train, before anything is loaded."""
     wanted = {
         "--train-every": options.train_every is not None,
@@ -372,7 +376,7 @@ def _check_training(options: ServeOptions, spec: ModelSpec) -> None:
             "Training needs to know the Label Studio that has the annotations.",
             "--label-studio-url http://localhost:8080, and its key in LABEL_STUDIO_API_KEY",
         )
-    training.starting_point(spec)
+    training.build_training_spec(spec)
     with suppress(OSError):
         options.versions.mkdir(parents=True, exist_ok=True)
     if not options.versions.is_dir() or not os.access(options.versions, os.W_OK):
@@ -382,7 +386,7 @@ def _check_training(options: ServeOptions, spec: ModelSpec) -> None:
         log.warning("LABEL_STUDIO_API_KEY is not set, and no job can fetch annotations without it.")
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     """The port, taken before a model is loaded for nothing."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -7,76 +7,80 @@ from typing import Any
 Schema = dict[str, Any]
 
 
-def _object(properties: Schema, required: tuple[str, ...] = ()) -> Schema:
+def _object_schema(properties: Schema, required: tuple[str, ...] = ()) -> Schema:
     return {"type": "object", "properties": properties} | ({"required": list(required)} if required else {})
 
 
-def _list(items: Schema) -> Schema:
+def _array_schema(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
-def _described(kind: str, text: str, **more: Any) -> Schema:
-    return {"type": kind, "description": text, **more}
+def _value_schema(json_type: str, description: str, **more: Any) -> Schema:
+    return {"type": json_type, "description": description, **more}
 
 
-_PROJECT = _described(
+_PROJECT = _value_schema(
     "string",
     'The project\'s id, alone or as Label Studio sends it: "2.1795192449"',
     pattern=r"^[0-9]{1,12}(\.[0-9]+)?$",
     example="2",
 )
-_CONFIG = _described("string", "Labelling XML", example='<View><Text name="text" value="$text"/></View>')
-_VERSION = _described("string", "What predictions carry as model_version", example="news@20261120T213015")
-_TASK = _object({"id": {"type": "integer"}, "data": _object({})}, ("data",))
-_REGION = _object(
+_LABEL_CONFIG = _value_schema("string", "Labelling XML", example='<View><Text name="text" value="$text"/></View>')
+_VERSION = _value_schema("string", "What predictions carry as model_version", example="news@20261120T213015")
+_TASK = _object_schema({"id": {"type": "integer"}, "data": _object_schema({})}, ("data",))
+_REGION = _object_schema(
     {name: {"type": "string"} for name in ("id", "from_name", "to_name", "type")}
-    | {"value": _object({}), "score": {"type": "number"}},
+    | {"value": _object_schema({}), "score": {"type": "number"}},
     ("from_name", "to_name", "type", "value"),
 )
-_RESULT = _object(
-    {"result": _list(_REGION), "score": {"type": ["number", "null"]}, "model_version": _VERSION},
+_RESULT = _object_schema(
+    {"result": _array_schema(_REGION), "score": {"type": ["number", "null"]}, "model_version": _VERSION},
 ) | {"description": "A prediction, or an empty object for a task that has none"}
 
 
-def _body(schema: Schema) -> Schema:
+def _request_body(schema: Schema) -> Schema:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-BODIES: dict[str, Schema] = {
-    "setup": _body(
-        _object({"project": _PROJECT, "schema": _CONFIG, "hostname": {"type": "string"}, "extra_params": {}})
+REQUEST_BODIES: dict[str, Schema] = {
+    "setup": _request_body(
+        _object_schema(
+            {"project": _PROJECT, "schema": _LABEL_CONFIG, "hostname": {"type": "string"}, "extra_params": {}}
+        )
     ),
-    "predict": _body(
-        _object(
+    "predict": _request_body(
+        _object_schema(
             {
-                "tasks": _list(_TASK),
+                "tasks": _array_schema(_TASK),
                 "project": _PROJECT,
-                "label_config": _CONFIG,
-                "params": _object({"context": {"type": ["object", "null"], "description": "Of an interactive editor"}}),
+                "label_config": _LABEL_CONFIG,
+                "params": _object_schema(
+                    {"context": {"type": ["object", "null"], "description": "Of an interactive editor"}}
+                ),
             },
             ("tasks",),
         )
     ),
-    "webhook": _body(
-        _object(
+    "webhook": _request_body(
+        _object_schema(
             {
-                "action": _described("string", "START_TRAINING, or an event", example="ANNOTATION_CREATED"),
-                "project": _object({"id": {"type": "integer"}}),
-                "annotation": _object({}),
-                "annotations": _list(_object({})),
+                "action": _value_schema("string", "START_TRAINING, or an event", example="ANNOTATION_CREATED"),
+                "project": _object_schema({"id": {"type": "integer"}}),
+                "annotation": _object_schema({}),
+                "annotations": _array_schema(_object_schema({})),
             },
             ("action",),
         )
     ),
-    "train": _body(_object({"project": _PROJECT}, ("project",))),
+    "train": _request_body(_object_schema({"project": _PROJECT}, ("project",))),
 }
 
-Answers = dict[int | str, dict[str, Any]]
+Responses = dict[int | str, dict[str, Any]]
 
 
-def _answers(schema: Schema, *, status: int = 200, body: bool = False, **more: str) -> Answers:
-    found: Answers = {status: {"description": "Fine", "content": {"application/json": {"schema": schema}}}}
-    if body:
+def _responses(schema: Schema, *, status: int = 200, has_body: bool = False, **more: str) -> Responses:
+    found: Responses = {status: {"description": "Fine", "content": {"application/json": {"schema": schema}}}}
+    if has_body:
         found |= {
             400: {"description": "The body is not what it should be, or the model cannot fill the label config"},
             413: {"description": "The body has too many bytes"},
@@ -87,20 +91,24 @@ def _answers(schema: Schema, *, status: int = 200, body: bool = False, **more: s
     return found
 
 
-_STATUS = _object({"status": {"type": "string"}, "job": _described("string", "The training job, if there is one")})
+_STATUS = _object_schema(
+    {"status": {"type": "string"}, "job": _value_schema("string", "The training job, if there is one")}
+)
 
-ANSWERS: dict[str, Answers] = {
-    "health": _answers(
-        _object({name: {"type": "string"} for name in ("status", "model_class", "model_version", "lsml")})
+RESPONSES: dict[str, Responses] = {
+    "health": _responses(
+        _object_schema({name: {"type": "string"} for name in ("status", "model_class", "model_version", "lsml")})
     ),
-    "setup": _answers(_object({"model_version": _VERSION}, ("model_version",)), body=True),
-    "predict": _answers(
-        _object({"results": _list(_RESULT), "model_version": _VERSION}, ("results",)),
-        body=True,
+    "setup": _responses(_object_schema({"model_version": _VERSION}, ("model_version",)), has_body=True),
+    "predict": _responses(
+        _object_schema({"results": _array_schema(_RESULT), "model_version": _VERSION}, ("results",)),
+        has_body=True,
     ),
-    "webhook": _answers(_STATUS, body=True, s201="Training has been asked for", s409="Training is off"),
-    "train": _answers(_STATUS, status=201, body=True, s409="Training is off"),
-    "is_training": _answers(_object({"is_training": {"type": "boolean"}}), s400="The project is no id"),
-    "versions": _answers(_object({"versions": _list(_VERSION), "projects": _object({})}, ("versions",))),
+    "webhook": _responses(_STATUS, has_body=True, s201="Training has been asked for", s409="Training is off"),
+    "train": _responses(_STATUS, status=201, has_body=True, s409="Training is off"),
+    "is_training": _responses(_object_schema({"is_training": {"type": "boolean"}}), s400="The project is no id"),
+    "versions": _responses(
+        _object_schema({"versions": _array_schema(_VERSION), "projects": _object_schema({})}, ("versions",))
+    ),
     "metrics": {200: {"description": "Prometheus text", "content": {"text/plain": {}}}},
 }

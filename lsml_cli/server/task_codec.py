@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from lsml_cli.io.json_records import Record
-from lsml_cli.schema.predictions import Failure, Outcome, Prediction, Stored, dumps
-from lsml_cli.schema.tasks import NoData, Task, parse_task
+from lsml_cli.schema.predictions import ExistingPrediction, Failure, Outcome, Prediction, dumps
+from lsml_cli.schema.tasks import MissingDataError, Task, parse_task
 
 
-class Asked(NamedTuple):
+class RequestTask(NamedTuple):
     """One task of a request: its position, its JSON, and what an interactive editor sent along."""
 
     position: int
@@ -19,7 +19,7 @@ class Asked(NamedTuple):
     context: Mapping[str, Any] | None = None
 
 
-class Failed(NamedTuple):
+class FailedTask(NamedTuple):
     """A task that has no prediction; its id, if it has one, for the log."""
 
     id: int | None
@@ -27,25 +27,25 @@ class Failed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AnswerJob:
+class RequestCodec:
     """JSON to JSON, where the replica is. `version` is what every prediction carries: what /setup has promised."""
 
     version: str
     controls: frozenset[str]
 
-    def read(self, asked: Asked) -> tuple[Task | None, Outcome | None]:
-        record = Record(asked.position, f"task {asked.position + 1} of the request", asked.body)
+    def read(self, item: RequestTask) -> tuple[Task | None, Outcome | None]:
+        record = Record(item.position, f"task {item.position + 1} of the request", item.body)
         try:
             task = parse_task(record, self.controls)
-        except NoData as error:
+        except MissingDataError as error:
             return error.task, Failure("encode", str(error))
         except ValueError as error:
             return None, Failure("read", str(error))
-        return (task if asked.context is None else replace(task, context=asked.context)), None
+        return (task if item.context is None else replace(task, context=item.context)), None
 
-    def write(self, asked: Asked, task: Task | None, outcome: Outcome) -> bytes | Failed:
+    def write(self, item: RequestTask, task: Task | None, outcome: Outcome) -> bytes | FailedTask:
         if isinstance(outcome, Failure):
-            return Failed(task.id if task else None, outcome)
-        assert isinstance(outcome, Prediction | Stored)
+            return FailedTask(task.id if task else None, outcome)
+        assert isinstance(outcome, Prediction | ExistingPrediction)
         body = outcome.to_json() if isinstance(outcome, Prediction) else dict(outcome.prediction)
         return dumps(body | {"model_version": self.version})

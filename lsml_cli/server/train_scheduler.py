@@ -11,25 +11,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lsml_cli.errors import InputError, LsmlError, TransientError
-from lsml_cli.server.job_runners import Runner, Sight
-from lsml_cli.server.job_store import Job, JobStore, Recipe, Superseded, new_job, utc_now
+from lsml_cli.server.job_runners import JobStatus, Runner
+from lsml_cli.server.job_store import Job, JobStore, StaleAttempt, TrainingJobConfig, new_job, utc_now
 
-INTERVAL = 1.0  # seconds between two looks
-SILENCE = 15.0  # seconds without a heartbeat after which a job is taken for dead
-ATTEMPTS = 2  # a job whose process dies twice would die again
+POLL_INTERVAL = 1.0  # seconds between two looks
+HEARTBEAT_TIMEOUT = 15.0  # seconds without a heartbeat after which a job is taken for dead
+MAX_ATTEMPTS = 2  # a job whose process dies twice would die again
 
-_WAITING = {"state": "waiting", "started": None, "progress": None}
+_WAITING_FIELDS = {"state": "waiting", "started": None, "progress": None}
 
 
 @dataclass
-class _Pulse:
+class _HeartbeatState:
     """The last heartbeat of an attempt, and for how long none has come since, in seconds of this server's own clock."""
 
-    beat: str | None
-    quiet: float = 0.0
+    last_heartbeat: str | None
+    silent_seconds: float = 0.0
 
 
-class Trainer:
+class TrainScheduler:
     """One job per project at a time, and at most one more that waits.
 
     What it knows is in memory and read there; the files of `store` are the truth, and looked at every `interval`
@@ -40,13 +40,13 @@ class Trainer:
         self,
         store: JobStore,
         runner: Runner,
-        recipe: Recipe,
+        job_config: TrainingJobConfig,
         *,
         train_every: int | None = None,
-        changed: Callable[[Job], None] = lambda job: None,
+        on_job_changed: Callable[[Job], None] = lambda job: None,
         log: logging.Logger | None = None,
-        interval: float = INTERVAL,
-        silence: float = SILENCE,
+        poll_interval: float = POLL_INTERVAL,
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
     ) -> None:
         """Reads what is on record.
 
@@ -57,49 +57,51 @@ class Trainer:
         """
         self.store = store
         self.runner = runner
-        self.recipe = recipe
+        self.job_config = job_config
         self.train_every = train_every
-        self._changed = changed
+        self._on_job_changed = on_job_changed
         self._log = log or logging.getLogger("lsml.serve")
-        self._interval = interval
-        self._silence = silence
-        self._jobs = {job.id: job for job in reversed(store.all(self._log.warning))}  # oldest first
-        self._counts = store.annotations()
-        self._counted = False  # whether the counts have changed since they were written
-        self._unwritten: list[Job] = []
-        self._handed: set[str] = set()  # ids of jobs whose present attempt the runner has been told to start
-        self._again: dict[int, str] = {}  # projects asked for while it was open whether their job had begun, and why
-        self._pulses: dict[str, _Pulse] = {}
+        self._poll_interval = poll_interval
+        self._heartbeat_timeout = heartbeat_timeout
+        self._jobs = {job.id: job for job in reversed(store.list_jobs(self._log.warning))}  # oldest first
+        self._annotation_counts = store.read_annotation_counts()
+        self._has_unsaved_counts = False  # whether the counts have changed since they were written
+        self._unsaved_jobs: list[Job] = []
+        self._submitted_job_ids: set[str] = set()  # ids of jobs whose present attempt the runner has been told to start
+        self._repeated_requests: dict[
+            int, str
+        ] = {}  # projects asked for while it was open whether their job had begun, and why
+        self._heartbeats: dict[str, _HeartbeatState] = {}
         self._wake = asyncio.Event()
-        self._looked = time.monotonic()
-        self._crowded = False  # whether there may be more finished jobs than are kept
-        self._troubles: set[str] = set()  # what went wrong in the last round, and is in the log
-        self._ending = False
+        self._last_polled_at = time.monotonic()
+        self._needs_pruning = False  # whether there may be more finished jobs than are kept
+        self._logged_errors: set[str] = set()  # what went wrong in the last round, and is in the log
+        self._is_shutting_down = False
 
-    def request(self, project: int, why: str) -> Job:
+    def request_training(self, project: int, why: str) -> Job:
         """Ask for training; never blocks. The job that will do it: a new one, or the one that waits already."""
-        self._counts.pop(project, None)
-        self._counted = True
-        if (waiting := self._waiting(project)) is not None:
-            if waiting.id in self._handed:
-                self._again[project] = why
+        self._annotation_counts.pop(project, None)
+        self._has_unsaved_counts = True
+        if (waiting := self._find_waiting_job(project)) is not None:
+            if waiting.id in self._submitted_job_ids:
+                self._repeated_requests[project] = why
             return waiting
-        job = new_job(project, why, self.recipe)
-        self._unwritten.append(job)
+        job = new_job(project, why, self.job_config)
+        self._unsaved_jobs.append(job)
         self._jobs[job.id] = job
-        self._changed(job)
+        self._on_job_changed(job)
         self._wake.set()
         return job
 
-    def annotations_changed(self, project: int, number: int = 1) -> Job | None:
+    def count_annotations(self, project: int, count: int = 1) -> Job | None:
         """Count annotations that were made, changed or deleted; the job that was asked for, if that was enough."""
-        if self.train_every is None or number <= 0:
+        if self.train_every is None or count <= 0:
             return None
-        self._counts[project] = self._counts.get(project, 0) + number
-        self._counted = True
-        if self._counts[project] < self.train_every:
+        self._annotation_counts[project] = self._annotation_counts.get(project, 0) + count
+        self._has_unsaved_counts = True
+        if self._annotation_counts[project] < self.train_every:
             return None
-        return self.request(project, f"{self._counts[project]:,} new annotations")
+        return self.request_training(project, f"{self._annotation_counts[project]:,} new annotations")
 
     def is_training(self, project: int) -> bool:
         return any(job.project == project and self._is_running(job) for job in self._jobs.values())
@@ -113,7 +115,7 @@ class Trainer:
         while True:
             self._wake.clear()
             troubles = set()
-            for step in (self._write_down, self._follow_all, self._start_all):
+            for step in (self._save_pending, self._poll_all, self._start_all):
                 try:
                     await step()
                 except LsmlError as error:
@@ -121,152 +123,165 @@ class Trainer:
                 except Exception as error:
                     troubles.add(f"This is a bug in lsml: {type(error).__name__}: {error}")
                     self._log.debug("Where it happened:", exc_info=True)
-            for sentence in troubles - self._troubles:  # once, however long it lasts
+            for sentence in troubles - self._logged_errors:  # once, however long it lasts
                 self._log.warning("%s", sentence)
-            self._troubles = troubles
+            self._logged_errors = troubles
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._interval)
+                await asyncio.wait_for(self._wake.wait(), self._poll_interval)
 
-    def ending(self) -> None:
+    def begin_shutdown(self) -> None:
         """The server ends once it has answered what was begun. From now on nothing is started, and what dies here has
         been stopped as the server was: a service manager tells all processes of a service at once."""
-        self._ending = True
+        self._is_shutting_down = True
 
     async def close(self) -> None:
         """End what runs here; it waits again, and goes on with the next start of the server."""
-        self._ending = True
+        self._is_shutting_down = True
         try:
             for job_id in await asyncio.to_thread(self.runner.stop):
-                if job_id not in self._jobs or self._jobs[job_id].finished:  # long since
+                if job_id not in self._jobs or self._jobs[job_id].is_finished:  # long since
                     continue
                 job = await asyncio.to_thread(self.store.read, job_id)
                 if job.state == "running":
-                    await self._change(job, reason="The server was stopped.", **_WAITING)
+                    await self._update_job(job, reason="The server was stopped.", **_WAITING_FIELDS)
                 else:  # it has ended by itself after all
-                    self._adopt(job)
-            await self._write_down()
+                    self._set_job(job)
+            await self._save_pending()
         except LsmlError as error:
             self._log.warning("%s", error)
 
-    async def _follow_all(self) -> None:
+    async def _poll_all(self) -> None:
         now = time.monotonic()
         # A server that was suspended has heard nothing meanwhile, which says nothing about the jobs.
-        elapsed, self._looked = min(now - self._looked, 2 * self._interval), now
-        for job in self._unfinished():
-            if job.state == "running" or job.id in self._handed:
-                await self._follow(job, elapsed)
-        if self._crowded:
-            self._crowded = False
+        elapsed, self._last_polled_at = min(now - self._last_polled_at, 2 * self._poll_interval), now
+        for job in self._unfinished_jobs():
+            if job.state == "running" or job.id in self._submitted_job_ids:
+                await self._poll_job(job, elapsed)
+        if self._needs_pruning:
+            self._needs_pruning = False
             for job_id in await asyncio.to_thread(self.store.prune):
                 self._jobs.pop(job_id, None)
 
     async def _start_all(self) -> None:
-        for job in self._unfinished():
-            if self._may_start(job):
-                await self._start(job)
+        for job in self._unfinished_jobs():
+            if self._can_start(job):
+                await self._start_job(job)
 
-    async def _write_down(self) -> None:
-        while self._unwritten:
-            job = self._unwritten.pop(0)
+    async def _save_pending(self) -> None:
+        while self._unsaved_jobs:
+            job = self._unsaved_jobs.pop(0)
             try:
                 await asyncio.to_thread(self.store.create, job)
             except BaseException:  # cancelled, too: `close` writes it then
-                self._unwritten.insert(0, job)
+                self._unsaved_jobs.insert(0, job)
                 raise
-        if self._counted:
-            self._counted = False
+        if self._has_unsaved_counts:
+            self._has_unsaved_counts = False
             try:
-                await asyncio.to_thread(self.store.remember_annotations, dict(self._counts))
+                await asyncio.to_thread(self.store.write_annotation_counts, dict(self._annotation_counts))
             except BaseException:
-                self._counted = True
+                self._has_unsaved_counts = True
                 raise
 
-    async def _follow(self, job: Job, elapsed: float) -> None:
+    async def _poll_job(self, job: Job, elapsed: float) -> None:
         """See what became of a job that was begun."""
-        asked = self._again.pop(job.project, None)
+        asked = self._repeated_requests.pop(job.project, None)
         sight, found, beat = await asyncio.to_thread(self._observe, job)
         if isinstance(found, LsmlError):
-            self._adopt(replace(job, state="failed", ended=utc_now(), reason=str(found)))
+            self._set_job(replace(job, state="failed", ended=utc_now(), reason=str(found)))
             return
-        self._adopt(found)
+        self._set_job(found)
         if asked is not None and found.state != "waiting":
-            self.request(found.project, asked)  # it may have had its tasks already when it was asked for
-        if found.finished or found.attempt != job.attempt or self._ending:
+            self.request_training(found.project, asked)  # it may have had its tasks already when it was asked for
+        if found.is_finished or found.attempt != job.attempt or self._is_shutting_down:
             return
-        sight = self._judge(found, sight, beat, elapsed)
+        sight = self._apply_heartbeat_timeout(found, sight, beat, elapsed)
         if sight.state == "failed":
-            await self._change(found, state="failed", ended=utc_now(), reason=sight.reason)
-        elif sight.state == "died" and found.attempt >= ATTEMPTS:
+            await self._update_job(found, state="failed", ended=utc_now(), reason=sight.reason)
+        elif sight.state == "died" and found.attempt >= MAX_ATTEMPTS:
             reason = f"{sight.reason} That was attempt {found.attempt}, and the last one."
-            await self._change(found, state="failed", ended=utc_now(), reason=reason)
+            await self._update_job(found, state="failed", ended=utc_now(), reason=reason)
         elif sight.state == "died":
-            await self._change(found, attempt=found.attempt + 1, reason=sight.reason, **_WAITING)
+            await self._update_job(found, attempt=found.attempt + 1, reason=sight.reason, **_WAITING_FIELDS)
         elif sight.state == "missing" and found.state == "waiting":
-            self._handed.discard(job.id)
+            self._submitted_job_ids.discard(job.id)
 
-    def _observe(self, job: Job) -> tuple[Sight, Job | LsmlError, str | None]:
+    def _observe(self, job: Job) -> tuple[JobStatus, Job | LsmlError, str | None]:
         """The runner first: what it sees is then older than the record, which has the last word."""
-        sight = self.runner.look(job)
+        sight = self.runner.get_status(job)
         try:
             found: Job | LsmlError = self.store.read(job.id)
         except InputError as error:
             found = error
-        return sight, found, self.store.heartbeat(job)
+        return sight, found, self.store.read_heartbeat(job)
 
-    def _judge(self, job: Job, sight: Sight, beat: str | None, elapsed: float) -> Sight:
+    def _apply_heartbeat_timeout(self, job: Job, status: JobStatus, heartbeat: str | None, elapsed: float) -> JobStatus:
         """What the runner sees; where it sees nothing, what the heartbeat says."""
-        pulse = self._pulses.setdefault(job.id, _Pulse(beat))
-        beating = pulse.beat != beat or sight.state in ("there", "failed", "died")
-        pulse.beat, pulse.quiet = beat, 0.0 if beating else pulse.quiet + elapsed
-        if pulse.quiet > self._silence and not (sight.state == "missing" and job.state == "waiting"):
-            return Sight("died", f"Nothing was heard of it for {self._silence:.0f} seconds: what ran it has died.")
-        return sight
+        pulse = self._heartbeats.setdefault(job.id, _HeartbeatState(heartbeat))
+        beating = pulse.last_heartbeat != heartbeat or status.state in ("there", "failed", "died")
+        pulse.last_heartbeat, pulse.silent_seconds = heartbeat, 0.0 if beating else pulse.silent_seconds + elapsed
+        if pulse.silent_seconds > self._heartbeat_timeout and not (
+            status.state == "missing" and job.state == "waiting"
+        ):
+            return JobStatus(
+                "died", f"Nothing was heard of it for {self._heartbeat_timeout:.0f} seconds: what ran it has died."
+            )
+        return status
 
-    async def _change(self, job: Job, **changes: Any) -> None:
-        with suppress(Superseded):  # it has ended in this very moment; the next look sees how
-            self._adopt(await asyncio.to_thread(self.store.update, job, **changes))
+    async def _update_job(self, job: Job, **changes: Any) -> None:
+        with suppress(StaleAttempt):  # it has ended in this very moment; the next look sees how
+            self._set_job(await asyncio.to_thread(self.store.update, job, **changes))
 
-    def _may_start(self, job: Job) -> bool:
-        if self._ending or job.state != "waiting" or job.id in self._handed or job in self._unwritten:
+    def _can_start(self, job: Job) -> bool:
+        if (
+            self._is_shutting_down
+            or job.state != "waiting"
+            or job.id in self._submitted_job_ids
+            or job in self._unsaved_jobs
+        ):
             return False
-        busy = [each for each in self._unfinished() if each.state == "running" or each.id in self._handed]
-        if self.runner.at_once is not None and len(busy) >= self.runner.at_once:
+        busy = [
+            each for each in self._unfinished_jobs() if each.state == "running" or each.id in self._submitted_job_ids
+        ]
+        if self.runner.max_running_jobs is not None and len(busy) >= self.runner.max_running_jobs:
             return False
         return all(each.project != job.project for each in busy)
 
-    async def _start(self, job: Job) -> None:
-        self._handed.add(job.id)
-        self._pulses.pop(job.id, None)
+    async def _start_job(self, job: Job) -> None:
+        self._submitted_job_ids.add(job.id)
+        self._heartbeats.pop(job.id, None)
         try:
             remark = await asyncio.to_thread(self.runner.start, job)
         except TransientError:
-            self._handed.discard(job.id)
+            self._submitted_job_ids.discard(job.id)
             raise  # said once, and tried again
         except LsmlError as error:
-            await self._change(job, state="failed", ended=utc_now(), reason=str(error))
+            await self._update_job(job, state="failed", ended=utc_now(), reason=str(error))
             return
         if remark:
             self._log.warning("%s", remark)
 
-    def _adopt(self, job: Job) -> None:
+    def _set_job(self, job: Job) -> None:
         """Take over what a job has become."""
         before = self._jobs.get(job.id)
         self._jobs[job.id] = job
         if before is not None and (before.state, before.attempt) == (job.state, job.attempt):
             return
         if job.state != "running":  # this attempt is over
-            self._handed.discard(job.id)
-            self._pulses.pop(job.id, None)
-        self._crowded = self._crowded or job.finished
-        self._changed(job)
+            self._submitted_job_ids.discard(job.id)
+            self._heartbeats.pop(job.id, None)
+        self._needs_pruning = self._needs_pruning or job.is_finished
+        self._on_job_changed(job)
 
-    def _unfinished(self) -> list[Job]:
-        return [job for job in self._jobs.values() if not job.finished]
+    def _unfinished_jobs(self) -> list[Job]:
+        return [job for job in self._jobs.values() if not job.is_finished]
 
     def _is_running(self, job: Job) -> bool:
         """A process of our own counts as running from the moment it starts; a queue may take its time."""
-        return job.state == "running" or (job.id in self._handed and self.runner.at_once is not None)
+        return job.state == "running" or (
+            job.id in self._submitted_job_ids and self.runner.max_running_jobs is not None
+        )
 
-    def _waiting(self, project: int) -> Job | None:
+    def _find_waiting_job(self, project: int) -> Job | None:
         jobs = (job for job in self._jobs.values() if job.project == project)
         return next((job for job in jobs if job.state == "waiting" and not self._is_running(job)), None)

@@ -18,22 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lsml_cli.errors import GateMissed, InputError, LsmlError
-from lsml_cli.server.job_store import Job, JobStore, Superseded, utc_now, versions_of
+from lsml_cli.server.job_store import Job, JobStore, StaleAttempt, project_versions_folder, utc_now
 
 if TYPE_CHECKING:
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.base import Model
     from lsml_cli.training.fit import FitResult
 
-VERSIONS = "LSML_WORKER_VERSIONS"  # the environment variable that says where the shared folder is on this host
+VERSIONS_VARIABLE = "LSML_WORKER_VERSIONS"  # the environment variable that says where the shared folder is on this host
 NICENESS = 10
-BEAT_EVERY = 2.0  # seconds
-WRITE_EVERY = 0.2  # seconds at least between two sentences that are written down
+HEARTBEAT_INTERVAL = 2.0  # seconds
+PROGRESS_INTERVAL = 0.2  # seconds at least between two sentences that are written down
 
 log = logging.getLogger("lsml.serve")
 
 
-def run(versions: str, job_id: str, attempt: int = 1) -> None:
+def run(versions_folder: str, job_id: str, attempt: int = 1) -> None:
     """Train what a job asks for, and write down what came of it.
 
     versions  the folder of versions as the server calls it; LSML_WORKER_VERSIONS wins
@@ -43,56 +43,56 @@ def run(versions: str, job_id: str, attempt: int = 1) -> None:
     """
     with suppress(OSError):
         os.nice(max(0, NICENESS - os.nice(0)))
-    store = JobStore(Path(os.environ.get(VERSIONS) or versions))
+    store = JobStore(Path(os.environ.get(VERSIONS_VARIABLE) or versions_folder))
     try:
-        _require_shared(store, job_id)
+        _require_shared_folder(store, job_id)
         job = store.claim(job_id, attempt)
     except LsmlError as error:
         log.error("Job %s: %s", job_id, error)
         raise
-    except Superseded:
+    except StaleAttempt:
         log.info("Job %s, attempt %d: nothing left to do.", job_id, attempt)
         return
     log.info("Job %s: training project %d (attempt %d).", job.id, job.project, job.attempt)
-    with _Heart(store, job) as heart:
-        result = {"version": None, "reason": None, **_result(store, job, heart)}
+    with _Heartbeat(store, job) as heart:
+        result = {"version": None, "reason": None, **_train_and_summarize(store, job, heart)}
     try:
         job = store.update(job, ended=utc_now(), progress=None, **result)
-    except Superseded:
+    except StaleAttempt:
         log.warning("Job %s went on without attempt %d.", job.id, job.attempt)
         return
     log.info("Job %s: %s. %s", job.id, job.state, job.reason or job.version or "")
 
 
-def _require_shared(store: JobStore, job_id: str) -> None:
+def _require_shared_folder(store: JobStore, job_id: str) -> None:
     shared = (
         "The folder of --versions has to be shared with this host; where it has another name here, say so: "
         "lsml worker --versions DIR"
     )
-    if not store.versions.is_dir():
-        raise InputError(f"There is no folder {store.versions} on this host.", shared)
+    if not store.versions_folder.is_dir():
+        raise InputError(f"There is no folder {store.versions_folder} on this host.", shared)
     try:
         store.read(job_id)
     except InputError as error:
-        raise InputError(f"{store.versions} on this host is not the server's: {error.message}", shared) from None
-    if not os.access(store.versions, os.W_OK) or not os.access(store.folder, os.W_OK):
-        raise InputError(f"{store.versions} cannot be written on this host.", "Mount it so that it can be.")
+        raise InputError(f"{store.versions_folder} on this host is not the server's: {error.message}", shared) from None
+    if not os.access(store.versions_folder, os.W_OK) or not os.access(store.jobs_folder, os.W_OK):
+        raise InputError(f"{store.versions_folder} cannot be written on this host.", "Mount it so that it can be.")
 
 
-def _result(store: JobStore, job: Job, heart: _Heart) -> Mapping[str, Any]:
+def _train_and_summarize(store: JobStore, job: Job, heartbeat: _Heartbeat) -> Mapping[str, Any]:
     """Train; what to write down about it."""
     try:
-        found = _train(store, job, heart)
+        found = _train(store, job, heartbeat)
     except LsmlError as error:
-        _debug()
+        _print_debug_traceback()
         return {"state": "failed", "reason": str(error)}
     except (Exception, SystemExit) as error:
-        _debug()
+        _print_debug_traceback()
         what = " ".join(f"{type(error).__name__}: {error}".split())
         return {"state": "failed", "reason": f"{what}. LSML_DEBUG=1 shows where."}
-    known = {"version": f"{found.version.name}@{found.version.version}", "facts": _facts(found)}
+    known = {"version": f"{found.version.name}@{found.version.version}", "facts": _summarize_fit(found)}
     try:
-        found.require_gates()
+        found.require_gates_passed()
     except GateMissed as error:
         return known | {"state": "missed", "reason": str(error)}
     if not found.promoted:
@@ -100,7 +100,7 @@ def _result(store: JobStore, job: Job, heart: _Heart) -> Mapping[str, Any]:
     return known | {"state": "done"}
 
 
-def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
+def _train(store: JobStore, job: Job, heartbeat: _Heartbeat) -> FitResult:
     from lsml_cli import label_studio
     from lsml_cli.registry import resolve
     from lsml_cli.schema import tasks
@@ -108,32 +108,32 @@ def _train(store: JobStore, job: Job, heart: _Heart) -> FitResult:
     from lsml_cli.training import fit as training
 
     spec = resolve.find_model(job.model, job.params)
-    media, device = _media(job), _device(job, spec.family())
-    heart.say(f"Asking {job.label_studio_url} for the annotations of project {job.project}.")
+    media, device = _build_media(job), _select_device(job, spec.model_class())
+    heartbeat.report_progress(f"Asking {job.label_studio_url} for the annotations of project {job.project}.")
     export = store.tasks_file(job)
     try:
         with label_studio.connect(job.label_studio_url) as there:
-            config = LabelConfig.parse(there.label_config(job.project))
+            config = LabelConfig.parse(there.get_label_config(job.project))
             there.download_annotated(job.project, export)
-        heart.say("Training.")
+        heartbeat.report_progress("Training.")
         return training.fit_version(
             spec,
             tasks.read_tasks(str(export), controls=frozenset(config.controls)),
             config,
-            versions_of(store.versions, job.project),
+            project_versions_folder(store.versions_folder, job.project),
             fail_under=job.fail_under,
             media=media,
             device=device,
-            progress=heart.say,
+            progress=heartbeat.report_progress,
         )
     finally:
         media.close()
         export.unlink(missing_ok=True)
 
 
-def _media(job: Job) -> Media:
+def _build_media(job: Job) -> Media:
     """Where pictures are looked for: where the server does, as far as that is on this host. No plain path is read."""
-    from lsml_cli.media.fetcher import Cache, Hosts, Login, Media
+    from lsml_cli.media.fetcher import AllowedHosts, Cache, LabelStudioCredentials, Media
 
     def here(folder: str | None) -> Path | None:
         return Path(folder) if folder is not None and os.path.isdir(folder) else None  # noqa: PTH112
@@ -142,74 +142,74 @@ def _media(job: Job) -> Media:
     return Media(
         document_root=here(job.document_root),
         upload_root=here(job.upload_root),
-        maps=tuple((prefix, found) for prefix, folder in job.maps.items() if (found := here(folder))),
-        label_studio=Login.with_key_of_environment(job.label_studio_url),
-        hosts=Hosts(job.allow_hosts),
+        prefix_map=tuple((prefix, found) for prefix, folder in job.maps.items() if (found := here(folder))),
+        label_studio=LabelStudioCredentials.from_env(job.label_studio_url),
+        allowed_hosts=AllowedHosts(job.allow_hosts),
         cache=Cache(cache, job.media_cache_size) if cache and job.media_cache_size else None,
     )
 
 
-def _device(job: Job, family: type[Model]) -> str:
+def _select_device(job: Job, model_class: type[Model]) -> str:
     """The server's device, or the best one of a worker that has no such device."""
     from lsml_cli.errors import UsageError
     from lsml_cli.inference import dispatch
 
     try:
-        return dispatch.find_devices(job.device, family)[0]
+        return dispatch.find_devices(job.device, model_class)[0]
     except UsageError as error:
-        best = dispatch.find_devices("auto", family)[0]
+        best = dispatch.find_devices("auto", model_class)[0]
         log.warning("Job %s: %s It trains on %s.", job.id, error.message, best)
         return best
 
 
-def _facts(found: FitResult) -> dict[str, Any]:
+def _summarize_fit(result: FitResult) -> dict[str, Any]:
     metrics = {
         name: {"accuracy": each.get("accuracy"), "macro_f1": each.get("macro_f1")}
-        for name, each in found.version.metrics.items()
+        for name, each in result.version.metrics.items()
     }
-    return {"counts": dict(found.version.counts), "metrics": metrics, "seconds": round(found.seconds, 3)}
+    return {"counts": dict(result.version.counts), "metrics": metrics, "seconds": round(result.seconds, 3)}
 
 
-class _Heart:
+class _Heartbeat:
     """Beats every two seconds while it is open, from a thread, and writes down what is said of the progress."""
 
     def __init__(self, store: JobStore, job: Job) -> None:
         self._store = store
         self._job = job
-        self._sentence: str | None = None
-        self._spoken = threading.Event()
-        self._over = False
-        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._progress: str | None = None
+        self._progress_changed = threading.Event()
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
 
-    def __enter__(self) -> _Heart:
-        self._store.beat(self._job, 0)
+    def __enter__(self) -> _Heartbeat:
+        self._store.write_heartbeat(self._job, 0)
         self._thread.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._over = True
-        self._spoken.set()
+        self._is_stopped = True
+        self._progress_changed.set()
         self._thread.join()
 
-    def say(self, sentence: str) -> None:
-        self._sentence = sentence
-        self._spoken.set()
+    def report_progress(self, progress: str) -> None:
+        self._progress = progress
+        self._progress_changed.set()
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         written, number = None, 0
-        while not self._over:
-            self._spoken.wait(BEAT_EVERY)
-            self._spoken.clear()
+        while not self._is_stopped:
+            self._progress_changed.wait(HEARTBEAT_INTERVAL)
+            self._progress_changed.clear()
             number += 1
-            self._store.beat(self._job, number)
-            if (sentence := self._sentence) != written and not self._over:
-                with suppress(LsmlError, Superseded):  # the result will say so
+            self._store.write_heartbeat(self._job, number)
+            if (sentence := self._progress) != written and not self._is_stopped:
+                with suppress(LsmlError, StaleAttempt):  # the result will say so
                     self._store.update(self._job, progress=sentence)
                 written = sentence
-                time.sleep(WRITE_EVERY)
+                time.sleep(PROGRESS_INTERVAL)
 
 
-def _debug() -> None:
+def _print_debug_traceback() -> None:
     if os.environ.get("LSML_DEBUG"):
         import traceback
 
@@ -221,7 +221,7 @@ def main() -> int:
     logging.basicConfig(format="lsml: %(message)s")
     versions, job_id, attempt = sys.argv[1:]
     try:
-        with _interrupted_by_sigterm():
+        with _sigterm_as_interrupt():
             run(versions, job_id, int(attempt))
     except LsmlError:  # the log says which
         return 1
@@ -229,16 +229,16 @@ def main() -> int:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def _sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM ends the process like ctrl-C does, so that what was begun is cleaned up; and then as SIGTERM does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        _end_by(signal.SIGTERM)
+        _exit_by_signal(signal.SIGTERM)
 
 
-def _end_by(number: signal.Signals) -> NoReturn:
+def _exit_by_signal(number: signal.Signals) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     raise SystemExit(128 + number)

@@ -9,53 +9,53 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch, LsmlError, UsageError
-from lsml_cli.inference.replica import Plain, Setting
-from lsml_cli.inference.replica_process import Placement, ReplicaDied, ReplicaProcess
+from lsml_cli.inference.replica import BindingKey, TaskCodec
+from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaDied, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.registry.resolve import check_params
 from lsml_cli.schema.label_config import CONTROLS, OBJECTS, LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
-from lsml_cli.schema.tasks import kind
-from lsml_cli.testing.subject import Breach, Clause, Noted, Subject, clause, is_json, named
+from lsml_cli.schema.tasks import describe_json_type
+from lsml_cli.testing.subject import Clause, ModelRaised, ModelUnderTest, ViolationFound, clause, describe_task, is_json
 
 SPEC_BYTES = 1 << 20  # of a pickled spec: it travels to every replica
 THREADS = 8
-ENCODES = 64  # calls of `encode` that threads make between them, at least
+MIN_ENCODE_CALLS = 64  # calls of `encode` that threads make between them, at least
 
 CLAUSES: list[Clause] = []
 
 
-@clause(CLAUSES, "class", basic=True)
-def _class(subject: Subject) -> Iterator[str]:
-    """`place`, `batch_size`, `devices`, `fills` and `needs` are what `Model` says they are."""
-    family = subject.family
-    values: dict[str, Any] = {name: getattr(family, name) for name in ("place", "batch_size", "fills")}
-    if values["place"] not in ("process", "threads"):
-        yield f'place is {family.place!r}; it has to be "process" or "threads"'
+@clause(CLAUSES, "class", is_prerequisite=True)
+def _class(subject: ModelUnderTest) -> Iterator[str]:
+    """`parallelism`, `batch_size`, `devices`, `supported_controls` and `required_modules` are what `Model` says they are."""
+    family = subject.model_class
+    values: dict[str, Any] = {name: getattr(family, name) for name in ("parallelism", "batch_size", "supported_controls")}
+    if values["parallelism"] not in ("process", "threads"):
+        yield f'parallelism is {family.parallelism!r}; it has to be "process" or "threads"'
     if type(values["batch_size"]) is not int or values["batch_size"] < 1:
         yield f"batch_size is {family.batch_size!r}; it has to be a whole number from 1"
-    for name in ("devices", "needs"):
+    for name in ("devices", "required_modules"):
         value: Any = getattr(family, name)
-        if not _are_names(value) or (name == "devices" and not value):
+        if not _is_sequence_of_names(value) or (name == "devices" and not value):
             yield f"{name} is {value!r}; it has to be a tuple of names, such as {'(' + repr('cpu') + ',)'}"
-    fills = values["fills"]
-    if not isinstance(fills, Mapping) or not all(map(_are_names, fills.values())):
-        yield f'fills is {fills!r}; it has to be control tags with object tags: {{"Choices": ("Text",)}}'
+    fills = values["supported_controls"]
+    if not isinstance(fills, Mapping) or not all(map(_is_sequence_of_names, fills.values())):
+        yield f'supported_controls is {fills!r}; it has to be control tags with object tags: {{"Choices": ("Text",)}}'
         return
     objects = {tag for tags in fills.values() for tag in tags}
     for known, what, tags in ((CONTROLS, "control", set(fills)), (OBJECTS, "object", objects)):
         for tag in sorted(tags):
             if tag.lower() not in known:
-                yield f"fills names <{tag}>, which is not the tag of a Label Studio {what}"
+                yield f"supported_controls names <{tag}>, which is not the tag of a Label Studio {what}"
 
 
-def _are_names(value: Any) -> bool:
+def _is_sequence_of_names(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
 
 
-@clause(CLAUSES, "spec", basic=True)
-def _spec(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "spec", is_prerequisite=True)
+def _spec(subject: ModelUnderTest) -> Iterator[str]:
     """The spec is small, and pickling keeps it as it is."""
     pickled = pickle.dumps(subject.spec)
     if len(pickled) > SPEC_BYTES:
@@ -64,34 +64,34 @@ def _spec(subject: Subject) -> Iterator[str]:
         yield "the spec is another one after pickling; its parameters and its state have to be plain JSON"
 
 
-@clause(CLAUSES, "params", basic=True)
-def _params(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "params", is_prerequisite=True)
+def _params(subject: ModelUnderTest) -> Iterator[str]:
     """Parameters are declared with defaults that are JSON, and no others are taken."""
-    declared: Any = subject.family.params
+    declared: Any = subject.model_class.params
     if declared is None:
         return
     if not isinstance(declared, Mapping):
-        yield f"params is {kind(declared)}; it has to map each name to its default"
+        yield f"params is {describe_json_type(declared)}; it has to map each name to its default"
         return
     for name, default in declared.items():
         if not is_json(default):
             yield f"the default of {name} is {default!r}, which is not JSON, so --with and specs cannot carry it"
     try:
-        check_params(subject.family, {"no_such_parameter": 1})
+        check_params(subject.model_class, {"no_such_parameter": 1})
     except UsageError:
         return
     yield "params takes a parameter that is not declared, so a typing error in --with goes unnoticed"
 
 
-@clause(CLAUSES, "build", basic=True)
-def _build(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "build", is_prerequisite=True)
+def _build(subject: ModelUnderTest) -> Iterator[str]:
     """The model can be built from its spec."""
     subject.spec.build()
     yield from ()
 
 
-@clause(CLAUSES, "bind", basic=True)
-def _bind(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "bind", is_prerequisite=True)
+def _bind(subject: ModelUnderTest) -> Iterator[str]:
     """`bind` gives a Binding of the label config, before and without `load`."""
     try:
         binding: Any = subject.spec.build().bind(subject.config, {}, None)
@@ -99,31 +99,31 @@ def _bind(subject: Subject) -> Iterator[str]:
         yield f"bind refuses the label config that check_model was given: {mismatch}"
         return
     except (Exception, SystemExit) as error:
-        raise Noted("before load, ", error) from error
+        raise ModelRaised("before load, ", error) from error
     if not isinstance(binding, Binding):
-        yield f"bind returned {kind(binding)}; it has to return a Binding"
+        yield f"bind returned {describe_json_type(binding)}; it has to return a Binding"
     elif binding.config != subject.config:
         yield "the binding's config is not the label config that bind was given"
 
 
 @clause(CLAUSES, "mismatch")
-def _mismatch(subject: Subject) -> Iterator[str]:
+def _mismatch(subject: ModelUnderTest) -> Iterator[str]:
     """`bind` raises LabelMismatch, and nothing else, for a label config that the model cannot fill."""
-    config = _unfillable(subject.family)
+    config = _unsupported_config(subject.model_class)
     there = ", ".join(map(str, config.controls.values())) or "no control at all"
     try:
         subject.spec.build().bind(config, {}, None)
     except LabelMismatch:
         return
     except (Exception, SystemExit) as error:
-        raise Noted(f"for a label config with {there}, instead of LabelMismatch ", error) from error
-    if subject.family.fills:
+        raise ModelRaised(f"for a label config with {there}, instead of LabelMismatch ", error) from error
+    if subject.model_class.supported_controls:
         yield f"bind takes a label config with {there}, which the class does not fill; it has to raise LabelMismatch"
 
 
-def _unfillable(family: type[Model]) -> LabelConfig:
+def _unsupported_config(model_class: type[Model]) -> LabelConfig:
     """A label config with controls that are not among those the class fills; without any where it does not say."""
-    filled = {tag.lower() for tag in family.fills}
+    filled = {tag.lower() for tag in model_class.supported_controls}
     others = {
         "Rating": '<Rating name="rating" toName="text"/>',
         "Taxonomy": '<Taxonomy name="taxonomy" toName="text"><Choice value="a"/></Taxonomy>',
@@ -133,70 +133,70 @@ def _unfillable(family: type[Model]) -> LabelConfig:
     return LabelConfig.parse(f'<View><Text name="text" value="$text"/>{controls}</View>')
 
 
-@clause(CLAUSES, "load", basic=True)
-def _load(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "load", is_prerequisite=True)
+def _load(subject: ModelUnderTest) -> Iterator[str]:
     """`load` brings the weights into memory; a model that has to be trained first raises ModelError there."""
-    trainable = subject.family.fit is not Model.fit
+    trainable = subject.model_class.fit is not Model.fit
     try:
         subject.model = subject.spec.open(subject.device)
     except LsmlError:
         if trainable and subject.spec.path is None:
-            subject.untrained = True
+            subject.needs_training = True
             return
         raise
     subject.binding = subject.model.bind(subject.config, {}, None)
     yield from ()
 
 
-@clause(CLAUSES, "encode", basic=True)
-def _encode(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "encode", is_prerequisite=True)
+def _encode(subject: ModelUnderTest) -> Iterator[str]:
     """`encode` takes every one of the tasks."""
     subject.inputs = []
     for position, original in enumerate(subject.tasks):
-        task = subject.copy(position)
+        task = subject.copy_task(position)
         try:
             subject.inputs.append(subject.encode(task))
-        except Breach:
+        except ViolationFound:
             raise
         except (Exception, SystemExit) as error:
-            raise Noted(f"for {named(original)} ", error) from error
+            raise ModelRaised(f"for {describe_task(original)} ", error) from error
         if task != original:
-            subject.changes.append(f"encode changed {named(original)}, which belongs to the caller")
+            subject.changes.append(f"encode changed {describe_task(original)}, which belongs to the caller")
     yield from ()
 
 
-@clause(CLAUSES, "forward", basic=True)
-def _forward(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "forward", is_prerequisite=True)
+def _forward(subject: ModelUnderTest) -> Iterator[str]:
     """n inputs give n outputs."""
     given = list(subject.inputs)
     subject.outputs = subject.forward(given)
     if len(given) != len(subject.inputs) or any(a is not b for a, b in zip(given, subject.inputs, strict=True)):
         subject.changes.append("forward changed the list of inputs that it was given")
-    if subject.family.encode is Model.encode and any(a != b for a, b in zip(given, subject.tasks, strict=False)):
+    if subject.model_class.encode is Model.encode and any(a != b for a, b in zip(given, subject.tasks, strict=False)):
         subject.changes.append("forward changed a task that it was given")
     yield from ()
 
 
-@clause(CLAUSES, "decode", basic=True)
-def _decode(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "decode", is_prerequisite=True)
+def _decode(subject: ModelUnderTest) -> Iterator[str]:
     """`decode` makes a Prediction of every output."""
     subject.predictions = []
     for position, output in enumerate(subject.outputs):
-        task = subject.copy(position)
+        task = subject.copy_task(position)
         try:
             prediction: Any = subject.model.decode(output, task, subject.binding)
         except (Exception, SystemExit) as error:
-            raise Noted(f"for {named(task)} ", error) from error
+            raise ModelRaised(f"for {describe_task(task)} ", error) from error
         if not isinstance(prediction, Prediction):
-            yield f"decode returned {kind(prediction)} for {named(task)}; it has to return a Prediction"
+            yield f"decode returned {describe_json_type(prediction)} for {describe_task(task)}; it has to return a Prediction"
             return
         if task != subject.tasks[position]:
-            subject.changes.append(f"decode changed {named(task)}, which belongs to the caller")
+            subject.changes.append(f"decode changed {describe_task(task)}, which belongs to the caller")
         subject.predictions.append(prediction)
 
 
-@clause(CLAUSES, "version", basic=True)
-def _version(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "version", is_prerequisite=True)
+def _version(subject: ModelUnderTest) -> Iterator[str]:
     """`version` is a text, the same in every instance, and what predictions carry."""
     versions: list[Any] = [subject.model.version, subject.spec.build().version, subject.model.version]
     for version in versions:
@@ -212,64 +212,66 @@ def _version(subject: Subject) -> Iterator[str]:
 
 
 @clause(CLAUSES, "valid")
-def _valid(subject: Subject) -> Iterator[str]:
+def _valid(subject: ModelUnderTest) -> Iterator[str]:
     """Label Studio takes every prediction for the label config."""
     for task, prediction in zip(subject.tasks, subject.predictions, strict=True):
         if (problem := subject.config.check(prediction)) is not None:
-            yield f"the prediction for {named(task)} would not be imported: {problem}"
+            yield f"the prediction for {describe_task(task)} would not be imported: {problem}"
             return
 
 
 @clause(CLAUSES, "untouched")
-def _untouched(subject: Subject) -> Iterator[str]:
+def _untouched(subject: ModelUnderTest) -> Iterator[str]:
     """Tasks and inputs are as they were after the model has seen them."""
     yield from dict.fromkeys(subject.changes)
 
 
 @clause(CLAUSES, "empty")
-def _empty(subject: Subject) -> Iterator[str]:
+def _empty(subject: ModelUnderTest) -> Iterator[str]:
     """`forward` of no inputs gives no outputs."""
     subject.forward([])
     yield from ()
 
 
-@clause(CLAUSES, "again", basic=True)
-def _again(subject: Subject) -> Iterator[str]:
+@clause(CLAUSES, "again", is_prerequisite=True)
+def _repeated_prediction(subject: ModelUnderTest) -> Iterator[str]:
     """The same tasks get the same predictions again, and from another instance."""
-    yield from subject.compare("The second time", subject.every, subject.predict(subject.every))
+    yield from subject.compare("The second time", subject.positions, subject.predict(subject.positions))
     other = subject.spec.open(subject.device)
-    found = subject.predict(subject.every, other, other.bind(subject.config, {}, None))
-    yield from subject.compare("From another instance", subject.every, found)
+    found = subject.predict(subject.positions, other, other.bind(subject.config, {}, None))
+    yield from subject.compare("From another instance", subject.positions, found)
 
 
 @clause(CLAUSES, "batches")
-def _batches(subject: Subject) -> Iterator[str]:
+def _batches(subject: ModelUnderTest) -> Iterator[str]:
     """A task gets the same prediction alone as in a batch."""
-    yield from subject.compare("In batches of one", subject.every, [subject.predict([i])[0] for i in subject.every])
+    yield from subject.compare(
+        "In batches of one", subject.positions, [subject.predict([i])[0] for i in subject.positions]
+    )
 
 
 @clause(CLAUSES, "order")
-def _order(subject: Subject) -> Iterator[str]:
+def _order(subject: ModelUnderTest) -> Iterator[str]:
     """Outputs stand in the order of the inputs, whatever stands beside them."""
     backwards = range(len(subject.tasks) - 1, -1, -1)
     yield from subject.compare("In a batch in reverse order", backwards, subject.predict(backwards))
 
 
 @clause(CLAUSES, "threads")
-def _threads(subject: Subject) -> Iterator[str]:
+def _threads(subject: ModelUnderTest) -> Iterator[str]:
     """`encode` can run in several threads at once."""
-    if subject.family.encode is Model.encode:
+    if subject.model_class.encode is Model.encode:
         return
-    every = list(subject.every)
-    positions = every * -(-ENCODES // len(every))
-    tasks = [subject.copy(position) for position in positions]
+    every = list(subject.positions)
+    positions = every * -(-MIN_ENCODE_CALLS // len(every))
+    tasks = [subject.copy_task(position) for position in positions]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # seconds; so that threads meet where they would meet once in a million tasks
     try:
         with ThreadPoolExecutor(THREADS) as pool:
             inputs = list(pool.map(subject.encode, tasks))
     except (Exception, SystemExit) as error:
-        raise Noted(f"in {THREADS} threads at once, ", error) from error
+        raise ModelRaised(f"in {THREADS} threads at once, ", error) from error
     finally:
         sys.setswitchinterval(interval)
     found = []
@@ -283,30 +285,30 @@ def _threads(subject: Subject) -> Iterator[str]:
 
 
 @clause(CLAUSES, "process")
-def _process(subject: Subject) -> Iterator[str]:
+def _process(subject: ModelUnderTest) -> Iterator[str]:
     """In a process of its own the model gives the same predictions."""
     try:
         pickle.dumps(subject.predictions)
     except (Exception, SystemExit) as error:
-        raise Breach(f"a prediction cannot be pickled ({error}); its values have to be plain JSON") from error
-    threads = 2 if subject.family.place == "threads" else 0
+        raise ViolationFound(f"a prediction cannot be pickled ({error}); its values have to be plain JSON") from error
+    threads = 2 if subject.model_class.parallelism == "threads" else 0
     media = Media(subject.media_root) if subject.media_root else None
-    replica = ReplicaProcess(Placement(subject.spec, Setting(subject.config), subject.device, threads, media))
+    replica = ReplicaProcess(ReplicaConfig(subject.spec, BindingKey(subject.config), subject.device, threads, media))
     try:
         replica.wait_until_ready()
-        outcomes = [each for _, each in replica.submit(subject.tasks, None, Plain()).result(subject.patience)]
+        outcomes = [each for _, each in replica.submit(subject.tasks, None, TaskCodec()).result(subject.timeout)]
     except TimeoutError:
-        raise Breach(f"a process of its own has not answered within {subject.patience:g} s") from None
+        raise ViolationFound(f"a process of its own has not answered within {subject.timeout:g} s") from None
     except ReplicaDied as death:
-        raise Breach(f"the model's process died: {death.how}") from death
+        raise ViolationFound(f"the model's process died: {death.cause}") from death
     except LsmlError as error:
-        raise Breach(f"a process of its own says: {error}") from error
+        raise ViolationFound(f"a process of its own says: {error}") from error
     finally:
         replica.close()
     for task, here, outcome in zip(subject.tasks, subject.predictions, outcomes, strict=True):
         if isinstance(outcome, Failure):
             if subject.config.check(here) is not None:
                 return  # it has been told that this prediction is not valid
-            yield f"in a process of its own {named(task)} fails in {outcome.stage}: {outcome.reason}"
+            yield f"in a process of its own {describe_task(task)} fails in {outcome.stage}: {outcome.reason}"
             return
-    yield from subject.compare("In a process of its own", subject.every, outcomes)
+    yield from subject.compare("In a process of its own", subject.positions, outcomes)

@@ -19,24 +19,24 @@ from lsml_cli.models.base import Binding, Model, ModelSpec
 from lsml_cli.registry.resolve import source_files
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
-from lsml_cli.schema.tasks import Labelled, Task, kind
+from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
 
-SHOWN = 120  # characters of a prediction in a sentence
-
-
-Check = Callable[["Subject"], Iterator[str]]
+MAX_SHOWN_CHARACTERS = 120  # characters of a prediction in a sentence
 
 
-class Breach(Exception):
+Check = Callable[["ModelUnderTest"], Iterator[str]]
+
+
+class ViolationFound(Exception):
     """A breach that was found deep down; its text is the sentence."""
 
 
-class Noted(Exception):
+class ModelRaised(Exception):
     """What a model raised, with when it did."""
 
-    def __init__(self, when: str, error: BaseException) -> None:
-        super().__init__(when, error)
-        self.when = when
+    def __init__(self, context: str, error: BaseException) -> None:
+        super().__init__(context, error)
+        self.context = context
         self.error = error
 
 
@@ -48,13 +48,13 @@ class Clause:
     """
 
     name: str
-    asks: str
+    requirement: str
     check: Check
-    basic: bool
+    is_prerequisite: bool
 
 
 @dataclass(frozen=True)
-class Broken:
+class Violation:
     """One breach: the clause, a sentence, and what the model raised, if it was that."""
 
     clause: Clause
@@ -63,7 +63,7 @@ class Broken:
 
 
 @dataclass
-class Subject:
+class ModelUnderTest:
     """A model under test, with what it is tested on. Checks of basic clauses fill in the lower half for those after.
 
     tolerance  up to which numbers in predictions count as equal
@@ -79,8 +79,8 @@ class Subject:
     device: str
     media_root: Path | None
     tolerance: float
-    patience: float
-    examples: Sequence[Labelled]
+    timeout: float
+    examples: Sequence[AnnotatedTask]
     folder: Path
 
     model: Model = field(init=False)
@@ -90,40 +90,42 @@ class Subject:
     predictions: list[Prediction] = field(init=False)
     changes: list[str] = field(init=False, default_factory=list)
     states: dict[str, Mapping[str, Any]] = field(init=False, default_factory=dict)
-    untrained: bool = field(init=False, default=False)
-    fetched: dict[str, bytes] = field(init=False, default_factory=dict)
+    needs_training: bool = field(init=False, default=False)
+    media_cache: dict[str, bytes] = field(init=False, default_factory=dict)
 
     @property
-    def every(self) -> range:
+    def positions(self) -> range:
         return range(len(self.tasks))
 
     @cached_property
-    def family(self) -> type[Model]:
-        return self.spec.family()
+    def model_class(self) -> type[Model]:
+        return self.spec.model_class()
 
-    def copy(self, position: int) -> Task:
+    def copy_task(self, position: int) -> Task:
         """A task of the model's own to spoil."""
         return copy.deepcopy(self.tasks[position])
 
     def encode(self, task: Task, model: Model | None = None, binding: Binding | None = None) -> Any:
         model, binding = model or self.model, binding or self.binding
-        sources = model.sources(task, binding)
+        sources = model.media_refs(task, binding)
         if sources and self.media_root is None:
-            raise Breach(
-                f"{named(task)} points to {sources[0]}, and check_model was given no media_root to read it from"
+            raise ViolationFound(
+                f"{describe_task(task)} points to {sources[0]}, and check_model was given no media_root to read it from"
             )
         for source in sources:
-            if source not in self.fetched:
-                self.fetched[source] = Media(self.media_root or Path()).fetch(source)
-        return model.encode(task, binding, {source: self.fetched[source] for source in sources})
+            if source not in self.media_cache:
+                self.media_cache[source] = Media(self.media_root or Path()).fetch(source)
+        return model.encode(task, binding, {source: self.media_cache[source] for source in sources})
 
     def forward(self, inputs: list[Any], model: Model | None = None, binding: Binding | None = None) -> Sequence[Any]:
         """As many outputs as inputs, or a Breach."""
         outputs: Any = (model or self.model).forward(inputs, binding or self.binding)
         if not hasattr(outputs, "__len__"):
-            raise Breach(f"forward returned {kind(outputs)}; it has to be a list or an array of {len(inputs)} outputs")
+            raise ViolationFound(
+                f"forward returned {describe_json_type(outputs)}; it has to be a list or an array of {len(inputs)} outputs"
+            )
         if len(outputs) != len(inputs):
-            raise Breach(f"forward returned {len(outputs)} outputs for {len(inputs)} inputs")
+            raise ViolationFound(f"forward returned {len(outputs)} outputs for {len(inputs)} inputs")
         checked: Sequence[Any] = outputs
         return checked
 
@@ -132,68 +134,70 @@ class Subject:
     ) -> list[Prediction]:
         """The predictions of these tasks as one batch."""
         model, binding = model or self.model, binding or self.binding
-        tasks = [self.copy(position) for position in positions]
+        tasks = [self.copy_task(position) for position in positions]
         outputs = self.forward([self.encode(task, model, binding) for task in tasks], model, binding)
         return [model.decode(output, task, binding) for output, task in zip(outputs, tasks, strict=True)]
 
-    def compare(self, where: str, positions: Sequence[int], found: Sequence[Any]) -> Iterator[str]:
+    def compare(self, condition: str, positions: Sequence[int], predictions: Sequence[Any]) -> Iterator[str]:
         """A sentence when predictions differ from those of the whole batch."""
-        pairs = list(zip(positions, found, strict=True))
-        differing = [(i, each) for i, each in pairs if not self.same(each, self.predictions[i])]
+        pairs = list(zip(positions, predictions, strict=True))
+        differing = [(i, each) for i, each in pairs if not self.is_same_prediction(each, self.predictions[i])]
         if differing:
             first, other = differing[0]
             yield (
-                f"{where}, {len(differing)} of {len(pairs)} predictions are others: {named(self.tasks[first])} gets "
-                f"{shown(other)}, and {shown(self.predictions[first])} when all tasks are one batch"
+                f"{condition}, {len(differing)} of {len(pairs)} predictions are others: {describe_task(self.tasks[first])} gets "
+                f"{format_prediction(other)}, and {format_prediction(self.predictions[first])} when all tasks are one batch"
             )
 
-    def same(self, one: Any, other: Any) -> bool:
+    def is_same_prediction(self, left_prediction: Any, right_prediction: Any) -> bool:
         """Whether two predictions say the same. Versions have a clause of their own."""
-        if not isinstance(one, Prediction):
+        if not isinstance(left_prediction, Prediction):
             return False
-        left, right = ({**each.to_json(), "model_version": None} for each in (one, other))
-        return _close(left, right, self.tolerance)
+        left, right = ({**each.to_json(), "model_version": None} for each in (left_prediction, right_prediction))
+        return _is_close(left, right, self.tolerance)
 
 
-def clause(into: list[Clause], name: str, *, basic: bool = False) -> Callable[[Check], Check]:
+def clause(clauses: list[Clause], name: str, *, is_prerequisite: bool = False) -> Callable[[Check], Check]:
     """Append the check below to a list of clauses; its docstring says what the clause asks."""
 
     def add(check: Check) -> Check:
-        into.append(Clause(name, (check.__doc__ or "").strip(), check, basic))
+        clauses.append(Clause(name, (check.__doc__ or "").strip(), check, is_prerequisite))
         return check
 
     return add
 
 
-def look(clauses: Sequence[Clause], subject: Subject) -> list[Broken]:
+def run_clauses(clauses: Sequence[Clause], subject: ModelUnderTest) -> list[Violation]:
     """What is broken, up to the first basic clause that is."""
-    broken: list[Broken] = []
+    broken: list[Violation] = []
     for clause in clauses:
         before = len(broken)
         try:
-            broken += [Broken(clause, sentence) for sentence in clause.check(subject)]
-        except Breach as breach:
-            broken.append(Broken(clause, str(breach)))
-        except Noted as noted:
-            broken.append(_raised(clause, noted.error, subject.family, noted.when))
+            broken += [Violation(clause, sentence) for sentence in clause.check(subject)]
+        except ViolationFound as breach:
+            broken.append(Violation(clause, str(breach)))
+        except ModelRaised as noted:
+            broken.append(_violation_from_error(clause, noted.error, subject.model_class, noted.context))
         except (Exception, SystemExit) as error:
-            broken.append(_raised(clause, error, subject.family))
-        if subject.untrained or (clause.basic and len(broken) > before):
+            broken.append(_violation_from_error(clause, error, subject.model_class))
+        if subject.needs_training or (clause.is_prerequisite and len(broken) > before):
             break
     return broken
 
 
-def _raised(clause: Clause, error: BaseException, family: type[Model], when: str = "") -> Broken:
+def _violation_from_error(
+    clause: Clause, error: BaseException, model_class: type[Model], context: str = ""
+) -> Violation:
     """A breach that is an exception: the model's own, where lsml has made a sentence about the model of it."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ModelError) and error.__cause__ is not None and frames[-1].filename == base.__file__:
         error = error.__cause__
-    return Broken(clause, when + told(error, family), error)
+    return Violation(clause, context + describe_error(error, model_class), error)
 
 
-def told(error: BaseException, family: type[Model]) -> str:
+def describe_error(error: BaseException, model_class: type[Model]) -> str:
     """An exception as one sentence: type, message, and the line of the model's own code that it came from."""
-    own = {str(path) for path in source_files(family).values()}
+    own = {str(path) for path in source_files(model_class).values()}
     frames = traceback.extract_tb(error.__traceback__)
     frame = next((frame for frame in reversed(frames) if frame.filename in own), frames[-1])
     where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {frame.line}"
@@ -201,17 +205,17 @@ def told(error: BaseException, family: type[Model]) -> str:
     return f"raised {type(error).__name__}{': ' + text if text else ''} ({where})"
 
 
-def named(task: Task) -> str:
+def describe_task(task: Task) -> str:
     return f"task {task.index}" + (f" (id {task.id})" if task.id is not None else "")
 
 
-def shown(prediction: Any) -> str:
+def format_prediction(prediction: Any) -> str:
     """What a prediction says, as short JSON."""
     if not isinstance(prediction, Prediction):
-        return kind(prediction)
+        return describe_json_type(prediction)
     said = [[dict(region.value), region.to_json().get("score")] for region in prediction.result]
     text = orjson.dumps(said, default=repr).decode()
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
 
 
 def is_json(value: Any) -> bool:
@@ -221,12 +225,12 @@ def is_json(value: Any) -> bool:
         return False
 
 
-def _close(one: Any, other: Any, tolerance: float) -> bool:
+def _is_close(left: Any, right: Any, tolerance: float) -> bool:
     """Whether two JSON values are equal, numbers up to `tolerance`."""
-    if isinstance(one, float | int) and isinstance(other, float | int) and not isinstance(one, bool):
-        return abs(one - other) <= tolerance
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_close(one[key], other[key], tolerance) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(_close(a, b, tolerance) for a, b in zip(one, other, strict=True))
-    return bool(one == other)
+    if isinstance(left, float | int) and isinstance(right, float | int) and not isinstance(left, bool):
+        return abs(left - right) <= tolerance
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(_is_close(left[key], right[key], tolerance) for key in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(_is_close(a, b, tolerance) for a, b in zip(left, right, strict=True))
+    return bool(left == right)

@@ -18,22 +18,22 @@ import orjson
 
 from lsml_cli.errors import InputError, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
-from lsml_cli.schema.annotations import Which, chosen, labelled
+from lsml_cli.schema.annotations import AnnotationPolicy, extract_labels, select_annotated_tasks
 from lsml_cli.schema.label_config import Control, LabelConfig
-from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord, read_tasks
 
 UNREADABLE = "unreadable"
-FOREIGN = "no answer for this label config"
-LEAKING = "content that is in the hold-out file"
-SHOWN = 3  # unreadable tasks named one by one, besides the place where a file is torn
+NO_RELEVANT_ANSWER = "no answer for this label config"
+IN_HOLDOUT_FILE = "content that is in the hold-out file"
+MAX_LISTED_UNREADABLE = 3  # unreadable tasks named one by one, besides the place where a file is torn
 
-POINTING = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value says where their content is
+MEDIA_REFERENCE_TAGS = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value says where their content is
 
-Classes = dict[str, dict[str, tuple[int, int]]]
+ClassCounts = dict[str, dict[str, tuple[int, int]]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class DataSplit:
     """What a fit would learn from (`train`) and be measured on (`held_out`), without any answer in the tasks.
 
     left_out           tasks of the export on neither side, by reason
@@ -46,111 +46,120 @@ class Plan:
     data_digest        of the tasks and annotations on both sides
     """
 
-    train: Sequence[Labelled]
-    held_out: Sequence[Labelled]
+    train: Sequence[AnnotatedTask]
+    held_out: Sequence[AnnotatedTask]
     left_out: Mapping[str, int]
     held_out_left_out: Mapping[str, int]
-    classes: Classes
-    asked: Mapping[str, Any]
-    unreadable: Sequence[Unreadable] = ()
-    held_out_unreadable: Sequence[Unreadable] = ()
+    classes: ClassCounts
+    options: Mapping[str, Any]
+    unreadable: Sequence[UnreadableRecord] = ()
+    held_out_unreadable: Sequence[UnreadableRecord] = ()
     data_digest: str = ""
 
     @property
-    def torn(self) -> bool:
+    def truncated(self) -> bool:
         """Whether a file ends too early, so that there was more to learn from, or to measure with, than was seen."""
-        return any(place.torn for place in (*self.unreadable, *self.held_out_unreadable))
+        return any(place.truncated for place in (*self.unreadable, *self.held_out_unreadable))
 
     @property
-    def unread(self) -> int:
+    def unreadable_count(self) -> int:
         """Number of places of both files where a task was expected, and none can be read."""
         return self.left_out.get(UNREADABLE, 0) + self.held_out_left_out.get(UNREADABLE, 0)
 
-    def unread_places(self, export: str) -> list[str]:
+    def describe_unreadable(self, export_name: str) -> list[str]:
         """The first of these places, each with its file and the reason. `export` is what the export is called."""
-        files = ((export, self.unreadable), (self.asked.get("holdout_file"), self.held_out_unreadable))
-        return [f"{file}, {place.place}: {place.reason}" for file, places in files for place in places]
+        files = ((export_name, self.unreadable), (self.options.get("holdout_file"), self.held_out_unreadable))
+        return [f"{file}, {place.location}: {place.reason}" for file, places in files for place in places]
 
     @cached_property
     def counts(self) -> dict[str, Any]:
         """As `Version.counts` keeps it. Tasks, unless it says annotations: with "all" a task may have several."""
         return {
-            "train": _tasks(self.train),
-            "holdout": _tasks(self.held_out),
+            "train": _count_tasks(self.train),
+            "holdout": _count_tasks(self.held_out),
             "annotations": {"train": len(self.train), "holdout": len(self.held_out)},
             "left_out": dict(self.left_out),
             "holdout_left_out": dict(self.held_out_left_out),
-            "torn": self.torn,
+            "torn": self.truncated,
             "classes": {
                 control: {label: {"train": train, "holdout": held_out} for label, (train, held_out) in labels.items()}
                 for control, labels in self.classes.items()
             },
-            **self.asked,
+            **self.options,
         }
 
     @property
-    def too_small(self) -> dict[str, list[str]]:
+    def classes_without_holdout(self) -> dict[str, list[str]]:
         """By control, the classes too small to be held out: learned, but without a held-out task. Empty without any."""
-        return self._where(lambda train, held_out: bool(train and not held_out)) if self.held_out else {}
+        return self._classes_where(lambda train, held_out: bool(train and not held_out)) if self.held_out else {}
 
     @property
-    def never_seen(self) -> dict[str, list[str]]:
+    def classes_without_training(self) -> dict[str, list[str]]:
         """By control, the classes that only held-out tasks have: they are measured, but cannot be right."""
-        return self._where(lambda train, held_out: bool(held_out and not train))
+        return self._classes_where(lambda train, held_out: bool(held_out and not train))
 
-    def _where(self, wanted: Any) -> dict[str, list[str]]:
+    def _classes_where(self, predicate: Any) -> dict[str, list[str]]:
         found = {
-            control: sorted(label for label, sides in labels.items() if wanted(*sides))
+            control: sorted(label for label, sides in labels.items() if predicate(*sides))
             for control, labels in self.classes.items()
         }
         return {control: labels for control, labels in found.items() if labels}
 
     def to_json(self) -> dict[str, Any]:
-        return self.counts | {"too_small": self.too_small, "never_seen": self.never_seen}
+        return self.counts | {"too_small": self.classes_without_holdout, "never_seen": self.classes_without_training}
 
 
 @dataclass
-class _Reading:
+class _AnnotatedReader:
     """One pass over a file of tasks: what could not be read, and if `remembering`, the content of what could."""
 
     config: LabelConfig
     media: Media | None = None
-    remembering: bool = False
-    unreadable: list[Unreadable] = field(default_factory=list)
+    keep_contents: bool = False
+    unreadable: list[UnreadableRecord] = field(default_factory=list)
     contents: set[bytes] = field(default_factory=set)
 
     @property
-    def shown(self) -> list[Unreadable]:
+    def listed_unreadable(self) -> list[UnreadableRecord]:
         """The first places that are unreadable, and the last one if nothing could be read from there on."""
-        return self.unreadable[:SHOWN] + [place for place in self.unreadable[SHOWN:] if place.torn]
+        return self.unreadable[:MAX_LISTED_UNREADABLE] + [
+            place for place in self.unreadable[MAX_LISTED_UNREADABLE:] if place.truncated
+        ]
 
-    def readable(self, tasks: Iterable[Task | Unreadable]) -> Iterator[Task]:
+    def filter_readable(self, tasks: Iterable[Task | UnreadableRecord]) -> Iterator[Task]:
         for task in tasks:
-            if isinstance(task, Unreadable):
+            if isinstance(task, UnreadableRecord):
                 self.unreadable.append(task)
             else:
-                if self.remembering:
-                    self.contents.add(_digest(content(task, self.config, self.media)))
+                if self.keep_contents:
+                    self.contents.add(_digest(task_content(task, self.config, self.media)))
                 yield task
 
-    def examples(self, tasks: Iterable[Task | Unreadable], which: Which) -> tuple[list[Labelled], Counter[str]]:
+    def read_examples(
+        self, tasks: Iterable[Task | UnreadableRecord], annotation_policy: AnnotationPolicy
+    ) -> tuple[list[AnnotatedTask], Counter[str]]:
         """The annotated tasks, and the others by reason."""
-        found, reasons = labelled(self.readable(tasks), self.config, which, empty=nothing_is_an_answer(self.config))
-        usable = [each for each in found if answers(each.annotation, self.config)]
-        foreign = _tasks(found) - _tasks(usable)
-        reasons.update({FOREIGN: foreign, UNREADABLE: len(self.unreadable)})
+        found, reasons = select_annotated_tasks(
+            self.filter_readable(tasks),
+            self.config,
+            annotation_policy,
+            allow_empty=is_empty_annotation_valid(self.config),
+        )
+        usable = [each for each in found if is_relevant(each.annotation, self.config)]
+        foreign = _count_tasks(found) - _count_tasks(usable)
+        reasons.update({NO_RELEVANT_ANSWER: foreign, UNREADABLE: len(self.unreadable)})
         return usable, +reasons
 
 
-def plan_fit(
-    tasks: Iterable[Task | Unreadable],
+def split_tasks(
+    tasks: Iterable[Task | UnreadableRecord],
     config: LabelConfig,
     *,
     holdout: float | Path = 0.2,
     seed: int = 0,
-    which_annotation: Which = "last",
+    annotation_policy: AnnotationPolicy = "last",
     media: Media | None = None,
-) -> Plan:
+) -> DataSplit:
     """Read the annotated tasks and choose their sides.
 
     holdout           the share of the tasks to hold out (0 <= holdout < 1), or a file of annotated tasks that takes
@@ -162,46 +171,46 @@ def plan_fit(
     Raises ModelError when nothing is left to learn from, InputError when the file has nothing to measure with.
     """
     require_share(holdout)
-    reading = _Reading(config)
-    examples, left_out = reading.examples(tasks, which_annotation)
-    held_out_unreadable: list[Unreadable] = []
-    asked: dict[str, Any] = {"annotation": which_annotation}
+    reading = _AnnotatedReader(config)
+    examples, left_out = reading.read_examples(tasks, annotation_policy)
+    held_out_unreadable: list[UnreadableRecord] = []
+    asked: dict[str, Any] = {"annotation": annotation_policy}
     not_measured: Counter[str] = Counter()
     if isinstance(holdout, Path):
-        other = _Reading(config, media, remembering=True)
+        other = _AnnotatedReader(config, media, keep_contents=True)
         names = frozenset(config.controls)
-        held_out, not_measured = other.examples(read_tasks(str(holdout), controls=names), which_annotation)
-        held_out_unreadable = other.shown
+        held_out, not_measured = other.read_examples(read_tasks(str(holdout), controls=names), annotation_policy)
+        held_out_unreadable = other.listed_unreadable
         if not held_out:
-            reasons = in_words(not_measured) or "it has no tasks at all"
-            raise InputError(f"{holdout} has no annotated task to measure with: {reasons}.", _ANNOTATE)
-        train = [each for each in examples if _digest(content(each.task, config, media)) not in other.contents]
-        left_out.update({LEAKING: _tasks(examples) - _tasks(train)})
-        train, held_out = [_without_answers(each) for each in train], [_without_answers(each) for each in held_out]
+            reasons = format_reasons(not_measured) or "it has no tasks at all"
+            raise InputError(f"{holdout} has no annotated task to measure with: {reasons}.", _ANNOTATE_HINT)
+        train = [each for each in examples if _digest(task_content(each.task, config, media)) not in other.contents]
+        left_out.update({IN_HOLDOUT_FILE: _count_tasks(examples) - _count_tasks(train)})
+        train, held_out = [_strip_example(each) for each in train], [_strip_example(each) for each in held_out]
         asked |= {"holdout_file": holdout.name}
     else:
-        train, held_out = split(examples, config, holdout, seed, media)
+        train, held_out = split_examples(examples, config, holdout, seed, media)
         asked |= {"holdout_share": holdout, "seed": seed}
     left_out = +left_out
     if not train:
         everything = f"all {len(held_out):,} annotated tasks are held out" if held_out and not left_out else ""
-        reasons = everything or in_words(left_out) or "no tasks at all"
-        raise ModelError(f"There is nothing to learn from: {reasons}.", _ANNOTATE)
-    return Plan(
+        reasons = everything or format_reasons(left_out) or "no tasks at all"
+        raise ModelError(f"There is nothing to learn from: {reasons}.", _ANNOTATE_HINT)
+    return DataSplit(
         train,
         held_out,
         dict(sorted(left_out.items())),
         dict(sorted(not_measured.items())),
-        _classes(config, train, held_out),
+        _count_classes(config, train, held_out),
         asked,
-        reading.shown,
+        reading.listed_unreadable,
         held_out_unreadable,
         # In the order of the files, not of the sides: the seed changes nothing about the data.
         _data_digest([*examples, *held_out] if isinstance(holdout, Path) else examples),
     )
 
 
-_ANNOTATE = "Export tasks that have been annotated."
+_ANNOTATE_HINT = "Export tasks that have been annotated."
 
 
 def require_share(holdout: float | Path) -> None:
@@ -210,22 +219,22 @@ def require_share(holdout: float | Path) -> None:
         raise UsageError(f"--holdout must be at least 0 and below 1, not {holdout}.", "0.2 holds every fifth task out.")
 
 
-def split(
-    examples: Sequence[Labelled], config: LabelConfig, share: float, seed: int, media: Media | None = None
-) -> tuple[list[Labelled], list[Labelled]]:
+def split_examples(
+    examples: Sequence[AnnotatedTask], config: LabelConfig, share: float, seed: int, media: Media | None = None
+) -> tuple[list[AnnotatedTask], list[AnnotatedTask]]:
     """(train, held out), the second with about `share` of the tasks. See the top of this file."""
-    sides: tuple[list[Labelled], list[Labelled]] = ([], [])
+    sides: tuple[list[AnnotatedTask], list[AnnotatedTask]] = ([], [])
     for example in examples:
-        sides[is_held_out(example.task, config, share, seed, media)].append(_without_answers(example))
+        sides[is_held_out(example.task, config, share, seed, media)].append(_strip_example(example))
     return sides
 
 
 def is_held_out(task: Task, config: LabelConfig, share: float, seed: int, media: Media | None = None) -> bool:
     """Which side a task is on, whatever other tasks there are."""
-    return _position(task, config, seed, media) < share
+    return _hash_position(task, config, seed, media) < share
 
 
-def content(task: Task, config: LabelConfig, media: Media | None = None) -> bytes:
+def task_content(task: Task, config: LabelConfig, media: Media | None = None) -> bytes:
     """What a task is about: the values of the objects that some control refers to. Equal bytes, equal content.
 
     A value that points to a file on this machine stands for the file's bytes.
@@ -237,77 +246,81 @@ def content(task: Task, config: LabelConfig, media: Media | None = None) -> byte
             continue
         try:
             value = source.read(task.data)
-            digest = media.digest(value) if media and isinstance(value, str) and source.tag in POINTING else None
+            digest = (
+                media.digest(value) if media and isinstance(value, str) and source.tag in MEDIA_REFERENCE_TAGS else None
+            )
             shown.append((digest or orjson.dumps(value, option=orjson.OPT_SORT_KEYS)) + b"\0")
         except ValueError:
             shown.append(b"null\0")
     return b"".join(shown)
 
 
-def in_words(reasons: Mapping[str, int]) -> str:
+def format_reasons(reasons: Mapping[str, int]) -> str:
     """ "5 with no annotation, 2 with skipped"."""
     return ", ".join(f"{count:,} with {reason}" for reason, count in sorted(reasons.items()))
 
 
-def _position(task: Task, config: LabelConfig, seed: int, media: Media | None) -> float:
+def _hash_position(task: Task, config: LabelConfig, seed: int, media: Media | None) -> float:
     """Where a task's content falls in 0..1, by a hash."""
-    digest = blake2b(f"{seed}\0".encode() + content(task, config, media), digest_size=8).digest()
+    digest = blake2b(f"{seed}\0".encode() + task_content(task, config, media), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _digest(shown: bytes) -> bytes:
-    return blake2b(shown, digest_size=16).digest()
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()
 
 
-def nothing_is_an_answer(config: LabelConfig) -> bool:
+def is_empty_annotation_valid(config: LabelConfig) -> bool:
     """Whether an annotation without any region says something: that no label applies, that nothing is there."""
-    return not all(control.single for control in config.controls.values())
+    return not all(control.is_single_choice for control in config.controls.values())
 
 
-def answers(annotation: Annotation, config: LabelConfig) -> bool:
+def is_relevant(annotation: Annotation, config: LabelConfig) -> bool:
     """Whether an annotation says anything about this label config: an empty one does, where it counts at all."""
     result = annotation.result
     return not result or any(region.get("from_name") in config.controls for region in result)
 
 
-def _without_answers(example: Labelled) -> Labelled:
-    return Labelled(bare(example.task), example.annotation)
+def _strip_example(example: AnnotatedTask) -> AnnotatedTask:
+    return AnnotatedTask(strip_annotations(example.task), example.annotation)
 
 
-def bare(task: Task) -> Task:
+def strip_annotations(task: Task) -> Task:
     """The task without the annotations and predictions that came with it: nothing can peek at them."""
     return replace(task, raw={key: task.raw[key] for key in ("id", "data", "meta") if key in task.raw})
 
 
-def question(example: Labelled, given: Set[str]) -> Task:
+def make_input_task(example: AnnotatedTask, input_controls: Set[str]) -> Task:
     """What a model is asked when it is measured: the bare task, with what is `given`, see `Model.given`."""
-    task = bare(example.task)
-    shown = [region for region in example.annotation.result if region.get("from_name") in given]
+    task = strip_annotations(example.task)
+    shown = [region for region in example.annotation.result if region.get("from_name") in input_controls]
     return replace(task, raw={**task.raw, "annotations": [{"result": shown}]}) if shown else task
 
 
-def _classes(config: LabelConfig, train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Classes:
-    found: Classes = {}
+def _count_classes(
+    config: LabelConfig, train: Sequence[AnnotatedTask], held_out: Sequence[AnnotatedTask]
+) -> ClassCounts:
+    found: ClassCounts = {}
     for control in config.controls.values():
-        if control.labels or control.dynamic:
-            sides = [_given(control, train), _given(control, held_out)]
+        if control.labels or control.has_dynamic_labels:
+            sides = [_count_labels(control, train), _count_labels(control, held_out)]
             names = dict.fromkeys([label.name for label in control.labels])
             names |= dict.fromkeys(sorted(sides[0].keys() | sides[1].keys()))
             found[control.name] = {name: (sides[0][name], sides[1][name]) for name in names}
     return found
 
 
-def _given(control: Control, examples: Iterable[Labelled]) -> Counter[str]:
+def _count_labels(control: Control, examples: Iterable[AnnotatedTask]) -> Counter[str]:
     """In how many tasks each label is given at least once."""
-    given = {(label, each.task.index) for each in examples for label in chosen(control, each.annotation.result)}
+    given = {(label, each.task.index) for each in examples for label in extract_labels(control, each.annotation.result)}
     return Counter(label for label, _ in given)
 
 
-def _tasks(examples: Iterable[Labelled]) -> int:
+def _count_tasks(examples: Iterable[AnnotatedTask]) -> int:
     return len({example.task.index for example in examples})
 
 
-def _data_digest(examples: Iterable[Labelled]) -> str:
+def _data_digest(examples: Iterable[AnnotatedTask]) -> str:
     digest = blake2b(digest_size=16)
     for task, annotation in examples:
         digest.update(orjson.dumps([task.data, annotation.result], option=orjson.OPT_SORT_KEYS) + b"\n")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.test_imports import NOT_AT_START
 
 BIN = Path(sys.executable).parent

@@ -102,7 +102,7 @@ def test_a_missed_gate_keeps_the_version_and_does_not_promote_it(lsml: Lsml, pla
         ("mood.f1:odd", False),
         ("mood.recall:good", True),
     ]
-    assert versions.read(place / "models/m" / kept).missed == ["mood.accuracy", "mood.f1:odd"]
+    assert versions.read(place / "models/m" / kept).failed_gates == ["mood.accuracy", "mood.f1:odd"]
     command = hint[hint.index("lsml versions") :].split()[1:]
     assert lsml(*command, cwd=place).returncode == 0
     assert promoted(place).version == kept
@@ -113,7 +113,7 @@ def test_gates_that_are_passed_promote(lsml: Lsml, place: Path) -> None:
     assert "Gate passed: mood.accuracy is 1.0000, 0.1000 above 0.9." in run.stderr
     assert summary(place)["promoted"] is True
     assert promoted(place).gates[0]["passed"] is True
-    assert promoted(place).missed == []
+    assert promoted(place).failed_gates == []
 
 
 @pytest.mark.parametrize(

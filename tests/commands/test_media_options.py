@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.commands.media_options import to_bytes, to_map, to_media
+from lsml_cli.commands.media_options import build_media, parse_map, parse_size
 from lsml_cli.errors import UsageError
-from lsml_cli.media.fetcher import ANYWHERE, Cache, Hosts, Login
+from lsml_cli.media.fetcher import ANY_HOST, AllowedHosts, Cache, LabelStudioCredentials
 from tests.helpers import models
-from tests.helpers.media_servers import Answer, Studio, serving
+from tests.helpers.media_servers import StubLabelStudio, StubResponse, run_stub_server
 from tests.inference.test_predict import predict
 
 BRIGHT = b"P5\n2 1\n255\n\xff\xff"
@@ -41,8 +41,8 @@ def labels_of(stdout: str) -> list[Any]:
 
 
 def test_from_everywhere_at_once(lsml, work):
-    with serving(Studio) as studio:
-        studio.answers["/ls/data/upload/4/e.pgm"] = Answer(body=BRIGHT)
+    with run_stub_server(StubLabelStudio) as studio:
+        studio.answers["/ls/data/upload/4/e.pgm"] = StubResponse(body=BRIGHT)
         tasks = write_tasks(
             *("/data/local-files/?d=imgs/a%20b.pgm", "/data/upload/3/%C3%A9.pgm", "s3://bucket/c.pgm", "d.pgm"),
             *("/data/upload/4/e.pgm", "../copy/c.pgm", "/data/upload/5/missing.pgm"),
@@ -67,8 +67,8 @@ def test_from_everywhere_at_once(lsml, work):
 
 
 def test_the_address_may_come_from_the_environment(lsml, work):
-    with serving(Studio) as studio:
-        studio.answers["/ls/data/upload/4/e.pgm"] = Answer(body=BRIGHT)
+    with run_stub_server(StubLabelStudio) as studio:
+        studio.answers["/ls/data/upload/4/e.pgm"] = StubResponse(body=BRIGHT)
         env = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.personal_token}
         run = predict(lsml, write_tasks("/data/upload/4/e.pgm"), model=MODEL, env=env)
     assert labels_of(run.stdout) == ["bright"]
@@ -84,7 +84,7 @@ def test_without_the_options_they_are_named(lsml, work):
 def test_the_key_is_never_shown(lsml, work):
     """Not in what is printed, not in a traceback, not in a file."""
     key = "a-very-secret-key-of-somebody"
-    with serving(Studio) as studio:
+    with run_stub_server(StubLabelStudio) as studio:
         tasks = write_tasks("/data/upload/3/a.pgm")
         for options in ((), ("--check=media",), ("--show-settings",), ("--errors", "e.jsonl", "-o", "out.json")):
             given = (*options, "--label-studio-url", studio.url, "--media-cache", "cache", "--on-error", "fail")
@@ -142,22 +142,22 @@ def test_options_that_make_no_sense(lsml, work, option, value, sentence):
 
 def test_as_values(work, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
-    media = to_media(
+    media = build_media(
         root=None,
         label_studio_url="http://ls/",
         maps=["a=copy", "a/long/one==copy"],
         cache=Path("new/cache"),
         cache_size="2K",
-        hosts=Hosts(("example.com",)),
+        hosts=AllowedHosts(("example.com",)),
     )
     assert media.root is None
-    assert media.label_studio == Login("http://ls", "key")
-    assert media.maps == (("a/long/one=", Path("copy")), ("a", Path("copy")))
+    assert media.label_studio == LabelStudioCredentials("http://ls", "key")
+    assert media.prefix_map == (("a/long/one=", Path("copy")), ("a", Path("copy")))
     assert media.cache == Cache(Path("new/cache"), 2048)
     assert Path("new/cache").stat().st_mode & 0o077 == 0
-    plain = to_media(root=Path())
-    assert (plain.hosts, plain.label_studio, plain.cache) == (ANYWHERE, None, None)
-    assert to_map("/data/local-files/?d==copy") == ("/data/local-files/?d=", Path("copy"))
+    plain = build_media(root=Path())
+    assert (plain.allowed_hosts, plain.label_studio, plain.cache) == (ANY_HOST, None, None)
+    assert parse_map("/data/local-files/?d==copy") == ("/data/local-files/?d=", Path("copy"))
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_as_values(work, monkeypatch):
     [("1000", 1000), ("2K", 2048), ("1.5k", 1536), ("10G", 10 << 30), ("1 MiB", 1 << 20), ("1TB", 1 << 40)],
 )
 def test_sizes(text, size):
-    assert to_bytes(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "G", "1X", "1e9", "inf"])
 def test_sizes_that_are_none(text):
     with pytest.raises(UsageError, match="is no size"):
-        to_bytes(text)
+        parse_size(text)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lsml_cli.cli import app
-from lsml_cli.commands.settings.binding_key import NOT_SETTINGS, Option, options_of
+from lsml_cli.commands.settings.binding_key import COMMAND_LINE_ONLY, Option, collect_options
 from lsml_cli.commands.settings.settings import SettingsCommand, to_toml
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from tests.helpers import models
@@ -30,7 +30,9 @@ COMMANDS: dict[str, Any] = {
     for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
     if isinstance(command, SettingsCommand)
 }
-OPTIONS = {(name, key): option for name, command in COMMANDS.items() for key, option in options_of(command).items()}
+OPTIONS = {
+    (name, key): option for name, command in COMMANDS.items() for key, option in collect_options(command).items()
+}
 
 
 def invoke(*args: str) -> str:
@@ -62,11 +64,11 @@ def shown(*args: str) -> dict[str, tuple[Any, str]]:
 
 def samples(option: Option) -> tuple[Any, str, Any, list[str], Any]:
     """TOML value, how it is written, what it comes out as; a flag that says something else, and its value."""
-    if option.table:
+    if option.is_table:
         return {"a": 1}, "{ a = 1 }", {"a": 1}, [f"--{option.key}", "a=2"], {"a": 2}
     if option.is_model:
         return "text-classifier", '"text-classifier"', "text-classifier", [f"--{option.key}", "x:Y"], "x:Y"
-    kind = option.kinds[0]
+    kind = option.value_types[0]
     if kind is bool:
         return True, "true", True, [f"--no-{option.key}"], False
     if kind is list:
@@ -107,7 +109,7 @@ def test_a_flag_wins_then_the_file_then_what_is_built_in(work: Path, command: st
 
 def is_closed(option: Option) -> bool:
     """Whether a file must be named before this option is taken from it."""
-    return option.is_open and not option.is_path and not option.is_model
+    return option.is_unrestricted and not option.is_path and not option.is_model
 
 
 def toml_of(command: str, keys: set[str]) -> str:
@@ -302,7 +304,7 @@ def test_every_option_is_known_to_be_harmless_or_not() -> None:
 
 
 def test_what_is_about_one_run_is_no_setting() -> None:
-    assert not {key for _, key in OPTIONS} & NOT_SETTINGS
+    assert not {key for _, key in OPTIONS} & COMMAND_LINE_ONLY
     assert {"model", "with", "batch-size", "quiet"} <= {key for name, key in OPTIONS if name == "predict"}
 
 

@@ -24,9 +24,9 @@ COUNTS = {"train": 1080, "holdout": 20}
 
 def write(root: Path, *, promote: bool = True, **facts: Any) -> versions.Version:
     facts = {"metrics": METRICS, "counts": COUNTS} | facts
-    with version_writer.begin(root) as draft:
+    with version_writer.open_version_writer(root) as draft:
         (draft.folder / "weights.bin").write_bytes(b"w")
-        version = draft.keep(family="a:B", label_config="<View/>", state={}, params={"C": 1}, **facts)
+        version = draft.commit(family="a:B", label_config="<View/>", state={}, params={"C": 1}, **facts)
     if promote:
         versions.promote(root, version.version)
     return version
@@ -111,13 +111,13 @@ def test_the_list_imports_nothing_that_a_version_names(lsml: Lsml, root: Path, t
 
 def test_an_older_version_comes_back_and_a_newer_one_too(lsml: Lsml, root: Path) -> None:
     names = versions.list_versions(root)
-    promoted = versions.current(root)
+    promoted = versions.current_version(root)
     run = lsml("versions", root, "--promote", names[0])
     assert run.returncode == 0
     assert run.stderr == f"lsml: {root} means {names[0]} now, instead of {promoted}.\n"
-    assert versions.current(root) == names[0]
+    assert versions.current_version(root) == names[0]
     assert lsml("versions", root, "--promote", names[-1], "--quiet").stderr == ""
-    assert versions.current(root) == names[-1]
+    assert versions.current_version(root) == names[-1]
 
 
 def test_what_cannot_be_promoted(lsml: Lsml, root: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_cannot_be_promoted(lsml: Lsml, root: Path) -> None:
     damaged = lsml("versions", root, "--promote", torn)
     assert damaged.returncode == 1
     assert "model.json is damaged" in damaged.stderr
-    assert versions.current(root) == promoted
+    assert versions.current_version(root) == promoted
     assert unknown.stdout == damaged.stdout == ""
 
 
@@ -215,11 +215,11 @@ def test_versions_are_promoted_and_pruned_while_others_do_the_same(tmp_path: Pat
 
     def read() -> None:
         while not done.is_set():
-            name = versions.current(root)
+            name = versions.current_version(root)
             try:
                 versions.read(versions.resolve(str(root)))
             except Exception as error:
-                if versions.current(root) == name:  # else it was replaced, and then pruned, while it was read
+                if versions.current_version(root) == name:  # else it was replaced, and then pruned, while it was read
                     trouble.append(f"{type(error).__name__}: {error}")
 
     def promote(turn: int) -> None:
@@ -243,4 +243,4 @@ def test_versions_are_promoted_and_pruned_while_others_do_the_same(tmp_path: Pat
     for thread in threads:
         thread.join()
     assert not trouble
-    assert versions.current(root) in versions.list_versions(root)
+    assert versions.current_version(root) in versions.list_versions(root)

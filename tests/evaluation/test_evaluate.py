@@ -15,7 +15,7 @@ from lsml_cli.evaluation.evaluate import evaluate_outcomes
 from lsml_cli.schema.annotations import Annotation
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
-from lsml_cli.schema.tasks import Labelled, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Task
 from tests.conftest import EXAMPLE, Lsml
 
 CONFIG = """
@@ -252,13 +252,13 @@ def test_a_model_that_finds_nothing_is_measured(lsml: Lsml, tmp_path: Path) -> N
 def test_what_a_model_can_fill_is_measured(filled: set[str] | None, found: bool, measured: list[str]) -> None:
     config, raw = LabelConfig.parse(FINDING), seen(1)
     result = raw["annotations"][0]["result"]
-    example = Labelled(Task(0, 1, raw["data"], raw), Annotation(1, result))
+    example = AnnotatedTask(Task(0, 1, raw["data"], raw), Annotation(1, result))
     outcome = Prediction.of(
         (config.controls["box"].region(example.task, result[0]["value"]),) if found else (), "v1"
     )  # fmt: skip
-    assert list(evaluate_outcomes(config, [example], [outcome], filled=filled).controls) == measured
+    assert list(evaluate_outcomes(config, [example], [outcome], output_controls=filled).controls) == measured
     failed = Failure("forward", "it broke", False)
-    assert not evaluate_outcomes(config, [example], [failed], filled=filled).controls
+    assert not evaluate_outcomes(config, [example], [failed], output_controls=filled).controls
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lsml_cli.errors import UsageError
-from lsml_cli.evaluation.gates import Gate, judge, parse_gates
-from lsml_cli.evaluation.metrics import classification
+from lsml_cli.evaluation.gates import Gate, evaluate_gates, parse_gates
+from lsml_cli.evaluation.metrics import classification_metrics
 
 KNOWN = {"category": ["Billing", "Odd=one", "3.5"], "a.b": ["Billing", "x:y"], "free": None}
 
@@ -57,7 +57,9 @@ def test_without_anything_to_measure_there_are_no_gates() -> None:
         parse_gates(["accuracy=0.9"], {})
 
 
-METRICS = {"kind": classification([(["a"], ["a"]), (["a"], ["a"]), (["b"], ["a"]), (["b"], ["b"]), (["a"], ["c"])])}
+METRICS = {
+    "kind": classification_metrics([(["a"], ["a"]), (["a"], ["a"]), (["b"], ["a"]), (["b"], ["b"]), (["a"], ["c"])])
+}
 
 
 @pytest.mark.parametrize(
@@ -72,12 +74,12 @@ METRICS = {"kind": classification([(["a"], ["a"]), (["a"], ["a"]), (["b"], ["a"]
     ],
 )
 def test_what_a_gate_sees(text: str, passed: bool, sentence: str) -> None:
-    [verdict] = judge(parse_gates([text], {"kind": ["a", "b", "c"]}), METRICS)
+    [verdict] = evaluate_gates(parse_gates([text], {"kind": ["a", "b", "c"]}), METRICS)
     assert (verdict.passed, str(verdict)) == (passed, sentence)
     assert verdict.to_json()["passed"] is passed
 
 
 def test_a_control_without_numbers_misses_its_gate() -> None:
-    [verdict] = judge([Gate("other", "accuracy", None, 0.0)], METRICS)
+    [verdict] = evaluate_gates([Gate("other", "accuracy", None, 0.0)], METRICS)
     assert not verdict.passed
     assert "could not be measured" in str(verdict)

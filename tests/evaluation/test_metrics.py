@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from lsml_cli.evaluation.metrics import bootstrap, classification
-from lsml_cli.evaluation.metrics.agreement import NameAgreement
-from lsml_cli.evaluation.metrics.calibration import calibration
+from lsml_cli.evaluation.metrics import bootstrap, classification_metrics
+from lsml_cli.evaluation.metrics.agreement import NominalAgreement
+from lsml_cli.evaluation.metrics.calibration import compute_calibration
 from lsml_cli.evaluation.metrics.choices import ChoiceCounts
 
 NAMES = ["ant", "bee", "cat", "dog"]
@@ -24,7 +24,7 @@ MULTI = st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=30)
 def test_single_choices_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None:
 
     truth, guess = zip(*pairs, strict=True)
-    found = classification(({true}, {guessed}) for true, guessed in pairs)
+    found = classification_metrics(({true}, {guessed}) for true, guessed in pairs)
     assert found.count == len(pairs)
     assert found.accuracy == pytest.approx(accuracy_score(truth, guess))
     assert found.macro_f1 == pytest.approx(f1_score(truth, guess, average="macro", zero_division=0))
@@ -38,7 +38,7 @@ def test_single_choices_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None
 @given(MULTI)
 def test_multiple_choices_agree_with_sklearn(pairs: list[tuple[set[str], set[str]]]) -> None:
 
-    found = classification(pairs)
+    found = classification_metrics(pairs)
     truth, guess = ([[name in names for name in NAMES] for names in side] for side in zip(*pairs, strict=True))
     assert found.accuracy == pytest.approx(accuracy_score(truth, guess))
     numbers = precision_recall_fscore_support(truth, guess, zero_division=0)
@@ -52,18 +52,18 @@ def test_multiple_choices_agree_with_sklearn(pairs: list[tuple[set[str], set[str
 
 
 def test_a_task_without_prediction_is_wrong_and_no_class_of_its_own() -> None:
-    found = classification([(["spam"], []), (["spam"], ["spam"])])
+    found = classification_metrics([(["spam"], []), (["spam"], ["spam"])])
     assert found.accuracy == 0.5
     assert [(each.name, each.precision, each.recall) for each in found.classes] == [("spam", 1.0, 0.5)]
 
 
 def test_no_task_has_no_numbers() -> None:
-    found = classification([])
+    found = classification_metrics([])
     assert (found.count, found.accuracy, found.macro_f1, found.classes) == (0, None, None, ())
 
 
 def test_to_json_is_json() -> None:
-    found = json.loads(json.dumps(classification([(["a"], ["b"])]).to_json()))
+    found = json.loads(json.dumps(classification_metrics([(["a"], ["b"])]).to_json()))
     assert found["classes"][0] == {
         "name": "a",
         "precision": 0.0,
@@ -84,9 +84,9 @@ def counts_of(pairs: list[tuple[set[str], set[str]]]) -> ChoiceCounts:
 @given(MULTI, st.integers(0, 2**32 - 1))
 def test_weighted_tasks_are_repeated_tasks(pairs: list[tuple[set[str], set[str]]], seed: int) -> None:
     weights = np.random.default_rng(seed).integers(0, 4, (3, len(pairs))).astype(np.int32)
-    values = counts_of(pairs).values(weights)
+    values = counts_of(pairs).weighted_values(weights)
     for i, row in enumerate(weights):
-        again = classification([pair for pair, times in zip(pairs, row, strict=True) for _ in range(times)])
+        again = classification_metrics([pair for pair, times in zip(pairs, row, strict=True) for _ in range(times)])
         expected = dict(again.values()) | {
             f"{name}:{each.name}": value for each in again.classes for name, value in each.values().items()
         }
@@ -114,7 +114,7 @@ def test_nothing_predicted_is_a_column_of_its_own() -> None:
 @given(st.lists(st.tuples(st.floats(0, 1, width=16), st.booleans()), min_size=1, max_size=50))
 def test_reliability_agrees_with_sklearn(answers: list[tuple[float, bool]]) -> None:
     scores, right = (np.array(each, np.float32) for each in zip(*answers, strict=True))
-    found = calibration(scores, right)
+    found = compute_calibration(scores, right)
     assert found is not None
     share, mean = calibration_curve(right, scores, n_bins=10)
     assert [each.right for each in found.bins] == pytest.approx(list(share))
@@ -130,7 +130,7 @@ def test_an_interval_covers_what_it_says() -> None:
     for seed in range(200):
         right = np.random.default_rng(seed).random(100) < 0.8
         counts = counts_of([({"a"}, {"a" if each else "b"}) for each in right])
-        found = bootstrap.interval(bootstrap.distributions({"": counts}, 100, seed)[""]["accuracy"])
+        found = bootstrap.percentile_interval(bootstrap.resample_metrics({"": counts}, 100, seed)[""]["accuracy"])
         assert found is not None
         held += found.low <= 0.8 <= found.high
     assert 0.88 <= held / 200 <= 0.99
@@ -139,11 +139,11 @@ def test_an_interval_covers_what_it_says() -> None:
 def test_the_same_samples_for_both_sides() -> None:
     mine = counts_of([({"a"}, {"a"})] * 50 + [({"b"}, {"a"})] * 50)
     other = counts_of([({"a"}, {"a"})] * 40 + [({"a"}, {"b"})] * 10 + [({"b"}, {"a"})] * 50)
-    found = bootstrap.distributions({"mine": mine, "other": other}, 100, 0)
+    found = bootstrap.resample_metrics({"mine": mine, "other": other}, 100, 0)
     difference = found["mine"]["accuracy"] - found["other"]["accuracy"]
     assert (difference >= 0).all()  # mine is right wherever the other one is
-    assert bootstrap.resamples(100) == len(difference) == 1000
-    assert bootstrap.resamples(10**6) == 200
+    assert bootstrap.resample_count(100) == len(difference) == 1000
+    assert bootstrap.resample_count(10**6) == 200
 
 
 def test_krippendorffs_alpha_of_the_literature() -> None:
@@ -154,10 +154,10 @@ def test_krippendorffs_alpha_of_the_literature() -> None:
         "* 3 3 3 2 3 4 2 2 5 1 *",
         "1 2 3 3 2 4 4 1 2 5 1 *",
     ]
-    found = NameAgreement()
+    found = NominalAgreement()
     for unit in zip(*(each.split() for each in observers), strict=True):
         found.add([value for value in unit if value != "*"])
-    agreement = found.found()
+    agreement = found.compute()
     assert agreement is not None
     assert agreement.tasks == 11
     assert agreement.alpha == pytest.approx(0.743, abs=5e-4)

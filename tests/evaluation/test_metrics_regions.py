@@ -18,9 +18,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lsml_cli.evaluation.metrics import regions, texts
-from lsml_cli.evaluation.metrics.geometry import Shape, overlaps, shape_of
-from lsml_cli.evaluation.metrics.regions import Found, RegionCounts
-from lsml_cli.evaluation.metrics.texts import Text, TextCounts
+from lsml_cli.evaluation.metrics.geometry import Shape, iou_matrix, parse_shape
+from lsml_cli.evaluation.metrics.regions import RegionCounts, ScoredRegion
+from lsml_cli.evaluation.metrics.texts import TextCounts, Transcription
 from lsml_cli.schema import brush_rle
 
 LABELS = ["car", "cat", "dog"]
@@ -37,23 +37,23 @@ def near(shape: Shape, rng: random.Random) -> Shape:
     return Shape((x, y, width, height))
 
 
-def pictures(seed: int, count: int) -> list[tuple[list[Found], list[Found]]]:
+def pictures(seed: int, count: int) -> list[tuple[list[ScoredRegion], list[ScoredRegion]]]:
     """(true, found) regions, found ones near the true ones or anywhere, with scores of which some are equal."""
     rng = random.Random(seed)
     made = []
     for _ in range(count):
-        true = [Found(rng.choice(LABELS), random_box(rng)) for _ in range(rng.randrange(6))]
+        true = [ScoredRegion(rng.choice(LABELS), random_box(rng)) for _ in range(rng.randrange(6))]
         found = [
-            Found(rng.choice([each.label, rng.choice(LABELS)]), near(each.shape, rng), rng.randrange(1, 10) / 10)
+            ScoredRegion(rng.choice([each.label, rng.choice(LABELS)]), near(each.shape, rng), rng.randrange(1, 10) / 10)
             for each in true
             for _ in range(rng.choice([0, 1, 1, 2]))
         ]
-        found += [Found(rng.choice(LABELS), random_box(rng), rng.random()) for _ in range(rng.randrange(3))]
+        found += [ScoredRegion(rng.choice(LABELS), random_box(rng), rng.random()) for _ in range(rng.randrange(3))]
         made.append((true, found))
     return made
 
 
-def by_coco(made: list[tuple[list[Found], list[Found]]]) -> tuple[float, float, dict[str, float]]:
+def by_coco(made: list[tuple[list[ScoredRegion], list[ScoredRegion]]]) -> tuple[float, float, dict[str, float]]:
     """mAP, mAP50, AP by class, as pycocotools says."""
     truth = COCO()
     annotations = [
@@ -88,7 +88,7 @@ def by_coco(made: list[tuple[list[Found], list[Found]]]) -> tuple[float, float, 
     return evaluation.stats[0], evaluation.stats[1], {name: precision[:, :, i].mean() for i, name in enumerate(LABELS)}
 
 
-def counted(made: list[tuple[list[Found], list[Found]]], threshold: float = 0.0) -> RegionCounts:
+def counted(made: list[tuple[list[ScoredRegion], list[ScoredRegion]]], threshold: float = 0.0) -> RegionCounts:
     counts = RegionCounts(threshold)
     for true, found in made:
         counts.add([true], found)
@@ -120,7 +120,7 @@ def test_weighted_pictures_are_repeated_pictures(seed: int) -> None:
         for j, (true, found) in enumerate(pictures(seed, 5))
     ]
     weights = np.random.default_rng(seed).integers(0, 3, (4, 5)).astype(np.int32)
-    values = counted(made).values(weights)
+    values = counted(made).weighted_values(weights)
     for i, row in enumerate(weights):
         again = counted([picture for picture, times in zip(made, row, strict=True) for _ in range(times)])
         for name, value in again.metrics().values().items():
@@ -132,22 +132,25 @@ def test_memory_does_not_grow_with_the_resamples(monkeypatch: pytest.MonkeyPatch
     """40,000 detections of one class, by so many resamples as the bootstrap hands over at once."""
     rng = random.Random(0)
     shapes = [Shape((20.0 * i, 0, 10, 10)) for i in range(100)]
-    made = [([Found("car", shapes[0])], [Found("car", each, rng.random()) for each in shapes]) for _ in range(400)]
+    made = [
+        ([ScoredRegion("car", shapes[0])], [ScoredRegion("car", each, rng.random()) for each in shapes])
+        for _ in range(400)
+    ]
     counts = counted(made)
     weights = np.random.default_rng(0).integers(0, 3, (500, 400)).astype(np.int32)
     tracemalloc.start()
-    values = counts.values(weights)
+    values = counts.weighted_values(weights)
     peak = tracemalloc.get_traced_memory()[1] / (1 << 20)
     tracemalloc.stop()
     assert peak < 60, f"{peak:.0f} MB"  # all weights of all detections at once are 160 MB
-    monkeypatch.setattr(regions, "BLOCK", 10**9)
-    for name, at_once in counts.values(weights[:50]).items():
+    monkeypatch.setattr(regions, "MAX_BLOCK_NUMBERS", 10**9)
+    for name, at_once in counts.weighted_values(weights[:50]).items():
         assert np.array_equal(values[name][:50], at_once)
 
 
 def test_precision_and_recall_are_those_above_the_threshold() -> None:
     box, other = Shape((0, 0, 10, 10)), Shape((50, 50, 10, 10))
-    made = [([Found("car", box)], [Found("car", box, 0.9), Found("car", other, 0.2)])]
+    made = [([ScoredRegion("car", box)], [ScoredRegion("car", box, 0.9), ScoredRegion("car", other, 0.2)])]
     everything, sure = counted(made).metrics(), counted(made, 0.5).metrics()
     assert (everything.precision, everything.recall, sure.precision, sure.recall) == (0.5, 1.0, 1.0, 1.0)
     assert (everything.map, sure.map) == (pytest.approx(1.0), pytest.approx(1.0))
@@ -157,18 +160,18 @@ def test_precision_and_recall_are_those_above_the_threshold() -> None:
 def test_turned_boxes_polygons_and_ellipses_overlap_as_pixels() -> None:
     size = {"original_width": 400, "original_height": 200}
     box = {"x": 50, "y": 25, "width": 20, "height": 20}
-    turned = shape_of({**size, "value": {**box, "rotation": 90}})
+    turned = parse_shape({**size, "value": {**box, "rotation": 90}})
     # Turned clockwise around its upper left corner: 80 pixels wide become 80 pixels high.
-    flat = shape_of({**size, "value": {"x": 40, "y": 25, "width": 10, "height": 40}})
-    round_one = shape_of({**size, "value": {"x": 50, "y": 50, "radiusX": 25, "radiusY": 50, "rotation": 0}})
-    around = shape_of({**size, "value": {"x": 25, "y": 0, "width": 50, "height": 100, "rotation": 0}})
+    flat = parse_shape({**size, "value": {"x": 40, "y": 25, "width": 10, "height": 40}})
+    round_one = parse_shape({**size, "value": {"x": 50, "y": 50, "radiusX": 25, "radiusY": 50, "rotation": 0}})
+    around = parse_shape({**size, "value": {"x": 25, "y": 0, "width": 50, "height": 100, "rotation": 0}})
     assert turned
     assert flat
     assert round_one
     assert around
-    assert overlaps([turned], [flat], (400, 200))[0, 0] > 0.95
-    assert overlaps([round_one], [around], (400, 200))[0, 0] == pytest.approx(np.pi / 4, abs=0.02)
-    assert overlaps([], [flat], None).shape == (0, 1)
+    assert iou_matrix([turned], [flat], (400, 200))[0, 0] > 0.95
+    assert iou_matrix([round_one], [around], (400, 200))[0, 0] == pytest.approx(np.pi / 4, abs=0.02)
+    assert iou_matrix([], [flat], None).shape == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,7 @@ def test_turned_boxes_polygons_and_ellipses_overlap_as_pixels() -> None:
     ],
 )
 def test_what_has_no_place_has_no_shape(value: dict[str, Any]) -> None:
-    assert shape_of({"value": value, "original_width": 10, "original_height": 10}) is None
+    assert parse_shape({"value": value, "original_width": 10, "original_height": 10}) is None
 
 
 def test_brush_strokes_are_those_of_label_studio() -> None:
@@ -191,15 +194,15 @@ def test_brush_strokes_are_those_of_label_studio() -> None:
     mask = (rng.random((17, 23)) < 0.3).astype(np.uint8)
     mask[4:9, 3:20] = 1
     code = bytes(brush.mask2rle(mask * 255))
-    assert (brush_rle.unpack(code, 23, 17) == mask).all()
-    assert not brush_rle.unpack(code, 22, 17).any()  # of another picture
-    assert not brush_rle.unpack(code[:20], 23, 17).any()
-    stroke = Shape(stroke=(code, (23, 17)))
-    assert overlaps([stroke], [stroke], (23, 17))[0, 0] == 1.0
+    assert (brush_rle.decode_rle(code, 23, 17) == mask).all()
+    assert not brush_rle.decode_rle(code, 22, 17).any()  # of another picture
+    assert not brush_rle.decode_rle(code[:20], 23, 17).any()
+    stroke = Shape(brush_rle=(code, (23, 17)))
+    assert iou_matrix([stroke], [stroke], (23, 17))[0, 0] == 1.0
 
 
 def test_people_agree_where_they_mark_the_same() -> None:
-    one, other = Found("car", Shape((0, 0, 10, 10))), Found("cat", Shape((0, 0, 10, 10)))
+    one, other = ScoredRegion("car", Shape((0, 0, 10, 10))), ScoredRegion("cat", Shape((0, 0, 10, 10)))
     assert regions.agreement([one], [one], None) == 1.0
     assert regions.agreement([one], [other], None) == 0.0
     assert regions.agreement([one, other], [one], None) == pytest.approx(2 / 3)
@@ -217,7 +220,7 @@ WORDS = st.lists(st.text("abcé ", min_size=1, max_size=4).map(str.strip).filter
 def test_error_rates_agree_with_jiwer(pairs: list[tuple[str, str]]) -> None:
     counts = TextCounts()
     for truth, guess in pairs:
-        counts.add([[Text(truth)]], [Text(guess)])
+        counts.add([[Transcription(truth)]], [Transcription(guess)])
     found = counts.metrics()
     truths, guesses = (list(side) for side in zip(*pairs, strict=True))
     assert found.cer == pytest.approx(jiwer.cer(truths, guesses))
@@ -228,7 +231,10 @@ def test_error_rates_agree_with_jiwer(pairs: list[tuple[str, str]]) -> None:
 def test_regions_meet_whatever_they_say() -> None:
     first, second, far = Shape((0, 0, 20, 10)), Shape((0, 50, 20, 10)), Shape((70, 70, 20, 10))
     counts = TextCounts()
-    counts.add([[Text("one", first), Text("two", second)]], [Text("One", first), Text("xyz!", far)])
+    counts.add(
+        [[Transcription("one", first), Transcription("two", second)]],
+        [Transcription("One", first), Transcription("xyz!", far)],
+    )
     found = counts.metrics()
     assert (found.precision, found.recall, found.hmean) == (0.5, 0.5, 0.5)
     assert found.cer_found == pytest.approx(1 / 3)
@@ -238,5 +244,5 @@ def test_regions_meet_whatever_they_say() -> None:
 
 def test_people_agree_about_texts() -> None:
     place = Shape((0, 0, 20, 10))
-    assert texts.agreement([Text("abcd", place)], [Text("abcx", place)], None) == 0.75
+    assert texts.agreement([Transcription("abcd", place)], [Transcription("abcx", place)], None) == 0.75
     assert texts.agreement([], [], None) == 1.0

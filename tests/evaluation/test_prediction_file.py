@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lsml_cli.errors import InputError
-from lsml_cli.evaluation.prediction_file import Answer, PredictionFile
+from lsml_cli.evaluation.prediction_file import PredictionFile, StoredPrediction
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task
 
@@ -41,7 +41,7 @@ def write(path: Path, records: list[Any]) -> str:
     return str(path)
 
 
-def label(answer: Answer | None) -> str | None:
+def label(answer: StoredPrediction | None) -> str | None:
     return answer.result[0]["value"]["choices"][0] if answer and answer.result else None
 
 
@@ -49,62 +49,62 @@ def test_any_order_by_id(tmp_path: Path) -> None:
     numbers = list(range(3000))
     random.Random(0).shuffle(numbers)
     with PredictionFile(write(tmp_path / "p.jsonl", [short(i, f"x{i}") for i in numbers]), CONFIG) as found:
-        assert all(label(found.take(task(i, "hello"))) == f"x{i}" for i in range(3000))
-        assert found.take(task(3000, "hello")) is None
+        assert all(label(found.lookup(task(i, "hello"))) == f"x{i}" for i in range(3000))
+        assert found.lookup(task(3000, "hello")) is None
 
 
 def test_tasks_without_ids_meet_by_what_they_show(tmp_path: Path) -> None:
     records = [stored(None, "one", ("a", "v")), stored(None, "two", ("b", "v"))]
     with PredictionFile(write(tmp_path / "p.jsonl", records), CONFIG) as found:
-        assert [label(found.take(task(7, text))) for text in ("two", "one", "three")] == ["b", "a", None]
+        assert [label(found.lookup(task(7, text))) for text in ("two", "one", "three")] == ["b", "a", None]
 
 
 def test_an_id_of_another_project_is_no_match(tmp_path: Path) -> None:
     records = [stored(1, "other", ("a", "v")), stored(2, "mine", ("b", "v"))]
     with PredictionFile(write(tmp_path / "p.jsonl", records), CONFIG) as found:
-        assert label(found.take(task(1, "mine"))) == "b"
-        assert found.take(task(2, "yours")) is None
+        assert label(found.lookup(task(1, "mine"))) == "b"
+        assert found.lookup(task(2, "yours")) is None
 
 
 def test_equal_texts_are_told_apart_by_id(tmp_path: Path) -> None:
     records = [stored(1, "ok", ("a", "v")), stored(2, "ok", ("b", "v"))]
     with PredictionFile(write(tmp_path / "p.jsonl", records), CONFIG) as found:
-        assert label(found.take(task(2, "ok"))) == "b"
-        assert label(found.take(task(1, "ok"))) == "a"
+        assert label(found.lookup(task(2, "ok"))) == "b"
+        assert label(found.lookup(task(1, "ok"))) == "a"
 
 
 def test_the_last_prediction_counts_or_the_one_of_a_version(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", [stored(1, "x", ("a", "old"), ("b", "new")), stored(2, "y", ("b", "new"))])
     with PredictionFile(path, CONFIG) as found:
-        assert label(found.take(task(1, "x"))) == "b"
+        assert label(found.lookup(task(1, "x"))) == "b"
     with PredictionFile(path, CONFIG, "old") as found:
-        assert label(found.take(task(1, "x"))) == "a"
-        assert found.take(task(2, "y")) == Answer((), "no prediction of this version")
+        assert label(found.lookup(task(1, "x"))) == "a"
+        assert found.lookup(task(2, "y")) == StoredPrediction((), "no prediction of this version")
 
 
 def test_records_of_another_version_are_passed_over(tmp_path: Path) -> None:
     records = [short(1, "a") | {"model_version": "old"}, short(1, "b"), short(2, "a") | {"model_version": "old"}]
     with PredictionFile(write(tmp_path / "p.jsonl", records), CONFIG, "v") as found:
-        assert label(found.take(task(1, "x"))) == "b"
-        assert found.take(task(2, "y")) is None
-        assert list(found.notes()) == []
+        assert label(found.lookup(task(1, "x"))) == "b"
+        assert found.lookup(task(2, "y")) is None
+        assert list(found.warnings()) == []
 
 
 def test_failures_are_answers(tmp_path: Path) -> None:
     failed = {"task": 1, "result": [], "error": {"stage": "fetch", "reason": "no file"}}
     with PredictionFile(write(tmp_path / "p.jsonl", [failed, stored(2, "y")]), CONFIG) as found:
-        assert found.take(task(1, "x")) == Answer((), "no file")
-        assert found.take(task(2, "y")) == Answer((), "no prediction")
+        assert found.lookup(task(1, "x")) == StoredPrediction((), "no file")
+        assert found.lookup(task(2, "y")) == StoredPrediction((), "no prediction")
 
 
 def test_versions_that_are_mixed_are_told_of(tmp_path: Path) -> None:
     """A task that failed keeps the older prediction that it came with; not so where each has the newer one."""
     mixed = [stored(1, "x", ("a", "old"), ("b", "new")), stored(2, "y", ("b", "new")), stored(3, "z", ("a", "old"))]
     with PredictionFile(write(tmp_path / "p.jsonl", mixed), CONFIG) as found:
-        assert [label(found.take(task(n, text))) for n, text in ((1, "x"), (2, "y"))] == ["b", "b"]
-        assert list(found.notes()) == []
-        found.take(task(3, "z"))
-        [note] = found.notes()
+        assert [label(found.lookup(task(n, text))) for n, text in ((1, "x"), (2, "y"))] == ["b", "b"]
+        assert list(found.warnings()) == []
+        found.lookup(task(3, "z"))
+        [note] = found.warnings()
     assert "predictions of 2 versions, the last one of each task: new (2), old (1)" in note
 
 
@@ -112,9 +112,9 @@ def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps(short(1, "a")) + '\nnonsense\n{"task": 2, "res')
     with PredictionFile(str(path), CONFIG) as found:
-        assert found.take(task(2, "x")) is None
-        assert found.torn
-        assert "2 records of" in next(found.notes())
+        assert found.lookup(task(2, "x")) is None
+        assert found.truncated
+        assert "2 records of" in next(found.warnings())
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_what_holds_no_predictions_is_refused(tmp_path: Path, content: str, sent
     path = tmp_path / "p.txt"
     path.write_text(content)
     with pytest.raises(InputError, match=sentence), PredictionFile(str(path), CONFIG) as found:
-        found.take(task(1, "x"))
+        found.lookup(task(1, "x"))

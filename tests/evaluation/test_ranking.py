@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_cli.evaluation.ranking import Trust
-from lsml_cli.evaluation.uncertainty import least_entropy, least_sure, sureness
-from lsml_cli.io.external_sort import Keyed, sorted_on_disk
+from lsml_cli.evaluation.ranking import AcceptanceEstimate
+from lsml_cli.evaluation.uncertainty import confidence, lowest_score, min_entropy
+from lsml_cli.io.external_sort import KeyedRecord, sort_on_disk
 from tests.conftest import Lsml
 from tests.evaluation.test_evaluate import CONFIG, exported, predicted, write
 
@@ -34,38 +34,38 @@ def scored(*scores: float | None) -> list[dict[str, Any]]:
     ],
 )
 def test_how_sure_a_prediction_is(by: Any, scores: tuple[float, ...], expected: Any) -> None:
-    assert sureness(scored(*scores), 0.77, by) == expected
+    assert confidence(scored(*scores), 0.77, by) == expected
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=8))
 def test_no_distribution_has_less_entropy(weights: list[float]) -> None:
     shares = [each / sum(weights) for each in weights]
-    assert least_entropy(max(shares)) <= -sum(each * math.log(each) for each in shares) + 1e-9
+    assert min_entropy(max(shares)) <= -sum(each * math.log(each) for each in shares) + 1e-9
 
 
 def test_surely_complete() -> None:
-    assert least_sure(scored(0.9, 0.8)) == 0.8
-    assert least_sure(scored(0.9, None)) is None
-    assert least_sure([]) is None
-    assert least_sure([{"id": "box", "score": 0.7}, {"id": "box"}]) == 0.7  # the text of a box that has a score
+    assert lowest_score(scored(0.9, 0.8)) == 0.8
+    assert lowest_score(scored(0.9, None)) is None
+    assert lowest_score([]) is None
+    assert lowest_score([{"id": "box", "score": 0.7}, {"id": "box"}]) == 0.7  # the text of a box that has a score
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.binary(max_size=40)), max_size=60))
 def test_sorted_on_disk_is_sorted(records: list[tuple[int, bytes]]) -> None:
-    keyed = [Keyed(float(key), i, body) for i, (key, body) in enumerate(records)]
-    assert list(sorted_on_disk(keyed, Path(), run=300)) == [each.body for each in sorted(keyed)]
+    keyed = [KeyedRecord(float(key), i, body) for i, (key, body) in enumerate(records)]
+    assert list(sort_on_disk(keyed, Path(), run_bytes=300)) == [each.body for each in sorted(keyed)]
 
 
 def test_more_runs_than_files(tmp_path: Path) -> None:
-    keyed = [Keyed(float(-i), i, b"%d" % i) for i in range(1000)]
-    assert list(sorted_on_disk(keyed, tmp_path, run=500)) == [b"%d" % i for i in reversed(range(1000))]
+    keyed = [KeyedRecord(float(-i), i, b"%d" % i) for i in range(1000)]
+    assert list(sort_on_disk(keyed, tmp_path, run_bytes=500)) == [b"%d" % i for i in reversed(range(1000))]
     assert not list(tmp_path.iterdir())
 
 
 def test_a_share_has_its_interval() -> None:
     """Wilson's interval for 4 of 50, as `statsmodels.stats.proportion.proportion_confint(4, 50, method="wilson")`."""
-    assert Trust(0.9, 50, 4).interval == pytest.approx((0.0315, 0.1884), abs=1e-4)
-    assert Trust(0.9, 0, 0).interval is None
+    assert AcceptanceEstimate(0.9, 50, 4).interval == pytest.approx((0.0315, 0.1884), abs=1e-4)
+    assert AcceptanceEstimate(0.9, 0, 0).interval is None
 
 
 @pytest.fixture

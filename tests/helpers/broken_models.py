@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lsml_cli import Binding, LabelConfig, Labelled, Model, ModelSpec, Prediction, Task
+from lsml_cli import AnnotatedTask, Binding, LabelConfig, Model, ModelSpec, Prediction, Task
 from lsml_cli.errors import ModelError
 
 
 class Lengths(Model):
     """Keeps the contract: "long" for texts of more than `limit` letters."""
 
-    fills: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": ("Text",)}
+    supported_controls: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": ("Text",)}
     params: ClassVar[Any] = {"limit": 10}
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Any:
@@ -28,23 +28,23 @@ class Lengths(Model):
 
     def decode(self, output: Any, task: Task, binding: Binding) -> Any:
         label = "long" if output > self.param("limit") else "short"
-        return self.answer(label, 1 / (1 + output), task, binding)
+        return self.make_prediction(label, 1 / (1 + output), task, binding)
 
-    def answer(self, label: str, score: float, task: Task, binding: Binding) -> Prediction:
+    def make_prediction(self, label: str, score: float, task: Task, binding: Binding) -> Prediction:
         region = binding.config.only("Choices").region(task, {"choices": [label]}, score=score)
         return Prediction.of((region,), self.version)
 
 
-class PlaceUnknown(Lengths):
-    place = "gpu"  # type: ignore[assignment]
+class UnknownParallelism(Lengths):
+    parallelism = "gpu"  # type: ignore[assignment]
 
 
 class DevicesAreText(Lengths):
     devices = "cpu"  # type: ignore[assignment]
 
 
-class FillsUnknownTag(Lengths):
-    fills: ClassVar = {"Choice": ("Text",)}
+class UnsupportedControlTag(Lengths):
+    supported_controls: ClassVar = {"Choice": ("Text",)}
 
 
 class DefaultIsNoJson(Lengths):
@@ -117,7 +117,7 @@ class ForwardIsGenerator(Lengths):
 
 class DecodeFails(Lengths):
     def decode(self, output: Any, task: Task, binding: Binding) -> Any:
-        return self.answer({1: "short"}[output], 0.5, task, binding)
+        return self.make_prediction({1: "short"}[output], 0.5, task, binding)
 
 
 class DecodeGivesDict(Lengths):
@@ -127,7 +127,7 @@ class DecodeGivesDict(Lengths):
 
 class UnknownLabel(Lengths):
     def decode(self, output: Any, task: Task, binding: Binding) -> Any:
-        return self.answer("huge", 0.5, task, binding)
+        return self.make_prediction("huge", 0.5, task, binding)
 
 
 class EncodePops(Lengths):
@@ -268,7 +268,12 @@ class Learner(Lengths):
         return [100 if len(text) > self.mean else 0 for text in inputs]
 
     def fit(
-        self, train: Sequence[Labelled], holdout: Sequence[Labelled], binding: Binding, out_dir: Path, progress: Any
+        self,
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
+        binding: Binding,
+        out_dir: Path,
+        progress: Any,
     ) -> Any:
         progress(f"Looking at {len(train)} texts.")
         mean = sum(len(example.task.data["text"]) for example in train) / len(train)
@@ -277,47 +282,47 @@ class Learner(Lengths):
 
 
 class FitFails(Learner):
-    def fit(self, train: Any, holdout: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
-        return super().fit(train[:0], holdout, binding, out_dir, progress)
+    def fit(self, train: Any, validation: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
+        return super().fit(train[:0], validation, binding, out_dir, progress)
 
 
 class FitNeedsHoldout(Learner):
-    def fit(self, train: Any, holdout: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
-        assert holdout[0]
-        return super().fit(train, holdout, binding, out_dir, progress)
+    def fit(self, train: Any, validation: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
+        assert validation[0]
+        return super().fit(train, validation, binding, out_dir, progress)
 
 
 class FitShuffles(Learner):
-    def fit(self, train: Any, holdout: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
+    def fit(self, train: Any, validation: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
         train.reverse()
-        return super().fit(train, holdout, binding, out_dir, progress)
+        return super().fit(train, validation, binding, out_dir, progress)
 
 
 class FitGivesNothing(Learner):
-    def fit(self, train: Any, holdout: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
-        super().fit(train, holdout, binding, out_dir, progress)
+    def fit(self, train: Any, validation: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
+        super().fit(train, validation, binding, out_dir, progress)
 
 
 class StateIsNoJson(Learner):
-    def fit(self, train: Any, holdout: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
-        return super().fit(train, holdout, binding, out_dir, progress) | {"classes": {"short", "long"}}
+    def fit(self, train: Any, validation: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
+        return super().fit(train, validation, binding, out_dir, progress) | {"classes": {"short", "long"}}
 
 
 class SavesNothing(Learner):
-    def fit(self, train: Any, holdout: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
+    def fit(self, train: Any, validation: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
         return {}
 
 
 class LearnsByChance(Learner):
-    def fit(self, train: Any, holdout: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
-        state = super().fit(train, holdout, binding, out_dir, progress)
+    def fit(self, train: Any, validation: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
+        state = super().fit(train, validation, binding, out_dir, progress)
         (out_dir / "mean.json").write_text(str(-1 if out_dir.name == "again" else 1000))
         return state
 
 
 class RemembersPath(Learner):
-    def fit(self, train: Any, holdout: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
-        return super().fit(train, holdout, binding, out_dir, progress) | {"file": str(out_dir / "mean.json")}
+    def fit(self, train: Any, validation: Any, binding: Binding, out_dir: Path, progress: Any) -> Any:
+        return super().fit(train, validation, binding, out_dir, progress) | {"file": str(out_dir / "mean.json")}
 
     def load(self, device: str) -> None:
         super().load(device)
@@ -326,4 +331,4 @@ class RemembersPath(Learner):
 
 class WrongOnceTrained(Learner):
     def decode(self, output: Any, task: Task, binding: Binding) -> Any:
-        return self.answer("huge", 0.5, task, binding)
+        return self.make_prediction("huge", 0.5, task, binding)

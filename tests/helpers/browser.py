@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.serve_process import until
+from tests.helpers.serve_process import wait_until
 
 if TYPE_CHECKING:
     from labelling import LabelStudio
     from selenium.webdriver import Chrome
 
-PATIENCE = 60  # seconds until something is on the page
+TIMEOUT = 60  # seconds until something is on the page
 
 
 class Page:
@@ -31,36 +31,36 @@ class Page:
     def open(self, url: str) -> None:
         self._browser.get(url)
 
-    def shown(self, selector: str) -> Any:
+    def wait_visible(self, selector: str) -> Any:
         """The first visible element of this CSS selector."""
         from selenium.webdriver.common.by import By
         from selenium.webdriver.support import expected_conditions
         from selenium.webdriver.support.ui import WebDriverWait
 
         found = expected_conditions.visibility_of_element_located((By.CSS_SELECTOR, selector))
-        return WebDriverWait(self._browser, PATIENCE).until(found, f"{selector} at {self._browser.current_url}")
+        return WebDriverWait(self._browser, TIMEOUT).until(found, f"{selector} at {self._browser.current_url}")
 
-    def chosen(self) -> set[str]:
+    def selected_choices(self) -> set[str]:
         """The names of all choices that have their tick, once there is one."""
         from selenium.webdriver.common.by import By
 
-        self.shown(".lsf-choice .ant-checkbox-checked")
+        self.wait_visible(".lsf-choice .ant-checkbox-checked")
         found = self._browser.find_elements(By.CSS_SELECTOR, ".lsf-choice input:checked")
         return {str(each.get_attribute("name")) for each in found}
 
-    def regions(self) -> list[str]:
+    def region_labels(self) -> list[str]:
         """What the list of regions says, once there is one: their labels, and texts that belong to them."""
         from selenium.webdriver.common.by import By
 
-        self.shown(".lsf-outliner-item__title")
+        self.wait_visible(".lsf-outliner-item__title")
         return [each.text for each in self._browser.find_elements(By.CSS_SELECTOR, ".lsf-outliner-item__title")]
 
     def log_in(self, label_studio: LabelStudio) -> None:
         self.open(f"{label_studio.url}/user/login/")
-        self.shown("input[name=email]").send_keys(label_studio.email)
-        self.shown("input[name=password]").send_keys(label_studio.password)
-        self.shown("form button[type=submit]").click()
-        until("somebody is logged in", lambda: self._browser.get_cookie("sessionid"))
+        self.wait_visible("input[name=email]").send_keys(label_studio.email)
+        self.wait_visible("input[name=password]").send_keys(label_studio.password)
+        self.wait_visible("form button[type=submit]").click()
+        wait_until("somebody is logged in", lambda: self._browser.get_cookie("sessionid"))
 
     def emulate(self, width: int, height: int, dark: bool = False, mobile: bool = False) -> None:
         """Another screen, in CSS pixels, and what its owner prefers."""
@@ -73,13 +73,13 @@ class Page:
         """What a piece of JavaScript returns."""
         return self._browser.execute_script(script)
 
-    def tab_through(self, most: int) -> tuple[list[str], bool]:
+    def tab_through(self, max_steps: int) -> tuple[list[str], bool]:
         """The addresses of the links that the tab key leads to, and whether each one that has the focus shows it."""
         from selenium.webdriver.common.action_chains import ActionChains
         from selenium.webdriver.common.keys import Keys
 
         reached, visible = [], True
-        for _ in range(most):
+        for _ in range(max_steps):
             ActionChains(self._browser).send_keys(Keys.TAB).perform()
             href, outline = self.run(
                 "const it = document.activeElement;"
@@ -91,17 +91,17 @@ class Page:
             reached.append(href)
         return reached, visible
 
-    def complaints(self) -> list[str]:
+    def console_messages(self) -> list[str]:
         """What the console says of errors and warnings, since it was asked last."""
         return [str(each["message"]) for each in self._browser.get_log("browser") if each["level"] != "INFO"]
 
-    def photograph(self, name: str, whole: bool = False) -> None:
+    def take_screenshot(self, name: str, full_page: bool = False) -> None:
         """A failing test shows where it is; LSML_SCREENSHOTS names a folder for copies of what was to be seen.
 
         whole  all of the page, not only what the window shows
         """
         path = self._folder / f"{name}.png"
-        if whole:
+        if full_page:
             taken = self._browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
             path.write_bytes(base64.b64decode(taken["data"]))
         else:
@@ -113,7 +113,7 @@ class Page:
 
 
 @contextlib.contextmanager
-def browsing(folder: Path) -> Iterator[Page]:
+def open_browser(folder: Path) -> Iterator[Page]:
     """Chromium without a window, which reaches this machine and nothing else."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: `make test-slow` installs it")
     from selenium.webdriver.chrome.service import Service
@@ -144,5 +144,5 @@ def browsing(folder: Path) -> Iterator[Page]:
         try:
             yield page
         finally:
-            page.photograph("end")
+            page.take_screenshot("end")
             browser.quit()

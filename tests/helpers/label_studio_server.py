@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.helpers.serve_process import Serve, ending_as_by_ctrl_c, exchange, free_port, tail
+from tests.helpers.serve_process import ServerFactory, free_port, read_tail, send_request, sigterm_as_interrupt
 
-FIRST_START = 300  # seconds; migrations
-LATER_START = 90  # seconds
+FIRST_START_TIMEOUT = 300  # seconds; migrations
+START_TIMEOUT = 90  # seconds
 EMAIL = "test@example.com"
-ACCESS = 200  # seconds that an access token is used for; Label Studio takes it for 300
+ACCESS_TOKEN_LIFETIME = 200  # seconds that an access token is used for; Label Studio takes it for 300
 
 
-class Template(NamedTuple):
+class DataTemplate(NamedTuple):
     """A migrated, empty data folder, and its user. Copy the folder, do not start on it."""
 
     data: Path
@@ -44,99 +44,101 @@ class LabelStudio:
         self.email, self.password = EMAIL, password
         self.log = log
         self._personal_token = ""
-        self._access = ("", 0.0)
-        self._legacy = True
+        self._access_cache = ("", 0.0)
+        self._is_legacy_allowed = True
 
     def request(self, method: str, path: str, body: object = None, timeout: float = 300) -> tuple[int, Any]:
         """(status, parsed JSON or text); a status of 400 and above is an answer, not an exception."""
-        return exchange(method, self.url + path, body, {"Authorization": self.authorization()}, timeout)
+        return send_request(method, self.url + path, body, {"Authorization": self.authorization()}, timeout)
 
     def authorization(self) -> str:
-        return f"Token {self.token}" if self._legacy else f"Bearer {self._access_token()}"
+        return f"Token {self.token}" if self._is_legacy_allowed else f"Bearer {self._access_token()}"
 
     @property
     def personal_token(self) -> str:
         """What users of a Label Studio with its default settings get; it is shown once, so it is kept here."""
         if not self._personal_token:
-            self._personal_token = self.ask("POST", "/api/token/")["token"]
+            self._personal_token = self.request_ok("POST", "/api/token/")["token"]
         return self._personal_token
 
     @contextlib.contextmanager
-    def without_legacy_tokens(self) -> Iterator[None]:
+    def legacy_tokens_disabled(self) -> Iterator[None]:
         """As Label Studio is by default: the old kind of token, which `/setup` hands out, is worth nothing."""
         assert self.personal_token
-        self.ask("POST", "/api/jwt/settings", {"legacy_api_tokens_enabled": False})
-        self._legacy = False
+        self.request_ok("POST", "/api/jwt/settings", {"legacy_api_tokens_enabled": False})
+        self._is_legacy_allowed = False
         try:
             yield
         finally:
-            self.ask("POST", "/api/jwt/settings", {"legacy_api_tokens_enabled": True})
-            self._legacy = True
+            self.request_ok("POST", "/api/jwt/settings", {"legacy_api_tokens_enabled": True})
+            self._is_legacy_allowed = True
 
     def _access_token(self) -> str:
-        token, since = self._access
-        if not token or time.monotonic() - since > ACCESS:
-            status, answer = exchange("POST", f"{self.url}/api/token/refresh/", {"refresh": self.personal_token})
+        token, since = self._access_cache
+        if not token or time.monotonic() - since > ACCESS_TOKEN_LIFETIME:
+            status, answer = send_request("POST", f"{self.url}/api/token/refresh/", {"refresh": self.personal_token})
             assert status == 200, answer
             token, since = answer["access"], time.monotonic()
-            self._access = token, since
+            self._access_cache = token, since
         return token
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
+    def request_ok(self, method: str, path: str, body: object = None) -> Any:
         """`request` that must succeed."""
         status, answer = self.request(method, path, body)
         assert status < 300, f"{method} {path} -> {status} {str(answer)[:2000]}"
         return answer
 
-    def project(self, title: str, config: str) -> int:
+    def create_project(self, title: str, config: str) -> int:
         """Create a project and return its id."""
-        created = self.ask("POST", "/api/projects", {"title": title, "label_config": config})
+        created = self.request_ok("POST", "/api/projects", {"title": title, "label_config": config})
         return int(created["id"])
 
     def import_tasks(self, project: int, tasks: object) -> dict[str, Any]:
         """`task_count`, `prediction_count`, `annotation_count`, `task_ids` of what was taken."""
-        answer = self.ask("POST", f"/api/projects/{project}/import?return_task_ids=true", tasks)
+        answer = self.request_ok("POST", f"/api/projects/{project}/import?return_task_ids=true", tasks)
         assert isinstance(answer, dict)
         return answer
 
     def export(self, project: int) -> list[dict[str, Any]]:
         """The JSON export of all tasks, as the Export button gives it: `predictions` are ids."""
-        answer = self.ask("GET", f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true")
+        answer = self.request_ok("GET", f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true")
         assert isinstance(answer, list)
         return answer
 
     def predictions(self, project: int) -> list[dict[str, Any]]:
         """Every stored prediction, in full."""
-        answer = self.ask("GET", f"/api/predictions?project={project}")
+        answer = self.request_ok("GET", f"/api/predictions?project={project}")
         assert isinstance(answer, list)
         return answer
 
-    def connect(self, project: int, url: str, **fields: object) -> int:
+    def connect_backend(self, project: int, url: str, **fields: object) -> int:
         """Make the server at `url` the project's model, and return the backend's id."""
         asked = {"url": url, "project": project, "title": "lsml", **fields}
-        backend = self.ask("POST", "/api/ml", asked)
+        backend = self.request_ok("POST", "/api/ml", asked)
         assert backend["readable_state"] == "Connected", backend
         return int(backend["id"])
 
     def model_version(self, backend: int) -> str:
         """What the backend says now: Label Studio asks it whenever somebody looks."""
-        answer = self.ask("GET", f"/api/ml/{backend}")
+        answer = self.request_ok("GET", f"/api/ml/{backend}")
         assert answer["readable_state"] == "Connected", answer
         return str(answer["model_version"])
 
-    def retrieve(self, project: int, tasks: list[int] | None = None) -> None:
+    def retrieve_predictions(self, project: int, tasks: list[int] | None = None) -> None:
         """Retrieve Predictions, of the Data Manager, for these tasks or for all."""
         chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": tasks}
         path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
-        self.ask("POST", path, {"selectedItems": chosen})
+        self.request_ok("POST", path, {"selectedItems": chosen})
 
     def annotate(self, task: int, result: list[dict[str, Any]]) -> int:
         """Submit an annotation, as the editor does, and return its id."""
-        return int(self.ask("POST", f"/api/tasks/{task}/annotations/", {"result": result, "lead_time": 2.5})["id"])
+        return int(
+            self.request_ok("POST", f"/api/tasks/{task}/annotations/", {"result": result, "lead_time": 2.5})["id"]
+        )
 
-    def count(self, project: int) -> dict[str, int]:
+    def counts(self, project: int) -> dict[str, int]:
         """The server's own counts: tasks, annotations (skipped ones apart), predictions."""
-        answer = self.ask("GET", f"/api/projects/{project}")
+        answer = self.request_ok("GET", f"/api/projects/{project}")
         return {
             "tasks": answer["task_number"],
             "annotations": answer["total_annotations_number"],
@@ -156,32 +158,32 @@ def label_studio_program() -> Path:
 
 
 @pytest.fixture(scope="session")
-def label_studio_template(label_studio_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Template:
+def label_studio_template(label_studio_program: Path, tmp_path_factory: pytest.TempPathFactory) -> DataTemplate:
     folder = tmp_path_factory.mktemp("label-studio-template")
-    template = Template(folder / "data", token=secrets.token_hex(20), password=secrets.token_hex(8))
+    template = DataTemplate(folder / "data", token=secrets.token_hex(20), password=secrets.token_hex(8))
     template.data.mkdir()
-    with running(label_studio_program, template, FIRST_START):
+    with run_label_studio(label_studio_program, template, FIRST_START_TIMEOUT):
         pass
     return template
 
 
 @pytest.fixture(scope="module")
 def label_studio(
-    label_studio_program: Path, label_studio_template: Template, tmp_path_factory: pytest.TempPathFactory
+    label_studio_program: Path, label_studio_template: DataTemplate, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LabelStudio]:
     """A server with no project yet, shared by the tests of one module."""
     data = tmp_path_factory.mktemp("label-studio") / "data"
     shutil.copytree(label_studio_template.data, data)  # .env too: it holds the key that signs tokens
-    with running(label_studio_program, label_studio_template._replace(data=data), LATER_START) as server:
+    with run_label_studio(label_studio_program, label_studio_template._replace(data=data), START_TIMEOUT) as server:
         yield server
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(tmp_path: Path) -> Iterator[ServerFactory]:
     """`serve("--model", model, …)` -> a running `lsml serve`, gone when the test ends."""
     folder = tmp_path / "serve"
     folder.mkdir()
-    started = Serve(folder)
+    started = ServerFactory(folder)
     try:
         yield started
     finally:
@@ -189,9 +191,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 @contextlib.contextmanager
-def running(program: Path, on: Template, patience: float) -> Iterator[LabelStudio]:
+def run_label_studio(program: Path, template: DataTemplate, timeout: float) -> Iterator[LabelStudio]:
     """A server on `on.data`, logging beside it; gone when the block ends, however it ends."""
-    folder = on.data.parent
+    folder = template.data.parent
     port = free_port()
     log = folder / "server.log"
     command = [
@@ -202,37 +204,37 @@ def running(program: Path, on: Template, patience: float) -> Iterator[LabelStudi
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(on),
+            env=label_studio_env(template),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own: nothing it starts outlives it
         )
-    server = LabelStudio(f"http://127.0.0.1:{port}", on.token, on.password, log)
-    with ending_as_by_ctrl_c():
+    server = LabelStudio(f"http://127.0.0.1:{port}", template.token, template.password, log)
+    with sigterm_as_interrupt():
         try:
-            wait_until_up(server, process, patience)
+            wait_until_up(server, process, timeout)
             yield server
         finally:
-            stop(process)
+            stop_process(process)
 
 
-def environment(on: Template) -> dict[str, str]:
+def label_studio_env(template: DataTemplate) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("LABEL_STUDIO_", "HEARTEX_", "DJANGO_", "LSML_", "PYTHON"))
     }
     return inherited | {
-        "HOME": str(on.data.parent),
+        "HOME": str(template.data.parent),
         "PYTHONUNBUFFERED": "1",
-        "LABEL_STUDIO_BASE_DATA_DIR": str(on.data),
+        "LABEL_STUDIO_BASE_DATA_DIR": str(template.data),
         "LABEL_STUDIO_USERNAME": EMAIL,
-        "LABEL_STUDIO_PASSWORD": on.password,
-        "LABEL_STUDIO_USER_TOKEN": on.token,
+        "LABEL_STUDIO_PASSWORD": template.password,
+        "LABEL_STUDIO_USER_TOKEN": template.token,
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
         "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(on.data / "local"),
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(template.data / "local"),
         # Without this, Label Studio refuses every backend on this machine.
         "USE_DEFAULT_BANNED_SUBNETS": "false",
         # Nothing leaves this machine.
@@ -243,22 +245,22 @@ def environment(on: Template) -> dict[str, str]:
     }
 
 
-def wait_until_up(server: LabelStudio, process: subprocess.Popen[bytes], patience: float) -> None:
-    deadline = time.monotonic() + patience
+def wait_until_up(server: LabelStudio, process: subprocess.Popen[bytes], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            pytest.fail(f"Label Studio ended with {process.returncode}\n{tail(server.log)}", pytrace=False)
+            pytest.fail(f"Label Studio ended with {process.returncode}\n{read_tail(server.log)}", pytrace=False)
         with contextlib.suppress(OSError):
             if server.request("GET", "/health", timeout=5)[0] == 200:
                 # Where the port was taken in between, Label Studio has silently moved to the next one, and
                 # whoever answers here does not know the token.
-                server.ask("GET", "/api/current-user/whoami")
+                server.request_ok("GET", "/api/current-user/whoami")
                 return
         time.sleep(0.5)
-    pytest.fail(f"Label Studio was not up after {patience:.0f} seconds\n{tail(server.log)}", pytrace=False)
+    pytest.fail(f"Label Studio was not up after {timeout:.0f} seconds\n{read_tail(server.log)}", pytrace=False)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop_process(process: subprocess.Popen[bytes]) -> None:
     """End the whole process group, politely first, and wait for it."""
     for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):
@@ -279,5 +281,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
         serving = [program.log for program in used["serve"].programs] if "serve" in used else []
         studio = [used["label_studio"].log] if "label_studio" in used else []
         for log in studio + serving:
-            report.sections.append((f"end of {log}", tail(log)))
+            report.sections.append((f"end of {log}", read_tail(log)))
     return report

@@ -18,99 +18,105 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LEGACY_KEY = "0123456789abcdef0123456789abcdef01234567"
-PICTURE = b"the bytes of a picture"
+IMAGE_BYTES = b"the bytes of a picture"
 
 
 @dataclass(frozen=True)
-class Answer:
+class StubResponse:
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecordedRequest:
     """A request. `key` is its Authorization header."""
 
     path: str
-    key: str | None
+    authorization: str | None
     cookie: str | None
 
 
-class Site:
+class StubSite:
     """What it answers is in `answers`: by path, without the query. A function does what it wants with the handler."""
 
     def __init__(self, host: str, port: int) -> None:
         self.port = port
         self.url = f"http://{host}:{port}"
-        self.answers: dict[str, Answer | Callable[[BaseHTTPRequestHandler], None]] = {}
-        self.asked: list[Asked] = []
-        self.posted: list[Any] = []
-        self.connections = 0
+        self.responses: dict[str, StubResponse | Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.requests: list[RecordedRequest] = []
+        self.posted_bodies: list[Any] = []
+        self.connection_count = 0
 
     @property
     def paths(self) -> list[str]:
-        return [asked.path for asked in self.asked]
+        return [asked.path for asked in self.requests]
 
     @property
-    def keys(self) -> list[str | None]:
-        return [asked.key for asked in self.asked]
+    def authorizations(self) -> list[str | None]:
+        return [asked.authorization for asked in self.requests]
 
-    def answer(self, path: str, key: str | None, body: Any) -> Answer | Callable[[BaseHTTPRequestHandler], None]:
-        return self.answers.get(path.partition("?")[0], Answer(404))
+    def respond(
+        self, path: str, authorization: str | None, body: Any
+    ) -> StubResponse | Callable[[BaseHTTPRequestHandler], None]:
+        return self.responses.get(path.partition("?")[0], StubResponse(404))
 
     def redirect(self, path: str, location: str, status: int = 302) -> None:
-        self.answers[path] = Answer(status, headers={"Location": location, "Set-Cookie": "sessionid=secret; Path=/"})
+        self.responses[path] = StubResponse(
+            status, headers={"Location": location, "Set-Cookie": "sessionid=secret; Path=/"}
+        )
 
 
-class Studio(Site):
+class StubLabelStudio(StubSite):
     """A Label Studio below /ls: uploads, local files and presigned ones, for either kind of key."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
         self.url += "/ls"
-        self.personal_token = jwt("refresh", 1000, 10_000)
+        self.personal_token = make_jwt("refresh", 1000, 10_000)
         self.legacy_allowed = True
-        self.lasts = 300  # seconds
-        self.good: set[str] = set()  # access tokens
-        self.storages: dict[str, str] = {}  # "s3://bucket/key" -> where it is presigned to
-        self.answers["/ls/data/upload/3/a é.png"] = Answer(body=PICTURE)
-        self.answers["/ls/data/local-files/"] = Answer(body=b"a local file")
+        self.token_lifetime = 300  # seconds
+        self.valid_tokens: set[str] = set()  # access tokens
+        self.presigned_urls: dict[str, str] = {}  # "s3://bucket/key" -> where it is presigned to
+        self.responses["/ls/data/upload/3/a é.png"] = StubResponse(body=IMAGE_BYTES)
+        self.responses["/ls/data/local-files/"] = StubResponse(body=b"a local file")
 
-    def answer(self, path: str, key: str | None, body: Any) -> Answer | Callable[[BaseHTTPRequestHandler], None]:
+    def respond(
+        self, path: str, authorization: str | None, body: Any
+    ) -> StubResponse | Callable[[BaseHTTPRequestHandler], None]:
         where = urlsplit(path)
         if where.path == "/ls/api/token/refresh/":
-            return self.refreshed(body)
-        legacy = self.legacy_allowed and key == f"Token {LEGACY_KEY}"
-        if not (legacy or (key or "").removeprefix("Bearer ") in self.good):
-            return Answer(401, b'{"detail": "no"}')
+            return self.refresh_token(body)
+        legacy = self.legacy_allowed and authorization == f"Token {LEGACY_KEY}"
+        if not (legacy or (authorization or "").removeprefix("Bearer ") in self.valid_tokens):
+            return StubResponse(401, b'{"detail": "no"}')
         if "/presign/" in where.path:
             uri = base64.urlsafe_b64decode(parse_qs(where.query)["fileuri"][0]).decode()
-            found = self.storages.get(uri) if where.path == "/ls/tasks/7/presign/" else None
-            return Answer(404) if found is None else Answer(303, headers={"Location": found})
-        return self.answers.get(unquote(where.path), Answer(404))
+            found = self.presigned_urls.get(uri) if where.path == "/ls/tasks/7/presign/" else None
+            return StubResponse(404) if found is None else StubResponse(303, headers={"Location": found})
+        return self.responses.get(unquote(where.path), StubResponse(404))
 
-    def refreshed(self, body: Any) -> Answer | Callable[[BaseHTTPRequestHandler], None]:
-        self.posted.append(body)
-        if "/ls/api/token/refresh/" in self.answers:
-            return self.answers["/ls/api/token/refresh/"]
+    def refresh_token(self, body: Any) -> StubResponse | Callable[[BaseHTTPRequestHandler], None]:
+        self.posted_bodies.append(body)
+        if "/ls/api/token/refresh/" in self.responses:
+            return self.responses["/ls/api/token/refresh/"]
         if body != {"refresh": self.personal_token}:
-            return Answer(401)
-        token = jwt("access", len(self.good), len(self.good) + self.lasts)
-        self.good.add(token)
-        return Answer(200, json.dumps({"access": token}).encode())
+            return StubResponse(401)
+        token = make_jwt("access", len(self.valid_tokens), len(self.valid_tokens) + self.token_lifetime)
+        self.valid_tokens.add(token)
+        return StubResponse(200, json.dumps({"access": token}).encode())
 
 
-def jwt(kind: str, begin: int, end: int) -> str:
+def make_jwt(kind: str, issued_at: int, expires_at: int) -> str:
     """A token in the shape of Label Studio's, whose signature nobody checks."""
-    parts = [{"alg": "HS256"}, {"token_type": kind, "iat": begin, "exp": end}]
+    parts = [{"alg": "HS256"}, {"token_type": kind, "iat": issued_at, "exp": expires_at}]
     encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
     return ".".join([*encoded, "signature"])
 
 
 @contextlib.contextmanager
-def serving(
-    kind: Callable[[str, int], Any] = Site, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+def run_stub_server(
+    server_class: Callable[[str, int], Any] = StubSite, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> Iterator[Any]:
     """A running `Site` or `Studio`."""
 
@@ -123,11 +129,11 @@ def serving(
 
         def do_GET(self) -> None:
             headers = self.headers
-            site.asked.append(Asked(self.path, headers.get("Authorization"), headers.get("Cookie")))
+            site.asked.append(RecordedRequest(self.path, headers.get("Authorization"), headers.get("Cookie")))
             length = int(headers.get("Content-Length", 0))
             body = json.loads(self.rfile.read(length)) if length else None
             answer = site.answer(self.path, headers.get("Authorization"), body)
-            if not isinstance(answer, Answer):
+            if not isinstance(answer, StubResponse):
                 answer(self)
                 self.close_connection = True
                 return
@@ -151,7 +157,7 @@ def serving(
     with Server((host, 0), Handler) as httpd:
         if tls is not None:
             httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
-        site = kind(host, httpd.server_address[1])
+        site = server_class(host, httpd.server_address[1])
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
         yield site
@@ -159,7 +165,9 @@ def serving(
         thread.join()
 
 
-def dripping(first: bytes, drop: bytes, pause: float, times: int = 1000) -> Callable[[BaseHTTPRequestHandler], None]:
+def drip_response(
+    first: bytes, drop: bytes, pause: float, times: int = 1000
+) -> Callable[[BaseHTTPRequestHandler], None]:
     """An answer that begins at once and then comes in drops; raw, with its header."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:

@@ -11,7 +11,7 @@ from lsml_cli.errors import LsmlError
 from lsml_cli.models.base import Binding
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Task
-from tests.helpers.models import Words, one_choice
+from tests.helpers.models import Words, make_choice_prediction
 
 
 class Exits(Words):
@@ -32,7 +32,7 @@ class Unpicklable(Words):
     """Its region holds a lock, which neither JSON nor another process can take."""
 
     def decode(self, output: int, task: Task, binding: Binding) -> Any:
-        prediction = one_choice(self, task, binding, "short", 0.5)
+        prediction = make_choice_prediction(self, task, binding, "short", 0.5)
         if not task.data.get("do"):
             return prediction
         control = binding.config.only("Choices")
@@ -55,7 +55,7 @@ class RaisesItsOwnError(Words):
         raise OwnError("a", "b", "c")
 
 
-class Mute(Exception):
+class MessagelessError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
@@ -66,5 +66,5 @@ class SaysOddThings(Words):
         if "surrogate" in does:
             raise ValueError("bad \ud800 surrogate")
         if "no text" in does:
-            raise Mute
+            raise MessagelessError
         return super().forward(inputs, binding)

@@ -25,7 +25,7 @@ OCR_CONFIG = """<View><Image name="image" value="$image"/>
   <RectangleLabels name="box" toName="image"><Label value="word"/><Label value="number"/></RectangleLabels></View>"""
 
 
-def one_choice(model: Model, task: Task, binding: Binding, label: str, score: float) -> Prediction:
+def make_choice_prediction(model: Model, task: Task, binding: Binding, label: str, score: float) -> Prediction:
     control = binding.config.only("Choices")
     return Prediction.of((control.region(task, {"choices": [label]}, score=score),), model.version)
 
@@ -33,7 +33,7 @@ def one_choice(model: Model, task: Task, binding: Binding, label: str, score: fl
 class Words(Model):
     """Text-like: holds the GIL, so that more workers mean more processes."""
 
-    place = "process"
+    parallelism = "process"
     batch_size = 16
     params: ClassVar = {"pause": 0.0}
 
@@ -42,13 +42,13 @@ class Words(Model):
         return [len(task.data["text"].split()) for task in inputs]
 
     def decode(self, output: int, task: Task, binding: Binding) -> Prediction:
-        return one_choice(self, task, binding, "long" if output > 5 else "short", 1 / (1 + output))
+        return make_choice_prediction(self, task, binding, "long" if output > 5 else "short", 1 / (1 + output))
 
 
 class Brightness(Model):
     """Picture-like: bytes are fetched and decoded in threads, ahead of one forward lane."""
 
-    place = "threads"
+    parallelism = "threads"
     batch_size = 8
 
     def load(self, device: str) -> None:
@@ -56,7 +56,7 @@ class Brightness(Model):
         self.encoding_threads: set[int] = set()
         self.forward_threads: set[int] = set()
 
-    def sources(self, task: Task, binding: Binding) -> list[str]:
+    def media_refs(self, task: Task, binding: Binding) -> list[str]:
         return [task.data["image"]]
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> bytes:
@@ -71,7 +71,9 @@ class Brightness(Model):
         return [sum(pixels) / len(pixels) / 255 for pixels in inputs]
 
     def decode(self, output: float, task: Task, binding: Binding) -> Prediction:
-        return one_choice(self, task, binding, "bright" if output > 0.5 else "dark", max(output, 1 - output))
+        return make_choice_prediction(
+            self, task, binding, "bright" if output > 0.5 else "dark", max(output, 1 - output)
+        )
 
 
 class TwoStage(Model):
@@ -167,7 +169,7 @@ class Fragile(Words):
         if task.data.get("do") == "return a dict":
             return {"result": []}
         if task.data.get("do") == "unknown label":
-            return one_choice(self, task, binding, "huge", 0.5)
+            return make_choice_prediction(self, task, binding, "huge", 0.5)
         if task.data.get("do") == "nothing":
             return Prediction.of((), self.version)
         return super().decode(output, task, binding)
@@ -184,10 +186,10 @@ class Stored(Words):
     """Names a file with what it knows, which may name another one."""
 
     params: ClassVar = {"pause": 0.0, "weights": "none.bin"}
-    files = ("weights",)
+    file_params = ("weights",)
 
     @classmethod
-    def files_behind(cls, path: Path) -> list[Path]:
+    def referenced_files(cls, path: Path) -> list[Path]:
         return [path.parent / path.read_text().strip()]
 
 

@@ -22,16 +22,16 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-START = 60  # seconds until the model is loaded and the port is open
+START_TIMEOUT = 60  # seconds until the model is loaded and the port is open
 LOG_TAIL = 6000  # characters of a log that a failure shows
 
 T = TypeVar("T")
 
 # A proxy set for the machine has no business with a server on it.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+DIRECT_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def exchange(
+def send_request(
     method: str, url: str, body: object = None, headers: Mapping[str, str] | None = None, timeout: float = 300
 ) -> tuple[int, Any]:
     """(status, parsed JSON or text); a status of 400 and above is an answer, not an exception."""
@@ -42,7 +42,7 @@ def exchange(
         headers={"Content-Type": "application/json", **(headers or {})},
     )
     try:
-        with DIRECT.open(request, timeout=timeout) as response:
+        with DIRECT_OPENER.open(request, timeout=timeout) as response:
             status, text = response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -88,20 +88,20 @@ class Server(Program):
         self, method: str, path: str, body: object = None, *, basic_auth: str = "", timeout: float = 100
     ) -> tuple[int, Any]:
         headers = {"Authorization": "Basic " + base64.b64encode(basic_auth.encode()).decode()} if basic_auth else {}
-        return exchange(method, self.url + path, body, headers, timeout)
+        return send_request(method, self.url + path, body, headers, timeout)
 
-    def ask(self, method: str, path: str, body: object = None, *, basic_auth: str = "") -> Any:
+    def request_ok(self, method: str, path: str, body: object = None, *, basic_auth: str = "") -> Any:
         """`request` that must succeed."""
         status, answer = self.request(method, path, body, basic_auth=basic_auth)
         assert status < 300, f"{method} {path} -> {status} {str(answer)[:2000]}"
         return answer
 
     def is_training(self, project: int) -> bool:
-        answer = self.ask("GET", f"/is_training?project={project}")
+        answer = self.request_ok("GET", f"/is_training?project={project}")
         return bool(answer["is_training"])
 
 
-class Serve:
+class ServerFactory:
     """Starts servers and workers for one test, and ends them all with it."""
 
     def __init__(self, folder: Path) -> None:
@@ -115,7 +115,7 @@ class Serve:
         command = [sys.executable, "-m", "lsml_cli", "serve", "--port", "0", *given]
         program = self._start(command, env)
         secret_path = given[given.index("--secret-path") + 1] if "--secret-path" in given else ""
-        root = until("the server's port is open", lambda: _root(program), START)
+        root = wait_until("the server's port is open", lambda: _root(program), START_TIMEOUT)
         server = Server(program.process, program.log, root, secret_path)
         self.programs[self.programs.index(program)] = server
         return server
@@ -132,12 +132,12 @@ class Serve:
             pytest.skip("needs redis-server: scripts/system-deps installs it")
         options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self.folder)]
         self._start([binary, "--port", str(port), *options], None)
-        until("redis answers", lambda: _answers(port), 15)
+        wait_until("redis answers", lambda: _is_responding(port), 15)
         return f"redis://127.0.0.1:{port}/0"
 
     def _start(self, command: list[str], env: Mapping[str, str] | None) -> Program:
         log = self.folder / f"{len(self.programs)}-{Path(command[0]).name if len(command) < 4 else command[3]}.log"
-        program = self._open.enter_context(started(command, log, env))
+        program = self._open.enter_context(run_program(command, log, env))
         self.programs.append(program)
         return program
 
@@ -147,12 +147,12 @@ class Serve:
 
 def _root(program: Program) -> str | None:
     if program.process.poll() is not None:
-        pytest.fail(f"it ended with {program.process.returncode}\n{tail(program.log)}", pytrace=False)
+        pytest.fail(f"it ended with {program.process.returncode}\n{read_tail(program.log)}", pytrace=False)
     found = re.search(r"Serving on (https?://127\.0\.0\.1:\d+)", program.log.read_text("utf-8", errors="replace"))
     return found.group(1) if found else None
 
 
-def _answers(port: int) -> bool:
+def _is_responding(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
         connection.sendall(b"PING\r\n")
         return connection.recv(16).startswith(b"+PONG")
@@ -160,7 +160,7 @@ def _answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def started(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
+def run_program(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
     """The command as the leader of a process group, logging to a file; gone when the block ends, however it ends."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("LSML_", "LABEL_STUDIO_"))}
     own |= {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
@@ -174,15 +174,15 @@ def started(command: list[str], log: Path, env: Mapping[str, str] | None = None)
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    with ending_as_by_ctrl_c():
+    with sigterm_as_interrupt():
         try:
             yield Program(process, log)
         finally:
-            stop(process)
+            stop_process(process)
 
 
 @contextlib.contextmanager
-def ending_as_by_ctrl_c() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """A suite that is stopped from outside (by a time limit) ends as if by ctrl-C, so that `finally` still runs."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -191,7 +191,7 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop_process(process: subprocess.Popen[bytes]) -> None:
     """End the whole process group, politely first, and wait for it."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)  # its leader alone: what it started is its own business
@@ -203,20 +203,20 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(10)
 
 
-def jobs(versions: Path) -> list[dict[str, Any]]:
+def read_jobs(versions: Path) -> list[dict[str, Any]]:
     """The training jobs on record below `--versions`, oldest first."""
     return [json.loads(path.read_bytes()) for path in sorted((versions / ".jobs").glob("*.json"))]
 
 
-def until(what: str, check: Callable[[], T | None], patience: float = 60) -> T:
+def wait_until(description: str, check: Callable[[], T | None], timeout: float = 60) -> T:
     """What `check` gives as soon as that is true; a test fails when it does not become true in time."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         found = check()
         if found:
             return found
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {patience:.0f} seconds: {what}")
+            pytest.fail(f"not within {timeout:.0f} seconds: {description}")
         time.sleep(0.1)
 
 
@@ -226,5 +226,5 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def tail(log: Path) -> str:
+def read_tail(log: Path) -> str:
     return log.read_text("utf-8", errors="replace")[-LOG_TAIL:]

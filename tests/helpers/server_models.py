@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from lsml_cli.models.base import Binding
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Task
-from tests.helpers.models import Words, one_choice
+from tests.helpers.models import Words, make_choice_prediction
 
 
 class Patient(Words):
@@ -28,12 +28,12 @@ class Patient(Words):
                 diary.write(" ".join(str(task.id) for task in inputs) + "\n")
         for task in inputs:
             if "child" in task.data:
-                _leave_behind(Path(task.data["child"]))
+                _start_orphan(Path(task.data["child"]))
         time.sleep(sum(task.data.get("seconds", 0) for task in inputs))
         return super().forward(inputs, binding)
 
 
-def _leave_behind(pid: Path) -> None:
+def _start_orphan(pid: Path) -> None:
     """A process that has whatever this one had open, as those of a library may."""
     if os.fork() == 0:
         pid.write_text(str(os.getpid()))
@@ -48,7 +48,7 @@ class Attentive(Words):
         return [(task.context or {}).get("size", "short") for task in inputs]
 
     def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
-        return one_choice(self, task, binding, output, 1.0)
+        return make_choice_prediction(self, task, binding, output, 1.0)
 
 
 class Mortal(Words):

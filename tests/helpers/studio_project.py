@@ -16,13 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.helpers.studio_server import KEY, jwt
+from tests.helpers.studio_server import KEY, make_jwt
 
 CONFIG = """<View><Text name="text" value="$text"/><Choices name="kind" toName="text">
 <Choice value="ham"/><Choice value="spam"/></Choices></View>"""
 
 
-class StudioProject:
+class StubProject:
     """Project 3 of a Label Studio.
 
     faults    one for each request that changes something, in turn: "cut" (handled, then the
@@ -41,10 +41,10 @@ class StudioProject:
         self.views: dict[int, dict[str, Any]] = {}
         self.model_version = ""
         self.faults: list[str] = []
-        self.drops: set[int] = set()
-        self.asked: list[tuple[str, str, int]] = []
-        self.expired = 0  # access tokens that are refused first
-        self.largest_body = 1 << 30
+        self.dropped_task_ids: set[int] = set()
+        self.requests: list[tuple[str, str, int]] = []
+        self.expired_token_count = 0  # access tokens that are refused first
+        self.max_body_bytes = 1 << 30
         self.next_id = 1
         self.pending: list[threading.Thread] = []
 
@@ -71,18 +71,18 @@ class StudioProject:
         self.predictions.append(found)
         return self.next_id
 
-    def stored(self, version: str) -> Counter[int]:
+    def count_predictions(self, version: str) -> Counter[int]:
         """How many predictions of a version each task has."""
         with self.lock:
             return Counter(each["task"] for each in self.predictions if each["model_version"] == version)
 
     # --- the API
 
-    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+    def respond(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         with self.lock:
             where = path.rstrip("/")
             if where == "/api/tasks":
-                return self._list(query)
+                return self._list_tasks(query)
             if where.startswith("/api/dm/views/"):
                 view = self.views.get(int(where.rsplit("/", 1)[1]))
                 return (200, view) if view else (404, {"detail": "Not found."})
@@ -109,23 +109,23 @@ class StudioProject:
             return 200, {"static": [{"model_version": name, "count": count} for name, count in counts.items()]}
         if rest == "/export":
             ids = [int(each) for each in query["ids[]"]]
-            return 200, [self._exported(self.tasks[each]) for each in reversed(ids) if each in self.tasks]
+            return 200, [self._to_export_task(self.tasks[each]) for each in reversed(ids) if each in self.tasks]
         if rest == "/import/predictions":
             return self._import_predictions(body)
         assert rest == "/import", rest
-        return self._import(body)
+        return self._import_tasks(body)
 
     def _import_predictions(self, body: list[dict[str, Any]]) -> tuple[int, Any]:
         for item in body:
             assert set(item) == {"task", "result", "score", "model_version"}
             if item["task"] not in self.tasks:
                 return 400, {"detail": "Validation error", "validation_errors": [f"no task {item['task']}"]}
-        taken = [item for item in body if item["task"] not in self.drops]
+        taken = [item for item in body if item["task"] not in self.dropped_task_ids]
         for item in taken:
             self.add_prediction(item["task"], item["model_version"], item["result"], item["score"])
         return 201, {"created": len(taken)}
 
-    def _import(self, body: list[dict[str, Any]]) -> tuple[int, Any]:
+    def _import_tasks(self, body: list[dict[str, Any]]) -> tuple[int, Any]:
         for task in body:
             assert "id" not in task
             assert "annotations" not in task
@@ -139,7 +139,7 @@ class StudioProject:
         found, self.predictions = len(kept) < len(self.predictions), kept
         return (204, None) if found else (404, {"detail": "Not found."})
 
-    def _list(self, query: dict[str, list[str]]) -> tuple[int, Any]:
+    def _list_tasks(self, query: dict[str, list[str]]) -> tuple[int, Any]:
         if query["project"] != ["3"]:
             return 404, {"detail": "Not found."}
         asked = json.loads(query["query"][0])
@@ -149,35 +149,35 @@ class StudioProject:
         found = [
             task
             for _, task in sorted(self.tasks.items())
-            if join(self._meets(task, item) for item in asked["filters"]["items"])
+            if join(self._matches_filter(task, item) for item in asked["filters"]["items"])
         ]
         size, number = int(query["page_size"][0]), int(query["page"][0])
         page = found[size * (number - 1) : size * number]
-        shown = [self._shown(task, query) for task in page]
+        shown = [self._select_fields(task, query) for task in page]
         return 200, {"total": len(found), "tasks": shown}
 
-    def _shown(self, task: dict[str, Any], query: dict[str, list[str]]) -> dict[str, Any]:
+    def _select_fields(self, task: dict[str, Any], query: dict[str, list[str]]) -> dict[str, Any]:
         if query["fields"] == ["all"]:
-            return task | {"predictions": self._of(task)}
+            return task | {"predictions": self._predictions_of(task)}
         light = {key: value for key, value in task.items() if key not in ("annotations", "drafts")}
         return {name: light[name] for name in query["include"][0].split(",") if name in light}
 
-    def _exported(self, task: dict[str, Any]) -> dict[str, Any]:
-        return task | {"predictions": [each["id"] for each in self._of(task)]}
+    def _to_export_task(self, task: dict[str, Any]) -> dict[str, Any]:
+        return task | {"predictions": [each["id"] for each in self._predictions_of(task)]}
 
-    def _of(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+    def _predictions_of(self, task: dict[str, Any]) -> list[dict[str, Any]]:
         return [each for each in self.predictions if each["task"] == task["id"]]
 
-    def _meets(self, task: dict[str, Any], item: dict[str, Any]) -> bool:
+    def _matches_filter(self, task: dict[str, Any], item: dict[str, Any]) -> bool:
         column, operator, value = item["filter"].removeprefix("filter:tasks:"), item["operator"], item["value"]
         if column == "predictions_model_versions":
-            versions = [each["model_version"].lower() for each in self._of(task)]
+            versions = [each["model_version"].lower() for each in self._predictions_of(task)]
             if operator == "empty":
                 return not versions
             return any(value[0].lower() in version for version in versions)
         counted = {
             "total_annotations": sum(not each.get("was_cancelled") for each in task["annotations"]),
-            "total_predictions": len(self._of(task)),
+            "total_predictions": len(self._predictions_of(task)),
         }
         mine = counted[column] if column in counted else task[column]
         tests: dict[str, Callable[[], bool]] = {
@@ -192,7 +192,7 @@ class StudioProject:
 
 
 @contextmanager
-def studio_project() -> Iterator[StudioProject]:
+def run_stub_project() -> Iterator[StubProject]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -205,16 +205,16 @@ def studio_project() -> Iterator[StudioProject]:
             where = urlsplit(self.path)
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             body = json.loads(raw) if raw else None
-            state.asked.append((self.command, where.path, len(body) if isinstance(body, list) else 0))
+            state.requests.append((self.command, where.path, len(body) if isinstance(body, list) else 0))
             if where.path == "/api/token/refresh/":
-                return self.reply(200, {"access": jwt("access")})
+                return self.reply(200, {"access": make_jwt("access")})
             sent = self.headers.get("Authorization", "")
-            if sent.startswith("Bearer ") and state.expired:
-                state.expired -= 1
+            if sent.startswith("Bearer ") and state.expired_token_count:
+                state.expired_token_count -= 1
                 return self.reply(401, {"detail": "Given token not valid for any token type"})
             if sent != f"Token {KEY}" and not sent.startswith("Bearer "):
                 return self.reply(401, {"detail": "Invalid token."})
-            if len(raw) > state.largest_body:
+            if len(raw) > state.max_body_bytes:
                 return self.reply(413, None)
             changes = self.command != "GET"
             fault = state.faults.pop(0) if changes and state.faults else ""
@@ -224,11 +224,11 @@ def studio_project() -> Iterator[StudioProject]:
                 return self.reply(int(fault), {"detail": "as the test wants it"})
             query = parse_qs(where.query)
             if fault == "lost":
-                late = threading.Timer(1.0, state.answer, (self.command, where.path, query, body))
+                late = threading.Timer(1.0, state.respond, (self.command, where.path, query, body))
                 late.start()
                 state.pending.append(late)
                 return self.cut()
-            status, answer = state.answer(self.command, where.path, query, body)
+            status, answer = state.respond(self.command, where.path, query, body)
             if fault == "cut":
                 return self.cut()
             if fault == "500 after":
@@ -260,7 +260,7 @@ def studio_project() -> Iterator[StudioProject]:
             pass  # a client that was killed
 
     server = Server(("127.0.0.1", 0), Handler)
-    state = StudioProject(f"http://127.0.0.1:{server.server_address[1]}")
+    state = StubProject(f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

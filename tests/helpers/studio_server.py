@@ -18,14 +18,14 @@ from tests.conftest import EXAMPLE
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
-def jwt(kind: str) -> str:
+def make_jwt(kind: str) -> str:
     """A token in the shape of Label Studio's, whose signature nobody checks."""
     parts = [{"alg": "HS256", "typ": "JWT"}, {"token_type": kind, "exp": int(time.time()) + 10_000}]
     encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
     return ".".join([*encoded, base64.urlsafe_b64encode(b"unsigned" * 4).rstrip(b"=").decode()])
 
 
-class StudioServer:
+class StubExportServer:
     """What it answers is in its attributes, which tests change.
 
     tasks   by project; what is exported
@@ -39,19 +39,19 @@ class StudioServer:
         self.url = url
         self.config = (EXAMPLE / "label_config.xml").read_text()
         self.tasks: dict[int, list[dict[str, Any]]] = {3: json.loads((EXAMPLE / "annotated.json").read_bytes())[:80]}
-        self.personal_token = jwt("refresh")
-        self.torn: int | None = None
+        self.personal_token = make_jwt("refresh")
+        self.truncate_after: int | None = None
         self.status: int | None = None
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.files: dict[str, bytes] = {}
 
-    def answer(self, path: str, authorization: str) -> tuple[int, Any]:
-        self.asked.append(path)
+    def respond(self, path: str, authorization: str) -> tuple[int, Any]:
+        self.requests.append(path)
         where = urlsplit(path)
         if self.status is not None:
             return self.status, {"detail": "as the test wants it"}
         if where.path == "/api/token/refresh/":
-            return 200, {"access": jwt("access")}
+            return 200, {"access": make_jwt("access")}
         if where.path in self.files and not where.path.startswith("/data/"):
             return 200, self.files[where.path]
         if authorization != f"Token {KEY}" and not authorization.startswith("Bearer "):
@@ -70,19 +70,19 @@ class StudioServer:
 
 
 @contextmanager
-def studio_server() -> Iterator[StudioServer]:
+def run_export_server() -> Iterator[StubExportServer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            status, body = state.answer(self.path, self.headers.get("Authorization", ""))
+            status, body = state.respond(self.path, self.headers.get("Authorization", ""))
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            if "/export" in self.path and status == 200 and state.torn is not None:
-                content = content[: state.torn]
+            if "/export" in self.path and status == 200 and state.truncate_after is not None:
+                content = content[: state.truncate_after]
                 self.close_connection = True
             self.wfile.write(content)
 
@@ -94,7 +94,7 @@ def studio_server() -> Iterator[StudioServer]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state = StudioServer(f"http://127.0.0.1:{server.server_address[1]}")
+    state = StubExportServer(f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -105,6 +105,6 @@ def studio_server() -> Iterator[StudioServer]:
         thread.join()
 
 
-def holds(folder: Path, secret: str) -> list[Path]:
+def find_files_containing(folder: Path, text: str) -> list[Path]:
     """The files below a folder that contain a text."""
-    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]

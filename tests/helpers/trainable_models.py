@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 from lsml_cli.models.base import Binding, Model, Progress
 from lsml_cli.schema.predictions import Prediction
-from lsml_cli.schema.tasks import Labelled, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Task
 
 
 class Counting(Model):
     """Counts how often each word comes with each choice; `lsml fit --from` goes on counting."""
 
-    can_continue = True
+    supports_warm_start = True
     params: ClassVar = {"weight": 1}
 
     def load(self, device: str) -> None:
@@ -25,7 +25,7 @@ class Counting(Model):
         self.counts = {word: Counter(each) for word, each in _read(self.spec.path).items()}
 
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[str]:
-        totals = [sum((self.counts.get(word, Counter()) for word in _words(task)), Counter()) for task in inputs]
+        totals = [sum((self.counts.get(word, Counter()) for word in _task_words(task)), Counter()) for task in inputs]
         return [max(sorted(total), key=total.__getitem__, default="?") for total in totals]
 
     def decode(self, output: str, task: Task, binding: Binding) -> Prediction:
@@ -36,23 +36,23 @@ class Counting(Model):
 
     def fit(
         self,
-        train: Sequence[Labelled],
-        holdout: Sequence[Labelled],
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
         binding: Binding,
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Any]:
-        earlier = self.spec.earlier
+        earlier = self.spec.init_from
         assert self.spec.path is None, "a model that learns has no weights of its own yet"
         counts = {} if earlier is None else {word: Counter(each) for word, each in earlier.open("cpu").counts.items()}
         for example in train:
             assert "annotations" not in example.task.raw
             for region in example.annotation.result:
-                for word in _words(example.task):
+                for word in _task_words(example.task):
                     counts.setdefault(word, Counter())[region["value"]["choices"][0]] += self.param("weight")
         (out_dir / "counts.json").write_text(json.dumps(counts, sort_keys=True))
         rounds = int(earlier.state["rounds"]) if earlier else 0  # type: ignore[arg-type]
-        return {"rounds": rounds + 1, "saw": len(train), "held_out": len(holdout)}
+        return {"rounds": rounds + 1, "saw": len(train), "held_out": len(validation)}
 
 
 class Stumbling(Counting):
@@ -70,7 +70,7 @@ class Waiting(Counting):
     """Takes as long as a test wants: to learn until there is a file, to predict as many "seconds" as a task says."""
 
     params: ClassVar = {"weight": 1, "until": ""}
-    SENTENCE = "Waiting for a sign."
+    MESSAGE = "Waiting for a sign."
 
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[str]:
         time.sleep(sum(task.data.get("seconds", 0) for task in inputs))
@@ -78,22 +78,22 @@ class Waiting(Counting):
 
     def fit(
         self,
-        train: Sequence[Labelled],
-        holdout: Sequence[Labelled],
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
         binding: Binding,
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Any]:
-        progress(self.SENTENCE)
+        progress(self.MESSAGE)
         while not Path(self.param("until")).exists():
             time.sleep(0.02)
-        return super().fit(train, holdout, binding, out_dir, progress)
+        return super().fit(train, validation, binding, out_dir, progress)
 
 
 class Shades(Model):
     """Learns how bright the pictures of each choice are (grey PNM), and where it learned."""
 
-    def sources(self, task: Task, binding: Binding) -> list[str]:
+    def media_refs(self, task: Task, binding: Binding) -> list[str]:
         return [task.data["image"]]
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> float:
@@ -109,8 +109,8 @@ class Shades(Model):
 
     def fit(
         self,
-        train: Sequence[Labelled],
-        holdout: Sequence[Labelled],
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
         binding: Binding,
         out_dir: Path,
         progress: Progress,
@@ -123,13 +123,13 @@ class Shades(Model):
         return {"shades": {choice: sum(each) / len(each) for choice, each in seen.items()}, "device": binding.device}
 
 
-def _brightness(picture: bytes) -> float:
-    magic, _size, _depth, pixels = picture.split(b"\n", 3)
+def _brightness(image: bytes) -> float:
+    magic, _size, _depth, pixels = image.split(b"\n", 3)
     assert magic == b"P5"
     return sum(pixels) / len(pixels)
 
 
-def _words(task: Task) -> list[str]:
+def _task_words(task: Task) -> list[str]:
     return str(task.data["text"]).split()
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lsml_cli.models.base import Binding, Tuning
+from lsml_cli.models.base import AutotuneResult, Binding
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Task
 from tests.conftest import Lsml
@@ -26,7 +26,7 @@ class Tuned(models.Words):
     """Its answers depend on what was settled: half as sure in "bf16". Every time it is asked is a line in `log`."""
 
     batch_size = 16
-    tunes = ("precision",)
+    auto_params = ("precision",)
     params: ClassVar = {"pause": 0.0, "precision": "auto", "log": "asked.log", "settles": True}
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
@@ -34,17 +34,17 @@ class Tuned(models.Words):
             raise ValueError("this one cannot be encoded")
         return task
 
-    def tune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> Tuning | None:
+    def autotune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> AutotuneResult | None:
         with Path(self.param("log")).open("a") as log:
             log.write(json.dumps({"inputs": len(inputs), "batch_size": batch_size}) + "\n")
         if not self.param("settles"):
             return None
-        return Tuning({"precision": "bf16"}, batch_size or 5, "It was tried out.")
+        return AutotuneResult({"precision": "bf16"}, batch_size or 5, "It was tried out.")
 
     def decode(self, output: int, task: Task, binding: Binding) -> Prediction:
         assert self.param("precision") != "auto" or len(task.data) == 2, "nothing was settled for this task"
         score = 0.5 if self.param("precision") == "bf16" else 1.0
-        return models.one_choice(self, task, binding, "long" if output > 5 else "short", score)
+        return models.make_choice_prediction(self, task, binding, "long" if output > 5 else "short", score)
 
 
 @pytest.fixture

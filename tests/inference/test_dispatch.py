@@ -15,17 +15,17 @@ import pytest
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.inference import replica_process
-from lsml_cli.inference.dispatch import Sent, find_devices, open_replicas, predict_stream
-from lsml_cli.inference.replica import Plain, Replica, Setting
-from lsml_cli.inference.replica_process import Placement, ReplicaProcess
+from lsml_cli.inference.dispatch import InFlightBatch, find_devices, open_replicas, predict_stream
+from lsml_cli.inference.replica import BindingKey, Replica, TaskCodec
+from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import ModelSpec
 from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
-from lsml_cli.schema.tasks import Task, Unreadable
+from lsml_cli.schema.tasks import Task, UnreadableRecord
 from tests.helpers import models, server_models
-from tests.helpers.serve_process import until
+from tests.helpers.serve_process import wait_until
 
 MODELS = Path(models.__file__)
 SERVED = Path(server_models.__file__)
@@ -115,7 +115,7 @@ def test_script_like_gets_whole_batches_and_keeps_its_state():
     with open_replicas(spec("Script"), TEXT) as [replica]:
         outcomes = [outcome for _, outcome in predict_stream([replica], text_tasks(10), batch_size=4)]
         assert labels(outcomes) == ["short"] * 10
-        assert replica.binding(replica.setting).calls == [4, 4, 2]
+        assert replica.get_binding(replica.binding_key).calls == [4, 4, 2]
 
 
 def test_a_single_task_is_a_batch_of_one():
@@ -159,12 +159,12 @@ def test_of_two_batches_done_again_at_a_time_none_pays_for_the_other():
     """As in `serve`, where each batch has somebody of its own who waits for it."""
     batches = [text_tasks(12), text_tasks(12, i5="die", i9="die"), text_tasks(12, i0="die")]
     with ExitStack() as stack:
-        replica = ReplicaProcess(Placement(spec("Fragile", pause=0.01), Setting(TEXT, {}, None, None), "cpu"))
+        replica = ReplicaProcess(ReplicaConfig(spec("Fragile", pause=0.01), BindingKey(TEXT, {}, None, None), "cpu"))
         stack.callback(replica.close)
         replica.wait_until_ready()
         waiting = stack.enter_context(ThreadPoolExecutor(3))
-        sent = [Sent(replica, batch, None, Plain()) for batch in batches]
-        results = list(waiting.map(Sent.collect, sent))
+        sent = [InFlightBatch(replica, batch, None, TaskCodec()) for batch in batches]
+        results = list(waiting.map(InFlightBatch.collect, sent))
     lost = [[n for n, (_, outcome) in enumerate(batch) if isinstance(outcome, Failure)] for batch in results]
     assert lost == [[], [5, 9], [0]]
 
@@ -172,7 +172,7 @@ def test_of_two_batches_done_again_at_a_time_none_pays_for_the_other():
 @contextmanager
 def patient() -> Iterator[ReplicaProcess]:
     """A process whose model takes as long as each task says."""
-    replica = ReplicaProcess(Placement(find_model(f"{SERVED}:Patient"), Setting(TEXT, {}, None, None), "cpu"))
+    replica = ReplicaProcess(ReplicaConfig(find_model(f"{SERVED}:Patient"), BindingKey(TEXT, {}, None, None), "cpu"))
     try:
         replica.wait_until_ready()
         yield replica
@@ -191,10 +191,10 @@ def reasons(results: list[Any]) -> list[str | None]:
 def test_a_batch_behind_one_that_hangs_is_done_again_and_given_up_where_it_hangs_too():
     with patient() as replica:
         batches = [hanging(), hanging()], [hanging()], [hanging(0)]
-        first, second, third = (Sent(replica, batch, None, Plain()) for batch in batches)
-        assert not replica.give_up(second.results), "it only stands behind the first"
-        assert replica.give_up(first.results)
-        assert not replica.give_up(first.results), "that has been done"
+        first, second, third = (InFlightBatch(replica, batch, None, TaskCodec()) for batch in batches)
+        assert not replica.kill_if_stuck(second.results), "it only stands behind the first"
+        assert replica.kill_if_stuck(first.results)
+        assert not replica.kill_if_stuck(first.results), "that has been done"
         assert reasons(second.collect(0.3)) == ["the model was stuck for 0 s, and was started again"]
         assert reasons(third.collect(10)) == [None]
 
@@ -202,18 +202,18 @@ def test_a_batch_behind_one_that_hangs_is_done_again_and_given_up_where_it_hangs
 def test_a_guilty_batch_loses_the_items_that_hang_and_is_given_up_after_three():
     mixed = [hanging(0), hanging(), hanging(0), hanging(), hanging(), hanging(0)]
     with patient() as replica:
-        sent = Sent(replica, mixed, None, Plain())
-        assert replica.give_up(sent.results)
+        sent = InFlightBatch(replica, mixed, None, TaskCodec())
+        assert replica.kill_if_stuck(sent.results)
         assert [reason is None for reason in reasons(sent.collect(0.3))] == [True, False, True, False, False, True]
-        sent = Sent(replica, [hanging()] * 9, None, Plain())
-        assert replica.give_up(sent.results)
+        sent = InFlightBatch(replica, [hanging()] * 9, None, TaskCodec())
+        assert replica.kill_if_stuck(sent.results)
         with pytest.raises(ModelError, match="in vain: the model was stuck for 0 s"):
             sent.collect(0.3)
 
 
 def test_a_replica_that_is_closed_lets_nobody_wait_and_does_not_come_back():
     with patient() as replica, ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(Sent(replica, [hanging()], None, Plain()).collect) for _ in range(2)]
+        waiting = [pool.submit(InFlightBatch(replica, [hanging()], None, TaskCodec()).collect) for _ in range(2)]
         replica.close()
         for each in waiting:
             with pytest.raises(ModelError, match="was unloaded"):
@@ -224,11 +224,13 @@ def test_a_process_that_is_killed_is_known_to_be_dead_whatever_it_has_left_behin
     """What a model has started may hold the pipe open long after the process has gone."""
     with patient() as replica:
         pid = tmp_path / "pid"
-        left_behind = Sent(replica, [Task(0, 0, {"text": "", "child": str(pid), "seconds": 1000}, {})], None, Plain())
-        until("it has started another process", lambda: pid.exists() and pid.read_text())
+        left_behind = InFlightBatch(
+            replica, [Task(0, 0, {"text": "", "child": str(pid), "seconds": 1000}, {})], None, TaskCodec()
+        )
+        wait_until("it has started another process", lambda: pid.exists() and pid.read_text())
         try:
-            assert replica.give_up(left_behind.results)
-            assert reasons(Sent(replica, [hanging(0)], None, Plain()).collect(10)) == [None]
+            assert replica.kill_if_stuck(left_behind.results)
+            assert reasons(InFlightBatch(replica, [hanging(0)], None, TaskCodec()).collect(10)) == [None]
         finally:
             os.kill(int(pid.read_text()), signal.SIGKILL)
 
@@ -249,7 +251,7 @@ def test_an_outage_does_not_make_every_task_wait():
     with open_replicas(spec("Fragile"), TEXT) as [replica]:
         assert isinstance(replica, Replica)
         naps: list[float] = []
-        replica._patience._ended = SimpleNamespace(wait=naps.append, set=lambda: None)
+        replica._retrier._cancelled = SimpleNamespace(wait=naps.append, set=lambda: None)
         tasks = text_tasks(40, **{f"i{n}": "stay away" for n in range(5, 35)})
         outcomes = replica.predict(tasks)
     assert [isinstance(o, Failure) and o.transient for o in outcomes] == [5 <= n < 35 for n in range(40)]
@@ -278,7 +280,7 @@ def test_memory_holds_a_few_batches_only():
             taken += 1
             yield task
 
-    for placement, at_most in (({"workers": 2}, 4 * (2 * replica_process.AHEAD + 1)), ({}, 4)):
+    for placement, at_most in (({"workers": 2}, 4 * (2 * replica_process.PREFETCH_BATCHES + 1)), ({}, 4)):
         taken = 0
         with open_replicas(spec("Words"), TEXT, **placement) as replicas:
             next(predict_stream(replicas, endless(), batch_size=4))
@@ -286,7 +288,7 @@ def test_memory_holds_a_few_batches_only():
 
 
 def test_devices_are_those_the_model_can_use():
-    family = spec("Words").family()
+    family = spec("Words").model_class()
     assert find_devices("auto", family) == ["cpu"]
     assert find_devices("cpu, cpu", family) == ["cpu", "cpu"]
     with pytest.raises(UsageError, match="cannot run on 'cuda:0'"):
@@ -324,7 +326,7 @@ def test_a_threshold_counts_for_every_model():
 def test_what_was_unreadable_is_a_failure_in_its_place():
     task, *_ = text_tasks(1)
     with open_replicas(spec("Words"), TEXT) as replicas:
-        first, second = predict_stream(replicas, [Unreadable(0, "line 1", "torn"), task], batch_size=2)
+        first, second = predict_stream(replicas, [UnreadableRecord(0, "line 1", "torn"), task], batch_size=2)
     assert first[1] == Failure("read", "torn")
     assert isinstance(second[1], Prediction)
 

@@ -68,12 +68,12 @@ def test_memory_is_flat(lsml, work):
     """The same check of ten times as many tasks, in this process: the ids are on disk."""
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.inference import preflight
-    from lsml_cli.inference.plan import Plan, PredictOptions
+    from lsml_cli.inference.plan import PredictOptions, PredictPlan
     from lsml_cli.registry import resolve
     from lsml_cli.schema.label_config import LabelConfig
 
-    plan_of = lambda tasks: Plan.make(  # noqa: E731
-        resolve.find_model(WORDS), LabelConfig.load(Path("config.xml")), PredictOptions(tasks=tasks)
+    plan_of = lambda tasks: PredictPlan.from_options(  # noqa: E731
+        resolve.find_model(WORDS), LabelConfig.load(Path("config.xml")), PredictOptions(input_path=tasks)
     )
     peaks = []
     for count in (20_000, 200_000):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lsml_cli.errors import ResumeRefused
-from lsml_cli.io.journal import Entry, Found, Journal
+from lsml_cli.io.journal import Journal, JournalEntry, JournalState
 from tests.helpers import models
 from tests.inference.test_predict import FRAGILE, journalled, task, wait_for
 
@@ -215,9 +215,9 @@ def test_two_runs_cannot_write_the_same_file(lsml, work):
 
 def test_a_journal_trusts_whole_lines_only(tmp_path):
     path = tmp_path / "journal"
-    journal = Journal.begin(path, {"model": "a"})
+    journal = Journal.create(path, {"model": "a"})
     for records in (10, 20):
-        journal.append(Entry(records=records, output=records * 100))
+        journal.append(JournalEntry(records=records, output=records * 100))
     journal.close()
     whole = path.read_bytes()
     for size in range(len(whole) + 1):
@@ -228,8 +228,8 @@ def test_a_journal_trusts_whole_lines_only(tmp_path):
                 Journal.reopen(path, {"model": "a"}, 5_000, 0)
             continue
         again = Journal.reopen(path, {"model": "a"}, 5_000, 0)
-        assert again.last.records == (lines - 1) * 10
+        assert again.last_entry.records == (lines - 1) * 10
         again.close()
     path.write_bytes(whole)  # as after a power cut: the journal is ahead of the output
     for output, records in ((5_000, 20), (1_999, 10), (999, 0)):
-        assert Found.read(path, output, 0).last.records == records
+        assert JournalState.read(path, output, 0).last_entry.records == records

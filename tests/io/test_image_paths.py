@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from lsml_cli.errors import InputError, LsmlError, UsageError
-from lsml_cli.io.image_paths import Folder, is_picture
-from lsml_cli.io.source import Source
+from lsml_cli.io.image_paths import ImageFolderSource, is_image
+from lsml_cli.io.source import RecordSource
 from lsml_cli.schema.data_key import find_data_key
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers import models
-from tests.helpers.media_servers import Answer, serving
+from tests.helpers.media_servers import StubResponse, run_stub_server
 from tests.inference.test_predict import journalled, label, predict, wait_for
 from tests.inference.test_resume import kill, start
 
@@ -59,7 +59,7 @@ def values(records: str) -> list[str]:
 
 def below(folder: str | Path) -> list[str]:
     """The values that a folder gives; a problem where there is no task."""
-    with Folder(str(folder), "image") as pictures:
+    with ImageFolderSource(str(folder), "image") as pictures:
         return [record.problem or json.loads(record.body)["data"]["image"] for record in pictures]
 
 
@@ -108,8 +108,8 @@ def test_a_folder_named_like_one_of_label_studio_is_looked_into(work):
 
     nowhere: dict[str, Any] = {"document_root": None, "upload_root": None, "maps": (), "login": None}
     place = locate("/data/upload/mine/a.png", root=Path(), confined=False, **nowhere)
-    assert [file.resolve() for file in place.files] == [Path(os.path.realpath("/data/upload/mine/a.png"))]
-    assert locate("/data/upload/mine/a.png", root=Path(), **nowhere).files == ()
+    assert [file.resolve() for file in place.candidates] == [Path(os.path.realpath("/data/upload/mine/a.png"))]
+    assert locate("/data/upload/mine/a.png", root=Path(), **nowhere).candidates == ()
 
 
 def test_the_order_is_that_of_whole_paths(work):
@@ -128,8 +128,8 @@ def test_the_order_is_that_of_whole_paths(work):
 
 def test_what_is_a_picture_by_its_name():
     yes = "a.jpg a.JPEG a.Png a.gif a.webp a.bmp a.tif a.TIFF a.avif a.jp2 a.b.jpg a.pgm a.heic"
-    assert all(map(is_picture, yes.split()))
-    assert not any(map(is_picture, ["jpg", ".jpg", "a.jpg.txt", "a.", "a", "a.pdf", "a.json", "a.mp4"]))
+    assert all(map(is_image, yes.split()))
+    assert not any(map(is_image, ["jpg", ".jpg", "a.jpg.txt", "a.", "a", "a.pdf", "a.json", "a.mp4"]))
 
 
 def test_odd_names(lsml, work):
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_read_is_no_silence(lsml, work, monkeypatch):
     monkeypatch.setattr(os, "scandir", refusing)
     assert below("photos") == ["photos/a.pgm", "this folder cannot be read: Permission denied"]
     with pytest.raises(UsageError, match="photos/locked cannot be read: Permission denied"):
-        Folder("photos/locked", "image")
+        ImageFolderSource("photos/locked", "image")
 
 
 def test_memory_does_not_grow_with_the_folder(work):
@@ -233,7 +233,7 @@ def test_memory_does_not_grow_with_the_folder(work):
             Path(f"photos/{folder}").mkdir(parents=True, exist_ok=True)
             for n in range(200):
                 os.close(os.open(f"photos/{folder}/{'x' * 100}{n}.jpg", os.O_CREAT | os.O_WRONLY))
-        with Folder("photos", "image") as pictures:
+        with ImageFolderSource("photos", "image") as pictures:
             assert sum(1 for _ in pictures) == folders * 200
             assert pictures.position() == pictures.size
         peaks.append(psutil.Process().memory_info().rss)
@@ -302,8 +302,8 @@ def test_what_find_prints(lsml, work):
 
 def test_urls_and_the_addresses_of_label_studio(lsml, work):
     write("files/in/a b.pgm", "copy/c.pgm")
-    with serving() as server:
-        server.answers["/d.pgm"] = Answer(body=BRIGHT)
+    with run_stub_server() as server:
+        server.answers["/d.pgm"] = StubResponse(body=BRIGHT)
         lines = ["/data/local-files/?d=in/a%20b.pgm", "s3://bucket/c.pgm", f"{server.url}/d.pgm", "files/in/a b.pgm"]
         options = ("--document-root", "files", "--map", "s3://bucket/=copy", "--errors", "errors.jsonl")
         run = predict(lsml, "-", "--from", "paths", *options, input=listed(*lines, "missing.pgm"), model=MODEL)
@@ -332,10 +332,10 @@ def test_only_who_names_files_himself_reads_them_anywhere(lsml, work):
 
 def test_a_line_that_is_no_path_costs_only_itself(work):
     Path("list").write_bytes(b"a.jpg\ncaf\xe9.jpg\n" + b"x" * (33 << 20) + b"\nb.jpg\n")
-    with Source("list", paths_key="image") as source:
+    with RecordSource("list", paths_key="image") as source:
         records = list(source)
     assert [record.index for record in records] == [0, 1, 2, 3]
-    assert [record.place for record in records] == ["line 1", "line 2", "line 3", "line 4"]
+    assert [record.location for record in records] == ["line 1", "line 2", "line 3", "line 4"]
     assert [bool(record.body) for record in records] == [True, False, False, True]
     assert records[1].problem.startswith(r"caf\xe9.jpg is not UTF-8")
     assert records[2].problem.startswith(f"this task has {33 << 20:,} bytes")
@@ -376,10 +376,10 @@ print(json.dumps([json.loads(record.body)["data"]["k"] for record in Source("-",
 def test_a_torn_list(work):
     whole = gzip.compress(listed(*(f"photos/{n * 7919}.jpg" for n in range(5_000))).encode())
     Path("list.gz").write_bytes(whole[: len(whole) // 2])
-    with Source("list.gz", paths_key="image") as source:
+    with RecordSource("list.gz", paths_key="image") as source:
         *records, last = source
     assert all(record.body.endswith(b'.jpg"}}') for record in records)
-    assert (last.torn, last.index, last.place) == (True, len(records), f"line {len(records) + 1}")
+    assert (last.truncated, last.index, last.location) == (True, len(records), f"line {len(records) + 1}")
     assert "cut off" in last.problem
 
 
@@ -397,12 +397,12 @@ def test_a_torn_list(work):
 def test_what_is_no_list(work, content, sentence):
     Path("list").write_bytes(content)
     with pytest.raises(InputError, match=sentence):
-        Source("list", paths_key="image")
+        RecordSource("list", paths_key="image")
 
 
 def test_names_that_begin_like_json_are_names(work):
     Path("list").write_text("[2020] party.jpg\n{a}.jpg\n")
-    with Source("list", paths_key="image") as source:
+    with RecordSource("list", paths_key="image") as source:
         assert [json.loads(record.body)["data"]["image"] for record in source] == ["[2020] party.jpg", "{a}.jpg"]
 
 
@@ -500,7 +500,7 @@ def test_limit_and_workers(lsml, work):
 
 def test_how_far_it_is_is_known(work):
     write("photos/a.jpg", "photos/b.jpg", "photos/c/d.jpg", "photos/c/e.jpg")
-    with Folder("photos", "image") as pictures:
+    with ImageFolderSource("photos", "image") as pictures:
         assert [pictures.position() / pictures.size for _ in pictures] == pytest.approx([0.24, 0.49, 0.74, 1], abs=0.02)
 
 
@@ -586,4 +586,4 @@ def test_fit_takes_no_folder(lsml, work):
     run = lsml("fit", "photos", "-m", "text-classifier", "-c", "config.xml", "-o", "models/x")
     assert (run.returncode, "photos is a folder." in run.stderr) == (2, True)
     with pytest.raises(LsmlError, match="photos is a folder"):
-        Source("photos")
+        RecordSource("photos")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io import csv_records, json_records
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.source import Source
+from lsml_cli.io.source import RecordSource
 from lsml_cli.schema.tasks import read_tasks
 
 # One file is written over and over: examples do not share anything else.
@@ -38,7 +38,7 @@ spaces = st.sampled_from(["", " ", "\n", "\r\n  ", "\t"])
 
 
 def read(path: Path, **options: Any) -> list[Record]:
-    with Source(str(path), **options) as source:
+    with RecordSource(str(path), **options) as source:
         return list(source)
 
 
@@ -69,7 +69,7 @@ def test_objects_that_follow_each_other_are_cut(tmp_path, tasks, space, chunk, i
     with path.open("rb", buffering=0) as raw, pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_records, "CHUNK", chunk)
         stream = io.BufferedReader(raw, 64)
-        found = list(json_records.cut_objects(stream, lambda otherwise="": otherwise, in_array=False))
+        found = list(json_records.split_objects(stream, lambda otherwise="": otherwise, in_array=False))
     assert bodies(found) == tasks
 
 
@@ -186,8 +186,8 @@ def test_odd_elements_cost_only_themselves(tmp_path, monkeypatch, chunk, text, f
 def test_a_broken_first_line_costs_one_task(tmp_path, first, after):
     path = tmp_path / "tasks.jsonl"
     path.write_text("\n\n".join([first, *(json.dumps({"n": n}) for n in range(after))]))
-    with Source(str(path)) as source:
-        assert source.form == "lines"
+    with RecordSource(str(path)) as source:
+        assert source.format == "lines"
         assert [json.loads(record.body) for record in list(source)[1:]] == [{"n": n} for n in range(after)]
 
 
@@ -220,7 +220,7 @@ def test_a_large_element_that_is_no_task_is_looked_at_once(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("form", ["array", "lines", "stream"])
 def test_a_task_that_is_too_large_is_passed_over_in_flat_memory(tmp_path, monkeypatch, form):
-    monkeypatch.setattr(json_records, "LARGEST_TASK", 50_000)
+    monkeypatch.setattr(json_records, "MAX_TASK_BYTES", 50_000)
     monkeypatch.setattr(json_records, "CHUNK", 4_096)
     large = json.dumps({"id": 2, "data": {"text": 'a "quoted" }, { brace and \\ ' * 20_000}})
     small = [json.dumps({"id": n, "data": {"text": "}"}}) for n in (1, 3)]
@@ -232,8 +232,8 @@ def test_a_task_that_is_too_large_is_passed_over_in_flat_memory(tmp_path, monkey
     }[form]
     path = tmp_path / "tasks.json"
     path.write_text(text)
-    with Source(str(path)) as source:
-        assert source.form == form
+    with RecordSource(str(path)) as source:
+        assert source.format == form
         first, second, third = source
     assert [json.loads(first.body)["id"], json.loads(third.body)["id"]] == [1, 3]
     assert second.body == b""
@@ -254,8 +254,8 @@ def test_a_pipe_may_deliver_byte_by_byte(monkeypatch):
     with os.fdopen(reading) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         threading.Thread(target=trickle).start()
-        with Source("-") as source:
-            assert source.form == "lines"
+        with RecordSource("-") as source:
+            assert source.format == "lines"
             assert bodies(list(source)) == [{"text": "one"}, {"text": "two"}]
 
 
@@ -272,7 +272,7 @@ def test_a_pipe_that_does_not_block_is_read_to_its_end(tmp_path, monkeypatch):
     with os.fdopen(reading) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         threading.Thread(target=hesitate).start()
-        with Source("-") as source:
+        with RecordSource("-") as source:
             assert bodies(list(source)) == [{"n": 0}, {"n": 1}, {"n": 2}]
 
 
@@ -311,7 +311,7 @@ def test_bad_csv_rows_cost_only_themselves(tmp_path):
     path = tmp_path / "tasks.csv"
     path.write_bytes(b"id\ttext\n1\tgood\n2\n3\tl\xe4tin\nx\tgood\n")
     found = read(path, id_column="id")
-    assert [record.place for record in found] == ["line 2", "line 3", "line 4", "line 5"]
+    assert [record.location for record in found] == ["line 2", "line 3", "line 4", "line 5"]
     assert [record.problem for record in found] == [
         "",
         "this row has 1 fields, the header has 2",
@@ -342,8 +342,8 @@ def test_a_row_that_is_not_csv_costs_itself(tmp_path, rows, found):
     path.write_bytes(f"id,text\n{csv_records}".encode())
     actual = read(path)
     assert [record.index for record in actual] == list(range(len(found)))
-    assert not any(record.torn for record in actual)
-    assert [record.place for record in actual] == [f"line {line}" for line, _ in found]
+    assert not any(record.truncated for record in actual)
+    assert [record.location for record in actual] == [f"line {line}" for line, _ in found]
     for record, (_, expected) in zip(actual, found, strict=True):
         assert (
             record.problem.startswith(expected) if record.problem else json.loads(record.body)["data"]["id"] == expected
@@ -356,18 +356,18 @@ def test_a_quote_that_is_never_closed_is_read_again_in_flat_memory(tmp_path, mon
     large = f'2,"{"b" * 30_000}"\n'
     path.write_text('id,text\n0,"open\n1,a\n' + large + "".join(f"{n},text {n}\n" for n in range(3, 3_000)))
     held = 0
-    row_begins = csv_records._Lines.row_begins
+    row_begins = csv_records._RewindableLines.start_row
 
     def watch(lines):
         nonlocal held
         held = max(held, sum(map(len, [*lines.row, *lines._waiting])))
         row_begins(lines)
 
-    monkeypatch.setattr(csv_records._Lines, "row_begins", watch)
+    monkeypatch.setattr(csv_records._RewindableLines, "start_row", watch)
     found = read(path)
     assert len(found) == 3_000
     assert [record.index for record in found if record.problem] == [0, 2]
-    assert [record.place for record in found] == [f"line {n + 2}" for n in range(3_000)]
+    assert [record.location for record in found] == [f"line {n + 2}" for n in range(3_000)]
     assert "30,005 bytes" in found[2].problem
     assert held < 20_100
     path.write_text('id,text\n0,"open\n' + "".join(f"{n},text {n}\n" for n in range(1, 3_000)))
@@ -384,7 +384,7 @@ def test_the_last_row_of_a_torn_csv_is_no_task(tmp_path, cut):
     path.write_bytes(squeeze.compress(content[:cut]) + squeeze.flush(zlib.Z_SYNC_FLUSH))
     *whole, last = read(path)
     assert "the gzip data is cut off" in last.problem
-    assert last.torn
+    assert last.truncated
     for n, record in enumerate(whole):
         if not record.problem:
             assert json.loads(record.body) == {"data": {"id": f"{n}", "text": f"a\nb {n} c"}}
@@ -433,7 +433,7 @@ def test_what_cannot_be_tasks_is_refused_with_a_sentence(tmp_path, content, sent
 def test_a_missing_file_names_its_neighbours(tmp_path):
     (tmp_path / "tasks.json").write_text("[]")
     with pytest.raises(UsageError) as missing:
-        Source(str(tmp_path / "task.json"))
+        RecordSource(str(tmp_path / "task.json"))
     assert missing.value.hint == "That folder has: tasks.json."
     with pytest.raises(UsageError, match="is a folder"):
-        Source(str(tmp_path))
+        RecordSource(str(tmp_path))

@@ -13,21 +13,21 @@ import pytest
 
 from lsml_cli.label_studio import task_pages
 from tests.conftest import Lsml
-from tests.helpers.studio_project import CONFIG, StudioProject, studio_project
-from tests.helpers.studio_server import KEY, jwt
+from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
+from tests.helpers.studio_server import KEY, make_jwt
 
 CHOSEN = [{"id": "r", "from_name": "kind", "to_name": "text", "type": "choices", "value": {"choices": ["ham"]}}]
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StudioProject]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubProject]:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
-    with studio_project() as running:
+    with run_stub_project() as running:
         monkeypatch.setenv("LABEL_STUDIO_URL", running.url)
         yield running
 
 
-def annotate(server: StudioProject, task: int, **fields: Any) -> None:
+def annotate(server: StubProject, task: int, **fields: Any) -> None:
     server.tasks[task]["annotations"].append({"id": task, "result": CHOSEN, "was_cancelled": False, **fields})
 
 
@@ -37,7 +37,7 @@ def pulled(lsml: Lsml, *options: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-def test_what_comes_out(server: StudioProject, lsml: Lsml) -> None:
+def test_what_comes_out(server: StubProject, lsml: Lsml) -> None:
     ids = server.add_tasks(6)
     annotate(server, ids[1])
     annotate(server, ids[2], was_cancelled=True)
@@ -55,7 +55,7 @@ def test_what_comes_out(server: StudioProject, lsml: Lsml) -> None:
     assert [task["id"] for task in pulled(lsml, "--only", "unpredicted")] == [each for each in ids if each != ids[4]]
 
 
-def test_the_fields_that_are_asked_for(server: StudioProject, lsml: Lsml) -> None:
+def test_the_fields_that_are_asked_for(server: StubProject, lsml: Lsml) -> None:
     [one] = server.add_tasks(1)
     annotate(server, one)
     server.add_prediction(one, "v1", CHOSEN)
@@ -71,14 +71,15 @@ def test_the_fields_that_are_asked_for(server: StudioProject, lsml: Lsml) -> Non
 
 
 @pytest.mark.parametrize(
-    "count", [0, 1, task_pages.PAGE - 1, task_pages.PAGE, task_pages.PAGE + 1, 2 * task_pages.PAGE + 5]
+    "count",
+    [0, 1, task_pages.PAGE_SIZE - 1, task_pages.PAGE_SIZE, task_pages.PAGE_SIZE + 1, 2 * task_pages.PAGE_SIZE + 5],
 )
-def test_every_task_comes_once_whatever_the_pages(server: StudioProject, lsml: Lsml, count: int) -> None:
+def test_every_task_comes_once_whatever_the_pages(server: StubProject, lsml: Lsml, count: int) -> None:
     ids = server.add_tasks(count)
     assert [task["id"] for task in pulled(lsml, "--only", "unlabelled")] == ids
 
 
-def test_since_and_views(server: StudioProject, lsml: Lsml) -> None:
+def test_since_and_views(server: StubProject, lsml: Lsml) -> None:
     ids = server.add_tasks(5)
     server.tasks[ids[3]]["updated_at"] = "2026-11-20T12:00:00.000000Z"
     below = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": ids[2]}
@@ -98,7 +99,7 @@ def test_since_and_views(server: StudioProject, lsml: Lsml) -> None:
     assert lsml("pull", "--project", "3", "--since", "yesterday").returncode == 2
 
 
-def test_files_and_the_label_config(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_files_and_the_label_config(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(3)
     run = lsml(
         *("pull", "--project", "3", "-o", tmp_path / "tasks.json", "--summary", tmp_path / "summary.json"),
@@ -113,14 +114,14 @@ def test_files_and_the_label_config(server: StudioProject, lsml: Lsml, tmp_path:
 
 
 def test_a_pull_that_broke_off_goes_on(
-    server: StudioProject, lsml: Lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: StubProject, lsml: Lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.add_tasks(2 * task_pages.PAGE)
+    server.add_tasks(2 * task_pages.PAGE_SIZE)
     whole = tmp_path / "whole.jsonl"
     pulled(lsml, "-o", whole, "--fields", "data")
 
     command = ("pull", "--project", "3", "--fields", "data", "-o", tmp_path / "out.jsonl")
-    kept = server.answer
+    kept = server.respond
     pages = iter(range(100))
 
     def failing(*given: Any) -> tuple[int, Any]:
@@ -142,10 +143,10 @@ def test_a_pull_that_broke_off_goes_on(
 
 
 def test_tasks_that_come_and_go_meanwhile_shift_nothing(
-    server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch
+    server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = server.add_tasks(2 * task_pages.PAGE)
-    kept = server.answer
+    ids = server.add_tasks(2 * task_pages.PAGE_SIZE)
+    kept = server.respond
     pages = iter(range(100))
 
     def moving(*given: Any) -> tuple[int, Any]:
@@ -159,25 +160,25 @@ def test_tasks_that_come_and_go_meanwhile_shift_nothing(
     assert [task["id"] for task in pulled(lsml, "--only", "unlabelled")] == ids
 
 
-def test_a_closed_pipe_is_no_failure(server: StudioProject) -> None:
-    server.add_tasks(3 * task_pages.PAGE)
+def test_a_closed_pipe_is_no_failure(server: StubProject) -> None:
+    server.add_tasks(3 * task_pages.PAGE_SIZE)
     command = f"{sys.executable} -m lsml_cli pull --project 3 -q | head -1; exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, run.stderr) == (0, "")
     assert len(run.stdout.splitlines()) == 1
 
 
-def test_a_personal_access_token_is_renewed(server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_personal_access_token_is_renewed(server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add_tasks(2)
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", jwt("refresh"))
-    server.expired = 1
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", make_jwt("refresh"))
+    server.expired_token_count = 1
     assert len(pulled(lsml)) == 2
-    assert [path for _, path, _ in server.asked].count("/api/token/refresh/") == 2
+    assert [path for _, path, _ in server.requests].count("/api/token/refresh/") == 2
 
 
-def test_questions_are_asked_again(server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_are_asked_again(server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add_tasks(2)
-    kept = server.answer
+    kept = server.respond
     answers = iter([502, 429])
 
     def troubled(*given: Any) -> tuple[int, Any]:
@@ -201,7 +202,7 @@ def test_questions_are_asked_again(server: StudioProject, lsml: Lsml, monkeypatc
     ],
 )
 def test_what_goes_wrong_is_a_sentence(
-    server: StudioProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch, trouble: str, code: int, sentence: str
+    server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch, trouble: str, code: int, sentence: str
 ) -> None:
     answers: dict[str, tuple[int, Any]] = {
         "forbidden": (403, {"detail": "no"}),

@@ -19,21 +19,21 @@ from hypothesis import strategies as st
 
 from lsml_cli import label_studio
 from lsml_cli.label_studio import client, create_tasks, pending_import, push
-from lsml_cli.label_studio.push_options import Pushed, PushOptions
-from lsml_cli.label_studio.push_spool import problem_of
+from lsml_cli.label_studio.push_options import PushOptions, PushResult
+from lsml_cli.label_studio.push_spool import find_prediction_problem
 from lsml_cli.schema.label_config import LabelConfig
 from tests.conftest import Lsml
-from tests.helpers.studio_project import CONFIG, StudioProject, studio_project
+from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
 from tests.helpers.studio_server import KEY
 
 POST = ("POST", "/api/projects/3/import/predictions")
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StudioProject]:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubProject]:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with studio_project() as running:
+    with run_stub_project() as running:
         monkeypatch.setenv("LABEL_STUDIO_URL", running.url)
         yield running
 
@@ -65,7 +65,7 @@ class Quiet:
         pass
 
 
-def pushed(server: StudioProject, path: Path, **options: Any) -> Pushed:
+def pushed(server: StubProject, path: Path, **options: Any) -> PushResult:
     """A push in this process."""
     with label_studio.connect(server.url, KEY) as there:
         return push.push(there, PushOptions(str(path), 3, **options), Quiet())
@@ -78,27 +78,27 @@ def once(tasks: Iterable[int]) -> Counter[int]:
 # --- what is sent
 
 
-def test_records_arrive_once_and_are_shown(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_records_arrive_once_and_are_shown(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(5)
     file = written(tmp_path / "p.jsonl", records(ids))
     run = lsml("push", file, "--project", "3", "--summary", tmp_path / "summary.json")
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
     assert "5 records: 5 predictions of v1 sent, 5 created, 0 rejected" in run.stderr
-    assert server.stored("v1") == once(ids)
+    assert server.count_predictions("v1") == once(ids)
     assert server.model_version == "v1"
     summary = json.loads((tmp_path / "summary.json").read_bytes())
     assert (summary["sent"], summary["created"], summary["calls"], summary["version"]) == (5, 5, 1, "v1")
 
-    before = len(server.asked)
+    before = len(server.requests)
     run = lsml("push", file, "--project", "3")
     assert run.returncode == 0, run.stderr
     assert "0 created, 5 skipped (5 there already), 0 rejected" in run.stderr
-    assert server.stored("v1") == once(ids)
-    assert all(method == "GET" for method, _, _ in server.asked[before:])
+    assert server.count_predictions("v1") == once(ids)
+    assert all(method == "GET" for method, _, _ in server.requests[before:])
 
 
-def test_every_shape_and_form(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_every_shape_and_form(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(8)
     array = tmp_path / "array.json"
     array.write_text(json.dumps(records(ids[:2])))
@@ -117,10 +117,10 @@ def test_every_shape_and_form(server: StudioProject, lsml: Lsml, tmp_path: Path)
     run = lsml("push", "-", "--project", "3", input="".join(json.dumps(line) + "\n" for line in lines))
     assert "4 records: 2 predictions of v1 sent, 2 created, 2 skipped (2 failed when they were predicted)" in run.stderr
     assert run.returncode == 0
-    assert server.stored("v1") == once([*ids[:3], ids[5], ids[7]])
+    assert server.count_predictions("v1") == once([*ids[:3], ids[5], ids[7]])
 
 
-def test_what_is_wrong_is_named_and_the_rest_is_there(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_what_is_wrong_is_named_and_the_rest_is_there(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(6)
     lines: list[object] = [
         *records(ids[:2]),
@@ -152,10 +152,10 @@ def test_what_is_wrong_is_named_and_the_rest_is_there(server: StudioProject, lsm
     ]
     assert {each["id"]: each["reason"] for each in told}[99999] == "project 3 has no task 99999"
     assert "an earlier prediction for the same task" in str(told)
-    assert server.stored("v1") == once([ids[0], ids[1], ids[5]])
+    assert server.count_predictions("v1") == once([ids[0], ids[1], ids[5]])
 
 
-def test_a_torn_file_is_told_of(server: StudioProject, tmp_path: Path) -> None:
+def test_a_torn_file_is_told_of(server: StubProject, tmp_path: Path) -> None:
     ids = server.add_tasks(3)
     file = written(tmp_path / "p.jsonl", records(ids))
     file.write_bytes(file.read_bytes()[:-30])
@@ -163,7 +163,7 @@ def test_a_torn_file_is_told_of(server: StudioProject, tmp_path: Path) -> None:
     assert (found.created, found.rejected) == (2, 1)
 
 
-def test_several_versions(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_several_versions(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(3)
     file = written(tmp_path / "p.jsonl", [*records(ids, "v1"), *records(ids[:2], "v2")])
     run = lsml("push", file, "--project", "3")
@@ -172,13 +172,13 @@ def test_several_versions(server: StudioProject, lsml: Lsml, tmp_path: Path) -> 
     run = lsml("push", file, "--project", "3", "--version", "v2", "--no-activate")
     assert "2 predictions of v2 sent, 2 created, 3 skipped (3 of another version)" in run.stderr
     assert "the project shows none" in run.stderr
-    assert (server.stored("v1"), server.stored("v2")) == (once([]), once(ids[:2]))
+    assert (server.count_predictions("v1"), server.count_predictions("v2")) == (once([]), once(ids[:2]))
     assert server.model_version == ""
 
 
 @pytest.mark.parametrize("more", [[], ["--create-tasks"], ["--dry-run"]])
 def test_a_version_that_is_not_there_is_no_success(
-    server: StudioProject, lsml: Lsml, tmp_path: Path, more: list[str]
+    server: StubProject, lsml: Lsml, tmp_path: Path, more: list[str]
 ) -> None:
     ids = server.add_tasks(3)
     lines = [{"id": task, "data": {"text": "x"}, "predictions": [prediction(version="news@1")]} for task in ids]
@@ -189,7 +189,7 @@ def test_a_version_that_is_not_there_is_no_success(
     assert (len(server.tasks), server.predictions) == (3, [])
 
 
-def test_a_version_with_a_space_around_it_is_rejected(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_a_version_with_a_space_around_it_is_rejected(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     """Label Studio takes the space away, and nobody would find these again."""
     ids = server.add_tasks(2)
     lines = [*records(ids[:1]), *records(ids[1:], "v1 ")]
@@ -198,18 +198,18 @@ def test_a_version_with_a_space_around_it_is_rejected(server: StudioProject, lsm
     assert "its model_version 'v1 ' begins or ends with a space" in run.stderr
 
 
-def test_versions_that_look_alike_are_told_apart(server: StudioProject, tmp_path: Path) -> None:
+def test_versions_that_look_alike_are_told_apart(server: StubProject, tmp_path: Path) -> None:
     ids = server.add_tasks(4)
     for task in ids[:2]:
         server.add_prediction(task, "V1.2")
     server.add_prediction(ids[1], "v1")
     found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
-    assert (found.created, found.existing, found.doubles) == (3, 1, 0)
-    assert server.stored("v1") == once(ids)
-    assert server.stored("V1.2") == once(ids[:2])
+    assert (found.created, found.existing, found.duplicates) == (3, 1, 0)
+    assert server.count_predictions("v1") == once(ids)
+    assert server.count_predictions("V1.2") == once(ids[:2])
 
 
-def test_what_was_shown_before_is_said(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_what_was_shown_before_is_said(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(2)
     server.model_version = "My backend"
     run = lsml("push", written(tmp_path / "p.jsonl", records(ids)), "--project", "3")
@@ -220,7 +220,7 @@ def test_what_was_shown_before_is_said(server: StudioProject, lsml: Lsml, tmp_pa
 
 
 @pytest.mark.parametrize("others", [False, True])
-def test_replacing(server: StudioProject, lsml: Lsml, tmp_path: Path, others: bool) -> None:
+def test_replacing(server: StubProject, lsml: Lsml, tmp_path: Path, others: bool) -> None:
     ids = server.add_tasks(4)
     for task in ids[:2] if not others else ids:
         server.add_prediction(task, "v1")
@@ -229,13 +229,13 @@ def test_replacing(server: StudioProject, lsml: Lsml, tmp_path: Path, others: bo
     run = lsml("push", written(tmp_path / "p.jsonl", records(ids[:3])), "--project", "3", "--existing", "replace")
     assert run.returncode == 0, run.stderr
     assert f"{3 if others else 2} older predictions of v1 were replaced." in run.stderr
-    assert server.stored("v1") == once(ids if others else ids[:3])
-    assert server.stored("v0") == once(ids if others else ids[:2])
+    assert server.count_predictions("v1") == once(ids if others else ids[:3])
+    assert server.count_predictions("v0") == once(ids if others else ids[:2])
     assert {each["task"] for each in server.predictions if each["result"]} == set(ids[:3])
     assert server.model_version == "v1"
 
 
-def test_a_version_is_taken_back(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_a_version_is_taken_back(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     for task in server.add_tasks(3):
         server.add_prediction(task, "v1")
         server.add_prediction(task, "v2")
@@ -258,50 +258,50 @@ def test_a_version_is_taken_back(server: StudioProject, lsml: Lsml, tmp_path: Pa
 
 @pytest.mark.parametrize("fault", ["cut", "cut before", "lost", "500", "500 after", "502", "503", "429"])
 def test_nothing_is_lost_or_doubled(
-    server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(pending_import, "POLL", 0.1)
-    monkeypatch.setattr(push, "SECONDS_EACH", (2.0, 0.0))
-    monkeypatch.setattr(push, "LARGEST", 500)
+    monkeypatch.setattr(pending_import, "POLL_INTERVAL", 0.1)
+    monkeypatch.setattr(push, "SETTLE_SECONDS", (2.0, 0.0))
+    monkeypatch.setattr(push, "MAX_REQUEST_BYTES", 500)
     ids = server.add_tasks(10)
     server.faults = ["", fault]
     found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
-    assert server.stored("v1") == once(ids)
+    assert server.count_predictions("v1") == once(ids)
     assert (found.sent, found.created, found.rejected) == (10, 10, 0)
     assert found.calls >= 3
     assert not list((tmp_path / "state").rglob("*.json"))
 
 
 def test_a_server_that_never_answers_is_given_up(
-    server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending_import, "POLL", 0.05)
-    monkeypatch.setattr(push, "SECONDS_EACH", (0.2, 0.0))
+    monkeypatch.setattr(pending_import, "POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(push, "SETTLE_SECONDS", (0.2, 0.0))
     ids = server.add_tasks(4)
     server.faults = ["cut before"] * 10
-    with pytest.raises(label_studio.connection.LsmlError) as raised:
+    with pytest.raises(client.LsmlError) as raised:
         pushed(server, written(tmp_path / "p.jsonl", records(ids)))
     assert "broke off over the import of 1 predictions" in str(raised.value)
     assert "0 of 4 predictions are there. Run the same again" in str(raised.value)
-    assert len([each for each in server.asked if each[:2] == POST]) == push.FRUITLESS
+    assert len([each for each in server.requests if each[:2] == POST]) == push.MAX_FAILED_REQUESTS
 
 
 def test_a_body_that_is_too_large_is_divided(
-    server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "SMALLEST", 100)
+    monkeypatch.setattr(push, "MIN_REQUEST_BYTES", 100)
     ids = server.add_tasks(40)
-    server.largest_body = 1500
+    server.max_body_bytes = 1500
     found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
-    assert server.stored("v1") == once(ids)
+    assert server.count_predictions("v1") == once(ids)
     assert found.calls > 3
 
 
 def test_a_task_that_vanishes_costs_itself(
-    server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = server.add_tasks(6)
-    kept = server.answer
+    kept = server.respond
 
     def vanishing(*given: Any) -> tuple[int, Any]:
         if given[:2] == POST:
@@ -311,23 +311,23 @@ def test_a_task_that_vanishes_costs_itself(
     monkeypatch.setattr(server, "answer", vanishing)
     found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
     assert (found.sent, found.created, found.rejected) == (5, 5, 1)
-    assert server.stored("v1") == once([each for each in ids if each != ids[2]])
+    assert server.count_predictions("v1") == once([each for each in ids if each != ids[2]])
 
 
-def test_what_label_studio_drops_is_found(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_what_label_studio_drops_is_found(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(5)
-    server.drops = {ids[1], ids[3]}
+    server.dropped_task_ids = {ids[1], ids[3]}
     errors = tmp_path / "errors.jsonl"
     run = lsml("push", written(tmp_path / "p.jsonl", records(ids)), "--project", "3", "--errors", errors)
     assert run.returncode == 3
     assert "5 predictions of v1 sent, 3 created, 2 rejected" in run.stderr
     told = [json.loads(line) for line in errors.read_text().splitlines()]
-    assert {each["id"] for each in told} == server.drops
+    assert {each["id"] for each in told} == server.dropped_task_ids
     assert {each["stage"] for each in told} == {"send"}
     assert "Label Studio has left it out" in told[0]["reason"]
 
 
-def test_doubles_of_an_earlier_push_go(server: StudioProject, tmp_path: Path) -> None:
+def test_doubles_of_an_earlier_push_go(server: StubProject, tmp_path: Path) -> None:
     ids = server.add_tasks(6)
     for task in [*ids[:4], *ids[:2], ids[5]]:
         server.add_prediction(task, "v1", prediction()["result"], 0.9)
@@ -335,14 +335,14 @@ def test_doubles_of_an_earlier_push_go(server: StudioProject, tmp_path: Path) ->
     server.add_prediction(ids[0], "v0")
     first = {each["task"]: each["id"] for each in reversed(server.predictions) if each["model_version"] == "v1"}
     found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
-    assert (found.created, found.doubles) == (1, 2)
-    assert server.stored("v1") == once([*ids, ids[5]])
+    assert (found.created, found.duplicates) == (1, 2)
+    assert server.count_predictions("v1") == once([*ids, ids[5]])
     assert {first[ids[0]], first[ids[1]]} <= {each["id"] for each in server.predictions}
-    assert "1 tasks have several predictions of v1 that differ" in " ".join(found.sentences())
+    assert "1 tasks have several predictions of v1 that differ" in " ".join(found.summary_lines())
 
 
 @pytest.mark.parametrize("lands", ["late", "in time"])
-def test_a_killed_push_goes_on(server: StudioProject, lsml: Lsml, tmp_path: Path, lands: str) -> None:
+def test_a_killed_push_goes_on(server: StubProject, lsml: Lsml, tmp_path: Path, lands: str) -> None:
     """Killed while the server works on its call: the next push waits for that call, and sends nothing twice."""
     ids = server.add_tasks(20)
     file = written(tmp_path / "p.jsonl", records(ids))
@@ -351,8 +351,8 @@ def test_a_killed_push_goes_on(server: StudioProject, lsml: Lsml, tmp_path: Path
     run = lsml("push", file, "--project", "3")
     assert run.returncode == 0, run.stderr
     assert "under way or was interrupted: waiting" in run.stderr
-    assert server.stored("v1") == once(ids)
-    assert len([each for each in server.asked if each[:2] == POST]) == 1
+    assert server.count_predictions("v1") == once(ids)
+    assert len([each for each in server.requests if each[:2] == POST]) == 1
     assert server.model_version == "v1"
 
 
@@ -367,24 +367,24 @@ def kill_in_a_call(command: list[str], state: Path) -> None:
         process.kill()
 
 
-def test_without_a_place_for_notes_it_works_too(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_without_a_place_for_notes_it_works_too(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(3)
     (tmp_path / "file").write_text("")
     file = written(tmp_path / "p.jsonl", records(ids))
     run = lsml("push", file, "--project", "3", env={"XDG_STATE_HOME": str(tmp_path / "file")})
     assert run.returncode == 0, run.stderr
-    assert server.stored("v1") == once(ids)
+    assert server.count_predictions("v1") == once(ids)
 
 
-def test_a_personal_access_token_that_ends_is_renewed(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
-    from tests.helpers.studio_server import jwt
+def test_a_personal_access_token_that_ends_is_renewed(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
+    from tests.helpers.studio_server import make_jwt
 
     ids = server.add_tasks(3)
-    server.expired = 1
+    server.expired_token_count = 1
     file = written(tmp_path / "p.jsonl", records(ids))
-    run = lsml("push", file, "--project", "3", env={"LABEL_STUDIO_API_KEY": jwt("refresh")})
+    run = lsml("push", file, "--project", "3", env={"LABEL_STUDIO_API_KEY": make_jwt("refresh")})
     assert run.returncode == 0, run.stderr
-    assert server.stored("v1") == once(ids)
+    assert server.count_predictions("v1") == once(ids)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_a_personal_access_token_that_ends_is_renewed(server: StudioProject, lsm
     ],
 )
 def test_what_is_refused_is_a_sentence(
-    server: StudioProject, lsml: Lsml, tmp_path: Path, faults: list[str], sentence: str
+    server: StubProject, lsml: Lsml, tmp_path: Path, faults: list[str], sentence: str
 ) -> None:
     ids = server.add_tasks(3)
     server.faults = faults
@@ -406,7 +406,7 @@ def test_what_is_refused_is_a_sentence(
     assert not server.predictions
 
 
-def test_nobody_there_and_no_project(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_nobody_there_and_no_project(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     file = written(tmp_path / "p.jsonl", records([1]))
     assert (
         "cannot be reached" in lsml("push", file, "--project", "3", "--label-studio-url", "http://127.0.0.1:9").stderr
@@ -434,7 +434,7 @@ def whole(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_tasks_are_made_with_their_predictions(server: StudioProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_tasks_are_made_with_their_predictions(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     lines = [*whole(4), {"id": 1, "data": {"other": "x"}, "predictions": []}, {"task": 3} | prediction()]
     file = written(tmp_path / "tasks.jsonl", lines)
     dry = lsml("push", file, "--project", "3", "--create-tasks", "--dry-run")
@@ -447,7 +447,7 @@ def test_tasks_are_made_with_their_predictions(server: StudioProject, lsml: Lsml
     assert "1 task has no prediction." in run.stderr
     assert 'the task has no "text"' in run.stderr
     assert [task["data"] for task in server.tasks.values()] == [task["data"] for task in whole(4)]
-    assert server.stored("v1") == once(list(server.tasks)[1:])
+    assert server.count_predictions("v1") == once(list(server.tasks)[1:])
     assert server.model_version == "v1"
 
 
@@ -462,11 +462,11 @@ def test_tasks_are_made_with_their_predictions(server: StudioProject, lsml: Lsml
     ],
 )
 def test_tasks_are_never_sent_twice(
-    server: StudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, there: int, sentence: str
+    server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, there: int, sentence: str
 ) -> None:
-    monkeypatch.setattr(pending_import, "POLL", 0.1)
-    monkeypatch.setattr(create_tasks, "SECONDS_EACH", (2.0, 0.0))
-    monkeypatch.setattr(create_tasks, "MOST", 4)
+    monkeypatch.setattr(pending_import, "POLL_INTERVAL", 0.1)
+    monkeypatch.setattr(create_tasks, "SETTLE_SECONDS", (2.0, 0.0))
+    monkeypatch.setattr(create_tasks, "MAX_BATCH_TASKS", 4)
     server.faults = ["", fault]
     file = written(tmp_path / "tasks.jsonl", whole(10))
     if sentence:
@@ -497,7 +497,7 @@ SOME = st.recursive(
 @given(st.dictionaries(st.sampled_from(["result", "score", "model_version", "task"]), SOME))
 @settings(max_examples=200, deadline=None)
 def test_whatever_stands_there_is_checked_and_nothing_raises(found: dict[str, Any]) -> None:
-    wrong = problem_of(found, LabelConfig.parse(CONFIG))
+    wrong = find_prediction_problem(found, LabelConfig.parse(CONFIG))
     assert wrong is None or (isinstance(wrong, str) and "\n" not in wrong)
 
 
@@ -508,13 +508,13 @@ def test_whatever_stands_there_is_checked_and_nothing_raises(found: dict[str, An
 )
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_breaks_every_task_ends_with_one(
-    server: StudioProject, tmp_path: Path, faults: list[str], there: set[int], each: int
+    server: StubProject, tmp_path: Path, faults: list[str], there: set[int], each: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pending_import, "POLL", 0.01)
-        patch.setattr(push, "SECONDS_EACH", (0.05, 0.0))
-        patch.setattr(push, "LARGEST", each * 200)
-        patch.setattr(push, "FRUITLESS", 99)
+        patch.setattr(pending_import, "POLL_INTERVAL", 0.01)
+        patch.setattr(push, "SETTLE_SECONDS", (0.05, 0.0))
+        patch.setattr(push, "MAX_REQUEST_BYTES", each * 200)
+        patch.setattr(push, "MAX_FAILED_REQUESTS", 99)
         server.tasks.clear()
         server.predictions.clear()
         ids = server.add_tasks(12)
@@ -523,12 +523,12 @@ def test_whatever_breaks_every_task_ends_with_one(
         server.faults = faults
         server.model_version = "v1"
         found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
-    assert server.stored("v1") == once(ids)
+    assert server.count_predictions("v1") == once(ids)
     assert found.created == 12 - len(there)
 
 
 def test_the_settings_beside_foreign_data_send_nothing_anywhere(
-    server: StudioProject, lsml: Lsml, tmp_path: Path
+    server: StubProject, lsml: Lsml, tmp_path: Path
 ) -> None:
     file = written(tmp_path / "p.jsonl", records(server.add_tasks(1)))
     for line in ("project = 3", 'label-studio-url = "http://evil.example"', "create-tasks = true"):
@@ -538,5 +538,5 @@ def test_the_settings_beside_foreign_data_send_nothing_anywhere(
         run = lsml("push", file, *option, env=env)
         assert run.returncode == 2, line
         assert "may not decide that" in run.stderr
-    assert not server.asked
+    assert not server.requests
     assert os.environ["LABEL_STUDIO_URL"]

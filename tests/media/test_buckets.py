@@ -8,8 +8,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lsml_cli.errors import TransientError
-from lsml_cli.media.fetcher import Hosts, Login, Media
-from tests.helpers.media_servers import LEGACY_KEY, PICTURE, Answer, Studio, serving
+from lsml_cli.media.fetcher import AllowedHosts, LabelStudioCredentials, Media
+from tests.helpers.media_servers import IMAGE_BYTES, LEGACY_KEY, StubLabelStudio, StubResponse, run_stub_server
 
 REGISTRY = sys.modules["fsspec.registry"]._registry  # protocol -> its driver, once it was imported
 
@@ -61,7 +61,7 @@ def bucket(monkeypatch):
     monkeypatch.setattr(Bucket, "tried", [])
     files = Bucket()
     for path in ("bucket/some dir/é.png", "bucket/a%20b.png", "closed/a.png"):
-        files.pipe_file(path, PICTURE)
+        files.pipe_file(path, IMAGE_BYTES)
     return files
 
 
@@ -69,17 +69,19 @@ def bucket(monkeypatch):
 def test_files_of_buckets(scheme):
     media = Media()
     for path in ("bucket/some dir/é.png", "bucket/a%20b.png"):
-        assert media.fetch(f"{scheme}://{path}") == PICTURE
-        assert media.problem(f"{scheme}://{path}", ask_remote=True) is None
-    assert media.problem(f"{scheme}://bucket/c.png") is None  # nobody was asked
-    assert media.problem(f"{scheme}://bucket/c.png", ask_remote=True) == f"there is no file {scheme}://bucket/c.png"
+        assert media.fetch(f"{scheme}://{path}") == IMAGE_BYTES
+        assert media.find_problem(f"{scheme}://{path}", check_remote=True) is None
+    assert media.find_problem(f"{scheme}://bucket/c.png") is None  # nobody was asked
+    assert (
+        media.find_problem(f"{scheme}://bucket/c.png", check_remote=True) == f"there is no file {scheme}://bucket/c.png"
+    )
     with pytest.raises(ValueError, match="there is no file"):
         media.fetch(f"{scheme}://bucket/c.png")
     for value in (f"{scheme}://bucket/some dir", f"{scheme}://bucket/", f"{scheme}://bucket"):
         with pytest.raises(ValueError, match="there is no file"):
             media.fetch(value)
     with pytest.raises(ValueError, match="more than 3 bytes"):
-        Media(largest=3).fetch(f"{scheme}://bucket/a%20b.png")
+        Media(max_bytes=3).fetch(f"{scheme}://bucket/a%20b.png")
     with pytest.raises(ValueError, match=f"{scheme}://closed/a.png: the credentials of this machine do not open it"):
         media.fetch(f"{scheme}://closed/a.png")
     with pytest.raises(ValueError, match="Unable to locate credentials"):
@@ -100,8 +102,8 @@ def test_no_chain_of_addresses_is_followed(tmp_path):
 
 
 def test_only_named_buckets_where_hosts_are_restricted():
-    media = Media(hosts=Hosts(("*", "s3://bucket")))
-    assert media.fetch("s3://bucket/a%20b.png") == PICTURE
+    media = Media(allowed_hosts=AllowedHosts(("*", "s3://bucket")))
+    assert media.fetch("s3://bucket/a%20b.png") == IMAGE_BYTES
     for value in ("s3://bucket-2/a.png", "gs://bucket/a%20b.png", "s3://closed/a.png"):
         with pytest.raises(ValueError, match=r"is not named \(--allow-host names it\), or name the Label Studio"):
             media.fetch(value)
@@ -109,14 +111,14 @@ def test_only_named_buckets_where_hosts_are_restricted():
 
 
 def test_label_studio_opens_what_this_machine_cannot():
-    with serving(Studio) as studio, serving() as site:
-        site.answers["/signed"] = Answer(body=b"signed")
+    with run_stub_server(StubLabelStudio) as studio, run_stub_server() as site:
+        site.answers["/signed"] = StubResponse(body=b"signed")
         studio.storages = dict.fromkeys(("s3://closed/a.png", "s3://closed/b.png"), f"{site.url}/signed")
-        media = Media(label_studio=Login(studio.url, LEGACY_KEY))
+        media = Media(label_studio=LabelStudioCredentials(studio.url, LEGACY_KEY))
         for value in ("s3://closed/a.png", "s3://closed/b.png", "s3://closed/a.png"):
             assert media.fetch(value, 7) == b"signed"
         assert Bucket.tried == ["closed/a.png"]  # once is enough
-        assert media.fetch("s3://bucket/a%20b.png", 7) == PICTURE
+        assert media.fetch("s3://bucket/a%20b.png", 7) == IMAGE_BYTES
         assert len(studio.asked) == 3
         with pytest.raises(ValueError, match="do not open it"):
             media.fetch("s3://closed/a.png")  # no task, so nobody presigns
@@ -127,12 +129,12 @@ def test_a_driver_that_is_missing(monkeypatch):
     monkeypatch.delitem(REGISTRY, "s3")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     sentence = "s3:// needs a driver that is not installed: pip install 'lsml[s3]'"
-    assert sentence in str(Media().problem("s3://bucket/a.png"))
-    assert "--label-studio-url" in str(Media().problem("s3://bucket/a.png"))
+    assert sentence in str(Media().find_problem("s3://bucket/a.png"))
+    assert "--label-studio-url" in str(Media().find_problem("s3://bucket/a.png"))
     with pytest.raises(ValueError, match="pip install"):
         Media().fetch("s3://bucket/a.png")
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    assert sentence in str(Media().problem("s3://bucket/a.png"))
-    media = Media(label_studio=Login("http://127.0.0.1:9"))
-    assert media.problem("s3://bucket/a.png", 7) is None
-    assert sentence in str(media.problem("s3://bucket/a.png"))
+    assert sentence in str(Media().find_problem("s3://bucket/a.png"))
+    media = Media(label_studio=LabelStudioCredentials("http://127.0.0.1:9"))
+    assert media.find_problem("s3://bucket/a.png", 7) is None
+    assert sentence in str(media.find_problem("s3://bucket/a.png"))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli.media.fetcher import Cache, Hosts, Media
-from tests.helpers.media_servers import PICTURE, Answer, serving
+from lsml_cli.media.fetcher import AllowedHosts, Cache, Media
+from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_server
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -23,34 +23,34 @@ def size_of(folder: Path) -> int:
 
 
 def test_what_was_fetched_is_not_fetched_again(tmp_path):
-    with serving() as site:
-        site.answers["/a"] = Answer(body=PICTURE)
+    with run_stub_server() as site:
+        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
         (tmp_path / "local").write_bytes(b"local")
         for _ in range(2):  # also by another process
             media = Media(tmp_path, cache=Cache(tmp_path / "cache"))
-            assert media.fetch(f"{site.url}/a") == PICTURE
+            assert media.fetch(f"{site.url}/a") == IMAGE_BYTES
             assert media.fetch("local") == b"local"
             with pytest.raises(ValueError, match="404"):
                 media.fetch(f"{site.url}/b")
             media.close()
         assert site.paths == ["/a", "/b", "/b"]
     assert len(files_of(tmp_path / "cache")) == 1
-    assert size_of(tmp_path / "cache") < len(PICTURE) + 100
+    assert size_of(tmp_path / "cache") < len(IMAGE_BYTES) + 100
 
 
 def test_what_may_not_be_asked_does_not_come_out_of_the_cache(tmp_path):
     """A run by hand may ask everybody; a server that shares its cache may not."""
-    with serving() as site:
-        site.answers["/a"] = Answer(body=PICTURE)
+    with run_stub_server() as site:
+        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
         by_hand = Media(cache=Cache(tmp_path))
-        assert by_hand.fetch(f"{site.url}/a") == PICTURE
+        assert by_hand.fetch(f"{site.url}/a") == IMAGE_BYTES
         by_hand.close()
         site.redirect("/moved", f"http://localhost:{site.port}/a")
         by_hand.fetch(f"{site.url}/moved")
-        served = Media(cache=Cache(tmp_path), hosts=Hosts((f"127.0.0.1:{site.port}",)))
+        served = Media(cache=Cache(tmp_path), allowed_hosts=AllowedHosts((f"127.0.0.1:{site.port}",)))
         with pytest.raises(ValueError, match="not among the hosts"):
             served.fetch(f"{site.url}/moved")
-        smaller = Media(cache=Cache(tmp_path), largest=3)
+        smaller = Media(cache=Cache(tmp_path), max_bytes=3)
         with pytest.raises(ValueError, match="more than 3 bytes"):
             smaller.fetch(f"{site.url}/a")
         for media in (by_hand, served, smaller):
@@ -60,20 +60,20 @@ def test_what_may_not_be_asked_does_not_come_out_of_the_cache(tmp_path):
 def test_damaged_files_are_fetched_anew(tmp_path):
     cache = Cache(tmp_path)
     for damage in (b"", b"\0" * 200, b"x"):
-        cache.put("a", PICTURE)
+        cache.put("a", IMAGE_BYTES)
         [path] = files_of(tmp_path)
         path.write_bytes(damage)
         assert cache.get("a") is None
         assert files_of(tmp_path) == []
-    cache.put("a", PICTURE)
-    assert cache.get("a") == PICTURE
+    cache.put("a", IMAGE_BYTES)
+    assert cache.get("a") == IMAGE_BYTES
     assert cache.get("b") is None
     cache.put("empty", b"")
     assert cache.get("empty") == b""
 
 
 def test_it_is_bounded_and_what_was_used_stays(tmp_path):
-    cache = Cache(tmp_path, bound=100_000)
+    cache = Cache(tmp_path, max_bytes=100_000)
     cache.put("used", b"x" * 1000)
     largest = 0
     for n in range(500):
@@ -99,7 +99,7 @@ def test_nothing_but_its_own_files_is_removed(tmp_path):
     for path in (young, old):
         path.write_bytes(b"unfinished")
     os.utime(old, (time.time() - 7200,) * 2)
-    cache = Cache(tmp_path, bound=10_000)
+    cache = Cache(tmp_path, max_bytes=10_000)
     for n in range(100):
         cache.put(str(n), bytes(1000))
     assert all(path.exists() for path in (*mine, young))
@@ -108,16 +108,16 @@ def test_nothing_but_its_own_files_is_removed(tmp_path):
 
 def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with serving() as site:
-        site.answers["/a"] = Answer(body=PICTURE)
+    with run_stub_server() as site:
+        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
         for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing"), Path("/dev/full")):
             media = Media(cache=Cache(folder))
-            assert media.fetch(f"{site.url}/a") == PICTURE
+            assert media.fetch(f"{site.url}/a") == IMAGE_BYTES
             media.close()
 
 
 def test_threads_and_sweeps_at_the_same_time(tmp_path):
-    cache = Cache(tmp_path, bound=50_000)
+    cache = Cache(tmp_path, max_bytes=50_000)
     wrong = []
 
     def work(seed: int) -> None:
@@ -134,13 +134,13 @@ def test_threads_and_sweeps_at_the_same_time(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
-    cache.sweep()
+    cache.evict()
     assert size_of(tmp_path) <= 50_000
     assert not [path for path in files_of(tmp_path) if path.name.endswith(".part")]
 
 
 def fill(folder: Path, seed: int) -> None:
-    cache = Cache(folder, bound=50_000)
+    cache = Cache(folder, max_bytes=50_000)
     for n in range(300):
         name = f"{seed} {n}"
         cache.put(name, name.encode() * 100)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lsml_cli.media.fetcher import Cache, Hosts, Login, Media
-from lsml_cli.media.files import Below
-from lsml_cli.media.resolver import Place, locate
-from tests.helpers.media_servers import PICTURE, Answer, serving
+from lsml_cli.media.fetcher import AllowedHosts, Cache, LabelStudioCredentials, Media
+from lsml_cli.media.files import ConfinedPath
+from lsml_cli.media.resolver import MediaLocation, locate
+from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_server
 
 
 def test_paths_below_the_root(tmp_path):
@@ -26,10 +26,10 @@ def test_paths_below_the_root(tmp_path):
     media = Media(tmp_path)
     for value in ("in/a b.bin", str(tmp_path / "in" / "a b.bin"), "in/a%20b.bin", "./in//a b.bin"):
         assert media.fetch(value) == b"bytes"
-        assert media.problem(value) is None
+        assert media.find_problem(value) is None
     with pytest.raises(FileNotFoundError):
         media.fetch("in/c.bin")
-    assert media.problem("in/c.bin") == f"there is no file {tmp_path / 'in' / 'c.bin'}"
+    assert media.find_problem("in/c.bin") == f"there is no file {tmp_path / 'in' / 'c.bin'}"
 
 
 def test_a_name_that_looks_encoded_is_tried_as_it_stands_first(tmp_path):
@@ -53,7 +53,7 @@ def test_a_path_never_leaves_the_root(tmp_path, value):
     (root / "folder").symlink_to(tmp_path)
     with pytest.raises(ValueError, match=r"lies outside|leads upwards"):
         Media(root).fetch(value)
-    assert Media(root).problem(value) is not None
+    assert Media(root).find_problem(value) is not None
 
 
 def test_a_root_that_is_a_link_and_links_inside_are_fine(tmp_path):
@@ -73,7 +73,7 @@ def test_only_files_are_opened(tmp_path):
     for value in ("pipe", "folder", ".", "circle"):
         with pytest.raises((ValueError, OSError)):
             media.fetch(value)
-        assert media.problem(value) is not None
+        assert media.find_problem(value) is not None
     with pytest.raises(ValueError, match="/dev/zero is not a file"):
         Media(Path("/dev")).fetch("zero")
 
@@ -82,7 +82,7 @@ def test_only_files_are_opened(tmp_path):
 def test_values_that_are_no_names(tmp_path, value):
     with pytest.raises((ValueError, OSError)) as error:
         Media(tmp_path).fetch(value)
-    assert len(str(Media(tmp_path).problem(value))) < 80_000
+    assert len(str(Media(tmp_path).find_problem(value))) < 80_000
     assert "Traceback" not in str(error.value)
 
 
@@ -94,11 +94,11 @@ def test_other_schemes_are_refused(tmp_path, value):
 
 def test_a_file_that_is_too_large(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 101)
-    media = Media(tmp_path, largest=100)
+    media = Media(tmp_path, max_bytes=100)
     with pytest.raises(ValueError, match="has more than 100 bytes"):
         media.fetch("a")
-    assert "more than 100 bytes" in str(media.problem("a"))
-    assert Media(tmp_path, largest=101).fetch("a")
+    assert "more than 100 bytes" in str(media.find_problem("a"))
+    assert Media(tmp_path, max_bytes=101).fetch("a")
 
 
 def test_without_a_root_no_path_is_read(tmp_path):
@@ -118,7 +118,7 @@ def test_data_uris(tmp_path):
     for wrong in ("data:text/plain", "data:;base64,***"):
         with pytest.raises(ValueError, match="data: URI"):
             media.fetch(wrong)
-        assert "data: URI" in str(media.problem(wrong))
+        assert "data: URI" in str(media.find_problem(wrong))
 
 
 # The folders of a Label Studio
@@ -157,7 +157,7 @@ def test_local_files(studio_folders, value):
 def test_uploads(studio_folders, value):
     media = Media(upload_root=studio_folders[1])
     assert media.fetch(value) == "b53d73af-img_0 é.png".encode()
-    assert media.problem(value) is None
+    assert media.find_problem(value) is None
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_what_would_help_is_named(studio_folders):
         "/data/local-files/?d=a.png": ("--label-studio-url", "--document-root"),
     }
     for value, options in wanted.items():
-        problem = Media(documents).problem(value)
+        problem = Media(documents).find_problem(value)
         assert all(option in str(problem) for option in options)
-    problem = Media(upload_root=uploads).problem("/data/upload/3/a.png")
+    problem = Media(upload_root=uploads).find_problem("/data/upload/3/a.png")
     assert problem == f"there is no file {uploads}/3/a.png; with --label-studio-url the server is asked"
 
 
@@ -195,13 +195,15 @@ def test_a_folder_of_this_machine_may_have_such_a_name():
     elsewhere = {"document_root": None, "upload_root": None, "maps": (), "login": None}
     value = "/data/upload/mine/a.png"
     place = locate(value, root=Path("/data/upload/mine"), **elsewhere)
-    assert place == Place("studio", value, (Below(Path("/data/upload/mine"), value),))
-    assert locate(value, root=Path("/data/upload/other"), **elsewhere).files == ()
+    assert place == MediaLocation("studio", value, (ConfinedPath(Path("/data/upload/mine"), value),))
+    assert locate(value, root=Path("/data/upload/other"), **elsewhere).candidates == ()
 
 
 def test_a_full_address_of_the_same_label_studio_is_looked_for_here_first(studio_folders):
     documents, uploads = studio_folders
-    media = Media(document_root=documents, upload_root=uploads, label_studio=Login("http://127.0.0.1:9/ls/"))
+    media = Media(
+        document_root=documents, upload_root=uploads, label_studio=LabelStudioCredentials("http://127.0.0.1:9/ls/")
+    )
     value = "/data/upload/3/b53d73af-img_0%20%C3%A9.png"
     for address in (value, f"/ls{value}", f"http://127.0.0.1:9/ls{value}"):
         assert media.fetch(address) == "b53d73af-img_0 é.png".encode()
@@ -232,26 +234,26 @@ def mapped(tmp_path):
     ],
 )
 def test_a_mapped_prefix(mapped, prefix, value):
-    media = Media(maps=((prefix, mapped),))
+    media = Media(prefix_map=((prefix, mapped),))
     assert media.fetch(value) == b"copy"
-    assert media.problem(value) is None
+    assert media.find_problem(value) is None
 
 
 def test_a_map_goes_first_and_nowhere_else(mapped, tmp_path):
     (tmp_path / "b.png").write_bytes(b"root")
-    media = Media(tmp_path, maps=(("", mapped), ("deep/", mapped / "deep"), ("https://127.0.0.1:9/", mapped)))
+    media = Media(tmp_path, prefix_map=(("", mapped), ("deep/", mapped / "deep"), ("https://127.0.0.1:9/", mapped)))
     assert media.fetch("deep/a.png") == b"deep"  # the longest prefix
     for value in ("b.png", "https://127.0.0.1:9/b.png"):
         with pytest.raises(FileNotFoundError):
             media.fetch(value)
-        assert media.problem(value) == f"there is no file {mapped}/b.png"
+        assert media.find_problem(value) == f"there is no file {mapped}/b.png"
     with pytest.raises(ValueError, match="lies outside"):
         media.fetch("deep/../../b.png")
 
 
 def test_a_prefix_does_not_end_within_a_name(mapped):
-    media = Media(maps=(("gs://bucket", mapped),))  # of which no driver is installed for any test
-    assert "bucket-2" in str(media.problem("gs://bucket-2/a b.png"))
+    media = Media(prefix_map=(("gs://bucket", mapped),))  # of which no driver is installed for any test
+    assert "bucket-2" in str(media.find_problem("gs://bucket-2/a b.png"))
 
 
 # Whatever stands in a task
@@ -324,37 +326,39 @@ def test_no_value_reads_outside_of_the_folders(fenced, value, as_root):
         fenced if as_root else None,
         document_root=fenced,
         upload_root=fenced / "in",
-        maps=(("https://old/", fenced), ("s3://bucket/", fenced / "in")),
-        hosts=Hosts(),
+        prefix_map=(("https://old/", fenced), ("s3://bucket/", fenced / "in")),
+        allowed_hosts=AllowedHosts(),
     )
     try:
         found = media.fetch(value)
     except (ValueError, OSError):
-        problem = media.problem(value)
+        problem = media.find_problem(value)
         assert problem is not None
     else:
         assert found == b"open" or value[:5].lower() == "data:"
-        assert media.problem(value) is None
+        assert media.find_problem(value) is None
 
 
 # One process, many threads; another process
 
 
 def test_it_travels_without_its_connections(tmp_path):
-    with serving() as site:
-        site.answers["/a"] = Answer(body=PICTURE)
-        media = Media(tmp_path, cache=Cache(tmp_path / "cache"), label_studio=Login("http://ls", "the-key"))
-        assert media.fetch(f"{site.url}/a") == PICTURE
+    with run_stub_server() as site:
+        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        media = Media(
+            tmp_path, cache=Cache(tmp_path / "cache"), label_studio=LabelStudioCredentials("http://ls", "the-key")
+        )
+        assert media.fetch(f"{site.url}/a") == IMAGE_BYTES
         copy = pickle.loads(pickle.dumps(media))
         assert copy == media
         assert copy.label_studio.key == "the-key"
-        assert copy.fetch(f"{site.url}/a") == PICTURE
+        assert copy.fetch(f"{site.url}/a") == IMAGE_BYTES
         copy.close()
         media.close()
 
 
 def test_threads_that_want_the_same_file_fetch_it_once(tmp_path):
-    with serving() as site:
+    with run_stub_server() as site:
         slow = threading.Event()
 
         def answer(handler):
@@ -362,7 +366,7 @@ def test_threads_that_want_the_same_file_fetch_it_once(tmp_path):
             handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
 
         site.answers["/a"] = answer
-        site.answers["/b"] = Answer(404)
+        site.answers["/b"] = StubResponse(404)
         media = Media()
         found: list[bytes] = []
         threads = [threading.Thread(target=lambda: found.append(media.fetch(f"{site.url}/a"))) for _ in range(12)]
@@ -382,11 +386,11 @@ def test_threads_that_want_the_same_file_fetch_it_once(tmp_path):
 
 
 def test_connections_are_used_again(tmp_path):
-    with serving() as site:
-        site.answers["/moved"] = Answer(302, headers={"Location": "/a"})
-        site.answers["/a"] = Answer(body=PICTURE)
+    with run_stub_server() as site:
+        site.answers["/moved"] = StubResponse(302, headers={"Location": "/a"})
+        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
         media = Media()
         for _ in range(5):
-            assert media.fetch(f"{site.url}/moved?{quote('é')}") == PICTURE
+            assert media.fetch(f"{site.url}/moved?{quote('é')}") == IMAGE_BYTES
         assert site.connections == 1
         media.close()

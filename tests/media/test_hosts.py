@@ -9,9 +9,9 @@ import threading
 import pytest
 
 from lsml_cli.errors import UsageError
-from lsml_cli.media.fetcher import ANYWHERE, Hosts, Media
+from lsml_cli.media.fetcher import ANY_HOST, AllowedHosts, Media
 from lsml_cli.media.hosts import is_public
-from tests.helpers.media_servers import PICTURE, Answer, serving
+from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_server
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ from tests.helpers.media_servers import PICTURE, Answer, serving
     ],
 )
 def test_names_and_patterns(entry, host, port, trust):
-    assert Hosts((entry,)).trust(host, port) == trust
-    assert pickle.loads(pickle.dumps(Hosts((entry,)))) == Hosts((entry,))
-    assert Hosts(("*", entry)).trust(host, port) == ("named" if trust == "named" else "wildcard")
+    assert AllowedHosts((entry,)).trust_level(host, port) == trust
+    assert pickle.loads(pickle.dumps(AllowedHosts((entry,)))) == AllowedHosts((entry,))
+    assert AllowedHosts(("*", entry)).trust_level(host, port) == ("named" if trust == "named" else "wildcard")
 
 
 def test_nobody_and_everybody():
-    assert Hosts().trust("example.com", 80) is None
-    assert ANYWHERE.trust("169.254.169.254", 80) == "named"
+    assert AllowedHosts().trust_level("example.com", 80) is None
+    assert ANY_HOST.trust_level("169.254.169.254", 80) == "named"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_nobody_and_everybody():
 )
 def test_entries_that_are_none(entry):
     with pytest.raises(UsageError, match="is no host"):
-        Hosts((entry,))
+        AllowedHosts((entry,))
 
 
 PRIVATE = """
@@ -75,17 +75,17 @@ def test_addresses():
 
 @pytest.fixture
 def site():
-    with serving() as site:
-        site.answers["/a"] = Answer(body=PICTURE)
+    with run_stub_server() as site:
+        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
         yield site
 
 
 def test_a_host_that_is_not_named(site):
-    media = Media(hosts=Hosts(("example.com",)))
+    media = Media(allowed_hosts=AllowedHosts(("example.com",)))
     sentence = r"127\.0\.0\.1 is not among the hosts that media may come from \(--allow-host 127\.0\.0\.1 adds it\)"
     with pytest.raises(ValueError, match=sentence):
         media.fetch(f"{site.url}/a")
-    assert "not among the hosts" in str(media.problem(f"{site.url}/a"))  # known without asking anybody
+    assert "not among the hosts" in str(media.find_problem(f"{site.url}/a"))  # known without asking anybody
     assert site.connections == 0
     media.close()
 
@@ -93,7 +93,7 @@ def test_a_host_that_is_not_named(site):
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "0", "[::ffff:127.0.0.1]"])
 def test_a_pattern_reaches_no_private_address(site, host):
     """However it is spelled; and nothing is sent there."""
-    media = Media(hosts=Hosts(("*",)))
+    media = Media(allowed_hosts=AllowedHosts(("*",)))
     with pytest.raises(ValueError, match="has an address that is not public"):
         media.fetch(f"http://{host}:{site.port}/a")
     assert site.connections == 0
@@ -101,16 +101,16 @@ def test_a_pattern_reaches_no_private_address(site, host):
 
 
 def test_every_redirect_is_looked_at(site):
-    with serving() as other:
-        other.answers["/a"] = Answer(body=b"inside")
+    with run_stub_server() as other:
+        other.answers["/a"] = StubResponse(body=b"inside")
         site.redirect("/to-port", f"{other.url}/a")
         site.redirect("/to-name", f"http://localhost:{other.port}/a")
         site.redirect("/to-metadata", "http://169.254.169.254/latest/meta-data/")
-        media = Media(hosts=Hosts((f"127.0.0.1:{site.port}", "*.internal", "*")))
+        media = Media(allowed_hosts=AllowedHosts((f"127.0.0.1:{site.port}", "*.internal", "*")))
         for path in ("/to-port", "/to-name", "/to-metadata"):
             with pytest.raises(ValueError, match=f"{path}: .*not public"):
                 media.fetch(site.url + path)
-        strict = Media(hosts=Hosts((f"127.0.0.1:{site.port}",)))
+        strict = Media(allowed_hosts=AllowedHosts((f"127.0.0.1:{site.port}",)))
         for path in ("/to-port", "/to-name", "/to-metadata"):
             with pytest.raises(ValueError, match=f"{path}: .*not among the hosts"):
                 strict.fetch(site.url + path)
@@ -121,8 +121,8 @@ def test_every_redirect_is_looked_at(site):
 
 def test_a_name_that_leads_somewhere_else_the_second_time(site, monkeypatch):
     """What was checked is what is connected to: the name is looked up once."""
-    with serving(host="127.0.0.2") as public:
-        public.answers["/a"] = Answer(body=b"public")
+    with run_stub_server(host="127.0.0.2") as public:
+        public.answers["/a"] = StubResponse(body=b"public")
         looked_up = []
 
         def rebinding(host, port, *args, **kwargs):
@@ -132,7 +132,7 @@ def test_a_name_that_leads_somewhere_else_the_second_time(site, monkeypatch):
 
         monkeypatch.setattr("lsml_cli.media.ssrf_guard.is_public", lambda address: address == "127.0.0.2")
         monkeypatch.setattr("lsml_cli.media.ssrf_guard.socket.getaddrinfo", rebinding)
-        media = Media(hosts=Hosts(("*.example.com",)))
+        media = Media(allowed_hosts=AllowedHosts(("*.example.com",)))
         monkeypatch.setattr("socket.create_connection", connect_by_address)
         assert media.fetch(f"http://a.example.com:{public.port}/a") == b"public"
         assert looked_up == ["a.example.com"]
@@ -152,12 +152,12 @@ def connect_by_address(address, timeout=None, source_address=None):
 
 def test_proxies_are_for_who_runs_it_by_hand(site, monkeypatch):
     """Behind a proxy nobody sees which address is asked."""
-    with serving() as proxy:
+    with run_stub_server() as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        restricted, by_hand = Media(hosts=Hosts(("127.0.0.1",))), Media()
-        assert restricted.fetch(f"{site.url}/a") == PICTURE
+        restricted, by_hand = Media(allowed_hosts=AllowedHosts(("127.0.0.1",))), Media()
+        assert restricted.fetch(f"{site.url}/a") == IMAGE_BYTES
         assert proxy.connections == 0
         with pytest.raises(ValueError, match="404"):  # the proxy's answer
             by_hand.fetch(f"{site.url}/a")
@@ -167,8 +167,8 @@ def test_proxies_are_for_who_runs_it_by_hand(site, monkeypatch):
 
 
 def test_many_threads(site):
-    media = Media(hosts=Hosts(("127.0.0.1",)))
-    site.answers |= {f"/{n}": Answer(body=str(n).encode()) for n in range(300)}
+    media = Media(allowed_hosts=AllowedHosts(("127.0.0.1",)))
+    site.answers |= {f"/{n}": StubResponse(body=str(n).encode()) for n in range(300)}
     found: dict[int, bytes] = {}
 
     def work(first):

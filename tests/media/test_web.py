@@ -11,8 +11,8 @@ import time
 import pytest
 
 from lsml_cli.errors import TransientError
-from lsml_cli.media.fetcher import Hosts, Media
-from tests.helpers.media_servers import PICTURE, Answer, dripping, serving
+from lsml_cli.media.fetcher import AllowedHosts, Media
+from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, drip_response, run_stub_server
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
 ENDLESS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -20,33 +20,33 @@ ENDLESS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 @pytest.fixture
 def site():
-    with serving() as site:
+    with run_stub_server() as site:
         for status in (401, 403, 404, 429, 500, 503):
-            site.answers[f"/{status}"] = Answer(status)
-        site.answers["/good"] = Answer(body=PICTURE)
+            site.answers[f"/{status}"] = StubResponse(status)
+        site.answers["/good"] = StubResponse(body=IMAGE_BYTES)
         site.redirect("/loop", "/loop")
         site.redirect("/elsewhere", "ftp://example.com/a")
-        site.answers["/large"] = Answer(headers={"Content-Length": "100001"})
-        site.answers["/endless"] = dripping(ENDLESS, b"2710\r\n" + b"x" * 10_000 + b"\r\n", 0)
-        site.answers["/truncated"] = dripping(HEAD.replace(b"1000000000", b"100"), b"part of it", 0, times=1)
-        site.answers["/silent"] = dripping(HEAD.replace(b"1000000000", b"100"), b"", 0.7, times=1)
-        site.answers["/slow"] = dripping(HEAD.replace(b"1000000000", b"100"), b"x", 0.05)
-        site.answers["/slow-header"] = dripping(b"HTTP/1.1 200 OK\r\n", b"X: x\r\n", 0.05)
-        site.answers["/nothing"] = dripping(b"", b"", 0, times=0)
-        site.answers["/nonsense"] = dripping(b"SSH-2.0-OpenSSH\r\n", b"", 0, times=1)
+        site.answers["/large"] = StubResponse(headers={"Content-Length": "100001"})
+        site.answers["/endless"] = drip_response(ENDLESS, b"2710\r\n" + b"x" * 10_000 + b"\r\n", 0)
+        site.answers["/truncated"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"part of it", 0, times=1)
+        site.answers["/silent"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"", 0.7, times=1)
+        site.answers["/slow"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"x", 0.05)
+        site.answers["/slow-header"] = drip_response(b"HTTP/1.1 200 OK\r\n", b"X: x\r\n", 0.05)
+        site.answers["/nothing"] = drip_response(b"", b"", 0, times=0)
+        site.answers["/nonsense"] = drip_response(b"SSH-2.0-OpenSSH\r\n", b"", 0, times=1)
         yield site
 
 
-def quick(hosts: Hosts | None = None) -> Media:
+def quick(hosts: AllowedHosts | None = None) -> Media:
     """Media with small limits: 100 kB, a second, half a second without a byte."""
     limits = {"largest": 100_000, "slowest": 1.0, "patience": 0.5}
-    return Media(**limits) if hosts is None else Media(hosts=hosts, **limits)
+    return Media(**limits) if hosts is None else Media(allowed_hosts=hosts, **limits)
 
 
 @pytest.fixture(params=["anywhere", "named hosts"])
 def media(request):
     """As in `predict`, and as in `serve`: not the same connections."""
-    media = quick() if request.param == "anywhere" else quick(Hosts(("127.0.0.1",)))
+    media = quick() if request.param == "anywhere" else quick(AllowedHosts(("127.0.0.1",)))
     yield media
     media.close()
 
@@ -54,7 +54,7 @@ def media(request):
 def test_a_file_from_a_server(site, media):
     site.redirect("/moved", "good", 307)
     for address in ("/good", "/moved", "/moved?a=b#c"):
-        assert media.fetch(site.url + address) == PICTURE
+        assert media.fetch(site.url + address) == IMAGE_BYTES
         assert media.problem(site.url + address, ask_remote=True) is None
     assert {asked.key for asked in site.asked} == {None}
     assert {asked.cookie for asked in site.asked} == {None}
@@ -85,12 +85,12 @@ def test_servers_that_do_not_deliver(site, media, address, error, sentence):
     with pytest.raises(error, match=sentence):
         media.fetch(site.url + address)
     assert time.monotonic() - begun < 2
-    assert media.fetch(f"{site.url}/good") == PICTURE
+    assert media.fetch(f"{site.url}/good") == IMAGE_BYTES
 
 
 def test_a_header_that_drips(site):
     """Only where addresses come from somebody else is every single wait counted."""
-    media = quick(Hosts(("127.0.0.1",)))
+    media = quick(AllowedHosts(("127.0.0.1",)))
     begun = time.monotonic()
     with pytest.raises(TransientError, match="/slow-header"):
         media.fetch(f"{site.url}/slow-header")
@@ -117,12 +117,12 @@ def test_nobody_there(media):
 def test_what_was_stored_packed(site, media):
     """Buckets send it as it lies there, whatever was asked for. A few packed bytes may become very many."""
     packed = {"Content-Encoding": "gzip"}
-    site.answers["/packed"] = Answer(body=gzip.compress(PICTURE * 1000), headers=packed)
-    site.answers["/bomb"] = Answer(body=gzip.compress(bytes(50_000_000)), headers=packed)
-    site.answers["/torn"] = Answer(body=gzip.compress(PICTURE * 1000)[:-9], headers=packed)
-    site.answers["/damaged"] = Answer(body=b"no gzip at all", headers=packed)
-    site.answers["/twice"] = Answer(body=b"x", headers={"Content-Encoding": "gzip, gzip"})
-    assert media.fetch(f"{site.url}/packed") == PICTURE * 1000
+    site.answers["/packed"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000), headers=packed)
+    site.answers["/bomb"] = StubResponse(body=gzip.compress(bytes(50_000_000)), headers=packed)
+    site.answers["/torn"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000)[:-9], headers=packed)
+    site.answers["/damaged"] = StubResponse(body=b"no gzip at all", headers=packed)
+    site.answers["/twice"] = StubResponse(body=b"x", headers={"Content-Encoding": "gzip, gzip"})
+    assert media.fetch(f"{site.url}/packed") == IMAGE_BYTES * 1000
     for address, error, sentence in (
         ("/bomb", ValueError, "more than 100,000 bytes"),
         ("/torn", TransientError, "ends too early"),
@@ -158,10 +158,10 @@ def test_a_guarded_connection_still_checks_certificates(tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
-    with serving(tls=context) as site:
-        site.answers["/a"] = Answer(body=PICTURE)
-        media = Media(hosts=Hosts(("localhost", "127.0.0.1")), patience=5)
-        assert media.fetch(f"https://localhost:{site.port}/a") == PICTURE
+    with run_stub_server(tls=context) as site:
+        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        media = Media(allowed_hosts=AllowedHosts(("localhost", "127.0.0.1")), read_timeout=5)
+        assert media.fetch(f"https://localhost:{site.port}/a") == IMAGE_BYTES
         with pytest.raises(TransientError, match="certificate"):
             media.fetch(f"https://127.0.0.1:{site.port}/a")
         media.close()

@@ -27,23 +27,23 @@ from safetensors.torch import load_file, save_file
 
 from lsml_cli import check_model, find_model
 from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageError
-from lsml_cli.inference.plan import Plan, PredictOptions
+from lsml_cli.inference.plan import PredictOptions, PredictPlan
 from lsml_cli.inference.predict import predict_file
-from lsml_cli.inference.replica import FETCHERS, OUTAGE
-from lsml_cli.inference.run import Summary
+from lsml_cli.inference.replica import DEFAULT_FETCH_THREADS, OUTAGE_THRESHOLD
+from lsml_cli.inference.run import PredictSummary
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, ModelSpec
 from lsml_cli.models.image_classifier import backbones, inference
 from lsml_cli.models.image_classifier import train as learning
-from lsml_cli.models.image_classifier.inference import Eye, Question, agreement
+from lsml_cli.models.image_classifier.inference import HeadColumns, Predictor, agreement
 from lsml_cli.models.image_classifier.model import ImageClassifier
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
-from lsml_cli.models.media_reader import Source
+from lsml_cli.models.media_reader import MediaReader
 from lsml_cli.registry import versions
 from lsml_cli.registry.resolve import version_spec
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
-from lsml_cli.schema.tasks import Annotation, Labelled, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 from lsml_cli.training.fit import FitResult, fit_version
 from tests.conftest import Lsml
 from tests.inference.test_predict import journalled, wait_for
@@ -93,9 +93,9 @@ def annotated(number: int, **answers: str | list[str]) -> dict[str, Any]:
     return {"id": number, "data": {"image": f"{number}.png"}, "annotations": [{"id": number, "result": result}]}
 
 
-def examples(tasks: Sequence[Mapping[str, Any]]) -> list[Labelled]:
+def examples(tasks: Sequence[Mapping[str, Any]]) -> list[AnnotatedTask]:
     return [
-        Labelled(Task(i, task["id"], task["data"], task), Annotation(i, task["annotations"][0]["result"]))
+        AnnotatedTask(Task(i, task["id"], task["data"], task), Annotation(i, task["annotations"][0]["result"]))
         for i, task in enumerate(tasks)
     ]
 
@@ -128,13 +128,13 @@ def learn(
 ) -> ModelSpec:
     """The model's own `fit`: a spec of what it has learned, in `folder`."""
     folder.mkdir(exist_ok=True)
-    spec = replace(find_model("image-classifier", SMALL | params), earlier=earlier)
+    spec = replace(find_model("image-classifier", SMALL | params), init_from=earlier)
     model = spec.build()
     binding = model.bind(LabelConfig.parse(config), {}, None)
     binding.media = Media(media)
     sentences: list[str] = [] if said is None else said
     state = model.fit(examples(train), examples(holdout), binding, folder, sentences.append)
-    return replace(spec, path=folder, state=json.loads(json.dumps(state)), version="1", earlier=None)
+    return replace(spec, path=folder, state=json.loads(json.dumps(state)), version="1", init_from=None)
 
 
 def look(
@@ -144,7 +144,7 @@ def look(
     binding = model.bind(LabelConfig.parse(config), label_map, None)
     found = [Task(i, task["id"], task["data"], {}) for i, task in enumerate(tasks)]
     fetch = Media(media).fetch
-    inputs = [model.encode(each, binding, {v: fetch(v) for v in model.sources(each, binding)}) for each in found]
+    inputs = [model.encode(each, binding, {v: fetch(v) for v in model.media_refs(each, binding)}) for each in found]
     outputs = model.forward(inputs, binding)
     predictions = [model.decode(output, each, binding) for output, each in zip(outputs, found, strict=True)]
     assert [binding.config.check(each) for each in predictions] == [None] * len(tasks)
@@ -183,10 +183,10 @@ def model(lsml: Lsml, work: Path) -> Path:
 @settings(max_examples=60, deadline=None)
 def test_the_pixels_are_torchvisions_own_to_the_bit(width: int, height: int, arch: str) -> None:
     preset = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
-    ours = Preprocessing.of(preset)
+    ours = Preprocessing.from_preset(preset)
     picture = noise(width, height)
-    eye = Eye(torch.nn.Identity(), "cpu", ours, "fp32")
-    assert torch.equal(eye.prepared([ours.pixels(png(picture))])[0], preset(picture))
+    eye = Predictor(torch.nn.Identity(), "cpu", ours, "fp32")
+    assert torch.equal(eye.to_tensor([ours.pixels(png(picture))])[0], preset(picture))
 
 
 def test_another_size_keeps_the_proportions() -> None:
@@ -209,7 +209,7 @@ def test_a_picture_too_long_and_narrow_is_refused_before_it_needs_gigabytes() ->
 def test_variations_of_any_picture(width: int, height: int, seed: int) -> None:
     ours = backbones.preprocessing_of("resnet18", 32)
     content = png(noise(width, height))
-    once, again = (ours.varied(content, Random(seed)) for _ in range(2))
+    once, again = (ours.augmented_pixels(content, Random(seed)) for _ in range(2))
     assert once.shape == (32, 32, 3)
     assert np.array_equal(once, again)
 
@@ -217,17 +217,17 @@ def test_variations_of_any_picture(width: int, height: int, seed: int) -> None:
 def test_variations_differ_by_seed_and_not_by_thread() -> None:
     ours = backbones.preprocessing_of("resnet18", 32)
     content = png(noise(90, 120))
-    here = [ours.varied(content, Random(seed)).tobytes() for seed in range(32)]
+    here = [ours.augmented_pixels(content, Random(seed)).tobytes() for seed in range(32)]
     assert len(set(here)) == 32
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda seed: ours.varied(content, Random(seed)).tobytes(), range(32))) == here
+        assert list(pool.map(lambda seed: ours.augmented_pixels(content, Random(seed)).tobytes(), range(32))) == here
 
 
 def test_a_batch_filled_up_or_cut_gives_the_same_scores() -> None:
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4))
     ours = backbones.preprocessing_of("resnet18", 32)
     pixels = [ours.pixels(png(noise(40, 40, seed))) for seed in range(21)]
-    eye = Eye(net, "cpu", ours, "fp32")
+    eye = Predictor(net, "cpu", ours, "fp32")
     whole = eye.scores(pixels)
     assert whole.shape == (21, 4)
     np.testing.assert_allclose(np.concatenate([eye.scores(pixels[:1]), eye.scores(pixels[1:])]), whole, atol=1e-6)
@@ -237,7 +237,7 @@ def test_a_batch_filled_up_or_cut_gives_the_same_scores() -> None:
 def test_answers_agree_question_by_question() -> None:
     first = np.array([[5, 1, 0.3, -1], [0, 1, 0.3, 1]], dtype=np.float32)
     second = np.array([[9, 1, 0.2, -2], [0, 1, -0.3, 1]], dtype=np.float32)
-    single, multi = Question(0, 2, multi=False), Question(2, 2, multi=True)
+    single, multi = HeadColumns(0, 2, is_multi_label=False), HeadColumns(2, 2, is_multi_label=True)
     assert agreement(first, second, [single]) == 1.0
     assert agreement(first, second, [single, multi]) == 0.5
     assert agreement(first[:0], second[:0], [single]) == 1.0
@@ -422,10 +422,14 @@ def test_what_a_head_learned_about_standardised_features_holds_for_the_net(
     ours = backbones.preprocessing_of("shufflenet_v2_x0_5", 32)
     [net] = backbones.load(spec.path, "shufflenet_v2_x0_5", 32, [2])
     pixels = [ours.pixels((work / f"{n}.png").read_bytes()) for n in range(COUNT)]
-    below = Eye(backbones.without_end(net, "shufflenet_v2_x0_5"), "cpu", ours, "fp32").scores(pixels).astype(np.float64)
+    below = (
+        Predictor(backbones.remove_last_layer(net, "shufflenet_v2_x0_5"), "cpu", ours, "fp32")
+        .scores(pixels)
+        .astype(np.float64)
+    )
     live = below.std(axis=0) > 1e-4 * np.abs(below.mean(axis=0))
     reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(below[:, live], SHAPES)
-    scores = Eye(net, "cpu", ours, "fp32").scores(pixels)
+    scores = Predictor(net, "cpu", ours, "fp32").scores(pixels)
     wanted = reference.predict_proba(below[:, live])[:, 1]
     np.testing.assert_allclose(1 / (1 + np.exp(scores[:, 0] - scores[:, 1])), wanted, atol=1e-3)
 
@@ -572,23 +576,23 @@ def test_several_controls_several_pictures_and_multiple_choice(tmp_path: Path, w
     fetch = Media(work).fetch
     inputs = []
     for each in examples(tasks[:8]):
-        media = {value: fetch(value) for value in model.sources(each.task, binding)}
+        media = {value: fetch(value) for value in model.media_refs(each.task, binding)}
         inputs.append(model.encode(each.task, binding, media))
-    tuning = model.tune(binding, inputs, None)
+    tuning = model.autotune(binding, inputs, None)
     assert tuning is not None
     assert tuning.params["precision"] in ("fp32", "bf16")
     assert tuning.batch_size in (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def test_rare_classes_count_as_much_when_balanced() -> None:
-    head = learning.Wanted([0, 1, 2, 3], [("a",), ("a",), ("a",), ("b",)], ["a", "b"], multi=False)
-    np.testing.assert_allclose(learning._balanced(head), [4 / 6, 2.0])
-    both = replace(head, multi=True)
-    np.testing.assert_allclose(learning._balanced(both), [[2.0, 4 / 6], [4 / 6, 2.0]])
+    head = learning.HeadTargets([0, 1, 2, 3], [("a",), ("a",), ("a",), ("b",)], ["a", "b"], is_multi_label=False)
+    np.testing.assert_allclose(learning._balanced_weights(head), [4 / 6, 2.0])
+    both = replace(head, is_multi_label=True)
+    np.testing.assert_allclose(learning._balanced_weights(both), [[2.0, 4 / 6], [4 / 6, 2.0]])
     device = torch.device("cpu")
     outputs = torch.tensor([[0.3, -0.2], [1.0, 0.5], [0.1, 0.9], [2.0, 0.0]])
     for wanted in (head, both):
-        plain, balanced = (learning._Targets([wanted], device, each) for each in (None, "balanced"))
+        plain, balanced = (learning._MultiHeadLoss([wanted], device, each) for each in (None, "balanced"))
         assert plain.loss(outputs, [0, 1, 2, 3]) != balanced.loss(outputs, [0, 1, 2, 3])
         assert plain.loss(outputs, [7, 8]) is None
 
@@ -597,19 +601,19 @@ def test_learning_goes_on_from_an_earlier_version(tmp_path: Path, work: Path) ->
     params = {"strategy": "full", "lr": 1e-9, "epochs": 1, "batch_size": 8}
     first = learn(tmp_path / "first", work, ANNOTATED[:20], **params)
     said: list[str] = []
-    learn(tmp_path / "same", work, ANNOTATED[:20], said=said, earlier=first, **params)
+    learn(tmp_path / "same", work, ANNOTATED[:20], said=said, init_from=first, **params)
     assert not any("begins anew" in line for line in said)
     before, after = (load_file(tmp_path / name / backbones.WEIGHTS) for name in ("first", "same"))
     torch.testing.assert_close(before["0.fc.weight"], after["0.fc.weight"], atol=1e-3, rtol=0)
     others = CONFIG.replace('value="bars"', 'value="lines"')
     tasks = [annotated(n, shape=("disc", "lines")[n % 2]) for n in range(20)]
-    second = learn(tmp_path / "others", work, tasks, config=others, said=said, earlier=first, **params)
+    second = learn(tmp_path / "others", work, tasks, config=others, said=said, init_from=first, **params)
     assert "The classes are not those of the earlier version: its last layer begins anew." in said
     after = load_file(tmp_path / "others" / backbones.WEIGHTS)
     torch.testing.assert_close(before["0.conv1.0.weight"], after["0.conv1.0.weight"], atol=1e-3, rtol=0)
     assert look(second, work, ANNOTATED[:2], others)
     with pytest.raises(UsageError, match="is a shufflenet_v2_x0_5, not a resnet18"):
-        learn(tmp_path / "arch", work, earlier=first, arch="resnet18")
+        learn(tmp_path / "arch", work, init_from=first, arch="resnet18")
 
 
 class Flaky:
@@ -628,27 +632,29 @@ class Flaky:
 
 
 def test_what_fails_for_a_moment_is_tried_again_and_an_outage_is_not_waited_for(work: Path) -> None:
-    pictures = [learning.Picture(f"{n}.png", n, n) for n in range(60)]
+    pictures = [learning.ImageRef(f"{n}.png", n, n) for n in range(60)]
     ours = backbones.preprocessing_of("resnet18", 32)
     flaky = Flaky(work)
-    album = learning.Album(pictures, ours, Source(flaky.fetch, (0.001, 0.001)))
+    album = learning.ImageDataset(pictures, ours, MediaReader(flaky.fetch, (0.001, 0.001)))
     read = [pair for batch in album.batches(range(60), 8) for pair in batch]
     assert [position for position, _ in read] == list(range(60))
     assert not any(isinstance(pixels, str) for _, pixels in read)
     down = Flaky(work, for_good=True)
-    album = learning.Album(pictures, ours, Source(down.fetch, (0.001, 0.001)))
+    album = learning.ImageDataset(pictures, ours, MediaReader(down.fetch, (0.001, 0.001)))
     assert {pixels for batch in album.batches(range(60), 8) for _, pixels in batch if isinstance(pixels, str)} == {
         "not now"
     }
-    assert len(down.asked) < 60 + 2 * (OUTAGE + FETCHERS)
+    assert len(down.asked) < 60 + 2 * (OUTAGE_THRESHOLD + DEFAULT_FETCH_THREADS)
 
 
 def test_reading_ahead_ends_when_nobody_asks_any_more(work: Path) -> None:
     import threading
 
-    pictures = [learning.Picture(f"{n % COUNT}.png", n, n) for n in range(10_000)]
+    pictures = [learning.ImageRef(f"{n % COUNT}.png", n, n) for n in range(10_000)]
     flaky = Flaky(work)
-    album = learning.Album(pictures, backbones.preprocessing_of("resnet18", 32), Source(flaky.fetch, (0.0,)))
+    album = learning.ImageDataset(
+        pictures, backbones.preprocessing_of("resnet18", 32), MediaReader(flaky.fetch, (0.0,))
+    )
     batches = album.batches(range(10_000), 8)
     next(batches)
     batches.close()
@@ -796,10 +802,10 @@ class Silent:
         pass
 
 
-def run(spec: ModelSpec, tasks: Path, output: Path, notes: list[str] | None = None, **options: Any) -> Summary:
+def run(spec: ModelSpec, tasks: Path, output: Path, notes: list[str] | None = None, **options: Any) -> PredictSummary:
     report = Silent()
-    asked = PredictOptions(tasks=str(tasks), output=str(output), media=Media(tasks.parent), **options)
-    summary = predict_file(Plan.make(spec, LabelConfig.parse(CONFIG), asked), report)
+    asked = PredictOptions(input_path=str(tasks), output=str(output), media=Media(tasks.parent), **options)
+    summary = predict_file(PredictPlan.from_options(spec, LabelConfig.parse(CONFIG), asked), report)
     if notes is not None:
         notes += report.notes
     return summary
@@ -1017,7 +1023,7 @@ def test_a_compiled_net_is_not_filled_up_to_what_did_not_fit(monkeypatch: pytest
     monkeypatch.setattr(torch, "compile", compiled)
     ours = backbones.preprocessing_of("resnet18", 32)
     pixels = [ours.pixels(png(noise(40, 40, seed))) for seed in range(16)]
-    eye = Eye(torch.nn.Identity(), "cpu", ours, "fp32", compiled=True)
+    eye = Predictor(torch.nn.Identity(), "cpu", ours, "fp32", compiled=True)
     with pytest.raises(torch.OutOfMemoryError):
         eye.scores(pixels)
     assert eye.scores(pixels[:8]).shape == (8, 3)

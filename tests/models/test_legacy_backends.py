@@ -16,12 +16,12 @@ import pytest
 from lsml_cli.errors import ModelError, UnknownModel
 from lsml_cli.models.legacy_backends import labels
 from lsml_cli.models.legacy_backends.brush import decode_rle, mask_to_rle
-from lsml_cli.models.legacy_backends.model import adapted
-from lsml_cli.models.legacy_backends.sdk_detection import Source, generation_of, model_name
+from lsml_cli.models.legacy_backends.model import wrap_script
+from lsml_cli.models.legacy_backends.sdk_detection import ScriptSource, detect_generation, find_model_class_name
 from lsml_cli.registry.resolve import find_model, source_files
 from tests.conftest import ROOT, Lsml
-from tests.helpers.serve_process import Serve, until
-from tests.helpers.studio_server import KEY, studio_server
+from tests.helpers.serve_process import ServerFactory, wait_until
+from tests.helpers.studio_server import KEY, run_export_server
 
 BACKENDS = ROOT / "tests" / "helpers" / "backends"
 TEXT = """<View><Text name="message" value="$text"/>
@@ -77,12 +77,12 @@ def answers(path: Path) -> list[str]:
 )
 def test_generations_are_told_apart(script: str, generation: str, name: str | None) -> None:
     path = BACKENDS / script
-    assert generation_of(Source(path)) == generation
+    assert detect_generation(ScriptSource(path)) == generation
     if name is not None:
-        assert model_name(path) == name
+        assert find_model_class_name(path) == name
     else:
         with pytest.raises(UnknownModel, match=r"which class in it is the model\? It has .*, "):
-            model_name(path)
+            find_model_class_name(path)
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_generations_are_told_apart(script: str, generation: str, name: str | No
 def test_the_two_of_one_name_are_told_apart_by_what_they_do(tmp_path: Path, code: str, generation: str) -> None:
     script = tmp_path / "model.py"
     script.write_text(f"from label_studio_ml.model import LabelStudioMLBase\nclass M(LabelStudioMLBase):\n    {code}\n")
-    assert generation_of(Source(script)) == generation
+    assert detect_generation(ScriptSource(script)) == generation
 
 
 def test_lsmls_own_models_are_none_of_them() -> None:
-    assert adapted(ROOT / "tests" / "helpers" / "models.py", "Words") is None
+    assert wrap_script(ROOT / "tests" / "helpers" / "models.py", "Words") is None
 
 
 # ---- predict, fit, evaluate
@@ -491,7 +491,7 @@ def test_siblings_are_lent_and_not_given(place: Path) -> None:
     assert not sys.modules.keys() & {"rules_of_mine", "shades_", "sub", "sub.deeper", "sub.deepest"}
     assert "colorsys" in sys.modules
     assert str(place / "a") not in sys.path
-    family = before.family()
+    family = before.model_class()
     assert list(source_files(family)) == ["", "rules_of_mine.py", "shades_.py", "sub/deeper.py", "sub/deepest.py"]
     (place / "a" / "sub" / "deepest.py").write_text("BLACK = 0")
     (place / "a" / "nobodys.py").write_text("")
@@ -503,15 +503,15 @@ def test_siblings_are_lent_and_not_given(place: Path) -> None:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    started = Serve(tmp_path)
+def serve(tmp_path: Path) -> Iterator[ServerFactory]:
+    started = ServerFactory(tmp_path)
     yield started
     started.close()
 
 
 @pytest.mark.parametrize("script", ["v1_text.py", "v2_text.py", *SERVED_LATE])
-def test_a_script_is_served_and_trained_there(serve: Serve, place: Path, script: str) -> None:
-    with studio_server() as studio:
+def test_a_script_is_served_and_trained_there(serve: ServerFactory, place: Path, script: str) -> None:
+    with run_export_server() as studio:
         studio.config = TEXT
         studio.tasks = {3: json.loads((place / "export.json").read_text())}
         versions = place / "versions"
@@ -519,18 +519,18 @@ def test_a_script_is_served_and_trained_there(serve: Serve, place: Path, script:
             *("--model", BACKENDS / script, "--versions", versions, "--label-studio-url", studio.url),
             env={"LABEL_STUDIO_API_KEY": KEY},
         )
-        setup = server.ask("POST", "/setup", {"project": "3.1", "schema": TEXT})
-        server.ask("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3, "label_config": TEXT}})
+        setup = server.request_ok("POST", "/setup", {"project": "3.1", "schema": TEXT})
+        server.request_ok("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3, "label_config": TEXT}})
 
         def trained() -> str | None:
-            found = server.ask("POST", "/setup", {"project": "3.1", "schema": TEXT})["model_version"]
+            found = server.request_ok("POST", "/setup", {"project": "3.1", "schema": TEXT})["model_version"]
             return str(found) if found != setup["model_version"] else None
 
-        version = until("the project has a version of its own", trained)
+        version = wait_until("the project has a version of its own", trained)
         tasks = json.loads((place / "tasks.json").read_text())
         params = {"login": None, "password": None, "context": None}
         body = {"tasks": tasks, "project": "3.1", "label_config": TEXT, "params": params}
-        results = server.ask("POST", "/predict", body)["results"]
+        results = server.request_ok("POST", "/predict", body)["results"]
     assert [each["result"][0]["value"]["choices"][0] for each in results] == ["ham", "spam"] * 3 + ["ham"]
     assert {each["model_version"] for each in results} == {version}
 
@@ -550,7 +550,7 @@ class Reader(LabelStudioMLBase):
 """
 
 
-def test_a_script_gets_no_file_that_a_request_names(serve: Serve, place: Path) -> None:
+def test_a_script_gets_no_file_that_a_request_names(serve: ServerFactory, place: Path) -> None:
     (place / "model.py").write_text(READS_FILES)
     (place / "secret.txt").write_text("for nobody")
     (place / "shown").mkdir()
@@ -563,7 +563,7 @@ def test_a_script_gets_no_file_that_a_request_names(serve: Serve, place: Path) -
     ]  # fmt: skip
     tasks = [{"id": number, "data": {"image": each}} for number, each in enumerate(named)]
     body = {"tasks": tasks, "project": "3.1", "label_config": config, "params": {}}
-    results = server.ask("POST", "/predict", body)["results"]
+    results = server.request_ok("POST", "/predict", body)["results"]
     assert results[:3] == [{}] * 3
     assert [each["result"][0]["value"]["text"] for each in results[3:]] == [["for everybody"], ["in the task"]]
     assert any("plain paths are not read here" in line for line in server.lines())

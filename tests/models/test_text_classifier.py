@@ -25,7 +25,7 @@ from lsml_cli.models.text_classifier.texts import read_text, visible_text
 from lsml_cli.models.text_classifier.tfidf import TOKEN, Tfidf, tokens
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction
-from lsml_cli.schema.tasks import Annotation, Labelled, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 
 SPEC = ModelSpec("text-classifier", "lsml_cli.models.text_classifier.model:TextClassifier", "0" * 32)
 ANIMALS = {
@@ -47,20 +47,20 @@ def task(text: Any, index: int = 0, **data: Any) -> Task:
     return Task(index, index + 100, {"text": text, **data}, {})
 
 
-def example(text: str, given: Mapping[str, Sequence[str]], **data: Any) -> Labelled:
+def example(text: str, given: Mapping[str, Sequence[str]], **data: Any) -> AnnotatedTask:
     result = [
         {"from_name": name, "to_name": "text", "type": "choices", "value": {"choices": list(chosen)}}
         for name, chosen in given.items()
     ]
-    return Labelled(task(text, **data), Annotation(1, result))
+    return AnnotatedTask(task(text, **data), Annotation(1, result))
 
 
-def animals(name: str = "animal") -> list[Labelled]:
+def animals(name: str = "animal") -> list[AnnotatedTask]:
     return [example(text, {name: [animal]}) for animal, texts in ANIMALS.items() for text in texts]
 
 
 def fitted(
-    folder: Path, examples: Sequence[Labelled], labels: LabelConfig, said: list[str] | None = None, **params: Any
+    folder: Path, examples: Sequence[AnnotatedTask], labels: LabelConfig, said: list[str] | None = None, **params: Any
 ) -> ModelSpec:
     folder.mkdir(exist_ok=True)
     spec = replace(SPEC, params=params)
@@ -135,7 +135,7 @@ def test_features_and_weights_are_those_of_sklearn(ngrams: int, min_df: int) -> 
     names = names_of(tfidf)
     assert sorted(names) == sorted(reference.vocabulary_)
     order = [reference.vocabulary_[name] for name in names]
-    for found, wanted in ((rows, expected), (tfidf.rows(UNSEEN), reference.transform(UNSEEN))):
+    for found, wanted in ((rows, expected), (tfidf.transform(UNSEEN), reference.transform(UNSEEN))):
         matrix = csr_array((found.weight, (found.row, found.feature)), shape=(wanted.shape[0], len(names)))
         np.testing.assert_allclose(matrix.toarray(), wanted.toarray()[:, order], atol=1e-12)
 
@@ -434,7 +434,7 @@ def test_annotations_say_alias_or_value_and_old_labels_are_ignored(tmp_path: Pat
         ([], "No annotation has a usable answer"),
     ],
 )
-def test_nothing_to_learn_is_one_sentence(tmp_path: Path, examples: list[Labelled], sentence: str) -> None:
+def test_nothing_to_learn_is_one_sentence(tmp_path: Path, examples: list[AnnotatedTask], sentence: str) -> None:
     with pytest.raises(ModelError, match="There is nothing to learn") as caught:
         fitted(tmp_path, examples, config(*ANIMALS))
     assert sentence in caught.value.message
@@ -486,7 +486,7 @@ def test_spam_is_found_among_messages_never_annotated(tmp_path: Path, shared_dat
     lines = (shared_data / "sms-spam" / "messages.tsv").read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
     known = {each["id"] for each in annotated}
     examples = [
-        Labelled(Task(i, each["id"], each["data"], {}), Annotation(1, each["annotations"][0]["result"]))
+        AnnotatedTask(Task(i, each["id"], each["data"], {}), Annotation(1, each["annotations"][0]["result"]))
         for i, each in enumerate(annotated)
     ]
     spec = fitted(tmp_path, examples, labels)

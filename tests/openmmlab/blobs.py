@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmocr.models.textdet.postprocessors import DBPostprocessor
 from mmocr.registry import MODELS
 
-REACH = 13  # pixels within which letters are one word
+PADDING = 13  # pixels within which letters are one word
 
 
 @MODELS.register_module(force=True)
@@ -20,5 +20,5 @@ class Blobs(BaseModel):
 
     def forward(self, inputs: torch.Tensor, data_samples: Any = None, mode: str = "predict") -> Any:
         darkness = 1 - inputs.mean(dim=1, keepdim=True)  # 0..1
-        joined = torch.nn.functional.max_pool2d(darkness, REACH, 1, REACH // 2)
+        joined = torch.nn.functional.max_pool2d(darkness, PADDING, 1, PADDING // 2)
         return self.postprocessor(joined[:, 0], data_samples)

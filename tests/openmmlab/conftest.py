@@ -23,8 +23,8 @@ __all__ = ["LabelStudio", "label_studio", "label_studio_program", "label_studio_
 def learned(lsml, tmp_path_factory) -> Path:
     """A folder with annotated shapes and the detector that has learned them. Do not write into it."""
     folder = tmp_path_factory.mktemp("shapes")
-    shapes.write(folder, 120)
-    run = shapes.fit(lsml, folder, "--summary", "fit.json")
+    shapes.write_dataset(folder, 120)
+    run = shapes.fit_detector(lsml, folder, "--summary", "fit.json")
     assert run.returncode == 0, run.stderr
     (folder / "said.txt").write_text(run.stderr)
     return folder
@@ -40,8 +40,8 @@ def metrics(learned) -> dict:
 def numbers(tmp_path_factory) -> Path:
     """annotated.json: 512 pictures of numbers of two or three digits; config.xml. Do not write into it."""
     folder = tmp_path_factory.mktemp("numbers")
-    (folder / "annotated.json").write_text(json.dumps(writing.digits(folder / "pictures", 512)))
-    (folder / "config.xml").write_text(writing.BOXES_ONLY)
+    (folder / "annotated.json").write_text(json.dumps(writing.write_digit_images(folder / "pictures", 512)))
+    (folder / "config.xml").write_text(writing.BOX_CONFIG)
     return folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 LABELS = ("bar", "block", "tower")
-SIDE = 128
+IMAGE_SIZE = 128
 
 CONFIG = f"""<View>
   <Image name="image" value="$image"/>
@@ -21,7 +21,7 @@ CONFIG = f"""<View>
 """
 
 # RTMDet-tiny at a quarter of its width, for pictures of 128 pixels.
-SMALL = """
+SMALL_DETECTOR_CONFIG = """
 _base_ = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
 model = dict(
     backbone=dict(widen_factor=0.25, init_cfg=None),
@@ -34,13 +34,13 @@ _SHAPES = {"bar": ((36, 56), (10, 16), (200, 40, 40)), "block": ((24, 34), (24, 
            "tower": ((10, 16), (36, 56), (50, 70, 210))}  # fmt: skip
 
 
-def draw(folder: Path, count: int, seed: int = 0) -> list[dict]:
+def draw_tasks(folder: Path, count: int, seed: int = 0) -> list[dict]:
     """`count` annotated tasks whose pictures lie in `folder`, of 1 to 3 shapes each on a noisy ground."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     tasks = []
     for number in range(1, count + 1):
-        picture = Image.effect_noise((SIDE, SIDE), 30).convert("RGB")
+        picture = Image.effect_noise((IMAGE_SIZE, IMAGE_SIZE), 30).convert("RGB")
         pen = ImageDraw.Draw(picture)
         result = []
         taken: list[tuple[int, int, int, int]] = []
@@ -48,7 +48,7 @@ def draw(folder: Path, count: int, seed: int = 0) -> list[dict]:
             name = rng.choice(LABELS)
             widths, heights, colour = _SHAPES[name]
             wide, high = rng.randint(*widths), rng.randint(*heights)
-            left, top = rng.randint(0, SIDE - wide), rng.randint(0, SIDE - high)
+            left, top = rng.randint(0, IMAGE_SIZE - wide), rng.randint(0, IMAGE_SIZE - high)
             box = left, top, left + wide, top + high
             if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
                 continue
@@ -61,10 +61,10 @@ def draw(folder: Path, count: int, seed: int = 0) -> list[dict]:
                     "from_name": "label",
                     "to_name": "image",
                     "type": "rectanglelabels",
-                    "original_width": SIDE,
-                    "original_height": SIDE,
+                    "original_width": IMAGE_SIZE,
+                    "original_height": IMAGE_SIZE,
                     "image_rotation": 0,
-                    "value": {key: 100 * each / SIDE for key, each in value.items()}
+                    "value": {key: 100 * each / IMAGE_SIZE for key, each in value.items()}
                     | {"rotation": 0, "rectanglelabels": [name]},
                 }
             )
@@ -79,19 +79,19 @@ def draw(folder: Path, count: int, seed: int = 0) -> list[dict]:
     return tasks
 
 
-def write(folder: Path, count: int, seed: int = 0) -> None:
+def write_dataset(folder: Path, count: int, seed: int = 0) -> None:
     """`shapes.json`, `shapes.xml` and `small.py` in a folder, with the pictures beside them."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "shapes.json").write_text(json.dumps(draw(folder / "shapes", count, seed)), "utf-8")
+    (folder / "shapes.json").write_text(json.dumps(draw_tasks(folder / "shapes", count, seed)), "utf-8")
     (folder / "shapes.xml").write_text(CONFIG, "utf-8")
-    (folder / "small.py").write_text(SMALL, "utf-8")
+    (folder / "small.py").write_text(SMALL_DETECTOR_CONFIG, "utf-8")
 
 
-LEARNING = ("--with", "pretrained=false", "--with", "image_size=128", "--with", "lr=0.004")
+FIT_OPTIONS = ("--with", "pretrained=false", "--with", "image_size=128", "--with", "lr=0.004")
 
 
-def fit(lsml, folder: Path, *options: str, output: str = "models/shapes", epochs: int = 24):
+def fit_detector(lsml, folder: Path, *options: str, output: str = "models/shapes", epochs: int = 24):
     """`lsml fit` on what `write` has written."""
     config = ("--model", "object-detector", "--with", "config_file=small.py", "--with", f"epochs={epochs}")
     where = ("--label-config", "shapes.xml", "--document-root", ".", "--output", output)
-    return lsml("fit", "shapes.json", *config, *LEARNING, *where, *options, cwd=folder, timeout=600)
+    return lsml("fit", "shapes.json", *config, *FIT_OPTIONS, *where, *options, cwd=folder, timeout=600)

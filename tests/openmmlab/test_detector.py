@@ -23,7 +23,7 @@ from lsml_cli import check_model, find_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.tasks import Annotation, Labelled, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 from tests.openmmlab import shapes
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.timeout(900)]
@@ -128,15 +128,15 @@ def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
 
     from mmengine.config import Config
 
-    net = inference.build(configs.stored(version), "mmdet")
+    net = inference.build_model(configs.load(version), "mmdet")
     net.load_state_dict(load_file(version / "weights.safetensors"))
-    net.cfg = Config(configs.stored(version) | {"test_dataloader": {"dataset": {"pipeline": [
-        {"type": "LoadImageFromFile"}, *configs.test_pipeline(configs.stored(version))[1:]]}}})  # fmt: skip
+    net.cfg = Config(configs.load(version) | {"test_dataloader": {"dataset": {"pipeline": [
+        {"type": "LoadImageFromFile"}, *configs.test_pipeline(configs.load(version))[1:]]}}})  # fmt: skip
     net.eval()
     found = 0
-    with toolkit.scope_of("mmdet"):
+    with toolkit.default_scope("mmdet"):
         for content, mine in zip(contents, ours, strict=True):
-            theirs = inference_detector(net, image_files.pixels(content)).pred_instances
+            theirs = inference_detector(net, image_files.decode_image(content)).pred_instances
             theirs = theirs[theirs.scores >= 0.05]
             assert len(theirs) == len(mine.instances)
             boxes = [each.box for each in mine.instances]
@@ -264,19 +264,19 @@ def test_masks_become_polygons_and_brush_strokes(lsml, tmp_path):
 def test_a_mask_is_drawn_where_it_is():
     from label_studio_sdk.converter.brush import decode_rle
 
-    from lsml_cli.models.object_detector.postprocess import Filling, Instance, Mask, Seen
+    from lsml_cli.models.object_detector.postprocess import ControlBinding, Detection, ImageDetections, Mask
 
     mask = np.zeros((60, 100), bool)
     mask[10:30, 20:70] = True
     mask[50:52, 90:92] = True  # a speck that belongs to it
-    seen = Seen((100, 60), [Instance((20, 10, 70, 30), 0, 0.9, Mask.of(mask))])
+    seen = ImageDetections((100, 60), [Detection((20, 10, 70, 30), 0, 0.9, Mask.from_array(mask))])
     task = a_task("a.png")
     config = LabelConfig.parse(
         '<View><Image name="i" value="$image"/><PolygonLabels name="p" toName="i"><Label value="a"/></PolygonLabels>'
         '<BrushLabels name="b" toName="i"><Label value="a"/></BrushLabels></View>'
     )
     polygon, brush = (
-        Filling(control, config.objects["i"], {"a": "a"}, {}).regions(task, seen, ["a"], None)[0]
+        ControlBinding(control, config.objects["i"], {"a": "a"}, {}).regions(task, seen, ["a"], None)[0]
         for control in config.controls.values()
     )
     assert polygon.value["points"] == [[20.5, 17.5], [20.5, 49.1667], [69.5, 49.1667], [69.5, 17.5]]
@@ -288,33 +288,33 @@ def test_no_mask_of_the_whole_picture_outlives_the_look_at_it():
     import torch
     from mmengine.structures import InstanceData
 
-    from lsml_cli.models.object_detector.model import seen
+    from lsml_cli.models.object_detector.model import extract_detections
 
     masks = torch.zeros(3, 1000, 1500, dtype=torch.bool)
     masks[:, 200:301, 400:903] = True
     masks[0, 250, 500:600] = False
     boxes, scores = torch.tensor([[400.0, 200, 903, 301]] * 3), torch.tensor([0.9, 0.4, 0.6])
     found = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0, 1]), scores=scores, masks=masks)
-    kept = seen(SimpleNamespace(ori_shape=(1000, 1500), pred_instances=found), [0.5, float("inf")])
-    (only,) = kept.instances  # of the others one is not sure enough, one has no label
-    assert (only.kind, only.box) == (0, (400, 200, 903, 301))
+    kept = extract_detections(SimpleNamespace(ori_shape=(1000, 1500), pred_instances=found), [0.5, float("inf")])
+    (only,) = kept.detections  # of the others one is not sure enough, one has no label
+    assert (only.class_index, only.box) == (0, (400, 200, 903, 301))
     assert only.mask.bits.nbytes < 7_000
-    assert (only.mask.whole(kept.size) == masks[0].numpy()).all()
+    assert (only.mask.to_array(kept.size) == masks[0].numpy()).all()
 
 
 def test_an_empty_box_is_that_of_its_mask():
     import torch
     from mmengine.structures import InstanceData
 
-    from lsml_cli.models.object_detector.model import seen
+    from lsml_cli.models.object_detector.model import extract_detections
 
     masks = torch.zeros(3, 60, 100, dtype=torch.bool)
     masks[:2, 10:30, 20:70] = True
     boxes = torch.tensor([[0.0, 0, 0, 0], [21, 11, 69, 29], [0, 0, 0, 0]])  # as SOLO gives them; one that has one
     labels, scores = torch.zeros(3, dtype=torch.long), torch.full((3,), 0.9)
     found = InstanceData(bboxes=boxes, labels=labels, scores=scores, masks=masks)
-    kept = seen(SimpleNamespace(ori_shape=(60, 100), pred_instances=found), [0.5])
-    assert [each.box for each in kept.instances] == [(20, 10, 70, 30), (21, 11, 69, 29), (0, 0, 0, 0)]
+    kept = extract_detections(SimpleNamespace(ori_shape=(60, 100), pred_instances=found), [0.5])
+    assert [each.box for each in kept.detections] == [(20, 10, 70, 30), (21, 11, 69, 29), (0, 0, 0, 0)]
 
 
 def test_what_proposes_regions_tells_no_classes_apart():
@@ -323,20 +323,20 @@ def test_what_proposes_regions_tells_no_classes_apart():
 
     name = "faster-rcnn_r50_fpn_fcos-rpn_1x_coco"
     model = find_model("object-detector", {"config_file": name}).build()
-    assert len(model.classes) == recipe.outputs(model.config) == 80
-    trained = recipe.for_labels(configs.read(name, "mmdet", "config_file"), ["a", "b"], None)["model"]
+    assert len(model.classes) == recipe.num_classes(model.config) == 80
+    trained = recipe.build_model_config(configs.read(name, "mmdet", "config_file"), ["a", "b"], None)["model"]
     assert (trained["rpn_head"]["num_classes"], trained["roi_head"]["bbox_head"]["num_classes"]) == (1, 2)
     masks = configs.read("mask-rcnn_r50_fpn_1x_coco", "mmdet", "config_file")
-    head = recipe.for_labels(masks, ["a", "b"], None)["model"]["roi_head"]
+    head = recipe.build_model_config(masks, ["a", "b"], None)["model"]["roi_head"]
     assert head["bbox_head"]["num_classes"] == head["mask_head"]["num_classes"] == 2
 
 
 def test_classes_that_share_a_label_keep_their_own_thresholds():
-    from lsml_cli.models.object_detector.postprocess import Instance, Seen
+    from lsml_cli.models.object_detector.postprocess import Detection, ImageDetections
 
     xml = """<View><Image name="i" value="$image"/><RectangleLabels name="r" toName="i">
     <Label value="Vehicle" predicted_values="car,truck,bus"/></RectangleLabels></View>"""
-    instances = [Instance((0, 0, 10, 10), kind, 0.5) for kind in (2, 7, 5)]  # a car, a truck and a bus of COCO's
+    instances = [Detection((0, 0, 10, 10), kind, 0.5) for kind in (2, 7, 5)]  # a car, a truck and a bus of COCO's
     for own, left in (
         ({"car": 0.9, "truck": 0.1}, [7, 5]),
         ({"truck": 0.1, "car": 0.9}, [7, 5]),
@@ -346,10 +346,10 @@ def test_classes_that_share_a_label_keep_their_own_thresholds():
         binding = model.bind(LabelConfig.parse(xml), {}, None)
         binding.threshold = 0.45
         for each in instances:
-            output = (Seen((10, 10), [each]),)
+            output = (ImageDetections((10, 10), [each]),)
             regions = model.decode(output, a_task("a.png"), binding).result
-            assert len(regions) == (each.kind in left), (own, each)
-            assert (each.score >= binding.lowest()[each.kind]) == (each.kind in left)
+            assert len(regions) == (each.class_index in left), (own, each)
+            assert (each.score >= binding.lowest()[each.class_index]) == (each.class_index in left)
 
 
 def test_pictures_are_looked_at_in_a_size_that_the_model_can_halve():
@@ -357,21 +357,21 @@ def test_pictures_are_looked_at_in_a_size_that_the_model_can_halve():
     from lsml_cli.models.openmmlab import configs
 
     rtmdet = configs.read("rtmdet_tiny_8xb32-300e_coco", "mmdet", "config_file")
-    steps = {step["type"]: step for step in configs.test_pipeline(recipe.for_labels(rtmdet, ["a"], 100))}
+    steps = {step["type"]: step for step in configs.test_pipeline(recipe.build_model_config(rtmdet, ["a"], 100))}
     assert steps["Resize"]["scale"] == steps["Pad"]["size"] == (96, 96)
     centernet = configs.read("centernet_r18_8xb16-crop512-140e_coco", "mmdet", "config_file")
     with pytest.raises(UsageError, match="no step Resize that image_size could change"):
-        recipe.for_labels(centernet, ["a"], 128)
+        recipe.build_model_config(centernet, ["a"], 128)
 
 
 @pytest.mark.parametrize(("pictures", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4]), (1, [1])])
 def test_no_last_batch_is_of_one_picture(pictures, sizes):
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import configs, toolkit
-    from lsml_cli.models.openmmlab.image_files import register
+    from lsml_cli.models.openmmlab.image_files import register_modules
 
-    toolkit.mmdet()
-    register()
+    toolkit.import_mmdet()
+    register_modules()
     from mmengine.dataset import DefaultSampler
     from mmengine.registry import DATA_SAMPLERS
 
@@ -381,8 +381,8 @@ def test_no_last_batch_is_of_one_picture(pictures, sizes):
 
     config = configs.read(YOLOX, "mmdet", "config_file")
     options = {"batch_size": 4, "lr": None, "augment": True, "warm": False, "measured": False, "on_gpu": False}
-    described = recipe.for_labels(config, ["a"], None)
-    training = recipe.for_training(described, config, folder="", workers=0, **options)["train_dataloader"]
+    described = recipe.build_model_config(config, ["a"], None)
+    training = recipe.build_training_config(described, config, run_dir="", num_workers=0, **options)["train_dataloader"]
     sampler = DefaultSampler(Pictures(([90, 40] * 9)[:pictures]))
     batches = DATA_SAMPLERS.build(training["batch_sampler"] | {"sampler": sampler, "batch_size": 4})
     assert [len(each) for each in batches] == sizes
@@ -471,7 +471,7 @@ def test_what_is_no_checkpoint_is_called_that(tmp_path):
         (tmp_path / name).write_bytes(content)
         for trusted in (False, True) if name != "list.pth" else (False,):  # trusting it makes it none
             with pytest.raises(ModelError, match=sentence):
-                checkpoints.read(str(tmp_path / name), trusted=trusted)
+                checkpoints.read(str(tmp_path / name), trust_pickle=trusted)
     with pytest.raises(ModelError, match="does not exist"):
         checkpoints.read(str(tmp_path / "none.pth"))
 
@@ -499,7 +499,7 @@ def test_a_version_may_be_anybodys_and_runs_nothing(work):
         assert evil != text
         (version / "config.py").write_text(evil)
         with pytest.raises(ModelError):
-            configs.stored(version)
+            configs.load(version)
     assert not Path("ran").exists()
 
 
@@ -510,15 +510,15 @@ def test_a_version_is_no_other_model_than_its_own(tmp_path, name):
     from lsml_cli.models.openmmlab import configs
     from lsml_cli.registry import resolve, version_writer
 
-    described = recipe.for_labels(configs.read(YOLOX, "mmdet", "config_file"), shapes.LABELS, None)
+    described = recipe.build_model_config(configs.read(YOLOX, "mmdet", "config_file"), shapes.LABELS, None)
     params = {**ObjectDetector.params, "config_file": "gone.py", "checkpoint_file": "gone.pth"}
-    with version_writer.begin(tmp_path / "shapes") as draft:
-        configs.store(described, draft.folder)
+    with version_writer.open_version_writer(tmp_path / "shapes") as draft:
+        configs.save(described, draft.folder)
         state = {"classes": list(shapes.LABELS)}
-        version = draft.keep(family="object-detector", label_config=shapes.CONFIG, state=state, params=params)
+        version = draft.commit(family="object-detector", label_config=shapes.CONFIG, state=state, params=params)
     config = LabelConfig.parse(shapes.CONFIG)
     for given in ({}, {name: params[name]}, {"precision": "fp32"}):
-        assert not resolve.version_spec(version.folder, given).build().bind(config, {}, None).silent
+        assert resolve.version_spec(version.folder, given).build().bind(config, {}, None).can_predict
     other = resolve.version_spec(version.folder, {name: "other"})
     with pytest.raises(UsageError, match=f"holds its own model: {name} changes nothing"):
         other.build().bind(config, {}, None)
@@ -544,10 +544,10 @@ def test_nothing_to_learn_is_said_before_anything_is_trained(tmp_path):
     spec = find_model("object-detector", {"config_file": YOLOX, "pretrained": False})
     model = spec.build()
     binding = model.bind(LabelConfig.parse(shapes.CONFIG), {}, None)
-    assert binding.silent  # COCO's classes have no label here, and it says so
+    assert not binding.can_predict  # COCO's classes have no label here, and it says so
     assert "no label in common" in binding.notes[0]
     binding.media = Media(root=tmp_path)
-    empty = Labelled(a_task("a.png"), Annotation(1, []))
+    empty = AnnotatedTask(a_task("a.png"), Annotation(1, []))
     with pytest.raises(ModelError, match="no annotation has a region"):
         model.fit([empty], [], binding, tmp_path, print)
     with pytest.raises(LabelMismatch, match="<RectangleLabels>, <PolygonLabels> and <BrushLabels>"):
@@ -558,9 +558,9 @@ def test_nothing_to_learn_is_said_before_anything_is_trained(tmp_path):
 
 @pytest.mark.parametrize("tag", ["PolygonLabels", "BrushLabels"])
 def test_a_control_that_no_training_lets_it_fill_is_refused_before_one(lsml, tmp_path, tag):
-    shapes.write(tmp_path, 2)
+    shapes.write_dataset(tmp_path, 2)
     (tmp_path / "shapes.xml").write_text(shapes.CONFIG.replace("RectangleLabels", tag))
-    run = shapes.fit(lsml, tmp_path, "--dry-run")
+    run = shapes.fit_detector(lsml, tmp_path, "--dry-run")
     assert run.returncode == 1, run.stderr
     assert "small finds boxes, no masks" in run.stderr
 
@@ -571,15 +571,15 @@ def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, 
 
     version, pictured = tmp_path / "version", tmp_path / "pictured"
     version.mkdir()
-    (tagged,) = shapes.draw(pictured, 1)
-    (tmp_path / "small.py").write_text(shapes.SMALL)
+    (tagged,) = shapes.draw_tasks(pictured, 1)
+    (tmp_path / "small.py").write_text(shapes.SMALL_DETECTOR_CONFIG)
     small = configs.read(str(tmp_path / "small.py"), "mmdet", "config_file")
-    described = recipe.for_labels(small, shapes.LABELS, 128)
-    configs.store(described, version)
-    checkpoints.save(inference.build(described, "mmdet").state_dict(), version)
+    described = recipe.build_model_config(small, shapes.LABELS, 128)
+    configs.save(described, version)
+    checkpoints.save(inference.build_model(described, "mmdet").state_dict(), version)
     gone = find_model("object-detector", {"config_file": str(tmp_path / "gone.py")})
     earlier = dataclasses.replace(gone, path=version, state={"classes": list(shapes.LABELS)})
-    model = dataclasses.replace(gone, earlier=earlier).build()
+    model = dataclasses.replace(gone, init_from=earlier).build()
     binding = model.bind(LabelConfig.parse(shapes.CONFIG), {}, None)
     assert (model.classes, binding.notes) == (shapes.LABELS, ())
     binding.media = Media(root=tmp_path)
@@ -591,7 +591,7 @@ def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, 
         raise NotTrained(config["optim_wrapper"]["optimizer"]["type"])
 
     monkeypatch.setattr(train, "train", instead)
-    example = Labelled(a_task(tagged["data"]["image"]), Annotation(1, tagged["annotations"][0]["result"]))
+    example = AnnotatedTask(a_task(tagged["data"]["image"]), Annotation(1, tagged["annotations"][0]["result"]))
     said = []
     with pytest.raises(NotTrained, match="AdamW"):
         model.fit([example], [], binding, tmp_path / "out", said.append)
@@ -601,7 +601,7 @@ def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, 
 def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
     """Boxes, turned boxes, polygons and brush strokes, of a picture of 200 x 100 pixels."""
     from lsml_cli.models.object_detector import dataset
-    from lsml_cli.models.openmmlab.image_files import Gathered
+    from lsml_cli.models.openmmlab.image_files import TrainingImage
     from lsml_cli.schema import brush_rle
 
     config = LabelConfig.parse(
@@ -619,16 +619,18 @@ def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
             for box in boxes
         ),
         ("p", {"points": [[10, 10], [20, 10], [20, 50]], "polygonlabels": ["b"]}),
-        ("b", {"rle": list(brush_rle.pack(mask, 4)), "brushlabels": ["c"]}),
+        ("b", {"rle": list(brush_rle.encode_rle(mask, 4)), "brushlabels": ["c"]}),
     ]
     size = {"to_name": "i", "original_width": 200, "original_height": 100}
     result = [size | {"from_name": name, "value": value} for name, value in values]
-    example = Labelled(a_task("a"), Annotation(1, result))
+    example = AnnotatedTask(a_task("a"), Annotation(1, result))
     pairs = [
-        pair for tag in ("RectangleLabels", "PolygonLabels", "BrushLabels") for pair in config.pairs(tag, ("Image",))
+        pair
+        for tag in ("RectangleLabels", "PolygonLabels", "BrushLabels")
+        for pair in config.find_pairs(tag, ("Image",))
     ]
-    classes = dataset.classes_of([example], pairs, print)
-    found = dataset.coco([(Gathered(tmp_path / "0", (200, 100), example), pairs)], classes)
+    classes = dataset.collect_classes([example], pairs, print)
+    found = dataset.build_coco([(TrainingImage(tmp_path / "0", (200, 100), example), pairs)], classes)
     assert classes == ("a", "b", "c")
     assert [(each["category_id"], each["bbox"]) for each in found["annotations"]] == [
         (0, [20, 10, 40, 30]),
@@ -654,7 +656,7 @@ def test_regions_are_learned_on_the_picture_that_they_are_about(tmp_path, monkey
         for control, picture, label in (("a", "one", "x"), ("b", "two", "y"))
     ]
     data = {name: f"{name}.png" for name in sizes}
-    example = Labelled(Task(0, 1, data, {"id": 1, "data": data}), Annotation(1, result))
+    example = AnnotatedTask(Task(0, 1, data, {"id": 1, "data": data}), Annotation(1, result))
     model = find_model("object-detector", {"config_file": YOLOX, "pretrained": False}).build()
     binding = model.bind(LabelConfig.parse(xml), {}, None)
     binding.media = Media(root=tmp_path)
@@ -676,29 +678,29 @@ def test_regions_are_learned_on_the_picture_that_they_are_about(tmp_path, monkey
 
 def test_a_broken_picture_is_not_learned_from_and_a_wrong_number_is_refused(lsml, work):
     (work / "shapes/7.png").write_bytes(b"no picture")
-    run = shapes.fit(lsml, work, epochs=1, output="models/broken")
+    run = shapes.fit_detector(lsml, work, epochs=1, output="models/broken")
     assert run.returncode == 0, run.stderr
     assert "Not learned from task 7: " in run.stderr
-    run = shapes.fit(lsml, work, "--with", "batch_size=1", output="models/never")
+    run = shapes.fit_detector(lsml, work, "--with", "batch_size=1", output="models/never")
     assert run.returncode == 2
     assert "batch_size must be a whole number from 2, not 1" in run.stderr
 
 
 def test_an_earlier_version_is_continued_also_with_more_classes(lsml, work):
-    run = shapes.fit(lsml, work, "--from", "models/shapes", epochs=1, output="models/second")
+    run = shapes.fit_detector(lsml, work, "--from", "models/shapes", epochs=1, output="models/second")
     assert run.returncode == 0, run.stderr
     first = float(run.stderr.partition("hold-out mAP ")[2].split()[0])
     assert first > 0.3  # after one epoch, which by itself finds nothing
     text = (work / "shapes.json").read_text().replace('["tower"]', '["mast"]', 20)
     (work / "shapes.json").write_text(text)
     (work / "shapes.xml").write_text(shapes.CONFIG.replace("</Rect", '<Label value="mast"/></Rect'))
-    run = shapes.fit(lsml, work, "--from", "models/shapes", epochs=1, output="models/third")
+    run = shapes.fit_detector(lsml, work, "--from", "models/shapes", epochs=1, output="models/third")
     assert run.returncode == 0, run.stderr
     assert "begin anew, since they belong to other classes" in run.stderr
 
 
 def test_several_processes_train_together_by_torchs_own_launcher(lsml, work):
-    run = shapes.fit(lsml, work, "--with", "launch=--nproc-per-node 2", epochs=2, output="models/two")
+    run = shapes.fit_detector(lsml, work, "--with", "launch=--nproc-per-node 2", epochs=2, output="models/two")
     assert run.returncode == 0, run.stderr
     assert "Epoch 2 of 2: loss" in run.stderr
     assert run.stderr.count("Epoch 1 of 2") == 1  # one of them tells
@@ -710,9 +712,9 @@ def measured(folder, *qualities, patience=15):
 
     from lsml_cli.models.openmmlab import toolkit, train
 
-    toolkit.mmdet()
-    plan = train.Plan(len(qualities), patience, "coco/bbox_mAP", "hold-out mAP")
-    follower = train._follower(folder, plan, train._Teller(io.StringIO(), True))
+    toolkit.import_mmdet()
+    plan = train.TrainingSchedule(len(qualities), patience, "coco/bbox_mAP", "hold-out mAP")
+    follower = train._training_hook(folder, plan, train._MessageWriter(io.StringIO(), True))
     runner = SimpleNamespace(model=torch.nn.Linear(1, 1), train_loop=SimpleNamespace(stop_training=False))
     for runner.epoch, quality in enumerate(qualities, 1):
         follower.after_val_epoch(runner, {"coco/bbox_mAP": quality})
@@ -732,23 +734,32 @@ def test_the_best_epoch_is_kept_whatever_comes_after_it(tmp_path):
 def test_the_schedule_ends_with_the_training_however_many_processes_share_it(kind, own, rate):
     from lsml_cli.models.openmmlab import train
 
-    plan = train.Plan(10, 15, "", "hold-out mAP", own)
+    plan = train.TrainingSchedule(10, 15, "", "hold-out mAP", own)
     config = {"optim_wrapper": {"optimizer": {"type": kind, "lr": 0.02}}}
-    train.scheduled(config, plan, 800, 8)
-    train.spread(config, plan, 4)
+    train.apply_schedule(config, plan, 800, 8)
+    train.distribute_schedule(config, plan, 4)
     warming, falling = config["param_scheduler"]
     assert (warming["begin"], warming["end"]) == (0, 25)
     assert (falling["begin"], falling["end"], falling["T_max"]) == (25, 250, 225)  # of 800 / 8 / 4 steps in ten epochs
     assert config["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(rate)
     assert falling["eta_min"] == pytest.approx(rate * 0.02)
-    train.scheduled(config, train.Plan(1, 1, "", ""), 2, 2)
-    train.spread(config, plan, 4)
+    train.apply_schedule(config, train.TrainingSchedule(1, 1, "", ""), 2, 2)
+    train.distribute_schedule(config, plan, 4)
     warming, falling = config["param_scheduler"]
     assert (warming["end"], falling["begin"], falling["end"], falling["T_max"]) == (1, 1, 2, 1)
 
 
 def test_ctrl_c_ends_a_training_and_leaves_nothing_behind(work):
-    command = [sys.executable, "-m", "lsml_cli", "fit", "shapes.json", "--model", "object-detector", *shapes.LEARNING]
+    command = [
+        sys.executable,
+        "-m",
+        "lsml_cli",
+        "fit",
+        "shapes.json",
+        "--model",
+        "object-detector",
+        *shapes.FIT_OPTIONS,
+    ]
     command += ["--with", "config_file=small.py", "--with", "epochs=50", "-c", "shapes.xml", "--document-root", "."]
     run = subprocess.Popen([*command, "-o", "models/ended"], cwd=work, stderr=subprocess.PIPE, text=True)
     for line in run.stderr:

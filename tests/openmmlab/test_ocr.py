@@ -28,10 +28,10 @@ from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.ocr import config as recipe
 from lsml_cli.models.ocr import crops
-from lsml_cli.models.ocr.components import Part, config_file
-from lsml_cli.models.ocr.existing_shapes import written
-from lsml_cli.models.ocr.model import in_reading_order
-from lsml_cli.models.ocr.postprocess import Line, OcrBinding, bind
+from lsml_cli.models.ocr.components import OcrComponent, config_filename
+from lsml_cli.models.ocr.existing_shapes import transcribed_shapes
+from lsml_cli.models.ocr.model import sort_in_reading_order
+from lsml_cli.models.ocr.postprocess import OcrBinding, TextLine, bind
 from lsml_cli.models.openmmlab import configs, inference, toolkit, train
 from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
@@ -41,16 +41,16 @@ from lsml_cli.training.fit import fit_version
 from tests.conftest import ROOT, Lsml
 from tests.inference.test_predict import journalled, wait_for
 from tests.openmmlab.writing import (
-    BLOBS,
-    BOXES_ONLY,
-    MERGED,
-    SMALL,
-    TEMPLATE,
-    WHOLE,
+    BLOB_DETECTOR_CONFIG,
+    BOX_CONFIG,
+    MERGED_CONFIG,
+    OCR_CONFIG,
+    SMALL_DETECTOR_CONFIG,
+    WHOLE_IMAGE_CONFIG,
     Word,
-    drawn,
-    page,
-    pages,
+    draw_page,
+    make_ocr_regions,
+    write_pages,
 )
 
 pytestmark = pytest.mark.openmmlab
@@ -64,9 +64,9 @@ WORDS = [Word("Invoice", (110, 60)), Word("4711", (330, 62)), Word("Total 25", (
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """blobs.py, a detector's config; reads.pth, weights of a recogniser; template.xml. Do not write into it."""
     folder = tmp_path_factory.mktemp("ocr")
-    (folder / "blobs.py").write_text(BLOBS)
-    (folder / "template.xml").write_text(TEMPLATE)
-    page(WORDS).save(folder / "page.png")
+    (folder / "blobs.py").write_text(BLOB_DETECTOR_CONFIG)
+    (folder / "template.xml").write_text(OCR_CONFIG)
+    draw_page(WORDS).save(folder / "page.png")
     _write_weights(folder / "reads.pth")
     return folder
 
@@ -75,7 +75,7 @@ def _write_weights(path: Path) -> None:
     """Of a CRNN that has learned nothing, but is so decided that it reads one crop unlike another."""
     import torch
 
-    net = inference.build(configs.read(CRNN, "mmocr", "recog_config"), "mmocr")
+    net = inference.build_model(configs.read(CRNN, "mmocr", "recog_config"), "mmocr")
     weights = {name: each * 8 if "decoder" in name else each for name, each in net.state_dict().items()}
     torch.save({"state_dict": weights}, path)
 
@@ -121,7 +121,7 @@ def stored(task: dict[str, Any], key: str) -> list[str]:
 
 
 def test_the_template_gets_three_regions_with_one_id_for_each_text(work: Path) -> None:
-    (found,) = predict(work, [{"id": 5, "data": {"ocr": "page.png"}}], TEMPLATE)
+    (found,) = predict(work, [{"id": 5, "data": {"ocr": "page.png"}}], OCR_CONFIG)
     assert types(found) == [
         ["rectangle", "labels", "textarea"],
         ["rectangle", "labels", "textarea"],
@@ -136,18 +136,18 @@ def test_the_template_gets_three_regions_with_one_id_for_each_text(work: Path) -
 
 
 def test_where_a_text_is(work: Path) -> None:
-    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], TEMPLATE)
+    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], OCR_CONFIG)
     shapes = [region.value for region in found.result if region.type in ("rectangle", "polygon")]
     for word, value in zip(WORDS, shapes, strict=True):
         points = value.get("points") or [
             [value["x"] + x * value["width"], value["y"] + y * value["height"]] for x in (0, 1) for y in (0, 1)
         ]
         middle = np.mean(points, axis=0) * SIZE / 100
-        assert np.abs(middle - word.middle).max() < 6, word.text
+        assert np.abs(middle - word.center).max() < 6, word.text
 
 
 def test_without_a_polygon_a_turned_text_gets_a_turned_box(work: Path) -> None:
-    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], BOXES_ONLY)
+    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], BOX_CONFIG)
     boxes = [region.value for region in found.result if region.type == "rectangle"]
     assert [box["rotation"] for box in boxes[:2]] == [0, 0]
     assert boxes[2]["rotation"] == pytest.approx(30, abs=3)
@@ -155,19 +155,19 @@ def test_without_a_polygon_a_turned_text_gets_a_turned_box(work: Path) -> None:
 
 
 def test_boxes_with_labels_of_their_own_get_two_regions(work: Path) -> None:
-    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], MERGED)
+    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], MERGED_CONFIG)
     assert types(found) == [["rectanglelabels", "textarea"]] * 3
     assert all(region.value["rectanglelabels"] == ["printed"] for region in found.result[::2])
     assert all("rectanglelabels" not in region.value for region in found.result[1::2])
 
 
 def test_without_shapes_the_picture_is_one_line_of_text(work: Path) -> None:
-    page([Word("Invoice", (80, 30))], (160, 60)).save(work / "line.png")
+    draw_page([Word("Invoice", (80, 30))], (160, 60)).save(work / "line.png")
     task = {"data": {"ocr": "line.png"}}
-    (found,) = predict(work, [task], WHOLE)
+    (found,) = predict(work, [task], WHOLE_IMAGE_CONFIG)
     assert [(region.type, set(region.value)) for region in found.result] == [("textarea", {"text"})]
-    assert predict(work, [task], WHOLE, text_threshold=1.0)[0].result == ()
-    assert predict(work, [task], WHOLE, threshold=1.0)[0].result == ()
+    assert predict(work, [task], WHOLE_IMAGE_CONFIG, text_threshold=1.0)[0].result == ()
+    assert predict(work, [task], WHOLE_IMAGE_CONFIG, threshold=1.0)[0].result == ()
 
 
 @pytest.mark.parametrize(
@@ -183,12 +183,12 @@ def test_text_meets_the_label_that_is_most_like_it(
     work: Path, labels: list[str], wanted: str, guessed: bool
 ) -> None:  # fmt: skip
     tags = "".join(f'<Label value="{label}"/>' for label in labels)
-    config = LabelConfig.parse(MERGED.replace('<Label value="printed"/>', tags))
+    config = LabelConfig.parse(MERGED_CONFIG.replace('<Label value="printed"/>', tags))
     binding = find_model("ocr", params(work)).build().bind(config, {}, None)
-    assert dict(binding.meetings[0].label_of) == {"text": wanted}
+    assert dict(binding.label_mappings[0].label_of) == {"text": wanted}
     assert any("every text is labelled" in note for note in binding.notes) is guessed
     mapped = find_model("ocr", params(work)).build().bind(config, {"text": "Print"}, None)
-    assert mapped.meetings[0].label_of["text"] == ("Print" if guessed else wanted)
+    assert mapped.label_mappings[0].label_of["text"] == ("Print" if guessed else wanted)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_a_label_config_without_a_place_for_text_is_refused(work: Path, config: 
 
 def test_nothing_leaves_the_picture(work: Path) -> None:
     words = [Word("Corner", (30, 20), 35), Word("Edge", (470, 200), 90), Word("Below", (240, 355), 4)]
-    page(words).save(work / "edges.png")
-    for config in (TEMPLATE, BOXES_ONLY, MERGED):
+    draw_page(words).save(work / "edges.png")
+    for config in (OCR_CONFIG, BOX_CONFIG, MERGED_CONFIG):
         (found,) = predict(work, [{"data": {"ocr": "edges.png"}}], config)
         assert len(types(found)) >= 3
 
@@ -218,13 +218,13 @@ def test_nothing_leaves_the_picture(work: Path) -> None:
 def test_texts_are_those_of_mmocr_itself(work: Path) -> None:
     """Its own inferencer, with the same weights, on boxes that are upright; and so are their scores."""
     upright = [Word("Invoice", (110, 60)), Word("4711", (330, 62)), Word("Total", (240, 200), 0, 100)]
-    page(upright).save(work / "upright.png")
-    (found,) = predict(work, [{"data": {"ocr": "upright.png"}}], TEMPLATE)
-    toolkit.mmocr()
-    with warnings.catch_warnings(action="ignore"), toolkit.quiet():
+    draw_page(upright).save(work / "upright.png")
+    (found,) = predict(work, [{"data": {"ocr": "upright.png"}}], OCR_CONFIG)
+    toolkit.import_mmocr()
+    with warnings.catch_warnings(action="ignore"), toolkit.suppress_output():
         from mmocr.apis import MMOCRInferencer
 
-        recogniser = str(configs.packaged("mmocr")[CRNN])
+        recogniser = str(configs.packaged_configs("mmocr")[CRNN])
         both = MMOCRInferencer(
             det=str(work / "blobs.py"), rec=recogniser, rec_weights=str(work / "reads.pth"), device="cpu"
         )
@@ -238,10 +238,12 @@ def test_texts_are_those_of_mmocr_itself(work: Path) -> None:
 
 def test_a_text_does_not_depend_on_what_else_there_is(work: Path) -> None:
     for number in range(6):
-        page([Word("Sum" * (1 + number % 3), (200, 80)), Word(str(number), (100, 200))]).save(work / f"p{number}.png")
+        draw_page([Word("Sum" * (1 + number % 3), (200, 80)), Word(str(number), (100, 200))]).save(
+            work / f"p{number}.png"
+        )
     tasks = [{"id": number, "data": {"ocr": f"p{number}.png"}} for number in range(6)]
-    together = predict(work, tasks, TEMPLATE)
-    alone = [predict(work, [task], TEMPLATE)[0] for task in tasks]
+    together = predict(work, tasks, OCR_CONFIG)
+    alone = [predict(work, [task], OCR_CONFIG)[0] for task in tasks]
     assert [each.to_json() for each in together] == [each.to_json() for each in alone]
 
 
@@ -259,7 +261,7 @@ def test_steps_that_take_notes_take_them_of_one_picture_at_a_time() -> None:
             noted.wait(timeout=30)
             return {"width": self.width}
 
-    net = inference.Net(torch.nn.Identity(), "mmocr", [{"type": "mmengine.TakesNotes"}], "cpu")
+    net = inference.Predictor(torch.nn.Identity(), "mmocr", [{"type": "mmengine.TakesNotes"}], "cpu")
     with ThreadPoolExecutor(2) as threads:
         prepared = threads.map(net.prepare, [np.zeros((8, width, 3), np.uint8) for width in (10, 20)])
         assert [each["width"] for each in prepared] == [10, 20]
@@ -269,10 +271,10 @@ def test_steps_that_take_notes_take_them_of_one_picture_at_a_time() -> None:
 def test_a_turned_text_is_read_upright(angle: float) -> None:
     """From its corners alone, whichever of them comes first."""
     plain, turned = Word("Invoice 4711", (240, 180)), Word("Invoice 4711", (240, 180), angle)
-    upright = crops.rectified(np.asarray(page([plain])), plain.corners(), in_order=True)
+    upright = crops.rectify(np.asarray(draw_page([plain])), plain.corners(), has_reading_order=True)
     corners = turned.corners()
     for mixed in (corners, corners[2:] + corners[:2], corners[::-1]):
-        crop = crops.rectified(np.asarray(page([turned])), mixed)
+        crop = crops.rectify(np.asarray(draw_page([turned])), mixed)
         assert crop is not None
         assert upright is not None
         assert crop.shape == pytest.approx(upright.shape, abs=1)
@@ -281,9 +283,9 @@ def test_a_turned_text_is_read_upright(angle: float) -> None:
 
 
 def test_a_lone_one_is_not_laid_on_its_side() -> None:
-    picture = np.asarray(page([Word("1", (240, 180))]))
+    picture = np.asarray(draw_page([Word("1", (240, 180))]))
     for points in ([(236, 168), (244, 168), (244, 190), (236, 190)], [(236, 169), (244, 168), (245, 190), (237, 191)]):
-        crop = crops.rectified(picture, points)
+        crop = crops.rectify(picture, points)
         assert crop is not None
         assert crop.shape[0] > crop.shape[1]
 
@@ -291,8 +293,8 @@ def test_a_lone_one_is_not_laid_on_its_side() -> None:
 def test_a_box_that_somebody_turned_is_read_from_its_own_corner() -> None:
     upside_down = Word("Invoice", (240, 180), 180)
     plain = Word("Invoice", (240, 180))
-    upright = crops.rectified(np.asarray(page([plain])), plain.corners(), in_order=True)
-    crop = crops.rectified(np.asarray(page([upside_down])), upside_down.corners(), in_order=True)
+    upright = crops.rectify(np.asarray(draw_page([plain])), plain.corners(), has_reading_order=True)
+    crop = crops.rectify(np.asarray(draw_page([upside_down])), upside_down.corners(), has_reading_order=True)
     assert crop is not None
     assert upright is not None
     assert np.corrcoef(upright.ravel(), crop.ravel())[0, 1] > 0.95
@@ -312,18 +314,18 @@ def test_a_box_that_somebody_turned_is_read_from_its_own_corner() -> None:
 def test_odd_shapes_cost_their_own_text_at_most(
     points: list[tuple[float, float]], shape: tuple[int, int] | None
 ) -> None:
-    crop = crops.rectified(np.asarray(page([])), points)
+    crop = crops.rectify(np.asarray(draw_page([])), points)
     assert (None if crop is None else crop.shape[:2]) == (None if shape is None else pytest.approx(shape, abs=1))
 
 
 def test_regions_are_in_reading_order() -> None:
-    def line(left: float, top: float) -> Line:
-        return Line(((left, top), (left + 50, top), (left + 50, top + 20), (left, top + 20)))
+    def line(left: float, top: float) -> TextLine:
+        return TextLine(((left, top), (left + 50, top), (left + 50, top + 20), (left, top + 20)))
 
     rows = [[line(10, 12), line(90, 10), line(200, 15)], [line(5, 40), line(120, 44)]]
     mixed = [rows[1][1], rows[0][2], rows[0][0], rows[1][0], rows[0][1]]
-    assert in_reading_order(mixed) == [*rows[0], *rows[1]]
-    assert in_reading_order([]) == []
+    assert sort_in_reading_order(mixed) == [*rows[0], *rows[1]]
+    assert sort_in_reading_order([]) == []
 
 
 @pytest.mark.parametrize("angle", [-90, -30, -10, -2, 0, 2, 10, 30])
@@ -331,26 +333,26 @@ def test_the_order_is_that_of_the_page_however_it_is_turned(angle: float) -> Non
     """Two columns are read row by row, and a text in the margin comes where its middle is."""
     sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
 
-    def line(left: float, top: float, width: float, height: float) -> Line:
+    def line(left: float, top: float, width: float, height: float) -> TextLine:
         right, low = left + width, top + height
         corners = (left, top), (right, top), (right, low), (left, low)
-        return Line(tuple((x * cosine - y * sine, x * sine + y * cosine) for x, y in corners))
+        return TextLine(tuple((x * cosine - y * sine, x * sine + y * cosine) for x, y in corners))
 
     heading = line(40, 0, 300, 50)
     columns = [line(left, 60 + 30 * row, 140 - row, 20) for row in range(6) for left in (40, 200)]
     margin = line(0, 62, 16, 165)
     wanted = [heading, *columns[:6], margin, *columns[6:]]
     for seed in range(5):
-        assert in_reading_order(random.Random(seed).sample(wanted, len(wanted))) == wanted
+        assert sort_in_reading_order(random.Random(seed).sample(wanted, len(wanted))) == wanted
 
 
 def test_large_text_beside_small_text_does_not_take_its_lines_for_one_row() -> None:
-    def line(left: float, top: float, width: float, height: float) -> Line:
-        return Line(((left, top), (left + width, top), (left + width, top + height), (left, top + height)))
+    def line(left: float, top: float, width: float, height: float) -> TextLine:
+        return TextLine(((left, top), (left + width, top), (left + width, top + height), (left, top + height)))
 
     large = line(0, 0, 200, 100)
     small = [line(360 - 50 * row, 35 * row + 52, 100, 20) for row in range(4)]
-    assert in_reading_order([*small[::-1], large]) == [large, *small]
+    assert sort_in_reading_order([*small[::-1], large]) == [large, *small]
 
 
 # ---- thresholds
@@ -359,13 +361,13 @@ def test_large_text_beside_small_text_does_not_take_its_lines_for_one_row() -> N
 def test_the_threshold_is_for_shapes_and_another_one_for_texts(work: Path) -> None:
     """The third word is grey: the detector is less sure of it. The recogniser is sure of nothing."""
     task = {"data": {"ocr": "page.png"}}
-    (every,) = predict(work, [task], TEMPLATE, threshold=0)
+    (every,) = predict(work, [task], OCR_CONFIG, threshold=0)
     scores = [region.score for region in every.result if region.type in ("rectangle", "polygon")]
     assert [score > 0.8 for score in scores if score is not None] == [True, True, False]
-    (sure,) = predict(work, [task], TEMPLATE, threshold=0.8)
+    (sure,) = predict(work, [task], OCR_CONFIG, threshold=0.8)
     assert len(types(sure)) == 2
     assert all(len(each) == 3 for each in types(sure)), "a text that is unsure does not go by the threshold of shapes"
-    (silent,) = predict(work, [task], TEMPLATE, text_threshold=1.0)
+    (silent,) = predict(work, [task], OCR_CONFIG, text_threshold=1.0)
     assert types(silent) == [["rectangle", "labels"], ["rectangle", "labels"], ["polygon", "labels"]]
 
 
@@ -374,11 +376,11 @@ def test_the_threshold_is_for_shapes_and_another_one_for_texts(work: Path) -> No
 
 def test_drawn_boxes_are_kept_and_read(work: Path) -> None:
     """Their ids, their places, their labels; in an annotation, a draft, a prediction or an editor that asks."""
-    regions = [each for i, word in enumerate(WORDS) for each in drawn(word, SIZE, f"mine{i}")]
+    regions = [each for i, word in enumerate(WORDS) for each in make_ocr_regions(word, SIZE, f"mine{i}")]
     shapes = [each for each in regions if each["type"] != "textarea"]
     stored = [{"annotations": [{"id": 1, "result": shapes}]}, {"drafts": [{"result": shapes}]},
               {"predictions": [{"result": shapes, "model_version": "old"}]}]  # fmt: skip
-    found = predict(work, [{"data": {"ocr": "page.png"}} | each for each in stored], TEMPLATE, det="none")
+    found = predict(work, [{"data": {"ocr": "page.png"}} | each for each in stored], OCR_CONFIG, det="none")
     for each in found:
         assert [(region.id, region.type, region.score is None) for region in each.result] == [
             (f"mine{i}", type, type != "textarea") for i in range(3) for type in ("rectangle", "labels", "textarea")
@@ -389,9 +391,9 @@ def test_drawn_boxes_are_kept_and_read(work: Path) -> None:
 
 
 def test_drawn_boxes_are_read_in_a_label_config_of_the_other_kind(work: Path) -> None:
-    regions = drawn(WORDS[0], SIZE, "mine")
+    regions = make_ocr_regions(WORDS[0], SIZE, "mine")
     task = {"data": {"ocr": "page.png"}, "annotations": [{"id": 1, "result": regions}]}
-    (found,) = predict(work, [task], MERGED, det="none")
+    (found,) = predict(work, [task], MERGED_CONFIG, det="none")
     assert types(found) == [["rectanglelabels", "textarea"]]
     assert found.result[0].id == "mine"
     assert found.result[0].value["rectanglelabels"] == ["printed"]
@@ -399,32 +401,32 @@ def test_drawn_boxes_are_read_in_a_label_config_of_the_other_kind(work: Path) ->
 
 def test_every_shape_and_label_is_kept(work: Path) -> None:
     """Of two shapes with one id each has what is at its place; the second one gets an id of its own."""
-    result = [*drawn(WORDS[0], SIZE, "same"), *drawn(WORDS[1], SIZE, "same", text="other")]
+    result = [*make_ocr_regions(WORDS[0], SIZE, "same"), *make_ocr_regions(WORDS[1], SIZE, "same", text="other")]
     result[1]["value"]["labels"] = ["Handwriting", "Text", "gone"]
     for turned in (result, result[::-1]):
         task = {"data": {"ocr": "page.png"}, "annotations": [{"id": 1, "result": turned}]}
-        (found,) = predict(work, [task], TEMPLATE, det="none")
+        (found,) = predict(work, [task], OCR_CONFIG, det="none")
         assert types(found) == [["rectangle", "labels", "textarea"]] * 2
         labels = {region.value["x"]: region.value["labels"] for region in found.result if region.type == "labels"}
         assert labels == {
             result[0]["value"]["x"]: ["Handwriting", "Text"],
             result[3]["value"]["x"]: ["Handwriting"],
         }
-        filling = bind(OcrBinding(LabelConfig.parse(TEMPLATE)), "ocr").fillings[0]
-        texts_at = {each.drawn.value["x"]: each.text for each in written(turned, filling, SIZE)}
+        filling = bind(OcrBinding(LabelConfig.parse(OCR_CONFIG)), "ocr").control_bindings[0]
+        texts_at = {each.existing_shape.value["x"]: each.text for each in transcribed_shapes(turned, filling, SIZE)}
         assert texts_at == {result[0]["value"]["x"]: "Invoice", result[3]["value"]["x"]: "other"}
 
 
 def test_exports_without_ids_are_read_by_their_places(work: Path, shared_data: Path) -> None:
     (row,) = json.loads((shared_data / "exports" / "image-ocr-json_min.json").read_bytes())
     row["ocr"] = "page.png"
-    (found,) = predict(work, [row], TEMPLATE, det="none")
+    (found,) = predict(work, [row], OCR_CONFIG, det="none")
     assert types(found) == [["rectangle", "labels", "textarea"], ["polygon", "labels", "textarea"]]
     assert [region.value["labels"] for region in found.result[1::3]] == [["Text"], ["Handwriting"]]
 
 
 def test_nothing_drawn_is_nothing_read(work: Path) -> None:
-    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], TEMPLATE, det="none")
+    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], OCR_CONFIG, det="none")
     assert (found.result, found.score) == ((), None)
 
 
@@ -519,7 +521,7 @@ def test_what_a_parameter_may_be(given: dict[str, Any], sentence: str) -> None:
 
 
 def test_what_is_random_is_said(work: Path) -> None:
-    config = LabelConfig.parse(TEMPLATE)
+    config = LabelConfig.parse(OCR_CONFIG)
     notes = find_model("ocr", {}).build().bind(config, {}, None).notes
     assert ["random weights" in note for note in notes] == [True, True]
     (note,) = find_model("ocr", {"det": "none"}).build().bind(config, {}, None).notes
@@ -559,36 +561,40 @@ def test_what_cannot_be_learned_or_kept_is_said_before_anything_is_trained(
     transcribed: bool,
     sentence: str,
 ) -> None:
-    (tmp_path / "small.py").write_text(SMALL)
+    (tmp_path / "small.py").write_text(SMALL_DETECTOR_CONFIG)
     monkeypatch.setattr(train, "train", lambda *args, **others: pytest.fail("it was trained"))
-    rows = pages(tmp_path / "pages", 2)
+    rows = write_pages(tmp_path / "pages", 2)
     for annotation in (row["annotations"][0] for row in rows):
         annotation["result"] = [each for each in annotation["result"] if transcribed or each["type"] != "textarea"]
     spec = find_model("ocr", params(work) | {"det_config": str(tmp_path / "small.py")} | given)
     (tmp_path / "pages.json").write_text(json.dumps(rows))
-    config, tasks = LabelConfig.parse(TEMPLATE), read_tasks(str(tmp_path / "pages.json"))
+    config, tasks = LabelConfig.parse(OCR_CONFIG), read_tasks(str(tmp_path / "pages.json"))
     with pytest.raises(ModelError, match=sentence):
         fit_version(spec, tasks, config, tmp_path / "models", holdout=0, media=Media(tmp_path))
 
 
 def test_a_version_knows_how_its_detector_learns(tmp_path: Path) -> None:
     """Whatever became of the config that it came from."""
-    (tmp_path / "small.py").write_text(SMALL)
-    given = Part("det", None, str(tmp_path / "small.py"), None, False)
+    (tmp_path / "small.py").write_text(SMALL_DETECTOR_CONFIG)
+    given = OcrComponent("det", None, str(tmp_path / "small.py"), None, False)
     held = replace(given, folder=tmp_path)
 
-    def steps(part: Part) -> Any:
+    def steps(part: OcrComponent) -> Any:
         settings: dict[str, Any] = {"batch_size": 2, "lr": None, "warm": True, "measured": False, "workers": 0}
         files = {"folder": tmp_path, "dictionary": tmp_path / "dictionary.txt"}
-        config = recipe.for_training(recipe.stored(part, own_characters=False), part, **files, **settings)
+        config = recipe.build_training_config(
+            recipe.build_model_config(part, own_characters=False), part, **files, **settings
+        )
         return config["train_dataloader"]["dataset"]["pipeline"]
 
-    described, wanted = recipe.stored(given, own_characters=False), steps(given)
-    configs.store(described, tmp_path, config_file("det"))
+    described, wanted = recipe.build_model_config(given, own_characters=False), steps(given)
+    configs.save(described, tmp_path, config_filename("det"))
     (tmp_path / "small.py").unlink()
     assert [step["type"] for step in wanted[1:3]] == ["LoadOCRAnnotations", "RandomCrop"]
     assert steps(replace(held)) == wanted
-    configs.store({key: described[key] for key in described if key != "train_dataloader"}, tmp_path, config_file("det"))
+    configs.save(
+        {key: described[key] for key in described if key != "train_dataloader"}, tmp_path, config_filename("det")
+    )
     with pytest.raises(ModelError, match=r"config small has no train_dataloader .* or is no longer there"):
         steps(replace(held))
 
@@ -616,7 +622,7 @@ def test_a_version_that_was_moved_reads_turned_numbers_too(
 ) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(reader, moved)
-    tasks = pages(tmp_path / "pages", 8, seed=5)
+    tasks = write_pages(tmp_path / "pages", 8, seed=5)
     wanted = [text for task in tasks for text in stored(task, "annotations")]
     for annotation in (task["annotations"][0] for task in tasks):
         annotation["result"] = [region for region in annotation["result"] if region["type"] != "textarea"]
@@ -631,8 +637,8 @@ def test_a_version_that_was_moved_reads_turned_numbers_too(
 @pytest.mark.timeout(1800)
 def test_a_reader_learns_to_find_too(reader: Path, tmp_path: Path, lsml: Lsml) -> None:
     """Continued with the text detector alone: the version holds both, and reads as before."""
-    (tmp_path / "small.py").write_text(SMALL)
-    (tmp_path / "pages.json").write_text(json.dumps(pages(tmp_path / "pages", 10)))
+    (tmp_path / "small.py").write_text(SMALL_DETECTOR_CONFIG)
+    (tmp_path / "pages.json").write_text(json.dumps(write_pages(tmp_path / "pages", 10)))
     output = tmp_path / "both"
     given = [f"det_config={tmp_path / 'small.py'}", "det=auto", "train=detection", "pretrained=false", "epochs=1"]
     run = lsml(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.browser import browsing
+from tests.helpers.browser import open_browser
 from tests.openmmlab import shapes, writing
 from tests.openmmlab.writing import Word
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.openmmlab, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def page(label_studio, tmp_path):
-    with browsing(tmp_path) as page:
+    with open_browser(tmp_path) as page:
         page.log_in(label_studio)
         yield page
 
@@ -62,12 +62,14 @@ def test_predicted_boxes_lie_on_the_picture(lsml, learned, label_studio, page, t
 @pytest.mark.timeout(1800)
 def test_what_was_read_stands_beside_its_region(lsml, reader, label_studio, page, tmp_path):
     words = [Word("47", (100, 60)), Word("312", (330, 80)), Word("58", (120, 250), 40), Word("906", (350, 250), -30)]
-    picture = writing.page(words)
+    picture = writing.draw_page(words)
     picture.save(tmp_path / "numbers.png")
-    drawn = [each for i, word in enumerate(words) for each in writing.drawn(word, picture.size, str(i), text="?")]
+    drawn = [
+        each for i, word in enumerate(words) for each in writing.make_ocr_regions(word, picture.size, str(i), text="?")
+    ]
     task = {"id": 1, "data": {"ocr": shown_as(tmp_path / "numbers.png")}, "annotations": [{"id": 1, "result": drawn}]}
     (tmp_path / "numbers.json").write_text(json.dumps([task]))
-    template = writing.TEMPLATE.replace('perRegion="true"', 'perRegion="true" displayMode="region-list"')
+    template = writing.OCR_CONFIG.replace('perRegion="true"', 'perRegion="true" displayMode="region-list"')
     (tmp_path / "template.xml").write_text(template)
     given = ("--model", reader, "-c", "template.xml", "-o", "out.json")
     run = lsml("predict", "numbers.json", *given, cwd=tmp_path, timeout=300)

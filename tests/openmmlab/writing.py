@@ -12,20 +12,20 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 FONT = ImageFont.load_default(28)
-AROUND = 3  # pixels between letters and the box around them
+MARGIN = 3  # pixels between letters and the box around them
 
-TEMPLATE = """<View><Image name="image" value="$ocr"/>
+OCR_CONFIG = """<View><Image name="image" value="$ocr"/>
   <Labels name="label" toName="image"><Label value="Text"/><Label value="Handwriting"/></Labels>
   <Rectangle name="bbox" toName="image"/><Polygon name="poly" toName="image"/>
   <TextArea name="transcription" toName="image" perRegion="true"/></View>"""
-BOXES_ONLY = TEMPLATE.replace('<Polygon name="poly" toName="image"/>', "")
-MERGED = """<View><Image name="image" value="$ocr"/>
+BOX_CONFIG = OCR_CONFIG.replace('<Polygon name="poly" toName="image"/>', "")
+MERGED_CONFIG = """<View><Image name="image" value="$ocr"/>
   <RectangleLabels name="box" toName="image"><Label value="printed"/></RectangleLabels>
   <TextArea name="words" toName="image" perRegion="true"/></View>"""
-WHOLE = '<View><Image name="image" value="$ocr"/><TextArea name="words" toName="image"/></View>'
+WHOLE_IMAGE_CONFIG = '<View><Image name="image" value="$ocr"/><TextArea name="words" toName="image"/></View>'
 
 # A text detector that finds what is dark; see blobs.py.
-BLOBS = """
+BLOB_DETECTOR_CONFIG = """
 default_scope = "mmocr"
 custom_imports = dict(imports=["tests.openmmlab.blobs"])
 model = dict(
@@ -41,7 +41,7 @@ test_dataloader = dict(dataset=dict(type="OCRDataset", pipeline=[
 """
 
 # DBNet at a quarter of its width, for pages of `pages`.
-SMALL = """
+SMALL_DETECTOR_CONFIG = """
 _base_ = "mmocr::textdet/dbnet/dbnet_resnet18_fpnc_1200e_icdar2015.py"
 model = dict(neck=dict(lateral_channels=64, out_channels=16), det_head=dict(in_channels=64))
 train_dataloader = dict(dataset=dict(pipeline=[
@@ -66,7 +66,7 @@ class Word:
     """middle: in pixels; angle: degrees clockwise; ink: 0 is black."""
 
     text: str
-    middle: tuple[int, int]
+    center: tuple[int, int]
     angle: float = 0
     ink: int = 0
 
@@ -75,26 +75,26 @@ class Word:
         wide, high = (each / 2 for each in self.size())
         sine, cosine = math.sin(math.radians(self.angle)), math.cos(math.radians(self.angle))
         corners = (-wide, -high), (wide, -high), (wide, high), (-wide, high)
-        return [(self.middle[0] + x * cosine - y * sine, self.middle[1] + x * sine + y * cosine) for x, y in corners]
+        return [(self.center[0] + x * cosine - y * sine, self.center[1] + x * sine + y * cosine) for x, y in corners]
 
     def size(self) -> tuple[int, int]:
         """Width and height of the box around it, both even."""
         left, top, right, bottom = FONT.getbbox(self.text)
-        return 2 * math.ceil((right - left) / 2 + AROUND), 2 * math.ceil((bottom - top) / 2 + AROUND)
+        return 2 * math.ceil((right - left) / 2 + MARGIN), 2 * math.ceil((bottom - top) / 2 + MARGIN)
 
 
-def page(words: Sequence[Word], size: tuple[int, int] = (480, 360)) -> Image.Image:
+def draw_page(words: Sequence[Word], size: tuple[int, int] = (480, 360)) -> Image.Image:
     """White, with these words on it."""
     found = Image.new("RGB", size, "white")
     for word in words:
         layer = Image.new("RGB", size, "white")
-        ImageDraw.Draw(layer).text(word.middle, word.text, font=FONT, fill=(word.ink,) * 3, anchor="mm")
-        layer = layer.rotate(-word.angle, Image.Resampling.BICUBIC, center=word.middle, fillcolor="white")
+        ImageDraw.Draw(layer).text(word.center, word.text, font=FONT, fill=(word.ink,) * 3, anchor="mm")
+        layer = layer.rotate(-word.angle, Image.Resampling.BICUBIC, center=word.center, fillcolor="white")
         found = Image.composite(layer, found, layer.convert("L").point(lambda value: 255 * (value < 255)))
     return found
 
 
-def drawn(word: Word, size: tuple[int, int], id: str, *, text: str | None = None) -> list[dict[str, Any]]:
+def make_ocr_regions(word: Word, size: tuple[int, int], id: str, *, text: str | None = None) -> list[dict[str, Any]]:
     """The three regions of the OCR template for a box around a word, turned as the word is."""
     (left, top), (wide, high) = word.corners()[0], word.size()
     box = {
@@ -113,7 +113,7 @@ def drawn(word: Word, size: tuple[int, int], id: str, *, text: str | None = None
     ]  # fmt: skip
 
 
-def digits(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def write_digit_images(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """`count` pictures of a number of two or three digits, each an annotated task with a box around the number."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,18 +122,18 @@ def digits(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
     for number in range(1, count + 1):
         middle = size[0] // 2 + rng.randint(-8, 8), size[1] // 2 + rng.randint(-6, 6)
         word = Word(str(rng.randint(10, 999)), middle, ink=rng.randint(0, 90))
-        page([word], size).save(folder / f"{number}.png")
+        draw_page([word], size).save(folder / f"{number}.png")
         tasks.append(
             {
                 "id": number,
                 "data": {"ocr": f"{folder.name}/{number}.png"},
-                "annotations": [{"id": number, "result": drawn(word, size, f"r{number}")}],
+                "annotations": [{"id": number, "result": make_ocr_regions(word, size, f"r{number}")}],
             }
         )
     return tasks
 
 
-def pages(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def write_pages(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """`count` annotated pages of a few numbers each, some of them turned."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,8 +146,8 @@ def pages(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
             for column in range(3)
             if rng.random() < 0.6 or row == column == 0
         ]
-        page(words, size).save(folder / f"{number}.png")
-        result = [region for i, word in enumerate(words) for region in drawn(word, size, f"p{number}-{i}")]
+        draw_page(words, size).save(folder / f"{number}.png")
+        result = [region for i, word in enumerate(words) for region in make_ocr_regions(word, size, f"p{number}-{i}")]
         task = {"id": number, "data": {"ocr": f"{folder.name}/{number}.png"}}
         tasks.append(task | {"annotations": [{"id": number, "result": result}]})
     return tasks

@@ -34,7 +34,7 @@ def test_an_extra_that_is_asked_for_has_to_be_there(lsml):
 
 
 def test_what_was_never_installed_is_no_fault():
-    found = {each.part: each for each in doctor.examine()}
+    found = {each.part: each for each in doctor.check_installation()}
     assert found["core"].state == "fine"
     assert found["azure"].state == "not installed"
 
@@ -48,7 +48,7 @@ def test_an_extra_that_there_is_none_of(lsml):
 @pytest.mark.parametrize("requirement", ["rq>=900", "no-such-distribution-of-ours>=1"])
 def test_a_release_that_does_not_fit_is_named(monkeypatch, requirement):
     monkeypatch.setattr(doctor, "_requirements", lambda: (f'{requirement}; extra == "redis"',))
-    (found,) = doctor.examine(["redis"])
+    (found,) = doctor.check_installation(["redis"])
     assert found.state == "broken"
     assert ("wanted is >=900" in found.detail) or ("is missing" in found.detail)
     assert found.remedy == "pip install 'lsml[redis]'"
@@ -59,7 +59,7 @@ def test_a_broken_core_is_mended_by_what_it_asks_for(monkeypatch):
     marked = 'no-such-distribution-of-ours[x]<2,>=1; python_version > "3"'
     asked = ("pillow>=900", marked, "typer", 'rq; extra == "redis"')
     monkeypatch.setattr(doctor, "_requirements", lambda: asked)
-    found = next(doctor.examine())
+    found = next(doctor.check_installation())
     assert (found.part, found.state) == ("core", "broken")
     assert "pillow is" in found.detail
     command = shlex.split(found.remedy)
@@ -76,11 +76,11 @@ def test_a_probe_that_fails_crashes_or_hangs_costs_only_itself(tmp_path, monkeyp
         "def hung(): time.sleep(60)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "PATIENCE", 5)
+    monkeypatch.setattr(doctor, "PROBE_TIMEOUT", 5)
     said = {}
     for name in ("refused", "raised", "died", "hung"):
         monkeypatch.setitem(doctor.EXTRAS, "redis", doctor.Extra("jobs", "rq", f"probes:{name}"))
-        (found,) = doctor.examine(["redis"])
+        (found,) = doctor.check_installation(["redis"])
         assert found.state == "broken"
         said[name] = found.detail
     assert said == {
@@ -95,7 +95,7 @@ def test_the_doctor_knows_no_extra_that_the_package_does_not_have():
     extras = set(importlib.metadata.metadata("lsml").get_all("Provides-Extra"))
     assert {each for each in extras if each != "dev" and not each.endswith("tests")} == set(doctor.EXTRAS)
     with pytest.raises(UsageError, match="no extra"):
-        list(doctor.examine(["dev"]))
+        list(doctor.check_installation(["dev"]))
 
 
 def test_installing_openmmlab_asks_for_an_environment_and_says_what_it_does_not_know():
@@ -140,8 +140,8 @@ def test_installing_openmmlab_again_asks_what_the_ops_are_for(tmp_path, ops, rel
 
 def test_what_lists_models_installs_them_as_the_doctor_does(monkeypatch):
     """pip alone does not bring MMDetection."""
-    monkeypatch.setattr(catalog, "_installed", lambda module: module != "mmdet")
+    monkeypatch.setattr(catalog, "_is_installed", lambda module: module != "mmdet")
     listed = {entry.name: entry.install for entry in catalog.list_models()}
-    assert listed["object-detector"] == doctor.remedy_for("openmmlab")
+    assert listed["object-detector"] == doctor.install_command("openmmlab")
     assert listed["object-detector"].endswith(f"models/openmmlab/install --python {sys.executable}")
     assert listed["text-classifier"] is None

@@ -39,7 +39,7 @@ from lsml_cli.errors import ModelError
 class Wordy(Model):
     """More words than the mean of those it has seen: long."""
 
-    fills = {"Choices": ("Text",)}
+    supported_controls = {"Choices": ("Text",)}
     needs = ("json", "no_such_module")
     extra = "fast"
 
@@ -186,7 +186,7 @@ def test_broken_plugins_are_listed_and_do_no_harm(with_plugins: Any, site: Path,
         classless = "rotten_empty"
         odd = "rotten_odd:Odd"
     """
-    odd = "import lsml_cli\nclass Odd(lsml_cli.Model):\n    fills = 3\n    forward = decode = lambda *given: None\n"
+    odd = "import lsml_cli\nclass Odd(lsml_cli.Model):\n    supported_controls = 3\n    forward = decode = lambda *given: None\n"
     files = {"raises": "1 / 0", "lacks": "import no_such_thing", "empty": "", "odd": odd}
     install(site, pyproject, {f"rotten_{name}.py": source for name, source in files.items()})
     problems = {entry["name"]: entry["problem"] for entry in listed(with_plugins("models", "--json")).values()}
@@ -254,7 +254,7 @@ def test_identity_covers_the_package_that_offers_the_class(tmp_path: Path, monke
         importlib.invalidate_caches()
         for module in [name for name in sys.modules if name.startswith("offering")]:
             del sys.modules[module]
-        family = find_model(target).family()
+        family = find_model(target).model_class()
         before = code_digest(family)
         (folder / "data" / "stray.py").write_text(target)  # data is no subpackage
         assert code_digest(family) == before
@@ -263,6 +263,6 @@ def test_identity_covers_the_package_that_offers_the_class(tmp_path: Path, monke
 
 
 def test_identity_of_a_built_in_family_is_its_own() -> None:
-    names = list(source_files(find_model("text-classifier").family()))
+    names = list(source_files(find_model("text-classifier").model_class()))
     assert "tfidf.py" in names
     assert "base.py" not in names

@@ -19,10 +19,10 @@ from lsml_cli.registry.resolve import (
     code_digest,
     family_name,
     find_model,
-    how_to_name,
     known_models,
+    model_argument,
     parse_params,
-    trained_config,
+    stored_label_config,
 )
 from tests.helpers import models, trainable_models
 
@@ -67,10 +67,10 @@ def test_the_files_that_a_parameter_names_are_part_of_the_identity(tmp_path):
         assert digest(weights=named) == seen[-1]
     assert len(set(seen)) == len(seen)
     for no_file in (str(tmp_path), "\0", "x" * 5_000, 3, None):
-        assert not find_model(f"{models.__file__}:Stored", {"weights": no_file}).files
+        assert not find_model(f"{models.__file__}:Stored", {"weights": no_file}).file_digests
     weights.write_text("behind.bin")
     behind.write_text("weights.bin")  # round in circles
-    assert list(find_model(f"{models.__file__}:Stored", {"weights": named}).files) == [named, str(behind)]
+    assert list(find_model(f"{models.__file__}:Stored", {"weights": named}).file_digests) == [named, str(behind)]
 
 
 def test_the_families_name_their_files(tmp_path):
@@ -94,9 +94,9 @@ def test_the_families_name_their_files(tmp_path):
         ("ocr", "recog_config", "recog_ckpt"),
     ):
         spec = find_model(family, {config: str(tmp_path / "small.py"), checkpoint: str(weights)})
-        found = {Path(path).resolve().relative_to(tmp_path).as_posix() for path in spec.files}
+        found = {Path(path).resolve().relative_to(tmp_path).as_posix() for path in spec.file_digests}
         assert found == {*texts, "weights.pth"} - {"x.py"}
-    assert list(find_model("image-classifier", {"weights": str(weights)}).files) == [str(weights)]
+    assert list(find_model("image-classifier", {"weights": str(weights)}).file_digests) == [str(weights)]
 
 
 def test_two_classes_of_one_file_are_two_models():
@@ -113,7 +113,7 @@ def test_two_files_of_one_name_do_not_meet(tmp_path):
         source = f"from lsml_cli.models.base import Model\nclass M(Model):\n    label = {label!r}\n"
         source += "    def forward(self, inputs, binding): ...\n    def decode(self, output, task, binding): ...\n"
         (tmp_path / folder / "model.py").write_text(source)
-    one, two = (find_model(f"{tmp_path}/{folder}/model.py:M").family() for folder in "ab")
+    one, two = (find_model(f"{tmp_path}/{folder}/model.py:M").model_class() for folder in "ab")
     assert (one.label, two.label) == ("one", "two")
 
 
@@ -123,7 +123,7 @@ def test_a_trained_version_by_folder_name_and_version(ticket_model):
     assert spec.model_version == f"tickets@{spec.version}"
     assert find_model(f"{ticket_model}@{spec.version}") == spec
     assert find_model(f"{ticket_model}/{spec.version}").digest == spec.digest
-    config = trained_config(spec)
+    config = stored_label_config(spec)
     assert config is not None
     assert "Choices" in {control.tag for control in config.controls.values()}
     with pytest.raises(UnknownModel, match="has no version"):
@@ -138,14 +138,14 @@ def test_a_version_moves_to_another_place(ticket_model, tmp_path):
 def trained(root: Path, target: str, **changes: Any) -> Path:
     """A version of a class, as `lsml fit` would write it; `changes` are made to its model.json."""
     spec = find_model(target)
-    with version_writer.begin(root) as draft:
+    with version_writer.open_version_writer(root) as draft:
         (draft.folder / "counts.json").write_text('{"red": {"long": 1}}')
-        version = draft.keep(
+        version = draft.commit(
             family=family_name(spec.target),
             label_config=models.TEXT_CONFIG,
             state={},
             params={"weight": 1},
-            code_digest=code_digest(spec.family()),
+            code_digest=code_digest(spec.model_class()),
         )
     versions.promote(root, version.version)
     path = version.folder / "model.json"
@@ -196,7 +196,7 @@ def test_data_names_no_code(tmp_path, monkeypatch, recorded, hint):
         assert refused.value.hint == hint.format(here=tmp_path).replace(f"{tmp_path}/m", name)
     with pytest.raises(ModelError, match="is a version of"):
         load_model(f"{tmp_path}/m")
-    assert [each.version is not None for each in versions.survey(tmp_path / "m")] == [True]
+    assert [each.version is not None for each in versions.scan_versions(tmp_path / "m")] == [True]
     assert not (tmp_path / "was-here").exists()
 
 
@@ -204,18 +204,18 @@ def test_a_class_of_ones_own_is_named_with_its_folder(tmp_path, counting, monkey
     folder = trained(tmp_path / "m", counting)
     spec = find_model(f"{counting}@{tmp_path}/m")
     assert (spec.name, spec.version, spec.path, spec.notes) == ("m", folder.name, folder, ())
-    assert spec.family().__name__ == "Counting"
+    assert spec.model_class().__name__ == "Counting"
     assert pickle.loads(pickle.dumps(spec)) == spec
     for name in (f"{tmp_path}/m@{folder.name}", str(folder)):
         assert find_model(f"{counting}@{name}") == spec
     with load_model(f"{counting}@{tmp_path}/m") as model:
         [(_, outcome)] = model.predict([{"text": "red"}])
         assert outcome.result[0].value == {"choices": ["long"]}
-    assert how_to_name(spec, Path("models/my m")) == f"'{counting}@models/my m'"
+    assert model_argument(spec, Path("models/my m")) == f"'{counting}@models/my m'"
     monkeypatch.chdir(tmp_path)
-    assert how_to_name(spec, Path("m")) == "counting.py:Counting@m"
+    assert model_argument(spec, Path("m")) == "counting.py:Counting@m"
     assert find_model("counting.py:Counting@m").digest == spec.digest
-    assert how_to_name(find_model("text-classifier"), Path("m")) == "m"
+    assert model_argument(find_model("text-classifier"), Path("m")) == "m"
     trained(tmp_path / "n", "tests.helpers.trainable_models:Counting")
     assert find_model("tests.helpers.trainable_models:Counting@n").name == "n"
 
@@ -276,7 +276,7 @@ def test_one_byte_that_changed_is_found(ticket_model, tmp_path, file):
     path.write_bytes(content)
     with pytest.raises(ModelError, match=rf"{file} is damaged: its content is not what was written"):
         find_model(f"{tmp_path}/m")
-    assert versions.survey(tmp_path / "m")[0].damage is None, "reading a list should not read all weights"
+    assert versions.scan_versions(tmp_path / "m")[0].damage is None, "reading a list should not read all weights"
 
 
 def test_an_unknown_name_lists_the_known_ones_the_closest_first():

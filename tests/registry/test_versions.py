@@ -19,9 +19,9 @@ from lsml_cli.registry import version_writer, versions
 
 
 def write(root: Path, weights: bytes = b"w", *, promote: bool = True) -> versions.Version:
-    with version_writer.begin(root) as draft:
+    with version_writer.open_version_writer(root) as draft:
         (draft.folder / "weights.bin").write_bytes(weights)
-        version = draft.keep(family="a:B", label_config="<View/>", state={"classes": ["a"]}, params={"C": 1})
+        version = draft.commit(family="a:B", label_config="<View/>", state={"classes": ["a"]}, params={"C": 1})
     if promote:
         versions.promote(root, version.version)
     return version
@@ -47,7 +47,7 @@ def test_the_newest_promoted_one_is_meant_and_an_older_one_can_be_named(tmp_path
     assert versions.list_versions(tmp_path) == [first.version, second.version, third.version]
     assert versions.resolve(str(tmp_path)) == second.folder
     versions.promote(tmp_path, first.version)
-    assert versions.current(tmp_path) == first.version
+    assert versions.current_version(tmp_path) == first.version
 
 
 def test_versions_of_one_second_get_numbers_and_sort_by_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
 
 def test_leaving_without_keeping_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with version_writer.begin(tmp_path) as draft:
+        with version_writer.open_version_writer(tmp_path) as draft:
             (draft.folder / "weights.bin").write_bytes(b"half")
             raise KeyboardInterrupt
 
@@ -78,27 +78,27 @@ def test_leaving_without_keeping_leaves_no_folder_either(tmp_path: Path) -> None
     root = tmp_path / "models" / "news"
 
     def fill_the_disk() -> None:
-        with version_writer.begin(root) as draft:
+        with version_writer.open_version_writer(root) as draft:
             (draft.folder / "weights.bin").write_bytes(b"half")
-            versions.refuse(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
+            versions.raise_write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
 
     with pytest.raises(OutputError, match=r"models/news: the disk is full"):
         fill_the_disk()
     assert list(tmp_path.iterdir()) == []
     write(root)
-    with pytest.raises(KeyboardInterrupt), version_writer.begin(root):
+    with pytest.raises(KeyboardInterrupt), version_writer.open_version_writer(root):
         raise KeyboardInterrupt
     assert len(versions.list_versions(root)) == 1
 
 
 def test_a_version_is_no_place_for_versions(tmp_path: Path) -> None:
     version = write(tmp_path)
-    version_writer.require_home(tmp_path)
-    version_writer.require_home(tmp_path / "new")
+    version_writer.require_version_root(tmp_path)
+    version_writer.require_version_root(tmp_path / "new")
     for harm in ("lacks", "gone"):
         damage(version, harm)
         with pytest.raises(UsageError, match="is one version of a model") as caught:
-            version_writer.require_home(version.folder)
+            version_writer.require_version_root(version.folder)
         assert caught.value.hint == f"Name the folder above, where the versions live: --output {tmp_path}"
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_version_is_not_promoted(tmp_path: Path, what: str) -> None:
     damage(bad, what)
     with pytest.raises(ModelError, match=r"weights\.bin is "):
         versions.promote(tmp_path, bad.version)
-    assert versions.current(tmp_path) == good.version
+    assert versions.current_version(tmp_path) == good.version
 
 
 def test_content_that_changed_is_found_where_a_version_is_verified(tmp_path: Path) -> None:
@@ -208,10 +208,10 @@ def test_content_that_changed_is_found_where_a_version_is_verified(tmp_path: Pat
 
 
 def test_no_folder_of_this_machine_is_recorded(tmp_path: Path) -> None:
-    assert versions.without_folder("/home/ann/shouting.py:Shouting") == "shouting.py:Shouting"
-    assert versions.without_folder("C:\\ann\\shouting.py:Shouting") == "shouting.py:Shouting"
+    assert versions.strip_folder("/home/ann/shouting.py:Shouting") == "shouting.py:Shouting"
+    assert versions.strip_folder("C:\\ann\\shouting.py:Shouting") == "shouting.py:Shouting"
     for name in ("package.module:Class", "text-classifier", "shouting.py:Shouting"):
-        assert versions.without_folder(name) == name
+        assert versions.strip_folder(name) == name
     version = write(tmp_path)
     path = version.folder / "model.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"family": "/home/ann/shouting.py:Shouting"}))
@@ -227,7 +227,7 @@ def test_what_current_holds_is_told_in_a_sentence(tmp_path: Path) -> None:
         assert caught.value.hint == f"Name one of its versions: {tmp_path}@{version.version}"
     (tmp_path / "current").unlink()
     (tmp_path / "current").mkdir()
-    for ask in (lambda: versions.resolve(str(tmp_path)), lambda: versions.survey(tmp_path)):
+    for ask in (lambda: versions.resolve(str(tmp_path)), lambda: versions.scan_versions(tmp_path)):
         with pytest.raises(ModelError, match=r"current cannot be read: Is a directory\."):
             ask()
 

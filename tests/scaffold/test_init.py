@@ -12,13 +12,13 @@ import pytest
 
 from lsml_cli import scaffold
 from lsml_cli.errors import ModelError
-from lsml_cli.evaluation.evaluate import measurable
+from lsml_cli.evaluation.evaluate import measurable_controls
 from lsml_cli.evaluation.gates import parse_gates
-from lsml_cli.registry.project_file import read_project
+from lsml_cli.registry.project_file import read_project_file
 from lsml_cli.registry.resolve import BUILT_IN, find_model
 from lsml_cli.schema.label_config import LabelConfig
 from tests.conftest import ROOT, Lsml
-from tests.helpers.serve_process import Serve
+from tests.helpers.serve_process import ServerFactory
 
 BACKENDS = ROOT / "tests" / "helpers" / "backends"
 KINDS: dict[str, list[str | Path]] = {
@@ -71,7 +71,7 @@ def test_the_folder_is_a_model_before_and_after_training(lsml: Lsml, tmp_path: P
     run = lsml("predict", f"{name}/tasks.json", "--model", name, "-o", "out.json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     written = json.loads((tmp_path / "out.json").read_text())
-    assert len(written) == 2 * scaffold.samples.FRESH
+    assert len(written) == 2 * scaffold.samples.UNLABELED_PER_CLASS
     promoted = (tmp_path / name / "models" / name / "current").read_text().strip()
     assert {task["predictions"][0]["model_version"] for task in written} == {f"{name}@{promoted}"}
     run = lsml("evaluate", f"{name}/annotated.json", "--model", name, "--held-out", cwd=tmp_path)
@@ -81,10 +81,10 @@ def test_the_folder_is_a_model_before_and_after_training(lsml: Lsml, tmp_path: P
 def test_the_folder_is_served(lsml: Lsml, tmp_path: Path) -> None:
     assert lsml("init", "moods", cwd=tmp_path).returncode == 0
     config = (tmp_path / "moods" / "label_config.xml").read_text()
-    serve = Serve(tmp_path)
+    serve = ServerFactory(tmp_path)
     try:
         server = serve(tmp_path / "moods")
-        answer = server.ask("POST", "/setup", {"project": "1.1", "schema": config})
+        answer = server.request_ok("POST", "/setup", {"project": "1.1", "schema": config})
         assert answer["model_version"].startswith("moods@")
     finally:
         serve.close()
@@ -228,7 +228,7 @@ def test_who_likes_to_be_asked_is_asked(lsml: Lsml, tmp_path: Path) -> None:
     run = lsml("init", "mails", "--interactive", input="text-classifier\n", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "What kind of model? own, script, text-classifier" in run.stderr
-    found = read_project(tmp_path / "mails")
+    found = read_project_file(tmp_path / "mails")
     assert found is not None
     assert found.model == "text-classifier"
 
@@ -251,23 +251,23 @@ def test_a_file_beside_the_data_may_not_name_a_folder_with_code(lsml: Lsml, tmp_
 
 
 def test_every_built_in_model_has_a_kind() -> None:
-    assert set(scaffold.KINDS) == set(BUILT_IN)
+    assert set(scaffold.PROJECT_KINDS) == set(BUILT_IN)
 
 
-@pytest.mark.parametrize("name", scaffold.KINDS)
+@pytest.mark.parametrize("name", scaffold.PROJECT_KINDS)
 def test_the_nightly_job_of_each_kind(tmp_path: Path, name: str) -> None:
     """It trains what model.toml says, judges it by a metric that its model has, and has installed what it needs."""
-    folder, kind = tmp_path / "mine", scaffold.KINDS[name]
-    scaffold.write(scaffold.NewProject(folder, name))
+    folder, kind = tmp_path / "mine", scaffold.PROJECT_KINDS[name]
+    scaffold.write_project(scaffold.ProjectOptions(folder, name))
     script, workflow = (folder / path for path in ("retrain", ".github/workflows/retrain.yml"))
     said = [line.partition(" ")[0] for line in script.read_text().splitlines()]
     assert {"FAMILY=${FAMILY:-.}", "MODEL=${MODEL:-models/mine}", f"METRIC=${{METRIC:-{kind.metric}}}"} <= set(said)
     assert "      FAMILY: .\n      MODEL: models/mine\n" in workflow.read_text()
-    assert parse_gates([f"{kind.metric}=0.6"], *measurable(LabelConfig.load(folder / "label_config.xml")))
+    assert parse_gates([f"{kind.metric}=0.6"], *measurable_controls(LabelConfig.load(folder / "label_config.xml")))
     if name in ("text-classifier", "object-detector"):  # whose classes are read without what they need
         assert dict(find_model(str(folder)).params) == dict(kind.params)
     for path in (folder / "README.md", folder / "Dockerfile", workflow):
-        assert ('/install" --python python\n' in path.read_text()) == kind.toolkits, path
+        assert ('/install" --python python\n' in path.read_text()) == kind.needs_openmmlab, path
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
 
 

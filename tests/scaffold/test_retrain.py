@@ -14,7 +14,7 @@ import pytest
 
 from lsml_cli import scaffold
 from tests.conftest import ROOT
-from tests.helpers.studio_project import StudioProject, studio_project
+from tests.helpers.studio_project import StubProject, run_stub_project
 from tests.helpers.studio_server import KEY
 
 SCRIPT = ROOT / "lsml_cli" / "project" / "templates" / "common" / "retrain"
@@ -23,8 +23,8 @@ SAID = {"ham": "see you at the station at eight", "spam": "you win a free prize,
 
 
 @pytest.fixture
-def server() -> Iterator[StudioProject]:
-    with studio_project() as running:
+def server() -> Iterator[StubProject]:
+    with run_stub_project() as running:
         for number in range(60):
             kind = ["ham", "spam"][number % 2]
             choice: dict[str, Any] = {"from_name": "kind", "to_name": "text", "type": "choices"}
@@ -35,7 +35,7 @@ def server() -> Iterator[StudioProject]:
 
 
 @pytest.fixture
-def retrain(server: StudioProject, tmp_path: Path) -> Retrain:
+def retrain(server: StubProject, tmp_path: Path) -> Retrain:
     def run(path: str = "", script: Path = SCRIPT, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         env = os.environ | {
             "PATH": f"{path}{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -50,14 +50,14 @@ def retrain(server: StudioProject, tmp_path: Path) -> Retrain:
 
 
 def test_one_task_that_cannot_be_predicted_does_not_keep_the_others(
-    server: StudioProject, retrain: Retrain, tmp_path: Path
+    server: StubProject, retrain: Retrain, tmp_path: Path
 ) -> None:
     """Nor does one that nothing can be learned from; and there is a version to be compared with."""
     fresh = [server.add_task({"text": "win a prize"}), server.add_task({"text": "at eight"})]
     run = retrain()
     assert run.returncode == 0, run.stderr
     one = server.model_version
-    assert server.stored(one) == dict.fromkeys(fresh, 1)
+    assert server.count_predictions(one) == dict.fromkeys(fresh, 1)
 
     annotated = next(task for task in server.tasks.values() if task["annotations"])
     server.add_task({"title": "no text"}, annotations=annotated["annotations"])
@@ -67,12 +67,12 @@ def test_one_task_that_cannot_be_predicted_does_not_keep_the_others(
     assert run.returncode == 3, run.stderr
     assert f"task {bad}" in run.stderr or f"id {bad}" in run.stderr, run.stderr
     two = server.model_version
-    assert (two != one, server.stored(two)) == (True, dict.fromkeys(fresh, 1))
+    assert (two != one, server.count_predictions(two)) == (True, dict.fromkeys(fresh, 1))
     versions = tmp_path / "models" / "project-3"
     assert (versions / "current").read_text().strip() == two.partition("@")[2]
 
 
-def test_a_torn_file_ends_it(server: StudioProject, retrain: Retrain, tmp_path: Path) -> None:
+def test_a_torn_file_ends_it(server: StubProject, retrain: Retrain, tmp_path: Path) -> None:
     server.add_task({"text": "win a prize"})
     tearing = tmp_path / "bin" / "lsml"
     tearing.parent.mkdir()
@@ -91,7 +91,7 @@ def test_a_torn_file_ends_it(server: StudioProject, retrain: Retrain, tmp_path: 
 def test_that_of_a_project_trains_what_its_model_toml_says(retrain: Retrain, tmp_path: Path) -> None:
     """On the first night, and when there is a version to be compared with; nothing is left to be predicted."""
     folder = tmp_path / "mine"
-    scaffold.write(scaffold.NewProject(folder, "text-classifier"))
+    scaffold.write_project(scaffold.ProjectOptions(folder, "text-classifier"))
     with (folder / "model.toml").open("a") as file:
         file.write("\n[with]\nC = 7.5\n")
     for _ in range(2):

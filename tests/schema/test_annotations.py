@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.schema.annotations import Which, labelled
+from lsml_cli.schema.annotations import AnnotationPolicy, select_annotated_tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task, read_tasks
 
@@ -37,8 +37,8 @@ def task(*annotations: dict[str, Any], key: str = "annotations") -> Task:
     return Task(0, 1, raw["data"], raw)  # type: ignore[arg-type]
 
 
-def choices(tasks: list[Task], which: Which = "last", empty: bool = False) -> list[str]:
-    found, _ = labelled(tasks, CONFIG, which, empty=empty)
+def choices(tasks: list[Task], which: AnnotationPolicy = "last", empty: bool = False) -> list[str]:
+    found, _ = select_annotated_tasks(tasks, CONFIG, which, allow_empty=empty)
     return [each["value"]["choices"][0] for example in found for each in example.annotation.result]
 
 
@@ -46,7 +46,7 @@ def choices(tasks: list[Task], which: Which = "last", empty: bool = False) -> li
     ("which", "expected"),
     [("last", ["c"]), ("first", ["a"]), ("all", ["a", "b", "c"])],
 )
-def test_which_of_several_counts(which: Which, expected: list[str]) -> None:
+def test_which_of_several_counts(which: AnnotationPolicy, expected: list[str]) -> None:
     several = [annotation(1, "a"), annotation(2, "b"), annotation(3, "c"), annotation(4, "d", cancelled=True)]
     assert choices([task(*several)], which) == expected
     assert choices([task(*reversed(several))], which) == expected
@@ -79,13 +79,13 @@ def test_what_does_not_count_is_counted_by_reason() -> None:
         task(annotation(1), annotation(2, "x", cancelled=True)),
         task(key="nothing"),
     ]
-    found, reasons = labelled(tasks, CONFIG)
+    found, reasons = select_annotated_tasks(tasks, CONFIG)
     assert not found
     assert reasons == {"no annotation": 2, "skipped": 1, "empty result": 2}
 
 
 def test_an_empty_annotation_counts_where_nothing_is_an_answer() -> None:
-    found, reasons = labelled([task(annotation(1))], CONFIG, empty=True)
+    found, reasons = select_annotated_tasks([task(annotation(1))], CONFIG, allow_empty=True)
     assert len(found) == 1
     assert not reasons
 
@@ -93,7 +93,7 @@ def test_an_empty_annotation_counts_where_nothing_is_an_answer() -> None:
 @pytest.mark.parametrize("broken", [None, {}, [None], [{"result": None}], [{"id": 1, "result": [None]}], "x"])
 def test_broken_annotations_are_none(broken: Any) -> None:
     raw = {"id": 1, "data": {}, "annotations": broken}
-    assert labelled([Task(0, 1, {}, raw)], CONFIG)[0] == []
+    assert select_annotated_tasks([Task(0, 1, {}, raw)], CONFIG)[0] == []
 
 
 def read(path: Path) -> list[Task]:
@@ -105,7 +105,7 @@ def read(path: Path) -> list[Task]:
 @pytest.mark.parametrize("ending", ["-json.json", "-json_min.json", ".csv"])
 def test_exports_of_one_project_say_the_same(shared_data: Path, ending: str) -> None:
     for which, expected in {"last": [17, 18], "all": [17, 18, 18]}.items():
-        found, _ = labelled(read(shared_data / "exports" / f"text-choices{ending}"), CONFIG, which)  # type: ignore[arg-type]
+        found, _ = select_annotated_tasks(read(shared_data / "exports" / f"text-choices{ending}"), CONFIG, which)  # type: ignore[arg-type]
         assert [task.id for task, _ in found] == expected
         assert {each["value"]["choices"][0] for each in found[0].annotation.result} == {"Positive"}
         assert found[-1].annotation.result[0]["value"] == {"choices": ["Positive"]}
@@ -113,7 +113,7 @@ def test_exports_of_one_project_say_the_same(shared_data: Path, ending: str) -> 
 
 @pytest.mark.parametrize("ending", ["-json.json", "-json_min.json", ".csv"])
 def test_values_of_all_kinds_come_back(shared_data: Path, ending: str) -> None:
-    found, reasons = labelled(read(shared_data / "exports" / f"text-choices-multi{ending}"), CONFIG)
+    found, reasons = select_annotated_tasks(read(shared_data / "exports" / f"text-choices-multi{ending}"), CONFIG)
     assert not reasons
     by_control = {each["from_name"]: each["value"] for each in found[0].annotation.result}
     assert by_control == {
@@ -125,6 +125,6 @@ def test_values_of_all_kinds_come_back(shared_data: Path, ending: str) -> None:
 
 
 def test_spans_come_back_from_json_min_and_the_empty_row_is_empty(shared_data: Path) -> None:
-    found, reasons = labelled(read(shared_data / "exports" / "text-ner-json_min.json"), CONFIG)
+    found, reasons = select_annotated_tasks(read(shared_data / "exports" / "text-ner-json_min.json"), CONFIG)
     assert [each["value"]["labels"] for each in found[0].annotation.result] == [["PER"], ["ORG"]]
     assert reasons == {"empty result": 1}

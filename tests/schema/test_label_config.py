@@ -65,7 +65,7 @@ def complaints(config: LabelConfig, prediction: Prediction) -> list[str]:
 def test_a_config_is_read() -> None:
     config = LabelConfig.parse(SENTIMENT)
     kind, message = config.controls["kind"], config.objects["message"]
-    assert (kind.type, kind.to_names, kind.single, kind.per_region, kind.dynamic) == (
+    assert (kind.type, kind.to_names, kind.is_single_choice, kind.per_region, kind.has_dynamic_labels) == (
         "choices",
         ("message",),
         True,
@@ -76,11 +76,11 @@ def test_a_config_is_read() -> None:
         ("ham", "ham", ("ok", "fine")),
         ("spam", "s", ()),
     ]
-    assert (message.tag, message.value, message.key) == ("Text", "$text", "text")
+    assert (message.tag, message.value, message.data_key) == ("Text", "$text", "text")
     assert not config.warnings
     assert config.only("choices") is kind
-    assert config.pairs("Choices", ["Text", "HyperText"]) == [(kind, message)]
-    assert config.pairs("Choices", ["Image"]) == []
+    assert config.find_pairs("Choices", ["Text", "HyperText"]) == [(kind, message)]
+    assert config.find_pairs("Choices", ["Image"]) == []
 
 
 def test_bytes_and_a_byte_order_mark_are_read() -> None:
@@ -122,11 +122,11 @@ def test_several_objects_lists_and_labels_from_the_task() -> None:
       <TextArea name="words" toName="pages" perRegion="true"/>
     </View>""")
     assert config.controls["better"].to_names == ("left", "right")
-    assert config.controls["page"].dynamic
-    assert config.controls["topic"].dynamic
-    assert config.objects["pages"].key == "scans"
-    assert [obj.name for _, obj in config.pairs("Pairwise", ["Text"])] == ["left", "right"]
-    assert config.pairs("TextArea", ["Image"]) == []
+    assert config.controls["page"].has_dynamic_labels
+    assert config.controls["topic"].has_dynamic_labels
+    assert config.objects["pages"].data_key == "scans"
+    assert [obj.name for _, obj in config.find_pairs("Pairwise", ["Text"])] == ["left", "right"]
+    assert config.find_pairs("TextArea", ["Image"]) == []
 
 
 def test_chat_is_its_own_control() -> None:
@@ -688,7 +688,7 @@ def test_labels_mean_the_same_to_both(config_and_labels: tuple[LabelConfig, list
     config, labels = config_and_labels
     control = config.controls["c"]
     assert [label.name for label in control.labels] == list(dict.fromkeys(labels))
-    most = 1 if control.single else 2
+    most = 1 if control.is_single_choice else 2
     chosen = data.draw(st.lists(st.sampled_from(labels), min_size=1, max_size=most) | st.lists(names, max_size=most))
     value: dict[str, Any] = {control.type: chosen}
     if control.type == "rectanglelabels":

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsml_cli.schema.predictions import (
+    ExistingPrediction,
     Failure,
     Prediction,
     Region,
-    Stored,
     dumps,
     prediction_record,
     region_id,
@@ -83,8 +83,8 @@ def test_a_stored_prediction_stays_as_it_is():
     old = {"result": [{"id": "x"}], "score": 0.98765, "model_version": "m@1"}
     task = Task(0, 4, {}, {"id": 4, "data": {}, "predictions": [old, 7]})
     assert stored_predictions(task.raw) == [old]
-    assert task_record(task, Stored(old), [], False)["predictions"] == [old]
-    assert prediction_record(task, Stored(old)) == {"task": 4} | old
+    assert task_record(task, ExistingPrediction(old), [], False)["predictions"] == [old]
+    assert prediction_record(task, ExistingPrediction(old)) == {"task": 4} | old
 
 
 @pytest.mark.parametrize("stored", [5, None, "x", [1, {"result": 5}, {"model_version": "a"}]])
@@ -95,7 +95,7 @@ def test_what_is_stored_may_be_anything(stored):
 @given(st.lists(st.tuples(st.sampled_from("abc"), scores), max_size=6), st.floats(0, 1))
 def test_a_threshold_drops_regions_with_what_belongs_to_them(regions, least):
     prediction = Prediction.of(tuple(Region(name, "a", "b", "choices", {}, score) for name, score in regions), "v")
-    sure = prediction.at_least(least)
+    sure = prediction.drop_low_scores(least)
     unsure = {name for name, score in regions if score is not None and score < least}
     assert [region.id for region in sure.result] == [name for name, _ in regions if name not in unsure]
 

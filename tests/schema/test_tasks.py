@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lsml_cli.io.json_records import Record
 from lsml_cli.schema.predictions import Failure, task_record
-from lsml_cli.schema.tasks import Task, Unreadable, parse_task, read_tasks
+from lsml_cli.schema.tasks import Task, UnreadableRecord, parse_task, read_tasks
 
 json_value = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"])),
@@ -120,8 +120,8 @@ def test_reading_goes_on_behind_something_unreadable(tmp_path):
     path.write_text(json.dumps({"text": "a"}) + "\n{oops\n" + json.dumps({"id": 2, "data": {"text": "b"}}) + "\n")
     first, second, third = read_tasks(str(path))
     assert isinstance(first, Task)
-    assert isinstance(second, Unreadable)
-    assert (second.index, second.place) == (1, "line 2")
+    assert isinstance(second, UnreadableRecord)
+    assert (second.index, second.location) == (1, "line 2")
     assert isinstance(third, Task)
     assert (third.index, third.id) == (2, 2)
 
@@ -135,15 +135,15 @@ def test_reading_goes_on_behind_something_unreadable(tmp_path):
         (b'[{"text": "a"}', True),
         (b'[{"text": "a"}] [', True),
         (b'[{"text": "a"}, 7]', False),
-        (gzip.compress(b"text,more\n" + b"a,b\n" * 99)[:-9], True),
+        (gzip.compress(b"text,more\n" + b"a,b\n" * 99)[:-9], True, mtime=0),
         (b"text,more\na,b\nc\n", False),
-        (gzip.compress(b'{"text": "a"}\n' * 99)[:-9], True),
+        (gzip.compress(b'{"text": "a"}\n' * 99)[:-9], True, mtime=0),
     ],
 )
 def test_whether_the_rest_of_the_input_is_lost(tmp_path: Path, text: bytes, torn: bool) -> None:
     path = tmp_path / "tasks"
     path.write_bytes(text)
     *tasks, last = read_tasks(str(path))
-    assert isinstance(last, Unreadable)
-    assert last.torn is torn
-    assert not any(isinstance(task, Unreadable) for task in tasks)
+    assert isinstance(last, UnreadableRecord)
+    assert last.truncated is torn
+    assert not any(isinstance(task, UnreadableRecord) for task in tasks)

@@ -19,7 +19,7 @@ from lsml_cli.registry import resolve
 from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server import model_pool
-from lsml_cli.server.model_pool import Loading, Served, Serving
+from lsml_cli.server.model_pool import ModelLoader, ModelPool, ServedModel
 from lsml_cli.training import fit as training
 from tests.conftest import EXAMPLE
 from tests.helpers import trainable_models
@@ -48,11 +48,11 @@ def projects(home: Path, tmp_path: Path) -> Callable[[int], Path]:
     return make
 
 
-def play(home: Path, versions: Path, scenario: Callable[[Serving], Coroutine[Any, Any, None]]) -> None:
+def play(home: Path, versions: Path, scenario: Callable[[ModelPool], Coroutine[Any, Any, None]]) -> None:
     """A scenario with an open `Serving`, and afterwards nothing of it runs any more."""
 
     async def played() -> None:
-        found = Serving(resolve.find_model(f"{COUNTING}@{home}"), Loading("cpu"), versions=versions)
+        found = ModelPool(resolve.find_model(f"{COUNTING}@{home}"), ModelLoader("cpu"), versions_folder=versions)
         async with asyncio.timeout(SOON):
             await found.open()
             try:
@@ -64,7 +64,7 @@ def play(home: Path, versions: Path, scenario: Callable[[Serving], Coroutine[Any
     assert replicas() == 0
 
 
-def folder_of(served: Served) -> str:
+def folder_of(served: ServedModel) -> str:
     """The folder of the project that a model belongs to."""
     assert served.spec.path is not None
     return served.spec.path.parent.name
@@ -79,11 +79,11 @@ def replicas() -> int:
 def test_no_more_models_than_there_is_room_for_however_many_are_asked_for(
     home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_pool, "MOST_LOADED", 2)
+    monkeypatch.setattr(model_pool, "MAX_LOADED_MODELS", 2)
     for number in range(1, 8):
         projects(number)
 
-    async def scenario(found: Serving) -> None:
+    async def scenario(found: ModelPool) -> None:
         async def ask(number: int) -> str:
             served = await found.model_for(number)
             with served.in_use():
@@ -95,10 +95,10 @@ def test_no_more_models_than_there_is_room_for_however_many_are_asked_for(
         names = await asyncio.gather(*(ask(number) for number in range(1, 8)))
         assert names == [f"project-{number}" for number in range(1, 8)]
         assert max(most) <= 3, "two of projects, and the started one"
-        assert len(found.versions()) <= 3
-        last = list(found.versions())[-1]
+        assert len(found.loaded_versions()) <= 3
+        last = list(found.loaded_versions())[-1]
         await asyncio.gather(*(found.model_for(int(last)) for _ in range(3)))
-        assert last in found.versions()
+        assert last in found.loaded_versions()
 
     play(home, tmp_path, scenario)
 
@@ -106,18 +106,18 @@ def test_no_more_models_than_there_is_room_for_however_many_are_asked_for(
 def test_a_model_in_use_makes_room_only_when_it_is_done(
     home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_pool, "MOST_LOADED", 1)
+    monkeypatch.setattr(model_pool, "MAX_LOADED_MODELS", 1)
     projects(1), projects(2)
 
-    async def scenario(found: Serving) -> None:
+    async def scenario(found: ModelPool) -> None:
         first = await found.model_for(1)
         with first.in_use():
             second = asyncio.create_task(found.model_for(2))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(second), 0.5)
-            assert not first.gone.done()
+            assert not first.unloaded.done()
         assert folder_of(await second) == "project-2"
-        assert first.gone.done()
+        assert first.unloaded.done()
 
     play(home, tmp_path, scenario)
 
@@ -125,12 +125,12 @@ def test_a_model_in_use_makes_room_only_when_it_is_done(
 def test_who_hangs_up_before_there_is_room_takes_none(
     home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_pool, "MOST_LOADED", 1)
+    monkeypatch.setattr(model_pool, "MAX_LOADED_MODELS", 1)
     description = projects(1) / "model.json"
     description.unlink()  # so what is let in leaves at once
     projects(2), projects(3)
 
-    async def scenario(found: Serving) -> None:
+    async def scenario(found: ModelPool) -> None:
         asked = [asyncio.create_task(found.model_for(number)) for number in (1, 2, 3)]
         await asyncio.sleep(0)
         asked[1].cancel()
@@ -149,27 +149,27 @@ def test_a_version_that_cannot_be_loaded_for_a_moment_is_tried_again(
     weights, away = folder / "counts.json", tmp_path / "away"
     description = folder / "model.json"
 
-    async def refused(found: Serving) -> str:
+    async def refused(found: ModelPool) -> str:
         with pytest.raises(LsmlError) as raised:
             await found.model_for(3)
         return str(raised.value)
 
-    async def scenario(found: Serving) -> None:
+    async def scenario(found: ModelPool) -> None:
         description.rename(away)
         first = await refused(found)
         assert await refused(found) == first
         away.rename(description)
-        assert (await found.model_for(3)).folder == folder.name, "at once: somebody was at the files"
+        assert (await found.model_for(3)).version_folder_name == folder.name, "at once: somebody was at the files"
 
-    async def later(found: Serving) -> None:
+    async def later(found: ModelPool) -> None:
         content, was = weights.read_bytes(), weights.stat()
         weights.write_bytes(content[:-1])
         first = await refused(found)
         weights.write_bytes(content)
         os.utime(weights, ns=(was.st_atime_ns, was.st_mtime_ns))
         assert await refused(found) == first, "so soon nothing is tried that looks the same"
-        monkeypatch.setattr(model_pool, "TRY_AGAIN", 0.0)
-        assert (await found.model_for(3)).folder == folder.name
+        monkeypatch.setattr(model_pool, "RETRY_AFTER", 0.0)
+        assert (await found.model_for(3)).version_folder_name == folder.name
 
     play(home, tmp_path, scenario)
     play(home, tmp_path, later)
@@ -180,23 +180,23 @@ def test_a_new_version_that_cannot_be_loaded_is_said_once_and_takes_over_when_it
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     folder = projects(3)
-    monkeypatch.setattr(model_pool, "TRY_AGAIN", 0.0)
+    monkeypatch.setattr(model_pool, "RETRY_AFTER", 0.0)
     newer = folder.with_name("20991231T235959")
 
-    async def scenario(found: Serving) -> None:
+    async def scenario(found: ModelPool) -> None:
         await found.model_for(3)
         shutil.copytree(folder, newer)
         described = json.loads((newer / "model.json").read_bytes())
         (newer / "model.json").write_text("{")
         (newer.parent / "current").write_text(f"{newer.name}\n")
         for _ in range(3):
-            await found.look()
-        assert (await found.model_for(3)).folder == folder.name
+            await found.load_promoted()
+        assert (await found.model_for(3)).version_folder_name == folder.name
         (newer / "model.json").write_text(json.dumps(described))
-        await found.look()
+        await found.load_promoted()
         served = await found.model_for(3)
-        assert served.folder == newer.name
-        await found.look()
+        assert served.version_folder_name == newer.name
+        await found.load_promoted()
         assert await found.model_for(3) is served, "a copy of another version is no newer one each second"
 
     with caplog.at_level(logging.ERROR, "lsml.serve"):

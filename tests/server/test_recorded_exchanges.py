@@ -11,7 +11,7 @@ import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
 from tests.conftest import ROOT, SHARED_DATA
-from tests.helpers.serve_process import Serve, Server, exchange
+from tests.helpers.serve_process import Server, ServerFactory, send_request
 
 RECORDED = sorted((SHARED_DATA / "protocol").glob("*.json"))
 OPTIONS = ("--model", f"{ROOT / 'tests' / 'served.py'}:Anything")
@@ -20,7 +20,7 @@ OPTIONS = ("--model", f"{ROOT / 'tests' / 'served.py'}:Anything")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("replay")
-    started = Serve(folder)
+    started = ServerFactory(folder)
     yield started(*OPTIONS)
     started.close()
 
@@ -37,11 +37,11 @@ def test_there_is_something_to_replay(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in RECORDED if calls(path)], ids=lambda path: path.stem)
 def test_a_recorded_exchange(server: Server, path: Path) -> None:
-    version = server.ask("GET", "/health")["model_version"]
+    version = server.request_ok("GET", "/health")["model_version"]
     for call in calls(path):
         skipped = ("Host", "Content-Length", "Authorization", "Accept-Encoding", "Connection")
         headers = {name: value for name, value in call["headers"].items() if name not in skipped}
-        status, answer = exchange(call["method"], server.root + call["path"], call.get("body"), headers)
+        status, answer = send_request(call["method"], server.root + call["path"], call.get("body"), headers)
         if call["path"] == "/a/b/health":
             assert status == 404  # nothing was served below /a/b, then as now
             continue

@@ -19,16 +19,16 @@ import pytest
 
 from tests.conftest import EXAMPLE, ROOT, Lsml
 from tests.helpers.models import TEXT_CONFIG
-from tests.helpers.serve_process import Serve, Server, until
+from tests.helpers.serve_process import Server, ServerFactory, wait_until
 
 MODELS = ROOT / "tests" / "helpers" / "models.py"
 SERVED = ROOT / "tests" / "helpers" / "server_models.py"
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(tmp_path: Path) -> Iterator[ServerFactory]:
     """`serve("--model", model, …)` -> a server that answers; gone with the test."""
-    started = Serve(tmp_path)
+    started = ServerFactory(tmp_path)
     yield started
     started.close()
 
@@ -36,7 +36,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 @pytest.fixture(scope="module")
 def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that asks for a password, shared in the same way."""
-    started = Serve(tmp_path_factory.mktemp("protected"))
+    started = ServerFactory(tmp_path_factory.mktemp("protected"))
     yield started("--model", f"{MODELS}:Words", env={"LSML_BASIC_AUTH": "ann:s3cret"})
     started.close()
 
@@ -44,7 +44,7 @@ def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose model does what tasks say, shared by the tests that leave no trace."""
-    started = Serve(tmp_path_factory.mktemp("fragile"))
+    started = ServerFactory(tmp_path_factory.mktemp("fragile"))
     yield started("--model", f"{MODELS}:Fragile")
     started.close()
 
@@ -59,7 +59,7 @@ def body(tasks: list[Any], config: str = TEXT_CONFIG, project: str = "1.17", con
 
 
 def predict(server: Server, tasks: list[Any], **more: Any) -> list[dict[str, Any]]:
-    answer = server.ask("POST", "/predict", body(tasks, **more))
+    answer = server.request_ok("POST", "/predict", body(tasks, **more))
     assert len(answer["results"]) == len(tasks)
     return list(answer["results"])
 
@@ -72,12 +72,12 @@ def choices(results: list[dict[str, Any]]) -> list[str | None]:
 
 
 def test_as_many_results_as_tasks_in_order_and_of_the_version_that_setup_said(fragile: Server) -> None:
-    version = fragile.ask("POST", "/setup", {"project": "1.17", "schema": TEXT_CONFIG})["model_version"]
+    version = fragile.request_ok("POST", "/setup", {"project": "1.17", "schema": TEXT_CONFIG})["model_version"]
     results = predict(fragile, tasks_of(200))
     assert choices(results) == ["short" if n % 4 < 2 else "long" for n in range(200)]
     assert {result["model_version"] for result in results} == {version}
-    assert fragile.ask("GET", "/versions")["versions"] == [version]
-    assert fragile.ask("GET", "/")["status"] == fragile.ask("GET", "/health")["status"] == "UP"
+    assert fragile.request_ok("GET", "/versions")["versions"] == [version]
+    assert fragile.request_ok("GET", "/")["status"] == fragile.request_ok("GET", "/health")["status"] == "UP"
     assert predict(fragile, []) == []
 
 
@@ -137,7 +137,7 @@ def test_half_of_a_character_costs_nothing_but_itself(fragile: Server) -> None:
     assert any("task 4712 failed (encode)" in line for line in fragile.lines())
     config = TEXT_CONFIG.replace("</View>", '<Header value="\ud83d"/></View>')
     assert all(predict(fragile, tasks, config=config)[3:])
-    assert fragile.ask("POST", "/setup", {"project": "1.1", "schema": config})["model_version"]
+    assert fragile.request_ok("POST", "/setup", {"project": "1.1", "schema": config})["model_version"]
     for wrong in ({"tasks": [], "project": "\ud83d"}, {"tasks": [], "label_config": ["\ud83d"]}, ["\ud83d"]):
         assert fragile.request("POST", "/predict", wrong)[0] == 400
     assert not any("bug" in line for line in fragile.lines())
@@ -176,23 +176,25 @@ def test_a_body_that_is_not_what_it_should_be_is_told_so(
     assert sentence in answer["detail"]
 
 
-def test_a_label_config_that_the_model_cannot_fill_is_refused_at_setup(serve: Serve, ticket_model: Path) -> None:
+def test_a_label_config_that_the_model_cannot_fill_is_refused_at_setup(
+    serve: ServerFactory, ticket_model: Path
+) -> None:
     server = serve("--model", ticket_model)
     status, answer = server.request("POST", "/setup", {"project": "1.17", "schema": TEXT_CONFIG.replace("size", "s")})
     assert status == 400
     assert "short" in answer["detail"]
     assert "Billing" in answer["detail"]
     assert answer["detail"] in "\n".join(server.lines())  # Label Studio shows nobody the body
-    assert server.ask("POST", "/setup", {"project": "1.17", "schema": "<View></View>"})["model_version"]
+    assert server.request_ok("POST", "/setup", {"project": "1.17", "schema": "<View></View>"})["model_version"]
 
 
-def test_the_context_of_an_interactive_editor_reaches_the_model(serve: Serve) -> None:
+def test_the_context_of_an_interactive_editor_reaches_the_model(serve: ServerFactory) -> None:
     server = serve("--model", f"{SERVED}:Attentive")
     assert choices(predict(server, tasks_of(1), context={"size": "long"})) == ["long"]
     assert choices(predict(server, tasks_of(1))) == ["short"]
 
 
-def test_each_project_has_its_own_label_config(serve: Serve) -> None:
+def test_each_project_has_its_own_label_config(serve: ServerFactory) -> None:
     server = serve("--model", "text-classifier")
     colours = TEXT_CONFIG.replace("short", "red").replace("long", "blue")
     with ThreadPoolExecutor(8) as pool:
@@ -207,7 +209,9 @@ def test_each_project_has_its_own_label_config(serve: Serve) -> None:
 # Batches
 
 
-def test_requests_share_batches_and_a_single_task_does_not_wait_for_a_selection(serve: Serve, tmp_path: Path) -> None:
+def test_requests_share_batches_and_a_single_task_does_not_wait_for_a_selection(
+    serve: ServerFactory, tmp_path: Path
+) -> None:
     diary = tmp_path / "diary"
     server = serve("--model", f"{SERVED}:Patient", "--with", f"diary={diary}", "--max-wait-ms", "200")
     with ThreadPoolExecutor(8) as pool:
@@ -217,7 +221,7 @@ def test_requests_share_batches_and_a_single_task_does_not_wait_for_a_selection(
     diary.unlink()
     with ThreadPoolExecutor(2) as pool:
         selection = pool.submit(predict, server, tasks_of(2000, seconds=0.002))
-        until("the selection is under way", lambda: diary.exists() and len(diary.read_text().splitlines()) > 3)
+        wait_until("the selection is under way", lambda: diary.exists() and len(diary.read_text().splitlines()) > 3)
         assert all(predict(server, tasks_of(1, first=9999)))
         assert not selection.done()
         batches = diary.read_text().splitlines()
@@ -231,7 +235,7 @@ def test_requests_share_batches_and_a_single_task_does_not_wait_for_a_selection(
 # Time
 
 
-def test_the_deadline_answers_with_what_is_done_and_keeps_what_comes_late(serve: Serve, tmp_path: Path) -> None:
+def test_the_deadline_answers_with_what_is_done_and_keeps_what_comes_late(serve: ServerFactory, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     server = serve(
         *("--model", f"{SERVED}:Patient", "--with", f"diary={diary}"),
@@ -246,8 +250,9 @@ def test_the_deadline_answers_with_what_is_done_and_keeps_what_comes_late(serve:
     assert first[:done] == [each for each in first if each]  # in order, and what was not done is {}
     assert any(f"{20 - done} of 20 tasks of project 1 are left" in line for line in server.lines())
     assert any("lsml predict" in line for line in server.lines())
-    until(
-        "what was under way has come back", lambda: f"lsml_kept_results {done + 2}.0" in server.ask("GET", "/metrics")
+    wait_until(
+        "what was under way has come back",
+        lambda: f"lsml_kept_results {done + 2}.0" in server.request_ok("GET", "/metrics"),
     )
     again = predict(server, tasks)
     assert again[:done] == first[:done]
@@ -256,13 +261,15 @@ def test_the_deadline_answers_with_what_is_done_and_keeps_what_comes_late(serve:
     assert len(given) == len(set(given))  # nothing was computed twice
 
 
-def test_work_for_a_client_that_hangs_up_is_dropped_and_what_was_done_is_kept(serve: Serve, tmp_path: Path) -> None:
+def test_work_for_a_client_that_hangs_up_is_dropped_and_what_was_done_is_kept(
+    serve: ServerFactory, tmp_path: Path
+) -> None:
     diary = tmp_path / "diary"
     server = serve("--model", f"{SERVED}:Patient", "--with", f"diary={diary}", "--batch-size", "1")
     tasks = tasks_of(100, seconds=0.2)
     with pytest.raises(TimeoutError):
         server.request("POST", "/predict", body(tasks), timeout=2)
-    until("the server has noticed", lambda: any("hung up" in line for line in server.lines()))
+    wait_until("the server has noticed", lambda: any("hung up" in line for line in server.lines()))
     assert all(predict(server, tasks_of(1, first=1000)))  # nobody waits for the other 90
     before = len(diary.read_text().split())
     assert before < 40
@@ -270,14 +277,14 @@ def test_work_for_a_client_that_hangs_up_is_dropped_and_what_was_done_is_kept(se
     assert len(diary.read_text().split()) == before
 
 
-def test_a_model_that_is_stuck_is_started_again(serve: Serve) -> None:
+def test_a_model_that_is_stuck_is_started_again(serve: ServerFactory) -> None:
     server = serve("--model", f"{SERVED}:Patient", "--deadline", "0.5")
     assert predict(server, tasks_of(1, seconds=60)) == [{}]
-    until("it was started again", lambda: all(predict(server, tasks_of(3))), 20)
+    wait_until("it was started again", lambda: all(predict(server, tasks_of(3))), 20)
     assert any("1 of 1 task of project 1" in line for line in server.lines())
 
 
-def test_two_tasks_that_hang_one_after_the_other_cost_nobody_else_anything(serve: Serve) -> None:
+def test_two_tasks_that_hang_one_after_the_other_cost_nobody_else_anything(serve: ServerFactory) -> None:
     """The second one is lost with the process that the first one blocked, is sent again, and hangs as well."""
     server = serve("--model", f"{SERVED}:Patient", "--deadline", "0.5", "--batch-size", "1")
     with ThreadPoolExecutor(2) as pool:
@@ -285,54 +292,54 @@ def test_two_tasks_that_hang_one_after_the_other_cost_nobody_else_anything(serve
         time.sleep(0.3)
         second = pool.submit(predict, server, tasks_of(1, seconds=1000))
         assert first.result() == second.result() == [{}]
-    until("others are answered", lambda: all(predict(server, tasks_of(3))), 20)
+    wait_until("others are answered", lambda: all(predict(server, tasks_of(3))), 20)
     assert any("the model was stuck for 1 s, and was started again" in line for line in server.lines())
     replicas = psutil.Process(server.process.pid).children(recursive=True)
     predict(server, tasks_of(1, seconds=1000))  # SIGTERM comes while the model hangs once more
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) == 0
-    until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
+    wait_until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
 
 
-def test_health_and_setup_answer_while_the_model_predicts(serve: Serve) -> None:
+def test_health_and_setup_answer_while_the_model_predicts(serve: ServerFactory) -> None:
     server = serve("--model", f"{SERVED}:Patient")
     with ThreadPoolExecutor(1) as pool:
         busy = pool.submit(predict, server, tasks_of(1, seconds=2))
         begun = time.monotonic()
         for _ in range(20):
-            server.ask("GET", "/health")
-            server.ask("POST", "/setup", {"project": "5.17", "schema": TEXT_CONFIG})
+            server.request_ok("GET", "/health")
+            server.request_ok("POST", "/setup", {"project": "5.17", "schema": TEXT_CONFIG})
         assert time.monotonic() - begun < 1.5
         assert not busy.done()
         assert all(busy.result())
 
 
-def test_sigterm_finishes_the_requests_that_have_begun(serve: Serve, tmp_path: Path) -> None:
+def test_sigterm_finishes_the_requests_that_have_begun(serve: ServerFactory, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     server = serve("--model", f"{SERVED}:Patient", "--with", f"diary={diary}")
     replicas = psutil.Process(server.process.pid).children(recursive=True)
     with ThreadPoolExecutor(1) as pool:
         busy = pool.submit(predict, server, tasks_of(10, seconds=0.1))
-        until("it is under way", diary.exists)
+        wait_until("it is under way", diary.exists)
         server.process.send_signal(signal.SIGTERM)
         assert all(busy.result())
     assert server.process.wait(20) == 0
-    until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
+    wait_until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
     assert server.lines()[-1].endswith("Stopped.")
 
 
-def test_sigterm_waits_a_moment_and_no_more_for_what_nobody_waits_for(serve: Serve) -> None:
+def test_sigterm_waits_a_moment_and_no_more_for_what_nobody_waits_for(serve: ServerFactory) -> None:
     server = serve("--model", f"{SERVED}:Patient", "--deadline", "60")
     replicas = psutil.Process(server.process.pid).children(recursive=True)
     with pytest.raises(TimeoutError):
         server.request("POST", "/predict", body(tasks_of(1, seconds=1000)), timeout=2)
-    until("the server has noticed", lambda: any("hung up" in line for line in server.lines()))
+    wait_until("the server has noticed", lambda: any("hung up" in line for line in server.lines()))
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) == 0
-    until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
+    wait_until("its processes are gone", lambda: not any(each.is_running() for each in replicas))
 
 
-def test_ctrl_c_ends_with_130(serve: Serve) -> None:
+def test_ctrl_c_ends_with_130(serve: ServerFactory) -> None:
     server = serve("--model", f"{MODELS}:Words")
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(20) == 130
@@ -347,7 +354,7 @@ def send_for_ever(connection: socket.socket, piece: bytes) -> None:
         connection.sendall(piece)
 
 
-def test_a_body_that_is_too_large_or_never_ends_is_refused(serve: Serve) -> None:
+def test_a_body_that_is_too_large_or_never_ends_is_refused(serve: ServerFactory) -> None:
     server = serve("--model", f"{MODELS}:Words", "--max-body", "1")
     assert server.request("POST", "/predict", body(tasks_of(20_000)))[0] == 413
     host, port = server.root.removeprefix("http://").split(":")
@@ -359,7 +366,7 @@ def test_a_body_that_is_too_large_or_never_ends_is_refused(serve: Serve) -> None
     assert all(predict(server, tasks_of(3)))
 
 
-def test_tasks_beyond_the_limit_are_left_for_later(serve: Serve) -> None:
+def test_tasks_beyond_the_limit_are_left_for_later(serve: ServerFactory) -> None:
     server = serve("--model", f"{MODELS}:Words", "--max-tasks", "5")
     assert [bool(each) for each in predict(server, tasks_of(8))] == [True] * 5 + [False] * 3
     assert any("the last 3 are left" in line for line in server.lines())
@@ -368,7 +375,7 @@ def test_tasks_beyond_the_limit_are_left_for_later(serve: Serve) -> None:
 # Who may ask
 
 
-def test_basic_auth(serve: Serve) -> None:
+def test_basic_auth(serve: ServerFactory) -> None:
     server = serve("--model", f"{MODELS}:Words", env={"LSML_BASIC_AUTH": "ann:s3cret"})
     for route in ("/health", "/versions", "/metrics", "/docs", "/openapi.json"):
         assert server.request("GET", route)[0] == 401
@@ -378,7 +385,7 @@ def test_basic_auth(serve: Serve) -> None:
     assert "s3cret" not in server.log.read_text()
 
 
-def test_below_a_secret_path_events_need_no_password_and_everything_else_does(serve: Serve) -> None:
+def test_below_a_secret_path_events_need_no_password_and_everything_else_does(serve: ServerFactory) -> None:
     secret = "a/quiet-place"
     server = serve(
         *("--model", f"{MODELS}:Words", "--basic-auth", "ann:s3cret", "--secret-path", secret), *("--max-body", "1")
@@ -392,7 +399,7 @@ def test_below_a_secret_path_events_need_no_password_and_everything_else_does(se
     assert server.request("POST", "/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 1}})[0] == 200
     assert server.request("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 1}})[0] == 401
     assert server.request("GET", "/health")[0] == 401
-    assert server.ask("GET", "/health", basic_auth="ann:s3cret")["status"] == "UP"
+    assert server.request_ok("GET", "/health", basic_auth="ann:s3cret")["status"] == "UP"
     assert server.request("POST", "/predict", body(tasks_of(1)), basic_auth="ann:s3cret")[0] == 200
     assert server.request("GET", "/docs", basic_auth="ann:s3cret")[0] == 200
     assert secret not in server.log.read_text()
@@ -432,37 +439,37 @@ def test_a_page_of_this_server_can_use_it_unless_its_name_could_be_anybodys(
     assert train(protected, Authorization="Basic " + base64.b64encode(b"ann:s3cret").decode()) == with_password
 
 
-def test_a_request_cannot_write_a_line_into_the_log(serve: Serve) -> None:
+def test_a_request_cannot_write_a_line_into_the_log(serve: ServerFactory) -> None:
     server = serve("--model", f"{MODELS}:Words", "--verbose")
     server.request("GET", "/a%0alsml:%2012:00:00%20Stopped.%0d%e2%80%a8%1b[2J")
-    (line,) = until("it is in the log", lambda: [line for line in server.lines() if "Stopped." in line])
+    (line,) = wait_until("it is in the log", lambda: [line for line in server.lines() if "Stopped." in line])
     assert "GET /a?lsml: 12:00:00 Stopped.???[2J: 404" in line
     assert "\x1b" not in line
 
 
 def test_metrics_and_docs(fragile: Server) -> None:
     predict(fragile, tasks_of(3))
-    metrics = fragile.ask("GET", "/metrics")
-    version = fragile.ask("GET", "/health")["model_version"]
+    metrics = fragile.request_ok("GET", "/metrics")
+    version = fragile.request_ok("GET", "/health")["model_version"]
     assert 'lsml_requests_total{route="/predict",status="200"}' in metrics
     assert f'model_version="{version}"' in metrics
     for name in ("lsml_queue_tasks", "lsml_batch_tasks_count", "lsml_request_seconds_bucket", "lsml_tasks_total"):
         assert name in metrics
-    assert "swagger" in fragile.ask("GET", "/docs").lower()
-    assert "/predict" in fragile.ask("GET", "/openapi.json")["paths"]
+    assert "swagger" in fragile.request_ok("GET", "/docs").lower()
+    assert "/predict" in fragile.request_ok("GET", "/openapi.json")["paths"]
 
 
 # Versions
 
 
 def test_a_version_that_is_promoted_takes_over_without_a_lost_request(
-    serve: Serve, lsml: Lsml, ticket_model: Path, tmp_path: Path
+    serve: ServerFactory, lsml: Lsml, ticket_model: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "tickets"
     shutil.copytree(ticket_model, home)
     config = (EXAMPLE / "label_config.xml").read_text()
     server = serve("--model", home)
-    old = server.ask("GET", "/health")["model_version"]
+    old = server.request_ok("GET", "/health")["model_version"]
     tasks = json.loads((EXAMPLE / "tasks.json").read_text())[:20]
     seen: list[str] = []
     ended = False
@@ -477,14 +484,14 @@ def test_a_version_that_is_promoted_takes_over_without_a_lost_request(
         asking = [pool.submit(ask_again_and_again) for _ in range(4)]
         run = lsml("fit", EXAMPLE / "annotated.json", "--model", home, "--output", home)
         assert run.returncode == 0, run.stderr
-        new = until("the new version serves", lambda: _other(server, old))
-        until("requests see it", lambda: seen[-1] == new)
+        new = wait_until("the new version serves", lambda: _other(server, old))
+        wait_until("requests see it", lambda: seen[-1] == new)
         ended = True
         for each in asking:
             each.result()
     assert set(seen) == {old, new}
-    assert server.ask("POST", "/setup", {"project": "1.17", "schema": config})["model_version"] == new
-    until(
+    assert server.request_ok("POST", "/setup", {"project": "1.17", "schema": config})["model_version"] == new
+    wait_until(
         "the old process is gone",
         lambda: (
             len([c for c in psutil.Process(server.process.pid).children() if "spawn_main" in " ".join(c.cmdline())])
@@ -494,11 +501,13 @@ def test_a_version_that_is_promoted_takes_over_without_a_lost_request(
 
 
 def _other(server: Server, old: str) -> str | None:
-    found = str(server.ask("GET", "/health")["model_version"])
+    found = str(server.request_ok("GET", "/health")["model_version"])
     return found if found != old else None
 
 
-def test_a_projects_own_version_answers_for_that_project_only(serve: Serve, ticket_model: Path, tmp_path: Path) -> None:
+def test_a_projects_own_version_answers_for_that_project_only(
+    serve: ServerFactory, ticket_model: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "versions" / "project-3"
     shutil.copytree(ticket_model, home)
     config = (EXAMPLE / "label_config.xml").read_text()
@@ -509,10 +518,10 @@ def test_a_projects_own_version_answers_for_that_project_only(serve: Serve, tick
     )
 
     def version(project: str) -> str:
-        return str(server.ask("POST", "/setup", {"project": project, "schema": config})["model_version"])
+        return str(server.request_ok("POST", "/setup", {"project": project, "schema": config})["model_version"])
 
     assert version("3.17").startswith(ticket_model.name)
-    assert version("4.17") == server.ask("GET", "/health")["model_version"] != version("3.17")
+    assert version("4.17") == server.request_ok("GET", "/health")["model_version"] != version("3.17")
     task = json.loads((EXAMPLE / "tasks.json").read_text())[:1]
     (own,) = predict(server, task, config=config, project="3.17")
     assert own["model_version"] == version("3.17")

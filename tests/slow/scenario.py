@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.helpers.serve_process import Server, until
+from tests.helpers.serve_process import Server, wait_until
 
 if TYPE_CHECKING:
     from conftest import LabelStudio
@@ -20,7 +20,7 @@ CATEGORIES = {"Billing", "Shipping", "Returns", "Technical", "Account"}
 
 
 @dataclass(frozen=True)
-class Tickets:
+class TicketProject:
     """A project of the shipped example.
 
     annotated  ids of the tasks that people have answered, and their category
@@ -29,31 +29,33 @@ class Tickets:
 
     project: int
     annotated: dict[int, str]
-    fresh: list[int]
+    unlabeled: list[int]
 
     @property
     def tasks(self) -> list[int]:
-        return [*self.annotated, *self.fresh]
+        return [*self.annotated, *self.unlabeled]
 
 
-def tickets(label_studio: LabelStudio, title: str, annotated: int, fresh: int) -> Tickets:
+def create_ticket_project(label_studio: LabelStudio, title: str, annotated: int, unlabeled: int) -> TicketProject:
     """A new project with so many annotated and so many fresh tasks; no backend yet."""
-    project = label_studio.project(title, CONFIG)
-    answered = answered_tickets()[:annotated]
+    project = label_studio.create_project(title, CONFIG)
+    answered = load_annotated_tickets()[:annotated]
     taken: list[int] = []
     if answered:
         taken = label_studio.import_tasks(project, answered)["task_ids"]
     categories = [category_of(task["annotations"][0]["result"]) for task in answered]
-    return Tickets(project, dict(zip(taken, categories, strict=True)), add_fresh(label_studio, project, fresh))
+    return TicketProject(
+        project, dict(zip(taken, categories, strict=True)), add_unlabeled(label_studio, project, unlabeled)
+    )
 
 
-def add_fresh(label_studio: LabelStudio, project: int, count: int, start: int = 0) -> list[int]:
+def add_unlabeled(label_studio: LabelStudio, project: int, count: int, start: int = 0) -> list[int]:
     tasks = json.loads((EXAMPLE / "tasks.json").read_text("utf-8"))
     chosen = [{"data": tasks[n % len(tasks)]["data"]} for n in range(start, start + count)]
     return list(label_studio.import_tasks(project, chosen)["task_ids"]) if chosen else []
 
 
-def answered_tickets() -> list[dict[str, Any]]:
+def load_annotated_tickets() -> list[dict[str, Any]]:
     """The annotated tickets that were not skipped, as an import takes them."""
     exported = json.loads((EXAMPLE / "annotated.json").read_text("utf-8"))
     return [
@@ -71,7 +73,7 @@ def category_of(result: list[dict[str, Any]], control: str = "category") -> str:
     return chosen[0] if chosen else ""
 
 
-def stored(label_studio: LabelStudio, project: int) -> dict[int, Counter[str]]:
+def count_stored_predictions(label_studio: LabelStudio, project: int) -> dict[int, Counter[str]]:
     """How many predictions each task has, of which version."""
     found: dict[int, Counter[str]] = {}
     for prediction in label_studio.predictions(project):
@@ -79,7 +81,7 @@ def stored(label_studio: LabelStudio, project: int) -> dict[int, Counter[str]]:
     return found
 
 
-def each(tasks: list[int], *versions: str) -> dict[int, Counter[str]]:
+def expected_predictions(tasks: list[int], *versions: str) -> dict[int, Counter[str]]:
     """What `stored` says when each of these tasks has exactly one prediction of each of these versions."""
     return {task: Counter(versions) for task in tasks}
 
@@ -91,18 +93,18 @@ def trained_version(label_studio: LabelStudio, server: Server, backend: int, pro
         version = label_studio.model_version(backend)
         return version if version.startswith(f"project-{project}@") and version != other_than else None
 
-    version = until(f"project {project} has a version of its own", found, 90)
-    until("no training is left", lambda: not server.is_training(project))
+    version = wait_until(f"project {project} has a version of its own", found, 90)
+    wait_until("no training is left", lambda: not server.is_training(project))
     return version
 
 
-def train_and_predict_anew(
+def train_and_repredict(
     label_studio: LabelStudio,
     server: Server,
     *,
-    connect: dict[str, Any] | None = None,
-    during: Callable[[int], None] = lambda project: None,
-    right: float = 0.8,
+    backend_fields: dict[str, Any] | None = None,
+    on_training_started: Callable[[int], None] = lambda project: None,
+    min_accuracy: float = 0.8,
 ) -> str:
     """A project is predicted, trained on its annotations, and predicted anew, by the version it has now.
 
@@ -111,37 +113,37 @@ def train_and_predict_anew(
     right    the share of the annotated tasks that the new version must get right. It has seen most of them: this says
              that labels and tasks belong together, not that it is good.
     """
-    made = tickets(label_studio, "trained", annotated=120, fresh=8)
+    made = create_ticket_project(label_studio, "trained", annotated=120, unlabeled=8)
     project = made.project
-    backend = label_studio.connect(project, server.url, **(connect or {}))
+    backend = label_studio.connect_backend(project, server.url, **(backend_fields or {}))
     first = label_studio.model_version(backend)
     assert not first.startswith("project-")
-    label_studio.retrieve(project)
-    assert stored(label_studio, project) == each(made.tasks, first)
+    label_studio.retrieve_predictions(project)
+    assert count_stored_predictions(label_studio, project) == expected_predictions(made.tasks, first)
 
-    label_studio.ask("POST", f"/api/ml/{backend}/train", {})
-    during(project)
+    label_studio.request_ok("POST", f"/api/ml/{backend}/train", {})
+    on_training_started(project)
     second = trained_version(label_studio, server, backend, project)
 
     # Nobody has asked for predictions yet.
-    assert stored(label_studio, project) == each(made.tasks, first)
-    added = add_fresh(label_studio, project, 2, start=100)
-    opened = label_studio.ask("GET", f"/api/tasks/{added[0]}")
+    assert count_stored_predictions(label_studio, project) == expected_predictions(made.tasks, first)
+    added = add_unlabeled(label_studio, project, 2, start=100)
+    opened = label_studio.request_ok("GET", f"/api/tasks/{added[0]}")
     assert [prediction["model_version"] for prediction in opened["predictions"]] == [second]
     # The label stream predicts anew what only the first version has predicted, and shows the new answer.
-    streamed = label_studio.ask("GET", f"/api/projects/{project}/next")
-    assert streamed["id"] in made.fresh
+    streamed = label_studio.request_ok("GET", f"/api/projects/{project}/next")
+    assert streamed["id"] in made.unlabeled
     assert [prediction["model_version"] for prediction in streamed["predictions"]] == [second]
 
-    label_studio.retrieve(project)
-    expected = each(made.tasks, first, second) | each(added, second)
-    assert stored(label_studio, project) == expected
-    label_studio.retrieve(project)
-    assert stored(label_studio, project) == expected
+    label_studio.retrieve_predictions(project)
+    expected = expected_predictions(made.tasks, first, second) | expected_predictions(added, second)
+    assert count_stored_predictions(label_studio, project) == expected
+    label_studio.retrieve_predictions(project)
+    assert count_stored_predictions(label_studio, project) == expected
 
     new = [each for each in label_studio.predictions(project) if each["model_version"] == second]
     assert {category_of(prediction["result"]) for prediction in new} <= CATEGORIES
     hits = [category_of(p["result"]) == made.annotated[p["task"]] for p in new if p["task"] in made.annotated]
-    assert sum(hits) / len(hits) >= right
-    assert second in server.ask("GET", "/versions")["versions"]
+    assert sum(hits) / len(hits) >= min_accuracy
+    assert second in server.request_ok("GET", "/versions")["versions"]
     return second

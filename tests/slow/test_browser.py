@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.browser import Page, browsing
-from tests.helpers.serve_process import until
-from tests.slow.scenario import CATEGORIES, category_of, tickets
+from tests.helpers.browser import Page, open_browser
+from tests.helpers.serve_process import wait_until
+from tests.slow.scenario import CATEGORIES, category_of, create_ticket_project
 
 if TYPE_CHECKING:
     from conftest import LabelStudio, Lsml
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture
 def page(label_studio: LabelStudio, tmp_path: Path) -> Iterator[Page]:
     """A browser, logged in."""
-    with browsing(tmp_path) as page:
+    with open_browser(tmp_path) as page:
         page.log_in(label_studio)
         yield page
 
@@ -31,16 +31,16 @@ def test_the_labelling_page_shows_the_prediction(
     label_studio: LabelStudio, serve: Serve, ticket_model: Path, page: Page
 ) -> None:
     server = serve("--model", ticket_model)
-    made = tickets(label_studio, "in a browser", annotated=0, fresh=3)
-    backend = label_studio.connect(made.project, server.url)
-    task = made.fresh[1]
+    made = create_ticket_project(label_studio, "in a browser", annotated=0, unlabeled=3)
+    backend = label_studio.connect_backend(made.project, server.url)
+    task = made.unlabeled[1]
 
     # Opening the task is what asks for its prediction.
     assert label_studio.predictions(made.project) == []
     page.open(f"{label_studio.url}/projects/{made.project}/data?task={task}")
-    chosen = page.chosen()
-    tab = page.shown(".lsf-annotation-button:has(.lsf-annotation-button__userpic_prediction)").text
-    page.photograph("task")
+    chosen = page.selected_choices()
+    tab = page.wait_visible(".lsf-annotation-button:has(.lsf-annotation-button__userpic_prediction)").text
+    page.take_screenshot("task")
 
     (prediction,) = label_studio.predictions(made.project)
     assert prediction["task"] == task
@@ -59,15 +59,15 @@ def test_an_annotator_submits_what_the_model_says(
 ) -> None:
     """The label stream: the task comes filled in, one click makes an annotation of it."""
     server = serve("--model", ticket_model)
-    made = tickets(label_studio, "in a stream", annotated=0, fresh=3)
-    label_studio.connect(made.project, server.url)
+    made = create_ticket_project(label_studio, "in a stream", annotated=0, unlabeled=3)
+    label_studio.connect_backend(made.project, server.url)
 
     page.open(f"{label_studio.url}/projects/{made.project}/data?labeling=1")
-    chosen = page.chosen()
-    page.photograph("stream")
-    page.shown("button[name=submit]").click()
+    chosen = page.selected_choices()
+    page.take_screenshot("stream")
+    page.wait_visible("button[name=submit]").click()
 
-    until("the annotation is stored", lambda: label_studio.count(made.project)["annotations"])
+    wait_until("the annotation is stored", lambda: label_studio.counts(made.project)["annotations"])
     (task,) = [each for each in label_studio.export(made.project) if each["annotations"]]
     (annotation,) = task["annotations"]
     assert category_of(annotation["result"]) in CATEGORIES & chosen
@@ -77,7 +77,7 @@ def test_an_annotator_submits_what_the_model_says(
 def test_pushed_predictions_show_in_the_stream(
     label_studio: LabelStudio, lsml: Lsml, ticket_model: Path, page: Page, tmp_path: Path
 ) -> None:
-    made = tickets(label_studio, "pushed", annotated=0, fresh=3)
+    made = create_ticket_project(label_studio, "pushed", annotated=0, unlabeled=3)
     env = {
         "LABEL_STUDIO_URL": label_studio.url,
         "LABEL_STUDIO_API_KEY": label_studio.token,
@@ -89,8 +89,8 @@ def test_pushed_predictions_show_in_the_stream(
     assert pushed.returncode == 0, pushed.stderr
 
     page.open(f"{label_studio.url}/projects/{made.project}/data?labeling=1")
-    chosen = page.chosen()
-    page.photograph("pushed")
+    chosen = page.selected_choices()
+    page.take_screenshot("pushed")
     answers = [
         {choice for region in prediction["result"] for choice in region["value"]["choices"]}
         for prediction in label_studio.predictions(made.project)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.slow.scenario import add_fresh, answered_tickets, each, stored, tickets
+from tests.slow.scenario import (
+    add_unlabeled,
+    count_stored_predictions,
+    create_ticket_project,
+    expected_predictions,
+    load_annotated_tickets,
+)
 
 if TYPE_CHECKING:
     from conftest import LabelStudio
@@ -22,7 +28,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "ci-retrain" / "retrain"
 
 
 def test_a_better_version_takes_over_and_a_worse_one_does_not(label_studio: LabelStudio, tmp_path: Path) -> None:
-    made = tickets(label_studio, "retrained", annotated=60, fresh=8)
+    made = create_ticket_project(label_studio, "retrained", annotated=60, unlabeled=8)
     model, work = tmp_path / "models" / "tickets", tmp_path / "work"
 
     def retrain(**variables: str) -> subprocess.CompletedProcess[str]:
@@ -47,10 +53,10 @@ def test_a_better_version_takes_over_and_a_worse_one_does_not(label_studio: Labe
     first = retrain()
     assert first.returncode == 0, first.stderr
     one = in_use()
-    assert stored(label_studio, made.project) == each(made.fresh, one)
+    assert count_stored_predictions(label_studio, made.project) == expected_predictions(made.unlabeled, one)
 
-    label_studio.import_tasks(made.project, answered_tickets()[60:])
-    added = add_fresh(label_studio, made.project, 2, start=50)
+    label_studio.import_tasks(made.project, load_annotated_tickets()[60:])
+    added = add_unlabeled(label_studio, made.project, 2, start=50)
     second = retrain()
     assert second.returncode == 0, second.stderr
     two = in_use()
@@ -59,19 +65,21 @@ def test_a_better_version_takes_over_and_a_worse_one_does_not(label_studio: Labe
     assert (two != one, gate["passed"], compared["compared"]["name"]) == (True, True, one)
     # Both were measured on what neither has seen: about a fifth of the annotated tasks.
     assert compared["left_out"]["a model that was trained on it"] > compared["tasks"] > 50
-    assert stored(label_studio, made.project) == each(made.fresh, one, two) | each(added, two)
-    assert label_studio.ask("GET", f"/api/projects/{made.project}/")["model_version"] == two
+    assert count_stored_predictions(label_studio, made.project) == expected_predictions(
+        made.unlabeled, one, two
+    ) | expected_predictions(added, two)
+    assert label_studio.request_ok("GET", f"/api/projects/{made.project}/")["model_version"] == two
 
-    before = stored(label_studio, made.project)
+    before = count_stored_predictions(label_studio, made.project)
     worse = retrain(FIT_OPTIONS="--with C=1e-9")  # which learns next to nothing
     assert worse.returncode == 4, worse.stderr
     assert "category.accuracy" in worse.stderr.splitlines()[-2] + worse.stderr.splitlines()[-1]
     assert in_use() == two
     assert len(list(model.glob("2*"))) == 3  # it is kept, for whoever wants to look
-    assert stored(label_studio, made.project) == before
+    assert count_stored_predictions(label_studio, made.project) == before
     assert "<html" in (work / "report.html").read_text()
 
     hopeless = retrain(FIT_OPTIONS="--with C=1e-9", AT_LEAST="0.9")
     assert hopeless.returncode == 4, hopeless.stderr
     assert not (work / "evaluation.json").exists()
-    assert (in_use(), stored(label_studio, made.project)) == (two, before)
+    assert (in_use(), count_stored_predictions(label_studio, made.project)) == (two, before)

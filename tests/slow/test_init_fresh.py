@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.serve_process import exchange, free_port, until
+from tests.helpers.serve_process import free_port, send_request, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -73,7 +73,7 @@ def test_the_readme_holds_in_a_fresh_environment(
     program, *arguments = shlex.split(served.replace("9090", str(port)))
     with subprocess.Popen([clean / "bin" / program, *arguments], cwd=folder, stderr=subprocess.DEVNULL) as server:
         try:
-            status = until("it is up", lambda: answer(f"http://127.0.0.1:{port}/health"))
+            status = wait_until("it is up", lambda: answer(f"http://127.0.0.1:{port}/health"))
         finally:
             server.terminate()
     assert status["model_version"].startswith(f"{name}@2")
@@ -81,7 +81,7 @@ def test_the_readme_holds_in_a_fresh_environment(
 
 def answer(url: str) -> dict[str, str] | None:
     try:
-        status, found = exchange("GET", url)
+        status, found = send_request("GET", url)
     except OSError:
         return None
     return dict(found) if status == 200 else None

@@ -95,11 +95,11 @@ def test_tasks_with_predictions_import(
     given = json.loads(corpus.tasks.read_text("utf-8"))
     assert len(written.records) == len(given)
 
-    project = label_studio.project("tasks shape", corpus.config.read_text("utf-8"))
+    project = label_studio.create_project("tasks shape", corpus.config.read_text("utf-8"))
     taken = label_studio.import_tasks(project, written.records)
 
     assert taken["task_count"] == taken["prediction_count"] == len(given)
-    assert label_studio.count(project) == {
+    assert label_studio.counts(project) == {
         "tasks": len(given),
         "annotations": 0,
         "skipped": 0,
@@ -121,7 +121,7 @@ def test_tasks_with_predictions_import(
 def test_predictions_import_to_tasks_that_are_there(
     label_studio: LabelStudio, lsml: Lsml, corpus: Corpus, model: Path, tmp_path: Path
 ) -> None:
-    project = label_studio.project("predictions shape", corpus.config.read_text("utf-8"))
+    project = label_studio.create_project("predictions shape", corpus.config.read_text("utf-8"))
     tasks = json.loads(corpus.tasks.read_text("utf-8"))[:1000]
     label_studio.import_tasks(project, [{"data": task["data"]} for task in tasks])
     export = saved(tmp_path / "export.json", label_studio.export(project))
@@ -130,36 +130,38 @@ def test_predictions_import_to_tasks_that_are_there(
     assert len(written.records) == len(tasks)
 
     # This endpoint validates, and drops in silence what it does not like.
-    answer = label_studio.ask("POST", f"/api/projects/{project}/import/predictions", written.records)
+    answer = label_studio.request_ok("POST", f"/api/projects/{project}/import/predictions", written.records)
     assert answer["created"] == len(tasks)
 
     stored = label_studio.predictions(project)
     assert {prediction["task"]: prediction["result"] for prediction in stored} == {
         record["task"]: record["result"] for record in written.records
     }
-    assert label_studio.count(project)["tasks"] == len(tasks)
+    assert label_studio.counts(project)["tasks"] == len(tasks)
     # What makes them visible to annotators: the version is one that the project knows.
-    label_studio.ask("PATCH", f"/api/projects/{project}", {"model_version": written.version})
+    label_studio.request_ok("PATCH", f"/api/projects/{project}", {"model_version": written.version})
 
 
 def test_an_export_with_everything_in_it_comes_back(label_studio: LabelStudio, lsml: Lsml, tmp_path: Path) -> None:
     """Prediction ids, drafts, skipped and finished annotations: such a file breaks the import when sent as it is."""
     config = (EXAMPLE / "label_config.xml").read_text("utf-8")
-    project = label_studio.project("lived in", config)
+    project = label_studio.create_project("lived in", config)
     tasks = json.loads((EXAMPLE / "annotated.json").read_text("utf-8"))
     label_studio.import_tasks(project, [{"data": task["data"], "meta": {"row": n}} for n, task in enumerate(tasks)])
     ids = [task["id"] for task in label_studio.export(project)]
 
     example = next(annotation["result"] for task in tasks for annotation in task["annotations"] if annotation["result"])
     for task in ids[:5]:
-        label_studio.ask("POST", "/api/predictions", {"task": task, "result": example, "model_version": "by hand"})
+        label_studio.request_ok(
+            "POST", "/api/predictions", {"task": task, "result": example, "model_version": "by hand"}
+        )
     for task in ids[3:8]:
-        label_studio.ask("POST", f"/api/tasks/{task}/drafts", {"result": example, "lead_time": 1})
+        label_studio.request_ok("POST", f"/api/tasks/{task}/drafts", {"result": example, "lead_time": 1})
     for task in ids[6:10]:
-        label_studio.ask("POST", f"/api/tasks/{task}/annotations", {"result": [], "was_cancelled": True})
+        label_studio.request_ok("POST", f"/api/tasks/{task}/annotations", {"result": [], "was_cancelled": True})
     for task, given in zip(ids[10:], tasks[10:], strict=True):
         result = next((a["result"] for a in given["annotations"] if not a["was_cancelled"]), example)
-        label_studio.ask("POST", f"/api/tasks/{task}/annotations", {"result": result})
+        label_studio.request_ok("POST", f"/api/tasks/{task}/annotations", {"result": result})
 
     exported = label_studio.export(project)
     assert all(isinstance(prediction, int) for task in exported[:5] for prediction in task["predictions"])
@@ -172,10 +174,10 @@ def test_an_export_with_everything_in_it_comes_back(label_studio: LabelStudio, l
     written = predict(lsml, export, model, tmp_path / "out.json")
     assert [record["id"] for record in written.records] == ids
 
-    fresh = label_studio.project("lived in, again", config)
+    fresh = label_studio.create_project("lived in, again", config)
     taken = label_studio.import_tasks(fresh, written.records)
     assert taken["task_count"] == taken["prediction_count"] == len(ids)
-    assert label_studio.count(fresh) == {"tasks": len(ids), "annotations": 0, "skipped": 0, "predictions": len(ids)}
+    assert label_studio.counts(fresh) == {"tasks": len(ids), "annotations": 0, "skipped": 0, "predictions": len(ids)}
     again = label_studio.export(fresh)
     assert [task["data"] for task in again] == [task["data"] for task in exported]
     assert [task["meta"] for task in again] == [task["meta"] for task in exported]
@@ -183,16 +185,16 @@ def test_an_export_with_everything_in_it_comes_back(label_studio: LabelStudio, l
     assert {prediction["model_version"] for prediction in label_studio.predictions(fresh)} == {written.version}
 
     # The same predictions, for the project that has lived: what people made there stays as it was.
-    before = label_studio.count(project)
+    before = label_studio.counts(project)
     pushed = predict(lsml, export, model, tmp_path / "predictions.json", "--shape", "predictions")
-    answer = label_studio.ask("POST", f"/api/projects/{project}/import/predictions", pushed.records)
+    answer = label_studio.request_ok("POST", f"/api/projects/{project}/import/predictions", pushed.records)
     assert answer["created"] == len(ids)
-    assert label_studio.count(project) == before | {"predictions": before["predictions"] + len(ids)}
+    assert label_studio.counts(project) == before | {"predictions": before["predictions"] + len(ids)}
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "untrained"])
 def test_aliases_and_multiple_choice(label_studio: LabelStudio, lsml: Lsml, tmp_path: Path, trained: bool) -> None:
-    project = label_studio.project("reviews", REVIEWS)
+    project = label_studio.create_project("reviews", REVIEWS)
     label_studio.import_tasks(
         project,
         [{"data": {"title": f"Review {n}", "body": body}} for n, (body, _, _) in enumerate(reviews())],
@@ -203,17 +205,19 @@ def test_aliases_and_multiple_choice(label_studio: LabelStudio, lsml: Lsml, tmp_
     options: list[str | Path] = ["--label-config", config]
     if trained:
         for task, (_, verdict, topics) in zip(exported, reviews(), strict=True):
-            label_studio.ask("POST", f"/api/tasks/{task['id']}/annotations", {"result": regions(verdict, topics)})
+            label_studio.request_ok(
+                "POST", f"/api/tasks/{task['id']}/annotations", {"result": regions(verdict, topics)}
+            )
         annotated = saved(tmp_path / "annotated.json", label_studio.export(project))
         model, options = fit(lsml, annotated, config, tmp_path / "model"), []
     export = saved(tmp_path / "export.json", label_studio.export(project))
 
     pushed = predict(lsml, export, model, tmp_path / "predictions.json", "--shape", "predictions", *options)
-    answer = label_studio.ask("POST", f"/api/projects/{project}/import/predictions", pushed.records)
+    answer = label_studio.request_ok("POST", f"/api/projects/{project}/import/predictions", pushed.records)
     assert answer["created"] == len(exported)
 
     written = predict(lsml, export, model, tmp_path / "tasks.json", *options)
-    fresh = label_studio.project("reviews, again", REVIEWS)
+    fresh = label_studio.create_project("reviews, again", REVIEWS)
     taken = label_studio.import_tasks(fresh, written.records)
     assert taken["task_count"] == taken["prediction_count"] == len(exported)
 

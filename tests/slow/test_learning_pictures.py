@@ -110,7 +110,7 @@ def test_every_architecture_is_saved_and_loaded_or_refused_with_a_sentence(tmp_p
         with torch.inference_mode():
             pixels = torch.rand(1, 3, usual, usual)
             assert torch.equal(net(pixels), again.eval()(pixels)), arch
-        headless = backbones.without_end(net, arch)
+        headless = backbones.remove_last_layer(net, arch)
         name, last = backbones._last_linear(net, arch)
         with torch.inference_mode():  # what is below the last layer is all that it is given
             torch.testing.assert_close(last(headless(pixels)), net(pixels), msg=f"{arch}: {name}")

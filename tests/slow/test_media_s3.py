@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT, Lsml
 from tests.helpers.models import IMAGE_CONFIG
-from tests.helpers.serve_process import free_port, until
+from tests.helpers.serve_process import free_port, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
     server = subprocess.Popen([Path(sys.executable).with_name("moto_server"), "-p", str(port)], stdout=log, stderr=log)
     try:
-        until("the server of S3 listens", lambda: _listens(port), 60)
+        wait_until("the server of S3 listens", lambda: _listens(port), 60)
         for method, path, content in (
             ("PUT", "/photos", b""),
             ("PUT", "/photos/some%20dir/%C3%A9.png", BRIGHT),

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from lsml_cli.media.fetcher import Hosts, Login, Media
+from lsml_cli.media.fetcher import AllowedHosts, LabelStudioCredentials, Media
 from tests.helpers import models
-from tests.helpers.media_servers import Answer, Site, serving
+from tests.helpers.media_servers import StubResponse, StubSite, run_stub_server
 
 if TYPE_CHECKING:
     from conftest import LabelStudio
@@ -30,7 +30,7 @@ NAME = "img_0 é+&.pgm"
 
 @pytest.fixture(scope="module")
 def project(label_studio: LabelStudio) -> int:
-    return label_studio.project("media", models.IMAGE_CONFIG)
+    return label_studio.create_project("media", models.IMAGE_CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -48,31 +48,31 @@ def uploaded(label_studio: LabelStudio, project: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def bucket(label_studio: LabelStudio, project: int) -> Iterator[Site]:
+def bucket(label_studio: LabelStudio, project: int) -> Iterator[StubSite]:
     """A bucket that Label Studio has the credentials of; as much of S3 as its connection asks for."""
-    with serving(Bucket) as site:
-        site.answers["/presigned/some dir/é.pgm"] = site.answers["/passed-on/a.pgm"] = Answer(body=PICTURE)
+    with run_stub_server(Bucket) as site:
+        site.answers["/presigned/some dir/é.pgm"] = site.answers["/passed-on/a.pgm"] = StubResponse(body=PICTURE)
         for name, presign in (("presigned", True), ("passed-on", False)):
             asked = {"project": project, "bucket": name, "s3_endpoint": site.url, "presign": presign}
             keys = {"aws_access_key_id": "AKIA" + "A" * 16, "aws_secret_access_key": secrets.token_hex(20)}
-            label_studio.ask("POST", "/api/storages/s3", asked | keys | {"use_blob_urls": True})
+            label_studio.request_ok("POST", "/api/storages/s3", asked | keys | {"use_blob_urls": True})
         yield site
 
 
-class Bucket(Site):
-    def answer(self, path: str, key: str | None, body: Any) -> Any:
-        found = self.answers.get(unquote(path.partition("?")[0]))
+class Bucket(StubSite):
+    def respond(self, path: str, authorization: str | None, body: Any) -> Any:
+        found = self.responses.get(unquote(path.partition("?")[0]))
         empty = b'<?xml version="1.0"?><ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>'
-        return found or Answer(body=empty, headers={"Content-Type": "application/xml"})
+        return found or StubResponse(body=empty, headers={"Content-Type": "application/xml"})
 
 
 @pytest.fixture(params=["legacy token", "personal token"])
 def media(request: Any, label_studio: LabelStudio) -> Iterator[Media]:
     """As in `lsml serve`: nobody is asked but this Label Studio."""
     legacy = request.param == "legacy token"
-    with contextlib.nullcontext() if legacy else label_studio.without_legacy_tokens():
+    with contextlib.nullcontext() if legacy else label_studio.legacy_tokens_disabled():
         key = label_studio.token if legacy else label_studio.personal_token
-        media = Media(label_studio=Login(label_studio.url, key), hosts=Hosts())
+        media = Media(label_studio=LabelStudioCredentials(label_studio.url, key), allowed_hosts=AllowedHosts())
         yield media
         media.close()
 
@@ -83,12 +83,12 @@ def test_uploads(media: Media, uploaded: list[dict[str, Any]], label_studio: Lab
         assert value.startswith("/data/upload/")
         assert media.fetch(value) == PICTURE
         assert media.fetch(label_studio.url + value) == PICTURE
-    missing = str(media.problem("/data/upload/1/nothing.png", ask_remote=True))
+    missing = str(media.find_problem("/data/upload/1/nothing.png", check_remote=True))
     assert missing.endswith("500 Internal Server Error (as Label Studio does for an upload that was deleted)")
-    nobody = Media(label_studio=Login(label_studio.url))
-    assert "LABEL_STUDIO_API_KEY is not set" in str(nobody.problem(value, ask_remote=True))
-    wrong = Media(label_studio=Login(label_studio.url, secrets.token_hex(20)))
-    assert "401" in str(wrong.problem(value, ask_remote=True))
+    nobody = Media(label_studio=LabelStudioCredentials(label_studio.url))
+    assert "LABEL_STUDIO_API_KEY is not set" in str(nobody.find_problem(value, check_remote=True))
+    wrong = Media(label_studio=LabelStudioCredentials(label_studio.url, secrets.token_hex(20)))
+    assert "401" in str(wrong.find_problem(value, check_remote=True))
     for each in (nobody, wrong):
         each.close()
 
@@ -104,31 +104,31 @@ def test_local_files(media: Media, label_studio: LabelStudio, project: int) -> N
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAME).write_bytes(PICTURE)
     asked = {"project": project, "path": str(folder), "use_blob_urls": True}
-    storage = label_studio.ask("POST", "/api/storages/localfiles", asked)["id"]
-    label_studio.ask("POST", f"/api/storages/localfiles/{storage}/sync", {})
+    storage = label_studio.request_ok("POST", "/api/storages/localfiles", asked)["id"]
+    label_studio.request_ok("POST", f"/api/storages/localfiles/{storage}/sync", {})
     values = [str(task["data"].get("image")) for task in label_studio.export(project)]
     [value] = {each for each in values if "local-files" in each}
     assert media.fetch(value) == PICTURE
     assert Media(document_root=documents, label_studio=media.label_studio).fetch(value) == PICTURE
-    assert Media(maps=((value.partition("=")[0] + "=", documents),)).fetch(value) == PICTURE
-    label_studio.ask("DELETE", f"/api/storages/localfiles/{storage}")
+    assert Media(prefix_map=((value.partition("=")[0] + "=", documents),)).fetch(value) == PICTURE
+    label_studio.request_ok("DELETE", f"/api/storages/localfiles/{storage}")
 
 
 def test_buckets(
-    media: Media, label_studio: LabelStudio, project: int, bucket: Site, uploaded: list[dict[str, Any]]
+    media: Media, label_studio: LabelStudio, project: int, bucket: StubSite, uploaded: list[dict[str, Any]]
 ) -> None:
     task = uploaded[0]["id"]
-    allowed = Media(label_studio=media.label_studio, hosts=Hosts((bucket.url.removeprefix("http://"),)))
-    bucket.asked.clear()
+    allowed = Media(label_studio=media.label_studio, allowed_hosts=AllowedHosts((bucket.url.removeprefix("http://"),)))
+    bucket.requests.clear()
     assert allowed.fetch("s3://presigned/some dir/é.pgm", task) == PICTURE
-    assert set(bucket.keys) == {None}
+    assert set(bucket.authorizations) == {None}
     assert "Signature=" in bucket.paths[-1]
     assert media.fetch("s3://passed-on/a.pgm", task) == PICTURE
     assert "127.0.0.1 is not among the hosts" in str(
-        media.problem("s3://presigned/some dir/é.pgm", task, ask_remote=True)
+        media.find_problem("s3://presigned/some dir/é.pgm", task, check_remote=True)
     )
-    assert "no storage is connected" in str(media.problem("s3://other/a.pgm", task, ask_remote=True))
-    assert "no task 987654" in str(media.problem("s3://presigned/a.pgm", 987654, ask_remote=True))
+    assert "no storage is connected" in str(media.find_problem("s3://other/a.pgm", task, check_remote=True))
+    assert "no task 987654" in str(media.find_problem("s3://presigned/a.pgm", 987654, check_remote=True))
     allowed.close()
 
 
@@ -141,7 +141,7 @@ def test_a_run_over_an_export(
         *("predict", "tasks.json", "--model", f"{models.__file__}:Brightness", "--label-config", "config.xml"),
         *("--label-studio-url", label_studio.url, "--media-cache", "cache", "--workers", "4"),
     )
-    with label_studio.without_legacy_tokens():
+    with label_studio.legacy_tokens_disabled():
         environment = {"LABEL_STUDIO_API_KEY": label_studio.personal_token}
         checked = lsml(*command, "--check=media", cwd=tmp_path, env=environment)
         assert checked.returncode == 0, checked.stdout

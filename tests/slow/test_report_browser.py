@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.browser import Page, browsing
+from tests.helpers.browser import Page, open_browser
 from tests.slow.scenario import EXAMPLE
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ return [...document.querySelectorAll('body *')]
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    with browsing(tmp_path) as page:
+    with open_browser(tmp_path) as page:
         yield page
 
 
@@ -49,8 +49,8 @@ def looked_at(page: Page, report: Path, name: str) -> None:
             assert page.run("return [...document.images].filter(each => !each.naturalWidth).length") == 0
             brightness = page.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
             assert (sum(brightness[:3]) < 3 * 128) == dark
-            assert page.complaints() == []
-            page.photograph(f"{name}-{screen}-{'dark' if dark else 'light'}", whole=True)
+            assert page.console_messages() == []
+            page.take_screenshot(f"{name}-{screen}-{'dark' if dark else 'light'}", full_page=True)
 
 
 def test_a_report_on_texts(lsml: Lsml, page: Page, ticket_model: Path, tmp_path: Path) -> None:

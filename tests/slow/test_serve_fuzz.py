@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.serve_process import Serve
+from tests.helpers.serve_process import ServerFactory
 
 MODEL = Path(__file__).parents[1] / "helpers" / "server_models.py"
 
@@ -17,13 +17,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    started = Serve(tmp_path)
+def serve(tmp_path: Path) -> Iterator[ServerFactory]:
+    started = ServerFactory(tmp_path)
     yield started
     started.close()
 
 
-def test_no_request_that_the_openapi_allows_or_forbids_ends_in_a_5xx(serve: Serve, tmp_path: Path) -> None:
+def test_no_request_that_the_openapi_allows_or_forbids_ends_in_a_5xx(serve: ServerFactory, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis", reason="needs schemathesis: `make test-slow` installs it")
     server = serve("--model", f"{MODEL}:Anything")
     run = subprocess.run(
@@ -38,5 +38,5 @@ def test_no_request_that_the_openapi_allows_or_forbids_ends_in_a_5xx(serve: Serv
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Tested: 8" in run.stdout
-    assert server.ask("GET", "/health")["status"] == "UP"
+    assert server.request_ok("GET", "/health")["status"] == "UP"
     assert "bug in lsml" not in server.log.read_text("utf-8")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.serve_process import Serve, jobs, until
-from tests.slow.scenario import tickets, train_and_predict_anew
+from tests.helpers.serve_process import ServerFactory, read_jobs, wait_until
+from tests.slow.scenario import create_ticket_project, train_and_repredict
 
 if TYPE_CHECKING:
     from conftest import LabelStudio, Lsml
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_the_worker_is_killed_in_the_middle(
-    label_studio: LabelStudio, lsml: Lsml, serve: Serve, ticket_model: Path, tmp_path: Path
+    label_studio: LabelStudio, lsml: Lsml, serve: ServerFactory, ticket_model: Path, tmp_path: Path
 ) -> None:
     versions = tmp_path / "versions"
     redis = serve.redis()
@@ -30,24 +30,24 @@ def test_the_worker_is_killed_in_the_middle(
     doomed = serve.worker("--jobs", redis, env=key)
 
     def learns() -> bool:
-        (job,) = jobs(versions) or [{"progress": None}]
+        (job,) = read_jobs(versions) or [{"progress": None}]
         return job["progress"] is not None and not job["progress"].startswith("Asking")
 
     def kill_the_worker(project: int) -> None:
         """When it has the annotations and learns from them, which it says in the job's file."""
-        until("the model learns", learns)
+        wait_until("the model learns", learns)
         doomed.kill()
-        (job,) = jobs(versions)
+        (job,) = read_jobs(versions)
         assert job["state"] == "running", "the worker was done before it could be killed"
-        until("the server has seen that it runs", lambda: server.is_training(project), 10)
+        wait_until("the server has seen that it runs", lambda: server.is_training(project), 10)
         # Whoever labels meanwhile is served.
-        assert server.ask("GET", "/health")["status"] == "UP"
+        assert server.request_ok("GET", "/health")["status"] == "UP"
         serve.worker("--jobs", redis, env=key)
 
-    version = train_and_predict_anew(label_studio, server, during=kill_the_worker)
+    version = train_and_repredict(label_studio, server, on_training_started=kill_the_worker)
 
-    until("the job is finished", lambda: [job["state"] for job in jobs(versions)] == ["done"])
-    (job,) = jobs(versions)
+    wait_until("the job is finished", lambda: [job["state"] for job in read_jobs(versions)] == ["done"])
+    (job,) = read_jobs(versions)
     assert (job["attempt"], job["version"]) == (2, version)
     # One version came out, and nothing of the first attempt is left beside it.
     listed = lsml("versions", versions / f"project-{job['project']}", "--json")
@@ -56,7 +56,7 @@ def test_the_worker_is_killed_in_the_middle(
 
 
 def test_a_job_waits_for_a_worker_and_outlives_the_server(
-    label_studio: LabelStudio, serve: Serve, ticket_model: Path, tmp_path: Path
+    label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, tmp_path: Path
 ) -> None:
     """Nobody works yet, and the server is restarted: the job is done all the same, and the new server uses it."""
     versions = tmp_path / "versions"
@@ -64,19 +64,19 @@ def test_a_job_waits_for_a_worker_and_outlives_the_server(
     key = {"LABEL_STUDIO_API_KEY": label_studio.token}
     started = ("--model", ticket_model, "--versions", versions, "--label-studio-url", label_studio.url, "--jobs", redis)
     server = serve(*started, env=key)
-    made = tickets(label_studio, "patient", annotated=60, fresh=1)
-    backend = label_studio.connect(made.project, server.url)
-    label_studio.ask("POST", f"/api/ml/{backend}/train", {})
-    until("the job is on record", lambda: jobs(versions))
+    made = create_ticket_project(label_studio, "patient", annotated=60, unlabeled=1)
+    backend = label_studio.connect_backend(made.project, server.url)
+    label_studio.request_ok("POST", f"/api/ml/{backend}/train", {})
+    wait_until("the job is on record", lambda: read_jobs(versions))
     server.kill()
 
     again = serve(*started, env=key)
-    label_studio.ask("PATCH", f"/api/ml/{backend}", {"url": again.url, "project": made.project})
-    assert [job["state"] for job in jobs(versions)] == ["waiting"]
+    label_studio.request_ok("PATCH", f"/api/ml/{backend}", {"url": again.url, "project": made.project})
+    assert [job["state"] for job in read_jobs(versions)] == ["waiting"]
     serve.worker("--jobs", redis, env=key)
-    version = until(
+    version = wait_until(
         "the project has a version of its own",
         lambda: next((v for v in [label_studio.model_version(backend)] if v.startswith("project-")), None),
         90,
     )
-    until("the job says which", lambda: [job["version"] for job in jobs(versions)] == [version])
+    wait_until("the job says which", lambda: [job["version"] for job in read_jobs(versions)] == [version])

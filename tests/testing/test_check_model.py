@@ -15,7 +15,7 @@ from lsml_cli import ContractBroken, LabelConfig, check_model, find_model, read_
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.registry.resolve import BUILT_IN
 from lsml_cli.testing.clauses import CLAUSES
-from lsml_cli.testing.training import TRAINING
+from lsml_cli.testing.training import TRAINING_CLAUSES
 from tests.helpers import broken_models, models
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support-tickets"
@@ -30,9 +30,9 @@ def annotated(text: str, label: str) -> dict[str, Any]:
 ANNOTATED = [annotated("a" * n, "long" if n > 10 else "short") for n in range(1, 21)]
 
 BROKEN = {
-    "PlaceUnknown": ("class", "place is 'gpu'"),
+    "UnknownParallelism": ("class", "parallelism is 'gpu'"),
     "DevicesAreText": ("class", "devices is 'cpu'; it has to be a tuple"),
-    "FillsUnknownTag": ("class", "fills names <Choice>"),
+    "UnsupportedControlTag": ("class", "supported_controls names <Choice>"),
     "DefaultIsNoJson": ("params", "the default of folder is PosixPath('/tmp'), which is not JSON"),
     "TakesAnyParam": ("params", "a parameter that is not declared"),
     "BuildFails": ("build", "raised KeyError: 'words' (broken_models.py, line "),
@@ -99,14 +99,16 @@ def test_who_keeps_the_contract_passes(name: str) -> None:
 def test_who_breaks_a_clause_is_told_which(name: str) -> None:
     clause, sentence = BROKEN[name]
     error = broken(name)
-    assert clause in {each.clause.name for each in error.broken}
-    assert {each.clause.name for each in error.broken} - {clause} <= COMPANY.get(name, set()), error
+    assert clause in {each.clause.name for each in error.violations}
+    assert {each.clause.name for each in error.violations} - {clause} <= COMPANY.get(name, set()), error
     assert sentence in str(error)
 
 
 def test_every_clause_is_broken_by_somebody() -> None:
-    assert {clause for clause, _ in BROKEN.values()} == {each.name for each in (*CLAUSES, *TRAINING)} - {"spec"}
-    assert all(each.asks.endswith(".") and "\n" not in each.asks for each in (*CLAUSES, *TRAINING))
+    assert {clause for clause, _ in BROKEN.values()} == {each.name for each in (*CLAUSES, *TRAINING_CLAUSES)} - {"spec"}
+    assert all(
+        each.requirement.endswith(".") and "\n" not in each.requirement for each in (*CLAUSES, *TRAINING_CLAUSES)
+    )
 
 
 def test_a_spec_that_is_not_small() -> None:

@@ -18,7 +18,7 @@ from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation.evaluate import evaluate_outcomes
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.tasks import Annotation, Labelled, Task, Unreadable, read_tasks
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord, read_tasks
 from lsml_cli.training import fit as training
 from lsml_cli.training import splits
 from tests.conftest import Lsml
@@ -54,7 +54,7 @@ def sample(count: int = 120) -> list[Task]:
     return [exported(i, "good" if i % 2 else "bad", topics[i // 2 % 4]) for i in range(count)]
 
 
-def fit(output: Path, tasks: list[Task | Unreadable] | list[Task], **options: Any) -> training.FitResult:
+def fit(output: Path, tasks: list[Task | UnreadableRecord] | list[Task], **options: Any) -> training.FitResult:
     return training.fit_version(resolve.find_model("text-classifier", {}), tasks, CONFIG, output, **options)
 
 
@@ -77,7 +77,7 @@ def test_the_measured_model_is_the_shipped_one(tmp_path: Path) -> None:
     tasks = [replace(each, data={"text": f"{each.data['text']} {i % 3}"}) for i, each in enumerate(sample(200))]
     found = fit(tmp_path, tasks)
     spec = resolve.version_spec(found.version.folder)
-    _, held_out = splits.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
+    _, held_out = splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
     outcomes = training._predict(spec, CONFIG, [example.task for example in held_out])
     assert evaluate_outcomes(CONFIG, held_out, outcomes).metrics == found.metrics
 
@@ -97,9 +97,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_another_split(tmp_pa
 
 def test_nothing_changes_sides_and_equal_texts_fall_together() -> None:
     def sides(tasks: list[Task]) -> dict[str, int]:
-        examples = [Labelled(each, _annotation(each)) for each in tasks]
+        examples = [AnnotatedTask(each, _annotation(each)) for each in tasks]
         found: dict[str, int] = {}
-        for side, members in enumerate(splits.split(examples, CONFIG, 0.3, 5)):
+        for side, members in enumerate(splits.split_examples(examples, CONFIG, 0.3, 5)):
             for member in members:
                 assert found.setdefault(member.task.data["text"], side) == side
         return found
@@ -113,7 +113,7 @@ def test_nothing_changes_sides_and_equal_texts_fall_together() -> None:
 
 
 def test_examples_carry_no_answers() -> None:
-    for side in splits.split([Labelled(each, _annotation(each)) for each in sample(20)], CONFIG, 0.5, 0):
+    for side in splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in sample(20)], CONFIG, 0.5, 0):
         for example in side:
             assert set(example.task.raw) == {"id", "data"}
 
@@ -122,20 +122,22 @@ def test_tasks_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None
     skipped = Task(0, 1, {"text": "x"}, {"data": {}, "annotations": [{"id": 1, "result": [], "was_cancelled": True}]})
     nothing = Task(0, 2, {"text": "x"}, {"data": {}})
     said: list[str] = []
-    found = fit(tmp_path, [*sample(), skipped, nothing, Unreadable(7, "line 9", "not JSON")], progress=said.append)
+    found = fit(
+        tmp_path, [*sample(), skipped, nothing, UnreadableRecord(7, "line 9", "not JSON")], progress=said.append
+    )
     assert found.version.counts["left_out"] == {"no annotation": 1, "skipped": 1, "unreadable": 1}
     assert "Cannot be read: the export, line 9: not JSON." in said
     assert found.promoted
-    torn = fit(tmp_path, [*sample(), Unreadable(7, "line 9", "it ends here", torn=True)])
-    assert (torn.promoted, torn.plan.unread) == (False, 1)
-    assert versions.current(tmp_path) == found.version.version
+    torn = fit(tmp_path, [*sample(), UnreadableRecord(7, "line 9", "it ends here", truncated=True)])
+    assert (torn.promoted, torn.split.unreadable_count) == (False, 1)
+    assert versions.current_version(tmp_path) == found.version.version
 
 
 def test_classes_too_small_to_be_held_out_are_named(tmp_path: Path) -> None:
     for seed in range(20):
         found = fit(tmp_path, [*sample(), exported(500, "odd")], seed=seed)
-        if found.too_small:
-            assert found.too_small == {"mood": ["odd"]}
+        if found.classes_without_holdout:
+            assert found.classes_without_holdout == {"mood": ["odd"]}
             return
     pytest.fail("the only odd one was held out twenty times")
 
@@ -158,7 +160,7 @@ def test_nothing_to_learn_leaves_nothing_behind(tmp_path: Path, tasks: list[Task
 
 def test_held_out_tasks_that_fail_count_as_wrong(tmp_path: Path) -> None:
     tasks = sample()
-    train, held_out = splits.split([Labelled(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
+    train, held_out = splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
     broken = held_out[0].task.index
     result = fit(tmp_path, tasks)
     outcomes = training._predict(
@@ -179,7 +181,7 @@ def test_an_interrupted_fit_leaves_what_was_there(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, sample(), progress=interrupt)
-    assert versions.list_versions(tmp_path) == [before] == [versions.current(tmp_path)]
+    assert versions.list_versions(tmp_path) == [before] == [versions.current_version(tmp_path)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [before, "current"]
 
 
@@ -229,7 +231,7 @@ def test_real_messages_do_not_change_sides_with_a_tenth_more(shared_data: Path) 
     everything = list(read_tasks(str(export), controls=frozenset(config.controls)))
     sides: dict[str, str] = {}
     for count in (len(everything) * 10 // 11, len(everything)):
-        plan = splits.plan_fit(everything[:count], config, holdout=0.2, seed=1)
+        plan = splits.split_tasks(everything[:count], config, holdout=0.2, seed=1)
         for side, members in (("train", plan.train), ("held out", plan.held_out)):
             for member in members:
                 assert sides.setdefault(member.task.data["text"], side) == side

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from lsml_cli.evaluation.metrics import classification
+from lsml_cli.evaluation.metrics import classification_metrics
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_messages_that_nobody_annotated_are_told_apart(predicted, shared_data):
     with (shared_data / "sms-spam" / "messages.tsv").open(newline="", encoding="utf-8") as file:
         truth = [row["label"] for row in csv.DictReader(file, delimiter="\t")][4000:]
     guess = [task["predictions"][0]["result"][0]["value"]["choices"][0] for task in predicted][4000:]
-    metrics = classification(([right], [said]) for right, said in zip(truth, guess, strict=True))
+    metrics = classification_metrics(([right], [said]) for right, said in zip(truth, guess, strict=True))
     spam = next(each for each in metrics.classes if each.name == "spam")
     assert metrics.count == 1574
     assert metrics.accuracy >= 0.98

@@ -8,7 +8,7 @@ from typing import Any
 from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task
-from lsml_cli.training.splits import plan_fit
+from lsml_cli.training.splits import split_tasks
 from tests.helpers.models import IMAGE_CONFIG
 
 CONFIG = LabelConfig.parse(IMAGE_CONFIG)
@@ -21,7 +21,7 @@ def annotated(index: int, value: str) -> Task:
 
 
 def sides(tasks: list[Task], media: Media | None) -> tuple[set[str], set[str]]:
-    plan = plan_fit(tasks, CONFIG, holdout=0.5, media=media)
+    plan = split_tasks(tasks, CONFIG, holdout=0.5, media=media)
     names = [
         {Path(each.task.data["image"]).stem.split("-")[0] for each in side} for side in (plan.train, plan.held_out)
     ]

@@ -14,7 +14,7 @@ from lsml_cli.errors import OutputClosed, OutputError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
+PROGRESS_INTERVAL = 30.0  # seconds between two lines of progress where there is no terminal
 
 
 def emit(*lines: str) -> None:
@@ -42,8 +42,8 @@ class Console:
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self._bar: tqdm[None] | None = None
-        self._begun = self._last_line = time.monotonic()
-        self._first: int | None = None
+        self._started_at = self._last_line = time.monotonic()
+        self._first_count: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -52,30 +52,30 @@ class Console:
         if self._bar is not None:
             self._bar.close()
 
-    def note(self, sentence: str, important: bool = False) -> None:
+    def note(self, message: str, important: bool = False) -> None:
         """Show a sentence; one that is `important` also when everything else is quiet."""
         if self.quiet and not important:
             return
         if self._bar is not None:
             self._bar.clear()
-        print(f"lsml: {sentence}", file=sys.stderr, flush=True)
+        print(f"lsml: {message}", file=sys.stderr, flush=True)
 
     def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
         if self.quiet:
             return
         if (
-            self._first is None
+            self._first_count is None
         ):  # the tasks of an earlier run, and the first batch with the model's start, set the scale
-            self._first, self._begun = tasks, time.monotonic()
-        rate = (tasks - self._first) / max(time.monotonic() - self._begun, 1e-6)
+            self._first_count, self._started_at = tasks, time.monotonic()
+        rate = (tasks - self._first_count) / max(time.monotonic() - self._started_at, 1e-6)
         text = f"{tasks:,} tasks" + (f", {rate:,.0f}/s" if rate else "") + (f", {failed:,} failed" if failed else "")
         if sys.stderr.isatty():
-            self._draw(text, fraction)
-        elif time.monotonic() - self._last_line > LINE_EVERY:
+            self._draw_bar(text, fraction)
+        elif time.monotonic() - self._last_line > PROGRESS_INTERVAL:
             self._last_line = time.monotonic()
-            print(f"lsml: {text}{_left(self._begun, fraction)}", file=sys.stderr, flush=True)
+            print(f"lsml: {text}{_format_remaining(self._started_at, fraction)}", file=sys.stderr, flush=True)
 
-    def _draw(self, text: str, fraction: float | None) -> None:
+    def _draw_bar(self, text: str, fraction: float | None) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
@@ -89,8 +89,8 @@ class Console:
         self._bar.refresh()
 
 
-def _left(begun: float, fraction: float | None) -> str:
+def _format_remaining(started_at: float, fraction: float | None) -> str:
     if not fraction:
         return ""
-    minutes = (time.monotonic() - begun) * (1 / fraction - 1) / 60
+    minutes = (time.monotonic() - started_at) * (1 / fraction - 1) / 60
     return f", {fraction:.0%}, about {minutes:,.0f} min left"

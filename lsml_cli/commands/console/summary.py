@@ -18,16 +18,16 @@ def require_writable(path: Path | None, option: str = "--summary") -> None:
         raise UsageError(f"{option} {path} is a folder.", "Name a file in it.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}.", f"Create it first: mkdir -p {path.parent}")
-    if path.is_file() and not _may_be_summary(path):
+    if path.is_file() and not _looks_like_summary(path):
         raise UsageError(f"{option} {path} is there already, and is no summary.", "Name another file.")
 
 
-def _may_be_summary(path: Path) -> bool:
+def _looks_like_summary(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(1) in (b"", b"{")
 
 
-def write(path: Path | None, content: Mapping[str, Any]) -> None:
+def write_summary(path: Path | None, content: Mapping[str, Any]) -> None:
     """Write the summary as JSON, if there is a place for one; it appears when it is complete.
 
     Text in it may hold the bytes of a path that are no UTF-8. Raises OutputError when it cannot be written.

@@ -8,23 +8,23 @@ from collections.abc import Collection, Sequence
 from lsml_cli.commands.console.progress import emit
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right_aligned: Collection[int] = ()) -> None:
     """One row per line below the headings; the columns whose positions are in `right` hold numbers."""
     if sys.stdout.isatty():
-        emit(_drawn(headings, rows, right))
+        emit(_render_table(headings, rows, right_aligned))
         return
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = []
     for row in (headings, *rows):
         cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
+            cell.rjust(width) if i in right_aligned else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     emit(*lines)
 
 
-def _drawn(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> str:
+def _render_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right_aligned: Collection[int]) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -33,8 +33,10 @@ def _drawn(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collec
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, heading in enumerate(headings):
         # Long remarks are folded; a name or a number in two lines would be another one.
-        last = i == len(headings) - 1 and i not in right
-        table.add_column(Text(heading), justify="right" if i in right else "left", no_wrap=not last, overflow="fold")
+        last = i == len(headings) - 1 and i not in right_aligned
+        table.add_column(
+            Text(heading), justify="right" if i in right_aligned else "left", no_wrap=not last, overflow="fold"
+        )
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
     console = Console(highlight=False)

@@ -19,15 +19,15 @@ from typer.core import TyperCommand
 
 from lsml_cli.commands.console.progress import emit
 from lsml_cli.commands.settings import settings_file
-from lsml_cli.commands.settings.binding_key import Option, options_of
+from lsml_cli.commands.settings.binding_key import Option, collect_options
 from lsml_cli.commands.settings.settings_file import Settings
 
-EMPTY = '""'  # in TOML
-WIDEST = 48  # columns of a value before the place it comes from is no longer aligned
+EMPTY_STRING = '""'  # in TOML
+MAX_ALIGNED_WIDTH = 48  # columns of a value before the place it comes from is no longer aligned
 
 
 # What an option means without its value, which Typer itself knows no way to say.
-ALONE = {"--check": "tasks"}
+IMPLICIT_VALUES = {"--check": "tasks"}
 
 
 class SettingsCommand(TyperCommand):
@@ -47,112 +47,116 @@ class SettingsCommand(TyperCommand):
         """Parse, with the file's settings as defaults. Raises UsageError when something is wrong with the file."""
         if ctx.resilient_parsing:  # a shell asks for completions
             return super().parse_args(ctx, args)
-        args = [f"{each}={ALONE[each]}" if each in ALONE else each for each in args]
+        args = [f"{each}={IMPLICIT_VALUES[each]}" if each in IMPLICIT_VALUES else each for each in args]
         given = dict(self.make_parser(ctx).parse_args(list(args))[0])
         if given.get("help"):
             return super().parse_args(ctx, args)
-        options = options_of(self)
-        settings = self._settings(ctx, given, options)
-        ctx.default_map = {options[key].name: value for key, value in settings.values.items()}
-        if given.get(self._name_of("--show-settings")):
-            emit(*_shown(ctx, str(self.name), given, options, settings))
+        options = collect_options(self)
+        settings = self._load_settings(ctx, given, options)
+        ctx.default_map = {options[key].param_name: value for key, value in settings.values.items()}
+        if given.get(self._param_name("--show-settings")):
+            emit(*_format_settings(ctx, str(self.name), given, options, settings))
             raise typer.Exit
         rest = super().parse_args(ctx, args)
         for key, value in settings.values.items():
-            if options[key].table and given.get(options[key].name):
-                ctx.params[options[key].name] = _merged(value, given[options[key].name])
-        _tell(ctx, given, options, settings)
+            if options[key].is_table and given.get(options[key].param_name):
+                ctx.params[options[key].param_name] = _merge_pairs(value, given[options[key].param_name])
+        _report_settings_file(ctx, given, options, settings)
         return rest
 
-    def _settings(self, ctx: Any, given: Mapping[str, Any], options: Mapping[str, Option]) -> Settings:
-        arguments = [given.get(param.name) for param in self.params if param.param_type_name == "argument"]
+    def _load_settings(self, ctx: Any, parsed: Mapping[str, Any], options: Mapping[str, Option]) -> Settings:
+        arguments = [parsed.get(param.name) for param in self.params if param.param_type_name == "argument"]
         data = next((each for each in arguments if isinstance(each, str)), None)
-        path, named = settings_file.find(given.get(self._name_of("--config")), data)
-        document = settings_file.read(path, named)
+        path, named = settings_file.find_settings_file(parsed.get(self._param_name("--config")), data)
+        document = settings_file.read_toml(path, named)
         if document is None:
             return Settings(path, named, False, {})
         siblings = ctx.parent.command.commands.items() if ctx.parent else [(self.name, self)]
         commands = [str(name) for name, command in siblings if isinstance(command, SettingsCommand)]
         where = f"{path}: [{self.name}]"
-        table = settings_file.table_of(document, path, str(self.name), commands)
+        table = settings_file.get_command_table(document, path, str(self.name), commands)
         values = {}
-        for key, value in settings_file.checked(table, where, options).items():
+        for key, value in settings_file.check_table(table, where, options).items():
             option = options[key]
-            values[key] = settings_file.placed(option, value, path.parent)
-            settings_file.validated(option, values[key], ctx, where)
+            values[key] = settings_file.resolve_relative_paths(option, value, path.parent)
+            settings_file.validate_value(option, values[key], ctx, where)
             if not named:
-                _require_harmless(option, values[key], given.get(option.name), path, where)
+                _require_safe(option, values[key], parsed.get(option.param_name), path, where)
         return Settings(path, named, True, values)
 
-    def _name_of(self, spelling: str) -> str:
+    def _param_name(self, spelling: str) -> str:
         return next((param.name for param in self.params if spelling in param.opts), "")
 
 
-def _require_harmless(option: Option, value: Any, flag: Any, path: Path, where: str) -> None:
+def _require_safe(option: Option, value: Any, flag: Any, path: Path, error_location: str) -> None:
     """Look at what the command line leaves to the file."""
-    from lsml_cli.commands.settings.trust import require_harmless
+    from lsml_cli.commands.settings.trust import require_safe_value
 
-    if option.table:
-        require_harmless(option, _left(value, flag or []), path, where)
+    if option.is_table:
+        require_safe_value(option, _drop_overridden(value, flag or []), path, error_location)
     elif flag is None:
-        require_harmless(option, value, path, where)
+        require_safe_value(option, value, path, error_location)
 
 
-def _merged(defaults: list[str], flags: list[str]) -> list[str]:
-    return _left(defaults, flags) + flags
+def _merge_pairs(defaults: list[str], flags: list[str]) -> list[str]:
+    return _drop_overridden(defaults, flags) + flags
 
 
-def _left(defaults: list[str], flags: list[str]) -> list[str]:
+def _drop_overridden(defaults: list[str], flags: list[str]) -> list[str]:
     """KEY=VALUE pairs of the file, but for the keys that the command line gives."""
     keys = {pair.partition("=")[0] for pair in flags}
     return [pair for pair in defaults if pair.partition("=")[0] not in keys]
 
 
-def _tell(ctx: Any, given: Mapping[str, Any], options: Mapping[str, Option], settings: Settings) -> None:
+def _report_settings_file(
+    ctx: Any, parsed: Mapping[str, Any], options: Mapping[str, Option], settings: Settings
+) -> None:
     """Say which settings a file that nobody named has decided."""
     from lsml_cli.commands.console.progress import Console
 
     def decides(option: Option, value: Any) -> bool:
-        flag = given.get(option.name)
-        return bool(_left(value, flag or [])) if option.table else flag is None
+        flag = parsed.get(option.param_name)
+        return bool(_drop_overridden(value, flag or [])) if option.is_table else flag is None
 
     used = [key for key, value in settings.values.items() if decides(options[key], value)]
-    if used and not settings.named:
+    if used and not settings.is_explicit:
         Console(bool(ctx.params.get("quiet"))).note(f"Settings from {settings.path} ({', '.join(used)}).")
 
 
-def _shown(
-    ctx: Any, command: str, given: Mapping[str, Any], options: Mapping[str, Option], settings: Settings
+def _format_settings(
+    ctx: Any, command: str, parsed: Mapping[str, Any], options: Mapping[str, Option], settings: Settings
 ) -> Iterator[str]:
     """The settings as TOML, a line each, with where they come from: what is printed is a lsml.toml itself."""
     lines: list[tuple[str, str]] = []
     tables: dict[str, list[tuple[str, str]]] = {}
     for key, option in options.items():
-        value, source = option.param.consume_value(ctx, given)
+        value, source = option.param.consume_value(ctx, parsed)
         if value is not None:
             value = option.param.process_value(ctx, value)  # 0 for a float is 0.0; nonsense is refused
-        place = _place(source.name, option, settings)
-        if option.table:
-            tables[key] = list(_pairs(settings.values.get(key, []), given.get(option.name) or [], settings.path))
+        place = _describe_origin(source.name, option, settings)
+        if option.is_table:
+            tables[key] = list(
+                _format_pairs(settings.values.get(key, []), parsed.get(option.param_name) or [], settings.path)
+            )
         elif value is None or value in ([], ()):
             lines.append((f"# {key} is not set", "required" if option.param.required else place))
         else:
-            lines.append((f"{key} = {to_toml(option.as_number(value))}", place))
-    yield f"# {settings.path}: {'read' if settings.there else 'not there'}"
+            lines.append((f"{key} = {to_toml(option.parse_number(value))}", place))
+    yield f"# {settings.path}: {'read' if settings.exists else 'not there'}"
     yield f"[{command}]"
-    yield from _aligned(lines)
+    yield from _align_comments(lines)
     for key, pairs in tables.items():
         if pairs:
-            yield from ("", f"[{command}.{key}]", *_aligned(pairs))
+            yield from ("", f"[{command}.{key}]", *_align_comments(pairs))
 
 
-def _place(source: str, option: Option, settings: Settings) -> str:
+def _describe_origin(source: str, option: Option, settings: Settings) -> str:
     if source == "DEFAULT_MAP":
         return str(settings.path)
     return {"COMMANDLINE": "command line", "ENVIRONMENT": f"${option.param.envvar}"}.get(source, "built in")
 
 
-def _pairs(defaults: list[str], flags: list[str], path: Path) -> Iterator[tuple[str, str]]:
+def _format_pairs(defaults: list[str], flags: list[str], path: Path) -> Iterator[tuple[str, str]]:
     from lsml_cli.registry.resolve import parse_params
 
     mine = parse_params(flags)
@@ -164,8 +168,8 @@ def _pairs(defaults: list[str], flags: list[str], path: Path) -> Iterator[tuple[
         )
 
 
-def _aligned(lines: list[tuple[str, str]]) -> Iterator[str]:
-    width = max((len(left) for left, _ in lines if len(left) <= WIDEST), default=0)
+def _align_comments(lines: list[tuple[str, str]]) -> Iterator[str]:
+    width = max((len(left) for left, _ in lines if len(left) <= MAX_ALIGNED_WIDTH), default=0)
     for left, place in lines:
         yield f"{left:{width}}  # {place}"
 
@@ -176,7 +180,7 @@ def to_toml(value: Any) -> str | None:
         inner = [f"{_toml_key(key)} = {to_toml(each)}" for key, each in value.items() if each is not None]
         return f"{{ {', '.join(inner)} }}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(to_toml(each) or EMPTY for each in value) + "]"
+        return "[" + ", ".join(to_toml(each) or EMPTY_STRING for each in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -191,4 +195,4 @@ def to_toml(value: Any) -> str | None:
 
 
 def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else to_toml(key) or EMPTY
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else to_toml(key) or EMPTY_STRING

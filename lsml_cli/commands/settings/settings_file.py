@@ -23,9 +23,9 @@ from typing import Any
 import typer
 
 from lsml_cli.commands.settings import binding_key
-from lsml_cli.commands.settings.binding_key import NOT_SETTINGS, Option
-from lsml_cli.errors import UsageError, closest_first
-from lsml_cli.registry.versions import is_folder
+from lsml_cli.commands.settings.binding_key import COMMAND_LINE_ONLY, Option
+from lsml_cli.errors import UsageError, sort_by_similarity
+from lsml_cli.registry.versions import is_model_folder
 
 FILE_NAME = "lsml.toml"
 
@@ -35,61 +35,61 @@ class Settings:
     """What the file at `path` says for a command: option key -> the value as click takes it. `named`: by --config."""
 
     path: Path
-    named: bool
-    there: bool
+    is_explicit: bool
+    exists: bool
     values: Mapping[str, Any]
 
 
-def find(named: str | Path | None, data: str | None) -> tuple[Path, bool]:
+def find_settings_file(config_option: str | Path | None, data: str | None) -> tuple[Path, bool]:
     """Where the settings are: the file that --config names, else lsml.toml beside the data or in the working folder."""
-    if named is not None:
-        return Path(named), True
+    if config_option is not None:
+        return Path(config_option), True
     return (Path() if data in (None, "-") else Path(str(data)).parent) / FILE_NAME, False
 
 
-def read(path: Path, named: bool) -> dict[str, Any] | None:
+def read_toml(path: Path, is_explicit: bool) -> dict[str, Any] | None:
     """The TOML document, None when there is no file beside the data. Raises UsageError when it cannot be read."""
     import tomllib
 
-    if not named and not path.is_file():
+    if not is_explicit and not path.is_file():
         return None
     try:
         return tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise UsageError(f"There is no file {path} (--config).", "Name a TOML file with the settings.") from None
     except OSError as error:
-        raise UsageError(f"The settings {path} cannot be read: {error.strerror}.", _ANOTHER) from None
+        raise UsageError(f"The settings {path} cannot be read: {error.strerror}.", _FIX_FILE_HINT) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"The settings {path} are not TOML: {error}.", _ANOTHER) from None
+        raise UsageError(f"The settings {path} are not TOML: {error}.", _FIX_FILE_HINT) from None
 
 
-_ANOTHER = "Mend the file, or name another with --config (--config /dev/null for none)."
+_FIX_FILE_HINT = "Mend the file, or name another with --config (--config /dev/null for none)."
 
 
-def table_of(document: Mapping[str, Any], path: Path, command: str, commands: Iterable[str]) -> dict[str, Any]:
+def get_command_table(document: Mapping[str, Any], path: Path, command: str, commands: Iterable[str]) -> dict[str, Any]:
     """The table of a command. Raises UsageError when the document holds anything but tables of commands."""
     known = list(commands)
     for name, value in document.items():
         if name not in known and not isinstance(value, dict):
             raise UsageError(
                 f"{path}: {name} stands outside of a table.",
-                f"Put it below the command it is meant for: {_tables(known)}.",
+                f"Put it below the command it is meant for: {_format_table_names(known)}.",
             )
         if name not in known:
             raise UsageError(
                 f"{path}: [{name}] is not a command that takes settings.",
-                f"Those that do: {_tables(closest_first(name, known))}.",
+                f"Those that do: {_format_table_names(sort_by_similarity(name, known))}.",
             )
         if not isinstance(value, dict):
             raise UsageError(f"{path}: {name} is not a table.", f"Write [{name}], and the settings below it.")
     return dict(document.get(command, {}))
 
 
-def _tables(names: Iterable[str]) -> str:
+def _format_table_names(names: Iterable[str]) -> str:
     return ", ".join(f"[{name}]" for name in names)
 
 
-def checked(table: Mapping[str, Any], where: str, options: Mapping[str, Option]) -> dict[str, Any]:
+def check_table(table: Mapping[str, Any], error_location: str, options: Mapping[str, Option]) -> dict[str, Any]:
     """The settings by key, spelled like the options. Raises UsageError for an unknown key or a wrong type.
 
     where  "data/lsml.toml: [predict]", how sentences about it begin
@@ -97,53 +97,59 @@ def checked(table: Mapping[str, Any], where: str, options: Mapping[str, Option])
     found: dict[str, Any] = {}
     for spelled, value in table.items():
         key = spelled.replace("_", "-")
-        if key in NOT_SETTINGS:
-            raise UsageError(f"{where} {spelled} is not a setting.", f"Give --{key} on the command line, for one run.")
+        if key in COMMAND_LINE_ONLY:
+            raise UsageError(
+                f"{error_location} {spelled} is not a setting.", f"Give --{key} on the command line, for one run."
+            )
         if key not in options:
-            known = ", ".join(closest_first(key, options))
-            raise UsageError(f"{where} has no setting {spelled!r}.", f"It has: {known}.")
+            known = ", ".join(sort_by_similarity(key, options))
+            raise UsageError(f"{error_location} has no setting {spelled!r}.", f"It has: {known}.")
         if key in found:
-            raise UsageError(f"{where} {key} is there twice.", "Spell it with hyphens only.")
-        found[key] = binding_key.typed(options[key], value, f"{where} {spelled}")
+            raise UsageError(f"{error_location} {key} is there twice.", "Spell it with hyphens only.")
+        found[key] = binding_key.convert_value(options[key], value, f"{error_location} {spelled}")
     return found
 
 
-def placed(option: Option, value: Any, folder: Path) -> Any:
+def resolve_relative_paths(option: Option, value: Any, folder: Path) -> Any:
     """The value with a relative path made relative to the folder of the file."""
     if isinstance(value, list) and option.is_path:
-        return [f"{prefix}={folder / path}" if equals else path for prefix, equals, path in map(_parted, value)]
+        return [f"{prefix}={folder / path}" if equals else path for prefix, equals, path in map(_split_map, value)]
     if not isinstance(value, str):
         return value
     if option.is_model:
         is_file = option.is_path and (folder / value).is_file()  # --compare takes a file of predictions as well
-        return str(folder / value) if is_file else _placed_model(value, folder)
-    return str(folder / value) if option.means_path(value) else value
+        return str(folder / value) if is_file else _resolve_model(value, folder)
+    return str(folder / value) if option.is_path_value(value) else value
 
 
-def _parted(pair: str) -> tuple[str, str, str]:
+def _split_map(pair: str) -> tuple[str, str, str]:
     """PREFIX=DIR: the folder is what stands behind the last "="."""
     return pair.rpartition("=")
 
 
-def _placed_model(value: str, folder: Path) -> str:
+def _resolve_model(value: str, folder: Path) -> str:
     """As `registry.find_model` would read it in that folder."""
     from lsml_cli.registry.resolve import BUILT_IN, split_class
 
     there = folder / value
     if value in BUILT_IN:
         return value
-    if not is_folder(str(there)) and (both := split_class(value)) is not None:
-        return f"{_placed_model(both[0], folder)}@{folder / both[1]}"
+    if not is_model_folder(str(there)) and (both := split_class(value)) is not None:
+        return f"{_resolve_model(both[0], folder)}@{folder / both[1]}"
     file, colon, _ = value.rpartition(":")
     # A plain name is a plug-in unless it is a folder; in the working folder it must not become one by accident.
-    if is_folder(str(there)) or (colon and file.endswith(".py")) or (not colon and ("/" in value or is_folder(value))):
+    if (
+        is_model_folder(str(there))
+        or (colon and file.endswith(".py"))
+        or (not colon and ("/" in value or is_model_folder(value)))
+    ):
         return str(there)
     return value
 
 
-def validated(option: Option, value: Any, ctx: Any, where: str) -> None:
+def validate_value(option: Option, value: Any, ctx: Any, error_location: str) -> None:
     """Let click look at the value: ranges, choices. Raises UsageError that names the file."""
     try:
         option.param.process_value(ctx, value)
     except typer.BadParameter as error:
-        raise UsageError(f"{where} {option.key}: {error.message}", "Correct the file.") from None
+        raise UsageError(f"{error_location} {option.key}: {error.message}", "Correct the file.") from None

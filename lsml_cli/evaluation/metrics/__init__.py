@@ -14,6 +14,6 @@ Whatever measures one control over many tasks keeps compact arrays and answers t
 
 from __future__ import annotations
 
-from lsml_cli.evaluation.metrics.choices import ClassMetrics, Metrics, classification
+from lsml_cli.evaluation.metrics.choices import ChoiceMetrics, ClassMetrics, classification_metrics
 
-__all__ = ["ClassMetrics", "Metrics", "classification"]
+__all__ = ["ChoiceMetrics", "ClassMetrics", "classification_metrics"]

@@ -26,7 +26,7 @@ class Agreement:
         return asdict(self)
 
 
-class NameAgreement:
+class NominalAgreement:
     """Of answers that are equal or not.
 
     alpha = 1 - (n - 1) * sum_u [disagreeing pairs of u / (m_u - 1)] / sum_c n_c (n - n_c)
@@ -37,7 +37,7 @@ class NameAgreement:
 
     def __init__(self) -> None:
         self._tasks = 0
-        self._shares = self._disagreeing = 0.0
+        self._agreement_sum = self._disagreement_sum = 0.0
         self._answers: Counter[Hashable] = Counter()
 
     def add(self, answers: Sequence[Hashable]) -> None:
@@ -48,17 +48,17 @@ class NameAgreement:
         counts = Counter(answers)
         agreeing = sum(count * (count - 1) for count in counts.values())
         self._tasks += 1
-        self._shares += agreeing / (several * (several - 1))
-        self._disagreeing += (several * (several - 1) - agreeing) / (several - 1)
+        self._agreement_sum += agreeing / (several * (several - 1))
+        self._disagreement_sum += (several * (several - 1) - agreeing) / (several - 1)
         self._answers.update(counts)
 
-    def found(self) -> Agreement | None:
+    def compute(self) -> Agreement | None:
         if not self._tasks:
             return None
         total = self._answers.total()
         expected = sum(count * (total - count) for count in self._answers.values())
-        alpha = 1 - (total - 1) * self._disagreeing / expected if expected else None
-        return Agreement(self._tasks, "the same answer", self._shares / self._tasks, alpha)
+        alpha = 1 - (total - 1) * self._disagreement_sum / expected if expected else None
+        return Agreement(self._tasks, "the same answer", self._agreement_sum / self._tasks, alpha)
 
 
 class MeanAgreement:
@@ -69,11 +69,11 @@ class MeanAgreement:
         self._tasks = 0
         self._sum = 0.0
 
-    def add(self, alike: Sequence[float]) -> None:
+    def add(self, similarities: Sequence[float]) -> None:
         """How alike each two annotations of one task are."""
-        if alike:
+        if similarities:
             self._tasks += 1
-            self._sum += sum(alike) / len(alike)
+            self._sum += sum(similarities) / len(similarities)
 
-    def found(self) -> Agreement | None:
+    def compute(self) -> Agreement | None:
         return Agreement(self._tasks, self._measure, self._sum / self._tasks) if self._tasks else None

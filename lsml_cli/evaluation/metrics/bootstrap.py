@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-RESAMPLES = 1000
-FEWEST = 200  # also where there are so many tasks that a thousand samples would take minutes
-DRAWS = 100_000_000  # tasks that are drawn in all
-BLOCK = 2_000_000  # weights in memory at a time
+MAX_RESAMPLES = 1000
+MIN_RESAMPLES = 200  # also where there are so many tasks that a thousand samples would take minutes
+MAX_DRAWS = 100_000_000  # tasks that are drawn in all
+MAX_BLOCK_WEIGHTS = 2_000_000  # weights in memory at a time
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,24 @@ class Interval:
         return asdict(self)
 
 
-class Weighable(Protocol):
+class WeightedCounts(Protocol):
     """What is measured. See `choices.ChoiceCounts` for `values`.
 
     kinds  a number for each task, equal for tasks that add the same to every number; None where each is different
     """
 
-    def kinds(self) -> npt.NDArray[np.int32] | None: ...
+    def task_groups(self) -> npt.NDArray[np.int32] | None: ...
 
-    def values(
+    def weighted_values(
         self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None = None
     ) -> dict[str, npt.NDArray[np.float64]]: ...
 
 
-def resamples(tasks: int) -> int:
-    return max(FEWEST, min(RESAMPLES, DRAWS // max(tasks, 1)))
+def resample_count(task_count: int) -> int:
+    return max(MIN_RESAMPLES, min(MAX_RESAMPLES, MAX_DRAWS // max(task_count, 1)))
 
 
-def samples(sizes: npt.NDArray[np.int64], seed: int) -> Iterator[npt.NDArray[np.int32]]:
+def draw_weights(group_sizes: npt.NDArray[np.int64], seed: int) -> Iterator[npt.NDArray[np.int32]]:
     """How often each kind of task is in each sample, some samples at a time: shape (n, kinds). Equal for equal seeds.
 
     sizes  how many tasks there are of each kind
@@ -56,43 +56,43 @@ def samples(sizes: npt.NDArray[np.int64], seed: int) -> Iterator[npt.NDArray[np.
     import numpy as np
 
     random = np.random.default_rng(seed)
-    tasks = int(sizes.sum())
-    left = resamples(tasks)
+    tasks = int(group_sizes.sum())
+    left = resample_count(tasks)
     while left:
-        n = min(left, max(1, BLOCK // max(len(sizes), 1)))
-        if len(sizes) == tasks:
+        n = min(left, max(1, MAX_BLOCK_WEIGHTS // max(len(group_sizes), 1)))
+        if len(group_sizes) == tasks:
             drawn = [np.bincount(random.integers(0, tasks, tasks), minlength=tasks) for _ in range(n)]
             yield np.stack(drawn).astype(np.int32)
         else:  # the same draw, of which only is counted how often it meets each kind
-            yield random.multinomial(tasks, sizes / tasks, n).astype(np.int32)
+            yield random.multinomial(tasks, group_sizes / tasks, n).astype(np.int32)
         left -= n
 
 
-def distributions(
-    measured: Mapping[str, Weighable], tasks: int, seed: int
+def resample_metrics(
+    counts: Mapping[str, WeightedCounts], task_count: int, seed: int
 ) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
     """{name: {metric: its values in all samples}}; sample i is the same for each of them."""
     import numpy as np
 
-    parts: dict[str, dict[str, list[Any]]] = {name: {} for name in measured}
-    if not measured:
+    parts: dict[str, dict[str, list[Any]]] = {name: {} for name in counts}
+    if not counts:
         return {}
-    kinds = [found for each in measured.values() if (found := each.kinds()) is not None]
-    if len(kinds) == len(measured):
+    kinds = [found for each in counts.values() if (found := each.task_groups()) is not None]
+    if len(kinds) == len(counts):
         together = np.stack(kinds)
         _, first, sizes = np.unique(together, axis=1, return_index=True, return_counts=True)
     else:
-        first, sizes = np.arange(tasks), np.ones(tasks, np.int64)
-    for weights in samples(sizes, seed):
-        for name, each in measured.items():
-            for metric, values in each.values(weights, first).items():
+        first, sizes = np.arange(task_count), np.ones(task_count, np.int64)
+    for weights in draw_weights(sizes, seed):
+        for name, each in counts.items():
+            for metric, values in each.weighted_values(weights, first).items():
                 parts[name].setdefault(metric, []).append(values)
     return {
         name: {metric: np.concatenate(several) for metric, several in found.items()} for name, found in parts.items()
     }
 
 
-def interval(values: npt.NDArray[np.float64]) -> Interval | None:
+def percentile_interval(values: npt.NDArray[np.float64]) -> Interval | None:
     """The middle 95 % of the values that are numbers; None where there are none."""
     import numpy as np
 

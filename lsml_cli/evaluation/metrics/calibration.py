@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-BINS = 10  # of equal width
+BIN_COUNT = 10  # of equal width
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Calibration:
         return asdict(self)
 
 
-def calibration(scores: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Calibration | None:
+def compute_calibration(scores: npt.NDArray[np.float32], correct: npt.NDArray[np.float32]) -> Calibration | None:
     """scores  probabilities in 0..1, shape (n,)
     right   whether each answer is right, in 0..1 where several people disagree, shape (n,)
 
@@ -51,15 +51,17 @@ def calibration(scores: npt.NDArray[np.float32], right: npt.NDArray[np.float32])
 
     if not len(scores):
         return None
-    edges = np.linspace(0.0, 1.0, BINS + 1)
+    edges = np.linspace(0.0, 1.0, BIN_COUNT + 1)
     of_bin = np.searchsorted(edges[1:-1], scores)
-    counts, sums, rights = (np.bincount(of_bin, each, BINS) for each in (None, scores, right))
+    counts, sums, rights = (np.bincount(of_bin, each, BIN_COUNT) for each in (None, scores, correct))
     bins = tuple(
         Bin(float(edges[i]), float(edges[i + 1]), int(counts[i]), sums[i] / counts[i], rights[i] / counts[i])
-        for i in range(BINS)
+        for i in range(BIN_COUNT)
         if counts[i]
     )
     ece = float(np.abs(sums - rights).sum() / len(scores))
-    fine = np.minimum((np.clip(scores, 0, 1) * 2 * BINS).astype(int), 2 * BINS - 1)
-    good, bad = (np.bincount(fine[chosen], minlength=2 * BINS).tolist() for chosen in (right >= 0.5, right < 0.5))
+    fine = np.minimum((np.clip(scores, 0, 1) * 2 * BIN_COUNT).astype(int), 2 * BIN_COUNT - 1)
+    good, bad = (
+        np.bincount(fine[chosen], minlength=2 * BIN_COUNT).tolist() for chosen in (correct >= 0.5, correct < 0.5)
+    )
     return Calibration(len(scores), ece, bins, tuple(good), tuple(bad))

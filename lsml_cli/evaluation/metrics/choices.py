@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Labels = frozenset[str]
-Pair = tuple[Labels, Labels]  # what is true, what was predicted
+LabelSet = frozenset[str]
+LabelPair = tuple[LabelSet, LabelSet]  # what is true, what was predicted
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
-class Metrics:
+class ChoiceMetrics:
     """How well one control was filled, over `count` tasks.
 
     accuracy  share of tasks whose set of labels is exactly right (of a single choice: whose label is)
@@ -65,7 +65,7 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusionMatrix:
     """How often what was predicted for what is true: `counts[i][j]` for `rows[i]` and `columns[j]`.
 
     Only of single choices. A last column without a name counts the tasks for which nothing was predicted, if any.
@@ -79,16 +79,16 @@ class Confusion:
         return {"true": list(self.rows), "predicted": list(self.columns), "counts": [list(row) for row in self.counts]}
 
 
-def classification(pairs: Iterable[tuple[Collection[str], Collection[str]]]) -> Metrics:
+def classification_metrics(pairs: Iterable[tuple[Collection[str], Collection[str]]]) -> ChoiceMetrics:
     """Metrics of (true labels, predicted labels) pairs, one for each task.
 
     A single choice is a set of one label, or of none where nothing was predicted. Equal to scikit-learn's
     `accuracy_score` and `f1_score(average="macro", zero_division=0)` on the same data, over the labels that occur.
     """
-    return _metrics(Counter((frozenset(truth), frozenset(guess)) for truth, guess in pairs))
+    return _compute_metrics(Counter((frozenset(truth), frozenset(guess)) for truth, guess in pairs))
 
 
-def _metrics(pairs: Mapping[Pair, int]) -> Metrics:
+def _compute_metrics(pairs: Mapping[LabelPair, int]) -> ChoiceMetrics:
     """Of pairs, with how often there is each."""
     count = exact = 0
     true: Counter[str] = Counter()
@@ -103,20 +103,20 @@ def _metrics(pairs: Mapping[Pair, int]) -> Metrics:
     classes = tuple(
         ClassMetrics(
             name,
-            _share(right[name], predicted[name]),
-            _share(right[name], true[name]),
-            _share(2 * right[name], predicted[name] + true[name]),
+            _ratio(right[name], predicted[name]),
+            _ratio(right[name], true[name]),
+            _ratio(2 * right[name], predicted[name] + true[name]),
             true[name],
             predicted[name],
         )
         for name in sorted(true.keys() | predicted.keys())
     )
     macro_f1 = sum(each.f1 for each in classes) / len(classes) if classes else None
-    micro_f1 = _share(2 * right.total(), predicted.total() + true.total()) if classes else None
-    return Metrics(count, exact / count if count else None, macro_f1, classes, micro_f1)
+    micro_f1 = _ratio(2 * right.total(), predicted.total() + true.total()) if classes else None
+    return ChoiceMetrics(count, exact / count if count else None, macro_f1, classes, micro_f1)
 
 
-def _share(part: int, whole: int) -> float:
+def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
@@ -124,55 +124,55 @@ class ChoiceCounts:
     """The answers to one <Choices>, task by task, in eight bytes each: tasks with the same answers share a cell."""
 
     def __init__(self) -> None:
-        self._adding: tuple[list[str], npt.NDArray[np.float64]] | None = None
-        self._cells: dict[tuple[Pair, ...], int] = {}
-        self._cell_of = array("i")  # by task; -1 where it does not count
+        self._table_cache: tuple[list[str], npt.NDArray[np.float64]] | None = None
+        self._cells: dict[tuple[LabelPair, ...], int] = {}
+        self._cell_by_task = array("i")  # by task; -1 where it does not count
         self._scores = array("f")  # of what was predicted; NaN where there is none
 
-    def add(self, pairs: Sequence[Pair], score: float | None = None) -> None:
+    def add(self, pairs: Sequence[LabelPair], score: float | None = None) -> None:
         """The next task: a pair for each annotation that counts, none where the task does not count here."""
         cell = self._cells.setdefault(tuple(pairs), len(self._cells)) if pairs else -1
-        self._cell_of.append(cell)
+        self._cell_by_task.append(cell)
         self._scores.append(float("nan") if score is None or not pairs else score)
 
     @property
-    def is_true(self) -> bool:
+    def has_truth(self) -> bool:
         """Whether any annotation gives a label."""
         return any(truth for pairs in self._cells for truth, _ in pairs)
 
     @property
-    def is_predicted(self) -> bool:
+    def has_predictions(self) -> bool:
         return any(guess for pairs in self._cells for _, guess in pairs)
 
-    def metrics(self) -> Metrics:
-        return _metrics(self._pairs())
+    def metrics(self) -> ChoiceMetrics:
+        return _compute_metrics(self._pair_counts())
 
-    def confusion(self) -> Confusion:
+    def confusion(self) -> ConfusionMatrix:
         """Of a single choice: of several labels the first in alphabetical order counts."""
         counts: Counter[tuple[str, str]] = Counter()
-        for (truth, guess), times in self._pairs().items():
+        for (truth, guess), times in self._pair_counts().items():
             counts[min(truth, default=""), min(guess, default="")] += times
         rows = sorted({truth for truth, _ in counts} | {guess for _, guess in counts if guess})
         columns = [*rows, *([""] if any(not guess for _, guess in counts) else [])]
-        return Confusion(
+        return ConfusionMatrix(
             tuple(rows), tuple(columns), tuple(tuple(counts[row, column] for column in columns) for row in rows)
         )
 
-    def scored(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def calibration_data(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """(scores, whether it is right in 0..1), of the tasks that have a score; shapes (n,) and (n,)."""
         import numpy as np
 
-        cells, scores = np.frombuffer(self._cell_of, np.int32), np.frombuffer(self._scores, np.float32)
+        cells, scores = np.frombuffer(self._cell_by_task, np.int32), np.frombuffer(self._scores, np.float32)
         kept = np.isfinite(scores)
         exact = [sum(truth == guess for truth, guess in pairs) / len(pairs) for pairs in self._cells]
         return scores[kept], np.array(exact, np.float32)[cells[kept]]
 
-    def kinds(self) -> npt.NDArray[np.int32]:
+    def task_groups(self) -> npt.NDArray[np.int32]:
         import numpy as np
 
-        return np.frombuffer(self._cell_of, np.int32)
+        return np.frombuffer(self._cell_by_task, np.int32)
 
-    def values(
+    def weighted_values(
         self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None = None
     ) -> dict[str, npt.NDArray[np.float64]]:
         """The headline numbers when every task counts as often as it says.
@@ -184,7 +184,7 @@ class ChoiceCounts:
         """
         import numpy as np
 
-        cells = self.kinds() if tasks is None else self.kinds()[tasks]
+        cells = self.task_groups() if tasks is None else self.task_groups()[tasks]
         counting = cells >= 0
         where = cells[counting]
         per_cell = np.stack([np.bincount(where, row, len(self._cells)) for row in weights[:, counting]])
@@ -208,8 +208,8 @@ class ChoiceCounts:
         class; shape (cells, 2 + 3 * classes)."""
         import numpy as np
 
-        if self._adding is not None and len(self._adding[1]) == len(self._cells):
-            return self._adding
+        if self._table_cache is not None and len(self._table_cache[1]) == len(self._cells):
+            return self._table_cache
         names = sorted({name for pairs in self._cells for pair in pairs for side in pair for name in side})
         column = {name: i for i, name in enumerate(names)}
         table = np.zeros((len(self._cells), 2 + 3 * len(names)))
@@ -219,12 +219,12 @@ class ChoiceCounts:
                 for part, labels in enumerate((truth, guess, truth & guess)):
                     for name in labels:
                         row[2 + part * len(names) + column[name]] += 1
-        self._adding = names, table
-        return self._adding
+        self._table_cache = names, table
+        return self._table_cache
 
-    def _pairs(self) -> Counter[Pair]:
-        found: Counter[Pair] = Counter()
-        tasks = Counter(self._cell_of)
+    def _pair_counts(self) -> Counter[LabelPair]:
+        found: Counter[LabelPair] = Counter()
+        tasks = Counter(self._cell_by_task)
         for pairs, cell in self._cells.items():
             for pair in pairs:
                 found[pair] += tasks[cell]

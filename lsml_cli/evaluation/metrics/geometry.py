@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-UNKNOWN = (1000, 1000)  # pixels of a picture whose size no region tells
-LONGEST = 30_000  # pixels of a side that are believed
-CORNERS = 40  # of an ellipse
+DEFAULT_IMAGE_SIZE = (1000, 1000)  # pixels of a picture whose size no region tells
+MAX_IMAGE_SIDE = 30_000  # pixels of a side that are believed
+ELLIPSE_POINTS = 40  # of an ellipse
 
 Point = tuple[float, float]
 
@@ -37,7 +37,7 @@ class Shape:
 
     box: tuple[float, float, float, float] | None = None
     points: tuple[Point, ...] = ()
-    stroke: tuple[bytes, tuple[int, int]] | None = None
+    brush_rle: tuple[bytes, tuple[int, int]] | None = None
 
     def outline(self) -> tuple[Point, ...]:
         """Corners in percent, for drawing; none of a brush."""
@@ -47,42 +47,54 @@ class Shape:
         return ((x, y), (x + width, y), (x + width, y + height), (x, y + height))
 
 
-def shape_of(region: Mapping[str, Any]) -> Shape | None:
+def parse_shape(region: Mapping[str, Any]) -> Shape | None:
     """The shape of a region as Label Studio stores it; None for one that has none, or none that makes sense."""
     value = region.get("value")
     if not isinstance(value, Mapping):
         return None
-    size = size_of(region)
+    size = parse_image_size(region)
     try:
         if "rle" in value:
-            return Shape(stroke=(bytes(value["rle"]), size)) if size else None
+            return Shape(brush_rle=(bytes(value["rle"]), size)) if size else None
         if "points" in value:
-            points = tuple((_finite(x), _finite(y)) for x, y in value["points"])
+            points = tuple((_to_finite_float(x), _to_finite_float(y)) for x, y in value["points"])
             return Shape(points=points) if len(points) > 2 else None
         if "radiusX" in value:
-            centre = _finite(value["x"]), _finite(value["y"])
-            radii = _finite(value["radiusX"]), _finite(value["radiusY"])
-            return Shape(points=_ellipse(centre, radii, value.get("rotation") or 0, size or UNKNOWN))
+            centre = _to_finite_float(value["x"]), _to_finite_float(value["y"])
+            radii = _to_finite_float(value["radiusX"]), _to_finite_float(value["radiusY"])
+            return Shape(points=_ellipse_outline(centre, radii, value.get("rotation") or 0, size or DEFAULT_IMAGE_SIZE))
         if "width" in value:
-            box = (_finite(value["x"]), _finite(value["y"]), _finite(value["width"]), _finite(value["height"]))
+            box = (
+                _to_finite_float(value["x"]),
+                _to_finite_float(value["y"]),
+                _to_finite_float(value["width"]),
+                _to_finite_float(value["height"]),
+            )
             angle = value.get("rotation") or 0
-            return Shape(points=_turned(box, angle, size or UNKNOWN)) if angle else Shape(box)
+            return Shape(points=_rotated_box_corners(box, angle, size or DEFAULT_IMAGE_SIZE)) if angle else Shape(box)
     except (KeyError, TypeError, ValueError):
         return None
     return None
 
 
-def size_of(region: Mapping[str, Any]) -> tuple[int, int] | None:
+def parse_image_size(region: Mapping[str, Any]) -> tuple[int, int] | None:
     """(width, height) of the region's picture in pixels; JSON_MIN keeps them in the value."""
     for place in (region, region.get("value")):
         if isinstance(place, Mapping):
             width, height = place.get("original_width"), place.get("original_height")
-            if is_number(width) and is_number(height) and 1 <= width <= LONGEST and 1 <= height <= LONGEST:
+            if (
+                is_number(width)
+                and is_number(height)
+                and 1 <= width <= MAX_IMAGE_SIDE
+                and 1 <= height <= MAX_IMAGE_SIDE
+            ):
                 return int(width), int(height)
     return None
 
 
-def overlaps(first: Sequence[Shape], second: Sequence[Shape], size: tuple[int, int] | None) -> npt.NDArray[np.float64]:
+def iou_matrix(
+    first: Sequence[Shape], second: Sequence[Shape], image_size: tuple[int, int] | None
+) -> npt.NDArray[np.float64]:
     """Intersection over union of each of `first` with each of `second`, in 0..1, shape (len(first), len(second)).
 
     size  (width, height) of the picture in pixels; None: not known
@@ -93,22 +105,25 @@ def overlaps(first: Sequence[Shape], second: Sequence[Shape], size: tuple[int, i
 
     if not first or not second:
         return np.zeros((len(first), len(second)))
-    mask = _pycocotools()
+    mask = _import_pycocotools()
     if all(shape.box for shape in (*first, *second)):
         # The union of boxes in percent of both sides is that of boxes in pixels: both sides cancel out.
         sides: list[Any] = [np.array([shape.box for shape in shapes], np.float64) for shapes in (first, second)]
     else:
-        sides = [[_mask(shape, size or UNKNOWN, mask) for shape in shapes] for shapes in (first, second)]
+        sides = [
+            [_encode_mask(shape, image_size or DEFAULT_IMAGE_SIZE, mask) for shape in shapes]
+            for shapes in (first, second)
+        ]
     found: npt.NDArray[np.float64] = np.asarray(mask.iou(sides[0], sides[1], [0] * len(second)), np.float64)
     return found.reshape(len(first), len(second))
 
 
 def require_pycocotools() -> None:
     """Raises UsageError when regions cannot be compared here."""
-    _pycocotools()
+    _import_pycocotools()
 
 
-def _pycocotools() -> Any:
+def _import_pycocotools() -> Any:
     try:
         from pycocotools import mask
     except ImportError:
@@ -118,46 +133,48 @@ def _pycocotools() -> Any:
     return mask
 
 
-def _mask(shape: Shape, size: tuple[int, int], mask: Any) -> Any:
+def _encode_mask(shape: Shape, image_size: tuple[int, int], mask_api: Any) -> Any:
     """The pixels of a shape in COCO's own run-length code."""
     import numpy as np
 
-    width, height = size
-    if shape.stroke is not None:
-        code, (across, down) = shape.stroke
-        pixels = brush_rle.unpack(code, across, down)
-        if (across, down) != size:  # nearest neighbours
+    width, height = image_size
+    if shape.brush_rle is not None:
+        code, (across, down) = shape.brush_rle
+        pixels = brush_rle.decode_rle(code, across, down)
+        if (across, down) != image_size:  # nearest neighbours
             rows, columns = np.arange(height) * down // height, np.arange(width) * across // width
             pixels = pixels[rows][:, columns]
-        return mask.encode(np.asfortranarray(pixels))
+        return mask_api.encode(np.asfortranarray(pixels))
     flat = [part for x, y in shape.outline() for part in (x * width / 100, y * height / 100)]
-    return mask.frPyObjects([flat], height, width)[0]
+    return mask_api.frPyObjects([flat], height, width)[0]
 
 
-def _finite(value: Any) -> float:
+def _to_finite_float(value: Any) -> float:
     if not is_number(value):
         raise ValueError
     return float(value)
 
 
-def _turned(box: tuple[float, float, float, float], angle: float, size: tuple[int, int]) -> tuple[Point, ...]:
+def _rotated_box_corners(
+    box: tuple[float, float, float, float], angle: float, image_size: tuple[int, int]
+) -> tuple[Point, ...]:
     """The corners of a box after it was turned around its upper left one, clockwise, by degrees; in percent."""
     x, y, width, height = box
     corners = ((0.0, 0.0), (width, 0.0), (width, height), (0.0, height))
-    return tuple((x + dx, y + dy) for dx, dy in (_turn(corner, angle, size) for corner in corners))
+    return tuple((x + dx, y + dy) for dx, dy in (_rotate(corner, angle, image_size) for corner in corners))
 
 
-def _ellipse(centre: Point, radii: Point, angle: float, size: tuple[int, int]) -> tuple[Point, ...]:
+def _ellipse_outline(centre: Point, radii: Point, angle: float, image_size: tuple[int, int]) -> tuple[Point, ...]:
     corners = []
-    for i in range(CORNERS):
-        turn = 2 * math.pi * i / CORNERS
-        dx, dy = _turn((radii[0] * math.cos(turn), radii[1] * math.sin(turn)), angle, size)
+    for i in range(ELLIPSE_POINTS):
+        turn = 2 * math.pi * i / ELLIPSE_POINTS
+        dx, dy = _rotate((radii[0] * math.cos(turn), radii[1] * math.sin(turn)), angle, image_size)
         corners.append((centre[0] + dx, centre[1] + dy))
     return tuple(corners)
 
 
-def _turn(offset: Point, angle: float, size: tuple[int, int]) -> Point:
+def _rotate(offset: Point, angle: float, image_size: tuple[int, int]) -> Point:
     """An offset in percent, turned by degrees. Angles are those of pixels: a percent is not the same both ways."""
-    across, down = offset[0] * size[0], offset[1] * size[1]
-    sine, cosine = math.sin(math.radians(_finite(angle))), math.cos(math.radians(angle))
-    return (across * cosine - down * sine) / size[0], (across * sine + down * cosine) / size[1]
+    across, down = offset[0] * image_size[0], offset[1] * image_size[1]
+    sine, cosine = math.sin(math.radians(_to_finite_float(angle))), math.cos(math.radians(angle))
+    return (across * cosine - down * sine) / image_size[0], (across * sine + down * cosine) / image_size[1]

@@ -13,22 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from lsml_cli.evaluation.metrics.geometry import Shape, overlaps
+from lsml_cli.evaluation.metrics.geometry import Shape, iou_matrix
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Numbers = npt.NDArray[np.float64]
+    FloatArray = npt.NDArray[np.float64]
 
 # Those of pycocotools, np.linspace(0.5, 0.95, 10), to the last bit: boxes of whole pixels overlap by exactly 0.6.
-IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)
-BLOCK = 2_000_000  # numbers in memory at a time
-MOST = 100  # detections of a class in a picture that count, the surest ones
-_TINY = 2.220446049250313e-16  # np.spacing(1): nothing found of nothing is no division by zero
+IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)
+MAX_BLOCK_NUMBERS = 2_000_000  # numbers in memory at a time
+MAX_DETECTIONS = 100  # detections of a class in a picture that count, the surest ones
+_EPSILON = 2.220446049250313e-16  # np.spacing(1): nothing found of nothing is no division by zero
 
 
-class Found(NamedTuple):
+class ScoredRegion(NamedTuple):
     """A region with its label; the score of a true one means nothing."""
 
     label: str
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RegionClass:
+class RegionClassMetrics:
     """How well the regions of one class were found; precision, recall and F1 at IoU 0.5 and at the threshold.
 
     ap    mean over IoU 0.50 to 0.95; None, like ap50 and recall, where no region of the class is true
@@ -74,7 +74,7 @@ class RegionMetrics:
     threshold: float
     support: int
     predicted: int
-    classes: tuple[RegionClass, ...]
+    classes: tuple[RegionClassMetrics, ...]
 
     def values(self) -> dict[str, float | None]:
         return {
@@ -89,16 +89,16 @@ class RegionMetrics:
         return asdict(self) | {"classes": [asdict(each) for each in self.classes]}
 
 
-class Matching(NamedTuple):
+class MatchResult(NamedTuple):
     """What became of the regions of one picture, at IoU 0.5 and at the threshold."""
 
-    missed: int
-    invented: int
-    surest: float  # score of the surest invented one, 0 without any
+    false_negatives: int
+    false_positives: int
+    max_false_positive_score: float  # score of the surest invented one, 0 without any
 
     @property
     def errors(self) -> int:
-        return self.missed + self.invented
+        return self.false_negatives + self.false_positives
 
 
 class RegionCounts:
@@ -108,42 +108,47 @@ class RegionCounts:
         self.threshold = threshold
         self._classes: dict[str, int] = {}
         self._tasks = 0
-        self._examples = array("i")  # the task of each annotation that counts
-        self._true = (array("i"), array("i"))  # task, class of each true region
-        self._found = (array("i"), array("i"), array("d"), array("H"))  # task, class, score, a bit for each IoU
+        self._annotation_tasks = array("i")  # the task of each annotation that counts
+        self._truths = (array("i"), array("i"))  # task, class of each true region
+        self._detections = (array("i"), array("i"), array("d"), array("H"))  # task, class, score, a bit for each IoU
 
     def add(
-        self, truths: Sequence[Sequence[Found]], found: Sequence[Found], size: tuple[int, int] | None = None
-    ) -> Matching:
+        self,
+        truths: Sequence[Sequence[ScoredRegion]],
+        detections: Sequence[ScoredRegion],
+        image_size: tuple[int, int] | None = None,
+    ) -> MatchResult:
         """The next picture: true regions by annotation that counts (none where it does not count here), found ones.
 
         size  (width, height) in pixels, if known
         """
-        matchings = [self._match(regions, found, size) for regions in truths]
+        matchings = [self._match(regions, detections, image_size) for regions in truths]
         self._tasks += 1
-        return max(matchings, key=lambda each: each.errors, default=Matching(0, 0, 0.0))
+        return max(matchings, key=lambda each: each.errors, default=MatchResult(0, 0, 0.0))
 
     @property
-    def is_true(self) -> bool:
-        return bool(self._true[0])
+    def has_truth(self) -> bool:
+        return bool(self._truths[0])
 
     @property
-    def is_predicted(self) -> bool:
-        return bool(self._found[0])
+    def has_predictions(self) -> bool:
+        return bool(self._detections[0])
 
     def metrics(self) -> RegionMetrics:
         import numpy as np
 
         ones = np.ones((1, self._tasks), np.int32)
-        overall = {name: _number(values[0]) for name, values in self.values(ones).items()}
+        overall = {name: _nan_to_none(values[0]) for name, values in self.weighted_values(ones).items()}
         classes = []
         for name in sorted(self._classes):
-            ap, ap50, right, predicted, support = (each[0] for each in self._of_class(self._classes[name], ones))
+            ap, ap50, right, predicted, support = (
+                each[0] for each in self._class_statistics(self._classes[name], ones)
+            )
             classes.append(
-                RegionClass(
+                RegionClassMetrics(
                     name,
-                    _number(ap),
-                    _number(ap50),
+                    _nan_to_none(ap),
+                    _nan_to_none(ap50),
                     float(right / predicted) if predicted else 0.0,
                     float(right / support) if support else None,
                     float(2 * right / (predicted + support)) if predicted + support else 0.0,
@@ -152,7 +157,7 @@ class RegionCounts:
                 )
             )
         return RegionMetrics(
-            len(self._examples),
+            len(self._annotation_tasks),
             overall["map"],
             overall["map50"],
             overall["precision"],
@@ -164,23 +169,25 @@ class RegionCounts:
             tuple(classes),
         )
 
-    def scored(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    def calibration_data(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """(scores, whether it matches at IoU 0.5) of all detections; shapes (n,) and (n,)."""
         import numpy as np
 
-        return np.frombuffer(self._found[2]), (np.frombuffer(self._found[3], np.uint16) & 1).astype(bool)
+        return np.frombuffer(self._detections[2]), (np.frombuffer(self._detections[3], np.uint16) & 1).astype(bool)
 
-    def kinds(self) -> None:
+    def task_groups(self) -> None:
         return None
 
-    def values(self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None = None) -> dict[str, Numbers]:
+    def weighted_values(
+        self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None = None
+    ) -> dict[str, FloatArray]:
         """The headline numbers and those of the classes ("ap:CLASS") when every picture counts as often as it says.
 
         See `ChoiceCounts.values`.
         """
         import numpy as np
 
-        by_class = {name: self._of_class(each, weights) for name, each in self._classes.items()}
+        by_class = {name: self._class_statistics(each, weights) for name, each in self._classes.items()}
         counts = list(by_class.values())
         if not counts:
             nothing = np.full(len(weights), np.nan)
@@ -188,53 +195,59 @@ class RegionCounts:
         ap, ap50, right, predicted, support = (np.stack(each) for each in zip(*counts, strict=True))
         right, predicted, support = right.sum(axis=0), predicted.sum(axis=0), support.sum(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = {"map": _mean(ap), "map50": _mean(ap50)} | _shares(right, predicted, support)
+            values = {"map": _mean_over_classes(ap), "map50": _mean_over_classes(ap50)} | _precision_recall_f1(
+                right, predicted, support
+            )
             for name, (ap, ap50, *numbers) in by_class.items():
-                of_class = {"ap": ap, "ap50": ap50} | _shares(*numbers)
+                of_class = {"ap": ap, "ap50": ap50} | _precision_recall_f1(*numbers)
                 values |= {f"{metric}:{name}": value for metric, value in of_class.items()}
             return values
 
-    def _match(self, truths: Sequence[Found], found: Sequence[Found], size: tuple[int, int] | None) -> Matching:
+    def _match(
+        self, truths: Sequence[ScoredRegion], detections: Sequence[ScoredRegion], image_size: tuple[int, int] | None
+    ) -> MatchResult:
         task = self._tasks
-        self._examples.append(task)
+        self._annotation_tasks.append(task)
         missed = invented = 0
         surest = 0.0
-        for label in dict.fromkeys(each.label for each in (*truths, *found)):
+        for label in dict.fromkeys(each.label for each in (*truths, *detections)):
             number = self._classes.setdefault(label, len(self._classes))
             true = [each.shape for each in truths if each.label == label]
             # sorted() is stable, as is the mergesort of pycocotools
-            guesses = sorted((each for each in found if each.label == label), key=lambda each: -each.score)[:MOST]
-            bits = match(overlaps([each.shape for each in guesses], true, size), IOUS)
-            self._true[0].extend([task] * len(true))
-            self._true[1].extend([number] * len(true))
+            guesses = sorted((each for each in detections if each.label == label), key=lambda each: -each.score)[
+                :MAX_DETECTIONS
+            ]
+            bits = match_detections(iou_matrix([each.shape for each in guesses], true, image_size), IOU_THRESHOLDS)
+            self._truths[0].extend([task] * len(true))
+            self._truths[1].extend([number] * len(true))
             missed += len(true)
             for guess, matched in zip(guesses, bits, strict=True):
-                self._found[0].append(task)
-                self._found[1].append(number)
-                self._found[2].append(guess.score)
-                self._found[3].append(matched)
+                self._detections[0].append(task)
+                self._detections[1].append(number)
+                self._detections[2].append(guess.score)
+                self._detections[3].append(matched)
                 if guess.score >= self.threshold:
                     missed -= matched & 1
                     invented += 1 - (matched & 1)
                     surest = surest if matched & 1 else max(surest, guess.score)
-        return Matching(missed, invented, surest)
+        return MatchResult(missed, invented, surest)
 
-    def _of_class(self, number: int, weights: npt.NDArray[np.int32]) -> tuple[Numbers, ...]:
+    def _class_statistics(self, class_index: int, weights: npt.NDArray[np.int32]) -> tuple[FloatArray, ...]:
         """AP, AP at IoU 0.5, and at the threshold: right, predicted, true ones. Each of the shape (resamples,)."""
         import numpy as np
 
-        true, classes = (np.frombuffer(each, np.int32) for each in self._true)
-        true = true[classes == number]
-        tasks, classes = (np.frombuffer(each, np.int32) for each in self._found[:2])
-        mine = np.flatnonzero(classes == number)
-        scores = np.frombuffer(self._found[2])[mine]
+        true, classes = (np.frombuffer(each, np.int32) for each in self._truths)
+        true = true[classes == class_index]
+        tasks, classes = (np.frombuffer(each, np.int32) for each in self._detections[:2])
+        mine = np.flatnonzero(classes == class_index)
+        scores = np.frombuffer(self._detections[2])[mine]
         surest_first = np.argsort(-scores, kind="mergesort")
         mine, sure = mine[surest_first], scores[surest_first] >= self.threshold
         tasks = tasks[mine]
-        bits = np.frombuffer(self._found[3], np.uint16)[mine]
-        matched = (bits >> np.arange(len(IOUS), dtype=np.uint16)[:, None]) & 1  # (IoUs, detections)
-        right, predicted, support = _totals(weights, tasks[(matched[0] == 1) & sure], tasks[sure], true)
-        at_a_time = max(1, BLOCK // max(1, matched.size))
+        bits = np.frombuffer(self._detections[3], np.uint16)[mine]
+        matched = (bits >> np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)[:, None]) & 1  # (IoUs, detections)
+        right, predicted, support = _weighted_totals(weights, tasks[(matched[0] == 1) & sure], tasks[sure], true)
+        at_a_time = max(1, MAX_BLOCK_NUMBERS // max(1, matched.size))
         ap = np.concatenate(
             [
                 average_precision(weights[i : i + at_a_time, tasks], matched, support[i : i + at_a_time])
@@ -244,7 +257,7 @@ class RegionCounts:
         return ap.mean(axis=1), ap[:, 0], right, predicted, support
 
 
-def match(overlap: Numbers, ious: Sequence[float]) -> list[int]:
+def match_detections(overlap: FloatArray, iou_thresholds: Sequence[float]) -> list[int]:
     """Which detection found something: for each a number with bit i set if it does at `ious[i]`.
 
     overlap  shape (detections, true regions), the surest detection first
@@ -253,7 +266,7 @@ def match(overlap: Numbers, ious: Sequence[float]) -> list[int]:
     if not overlap.size:
         return found
     rows = overlap.tolist()
-    for bit, least in enumerate(ious):
+    for bit, least in enumerate(iou_thresholds):
         taken: set[int] = set()
         for i, row in enumerate(rows):
             best, where = min(least, 1 - 1e-10), -1
@@ -266,7 +279,7 @@ def match(overlap: Numbers, ious: Sequence[float]) -> list[int]:
     return found
 
 
-def average_precision(weight: npt.NDArray[Any], matched: npt.NDArray[Any], support: Numbers) -> Numbers:
+def average_precision(weights: npt.NDArray[Any], matched: npt.NDArray[Any], support: FloatArray) -> FloatArray:
     """AP of one class, shape (resamples, IoUs); NaN where nothing is true.
 
     weight   how often each detection's picture counts, the surest detection first; shape (resamples, detections)
@@ -275,17 +288,17 @@ def average_precision(weight: npt.NDArray[Any], matched: npt.NDArray[Any], suppo
     """
     import numpy as np
 
-    every = np.cumsum(weight, axis=1, dtype=np.int64)
+    every = np.cumsum(weights, axis=1, dtype=np.int64)
     hits = matched.any(axis=0)  # precision falls at all others
-    every, weight, matched = every[:, hits], weight[:, hits], matched[:, hits]
+    every, weights, matched = every[:, hits], weights[:, hits], matched[:, hits]
     if not matched.size:
-        found = np.zeros((len(weight), len(matched)))
+        found = np.zeros((len(weights), len(matched)))
     else:
-        right = np.cumsum(weight[:, None, :] * matched, axis=2, dtype=np.int64)
-        precision = right / (every[:, None, :] + _TINY)
+        right = np.cumsum(weights[:, None, :] * matched, axis=2, dtype=np.int64)
+        precision = right / (every[:, None, :] + _EPSILON)
         # The best precision at this recall or a higher one.
         precision = np.maximum.accumulate(precision[:, :, ::-1], axis=2)[:, :, ::-1]
-        reached = _first_to_reach(right, _needed(support))
+        reached = _first_index_reaching(right, _required_matches(support))
         last = matched.shape[1] - 1
         there = np.take_along_axis(precision, np.minimum(reached, last), axis=2)
         found = np.where(reached <= last, there, 0.0).mean(axis=2)
@@ -293,7 +306,7 @@ def average_precision(weight: npt.NDArray[Any], matched: npt.NDArray[Any], suppo
     return found
 
 
-def _needed(support: Numbers) -> npt.NDArray[np.int64]:
+def _required_matches(support: FloatArray) -> npt.NDArray[np.int64]:
     """How many regions have to be found for each of 101 recalls, shape (resamples, 101)."""
     import numpy as np
 
@@ -307,7 +320,7 @@ def _needed(support: Numbers) -> npt.NDArray[np.int64]:
     return whole
 
 
-def _first_to_reach(counts: npt.NDArray[np.int64], needed: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _first_index_reaching(counts: npt.NDArray[np.int64], required: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The position of the first count that is as large as needed, the length of a row where none is.
 
     counts  never fall along a row; shape (resamples, IoUs, detections)
@@ -317,13 +330,13 @@ def _first_to_reach(counts: npt.NDArray[np.int64], needed: npt.NDArray[np.int64]
 
     resamples, ious, length = counts.shape
     rows = np.arange(resamples * ious).reshape(resamples, ious, 1)
-    behind = max(int(counts.max()), int(needed.max())) + 1  # so that one search finds the places in all rows
-    places = np.searchsorted((counts + rows * behind).ravel(), (needed[:, None, :] + rows * behind).ravel())
+    behind = max(int(counts.max()), int(required.max())) + 1  # so that one search finds the places in all rows
+    places = np.searchsorted((counts + rows * behind).ravel(), (required[:, None, :] + rows * behind).ravel())
     found: npt.NDArray[np.int64] = places.reshape(resamples, ious, -1).astype(np.int64) - rows * length
     return found
 
 
-def _totals(weights: npt.NDArray[np.int32], *several: npt.NDArray[np.int32]) -> Iterator[Numbers]:
+def _weighted_totals(weights: npt.NDArray[np.int32], *several: npt.NDArray[np.int32]) -> Iterator[FloatArray]:
     """How many there are of each kind of region, whose tasks are given, when each task counts as often as it says."""
     import numpy as np
 
@@ -332,17 +345,21 @@ def _totals(weights: npt.NDArray[np.int32], *several: npt.NDArray[np.int32]) -> 
         yield weights[:, there].astype(np.float64) @ counts
 
 
-def agreement(first: Sequence[Found], second: Sequence[Found], size: tuple[int, int] | None) -> float:
+def agreement(
+    first: Sequence[ScoredRegion], second: Sequence[ScoredRegion], image_size: tuple[int, int] | None
+) -> float:
     """How much two people agree: F1 at IoU 0.5, of the regions of the same class. 1 where both see nothing."""
-    pick: Callable[[Sequence[Found], str], list[Shape]] = lambda regions, label: [  # noqa: E731
+    pick: Callable[[Sequence[ScoredRegion], str], list[Shape]] = lambda regions, label: [  # noqa: E731
         each.shape for each in regions if each.label == label
     ]
     labels = dict.fromkeys(each.label for each in (*first, *second))
-    matched = sum(sum(match(overlaps(pick(second, name), pick(first, name), size), (0.5,))) for name in labels)
+    matched = sum(
+        sum(match_detections(iou_matrix(pick(second, name), pick(first, name), image_size), (0.5,))) for name in labels
+    )
     return 2 * matched / (len(first) + len(second)) if first or second else 1.0
 
 
-def _shares(right: Numbers, predicted: Numbers, support: Numbers) -> dict[str, Numbers]:
+def _precision_recall_f1(right: FloatArray, predicted: FloatArray, support: FloatArray) -> dict[str, FloatArray]:
     return {
         "precision": right / predicted,
         "recall": right / support,
@@ -350,14 +367,14 @@ def _shares(right: Numbers, predicted: Numbers, support: Numbers) -> dict[str, N
     }
 
 
-def _mean(values: Numbers) -> Numbers:
+def _mean_over_classes(values: FloatArray) -> FloatArray:
     """Over the classes that are there, shape (classes, n) -> (n,)."""
     import numpy as np
 
     known = np.isfinite(values)
-    found: Numbers = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+    found: FloatArray = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
     return found
 
 
-def _number(value: Any) -> float | None:
+def _nan_to_none(value: Any) -> float | None:
     return float(value) if value == value else None

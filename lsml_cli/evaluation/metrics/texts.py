@@ -14,23 +14,23 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lsml_cli.errors import UsageError
-from lsml_cli.evaluation.metrics.geometry import Shape, overlaps
+from lsml_cli.evaluation.metrics.geometry import Shape, iou_matrix
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-IOU = 0.5
+IOU_THRESHOLD = 0.5
 
 # What is counted for each task.
-COLUMNS = (
+COUNT_COLUMNS = (
     *("examples", "true", "found", "matched", "exact"),
     *("edits", "characters", "word_edits", "words"),
     *("matched_edits", "matched_characters", "matched_word_edits", "matched_words"),
 )
 
 
-class Text(NamedTuple):
+class Transcription(NamedTuple):
     """What is written, and where; without a shape it is about the whole task."""
 
     text: str
@@ -77,13 +77,13 @@ class TextMetrics:
         return asdict(self) | {"classes": []}
 
 
-class Reading(NamedTuple):
+class TextErrors(NamedTuple):
     """How well one task was read: wrong characters and those there are, regions missed and invented."""
 
     edits: int
     characters: int
-    missed: int
-    invented: int
+    false_negatives: int
+    false_positives: int
 
 
 class TextCounts:
@@ -91,53 +91,56 @@ class TextCounts:
 
     def __init__(self) -> None:
         self._rows = array("i")
-        self._regions = False
+        self._has_regions = False
 
     def add(
-        self, truths: Sequence[Sequence[Text]], found: Sequence[Text], size: tuple[int, int] | None = None
-    ) -> Reading:
+        self,
+        truths: Sequence[Sequence[Transcription]],
+        predicted: Sequence[Transcription],
+        image_size: tuple[int, int] | None = None,
+    ) -> TextErrors:
         """The next task: true texts by annotation that counts (none where it does not count here), found ones."""
-        totals = [0] * len(COLUMNS)
-        worst = Reading(0, 0, 0, 0)
+        totals = [0] * len(COUNT_COLUMNS)
+        worst = TextErrors(0, 0, 0, 0)
         for truth in truths:
-            pairs, missed, invented = meet(truth, found, size)
-            self._regions = self._regions or any(each.shape for each in truth)
-            row = _count(pairs, missed, invented)
+            pairs, missed, invented = match_texts(truth, predicted, image_size)
+            self._has_regions = self._has_regions or any(each.shape for each in truth)
+            row = _count_row(pairs, missed, invented)
             totals = [total + each for total, each in zip(totals, row, strict=True)]
-            reading = Reading(row[5], row[6], len(missed), len(invented))
+            reading = TextErrors(row[5], row[6], len(missed), len(invented))
             worst = max(worst, reading)
         self._rows.extend(totals)
         return worst
 
     @property
-    def is_true(self) -> bool:
+    def has_truth(self) -> bool:
         return bool(self._column("true").any())
 
     @property
-    def is_predicted(self) -> bool:
+    def has_predictions(self) -> bool:
         return bool(self._column("found").any())
 
     def metrics(self) -> TextMetrics:
         import numpy as np
 
-        ones = np.ones((1, len(self._rows) // len(COLUMNS)), np.int32)
-        found = {name.replace("-", "_"): _number(values[0]) for name, values in self.values(ones).items()}
-        for name in () if self._regions else ("precision", "recall", "hmean"):
+        ones = np.ones((1, len(self._rows) // len(COUNT_COLUMNS)), np.int32)
+        found = {name.replace("-", "_"): _nan_to_none(values[0]) for name, values in self.weighted_values(ones).items()}
+        for name in () if self._has_regions else ("precision", "recall", "hmean"):
             found[name] = None
         support, predicted, count = (int(self._column(name).sum()) for name in ("true", "found", "examples"))
         return TextMetrics(count=count, support=support, predicted=predicted, **found)  # type: ignore[arg-type]
 
-    def kinds(self) -> None:
+    def task_groups(self) -> None:
         return None
 
-    def values(
+    def weighted_values(
         self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None = None
     ) -> dict[str, npt.NDArray[np.float64]]:
         """The headline numbers when every task counts as often as it says; see `ChoiceCounts.values`."""
         import numpy as np
 
         totals = (weights @ self._table.astype(np.float64)).T
-        at = dict(zip(COLUMNS, totals, strict=True))
+        at = dict(zip(COUNT_COLUMNS, totals, strict=True))
         with np.errstate(divide="ignore", invalid="ignore"):
             values = {
                 "cer": at["edits"] / at["characters"],
@@ -155,78 +158,90 @@ class TextCounts:
     def _table(self) -> npt.NDArray[np.int32]:
         import numpy as np
 
-        return np.frombuffer(self._rows, np.int32).reshape(-1, len(COLUMNS))
+        return np.frombuffer(self._rows, np.int32).reshape(-1, len(COUNT_COLUMNS))
 
     def _column(self, name: str) -> npt.NDArray[np.int32]:
-        return self._table[:, COLUMNS.index(name)]
+        return self._table[:, COUNT_COLUMNS.index(name)]
 
 
-def meet(
-    truth: Sequence[Text], found: Sequence[Text], size: tuple[int, int] | None
+def match_texts(
+    truth: Sequence[Transcription], predicted: Sequence[Transcription], image_size: tuple[int, int] | None
 ) -> tuple[list[tuple[str, str]], list[str], list[str]]:
     """(texts that belong together, true ones that were missed, found ones that are not there).
 
     Where a side does not say where its texts are, each side is one text, in the order in which it was written.
     """
-    if not all(each.shape for each in (*truth, *found)):
-        true, guess = ("\n".join(each.text for each in side) for side in (truth, found))
-        if truth and found:
+    if not all(each.shape for each in (*truth, *predicted)):
+        true, guess = ("\n".join(each.text for each in side) for side in (truth, predicted))
+        if truth and predicted:
             return [(true, guess)], [], []
-        return [], [true] * bool(truth), [guess] * bool(found)
-    overlap = overlaps([each.shape for each in truth if each.shape], [each.shape for each in found if each.shape], size)
+        return [], [true] * bool(truth), [guess] * bool(predicted)
+    overlap = iou_matrix(
+        [each.shape for each in truth if each.shape], [each.shape for each in predicted if each.shape], image_size
+    )
     pairs: dict[int, int] = {}
     for i in range(len(truth)):
-        for j in range(len(found)):
-            if i not in pairs and j not in pairs.values() and overlap[i][j] > IOU:
+        for j in range(len(predicted)):
+            if i not in pairs and j not in pairs.values() and overlap[i][j] > IOU_THRESHOLD:
                 pairs[i] = j
     return (
-        [(truth[i].text, found[j].text) for i, j in pairs.items()],
+        [(truth[i].text, predicted[j].text) for i, j in pairs.items()],
         [each.text for i, each in enumerate(truth) if i not in pairs],
-        [each.text for j, each in enumerate(found) if j not in pairs.values()],
+        [each.text for j, each in enumerate(predicted) if j not in pairs.values()],
     )
 
 
-def character_edits(truth: str, found: str) -> tuple[int, int]:
+def character_edits(truth: str, predicted: str) -> tuple[int, int]:
     """(characters to insert, delete or replace, characters that are true)."""
-    true, guess = _plain(truth), _plain(found)
-    return _distance(true, guess), len(true)
+    true, guess = _normalize(truth), _normalize(predicted)
+    return _edit_distance(true, guess), len(true)
 
 
-def word_edits(truth: str, found: str) -> tuple[int, int]:
-    true, guess = _plain(truth).split(), _plain(found).split()
-    return _distance(true, guess), len(true)
+def word_edits(truth: str, predicted: str) -> tuple[int, int]:
+    true, guess = _normalize(truth).split(), _normalize(predicted).split()
+    return _edit_distance(true, guess), len(true)
 
 
-def agreement(first: Sequence[Text], second: Sequence[Text], size: tuple[int, int] | None) -> float:
+def agreement(
+    first: Sequence[Transcription], second: Sequence[Transcription], image_size: tuple[int, int] | None
+) -> float:
     """How much two people agree: 1 - CER, the longer side being the true one; 1 where both write nothing."""
-    pairs, missed, invented = meet(first, second, size)
-    row = _count(pairs, missed, invented)
-    lengths = [sum(len(_plain(each.text)) for each in side) for side in (first, second)]
+    pairs, missed, invented = match_texts(first, second, image_size)
+    row = _count_row(pairs, missed, invented)
+    lengths = [sum(len(_normalize(each.text)) for each in side) for side in (first, second)]
     longest = max(row[6], *lengths)
     return max(0.0, 1 - row[5] / longest) if longest else 1.0
 
 
-def _count(pairs: Sequence[tuple[str, str]], missed: Sequence[str], invented: Sequence[str]) -> list[int]:
+def _count_row(
+    pairs: Sequence[tuple[str, str]], false_negatives: Sequence[str], false_positives: Sequence[str]
+) -> list[int]:
     """A row of COLUMNS for one annotation."""
     characters, words = [character_edits(*pair) for pair in pairs], [word_edits(*pair) for pair in pairs]
     edits, true = sum(each for each, _ in characters), sum(each for _, each in characters)
     word_errors, true_words = sum(each for each, _ in words), sum(each for _, each in words)
-    lost, lost_words = sum(len(_plain(each)) for each in missed), sum(len(_plain(each).split()) for each in missed)
-    more, more_words = sum(len(_plain(each)) for each in invented), sum(len(_plain(each).split()) for each in invented)
+    lost, lost_words = (
+        sum(len(_normalize(each)) for each in false_negatives),
+        sum(len(_normalize(each).split()) for each in false_negatives),
+    )
+    more, more_words = (
+        sum(len(_normalize(each)) for each in false_positives),
+        sum(len(_normalize(each).split()) for each in false_positives),
+    )
     exact = sum(not each for each, _ in characters)
     return [
-        *(1, len(pairs) + len(missed), len(pairs) + len(invented), len(pairs), exact),
+        *(1, len(pairs) + len(false_negatives), len(pairs) + len(false_positives), len(pairs), exact),
         *(edits + lost + more, true + lost, word_errors + lost_words + more_words, true_words + lost_words),
         *(edits, true, word_errors, true_words),
     ]
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     """An é is an é, however many characters it is made of; space around a text is none of it."""
     return unicodedata.normalize("NFC", text).strip()
 
 
-def _distance(first: Sequence[str], second: Sequence[str]) -> int:
+def _edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
     if first == second:
         return 0
     if not first or not second:
@@ -238,5 +253,5 @@ def _distance(first: Sequence[str], second: Sequence[str]) -> int:
     return int(Levenshtein.distance(first, second))
 
 
-def _number(value: Any) -> float | None:
+def _nan_to_none(value: Any) -> float | None:
     return float(value) if value == value else None

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from lsml_cli.evaluation.metrics.bootstrap import Interval
 from lsml_cli.evaluation.metrics.calibration import Calibration
-from lsml_cli.evaluation.metrics.choices import Confusion
-from lsml_cli.evaluation.report.markup import counted, escaped, name, number, shortened
+from lsml_cli.evaluation.metrics.choices import ConfusionMatrix
+from lsml_cli.evaluation.report.markup import escape_text, format_name, format_number, pluralize, shorten
 
-MOST = 30  # classes of a confusion matrix that are shown
-SIDE = 320  # units of a chart, of which an axis takes the margin
+MAX_CLASSES = 30  # classes of a confusion matrix that are shown
+CHART_WIDTH = 320  # units of a chart, of which an axis takes the margin
 LEFT, BOTTOM, TOP, RIGHT = 58, 36, 10, 12
 
 
-def scale(value: float, interval: Interval | None) -> str:
+def value_bar(value: float, interval: Interval | None) -> str:
     """A bar from 0 to 1 with the interval on it, for a headline number."""
     end = min(max(value, 0.0), 1.0) * 100
     spread = ""
@@ -27,12 +27,12 @@ def scale(value: float, interval: Interval | None) -> str:
     )
 
 
-def bar(value: float | None, interval: Interval | None = None) -> str:
+def table_bar(value: float | None, interval: Interval | None = None) -> str:
     """A number with its bar, for a cell of a table."""
     if value is None:
         return '<span class="none">&ndash;</span>'
     title = f"95 %: {interval.low:.3f} to {interval.high:.3f}" if interval else ""
-    return f'<span class="bar" title="{title}">{scale(value, interval)}<span>{number(value)}</span></span>'
+    return f'<span class="bar" title="{title}">{value_bar(value, interval)}<span>{format_number(value)}</span></span>'
 
 
 def class_table(
@@ -47,35 +47,35 @@ def class_table(
     rows     (class, numbers, how often it is true, how often it was predicted)
     """
     first, *others = columns
-    head = "".join(f'<th scope="col" class="n">{escaped(each)}</th>' for each in list(columns.values())[1:])
+    head = "".join(f'<th scope="col" class="n">{escape_text(each)}</th>' for each in list(columns.values())[1:])
     body = []
     for label, values, support, predicted in rows:
-        cells = "".join(f'<td class="n">{number(values.get(metric))}</td>' for metric in others)
-        drawn = bar(values.get(first), intervals.get(f"{first}:{label}"))
+        cells = "".join(f'<td class="n">{format_number(values.get(metric))}</td>' for metric in others)
+        drawn = table_bar(values.get(first), intervals.get(f"{first}:{label}"))
         body.append(
-            f'<tr><th scope="row">{name(label)}</th><td>{drawn}</td>'
+            f'<tr><th scope="row">{format_name(label)}</th><td>{drawn}</td>'
             f'{cells}<td class="n">{support:,}</td><td class="n">{predicted:,}</td></tr>'
         )
-    return scrolled(
-        f'<table class="classes"><thead><tr><th scope="col">class</th><th scope="col">{escaped(columns[first])}</th>'
+    return scrollable(
+        f'<table class="classes"><thead><tr><th scope="col">class</th><th scope="col">{escape_text(columns[first])}</th>'
         f'{head}<th scope="col" class="n">true</th><th scope="col" class="n">predicted</th></tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>",
         caption,
     )
 
 
-def scrolled(inner: str, label: str) -> str:
+def scrollable(content: str, label: str) -> str:
     """Something wide in a frame of its own, which arrow keys move."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(label)}">{inner}</div>'
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape_text(label)}">{content}</div>'
 
 
-def confusion_matrix(confusion: Confusion) -> str:
+def confusion_matrix(confusion: ConfusionMatrix) -> str:
     """Rows are what people say, columns what was predicted. Of very many classes those that are confused most."""
     kept = _most_confused(confusion)
     columns = [i for i, column in enumerate(confusion.columns) if column == "" or column in kept]
     head = "".join(
-        f'<th scope="col"><div><span title="{escaped(confusion.columns[i] or "nothing")}">'
-        f"{_column(confusion.columns[i])}</span></div></th>"
+        f'<th scope="col"><div><span title="{escape_text(confusion.columns[i] or "nothing")}">'
+        f"{_column_heading(confusion.columns[i])}</span></div></th>"
         for i in columns
     )
     body = []
@@ -92,10 +92,10 @@ def confusion_matrix(confusion: Confusion) -> str:
             dark = " strong" if share > 0.55 else ""
             cells.append(
                 f'<td class="{"right" if right else "wrong"}{dark}" style="--share:{share:.3f}" '
-                f'title="{escaped(title)}">{content}</td>'
+                f'title="{escape_text(title)}">{content}</td>'
             )
         body.append(
-            f'<tr><th scope="row" title="{escaped(row)}">{name(shortened(row, 24))}</th>{"".join(cells)}'
+            f'<tr><th scope="row" title="{escape_text(row)}">{format_name(shorten(row, 24))}</th>{"".join(cells)}'
             f'<td class="total">{total:,}</td></tr>'
         )
     left = len(confusion.rows) - len(kept)
@@ -108,15 +108,15 @@ def confusion_matrix(confusion: Confusion) -> str:
         f'<table class="matrix"><thead><tr><th class="corner">people ↓ &nbsp; model →</th>{head}'
         f'<th scope="col" class="total">all</th></tr></thead><tbody>{"".join(body)}</tbody></table>'
     )
-    return scrolled(table, "Confusion matrix") + note
+    return scrollable(table, "Confusion matrix") + note
 
 
-def _column(label: str) -> str:
-    return name(shortened(label, 24)) if label else "<i>nothing</i>"
+def _column_heading(label: str) -> str:
+    return format_name(shorten(label, 24)) if label else "<i>nothing</i>"
 
 
-def _most_confused(confusion: Confusion) -> set[str]:
-    if len(confusion.rows) <= MOST:
+def _most_confused(confusion: ConfusionMatrix) -> set[str]:
+    if len(confusion.rows) <= MAX_CLASSES:
         return set(confusion.rows)
     wrong = dict.fromkeys(confusion.rows, 0)
     for row, counts in zip(confusion.rows, confusion.counts, strict=True):
@@ -125,21 +125,21 @@ def _most_confused(confusion: Confusion) -> set[str]:
                 wrong[row] += count
                 if column:
                     wrong[column] += count
-    return set(sorted(wrong, key=lambda label: (-wrong[label], label))[:MOST])
+    return set(sorted(wrong, key=lambda label: (-wrong[label], label))[:MAX_CLASSES])
 
 
-def reliability_curve(found: Calibration) -> str:
+def reliability_curve(calibration: Calibration) -> str:
     """For each bin of scores the share that is right; on the diagonal scores are probabilities."""
-    points = [(_x(each.score), _y(each.right)) for each in found.bins]
+    points = [(_x(each.score), _y(each.right)) for each in calibration.bins]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    largest = max(each.count for each in found.bins)
+    largest = max(each.count for each in calibration.bins)
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 + 5 * (each.count / largest) ** 0.5:.1f}">'
-        f"<title>{counted(each.count, 'score')}, mean {each.score:.3f}: {each.right:.1%} right</title></circle>"
-        for (x, y), each in zip(points, found.bins, strict=True)
+        f"<title>{pluralize(each.count, 'score')}, mean {each.score:.3f}: {each.right:.1%} right</title></circle>"
+        for (x, y), each in zip(points, calibration.bins, strict=True)
     )
     return _chart(
-        f"Reliability curve, expected calibration error {found.ece:.3f}",
+        f"Reliability curve, expected calibration error {calibration.ece:.3f}",
         f'<line class="ideal" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>'
         f'<polyline class="curve" points="{line}"/><g class="dots">{dots}</g>',
         "score",
@@ -148,13 +148,13 @@ def reliability_curve(found: Calibration) -> str:
     )
 
 
-def score_histogram(found: Calibration) -> str:
+def score_histogram(calibration: Calibration) -> str:
     """How many answers have which score, right ones below wrong ones."""
-    totals = [right + wrong for right, wrong in zip(found.right, found.wrong, strict=True)]
+    totals = [right + wrong for right, wrong in zip(calibration.right, calibration.wrong, strict=True)]
     most = max(totals)
     width = (_x(1) - _x(0)) / len(totals)
     bars = []
-    for i, (right, wrong) in enumerate(zip(found.right, found.wrong, strict=True)):
+    for i, (right, wrong) in enumerate(zip(calibration.right, calibration.wrong, strict=True)):
         if not right + wrong:
             continue
         low, high = i / len(totals), (i + 1) / len(totals)
@@ -169,7 +169,7 @@ def score_histogram(found: Calibration) -> str:
     return _chart("Histogram of scores", "".join(bars), "score", "answers", ticks)
 
 
-def _chart(title: str, inner: str, below: str, beside: str, ticks: Sequence[tuple[float, str]]) -> str:
+def _chart(title: str, content: str, x_label: str, y_label: str, ticks: Sequence[tuple[float, str]]) -> str:
     across = "".join(
         f'<text class="tick" x="{_x(each / 4):.1f}" y="{_y(0) + 14:.1f}" text-anchor="middle">{each / 4:g}</text>'
         for each in range(5)
@@ -180,18 +180,18 @@ def _chart(title: str, inner: str, below: str, beside: str, ticks: Sequence[tupl
         for at, label in ticks
     )
     return (
-        f'<svg class="chart" viewBox="0 0 {SIDE} {SIDE * 3 // 4}" role="img"><title>{escaped(title)}</title>'
+        f'<svg class="chart" viewBox="0 0 {CHART_WIDTH} {CHART_WIDTH * 3 // 4}" role="img"><title>{escape_text(title)}</title>'
         f"{up}{across}"
-        f'<text class="axis" x="{(_x(0) + _x(1)) / 2}" y="{SIDE * 3 // 4 - 4}" text-anchor="middle">{below}</text>'
-        f'<text class="axis" transform="translate(10 {(_y(0) + _y(1)) / 2}) rotate(-90)" text-anchor="middle">{beside}'
-        f"</text>{inner}</svg>"
+        f'<text class="axis" x="{(_x(0) + _x(1)) / 2}" y="{CHART_WIDTH * 3 // 4 - 4}" text-anchor="middle">{x_label}</text>'
+        f'<text class="axis" transform="translate(10 {(_y(0) + _y(1)) / 2}) rotate(-90)" text-anchor="middle">{y_label}'
+        f"</text>{content}</svg>"
     )
 
 
 def _x(share: float) -> float:
-    return LEFT + share * (SIDE - LEFT - RIGHT)
+    return LEFT + share * (CHART_WIDTH - LEFT - RIGHT)
 
 
 def _y(share: float) -> float:
-    height = SIDE * 3 // 4
+    height = CHART_WIDTH * 3 // 4
     return height - BOTTOM - share * (height - BOTTOM - TOP)

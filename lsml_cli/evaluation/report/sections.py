@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lsml_cli.evaluation.evaluate import Difference, Judged
-from lsml_cli.evaluation.gates import LESS_IS_BETTER
+from lsml_cli.evaluation.evaluate import ControlEvaluation, MetricDifference
+from lsml_cli.evaluation.gates import LOWER_IS_BETTER
 from lsml_cli.evaluation.metrics.agreement import Agreement
 from lsml_cli.evaluation.report import charts
-from lsml_cli.evaluation.report.gallery import Example, gallery
-from lsml_cli.evaluation.report.markup import counted, escaped, name, number, signed
+from lsml_cli.evaluation.report.gallery import Example, render_gallery
+from lsml_cli.evaluation.report.markup import escape_text, format_name, format_number, format_signed, pluralize
 
-TITLES = {
+METRIC_TITLES = {
     "accuracy": ("Accuracy", "share of tasks that are exactly right"),
     "macro-f1": ("Macro F1", "mean over the classes, rare ones count as much as common ones"),
     "micro-f1": ("Micro F1", "of all labels together"),
@@ -27,78 +27,85 @@ TITLES = {
     "hmean": ("Detection", "hmean of precision and recall of regions at IoU 0.5, as ICDAR"),
     "exact": ("Exact", "share of texts that are right to the last character"),
 }
-TILES = {
+TILE_METRICS = {
     "choices": ("accuracy", "macro-f1", "micro-f1"),
     "regions": ("map", "map50", "precision", "recall", "f1"),
     "texts": ("cer", "wer", "hmean", "exact", "cer-found"),
 }
-COLUMNS: Mapping[str, Mapping[str, str]] = {
+CLASS_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "choices": {"f1": "F1", "precision": "precision", "recall": "recall"},
     "regions": {"ap": "AP", "ap50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"},
 }
-OPEN = 25  # classes that are shown without being asked for
+MAX_OPEN_CLASSES = 25  # classes that are shown without being asked for
 
 
-def control_section(
-    judged: Judged, differences: Mapping[str, Difference] | None, other: str, examples: Sequence[Example]
+def render_control(
+    evaluation: ControlEvaluation,
+    differences: Mapping[str, MetricDifference] | None,
+    baseline_name: str,
+    examples: Sequence[Example],
 ) -> str:
     """Everything about one control.
 
     differences  by metric, from what the evaluation is compared with, called `other`; None without a comparison
     """
-    control = judged.control
-    tag = f"c-{escaped(control.name)}"
-    cards = "".join(_cards(judged))
+    control = evaluation.control
+    tag = f"c-{escape_text(control.name)}"
+    cards = "".join(_render_cards(evaluation))
     parts = [
-        _tiles(judged),
-        _differences(judged, differences, other) if differences else "",
+        _render_tiles(evaluation),
+        _render_differences(evaluation, differences, baseline_name) if differences else "",
         f'<div class="grid">{cards}</div>' if cards else "",
-        gallery(judged, examples),
+        render_gallery(evaluation, examples),
     ]
     return (
-        f'<section class="control" id="{tag}" aria-labelledby="{tag}-h"><h2 id="{tag}-h">{name(control.name)} '
-        f"<small>&lt;{escaped(control.tag)}&gt; on {counted(judged.metrics.count, 'annotation')}</small></h2>"
+        f'<section class="control" id="{tag}" aria-labelledby="{tag}-h"><h2 id="{tag}-h">{format_name(control.name)} '
+        f"<small>&lt;{escape_text(control.tag)}&gt; on {pluralize(evaluation.metrics.count, 'annotation')}</small></h2>"
         f"{''.join(parts)}</section>"
     )
 
 
-def _tiles(judged: Judged) -> str:
-    values = judged.metrics.values()
+def _render_tiles(evaluation: ControlEvaluation) -> str:
+    values = evaluation.metrics.values()
     tiles = []
-    for metric in _shown(judged):
-        title, what = TITLES[metric]
-        interval = judged.intervals.get(metric)
-        spread = f"95 %: {number(interval.low)} to {number(interval.high)}" if interval else ""
+    for metric in _available_metrics(evaluation):
+        title, what = METRIC_TITLES[metric]
+        interval = evaluation.intervals.get(metric)
+        spread = f"95 %: {format_number(interval.low)} to {format_number(interval.high)}" if interval else ""
         tiles.append(
-            f'<div class="tile"><div class="title" title="{escaped(what)}">{title}</div>'
-            f'<div class="value">{number(values[metric])}</div>{charts.scale(values[metric] or 0.0, interval)}'
-            f'<div class="spread">{spread}</div><div class="what">{escaped(what)}</div></div>'
+            f'<div class="tile"><div class="title" title="{escape_text(what)}">{title}</div>'
+            f'<div class="value">{format_number(values[metric])}</div>{charts.value_bar(values[metric] or 0.0, interval)}'
+            f'<div class="spread">{spread}</div><div class="what">{escape_text(what)}</div></div>'
         )
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _shown(judged: Judged) -> list[str]:
+def _available_metrics(evaluation: ControlEvaluation) -> list[str]:
     """The headline numbers that there are. Micro F1 is the accuracy, where every task has one label."""
-    single = judged.kind == "choices" and judged.control.single
-    values = judged.metrics.values()
-    wanted = (metric for metric in TILES[judged.kind] if not (single and metric == "micro-f1"))
+    single = evaluation.kind == "choices" and evaluation.control.is_single_choice
+    values = evaluation.metrics.values()
+    wanted = (metric for metric in TILE_METRICS[evaluation.kind] if not (single and metric == "micro-f1"))
     return [metric for metric in wanted if values[metric] is not None]
 
 
-def _differences(judged: Judged, differences: Mapping[str, Difference], other: str) -> str:
+def _render_differences(
+    evaluation: ControlEvaluation, differences: Mapping[str, MetricDifference], baseline_name: str
+) -> str:
     rows = []
-    for metric in _shown(judged):
+    for metric in _available_metrics(evaluation):
         if (each := differences.get(metric)) is None:
             continue
-        change = each.mine - each.other
-        good = (change < 0) if metric in LESS_IS_BETTER else (change > 0)
+        change = each.candidate - each.baseline
+        good = (change < 0) if metric in LOWER_IS_BETTER else (change > 0)
         clear = each.interval is not None and not each.interval.low <= 0 <= each.interval.high
         verdict = ("better" if good else "worse") if clear else "could be chance"
         kind = verdict if clear else "open"
-        spread = f"{signed(each.interval.low)} to {signed(each.interval.high)}" if each.interval else "&ndash;"
+        spread = (
+            f"{format_signed(each.interval.low)} to {format_signed(each.interval.high)}" if each.interval else "&ndash;"
+        )
         rows.append(
-            f'<tr><th scope="row">{TITLES[metric][0]}</th><td class="n">{number(each.mine)}</td>'
-            f'<td class="n">{number(each.other)}</td><td class="n">{signed(change)}</td><td class="n">{spread}</td>'
+            f'<tr><th scope="row">{METRIC_TITLES[metric][0]}</th><td class="n">{format_number(each.candidate)}</td>'
+            f'<td class="n">{format_number(each.baseline)}</td><td class="n">{format_signed(change)}</td><td class="n">{spread}</td>'
             f'<td><span class="verdict {kind}">{verdict}</span></td></tr>'
         )
     table = (
@@ -106,49 +113,49 @@ def _differences(judged: Judged, differences: Mapping[str, Difference], other: s
         'other</th><th scope="col" class="n">difference</th><th scope="col" class="n">95 %</th><th></th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
-    return f'<div class="box"><h3>Compared with {name(other)}</h3>{charts.scrolled(table, "Comparison")}</div>'
+    return f'<div class="box"><h3>Compared with {format_name(baseline_name)}</h3>{charts.scrollable(table, "Comparison")}</div>'
 
 
-def _cards(judged: Judged) -> list[str]:
+def _render_cards(evaluation: ControlEvaluation) -> list[str]:
     cards = []
-    if judged.metrics.classes and judged.kind in COLUMNS:
-        cards.append(_classes(judged))
-    if judged.confusion is not None and len(judged.confusion.rows) > 1:
-        cards.append(f'<div class="box"><h3>Confusion</h3>{charts.confusion_matrix(judged.confusion)}</div>')
-    if judged.calibration is not None:
-        found = judged.calibration
-        if judged.kind == "choices":
-            said = (
-                f"On the dashed line a score is the probability of being right. Calibration error: {number(found.ece)}."
-            )
+    if evaluation.metrics.classes and evaluation.kind in CLASS_COLUMNS:
+        cards.append(_render_classes(evaluation))
+    if evaluation.confusion is not None and len(evaluation.confusion.rows) > 1:
+        cards.append(f'<div class="box"><h3>Confusion</h3>{charts.confusion_matrix(evaluation.confusion)}</div>')
+    if evaluation.calibration is not None:
+        found = evaluation.calibration
+        if evaluation.kind == "choices":
+            said = f"On the dashed line a score is the probability of being right. Calibration error: {format_number(found.ece)}."
             curve = charts.reliability_curve(found)
             cards.append(f'<div class="box"><h3>Reliability</h3>{curve}<p class="note">{said}</p></div>')
-        what = "answers" if judged.kind == "choices" else "regions, right at IoU 0.5"
+        what = "answers" if evaluation.kind == "choices" else "regions, right at IoU 0.5"
         legend = '<p class="note"><span class="key good">right</span> <span class="key bad">wrong</span> '
         cards.append(
             f'<div class="box"><h3>Scores</h3>{charts.score_histogram(found)}{legend}{found.count:,} {what}</p></div>'
         )
-    if judged.agreement is not None:
-        cards.append(_agreement(judged.agreement))
+    if evaluation.agreement is not None:
+        cards.append(_render_agreement(evaluation.agreement))
     return cards
 
 
-def _classes(judged: Judged) -> str:
-    rows = [(each.name, each.values(), each.support, each.predicted) for each in judged.metrics.classes]
+def _render_classes(evaluation: ControlEvaluation) -> str:
+    rows = [(each.name, each.values(), each.support, each.predicted) for each in evaluation.metrics.classes]
     rows.sort(key=lambda row: (-row[2], row[0]))
-    table = charts.class_table("Classes", COLUMNS[judged.kind], rows[:OPEN], judged.intervals)
+    table = charts.class_table("Classes", CLASS_COLUMNS[evaluation.kind], rows[:MAX_OPEN_CLASSES], evaluation.intervals)
     rest = ""
-    if len(rows) > OPEN:
-        more = charts.class_table("More classes", COLUMNS[judged.kind], rows[OPEN:], judged.intervals)
-        rest = f"<details><summary>{len(rows) - OPEN:,} rarer classes</summary>{more}</details>"
+    if len(rows) > MAX_OPEN_CLASSES:
+        more = charts.class_table(
+            "More classes", CLASS_COLUMNS[evaluation.kind], rows[MAX_OPEN_CLASSES:], evaluation.intervals
+        )
+        rest = f"<details><summary>{len(rows) - MAX_OPEN_CLASSES:,} rarer classes</summary>{more}</details>"
     return f'<div class="box wide"><h3>Classes</h3>{table}{rest}</div>'
 
 
-def _agreement(found: Agreement) -> str:
-    alpha = f" Krippendorff's alpha is {number(found.alpha)}." if found.alpha is not None else ""
+def _render_agreement(agreement: Agreement) -> str:
+    alpha = f" Krippendorff's alpha is {format_number(agreement.alpha)}." if agreement.alpha is not None else ""
     return (
-        f'<div class="box"><h3>People against people</h3><p class="big">{number(found.mean)}</p>'
-        f"<p>Mean over the pairs of annotations of {counted(found.tasks, 'task')} that several people annotated "
-        f"({escaped(found.measure)}).{alpha} A model that people disagree with less than with each other has "
+        f'<div class="box"><h3>People against people</h3><p class="big">{format_number(agreement.mean)}</p>'
+        f"<p>Mean over the pairs of annotations of {pluralize(agreement.tasks, 'task')} that several people annotated "
+        f"({escape_text(agreement.measure)}).{alpha} A model that people disagree with less than with each other has "
         "nothing left to learn from them.</p></div>"
     )

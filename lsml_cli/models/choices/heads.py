@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lsml_cli.errors import LabelMismatch, ModelError, listed
-from lsml_cli.models.base import Binding, Json, Meeting, ModelSpec
+from lsml_cli.errors import LabelMismatch, ModelError, format_list
+from lsml_cli.models.base import Binding, Json, LabelMapping, ModelSpec
 from lsml_cli.models.choices.probabilities import sigmoid, softmax
-from lsml_cli.models.label_mapping import met
+from lsml_cli.models.label_mapping import map_labels
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 from lsml_cli.schema.predictions import Region
 from lsml_cli.schema.tasks import Task
 
 if TYPE_CHECKING:
     from lsml_cli.models.choices.probabilities import Floats
-    from lsml_cli.models.choices.training_set import Lesson
+    from lsml_cli.models.choices.training_set import TrainingSet
 
-Bound = TypeVar("Bound", bound="ChoicesBinding")
+BindingT = TypeVar("BindingT", bound="ChoicesBinding")
 
-MULTI_THRESHOLD = 0.5  # probability from which a label of choice="multiple" is given, without --threshold
+MULTI_LABEL_THRESHOLD = 0.5  # probability from which a label of choice="multiple" is given, without --threshold
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Source:
+class ScorerInput:
     """An object of the label config that one scorer looks at."""
 
     object: Object
@@ -45,45 +45,45 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HeadBinding:
     """How one head fills one control: column `columns[i]` of the scores stands for `labels[i]`."""
 
     control: Control
     to_name: str
-    source: int
+    input_index: int
     head: Head
     columns: tuple[int, ...]
     labels: tuple[str, ...]
 
     @cached_property
-    def single(self) -> bool:
-        return self.control.single
+    def is_single(self) -> bool:
+        return self.control.is_single_choice
 
-    def meeting(self) -> Meeting:
+    def label_mapping(self) -> LabelMapping:
         label_of = {self.head.classes[column]: label for column, label in zip(self.columns, self.labels, strict=True)}
         labels = [label.name for label in self.control.labels]
-        return Meeting(self.control.name, labels, self.head.classes, label_of)
+        return LabelMapping(self.control.name, labels, self.head.classes, label_of)
 
     def probabilities(self, scores: Floats) -> list[Any]:
         """Per task: (index of the best label, its probability), or for choice="multiple" all probabilities."""
         head = self.head
         mine = scores[:, head.first : head.first + len(head.classes)]
         found = (sigmoid(mine) if head.multi else softmax(mine))[:, self.columns]
-        if self.single:
+        if self.is_single:
             return list(zip(found.argmax(axis=1).tolist(), found.max(axis=1).tolist(), strict=True))
         every: list[Any] = found.tolist()
         return every
 
-    def region(self, task: Task, found: Any, threshold: float | None) -> Region | None:
+    def region(self, task: Task, head_output: Any, threshold: float | None) -> Region | None:
         """What `probabilities` said about one task; None when it said nothing."""
-        if self.single:
-            best, score = found
+        if self.is_single:
+            best, score = head_output
             if threshold is not None and score < threshold:
                 return None
             chosen = {self.labels[best]: score}
         else:
-            least = MULTI_THRESHOLD if threshold is None else threshold
-            chosen = {label: score for label, score in zip(self.labels, found, strict=True) if score >= least}
+            least = MULTI_LABEL_THRESHOLD if threshold is None else threshold
+            chosen = {label: score for label, score in zip(self.labels, head_output, strict=True) if score >= least}
             if not chosen:
                 return None
             score = min(chosen.values())
@@ -94,90 +94,97 @@ class Answer:
 class ChoicesBinding(Binding):
     """What the scorers look at, and how each head fills its control."""
 
-    sources: tuple[Any, ...] = ()
-    answers: tuple[Answer, ...] = ()
+    scorer_inputs: tuple[Any, ...] = ()
+    head_bindings: tuple[HeadBinding, ...] = ()
 
     @property
-    def silent(self) -> bool:
-        return not self.answers
+    def can_predict(self) -> bool:
+        return bool(self.head_bindings)
 
     @property
-    def filled(self) -> frozenset[str]:
-        return frozenset(each.control.name for each in self.answers)
+    def output_controls(self) -> frozenset[str]:
+        return frozenset(each.control.name for each in self.head_bindings)
 
-    def fill(self, task: Task, found: Sequence[Any]) -> tuple[Region, ...]:
+    def make_regions(self, task: Task, head_outputs: Sequence[Any]) -> tuple[Region, ...]:
         """The regions of one task, of what `Answer.probabilities` says for each answer."""
-        regions = (answer.region(task, each, self.threshold) for answer, each in zip(self.answers, found, strict=True))
+        regions = (
+            answer.region(task, each, self.threshold)
+            for answer, each in zip(self.head_bindings, head_outputs, strict=True)
+        )
         return tuple([region for region in regions if region is not None])
 
 
-def choices_about(config: LabelConfig, tags: Sequence[str], who: str) -> list[tuple[Control, Object]]:
+def find_choices_controls(
+    config: LabelConfig, object_tags: Sequence[str], model_name: str
+) -> list[tuple[Control, Object]]:
     """The <Choices> about objects of these tags, each with its object.
 
     who  "The text classifier", for the sentence
 
     Raises LabelMismatch when there is none.
     """
-    pairs = [(control, source) for control, source in config.pairs("Choices", tags) if not control.per_item]
+    pairs = [(control, source) for control, source in config.find_pairs("Choices", object_tags) if not control.per_item]
     if pairs:
         return pairs
     there = [
-        f"{control} about {', '.join(map(str, _objects(control, config)))}" for control in config.controls.values()
+        f"{control} about {', '.join(map(str, _objects_of(control, config)))}" for control in config.controls.values()
     ]
-    wanted = [f"<{tag}>" for tag in tags]
+    wanted = [f"<{tag}>" for tag in object_tags]
     about = f"{', '.join(wanted[:-1])} or {wanted[-1]}" if len(wanted) > 1 else wanted[0]
     raise LabelMismatch(
-        f"{who} fills <Choices> that are about {about}, but the label config has "
-        f"{listed(there) or 'no control at all'}.",
+        f"{model_name} fills <Choices> that are about {about}, but the label config has "
+        f"{format_list(there) or 'no control at all'}.",
         "Choose a model that fills these controls: `lsml models` lists them.",
     )
 
 
-def _objects(control: Control, config: LabelConfig) -> list[Object]:
+def _objects_of(control: Control, config: LabelConfig) -> list[Object]:
     return [config.objects[name] for name in control.to_names]
 
 
-def warm_binding(
-    binding: Bound,
+def bind_trained_heads(
+    binding: BindingT,
     pairs: Sequence[tuple[Control, Object]],
     heads: Sequence[Head],
-    source_of: Callable[[Object, int], Any] = Source,
-) -> Bound:
+    make_input: Callable[[Object, int], Any] = ScorerInput,
+) -> BindingT:
     """Let the heads of a trained model meet the controls of a label config.
 
     source_of  what the binding keeps for an object that a scorer looks at
 
     Raises LabelMismatch that shows both lists when nothing meets.
     """
-    met_heads = _pair_up(heads, pairs)
+    met_heads = _match_heads(heads, pairs)
     answers, sources, notes = [], [], []
     for head, control, source in met_heads:
-        known = met(head.classes, control, binding.label_map)
+        known = map_labels(head.classes, control, binding.label_map)
         if not known:
             continue
-        if (read := source_of(source, head.scorer)) not in sources:
+        if (read := make_input(source, head.scorer)) not in sources:
             sources.append(read)
-        answers.append(answer_of(head, control, source, sources.index(read), known))
-        notes += _differences(head, control, known)
+        answers.append(bind_head(head, control, source, sources.index(read), known))
+        notes += _mapping_notes(head, control, known)
     if not answers:
-        raise _nothing_in_common(heads, [control for control, _ in pairs], bool(met_heads))
+        raise _no_match_error(heads, [control for control, _ in pairs], bool(met_heads))
     filled = {answer.control.name for answer in answers}
     lost = [str(control) for control, _ in pairs if control.name not in filled]
     if lost:
-        notes.append(f"The model was not trained for {listed(lost)}: no predictions there.")
-    binding.meetings = tuple(answer.meeting() for answer in answers)
-    binding.sources, binding.answers, binding.notes = tuple(sources), tuple(answers), tuple(notes)
+        notes.append(f"The model was not trained for {format_list(lost)}: no predictions there.")
+    binding.label_mappings = tuple(answer.label_mapping() for answer in answers)
+    binding.scorer_inputs, binding.head_bindings, binding.notes = tuple(sources), tuple(answers), tuple(notes)
     return binding
 
 
-def answer_of(head: Head, control: Control, source: Object, index: int, known: Mapping[str, str]) -> Answer:
+def bind_head(
+    head: Head, control: Control, object_tag: Object, input_index: int, label_of: Mapping[str, str]
+) -> HeadBinding:
     place = {label.name: i for i, label in enumerate(control.labels)}
-    order = sorted(known, key=lambda name: place.get(known[name], len(place)))  # as the config lists them
+    order = sorted(label_of, key=lambda name: place.get(label_of[name], len(place)))  # as the config lists them
     columns = tuple(head.classes.index(name) for name in order)
-    return Answer(control, source.name, index, head, columns, tuple(known[name] for name in order))
+    return HeadBinding(control, object_tag.name, input_index, head, columns, tuple(label_of[name] for name in order))
 
 
-def _pair_up(heads: Sequence[Head], pairs: Sequence[tuple[Control, Object]]) -> list[tuple[Head, Control, Object]]:
+def _match_heads(heads: Sequence[Head], pairs: Sequence[tuple[Control, Object]]) -> list[tuple[Head, Control, Object]]:
     """Heads and controls meet by name; what is left over on both sides meets when it is one and one."""
     by_name = {control.name: (control, source) for control, source in pairs}
     met = [(head, *by_name[head.control]) for head in heads if head.control in by_name]
@@ -189,20 +196,22 @@ def _pair_up(heads: Sequence[Head], pairs: Sequence[tuple[Control, Object]]) -> 
     return met
 
 
-def _differences(head: Head, control: Control, known: Mapping[str, str]) -> list[str]:
+def _mapping_notes(head: Head, control: Control, label_of: Mapping[str, str]) -> list[str]:
     notes = []
-    if lost := [name for name in head.classes if name not in known]:
+    if lost := [name for name in head.classes if name not in label_of]:
         count = f"{len(lost)} of the model's {len(head.classes)} classes"
-        notes.append(f"Dropped {count}, for which {control} has no label: {listed(lost)}.")
-    if new := [label.name for label in control.labels if label.name not in known.values()]:
-        notes.append(f"Never predicted, because the model does not know them, of {control}: {listed(new)}.")
+        notes.append(f"Dropped {count}, for which {control} has no label: {format_list(lost)}.")
+    if new := [label.name for label in control.labels if label.name not in label_of.values()]:
+        notes.append(f"Never predicted, because the model does not know them, of {control}: {format_list(new)}.")
     return notes
 
 
-def _nothing_in_common(heads: Sequence[Head], controls: Sequence[Control], met: bool) -> LabelMismatch:
-    classes = "; ".join(f'"{head.control}": {listed(head.classes)}' for head in heads)
-    labels = "; ".join(f'"{control.name}": {listed([label.name for label in control.labels])}' for control in controls)
-    if met:
+def _no_match_error(heads: Sequence[Head], controls: Sequence[Control], has_matched_heads: bool) -> LabelMismatch:
+    classes = "; ".join(f'"{head.control}": {format_list(head.classes)}' for head in heads)
+    labels = "; ".join(
+        f'"{control.name}": {format_list([label.name for label in control.labels])}' for control in controls
+    )
+    if has_matched_heads:
         return LabelMismatch(
             "The model and the label config have no label in common. "
             f"The model has {classes}. The label config has {labels}.",
@@ -215,7 +224,7 @@ def _nothing_in_common(heads: Sequence[Head], controls: Sequence[Control], met: 
     )
 
 
-def stored_heads(spec: ModelSpec) -> list[Head]:
+def heads_from_state(spec: ModelSpec) -> list[Head]:
     """The heads in a trained version's state; none for an untrained model. Raises ModelError when they are damaged."""
     state: Any = spec.state
     try:
@@ -224,19 +233,19 @@ def stored_heads(spec: ModelSpec) -> list[Head]:
         raise ModelError(f"The state of {spec.model_version} is not that of a classifier.") from error
 
 
-def to_state(lesson: Lesson[Any], scorer: int) -> list[Json]:
+def heads_to_state(training_set: TrainingSet[Any], scorer: int) -> list[Json]:
     """The heads that were learned from one lesson, as a version stores them: side by side, in the lesson's order."""
     heads: list[Json] = []
     first = 0
-    for control, wanted in lesson.heads.items():
+    for control, wanted in training_set.targets.items():
         heads.append(
             {
                 "control": control,
-                "object": lesson.source.name,
+                "object": training_set.object_tag.name,
                 "scorer": scorer,
                 "first": first,
                 "classes": list(wanted.classes),
-                "multi": wanted.multi,
+                "multi": wanted.is_multi_label,
             }
         )
         first += len(wanted.classes)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lsml_cli.models.choices.probabilities import Floats
 
-_STEPS = 1000  # of the solver; the 100 that scikit-learn starts with are too few without much regularisation
+_MAX_ITER = 1000  # of the solver; the 100 that scikit-learn starts with are too few without much regularisation
 
 
 @dataclass(frozen=True)
-class Wanted:
+class HeadTargets:
     """What one head should learn: the classes of some of the rows.
 
     rows     which rows, by position
@@ -24,13 +24,13 @@ class Wanted:
     """
 
     rows: Sequence[int]
-    chosen: Sequence[Sequence[str]]
+    row_classes: Sequence[Sequence[str]]
     classes: Sequence[str]
-    multi: bool
+    is_multi_label: bool
 
 
 def fit_heads(
-    rows: Any, heads: Sequence[Wanted], C: float, class_weight: str | None
+    rows: Any, heads: Sequence[HeadTargets], C: float, class_weight: str | None
 ) -> tuple[list[tuple[Floats, Floats]], list[str]]:
     """(F, K) weights and (K,) intercepts for each head; also sentences about what did not go well.
 
@@ -43,41 +43,42 @@ def fit_heads(
     params = {"C": C, "class_weight": class_weight}
     with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = [_fit_head(_of(rows, head.rows), head, params) for head in heads]
+        found = [_fit_head(_select_rows(rows, head.rows), head, params) for head in heads]
     if any("ConvergenceWarning" in warning.category.__name__ for warning in caught):
-        return found, [f"The solver had not settled after {_STEPS} steps; a smaller C (--with C=1) helps."]
+        return found, [f"The solver had not settled after {_MAX_ITER} steps; a smaller C (--with C=1) helps."]
     return found, []
 
 
-def _of(rows: Any, wanted: Sequence[int]) -> Any:
+def _select_rows(rows: Any, positions: Sequence[int]) -> Any:
     """Some of the rows; all of them without a copy, which may be gigabytes."""
     import numpy as np
 
-    every = len(wanted) == rows.shape[0] and all(row == i for i, row in enumerate(wanted))
-    return rows if every else rows[np.asarray(wanted)]
+    every = len(positions) == rows.shape[0] and all(row == i for i, row in enumerate(positions))
+    return rows if every else rows[np.asarray(positions)]
 
 
-def _fit_head(matrix: Any, head: Wanted, params: Mapping[str, Any]) -> tuple[Floats, Floats]:
+def _fit_head(matrix: Any, head: HeadTargets, params: Mapping[str, Any]) -> tuple[Floats, Floats]:
     """(F, K) weights and (K,) intercepts."""
     import numpy as np
 
-    if head.multi:
+    if head.is_multi_label:
         columns = [
-            _binary(matrix, np.array([name in chosen for chosen in head.chosen]), params) for name in head.classes
+            _fit_binary(matrix, np.array([name in chosen for chosen in head.row_classes]), params)
+            for name in head.classes
         ]
         return np.stack([coef for coef, _ in columns], axis=1), np.array([intercept for _, intercept in columns])
     if len(head.classes) == 1:
         return np.zeros((matrix.shape[1], 1)), np.zeros(1)
     number = {name: i for i, name in enumerate(head.classes)}
-    truth = np.array([number[chosen[0]] for chosen in head.chosen])
+    truth = np.array([number[chosen[0]] for chosen in head.row_classes])
     if len(head.classes) == 2:  # softmax over (0, x) is the sigmoid of x
-        coef, intercept = _binary(matrix, truth == 1, params)
+        coef, intercept = _fit_binary(matrix, truth == 1, params)
         return np.stack([np.zeros_like(coef), coef], axis=1), np.array([0.0, intercept])
     coefs, intercepts = _solve(matrix, truth, params)
     return coefs.T, intercepts
 
 
-def _binary(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats, float]:
+def _fit_binary(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats, float]:
     """(F,) weights and the intercept of yes against no. Where all agree, no row says otherwise."""
     import numpy as np
 
@@ -95,5 +96,7 @@ def _solve(matrix: Any, truth: Any, params: Mapping[str, Any]) -> tuple[Floats, 
     features = matrix.shape[1]
     if not features:  # no row says anything: how often each class occurs can still be learned
         matrix = np.zeros((matrix.shape[0], 1))
-    model = LogisticRegression(C=params["C"], class_weight=params["class_weight"], max_iter=_STEPS).fit(matrix, truth)
+    model = LogisticRegression(C=params["C"], class_weight=params["class_weight"], max_iter=_MAX_ITER).fit(
+        matrix, truth
+    )
     return model.coef_[:, :features], model.intercept_

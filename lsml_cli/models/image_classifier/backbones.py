@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.errors import LsmlError, ModelError, UsageError, closest_first, listed
+from lsml_cli.errors import LsmlError, ModelError, UsageError, format_list, sort_by_similarity
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, torch.Tensor]
 
 WEIGHTS = "weights.safetensors"
-DEFAULT, NONE = "default", "none"  # of `--with weights=`; anything else is a file
-SMALLEST = 32  # pixels of a side
+DEFAULT_WEIGHTS, RANDOM_WEIGHTS = "default", "none"  # of `--with weights=`; anything else is a file
+MIN_IMAGE_SIZE = 32  # pixels of a side
 
 # Have side exits that only their own training looks at, and turn pixels into what their weights were made for.
 _INCEPTION = frozenset({"googlenet", "inception_v3"})
-_SIZED = {"vit": "image_size", "maxvit": "input_size"}  # are made for squares of one size
-_WRAPPED = ("state_dict", "model")  # where training scripts keep the weights in what they save
+_SIZE_ARGUMENTS = {"vit": "image_size", "maxvit": "input_size"}  # are made for squares of one size
+_STATE_DICT_KEYS = ("state_dict", "model")  # where training scripts keep the weights in what they save
 _DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")  # as torchvision's files spell them
 
 
@@ -40,7 +40,7 @@ def require_architecture(name: Any) -> None:
     """Raises UsageError that lists the closest ones when there is no architecture of that name."""
     known = architectures()
     if name not in known:
-        near = listed(closest_first(str(name), known), 8)
+        near = format_list(sort_by_similarity(str(name), known), 8)
         raise UsageError(f"torchvision has no classification architecture {name!r}.", f"It has: {near}.")
 
 
@@ -51,7 +51,7 @@ def preprocessing_of(arch: str, size: int | None = None) -> Preprocessing:
     """
     import torchvision
 
-    return Preprocessing.of(torchvision.models.get_model_weights(arch).DEFAULT.transforms(), size)
+    return Preprocessing.from_preset(torchvision.models.get_model_weights(arch).DEFAULT.transforms(), size)
 
 
 def categories_of(arch: str) -> list[str]:
@@ -67,7 +67,7 @@ def require_size(arch: str, crop: int) -> None:
 
     try:
         with torch.inference_mode():  # shapes alone: nothing is computed
-            _shape_of(arch, crop).eval()(torch.empty(1, 3, crop, crop, device="meta"))
+            _build_on_meta_device(arch, crop).eval()(torch.empty(1, 3, crop, crop, device="meta"))
     except LsmlError:
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -82,19 +82,19 @@ def build(arch: str, classes: int, crop: int) -> nn.Module:
 
     Raises UsageError when the architecture does not end in a linear layer.
     """
-    net = _empty(arch, crop)
-    renew(net, arch, classes)
+    net = _construct(arch, crop)
+    reset_last_layer(net, arch, classes)
     return net
 
 
-def fill(net: nn.Module, arch: str, weights: str) -> None:
+def load_initial_weights(net: nn.Module, arch: str, weights: str) -> None:
     """Weights for everything, save for a last layer of another number of classes. "none" leaves them random.
 
     Raises ModelError when they cannot be had, or belong to another architecture.
     """
-    if weights == NONE:
+    if weights == RANDOM_WEIGHTS:
         return
-    found = _fetched(arch) if weights == DEFAULT else _read(Path(weights))
+    found = _download_weights(arch) if weights == DEFAULT_WEIGHTS else _read_weights(Path(weights))
     name, _ = _last_linear(net, arch)
     own = net.state_dict()
     kept = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
@@ -110,33 +110,33 @@ def fill(net: nn.Module, arch: str, weights: str) -> None:
     net.load_state_dict(own)
 
 
-def with_its_own_classes(arch: str) -> nn.Module:
+def build_pretrained(arch: str) -> nn.Module:
     """The net of the default weights, as torchvision has it. Raises ModelError when they cannot be fetched."""
-    found = _fetched(arch)
-    net = _empty(arch, preprocessing_of(arch).crop)
+    found = _download_weights(arch)
+    net = _construct(arch, preprocessing_of(arch).crop)
     own = net.state_dict()
     own.update({key: found[key] for key in own if key in found or not _is_counter(key)})
     net.load_state_dict(own)
     return net
 
 
-def renew(net: nn.Module, arch: str, classes: int) -> nn.Linear:
+def reset_last_layer(net: nn.Module, arch: str, classes: int) -> nn.Linear:
     """Let the last layer begin anew."""
     from torch import nn
 
     name, last = _last_linear(net, arch)
     new = nn.Linear(last.in_features, classes)
-    _set(net, name, new)
+    _replace_module(net, name, new)
     return new
 
 
-def widen(net: nn.Module, arch: str, classes: int) -> nn.Linear:
+def resize_last_layer(net: nn.Module, arch: str, classes: int) -> nn.Linear:
     """The last layer, a new one where it had another number of classes."""
     _, last = _last_linear(net, arch)
-    return last if last.out_features == classes else renew(net, arch, classes)
+    return last if last.out_features == classes else reset_last_layer(net, arch, classes)
 
 
-def without_end(net: nn.Module, arch: str) -> nn.Module:
+def remove_last_layer(net: nn.Module, arch: str) -> nn.Module:
     """A copy of the net that gives what its last layer would have been given."""
     import copy
 
@@ -144,7 +144,7 @@ def without_end(net: nn.Module, arch: str) -> nn.Module:
 
     name, _ = _last_linear(net, arch)
     headless = copy.deepcopy(net)
-    _set(headless, name, nn.Identity())
+    _replace_module(headless, name, nn.Identity())
     return headless
 
 
@@ -160,7 +160,7 @@ def save(folder: Path, nets: Sequence[nn.Module]) -> None:
     (folder / WEIGHTS).write_bytes(to_bytes(arrays))
 
 
-def load(folder: Path, arch: str, crop: int, widths: Sequence[int]) -> list[nn.Module]:
+def load(folder: Path, arch: str, crop: int, class_counts: Sequence[int]) -> list[nn.Module]:
     """What `save` wrote: a net for each number of classes. Raises ModelError when it is missing or damaged."""
     from safetensors.torch import load_file
 
@@ -169,7 +169,7 @@ def load(folder: Path, arch: str, crop: int, widths: Sequence[int]) -> list[nn.M
         with path.open("rb"):  # raises what the system says, of which safetensors tells only a part
             arrays = load_file(path)
         nets = []
-        for number, width in enumerate(widths):
+        for number, width in enumerate(class_counts):
             net = build(arch, width, crop)
             own = net.state_dict()
             mine = f"{number}."
@@ -191,19 +191,19 @@ def load(folder: Path, arch: str, crop: int, widths: Sequence[int]) -> list[nn.M
     return nets
 
 
-def _empty(arch: str, crop: int) -> nn.Module:
+def _construct(arch: str, crop: int) -> nn.Module:
     import torchvision
 
     given: dict[str, Any] = {}
     if arch in _INCEPTION:  # their own way to begin takes minutes; PyTorch's does as well
         given = {"aux_logits": False, "init_weights": False, "transform_input": True}
-    elif (size := _SIZED.get(arch.partition("_")[0])) is not None:
+    elif (size := _SIZE_ARGUMENTS.get(arch.partition("_")[0])) is not None:
         given = {size: crop if size == "image_size" else (crop, crop)}
     net: nn.Module = torchvision.models.get_model(arch, weights=None, **given)
     return net
 
 
-def _shape_of(arch: str, crop: int) -> nn.Module:
+def _build_on_meta_device(arch: str, crop: int) -> nn.Module:
     """The net without memory for its weights."""
     import torch
 
@@ -223,7 +223,7 @@ def _last_linear(net: nn.Module, arch: str) -> tuple[str, nn.Linear]:
     return layers[-1]
 
 
-def _set(net: nn.Module, name: str, module: nn.Module) -> None:
+def _replace_module(net: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     setattr(net.get_submodule(parent), own, module)
 
@@ -233,7 +233,7 @@ def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-def _fetched(arch: str) -> Arrays:
+def _download_weights(arch: str) -> Arrays:
     """torchvision's default weights: from its cache, or from its server the first time."""
     import torchvision
     from torch import hub
@@ -253,11 +253,11 @@ def _fetched(arch: str) -> Arrays:
                 f"Fetch {url} where there is a network, and name the file: --with weights={name}; "
                 "or begin with random weights: --with weights=none.",
             ) from error
-    found = _read(path)
+    found = _read_weights(path)
     return {_DENSE_LAYER.sub(r"\1\2", key): value for key, value in found.items()}
 
 
-def _read(path: Path) -> Arrays:
+def _read_weights(path: Path) -> Arrays:
     """Weights in a file, .safetensors or what torch.save wrote; nothing in it is executed."""
     import torch
     from safetensors.torch import load_file
@@ -277,19 +277,19 @@ def _read(path: Path) -> Arrays:
             else:
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file makes the readers raise what they like
-        raise ModelError(f"{path} {_problem(error)}.", _SAVE_SO) from error
-    for key in _WRAPPED:
+        raise ModelError(f"{path} {_describe_load_error(error)}.", _SAVE_HINT) from error
+    for key in _STATE_DICT_KEYS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ModelError(f"{path} holds no weights by their names.", _SAVE_SO)
+        raise ModelError(f"{path} holds no weights by their names.", _SAVE_HINT)
     return {str(key).removeprefix("module."): value for key, value in found.items()}
 
 
-_SAVE_SO = "Save weights with torch.save(net.state_dict(), FILE)."
+_SAVE_HINT = "Save weights with torch.save(net.state_dict(), FILE)."
 
 
-def _problem(error: Exception) -> str:
+def _describe_load_error(error: Exception) -> str:
     """Why a file gave no weights. PyTorch's own advice for pickles would be to let their code run."""
     if not isinstance(error, pickle.UnpicklingError):
         return "is damaged, or no file of weights at all"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.torch_runtime import Precision, cast, in_lanes
+from lsml_cli.models.torch_runtime import Precision, autocast, map_batch_chunks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     Scores = NDArray[np.float32]
 
-AGREEMENT = 0.99  # share of equal first choices from which a lower precision is as good as fp32
+MIN_AGREEMENT = 0.99  # share of equal first choices from which a lower precision is as good as fp32
 
-PART = 4  # pictures that a core of a CPU looks at together: more of them only fill its cache
-_PROBES = 3  # timed batches; the quickest counts, since anything else on the machine only slows them down
-_PROBING = 0.5  # seconds after which no further batch is timed
+CPU_CHUNK_SIZE = 4  # pictures that a core of a CPU looks at together: more of them only fill its cache
+_TIMED_BATCHES = 3  # timed batches; the quickest counts, since anything else on the machine only slows them down
+_TIMING_SECONDS = 0.5  # seconds after which no further batch is timed
 
 
-class Eye:
+class Predictor:
     """A net on a device, ready to look at pixels.
 
     device     "cpu", "cuda:0", "mps"
@@ -48,8 +48,10 @@ class Eye:
         std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1)
         mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
         self._mean, self._std = mean, std
-        self._run: Any = torch.compile(self._net) if compiled else self._net
-        self._full = 0  # pictures of the largest batch so far, to which a compiled net's others are filled up
+        self._callable: Any = torch.compile(self._net) if compiled else self._net
+        self._compiled_batch_size = (
+            0  # pictures of the largest batch so far, to which a compiled net's others are filled up
+        )
         self._compiled = compiled
 
     def scores(self, batch: Sequence[Pixels]) -> Scores:
@@ -58,33 +60,33 @@ class Eye:
         On a CPU each part of a batch has a core of its own; see `pytorch.in_lanes`.
         """
         if self.device.type != "cpu" or self._compiled:
-            return self._look(batch)
+            return self._forward(batch)
         import numpy as np
 
-        return np.concatenate(in_lanes(batch, PART, self._look))
+        return np.concatenate(map_batch_chunks(batch, CPU_CHUNK_SIZE, self._forward))
 
-    def _look(self, batch: Sequence[Pixels]) -> Scores:
+    def _forward(self, batch: Sequence[Pixels]) -> Scores:
         import torch
 
-        with torch.inference_mode(), self._cast():
+        with torch.inference_mode(), self._autocast():
             if self._compiled:
-                return self._look_compiled(batch)
-            scores: Scores = self._run(self.prepared(batch)).float().cpu().numpy()
+                return self._forward_compiled(batch)
+            scores: Scores = self._callable(self.to_tensor(batch)).float().cpu().numpy()
         return scores
 
-    def _look_compiled(self, batch: Sequence[Pixels]) -> Scores:
+    def _forward_compiled(self, batch: Sequence[Pixels]) -> Scores:
         """A ragged last batch is filled up to the size of the others: another size would be compiled anew."""
-        full = max(self._full, len(batch))
+        full = max(self._compiled_batch_size, len(batch))
         try:
-            found = self._run(self.prepared([*batch, *[batch[-1]] * (full - len(batch))]))
+            found = self._callable(self.to_tensor([*batch, *[batch[-1]] * (full - len(batch))]))
         except Exception:
-            self._full = 0  # it may have been too large, and smaller ones must not be filled up to it
+            self._compiled_batch_size = 0  # it may have been too large, and smaller ones must not be filled up to it
             raise
-        self._full = full
+        self._compiled_batch_size = full
         scores: Scores = found[: len(batch)].float().cpu().numpy()
         return scores
 
-    def prepared(self, batch: Sequence[Pixels]) -> torch.Tensor:
+    def to_tensor(self, batch: Sequence[Pixels]) -> torch.Tensor:
         """(n, 3, crop, crop) on the device, normalised; channels last in memory, as the pixels come."""
         import numpy as np
         import torch
@@ -95,48 +97,48 @@ class Eye:
         pixels = stacked.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return (pixels.float().div_(255).sub_(self._mean)).div_(self._std)  # as torchvision does, to the bit
 
-    def seconds(self, batch: Sequence[Pixels]) -> float:
+    def time_batch(self, batch: Sequence[Pixels]) -> float:
         """How long one batch takes, at its quickest."""
         self.scores(batch)
         times: list[float] = []
-        while len(times) < _PROBES and sum(times) < _PROBING:
+        while len(times) < _TIMED_BATCHES and sum(times) < _TIMING_SECONDS:
             begun = time.perf_counter()
             self.scores(batch)
             times.append(time.perf_counter() - begun)
         return min(times)
 
-    def with_precision(self, precision: Precision, preprocessing: Preprocessing) -> Eye:
-        return Eye(self._net, str(self.device), preprocessing, precision)
+    def with_precision(self, precision: Precision, preprocessing: Preprocessing) -> Predictor:
+        return Predictor(self._net, str(self.device), preprocessing, precision)
 
-    def _cast(self) -> AbstractContextManager[Any]:
-        return cast(self.device.type, self.precision)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.device.type, self.precision)
 
 
 @dataclass(frozen=True)
-class Question:
+class HeadColumns:
     """The columns of a net's scores, `first` to `first + count`, that answer one question."""
 
     first: int
     count: int
-    multi: bool
+    is_multi_label: bool
 
-    def answers(self, scores: Scores) -> NDArray[Any]:
+    def predicted_classes(self, scores: Scores) -> NDArray[Any]:
         """What each row of scores (n, K) says: the best class (n,), or (n, count) whether each one applies."""
         mine = scores[:, self.first : self.first + self.count]
-        return mine > 0 if self.multi else mine.argmax(axis=1)
+        return mine > 0 if self.is_multi_label else mine.argmax(axis=1)
 
 
-def agreement(first: Scores, second: Scores, questions: Sequence[Question]) -> float:
+def agreement(first: Scores, second: Scores, head_columns: Sequence[HeadColumns]) -> float:
     """Share of rows with the same answer, of the question where it is least; 1.0 where there are no rows.
 
     Scores that are no numbers, as fp16 gives where it overflows, answer nothing.
     """
     import numpy as np
 
-    if not len(first) or not questions:
+    if not len(first) or not head_columns:
         return 1.0
     said = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
-    equal = [each.answers(first) == each.answers(second) for each in questions]
+    equal = [each.predicted_classes(first) == each.predicted_classes(second) for each in head_columns]
     return min(float((said & (each.all(axis=1) if each.ndim == 2 else each)).mean()) for each in equal)
 
 

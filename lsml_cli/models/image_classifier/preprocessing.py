@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-_CROPS = 10  # random pieces that are tried before the middle one is taken
-_SHAPES = (3 / 4, 4 / 3)  # width / height of a random piece
-_LEAST = 0.35  # share of the picture's area that a random piece has at least
-_ENOUGH = 2  # times the square's side: what a picture's shorter side needs for the narrowest such piece to fill it
+_MAX_CROP_TRIES = 10  # random pieces that are tried before the middle one is taken
+_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of a random piece
+_MIN_AREA_SHARE = 0.35  # share of the picture's area that a random piece has at least
+_MIN_SIDE_FACTOR = (
+    2  # times the square's side: what a picture's shorter side needs for the narrowest such piece to fill it
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     @classmethod
-    def of(cls, preset: Any, size: int | None = None) -> Preprocessing:
+    def from_preset(cls, preset: Any, size: int | None = None) -> Preprocessing:
         """Of a torchvision preset; `size` asks for another square than the weights were made for."""
         crop, resize = preset.crop_size[0], preset.resize_size[0]
         if size is not None:
@@ -62,10 +64,10 @@ class Preprocessing:
         """
         import numpy as np
 
-        picture = images.decode(content, at_least=self.resize if fast else None)
-        return np.asarray(self._middle(self._resized(picture)))
+        picture = images.decode(content, min_side=self.resize if fast else None)
+        return np.asarray(self._center_crop(self._resize(picture)))
 
-    def varied(self, content: bytes, random: Random) -> Pixels:
+    def augmented_pixels(self, content: bytes, random: Random) -> Pixels:
         """(crop, crop, 3) of a random piece of the picture, half of them mirrored: for training.
 
         A JPEG is decoded no larger than needed for the smallest piece. Raises ValueError like `pixels`.
@@ -73,27 +75,27 @@ class Preprocessing:
         import numpy as np
         from PIL.Image import Transpose
 
-        picture = images.decode(content, at_least=_ENOUGH * self.crop)
-        piece = picture.resize((self.crop, self.crop), self._filter(), box=_piece(*picture.size, random))
+        picture = images.decode(content, min_side=_MIN_SIDE_FACTOR * self.crop)
+        piece = picture.resize((self.crop, self.crop), self._filter(), box=_random_crop_box(*picture.size, random))
         return np.asarray(piece.transpose(Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else piece)
 
-    def _resized(self, picture: Image) -> Image:
-        width, height = picture.size
+    def _resize(self, image: Image) -> Image:
+        width, height = image.size
         if min(width, height) == self.resize:
-            return picture
+            return image
         long = int(self.resize * max(width, height) / min(width, height))
-        if self.resize * long > images.LARGEST:
+        if self.resize * long > images.MAX_PIXELS:
             raise ValueError(
                 f"the picture is too long and narrow: {width:,} x {height:,} pixels would be scaled to {self.resize} x "
-                f"{long:,}, and no more than {images.LARGEST:,} pixels are"
+                f"{long:,}, and no more than {images.MAX_PIXELS:,} pixels are"
             )
         size = (self.resize, long) if width <= height else (long, self.resize)
-        return picture.resize(size, self._filter())
+        return image.resize(size, self._filter())
 
-    def _middle(self, picture: Image) -> Image:
-        width, height = picture.size
+    def _center_crop(self, image: Image) -> Image:
+        width, height = image.size
         left, top = round((width - self.crop) / 2.0), round((height - self.crop) / 2.0)
-        return picture.crop((left, top, left + self.crop, top + self.crop))
+        return image.crop((left, top, left + self.crop, top + self.crop))
 
     def _filter(self) -> Any:
         from PIL.Image import Resampling
@@ -101,11 +103,11 @@ class Preprocessing:
         return Resampling[self.interpolation.upper()]
 
 
-def _piece(width: int, height: int, random: Random) -> tuple[float, float, float, float]:
+def _random_crop_box(width: int, height: int, random: Random) -> tuple[float, float, float, float]:
     """A random piece of a picture, as torchvision's RandomResizedCrop takes it: (left, top, right, bottom)."""
-    for _ in range(_CROPS):
-        area = width * height * random.uniform(_LEAST, 1.0)
-        shape = random.uniform(*_SHAPES)
+    for _ in range(_MAX_CROP_TRIES):
+        area = width * height * random.uniform(_MIN_AREA_SHARE, 1.0)
+        shape = random.uniform(*_ASPECT_RATIOS)
         wide, high = round((area * shape) ** 0.5), round((area / shape) ** 0.5)
         if 0 < wide <= width and 0 < high <= height:
             left, top = random.randint(0, width - wide), random.randint(0, height - high)

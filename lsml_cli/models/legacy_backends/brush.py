@@ -10,12 +10,12 @@ from lsml_cli.schema import brush_rle
 
 def encode_rle(values: Any, *_: Any) -> list[int]:
     """The code of values in 0..255, flat: RGBA of a picture, row by row."""
-    return list(brush_rle.pack(values))
+    return list(brush_rle.encode_rle(values))
 
 
 def mask_to_rle(mask: Any) -> list[int]:
     """The code of a mask, (height, width), 0 or 255."""
-    return list(brush_rle.pack(mask, 4))
+    return list(brush_rle.encode_rle(mask, 4))
 
 
 def decode_rle(code: Sequence[int], print_params: bool = False) -> Any:
@@ -24,7 +24,11 @@ def decode_rle(code: Sequence[int], print_params: bool = False) -> Any:
 
     content = bytes(code)
     pixels = int.from_bytes(content[:4], "big") // 4
-    return np.repeat(brush_rle.unpack(content, pixels, 1).ravel() * 255, 4)
+    return np.repeat(brush_rle.decode_rle(content, pixels, 1).ravel() * 255, 4)
 
 
-EXPORTED = {"decode_rle": decode_rle, "encode_rle": encode_rle, "mask2rle": mask_to_rle}  # by the converter's names
+BRUSH_FUNCTIONS = {
+    "decode_rle": decode_rle,
+    "encode_rle": encode_rle,
+    "mask2rle": mask_to_rle,
+}  # by the converter's names

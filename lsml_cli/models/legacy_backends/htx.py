@@ -9,10 +9,10 @@ from typing import Any
 
 from lsml_cli.errors import UsageError
 from lsml_cli.models.legacy_backends import labels
-from lsml_cli.models.legacy_backends.import_sandbox import local_path, module
-from lsml_cli.models.legacy_backends.v0_v1 import Taught, accepted
+from lsml_cli.models.legacy_backends.import_sandbox import get_local_path, make_module
+from lsml_cli.models.legacy_backends.v0_v1 import TrainingRequest, accepted_arguments
 
-served: list[dict[str, Any]] = []  # what the script that is being imported tells `init_model_server`
+recorded_server_calls: list[dict[str, Any]] = []  # what the script that is being imported tells `init_model_server`
 
 
 class BaseModel:
@@ -86,16 +86,19 @@ class _SingleChoice(BaseModel):
 
     def get_input(self, task: Mapping[str, Any]) -> Any:
         found = super().get_input(task)
-        return found[0] if len(self.input_values) == 1 and not self.several_inputs else found
+        return found[0] if len(self.input_values) == 1 and not self.has_multiple_inputs else found
 
-    several_inputs = False
+    has_multiple_inputs = False
 
     def get_output(self, task: Mapping[str, Any]) -> Any:
-        return _first(task, self.output_names[0])["value"]["choices"][0]
+        return _find_result(task, self.output_names[0])["value"]["choices"][0]
 
-    def make_results(self, tasks: Sequence[Any], found: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:
+    def make_results(
+        self, tasks: Sequence[Any], predicted_labels: Sequence[str], scores: Sequence[float]
+    ) -> list[dict[str, Any]]:
         return [
-            _result(self, "choices", [{"choices": [label]}], score) for label, score in zip(found, scores, strict=True)
+            _make_prediction(self, "choices", [{"choices": [label]}], score)
+            for label, score in zip(predicted_labels, scores, strict=True)
         ]
 
 
@@ -113,7 +116,7 @@ class SingleClassAudioClassifier(_SingleChoice):
 
 class SingleClassImageAndTextClassifier(_SingleChoice):
     INPUT_TYPES = ("Image", "Text")
-    several_inputs = True
+    has_multiple_inputs = True
 
 
 class _Tagger(BaseModel):
@@ -126,9 +129,11 @@ class _Tagger(BaseModel):
         return [each["value"] for each in task["result"] if each["from_name"] == self.output_names[0]]
 
     def make_results(
-        self, tasks: Sequence[Any], found: Sequence[Sequence[Any]], scores: Sequence[float]
+        self, tasks: Sequence[Any], predicted_spans: Sequence[Sequence[Any]], scores: Sequence[float]
     ) -> list[dict[str, Any]]:
-        return [_result(self, "labels", spans, score) for spans, score in zip(found, scores, strict=True)]
+        return [
+            _make_prediction(self, "labels", spans, score) for spans, score in zip(predicted_spans, scores, strict=True)
+        ]
 
 
 class TextTagger(_Tagger):
@@ -141,7 +146,7 @@ class AudioTagger(_Tagger):
 
 class _Regions(BaseModel):
     INPUT_TYPES = ("Image",)
-    kind = "rectanglelabels"
+    result_type = "rectanglelabels"
 
     def get_input(self, task: Mapping[str, Any]) -> Any:
         return super().get_input(task)[0]
@@ -150,7 +155,7 @@ class _Regions(BaseModel):
         return [each["value"] for each in task["result"] if each["from_name"] == self.output_names[0]]
 
     def make_result(self, task: Any, values: Sequence[Any], score: float | None = None) -> dict[str, Any]:
-        return _result(self, self.kind, values, score)
+        return _make_prediction(self, self.result_type, values, score)
 
 
 class ImageObjectDetection(_Regions):
@@ -159,21 +164,21 @@ class ImageObjectDetection(_Regions):
 
 class ImageSegmentation(_Regions):
     OUTPUT_TYPES = ("PolygonLabels",)
-    kind = "polygonlabels"
+    result_type = "polygonlabels"
 
 
 class ListBaseModel(_Regions):
     INPUT_TYPES = ("List",)
     OUTPUT_TYPES = ("Ranker",)
-    kind = "ranker"
+    result_type = "ranker"
 
 
-def _first(task: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _find_result(task: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return next(each for each in task["result"] if each["from_name"] == name)
 
 
-def _result(model: BaseModel, kind: str, values: Sequence[Any], score: Any) -> dict[str, Any]:
-    common = {"from_name": model.output_names[0], "to_name": model.input_names[0], "type": kind}
+def _make_prediction(model: BaseModel, result_type: str, values: Sequence[Any], score: Any) -> dict[str, Any]:
+    common = {"from_name": model.output_names[0], "to_name": model.input_names[0], "type": result_type}
     return {"result": [{**common, "value": value} for value in values], "score": score}
 
 
@@ -212,19 +217,19 @@ def _serve_sklearn(model: Any, port: int = 16118, debug: bool = True, **fit_kwar
     init_model_server(create_model_func=Served, train_script=train)
 
 
-def init_model_server(create_model_func: Any = None, train_script: Any = None, **told: Any) -> None:
+def init_model_server(create_model_func: Any = None, train_script: Any = None, **server_options: Any) -> None:
     """Recorded; no server starts."""
     not_for_training = {"model_dir", "redis_host", "redis_port", "redis_url", "redis_queue", "port", "debug"}
-    served.append(
+    recorded_server_calls.append(
         {
             "model": create_model_func,
             "train": train_script,
-            "train_kwargs": {name: value for name, value in told.items() if name not in not_for_training},
+            "train_kwargs": {name: value for name, value in server_options.items() if name not in not_for_training},
         }
     )
 
 
-class _NoApp:
+class _AppStub:
     """`from htx import app`, and what a script does with it: `app.run(…)`, `@app.route(…)`."""
 
     def __getattr__(self, name: str) -> Any:
@@ -233,10 +238,10 @@ class _NoApp:
         return lambda *_, **__: (lambda function: function) if name == "route" else None
 
 
-class Htx:
+class HtxAdapter:
     """How a script of htx is built, asked and taught."""
 
-    key = "annotations"
+    annotations_key = "annotations"
 
     def modules(self) -> dict[str, ModuleType]:
         bases = {
@@ -247,52 +252,52 @@ class Htx:
                 *(ImageSegmentation, ListBaseModel),
             )
         }
-        app = {"app": _NoApp(), "init_model_server": init_model_server}
-        tools = {"encode_labels": _encode_labels, "download": local_path, "generate_version": lambda: "0"}
+        app = {"app": _AppStub(), "init_model_server": init_model_server}
+        tools = {"encode_labels": _encode_labels, "download": get_local_path, "generate_version": lambda: "0"}
         return {
-            "htx": module("htx", app),
-            "htx.base_model": module("htx.base_model", bases),
-            "htx.utils": module("htx.utils", tools),
-            "htx.adapters": module("htx.adapters", {}),
-            "htx.adapters.sklearn": module("htx.adapters.sklearn", {"serve": _serve_sklearn}),
+            "htx": make_module("htx", app),
+            "htx.base_model": make_module("htx.base_model", bases),
+            "htx.utils": make_module("htx.utils", tools),
+            "htx.adapters": make_module("htx.adapters", {}),
+            "htx.adapters.sklearn": make_module("htx.adapters.sklearn", {"serve": _serve_sklearn}),
         }
 
     def build(
-        self, original: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
+        self, script_class: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
     ) -> Any:
-        schemas = original.get_valid_schemas(config) if hasattr(original, "get_valid_schemas") else [{}]
+        schemas = script_class.get_valid_schemas(config) if hasattr(script_class, "get_valid_schemas") else [{}]
         if not schemas:
             raise UsageError(
-                f"The label config does not have what the script fills: {', '.join(original.OUTPUT_TYPES)} over "
-                f"{', '.join(original.INPUT_TYPES)}."
+                f"The label config does not have what the script fills: {', '.join(script_class.OUTPUT_TYPES)} over "
+                f"{', '.join(script_class.INPUT_TYPES)}."
             )
-        instance = original(**schemas[0])
+        instance = script_class(**schemas[0])
         if state.get("train_output"):
             instance.load(state["train_output"])
         return instance
 
-    def tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def convert_tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [dict(task) for task in raw]
 
     def predict(self, instance: Any, tasks: Sequence[Mapping[str, Any]], context: Any) -> Any:
         return instance.predict([instance.get_data_item(task) for task in tasks])
 
-    def fit(self, instance: Any, taught: Taught) -> dict[str, Any]:
-        told = next((each for each in reversed(taught.served) if each["train"] is not None), None)
+    def fit(self, instance: Any, request: TrainingRequest) -> dict[str, Any]:
+        told = next((each for each in reversed(request.server_calls) if each["train"] is not None), None)
         if told is None:
             raise UsageError("The script does not say how it is trained: it gives init_model_server no train_script.")
 
         def items() -> Iterator[dict[str, Any]]:
-            for task in taught.tasks:
+            for task in request.tasks:
                 for annotation in (task.get("annotations") or ())[:1]:
                     yield instance.get_data_item({**task, "result": annotation["result"]})
 
-        given = told["train_kwargs"] | dict(taught.params)
-        resources = told["train"](items(), str(taught.workdir), **accepted(told["train"], given))
+        given = told["train_kwargs"] | dict(request.params)
+        resources = told["train"](items(), str(request.workdir), **accepted_arguments(told["train"], given))
         return {"train_output": dict(resources or {})}
 
 
-def _encode_labels(found: Sequence[Any]) -> tuple[list[str], list[int]]:
+def _encode_labels(values: Sequence[Any]) -> tuple[list[str], list[int]]:
     """(the labels in order, the position of each one among them)."""
-    names = sorted(set(map(str, found)))
-    return names, [names.index(str(each)) for each in found]
+    names = sorted(set(map(str, values)))
+    return names, [names.index(str(each)) for each in values]

@@ -10,7 +10,7 @@ from lsml_cli.schema.label_config import CONTROLS, OBJECTS
 
 DATA_UNDEFINED_NAME = "$undefined$"  # in the place of a task's data that is one value and has no name
 
-Parsed = Mapping[str, Mapping[str, Any]]
+ParsedConfig = Mapping[str, Mapping[str, Any]]
 
 
 def parse_config(xml: str) -> dict[str, dict[str, Any]]:
@@ -47,7 +47,7 @@ def parse_config(xml: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def get_single_tag_keys(parsed: Parsed, control_type: str, object_type: str) -> tuple[str, str, str, list[str]]:
+def get_single_tag_keys(parsed: ParsedConfig, control_type: str, object_type: str) -> tuple[str, str, str, list[str]]:
     """(from_name, to_name, value, labels) of a config that has one control of this type, about one such object."""
     assert len(parsed) == 1, f"expected one control, the label config has {len(parsed)}: {', '.join(parsed)}"
     [(from_name, control)] = parsed.items()
@@ -57,15 +57,15 @@ def get_single_tag_keys(parsed: Parsed, control_type: str, object_type: str) -> 
     return from_name, to_name, shown["value"], list(control["labels"])
 
 
-def first_tag(
-    parsed: Parsed,
+def get_first_tag_keys(
+    parsed: ParsedConfig,
     control_type: str | Sequence[str],
     object_type: str | Sequence[str],
     name_filter: Any = None,
     to_name_filter: Any = None,
 ) -> tuple[str, str, str, list[str]]:
     """The same for the first control of such a type that is about such an object. Raises ValueError without one."""
-    controls, objects = (_several(each) for each in (control_type, object_type))
+    controls, objects = (_as_tuple(each) for each in (control_type, object_type))
     for from_name, control in parsed.items():
         if control["type"] not in controls or (name_filter and not name_filter(from_name)):
             continue
@@ -78,10 +78,10 @@ def first_tag(
 class Tag:
     """A control or an object, as `LabelInterface` gives it."""
 
-    def __init__(self, name: str, tag: str, **facts: Any) -> None:
+    def __init__(self, name: str, tag: str, **attributes: Any) -> None:
         self.name = name
         self.tag = self.type = tag
-        self.__dict__.update(facts)
+        self.__dict__.update(attributes)
 
 
 class LabelInterface:
@@ -116,15 +116,15 @@ class LabelInterface:
     def get_object(self, name: str | None = None) -> Tag:
         return self.objects[0] if name is None else self.get_tag(name)
 
-    def get_first_tag_occurence(self, *asked: Any, **filters: Any) -> tuple[str, str, str]:
-        return first_tag(self._parsed, *asked, **filters)[:3]
+    def get_first_tag_occurence(self, *args: Any, **filters: Any) -> tuple[str, str, str]:
+        return get_first_tag_keys(self._parsed, *args, **filters)[:3]
 
 
-def _several(types: str | Sequence[str]) -> tuple[str, ...]:
+def _as_tuple(types: str | Sequence[str]) -> tuple[str, ...]:
     return (types,) if isinstance(types, str) else tuple(types)
 
 
-def build_label_map(parsed: Parsed, tag_name: str, names: Iterable[str]) -> dict[str, str]:
+def build_label_map(parsed: ParsedConfig, tag_name: str, names: Iterable[str]) -> dict[str, str]:
     """{name of the model: label}: equal names first, regardless of case, then the labels' predicted_values."""
     attributes = parsed[tag_name]["labels_attrs"]
     known = {str(label).lower(): str(label) for label in attributes}
@@ -162,17 +162,17 @@ def match_labels(task: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [name for name in names if name.lower() in values]
 
 
-def compare_nested_structures(one: Any, other: Any, path: str = "") -> None:
+def compare_nested_structures(left: Any, right: Any, path: str = "") -> None:
     """Raises AssertionError where two structures of dictionaries and lists differ; numbers may by a thousandth."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        assert one.keys() == other.keys(), f"{path}: {sorted(one)} against {sorted(other)}"
-        for key in one:
-            compare_nested_structures(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, list) and isinstance(other, list):
-        assert len(one) == len(other), f"{path}: {len(one)} against {len(other)} items"
-        for position, (first, second) in enumerate(zip(one, other, strict=True)):
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        assert left.keys() == right.keys(), f"{path}: {sorted(left)} against {sorted(right)}"
+        for key in left:
+            compare_nested_structures(left[key], right[key], f"{path}.{key}")
+    elif isinstance(left, list) and isinstance(right, list):
+        assert len(left) == len(right), f"{path}: {len(left)} against {len(right)} items"
+        for position, (first, second) in enumerate(zip(left, right, strict=True)):
             compare_nested_structures(first, second, f"{path}[{position}]")
-    elif isinstance(one, float) and isinstance(other, float):
-        assert abs(one - other) <= 1e-3, f"{path}: {one} against {other}"
+    elif isinstance(left, float) and isinstance(right, float):
+        assert abs(left - right) <= 1e-3, f"{path}: {left} against {right}"
     else:
-        assert one == other, f"{path}: {one!r} against {other!r}"
+        assert left == right, f"{path}: {left!r} against {right!r}"

@@ -9,21 +9,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from lsml_cli.errors import ModelError, UnknownModel, listed
+from lsml_cli.errors import ModelError, UnknownModel, format_list
 
 Generation = Literal["v0", "v1", "v2", "htx"]
-SPOKEN: dict[Generation, str] = {
+SDK_NAMES: dict[Generation, str] = {
     "v0": "label_studio.ml (Label Studio up to 0.8)",
     "v1": "label_studio_ml 1.0",
     "v2": "label_studio_ml 2.0",
     "htx": "htx (pyheartex)",
 }
-DECORATOR = "predict_fn"  # of label_studio_ml 2.0: the decorated function predicts, and there is no class
-SERVED = "init_model_server"  # of htx, which is told what the model is; `serve` of its adapter for scikit-learn too
+PREDICT_DECORATOR = "predict_fn"  # of label_studio_ml 2.0: the decorated function predicts, and there is no class
+SERVER_FUNCTION = (
+    "init_model_server"  # of htx, which is told what the model is; `serve` of its adapter for scikit-learn too
+)
 
 # Each is in one generation of label_studio_ml alone.
-_V2 = {
-    *("ModelResponse", "PredictionValue", DECORATOR, "update_fn", "get_first_tag_occurence", "preload_task_data"),
+_V2_IDENTIFIERS = {
+    *(
+        "ModelResponse",
+        "PredictionValue",
+        PREDICT_DECORATOR,
+        "update_fn",
+        "get_first_tag_occurence",
+        "preload_task_data",
+    ),
     *(
         "build_label_map",
         "label_interface",
@@ -33,11 +42,11 @@ _V2 = {
         "set_extra_params",
     ),
 }
-_V1 = {"train_output", "LabelStudioMLBaseHelper", "LabelStudioMLChoices", "hostname", "access_token"}
+_V1_IDENTIFIERS = {"train_output", "LabelStudioMLBaseHelper", "LabelStudioMLChoices", "hostname", "access_token"}
 
 
 @dataclass(frozen=True)
-class Source:
+class ScriptSource:
     """A script as it is written. Raises ModelError when it is no Python."""
 
     path: Path
@@ -71,7 +80,7 @@ class Source:
         return frozenset(found)
 
     @cached_property
-    def words(self) -> frozenset[str]:
+    def identifiers(self) -> frozenset[str]:
         """Every name and attribute in it, and every string that is a plain word."""
         found = set()
         for node in ast.walk(self.tree):
@@ -92,7 +101,7 @@ class Source:
         return [node for node in self.tree.body if isinstance(node, ast.ClassDef)]
 
 
-def generation_of(source: Source) -> Generation | None:
+def detect_generation(source: ScriptSource) -> Generation | None:
     """None for a script that was written for none of them."""
     if "htx" in source.imports:
         return "htx"
@@ -103,63 +112,64 @@ def generation_of(source: Source) -> Generation | None:
     return "v2" if _is_v2(source) else "v1"
 
 
-def _is_v2(source: Source) -> bool:
-    if source.words & _V2 or "label_studio_ml.response" in source.imports:
+def _is_v2(source: ScriptSource) -> bool:
+    if source.identifiers & _V2_IDENTIFIERS or "label_studio_ml.response" in source.imports:
         return True
-    if source.words & _V1:
+    if source.identifiers & _V1_IDENTIFIERS:
         return False
     methods = {method.name: method for each in source.classes for method in _methods(each)}
     if "setup" in methods:
         return True
     if (init := methods.get("__init__")) is not None:
-        return "project_id" in _arguments(init)
+        return "project_id" in _argument_names(init)
     if (fit := methods.get("fit")) is not None:
-        return _arguments(fit)[1:3] == ["event", "data"] and "job_id" not in _arguments(fit)
-    return "context" in _arguments(methods["predict"]) if "predict" in methods else False
+        return _argument_names(fit)[1:3] == ["event", "data"] and "job_id" not in _argument_names(fit)
+    return "context" in _argument_names(methods["predict"]) if "predict" in methods else False
 
 
-def model_name(path: Path) -> str:
+def find_model_class_name(path: Path) -> str:
     """The name of the one class in a file that is a model, of whatever kind; for who names the file alone.
 
     Raises UnknownModel when there is none, or more than one.
     """
-    source = Source(path)
-    names = list(_candidates(source))
+    source = ScriptSource(path)
+    names = list(_model_candidates(source))
     if len(names) == 1:
         return names[0]
     if not names:
         raise UnknownModel(f"{path} has no model in it.", "A class that is one derives from lsml_cli.Model.")
     raise UnknownModel(
-        f"{path} is a file; which class in it is the model? It has {listed(names)}.", f"Name it: {path}:{names[-1]}"
+        f"{path} is a file; which class in it is the model? It has {format_list(names)}.",
+        f"Name it: {path}:{names[-1]}",
     )
 
 
-def _candidates(source: Source) -> Iterator[str]:
+def _model_candidates(source: ScriptSource) -> Iterator[str]:
     """Classes that derive from something and that no other class here derives from; decorated functions."""
-    bases = {name for each in source.classes for name in _names(each.bases)}
-    served = _told_to_serve(source)
+    bases = {name for each in source.classes for name in _last_name_parts(each.bases)}
+    served = _served_model_names(source)
     for node in source.tree.body:
         if isinstance(node, ast.ClassDef):
-            if node.name in bases or not node.bases or not (set(_names(node.bases)) - _NO_MODELS):
+            if node.name in bases or not node.bases or not (set(_last_name_parts(node.bases)) - _NON_MODEL_BASES):
                 continue
             if not served or node.name in served:
                 yield node.name
-        elif isinstance(node, ast.FunctionDef) and DECORATOR in _names(node.decorator_list):
+        elif isinstance(node, ast.FunctionDef) and PREDICT_DECORATOR in _last_name_parts(node.decorator_list):
             yield node.name
     if served == {"serve"}:
         yield "serve"
 
 
-_NO_MODELS = {"object", "ABC", "Exception", "NamedTuple", "TypedDict", "Enum", "Dataset", "Module", "Protocol"}
+_NON_MODEL_BASES = {"object", "ABC", "Exception", "NamedTuple", "TypedDict", "Enum", "Dataset", "Module", "Protocol"}
 
 
-def _told_to_serve(source: Source) -> set[str]:
+def _served_model_names(source: ScriptSource) -> set[str]:
     """What a script of htx, or the `_wsgi.py` beside it, gives to its server as the model."""
     found = set()
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.Call):
             continue
-        called = _names([node.func])
+        called = _last_name_parts([node.func])
         for keyword in node.keywords:
             if keyword.arg in ("create_model_func", "model_class") and isinstance(keyword.value, ast.Name):
                 found.add(keyword.value.id)
@@ -168,32 +178,32 @@ def _told_to_serve(source: Source) -> set[str]:
     return found
 
 
-def model_in(folder: Path) -> tuple[Path, str] | None:
+def find_folder_model(folder: Path) -> tuple[Path, str] | None:
     """The file and the class that a folder with a `model.py` means; None where there is none.
 
     The `_wsgi.py` that the older `init` wrote says which one it is where there are several.
     """
     wsgi, model = folder / "_wsgi.py", folder / "model.py"
     if wsgi.is_file():
-        source = Source(wsgi)
-        for name in _told_to_serve(source):
+        source = ScriptSource(wsgi)
+        for name in _served_model_names(source):
             for node in source.tree.body:
                 if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
                     file = folder / f"{node.module.replace('.', '/')}.py"
                     if file.is_file():
                         return file, name
-    return (model, model_name(model)) if model.is_file() else None
+    return (model, find_model_class_name(model)) if model.is_file() else None
 
 
 def _methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
     return (each for each in node.body if isinstance(each, ast.FunctionDef))
 
 
-def _arguments(node: ast.FunctionDef) -> list[str]:
+def _argument_names(node: ast.FunctionDef) -> list[str]:
     return [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
 
 
-def _names(nodes: list[ast.expr]) -> list[str]:
+def _last_name_parts(nodes: list[ast.expr]) -> list[str]:
     """The last part of each dotted name."""
     found = []
     for node in nodes:

@@ -10,12 +10,12 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.legacy_backends.import_sandbox import module
+from lsml_cli.models.legacy_backends.import_sandbox import make_module
 
-Tasks = Sequence[Mapping[str, Any]]
+ExportedTasks = Sequence[Mapping[str, Any]]
 
 
-class Answer(dict[str, Any]):
+class AttrDict(dict[str, Any]):
     """JSON as both generations of the SDK give it: `task["data"]` and `task.data`."""
 
     def __getattr__(self, name: str) -> Any:
@@ -25,15 +25,15 @@ class Answer(dict[str, Any]):
             raise AttributeError(f"an export has no {name!r} here; it has: {', '.join(self)}") from None
 
 
-class _Offline:
+class _OfflineStub:
     """Anything of the SDK that an export has no answer for."""
 
-    _what = "label_studio_sdk"
+    _sdk_name = "label_studio_sdk"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        what = f"{self._what}.{name}"
+        what = f"{self._sdk_name}.{name}"
 
         def refuse(*_: Any, **__: Any) -> NoReturn:
             raise ModelError(
@@ -44,22 +44,22 @@ class _Offline:
         return refuse
 
 
-class Project(_Offline):
+class Project(_OfflineStub):
     """`Client(…).get_project(id)`: the tasks of the export, and the label config."""
 
-    _what = "Project"
+    _sdk_name = "Project"
 
-    def __init__(self, project: int, tasks: Tasks, label_config: str) -> None:
+    def __init__(self, project: int, tasks: ExportedTasks, label_config: str) -> None:
         self.id = project
         self.label_config = label_config
         self.params = {"id": project, "title": "export", "label_config": label_config}
         self.title = "export"
-        self._tasks = [Answer(task) for task in tasks]
+        self._tasks = [AttrDict(task) for task in tasks]
 
     def get_params(self) -> dict[str, Any]:
         return self.params
 
-    def get_tasks(self, selected_ids: Sequence[int] | None = None, **_: Any) -> list[Answer]:
+    def get_tasks(self, selected_ids: Sequence[int] | None = None, **_: Any) -> list[AttrDict]:
         return [task for task in self._tasks if selected_ids is None or task.get("id") in selected_ids]
 
     def get_labeled_tasks(self, only_ids: bool = False) -> list[Any]:
@@ -69,68 +69,68 @@ class Project(_Offline):
     def get_labeled_tasks_ids(self) -> list[Any]:
         return self.get_labeled_tasks(only_ids=True)
 
-    def get_task(self, task_id: int) -> Answer:
-        return _only(self._tasks, task_id)
+    def get_task(self, task_id: int) -> AttrDict:
+        return _find_task(self._tasks, task_id)
 
-    def export_tasks(self, export_type: str = "JSON", **_: Any) -> list[Answer]:
+    def export_tasks(self, export_type: str = "JSON", **_: Any) -> list[AttrDict]:
         if export_type != "JSON":
             raise ModelError(f"The script asks for an export as {export_type}; a file answers with JSON.")
         return self.get_labeled_tasks()
 
 
-class _ListOfTasks(_Offline):
-    _what = "tasks"
+class _TasksClient(_OfflineStub):
+    _sdk_name = "tasks"
 
     def __init__(self, project: Project) -> None:
         self._project = project
 
-    def list(self, **_: Any) -> Iterator[Answer]:
+    def list(self, **_: Any) -> Iterator[AttrDict]:
         return iter(self._project.get_tasks())
 
-    def get(self, id: Any, **_: Any) -> Answer:
+    def get(self, id: Any, **_: Any) -> AttrDict:
         return self._project.get_task(int(id))
 
 
-class _Annotations(_Offline):
-    _what = "annotations"
+class _AnnotationsClient(_OfflineStub):
+    _sdk_name = "annotations"
 
     def __init__(self, project: Project) -> None:
         self._project = project
 
-    def list(self, id: Any, **_: Any) -> list[Answer]:
-        return [Answer(each) for each in self._project.get_task(int(id)).get("annotations", ())]
+    def list(self, id: Any, **_: Any) -> list[AttrDict]:
+        return [AttrDict(each) for each in self._project.get_task(int(id)).get("annotations", ())]
 
 
-class _Exports(_Offline):
-    _what = "projects.exports"
+class _ExportsClient(_OfflineStub):
+    _sdk_name = "projects.exports"
 
     def __init__(self, project: Project) -> None:
         self._project = project
 
-    def as_json(self, project_id: Any = None, **_: Any) -> list[Answer]:
+    def as_json(self, project_id: Any = None, **_: Any) -> list[AttrDict]:
         return self._project.get_labeled_tasks()
 
 
-class _Projects(_Offline):
-    _what = "projects"
+class _ProjectsClient(_OfflineStub):
+    _sdk_name = "projects"
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self.exports = _Exports(project)
+        self.exports = _ExportsClient(project)
 
-    def get(self, id: Any = None, **_: Any) -> Answer:
-        return Answer(self._project.params)
+    def get(self, id: Any = None, **_: Any) -> AttrDict:
+        return AttrDict(self._project.params)
 
-    def list(self, **_: Any) -> list[Answer]:
+    def list(self, **_: Any) -> list[AttrDict]:
         return [self.get()]
 
 
-def sdk(project: int, tasks: Tasks, label_config: str) -> dict[str, ModuleType]:
+def build_sdk_stub(project: int, tasks: ExportedTasks, label_config: str) -> dict[str, ModuleType]:
     """The modules of label_studio_sdk, whose clients know one project."""
     known = Project(project, tasks, label_config)
 
-    class Client(_Offline):
-        _what = "Client"
+    class Client(_OfflineStub):
+        _sdk_name = "Client"
 
         def __init__(self, *_: Any, **__: Any) -> None:
             pass
@@ -146,19 +146,19 @@ def sdk(project: int, tasks: Tasks, label_config: str) -> dict[str, ModuleType]:
 
         list_projects = get_projects
 
-    class LabelStudio(_Offline):
-        _what = "LabelStudio"
+    class LabelStudio(_OfflineStub):
+        _sdk_name = "LabelStudio"
 
         def __init__(self, *_: Any, **__: Any) -> None:
-            self.tasks = _ListOfTasks(known)
-            self.annotations = _Annotations(known)
-            self.projects = _Projects(known)
+            self.tasks = _TasksClient(known)
+            self.annotations = _AnnotationsClient(known)
+            self.projects = _ProjectsClient(known)
 
     content = {"Client": Client, "LabelStudio": LabelStudio, "Project": Project}
-    return {name: module(name, content) for name in ("label_studio_sdk", "label_studio_sdk.client")}
+    return {name: make_module(name, content) for name in ("label_studio_sdk", "label_studio_sdk.client")}
 
 
-def _only(tasks: Sequence[Answer], task_id: int) -> Answer:
+def _find_task(tasks: Sequence[AttrDict], task_id: int) -> AttrDict:
     for task in tasks:
         if task.get("id") == task_id:
             return task

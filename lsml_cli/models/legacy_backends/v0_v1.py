@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from lsml_cli.models.legacy_backends import brush, labels
-from lsml_cli.models.legacy_backends.import_sandbox import local_path, module
+from lsml_cli.models.legacy_backends.import_sandbox import get_local_path, make_module
 
 Params = Mapping[str, Any]
 TRAIN_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED", "PROJECT_UPDATED")
@@ -41,7 +41,7 @@ class LabelStudioMLBase:
         return self.fit((), event=event, data=data, job_id=job_id, **additional_params)
 
     def get_local_path(self, url: str, project_dir: str | None = None, **kwargs: Any) -> str:
-        return local_path(url, **kwargs)
+        return get_local_path(url, **kwargs)
 
 
 class LabelStudioMLBaseHelper(LabelStudioMLBase):
@@ -96,60 +96,60 @@ class LabelStudioMLChoices(LabelStudioMLBaseHelper):
         ]
 
 
-class V1:
+class V1Adapter:
     """How a script of label_studio_ml 1.0 is built, asked and taught."""
 
-    key = "annotations"  # under which a task has what people said
+    annotations_key = "annotations"  # under which a task has what people said
 
     def modules(self) -> dict[str, ModuleType]:
-        tools = utils(self.key)
+        tools = build_utils(self.annotations_key)
         base = {"LabelStudioMLBase": LabelStudioMLBase}
         helpers = base | {
             "LabelStudioMLBaseHelper": LabelStudioMLBaseHelper,
             "LabelStudioMLChoices": LabelStudioMLChoices,
         }
-        served = {"init_app": _nothing_to_serve, "start_server": _nothing_to_serve}
+        served = {"init_app": _skip_server, "start_server": _skip_server}
         return {
-            "label_studio_ml": module("label_studio_ml", {}),
-            "label_studio_ml.model": module("label_studio_ml.model", base | {"parse_config": labels.parse_config}),
-            "label_studio_ml.helpers": module("label_studio_ml.helpers", helpers),
-            "label_studio_ml.utils": module("label_studio_ml.utils", tools),
-            "label_studio_ml.api": module("label_studio_ml.api", served),
-        } | tools_modules()
+            "label_studio_ml": make_module("label_studio_ml", {}),
+            "label_studio_ml.model": make_module("label_studio_ml.model", base | {"parse_config": labels.parse_config}),
+            "label_studio_ml.helpers": make_module("label_studio_ml.helpers", helpers),
+            "label_studio_ml.utils": make_module("label_studio_ml.utils", tools),
+            "label_studio_ml.api": make_module("label_studio_ml.api", served),
+        } | build_tools_modules()
 
     def build(
-        self, original: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
+        self, script_class: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
     ) -> Any:
         given = {"label_config": config, "train_output": state.get("train_output") or {}}
-        return original(**accepted(original.__init__, given | dict(params)))
+        return script_class(**accepted_arguments(script_class.__init__, given | dict(params)))
 
-    def tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def convert_tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [dict(task) for task in raw]
 
     def predict(self, instance: Any, tasks: Sequence[Mapping[str, Any]], context: Any) -> Any:
         given = {"login": None, "password": None, "context": context}
-        return instance.predict(tasks, **accepted(instance.predict, given))
+        return instance.predict(tasks, **accepted_arguments(instance.predict, given))
 
-    def fit(self, instance: Any, taught: Taught) -> dict[str, Any]:
-        tasks = self.tasks(taught.tasks)
+    def fit(self, instance: Any, request: TrainingRequest) -> dict[str, Any]:
+        tasks = self.convert_tasks(request.tasks)
         first = next(iter(inspect.signature(instance.fit).parameters.values()), None)
-        webhook = {"event": "ANNOTATION_UPDATED", "data": taught.event(tasks), "job_id": taught.job}
-        given = {"workdir": str(taught.workdir), **taught.params}
+        webhook = {"event": "ANNOTATION_UPDATED", "data": request.last_webhook_payload(tasks), "job_id": request.job_id}
+        given = {"workdir": str(request.workdir), **request.params}
         if first and first.kind is not first.VAR_KEYWORD and first.name not in webhook:
             # `tasks`, `completions`, …: the webhook gave it nothing there
-            wants_event = taught.mentions("event", "data") and not set(taught.params) & {"event", "data"}
+            wants_event = request.has_identifiers("event", "data") and not set(request.params) & {"event", "data"}
             more = webhook if wants_event else {}
-            found = instance.fit(iter(tasks), **accepted(instance.fit, given | more))
+            found = instance.fit(iter(tasks), **accepted_arguments(instance.fit, given | more))
         else:
-            found = instance.fit(**accepted(instance.fit, given | webhook))
+            found = instance.fit(**accepted_arguments(instance.fit, given | webhook))
         output = dict(found) if isinstance(found, Mapping) else {}
         return {"train_output": output}
 
 
-class V0(V1):
+class V0Adapter(V1Adapter):
     """The same for label_studio.ml."""
 
-    key = "completions"
+    annotations_key = "completions"
 
     def modules(self) -> dict[str, ModuleType]:
         found = super().modules()
@@ -158,15 +158,18 @@ class V0(V1):
             for name, each in found.items()
             if name.startswith("label_studio_ml")
         }
-        content = {"LabelStudioMLBase": LabelStudioMLBase, "init_app": _nothing_to_serve}
-        package = {"label_studio": module("label_studio", {}), "label_studio.ml": module("label_studio.ml", content)}
-        return renamed | package | tools_modules()
+        content = {"LabelStudioMLBase": LabelStudioMLBase, "init_app": _skip_server}
+        package = {
+            "label_studio": make_module("label_studio", {}),
+            "label_studio.ml": make_module("label_studio.ml", content),
+        }
+        return renamed | package | build_tools_modules()
 
-    def tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def convert_tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [_with_completions(task) for task in raw]
 
 
-class Taught:
+class TrainingRequest:
     """What a script learns from: an export, and the folder for what comes of it."""
 
     def __init__(
@@ -176,7 +179,7 @@ class Taught:
         project: str,
         workdir: Path,
         params: Mapping[str, Any],
-        words: frozenset[str],
+        identifiers: frozenset[str],
         imports: frozenset[str],
     ) -> None:
         self.tasks = tasks
@@ -185,75 +188,75 @@ class Taught:
         self.workdir = workdir
         self.params = params
         self.imports = imports
-        self.job = "1"
-        self.served: list[dict[str, Any]] = []
-        self._words = words
+        self.job_id = "1"
+        self.server_calls: list[dict[str, Any]] = []
+        self._identifiers = identifiers
 
-    def mentions(self, *words: str) -> bool:
+    def has_identifiers(self, *names: str) -> bool:
         """Whether the script has every one of these words in it."""
-        return self._words.issuperset(words)
+        return self._identifiers.issuperset(names)
 
-    def about_project(self) -> dict[str, Any]:
+    def project_payload(self) -> dict[str, Any]:
         number = int(self.project) if self.project.isdecimal() else 0
         return {"id": number, "title": "export", "label_config": self.label_config}
 
-    def event(self, tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def last_webhook_payload(self, tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The webhook about the last task."""
-        return self.events(tasks[-1:])[0] if tasks else {"project": self.about_project()}
+        return self.webhook_payloads(tasks[-1:])[0] if tasks else {"project": self.project_payload()}
 
-    def events(self, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def webhook_payloads(self, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The webhook about each task, as Label Studio sends it when somebody has annotated it."""
         return [
             {
                 "action": "ANNOTATION_CREATED",
-                "annotation": {**annotation, "task": task.get("id"), "project": self.about_project()["id"]},
-                "project": self.about_project(),
-                "task": {"id": task.get("id"), "data": task["data"], "project": self.about_project()["id"]},
+                "annotation": {**annotation, "task": task.get("id"), "project": self.project_payload()["id"]},
+                "project": self.project_payload(),
+                "task": {"id": task.get("id"), "data": task["data"], "project": self.project_payload()["id"]},
             }
             for task in tasks
             for annotation in (task.get("annotations") or task.get("completions") or ())[:1]
         ]
 
 
-def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def accepted_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the arguments that a function takes by name; all of them where it has **kwargs."""
     parameters = inspect.signature(function).parameters.values()
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return dict(given)
+        return dict(arguments)
     names = {each.name for each in parameters if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)}
-    return {name: value for name, value in given.items() if name in names}
+    return {name: value for name, value in arguments.items() if name in names}
 
 
-def utils(key: str) -> dict[str, Any]:
+def build_utils(annotations_key: str) -> dict[str, Any]:
     """The small functions of `utils`. `key`: what annotations are called."""
     return {
         "DATA_UNDEFINED_NAME": labels.DATA_UNDEFINED_NAME,
         "get_single_tag_keys": labels.get_single_tag_keys,
-        "get_first_tag_keys": labels.first_tag,
-        "is_skipped": partial(labels.is_skipped, key=key),
-        "get_choice": partial(labels.get_choice, key=key),
+        "get_first_tag_keys": labels.get_first_tag_keys,
+        "is_skipped": partial(labels.is_skipped, key=annotations_key),
+        "get_choice": partial(labels.get_choice, key=annotations_key),
         "get_image_size": labels.get_image_size,
-        "get_image_local_path": local_path,
-        "get_local_path": local_path,
-        "get_env": _environment,
+        "get_image_local_path": get_local_path,
+        "get_local_path": get_local_path,
+        "get_env": _get_env,
     }
 
 
-def tools_modules() -> dict[str, ModuleType]:
+def build_tools_modules() -> dict[str, ModuleType]:
     """label_studio_tools and label_studio_converter, as far as scripts use them."""
-    io = {"get_local_path": local_path, "get_data_dir": _data_folder}
-    params = {"get_env": _environment, "get_bool_env": _flag}
+    io = {"get_local_path": get_local_path, "get_data_dir": _get_data_dir}
+    params = {"get_env": _get_env, "get_bool_env": _get_bool_env}
     return {
-        "label_studio_tools": module("label_studio_tools", {}),
-        "label_studio_tools.core": module("label_studio_tools.core", {}),
-        "label_studio_tools.core.label_config": module(
+        "label_studio_tools": make_module("label_studio_tools", {}),
+        "label_studio_tools.core": make_module("label_studio_tools.core", {}),
+        "label_studio_tools.core.label_config": make_module(
             "label_studio_tools.core.label_config", {"parse_config": labels.parse_config}
         ),
-        "label_studio_tools.core.utils": module("label_studio_tools.core.utils", {}),
-        "label_studio_tools.core.utils.io": module("label_studio_tools.core.utils.io", io),
-        "label_studio_tools.core.utils.params": module("label_studio_tools.core.utils.params", params),
-        "label_studio_converter": module("label_studio_converter", {}),
-        "label_studio_converter.brush": module("label_studio_converter.brush", brush.EXPORTED),
+        "label_studio_tools.core.utils": make_module("label_studio_tools.core.utils", {}),
+        "label_studio_tools.core.utils.io": make_module("label_studio_tools.core.utils.io", io),
+        "label_studio_tools.core.utils.params": make_module("label_studio_tools.core.utils.params", params),
+        "label_studio_converter": make_module("label_studio_converter", {}),
+        "label_studio_converter.brush": make_module("label_studio_converter.brush", brush.BRUSH_FUNCTIONS),
     }
 
 
@@ -264,11 +267,11 @@ def _with_completions(task: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _nothing_to_serve(*_: Any, **__: Any) -> None:
+def _skip_server(*_: Any, **__: Any) -> None:
     """`init_app` at the end of a script: the server is `lsml serve`."""
 
 
-def _environment(name: str, default: Any = None, is_bool: bool = False) -> Any:
+def _get_env(name: str, default: Any = None, is_bool: bool = False) -> Any:
     import os
 
     for prefix in ("LABEL_STUDIO_", "HEARTEX_", ""):
@@ -277,11 +280,11 @@ def _environment(name: str, default: Any = None, is_bool: bool = False) -> Any:
     return default
 
 
-def _flag(name: str, default: bool = False) -> bool:
-    return bool(_environment(name, default, is_bool=True))
+def _get_bool_env(name: str, default: bool = False) -> bool:
+    return bool(_get_env(name, default, is_bool=True))
 
 
-def _data_folder() -> str:
+def _get_data_dir() -> str:
     """Where the older SDKs keep files between runs."""
     folder = Path.home() / ".local" / "share" / "label-studio"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,16 @@ from types import ModuleType
 from typing import Any
 
 from lsml_cli.models.legacy_backends import brush, labels
-from lsml_cli.models.legacy_backends.import_sandbox import is_installed, local_path, module
-from lsml_cli.models.legacy_backends.v0_v1 import Taught, accepted, tools_modules, utils
+from lsml_cli.models.legacy_backends.import_sandbox import get_local_path, is_installed, make_module
+from lsml_cli.models.legacy_backends.v0_v1 import TrainingRequest, accepted_arguments, build_tools_modules, build_utils
 
 INITIAL_MODEL_VERSION = "0.0.1"
 TRAIN_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED", "START_TRAINING")
-SDK = ("label_studio_sdk", "get_labeled_tasks", "get_tasks")  # with which a script asks for the annotations itself
+SDK_IDENTIFIERS = (
+    "label_studio_sdk",
+    "get_labeled_tasks",
+    "get_tasks",
+)  # with which a script asks for the annotations itself
 
 
 @dataclass
@@ -26,7 +30,7 @@ class PredictionValue:
     cluster: Any = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"result": [_region(each) for each in self.result or ()], "score": self.score}
+        return {"result": [_region_to_json(each) for each in self.result or ()], "score": self.score}
 
     def model_dump(self, **_: Any) -> dict[str, Any]:
         return self.to_json() | {"model_version": self.model_version}
@@ -63,10 +67,10 @@ class LabelStudioMLBase:
 
     INITIAL_MODEL_VERSION = INITIAL_MODEL_VERSION
     TRAIN_EVENTS = TRAIN_EVENTS
-    _given: Mapping[str, Any] = {}  # for the instance that is being built
+    _initial_state: Mapping[str, Any] = {}  # for the instance that is being built
 
     def __init__(self, project_id: str | None = None, label_config: str | None = None, **kwargs: Any) -> None:
-        given = type(self)._given
+        given = type(self)._initial_state
         self.project_id = project_id or ""
         self.values: dict[str, str] = dict(given.get("values") or {})
         self._params: Any = given.get("params") or {}
@@ -132,13 +136,13 @@ class LabelStudioMLBase:
         return str(self.model_version)
 
     def get_local_path(self, url: str, *args: Any, task_id: int | None = None, **kwargs: Any) -> str:
-        return local_path(url, task_id=task_id)
+        return get_local_path(url, task_id=task_id)
 
     def preload_task_data(self, task: Mapping[str, Any], value: Any = None, read_file: bool = True) -> Any:
         """The value, with what it points to in the place of each address in it: the text of the file, or its path."""
         value = task["data"] if value is None else value
         if isinstance(value, str) and value.startswith(("http://", "https://", "/data/", "s3://", "gs://")):
-            path = local_path(value, task_id=task.get("id"))
+            path = get_local_path(value, task_id=task.get("id"))
             if not read_file:
                 return path
             with open(path, encoding="utf-8") as file:  # noqa: PTH123
@@ -156,7 +160,9 @@ class LabelStudioMLBase:
         name_filter: Any = None,
         to_name_filter: Any = None,
     ) -> tuple[str, str, str]:
-        found = labels.first_tag(self.parsed_label_config, control_type, object_type, name_filter, to_name_filter)
+        found = labels.get_first_tag_keys(
+            self.parsed_label_config, control_type, object_type, name_filter, to_name_filter
+        )
         return found[0], found[1], found[2]
 
     def build_label_map(self, tag_name: str, names: Sequence[str]) -> dict[str, str]:
@@ -198,7 +204,7 @@ def update_fn(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def class_of(function: Callable[..., Any]) -> type:
+def class_from_functions(function: Callable[..., Any]) -> type:
     """The class that decorated functions stand for."""
 
     class Decorated(LabelStudioMLBase):
@@ -212,13 +218,13 @@ def class_of(function: Callable[..., Any]) -> type:
     return Decorated
 
 
-class V2:
+class V2Adapter:
     """How a script of label_studio_ml 2.0 is built, asked and taught."""
 
-    key = "annotations"
+    annotations_key = "annotations"
 
     def modules(self) -> dict[str, ModuleType]:
-        tools = utils(self.key) | {
+        tools = build_utils(self.annotations_key) | {
             "InMemoryLRUDictCache": InMemoryLRUDictCache,
             "match_labels": labels.match_labels,
             "compare_nested_structures": labels.compare_nested_structures,
@@ -227,70 +233,74 @@ class V2:
         response = {"ModelResponse": ModelResponse, "PredictionValue": PredictionValue}
         served = {"init_app": lambda *_, **__: None}
         found = {
-            "label_studio_ml": module("label_studio_ml", {}),
-            "label_studio_ml.model": module("label_studio_ml.model", base | response),
-            "label_studio_ml.response": module("label_studio_ml.response", response),
-            "label_studio_ml.utils": module("label_studio_ml.utils", tools),
-            "label_studio_ml.api": module("label_studio_ml.api", served),
-        } | tools_modules()
+            "label_studio_ml": make_module("label_studio_ml", {}),
+            "label_studio_ml.model": make_module("label_studio_ml.model", base | response),
+            "label_studio_ml.response": make_module("label_studio_ml.response", response),
+            "label_studio_ml.utils": make_module("label_studio_ml.utils", tools),
+            "label_studio_ml.api": make_module("label_studio_ml.api", served),
+        } | build_tools_modules()
         if not is_installed("label_studio_sdk"):  # as far as scripts name its classes in annotations of types
-            found |= _sdk_names()
+            found |= _build_sdk_modules()
         return found
 
     def build(
-        self, original: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
+        self, script_class: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
     ) -> Any:
         given = {"project_id": project, "label_config": config}
-        named = accepted(original.__init__, given | dict(params))
-        if original.__init__ is LabelStudioMLBase.__init__:
+        named = accepted_arguments(script_class.__init__, given | dict(params))
+        if script_class.__init__ is LabelStudioMLBase.__init__:
             named = given
-        for base in original.__mro__:
+        for base in script_class.__mro__:
             if base.__name__ == "LabelStudioMLBase":
                 base._given = {"values": state.get("values"), "params": dict(params)}
-        instance = original(**named)
+        instance = script_class(**named)
         if not isinstance(instance, LabelStudioMLBase):  # the real one keeps its values in a file of its own
             for key, value in (state.get("values") or {}).items():
                 instance.set(key, value)
         return instance
 
-    def tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def convert_tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [dict(task) for task in raw]
 
     def predict(self, instance: Any, tasks: Sequence[Mapping[str, Any]], context: Any) -> Any:
-        found = instance.predict(list(tasks), **accepted(instance.predict, {"context": context}))
+        found = instance.predict(list(tasks), **accepted_arguments(instance.predict, {"context": context}))
         return getattr(found, "predictions", found)
 
-    def fit(self, instance: Any, taught: Taught) -> dict[str, Any]:
-        tasks = self.tasks(taught.tasks)
-        named = {"job_id": taught.job, "workdir": str(taught.workdir)} | dict(taught.params)
-        for event, data in self._events(taught, tasks):
-            instance.fit(event, data, **accepted(instance.fit, named))
+    def fit(self, instance: Any, request: TrainingRequest) -> dict[str, Any]:
+        tasks = self.convert_tasks(request.tasks)
+        named = {"job_id": request.job_id, "workdir": str(request.workdir)} | dict(request.params)
+        for event, data in self._training_events(request, tasks):
+            instance.fit(event, data, **accepted_arguments(instance.fit, named))
         return {"values": dict(getattr(instance, "values", {}))}
 
-    def _events(self, taught: Taught, tasks: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _training_events(
+        self, request: TrainingRequest, tasks: list[dict[str, Any]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """START_TRAINING for a script that knows it, or that asks for the annotations itself; else one for each.
 
         Label Studio says START_TRAINING without an annotation, but scripts look for the project there all the same.
         """
-        asks = bool(taught.imports & set(SDK)) or any(taught.mentions(word) for word in SDK)
-        if taught.mentions("START_TRAINING") or (asks and not taught.mentions("ANNOTATION_CREATED")):
-            yield "START_TRAINING", {**taught.event(tasks), "action": "START_TRAINING"}
+        asks = bool(request.imports & set(SDK_IDENTIFIERS)) or any(
+            request.has_identifiers(word) for word in SDK_IDENTIFIERS
+        )
+        if request.has_identifiers("START_TRAINING") or (asks and not request.has_identifiers("ANNOTATION_CREATED")):
+            yield "START_TRAINING", {**request.last_webhook_payload(tasks), "action": "START_TRAINING"}
         elif asks:
-            yield "ANNOTATION_CREATED", taught.event(tasks)
+            yield "ANNOTATION_CREATED", request.last_webhook_payload(tasks)
         else:
-            for data in taught.events(tasks):
+            for data in request.webhook_payloads(tasks):
                 yield "ANNOTATION_CREATED", data
 
 
-def _region(each: Any) -> Any:
+def _region_to_json(region: Any) -> Any:
     """A region as JSON: scripts may make the SDK's own objects."""
     for name in ("_dict", "model_dump", "to_dict", "dict"):
-        if not isinstance(each, Mapping) and callable(method := getattr(each, name, None)):
+        if not isinstance(region, Mapping) and callable(method := getattr(region, name, None)):
             return method()
-    return each
+    return region
 
 
-def _sdk_names() -> dict[str, ModuleType]:
+def _build_sdk_modules() -> dict[str, ModuleType]:
     def absent(name: str) -> type:
         def __init__(self: Any, *_: Any, **__: Any) -> None:
             raise ModuleNotFoundError(f"{name} needs label_studio_sdk, which is not installed here")
@@ -307,12 +317,12 @@ def _sdk_names() -> dict[str, ModuleType]:
         "label_studio_sdk.label_interface": {"LabelInterface": labels.LabelInterface},
         "label_studio_sdk.label_interface.objects": values,
         "label_studio_sdk.converter": {},
-        "label_studio_sdk.converter.brush": brush.EXPORTED,
+        "label_studio_sdk.converter.brush": brush.BRUSH_FUNCTIONS,
         "label_studio_sdk._extensions": {},
         tools: {},
         f"{tools}.core": {},
         f"{tools}.core.label_config": {"parse_config": labels.parse_config},
         f"{tools}.core.utils": {},
-        f"{tools}.core.utils.io": {"get_local_path": local_path},
+        f"{tools}.core.utils.io": {"get_local_path": get_local_path},
     }
-    return {name: module(name, each) for name, each in content.items()}
+    return {name: make_module(name, each) for name, each in content.items()}

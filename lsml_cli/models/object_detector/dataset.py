@@ -8,20 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.errors import ModelError, listed
-from lsml_cli.evaluation.metrics.geometry import Shape, shape_of
+from lsml_cli.errors import ModelError, format_list
+from lsml_cli.evaluation.metrics.geometry import Shape, parse_shape
 from lsml_cli.models.base import Progress
-from lsml_cli.models.object_detector.postprocess import Pairs
-from lsml_cli.models.openmmlab.image_files import Gathered
+from lsml_cli.models.object_detector.postprocess import ControlPairs
+from lsml_cli.models.openmmlab.image_files import TrainingImage
 from lsml_cli.schema import brush_rle
-from lsml_cli.schema.annotations import chosen
+from lsml_cli.schema.annotations import extract_labels
 from lsml_cli.schema.label_config import Control
-from lsml_cli.schema.tasks import Labelled
+from lsml_cli.schema.tasks import AnnotatedTask
 
 Coco = dict[str, Any]
 
 
-def classes_of(examples: Sequence[Labelled], pairs: Pairs, progress: Progress) -> tuple[str, ...]:
+def collect_classes(examples: Sequence[AnnotatedTask], pairs: ControlPairs, progress: Progress) -> tuple[str, ...]:
     """The labels that regions have, sorted; `progress` hears about those that are learned from little.
 
     Raises ModelError when there is none.
@@ -30,26 +30,26 @@ def classes_of(examples: Sequence[Labelled], pairs: Pairs, progress: Progress) -
     unknown: Counter[str] = Counter()
     for example in examples:
         for control, region in _regions(example, pairs):
-            for name in chosen(control, [region]):
-                known = control.dynamic or name in control.name_of
-                (counts if known and shape_of(region) is not None else unknown)[name] += 1
+            for name in extract_labels(control, [region]):
+                known = control.has_dynamic_labels or name in control.label_names
+                (counts if known and parse_shape(region) is not None else unknown)[name] += 1
     if unknown:
-        progress(f"Not learned, because the label config has no such label: {listed(sorted(unknown))}.")
+        progress(f"Not learned, because the label config has no such label: {format_list(sorted(unknown))}.")
     if not counts:
-        there = listed(str(control) for control, _ in pairs)
+        there = format_list(str(control) for control, _ in pairs)
         raise ModelError(
             f"There is nothing to learn: no annotation has a region with a label of {there}.",
             "Annotate more tasks, or check that the label config is the one of this project.",
         )
-    if rare := [name for name, count in counts.items() if count < _FEW]:
-        progress(f"Learned from fewer than {_FEW} regions each: {listed(sorted(rare))}.")
+    if rare := [name for name, count in counts.items() if count < _FEW_REGIONS]:
+        progress(f"Learned from fewer than {_FEW_REGIONS} regions each: {format_list(sorted(rare))}.")
     return tuple(sorted(counts))
 
 
-_FEW = 10  # regions of a class, from which little can be learned
+_FEW_REGIONS = 10  # regions of a class, from which little can be learned
 
 
-def coco(shown: Sequence[tuple[Gathered, Pairs]], classes: Sequence[str]) -> Coco:
+def build_coco(training_images: Sequence[tuple[TrainingImage, ControlPairs]], classes: Sequence[str]) -> Coco:
     """Everything in pixels of the picture as a person sees it. A picture without regions shows what is none.
 
     shown  each picture with the controls that are about it; file names begin with the picture's folder
@@ -57,15 +57,15 @@ def coco(shown: Sequence[tuple[Gathered, Pairs]], classes: Sequence[str]) -> Coc
     number = {name: i for i, name in enumerate(classes)}
     annotations: list[dict[str, Any]] = []
     images = []
-    for image, (each, pairs) in enumerate(shown):
+    for image, (each, pairs) in enumerate(training_images):
         name = f"{each.path.parent.name}/{each.path.name}"
         images.append({"id": image, "file_name": name, "width": each.size[0], "height": each.size[1]})
         for control, region in _regions(each.example, pairs):
-            shape = shape_of(region)
+            shape = parse_shape(region)
             if shape is None:
                 continue
-            place = _place(shape, each.size)
-            for name in chosen(control, [region]) if place is not None else ():
+            place = _coco_geometry(shape, each.size)
+            for name in extract_labels(control, [region]) if place is not None else ():
                 if name in number:
                     annotations.append(
                         {"id": len(annotations) + 1, "image_id": image, "category_id": number[name], "iscrowd": 0}
@@ -75,11 +75,11 @@ def coco(shown: Sequence[tuple[Gathered, Pairs]], classes: Sequence[str]) -> Coc
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write(found: Coco, path: Path) -> None:
-    path.write_text(json.dumps(found), "utf-8")
+def write(coco: Coco, path: Path) -> None:
+    path.write_text(json.dumps(coco), "utf-8")
 
 
-def _regions(example: Labelled, pairs: Pairs) -> Iterator[tuple[Control, Mapping[str, Any]]]:
+def _regions(example: AnnotatedTask, pairs: ControlPairs) -> Iterator[tuple[Control, Mapping[str, Any]]]:
     controls = {control.name: (control, source) for control, source in pairs}
     for region in example.annotation.result:
         control, source = controls.get(str(region.get("from_name")), (None, None))
@@ -87,11 +87,11 @@ def _regions(example: Labelled, pairs: Pairs) -> Iterator[tuple[Control, Mapping
             yield control, region
 
 
-def _place(shape: Shape, size: tuple[int, int]) -> dict[str, Any] | None:
+def _coco_geometry(shape: Shape, size: tuple[int, int]) -> dict[str, Any] | None:
     """bbox (left, top, width, height), area and segmentation in pixels; None for what has no area in the picture."""
     width, height = size
-    if shape.stroke is not None:
-        return _of_stroke(shape.stroke, size)
+    if shape.brush_rle is not None:
+        return _brush_geometry(shape.brush_rle, size)
     corners = [
         (min(max(x, 0.0), 100.0) * width / 100, min(max(y, 0.0), 100.0) * height / 100) for x, y in shape.outline()
     ]
@@ -103,12 +103,12 @@ def _place(shape: Shape, size: tuple[int, int]) -> dict[str, Any] | None:
     return {"bbox": [left, top, wide, high], "area": wide * high, "segmentation": [flat]}
 
 
-def _of_stroke(stroke: tuple[bytes, tuple[int, int]], size: tuple[int, int]) -> dict[str, Any] | None:
+def _brush_geometry(stroke: tuple[bytes, tuple[int, int]], size: tuple[int, int]) -> dict[str, Any] | None:
     import cv2
     import numpy as np
 
     code, (width, height) = stroke
-    mask = brush_rle.unpack(code, width, height)
+    mask = brush_rle.decode_rle(code, width, height)
     if (width, height) != size:
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
     rows, columns = np.nonzero(mask)

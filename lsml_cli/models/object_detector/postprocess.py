@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.errors import LabelMismatch, UsageError, closest_first, listed
-from lsml_cli.models.base import Binding, Meeting
-from lsml_cli.models.label_mapping import met
+from lsml_cli.errors import LabelMismatch, UsageError, format_list, sort_by_similarity
+from lsml_cli.models.base import Binding, LabelMapping
+from lsml_cli.models.label_mapping import map_labels
 from lsml_cli.schema import brush_rle
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 from lsml_cli.schema.predictions import Region
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Pairs = Sequence[tuple[Control, Object]]
+ControlPairs = Sequence[tuple[Control, Object]]
 
-TAGS = ("Image",)
-CONTROLS = ("RectangleLabels", "PolygonLabels", "BrushLabels")
-OF_MASKS = frozenset({"polygonlabels", "brushlabels"})
-SURE = 0.3  # score from which a detection is a region, where nobody says otherwise; the toolkit draws from there on
-DIGITS = 4  # of a percent: a millionth of the picture's side
-SMALLEST = 1e-3  # percent: a box of a smaller side is none
-ROUGHLY = 1.0  # pixels that the outline of a mask may be off
+OBJECT_TAGS = ("Image",)
+CONTROL_TAGS = ("RectangleLabels", "PolygonLabels", "BrushLabels")
+MASK_CONTROL_TYPES = frozenset({"polygonlabels", "brushlabels"})
+DEFAULT_THRESHOLD = (
+    0.3  # score from which a detection is a region, where nobody says otherwise; the toolkit draws from there on
+)
+PERCENT_DIGITS = 4  # of a percent: a millionth of the picture's side
+MIN_SIDE_PERCENT = 1e-3  # percent: a box of a smaller side is none
+OUTLINE_TOLERANCE = 1.0  # pixels that the outline of a mask may be off
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,17 @@ class Mask:
     bits: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, whole: NDArray[np.bool_]) -> Mask | None:
+    def from_array(cls, array: NDArray[np.bool_]) -> Mask | None:
         """(H, W) -> the part where something is; None where nothing is."""
         import numpy as np
 
-        rows, columns = np.flatnonzero(whole.any(axis=1)), np.flatnonzero(whole.any(axis=0))
+        rows, columns = np.flatnonzero(array.any(axis=1)), np.flatnonzero(array.any(axis=0))
         if not len(rows):
             return None
         left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-        return cls((left, top, right, bottom), np.packbits(whole[top:bottom, left:right]))
+        return cls((left, top, right, bottom), np.packbits(array[top:bottom, left:right]))
 
-    def whole(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+    def to_array(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """(H, W) of a picture of (width, height)."""
         import numpy as np
 
@@ -63,7 +65,7 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Instance:
+class Detection:
     """Something in a picture.
 
     box    left, top, right, bottom, in pixels of the picture as a person sees it
@@ -72,21 +74,21 @@ class Instance:
     """
 
     box: tuple[float, float, float, float]
-    kind: int
+    class_index: int
     score: float
     mask: Mask | None = None
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageDetections:
     """What a model found in one picture. size: (width, height) as a person sees it."""
 
     size: tuple[int, int]
-    instances: Sequence[Instance]
+    detections: Sequence[Detection]
 
 
 @dataclass(frozen=True)
-class Filling:
+class ControlBinding:
     """How a control is filled: which class is which label of it, and how sure the model has to be of each class.
 
     least  of score, of those classes that have one of their own
@@ -95,18 +97,20 @@ class Filling:
     control: Control
     object: Object
     label_of: Mapping[str, str]
-    least: Mapping[str, float]
+    min_scores: Mapping[str, float]
 
-    def regions(self, task: Task, seen: Seen, classes: Sequence[str], threshold: float | None) -> list[Region]:
+    def regions(
+        self, task: Task, image_detections: ImageDetections, classes: Sequence[str], threshold: float | None
+    ) -> list[Region]:
         """The regions of one task, the surest first."""
-        usual = self._usual(threshold)
+        usual = self._default_threshold(threshold)
         found: list[Region] = []
-        for each in sorted(seen.instances, key=lambda each: -each.score):
-            name = classes[each.kind]
+        for each in sorted(image_detections.detections, key=lambda each: -each.score):
+            name = classes[each.class_index]
             label = self.label_of.get(name)
-            if label is None or each.score < self.least.get(name, usual):
+            if label is None or each.score < self.min_scores.get(name, usual):
                 continue
-            value = self._value(each, seen.size)
+            value = self._geometry(each, image_detections.size)
             if value is None:
                 continue
             found.append(
@@ -116,32 +120,32 @@ class Filling:
                     score=each.score,
                     ordinal=len(found),
                     to_name=self.object.name,
-                    original_width=seen.size[0],
-                    original_height=seen.size[1],
+                    original_width=image_detections.size[0],
+                    original_height=image_detections.size[1],
                     image_rotation=0,
                 )
             )
         return found
 
-    def lowest(self, name: str, threshold: float | None) -> float:
+    def min_score_for(self, name: str, threshold: float | None) -> float:
         """The score below which nothing of a class becomes a region; infinity for one that has no label."""
-        return self.least.get(name, self._usual(threshold)) if name in self.label_of else float("inf")
+        return self.min_scores.get(name, self._default_threshold(threshold)) if name in self.label_of else float("inf")
 
-    def _usual(self, threshold: float | None) -> float:
+    def _default_threshold(self, threshold: float | None) -> float:
         """Of a label that has none of its own: what was asked for, else what the control says, as Label Studio's do."""
         said = self.control.attrs.get("model_score_threshold", "")
-        return threshold if threshold is not None else _share(said) if said else SURE
+        return threshold if threshold is not None else _parse_score(said) if said else DEFAULT_THRESHOLD
 
-    def _value(self, instance: Instance, size: tuple[int, int]) -> dict[str, Any] | None:
+    def _geometry(self, detection: Detection, size: tuple[int, int]) -> dict[str, Any] | None:
         """The geometry; None where nothing is left of it within the picture."""
         if self.control.type == "rectanglelabels":
-            return box_value(instance.box, size)
-        if instance.mask is None:
+            return box_value(detection.box, size)
+        if detection.mask is None:
             return None
-        mask = instance.mask.whole(size)
+        mask = detection.mask.to_array(size)
         if self.control.type == "brushlabels":
-            return {"format": "rle", "rle": list(brush_rle.pack(mask.astype("uint8") * 255, 4))}
-        points = outline(mask)
+            return {"format": "rle", "rle": list(brush_rle.encode_rle(mask.astype("uint8") * 255, 4))}
+        points = mask_outline(mask)
         return {"points": points, "closed": True} if points else None
 
 
@@ -151,54 +155,63 @@ class DetectorBinding(Binding):
 
     classes: Sequence[str] = ()
     objects: tuple[Object, ...] = ()
-    fillings: tuple[Filling, ...] = ()
-    own_threshold: bool = True
+    control_bindings: tuple[ControlBinding, ...] = ()
+    applies_threshold: bool = True
 
     @property
-    def silent(self) -> bool:
-        return not self.fillings
+    def can_predict(self) -> bool:
+        return bool(self.control_bindings)
 
     @property
-    def filled(self) -> frozenset[str]:
-        return frozenset(each.control.name for each in self.fillings)
+    def output_controls(self) -> frozenset[str]:
+        return frozenset(each.control.name for each in self.control_bindings)
 
-    def lowest(self) -> list[float]:
+    def min_class_scores(self) -> list[float]:
         """For each class the score below which nothing of it becomes a region."""
         inf = float("inf")
-        return [min((f.lowest(name, self.threshold) for f in self.fillings), default=inf) for name in self.classes]
+        return [
+            min((f.min_score_for(name, self.threshold) for f in self.control_bindings), default=inf)
+            for name in self.classes
+        ]
 
 
-def pairs_of(config: LabelConfig, name: str) -> list[tuple[Control, Object]]:
+def find_control_pairs(config: LabelConfig, model_name: str) -> list[tuple[Control, Object]]:
     """The controls that a detector may fill, each with its picture. Raises LabelMismatch when there is none."""
-    pairs = [pair for control in CONTROLS for pair in config.pairs(control, TAGS)]
+    pairs = [pair for control in CONTROL_TAGS for pair in config.find_pairs(control, OBJECT_TAGS)]
     if pairs:
         return pairs
-    there = listed(map(str, config.controls.values())) or "no control at all"
+    there = format_list(map(str, config.controls.values())) or "no control at all"
     raise LabelMismatch(
-        f"{name} fills <RectangleLabels>, <PolygonLabels> and <BrushLabels> about an <Image>, but the label config has "
+        f"{model_name} fills <RectangleLabels>, <PolygonLabels> and <BrushLabels> about an <Image>, but the label config has "
         f"{there}.",
         "Choose a model that fills these controls: `lsml models` lists them.",
     )
 
 
-def fillable(pairs: Pairs, masks: bool, who: str) -> Pairs:
+def supported_pairs(pairs: ControlPairs, with_masks: bool, model_name: str) -> ControlPairs:
     """Those of the pairs that can be filled with boxes, and with masks if there are any; no training changes that.
 
     who  "yolox_tiny_8xb8-300e_coco", for the sentence
 
     Raises LabelMismatch when there is none.
     """
-    able = [(control, source) for control, source in pairs if masks or control.type not in OF_MASKS]
+    able = [(control, source) for control, source in pairs if with_masks or control.type not in MASK_CONTROL_TYPES]
     if not able:
         raise LabelMismatch(
-            f"{who} finds boxes, no masks, and the label config has only {listed(str(c) for c, _ in pairs)}.",
+            f"{model_name} finds boxes, no masks, and the label config has only {format_list(str(c) for c, _ in pairs)}.",
             "Choose a config with masks (mask-rcnn_r50_fpn_1x_coco, rtmdet-ins_tiny_8xb32-300e_coco), or add "
             "<RectangleLabels>.",
         )
     return able
 
 
-def bind(binding: DetectorBinding, pairs: Pairs, able: Pairs, least: Mapping[str, float], who: str) -> DetectorBinding:
+def bind(
+    binding: DetectorBinding,
+    pairs: ControlPairs,
+    supported: ControlPairs,
+    min_scores: Mapping[str, float],
+    model_name: str,
+) -> DetectorBinding:
     """Let the model's classes meet the labels of each control.
 
     able   those of the pairs that the model can fill at all; see `fillable`
@@ -208,31 +221,33 @@ def bind(binding: DetectorBinding, pairs: Pairs, able: Pairs, least: Mapping[str
     Raises LabelMismatch that shows both lists when nothing meets.
     """
     fillings, notes, meetings = [], [], []
-    for control, source in able:
-        label_of = met(binding.classes, control, binding.label_map)
+    for control, source in supported:
+        label_of = map_labels(binding.classes, control, binding.label_map)
         meetings.append(
-            Meeting(control.name, [label.name for label in control.labels], list(binding.classes), label_of)
+            LabelMapping(control.name, [label.name for label in control.labels], list(binding.classes), label_of)
         )
         if not label_of:
             continue
         # A label stands for all of its classes that have no score of their own.
-        own = {name: least[key] for name, label in label_of.items() for key in (label, name) if key in least}
-        fillings.append(Filling(control, source, label_of, own))
-        notes += _differences(binding.classes, control, label_of)
-    _require_known(least, binding.classes, [label for filling in fillings for label in filling.label_of.values()])
+        own = {name: min_scores[key] for name, label in label_of.items() for key in (label, name) if key in min_scores}
+        fillings.append(ControlBinding(control, source, label_of, own))
+        notes += _label_notes(binding.classes, control, label_of)
+    _require_known_thresholds(
+        min_scores, binding.classes, [label for filling in fillings for label in filling.label_of.values()]
+    )
     if not fillings:
-        labels = "; ".join(f'"{c.name}": {listed([label.name for label in c.labels])}' for c, _ in able)
+        labels = "; ".join(f'"{c.name}": {format_list([label.name for label in c.labels])}' for c, _ in supported)
         raise LabelMismatch(
-            f"The model and the label config have no label in common. {who} has {listed(binding.classes)}. "
+            f"The model and the label config have no label in common. {model_name} has {format_list(binding.classes)}. "
             f"The label config has {labels}.",
             "Say which of the model's classes stands for which label: predicted_values in the label config, or "
             "--label-map FILE. `lsml fit` trains the model for these labels.",
         )
     if lost := [str(control) for control, _ in pairs if control.name not in {f.control.name for f in fillings}]:
-        notes.append(f"Nothing is predicted for {listed(lost)}.")
-    binding.fillings = tuple(fillings)
+        notes.append(f"Nothing is predicted for {format_list(lost)}.")
+    binding.control_bindings = tuple(fillings)
     binding.objects = tuple(dict.fromkeys(filling.object for filling in fillings))
-    binding.meetings, binding.notes = tuple(meetings), tuple(notes)
+    binding.label_mappings, binding.notes = tuple(meetings), tuple(notes)
     return binding
 
 
@@ -240,13 +255,13 @@ def box_value(box: Sequence[float], size: tuple[int, int]) -> dict[str, Any] | N
     """A box in pixels as Label Studio's value, in percent, clipped to the picture; None where nothing is left of it."""
     left, right = (_percent(each, size[0]) for each in (box[0], box[2]))
     top, bottom = (_percent(each, size[1]) for each in (box[1], box[3]))
-    width, height = round(right - left, DIGITS), round(bottom - top, DIGITS)
-    if not (width >= SMALLEST and height >= SMALLEST):
+    width, height = round(right - left, PERCENT_DIGITS), round(bottom - top, PERCENT_DIGITS)
+    if not (width >= MIN_SIDE_PERCENT and height >= MIN_SIDE_PERCENT):
         return None
     return {"x": left, "y": top, "width": width, "height": height, "rotation": 0}
 
 
-def outline(mask: NDArray[np.bool_]) -> list[list[float]]:
+def mask_outline(mask: NDArray[np.bool_]) -> list[list[float]]:
     """The corners of a mask's largest part in percent, in order; none where it is too small to have some."""
     import cv2
     import numpy as np
@@ -255,7 +270,7 @@ def outline(mask: NDArray[np.bool_]) -> list[list[float]]:
     if not contours:
         return []
     largest = max(contours, key=cv2.contourArea)
-    corners = cv2.approxPolyDP(largest, ROUGHLY, True).reshape(-1, 2)
+    corners = cv2.approxPolyDP(largest, OUTLINE_TOLERANCE, True).reshape(-1, 2)
     if len(corners) < 3:
         return []
     height, width = mask.shape
@@ -264,30 +279,30 @@ def outline(mask: NDArray[np.bool_]) -> list[list[float]]:
 
 
 def _percent(pixels: float, side: int) -> float:
-    return round(min(max(100.0 * float(pixels) / side, 0.0), 100.0), DIGITS)
+    return round(min(max(100.0 * float(pixels) / side, 0.0), 100.0), PERCENT_DIGITS)
 
 
-def _differences(classes: Sequence[str], control: Control, label_of: Mapping[str, str]) -> list[str]:
+def _label_notes(classes: Sequence[str], control: Control, label_of: Mapping[str, str]) -> list[str]:
     notes = []
     if lost := [name for name in classes if name not in label_of]:
         notes.append(
             f"Dropped {len(lost)} of the model's {len(classes)} classes, for which {control} has no label: "
-            f"{listed(lost)}."
+            f"{format_list(lost)}."
         )
     if new := [label.name for label in control.labels if label.name not in label_of.values()]:
-        notes.append(f"Never predicted, because the model does not know them, of {control}: {listed(new)}.")
+        notes.append(f"Never predicted, because the model does not know them, of {control}: {format_list(new)}.")
     return notes
 
 
-def _require_known(least: Mapping[str, float], classes: Sequence[str], labels: Sequence[str]) -> None:
-    for name in least:
+def _require_known_thresholds(min_scores: Mapping[str, float], classes: Sequence[str], labels: Sequence[str]) -> None:
+    for name in min_scores:
         if name not in classes and name not in labels:
-            near = listed(closest_first(name, {*classes, *labels}))
+            near = format_list(sort_by_similarity(name, {*classes, *labels}))
             raise UsageError(f"thresholds names {name!r}, which is neither a class nor a label.", f"There is: {near}.")
 
 
-def _share(text: str) -> float:
+def _parse_score(text: str) -> float:
     try:
         return min(max(float(text), 0.0), 1.0)
     except ValueError:
-        return SURE
+        return DEFAULT_THRESHOLD

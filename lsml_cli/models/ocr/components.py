@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCOPE: toolkit.Scope = "mmocr"
-DICTIONARY = "dictionary.txt"  # in a version: a character in each line
+DICTIONARY_FILENAME = "dictionary.txt"  # in a version: a character in each line
 
-Name = Literal["det", "recog"]
+ComponentName = Literal["det", "recog"]
 
 
 @dataclass(frozen=True)
-class Part:
+class OcrComponent:
     """The text detector ("det") or the recogniser ("recog").
 
     folder   of the version that holds it; None where config and checkpoint say what it is
@@ -30,43 +30,45 @@ class Part:
     trusted  whether the checkpoint may run code
     """
 
-    name: Name
+    name: ComponentName
     folder: Path | None
-    given_config: str
-    given_checkpoint: str | None
-    trusted: bool
+    config_name_or_path: str
+    checkpoint_path: str | None
+    trust_checkpoint: bool
 
     @property
-    def who(self) -> str:
-        return Path(self.given_config).stem
+    def model_name(self) -> str:
+        return Path(self.config_name_or_path).stem
 
     @property
-    def begins_random(self) -> bool:
+    def is_untrained(self) -> bool:
         """Whether nobody has trained it."""
-        return self.folder is None and self.given_checkpoint is None
+        return self.folder is None and self.checkpoint_path is None
 
     @cached_property
     def config(self) -> Config:
         """Raises UsageError or ModelError where there is none."""
         if self.folder is None:
-            return configs.read(self.given_config, SCOPE, f"{self.name}_config")
-        found = configs.stored(self.folder, config_file(self.name))
-        for each in dictionaries(found):
-            if each.get("dict_file") != DICTIONARY:
-                raise ModelError(f"{self.folder / config_file(self.name)} names a dictionary outside of its version.")
-            each["dict_file"] = str(self.folder / DICTIONARY)
+            return configs.read(self.config_name_or_path, SCOPE, f"{self.name}_config")
+        found = configs.load(self.folder, config_filename(self.name))
+        for each in dictionary_configs(found):
+            if each.get("dict_file") != DICTIONARY_FILENAME:
+                raise ModelError(
+                    f"{self.folder / config_filename(self.name)} names a dictionary outside of its version."
+                )
+            each["dict_file"] = str(self.folder / DICTIONARY_FILENAME)
         return found
 
     @cached_property
-    def training(self) -> Config:
+    def source_config(self) -> Config:
         """How it is trained: as it was asked for, or as its version says, where that config is no longer there."""
         try:
-            return configs.read(self.given_config, SCOPE, f"{self.name}_config")
+            return configs.read(self.config_name_or_path, SCOPE, f"{self.name}_config")
         except UsageError:
             return self.config
 
     @cached_property
-    def steps(self) -> list[dict[str, Any]]:
+    def pipeline_steps(self) -> list[dict[str, Any]]:
         """What is done to a picture before; without what only annotations have."""
         steps = configs.test_pipeline(self.config)
         for step in steps:
@@ -74,30 +76,30 @@ class Part:
                 step["meta_keys"] = tuple(key for key in step["meta_keys"] if key != "instances")
         return steps
 
-    def checkpoint(self) -> checkpoints.Checkpoint | None:
+    def load_checkpoint(self) -> checkpoints.Checkpoint | None:
         """Whose weights it begins with; None for random ones."""
         if self.folder is not None:
-            return checkpoints.load(self.folder, weights_file(self.name))
-        given = self.given_checkpoint
-        return checkpoints.read(given, trusted=self.trusted) if given else None
+            return checkpoints.load(self.folder, weights_filename(self.name))
+        given = self.checkpoint_path
+        return checkpoints.read(given, trust_pickle=self.trust_checkpoint) if given else None
 
-    def built(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         """The model with its weights, on the CPU. Nothing is fetched."""
-        net = inference.build(self.config, SCOPE)
-        found = self.checkpoint()
+        net = inference.build_model(self.config, SCOPE)
+        found = self.load_checkpoint()
         if found is not None:
-            checkpoints.fill(net, found, what=self.who)
+            checkpoints.load_into(net, found, model_name=self.model_name)
         return net
 
 
-def config_file(name: Name) -> str:
-    return f"{name}_{configs.CONFIG}"
+def config_filename(name: ComponentName) -> str:
+    return f"{name}_{configs.CONFIG_FILENAME}"
 
 
-def weights_file(name: Name) -> str:
+def weights_filename(name: ComponentName) -> str:
     return f"{name}.safetensors"
 
 
-def dictionaries(config: Config) -> Sequence[dict[str, Any]]:
+def dictionary_configs(config: Config) -> Sequence[dict[str, Any]]:
     """The places of a config that name a file of characters."""
-    return [each for each in configs.parts(config) if "dict_file" in each]
+    return [each for each in configs.iter_dicts(config) if "dict_file" in each]

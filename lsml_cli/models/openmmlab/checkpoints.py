@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-WEIGHTS = "weights.safetensors"
-_PREFIXES = ("module.", "_orig_mod.")  # of what wraps a model while it is trained
+WEIGHTS_FILENAME = "weights.safetensors"
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of what wraps a model while it is trained
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Checkpoint:
     config: str = ""
 
 
-def read(path: str, *, trusted: bool = False) -> Checkpoint:
+def read(path: str, *, trust_pickle: bool = False) -> Checkpoint:
     """A checkpoint that mmdet, mmocr or mmengine wrote, or plain weights; .safetensors too.
 
     trusted  read a file in full that holds more than weights, which lets it run code
@@ -57,13 +57,13 @@ def read(path: str, *, trusted: bool = False) -> Checkpoint:
         raise ModelError(
             f"The checkpoint {path} {why}.", "Name a file of weights; lsml fetches none by itself."
         ) from error
-    return _read(place, stat.st_mtime_ns, stat.st_size, trusted)
+    return _read(place, stat.st_mtime_ns, stat.st_size, trust_pickle)
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, changed: int, size: int, trusted: bool) -> Checkpoint:
+def _read(path: Path, mtime_ns: int, size: int, trust_pickle: bool) -> Checkpoint:
     """Once for each file: whoever binds a model wants the classes, whoever loads it the weights."""
-    found = _unpacked(path, trusted)
+    found = _load_file(path, trust_pickle)
     meta = found.get("meta") if isinstance(found, Mapping) else None
     weights: Any = found
     for key in ("state_dict", "model"):
@@ -75,10 +75,12 @@ def _read(path: Path, changed: int, size: int, trusted: bool) -> Checkpoint:
         raise ModelError(f"{path} holds no weights by their names.", "Name a checkpoint that mmdet or mmocr wrote.")
     meta = meta if isinstance(meta, Mapping) else {}
     config = meta.get("cfg", meta.get("config", ""))
-    return Checkpoint(path, {_plain_name(name): each for name, each in weights.items()}, _classes(meta), str(config))
+    return Checkpoint(
+        path, {_strip_wrapper_prefix(name): each for name, each in weights.items()}, _class_names(meta), str(config)
+    )
 
 
-def _unpacked(path: Path, trusted: bool) -> Any:
+def _load_file(path: Path, trust_pickle: bool) -> Any:
     import torch
 
     try:
@@ -86,17 +88,17 @@ def _unpacked(path: Path, trusted: bool) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_harmless()):
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_safe_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # readers raise what they like about a file that is none of theirs
         _require_checkpoint(path)
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         garbled = "Unsupported operand" in str(error)  # no pickle, or none of the protocol that torch.save writes
-        if type(error).__name__ != "UnpicklingError" or (garbled and not trusted):
+        if type(error).__name__ != "UnpicklingError" or (garbled and not trust_pickle):
             raise ModelError(
                 f"{path} is damaged, or no checkpoint at all.", "Copy it again; lsml reads what torch.save writes."
             ) from error
-        if not trusted:
+        if not trust_pickle:
             what = f" ({named[1]}, for one)" if named else ""
             raise ModelError(
                 f"{path} holds more than weights{what}: reading it would run code, so it was not read.",
@@ -131,7 +133,7 @@ def _require_checkpoint(path: Path) -> None:
     raise ModelError(f"{path} is no checkpoint but {what}.", hint)
 
 
-def _harmless() -> list[Any]:
+def _safe_globals() -> list[Any]:
     """What mmengine's Runner leaves beside the weights: its curves, and the numbers in them."""
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
@@ -139,10 +141,10 @@ def _harmless() -> list[Any]:
     multiarray = np._core.multiarray  # type: ignore[attr-defined]
     kinds = {type(np.dtype(kind)) for kind in (np.uint32, np.int32, np.int64, np.float32, np.float64)}
     harmless = [multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, *kinds, HistoryBuffer, slice]
-    return [*harmless, (_curves_own, "builtins.getattr")]
+    return [*harmless, (_restricted_getattr, "builtins.getattr")]
 
 
-def _curves_own(owner: Any, name: str) -> Any:
+def _restricted_getattr(owner: Any, name: str) -> Any:
     """What stands in for getattr, by which a curve names its methods: with that one a file could go anywhere."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
@@ -151,7 +153,7 @@ def _curves_own(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
+def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
     """As mmdet 3 (dataset_meta) or mmdet 2 (CLASSES) wrote them."""
     described = meta.get("dataset_meta")
     named = {str(key).lower(): each for key, each in described.items()} if isinstance(described, Mapping) else {}
@@ -161,7 +163,9 @@ def _classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
 
 
-def fill(net: nn.Module, checkpoint: Checkpoint, *, what: str, new_ends: bool = False) -> list[str]:
+def load_into(
+    net: nn.Module, checkpoint: Checkpoint, *, model_name: str, allow_shape_mismatch: bool = False
+) -> list[str]:
     """Put a checkpoint's weights into a net in place; the names of those that it had no room for.
 
     what      "yolox_tiny_8xb8-300e_coco", for the sentence
@@ -175,10 +179,10 @@ def fill(net: nn.Module, checkpoint: Checkpoint, *, what: str, new_ends: bool = 
     shaped = [name for name in own if name in given and name not in fitting]
     lacking = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     lacking = [name for name in lacking if not name.startswith("data_preprocessor.")]
-    wrong = [*lacking, *(() if new_ends else shaped)]
-    if wrong and (not new_ends or len(wrong) > len(own) // 2):
+    wrong = [*lacking, *(() if allow_shape_mismatch else shaped)]
+    if wrong and (not allow_shape_mismatch or len(wrong) > len(own) // 2):
         raise ModelError(
-            f"{checkpoint.path} does not belong to {what}: {len(wrong)} of its {len(own)} arrays are missing there or "
+            f"{checkpoint.path} does not belong to {model_name}: {len(wrong)} of its {len(own)} arrays are missing there or "
             f"have another shape, {wrong[0]} is the first.",
             "Name the config that the checkpoint was trained with.",
         )
@@ -187,7 +191,7 @@ def fill(net: nn.Module, checkpoint: Checkpoint, *, what: str, new_ends: bool = 
     return [*shaped, *lacking]
 
 
-def save(weights: Mapping[str, torch.Tensor], folder: Path, name: str = WEIGHTS) -> None:
+def save(weights: Mapping[str, torch.Tensor], folder: Path, name: str = WEIGHTS_FILENAME) -> None:
     """As arrays. The same weights give the same bytes."""
     from safetensors.torch import save as to_bytes
 
@@ -195,7 +199,7 @@ def save(weights: Mapping[str, torch.Tensor], folder: Path, name: str = WEIGHTS)
     (folder / name).write_bytes(to_bytes(arrays))
 
 
-def load(folder: Path, name: str = WEIGHTS) -> Checkpoint:
+def load(folder: Path, name: str = WEIGHTS_FILENAME) -> Checkpoint:
     """What `save` wrote. Raises ModelError when it is missing or damaged."""
     path = folder / name
     try:
@@ -204,16 +208,16 @@ def load(folder: Path, name: str = WEIGHTS) -> Checkpoint:
         raise ModelError(error.message, "Copy the folder again, or train a new version.") from error
 
 
-def _plain_name(name: str) -> str:
-    for prefix in _PREFIXES:
+def _strip_wrapper_prefix(name: str) -> str:
+    for prefix in _WRAPPER_PREFIXES:
         name = name.removeprefix(prefix)
     return name
 
 
-def require_classes(classes: Sequence[str], wanted: int | None, what: str) -> None:
+def require_class_count(classes: Sequence[str], num_outputs: int | None, model_name: str) -> None:
     """Raises ModelError when a model has another number of outputs than there are names for them."""
-    if wanted is not None and wanted != len(classes):
+    if num_outputs is not None and num_outputs != len(classes):
         raise ModelError(
-            f"{what} tells {wanted} classes apart, but there are {len(classes)} names for them.",
+            f"{model_name} tells {num_outputs} classes apart, but there are {len(classes)} names for them.",
             "Name the checkpoint that belongs to this config, or a config with the classes in its metainfo.",
         )

@@ -19,64 +19,67 @@ from lsml_cli.errors import ModelError
 
 Scope = Literal["mmdet", "mmocr"]
 
-NEEDS: tuple[str, ...] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmocr")
-EXTRA = "openmmlab"
-INSTALL = "`lsml doctor openmmlab` says what is missing, and the command that installs it."
-_LENT = {"mmcv": "2.1.0", "mmdet": "3.1.0"}  # what mmocr 1.0.1 takes for new enough, and not too new
-_NOISY = ("mmengine", "mmdet", "mmocr", "mmcv", "current", "torch.distributed")
-_importing = threading.Lock()
+REQUIRED_MODULES: tuple[str, ...] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmocr")
+INSTALL_EXTRA = "openmmlab"
+INSTALL_HINT = "`lsml doctor openmmlab` says what is missing, and the command that installs it."
+_SPOOFED_VERSIONS = {"mmcv": "2.1.0", "mmdet": "3.1.0"}  # what mmocr 1.0.1 takes for new enough, and not too new
+_NOISY_LOGGERS = ("mmengine", "mmdet", "mmocr", "mmcv", "current", "torch.distributed")
+_import_lock = threading.Lock()
 
 
 @cache
-def mmdet() -> Any:
+def import_mmdet() -> Any:
     """MMDetection, everything of it registered. Takes seconds the first time. Raises ModelError where it is missing."""
-    with _importing, quiet():
+    with _import_lock, suppress_output():
         try:
             import mmdet
             from mmdet.utils import register_all_modules
         except Exception as error:  # what is half installed fails in any way
-            raise ModelError(f"MMDetection does not work here: {_said(error)}.", INSTALL) from error
+            raise ModelError(f"MMDetection does not work here: {_format_error(error)}.", INSTALL_HINT) from error
         register_all_modules(init_default_scope=False)
-    _hush()
+    _silence_runtime_warnings()
     return mmdet
 
 
 @cache
-def mmocr() -> Any:
+def import_mmocr() -> Any:
     """MMOCR, everything of it registered; with MMDetection, parts of which it is made of."""
-    detection = mmdet()
-    with _importing, quiet():
+    detection = import_mmdet()
+    with _import_lock, suppress_output():
         import mmcv
 
         real = mmcv.__version__, detection.__version__
-        mmcv.__version__, detection.__version__ = _LENT["mmcv"], _LENT["mmdet"]  # it asks once, while it is imported
+        mmcv.__version__, detection.__version__ = (
+            _SPOOFED_VERSIONS["mmcv"],
+            _SPOOFED_VERSIONS["mmdet"],
+        )  # it asks once, while it is imported
         try:
             import mmocr
             from mmocr.utils import register_all_modules
         except Exception as error:
-            raise ModelError(f"MMOCR does not work here: {_said(error)}.", INSTALL) from error
+            raise ModelError(f"MMOCR does not work here: {_format_error(error)}.", INSTALL_HINT) from error
         finally:
             mmcv.__version__, detection.__version__ = real
         register_all_modules(init_default_scope=False)
     return mmocr
 
 
-def toolkit(scope: Scope) -> Any:
-    return mmdet() if scope == "mmdet" else mmocr()
+def import_toolkit(scope: Scope) -> Any:
+    return import_mmdet() if scope == "mmdet" else import_mmocr()
 
 
 @contextmanager
-def scope_of(scope: Scope) -> Iterator[None]:
+def default_scope(scope: Scope) -> Iterator[None]:
     """What a config calls by a plain name is looked for in this toolkit first."""
-    toolkit(scope)
+    import_toolkit(scope)
     from mmengine.registry import DefaultScope
 
-    with quiet(), DefaultScope.overwrite_default_scope(scope):
+    with suppress_output(), DefaultScope.overwrite_default_scope(scope):
         yield
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """What the toolkits log, warn about and print stays off the terminal; errors are raised all the same."""
     shown = os.environ.get("LSML_DEBUG") == "1"
     with warnings.catch_warnings():
@@ -84,20 +87,20 @@ def quiet() -> Iterator[None]:
             yield
             return
         warnings.simplefilter("ignore")
-        for name in _NOISY:
+        for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        with redirect_stdout(_Nowhere()):
+        with redirect_stdout(_NullWriter()):
             yield
 
 
-def _hush() -> None:
+def _silence_runtime_warnings() -> None:
     """For good: what they warn about while they compute is nothing that a user could change."""
     warnings.filterwarnings("ignore", module=r"mm(cv|det|engine|ocr)\b")
     warnings.filterwarnings("ignore", message=r"torch\.meshgrid")
     warnings.filterwarnings("ignore", message="Support for mismatched .*key_padding_mask")
 
 
-class _Nowhere:
+class _NullWriter:
     """Takes what is printed. There is one thing in every process that may print: the command."""
 
     encoding: ClassVar[str] = "utf-8"
@@ -111,34 +114,36 @@ class _Nowhere:
         return False
 
 
-def devices_here() -> tuple[str, ...]:
+def available_devices() -> tuple[str, ...]:
     """The devices that the ops were compiled for, the best first: GPUs only with an mmcv that was built with CUDA."""
     from lsml_cli.models import torch_runtime
 
-    mmdet()
+    import_mmdet()
     from mmcv.ops import get_compiling_cuda_version
 
     built = get_compiling_cuda_version() != "not available"
-    return tuple(name for name in torch_runtime.devices_here() if name == "cpu" or (built and name.startswith("cuda")))
+    return tuple(
+        name for name in torch_runtime.available_devices() if name == "cpu" or (built and name.startswith("cuda"))
+    )
 
 
 def probe() -> str:
     """What works here, in a few words. Raises whatever is wrong: `lsml doctor` asks in a process of its own."""
     import torch
 
-    detection, ocr = mmdet(), mmocr()
+    detection, ocr = import_mmdet(), import_mmocr()
     import mmcv
     from mmcv.ops import nms
 
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]])
-    for device in devices_here():
+    for device in available_devices():
         _, kept = nms(boxes.to(device), torch.tensor([0.9, 0.8], device=device), 0.5)
         assert kept.tolist() == [0], f"the ops give wrong answers on {device}"
     versions = f"mmdet {detection.__version__}, mmocr {ocr.__version__}, ops of mmcv {mmcv.__version__}"
-    lacking = "; the ops are for the CPU alone" if torch.cuda.is_available() and devices_here() == ("cpu",) else ""
-    return f"{versions} on {', '.join(devices_here())}{lacking}"
+    lacking = "; the ops are for the CPU alone" if torch.cuda.is_available() and available_devices() == ("cpu",) else ""
+    return f"{versions} on {', '.join(available_devices())}{lacking}"
 
 
-def _said(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

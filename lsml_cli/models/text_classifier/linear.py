@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.choices.logistic import Wanted, fit_heads
-from lsml_cli.models.text_classifier.tfidf import Rows, Tfidf
+from lsml_cli.models.choices.logistic import HeadTargets, fit_heads
+from lsml_cli.models.text_classifier.tfidf import SparseRows, Tfidf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 
-_CHARACTERS = 1 << 17  # texts of so many characters are scored at a time, whatever the batch
-_COLUMNS = 64  # classes scored at a time: what is gathered has entries x columns numbers
+_CHUNK_CHARACTERS = 1 << 17  # texts of so many characters are scored at a time, whatever the batch
+_CHUNK_COLUMNS = 64  # classes scored at a time: what is gathered has entries x columns numbers
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,27 @@ class Scorer:
         """(n, K). The scores of a text do not depend on the texts beside it, not even in the last bit."""
         import numpy as np
 
-        return np.concatenate([self._scores(self.tfidf.rows(some), len(some)) for some in _pieces(texts)])
+        return np.concatenate([self._scores(self.tfidf.transform(some), len(some)) for some in _chunk_texts(texts)])
 
-    def _scores(self, rows: Rows, count: int) -> Floats:
+    def _scores(self, rows: SparseRows, count: int) -> Floats:
         import numpy as np
 
         scores = np.tile(self.intercept.astype(np.float64), (count, 1))
         if not len(rows.row):
             return scores
         starts = np.flatnonzero(np.diff(rows.row, prepend=-1))
-        for first in range(0, scores.shape[1], _COLUMNS):
-            some = slice(first, first + _COLUMNS)
+        for first in range(0, scores.shape[1], _CHUNK_COLUMNS):
+            some = slice(first, first + _CHUNK_COLUMNS)
             parts = self.coef[:, some][rows.feature] * rows.weight[:, None]
             scores[rows.row[starts], some] += np.add.reduceat(parts, starts, axis=0)
         return scores
 
 
-def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
+def _chunk_texts(texts: Sequence[str]) -> Iterator[list[str]]:
     piece: list[str] = []
     size = 0
     for text in texts:
-        if piece and size + len(text) > _CHARACTERS:
+        if piece and size + len(text) > _CHUNK_CHARACTERS:
             yield piece
             piece, size = [], 0
         piece.append(text)
@@ -75,7 +75,7 @@ def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
     yield piece
 
 
-def fit(texts: Sequence[str], heads: Sequence[Wanted], params: Mapping[str, Any]) -> tuple[Scorer, list[str]]:
+def fit(texts: Sequence[str], heads: Sequence[HeadTargets], params: Mapping[str, Any]) -> tuple[Scorer, list[str]]:
     """One vocabulary for all texts, one logistic regression per head; also sentences about what did not go well."""
     import numpy as np
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
@@ -124,11 +124,11 @@ def load(folder: Path, widths: Sequence[int]) -> list[Scorer]:
             )
             scorers.append(Scorer(tfidf, arrays[f"{i}.coef"], arrays[f"{i}.intercept"]))
     except FileNotFoundError as error:
-        raise _damaged(folder, f"there is no {Path(error.filename).name}") from error
+        raise _damaged_error(folder, f"there is no {Path(error.filename).name}") from error
     except OSError as error:
         raise ModelError(f"{error.filename or folder / WEIGHTS} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # safetensors raises what it likes; whatever it is, the version is damaged
-        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+        raise _damaged_error(folder, f"{type(error).__name__}: {error}") from error
     for scorer, width in zip(scorers, widths, strict=False):
         features = len(scorer.tfidf.tokens) + sum(map(len, scorer.tfidf.tables))
         if (
@@ -136,11 +136,13 @@ def load(folder: Path, widths: Sequence[int]) -> list[Scorer]:
             or len(scorer.tfidf.idf) != features
             or len(scorer.intercept) != width
         ):
-            raise _damaged(folder, f"{WEIGHTS} and {VOCABULARY} do not belong together")
+            raise _damaged_error(folder, f"{WEIGHTS} and {VOCABULARY} do not belong together")
     if len(scorers) != len(widths):
-        raise _damaged(folder, f"{VOCABULARY} and model.json do not belong together")
+        raise _damaged_error(folder, f"{VOCABULARY} and model.json do not belong together")
     return scorers
 
 
-def _damaged(folder: Path, why: str) -> ModelError:
-    return ModelError(f"The weights in {folder} are damaged ({why}).", "Copy the folder again, or train a new version.")
+def _damaged_error(folder: Path, problem: str) -> ModelError:
+    return ModelError(
+        f"The weights in {folder} are damaged ({problem}).", "Copy the folder again, or train a new version."
+    )

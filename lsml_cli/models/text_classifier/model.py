@@ -14,13 +14,19 @@ from typing import Any, ClassVar
 
 from lsml_cli.errors import UsageError
 from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
-from lsml_cli.models.choices.heads import stored_heads, to_state, warm_binding
-from lsml_cli.models.choices.training_set import lessons
+from lsml_cli.models.choices.heads import bind_trained_heads, heads_from_state, heads_to_state
+from lsml_cli.models.choices.training_set import build_training_sets
 from lsml_cli.models.text_classifier import linear, texts
-from lsml_cli.models.text_classifier.binding import TextBinding, TextSource, cold_binding, cold_scorers, text_pairs
+from lsml_cli.models.text_classifier.binding import (
+    TextBinding,
+    TextInput,
+    bind_untrained,
+    find_text_controls,
+    fit_untrained_scorers,
+)
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction
-from lsml_cli.schema.tasks import Labelled, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Task
 
 __all__ = ["TextClassifier"]
 
@@ -36,7 +42,7 @@ class TextClassifier(Model):
         "min_df": 1,
         "class_weight": None,
     }
-    fills: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": texts.TAGS}
+    supported_controls: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": texts.TEXT_TAGS}
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
@@ -44,7 +50,7 @@ class TextClassifier(Model):
         for name, (is_fine, wanted) in _PARAMS.items():
             if not is_fine(self._settings[name]):
                 raise UsageError(f"{name} must be {wanted}, not {self._settings[name]!r}.")
-        self._heads = stored_heads(spec)
+        self._heads = heads_from_state(spec)
         self._scorers: list[linear.Scorer] = []
 
     def load(self, device: str) -> None:
@@ -55,35 +61,38 @@ class TextClassifier(Model):
             self._scorers = linear.load(self.spec.path, widths)
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> TextBinding:
-        pairs = text_pairs(config)
+        pairs = find_text_controls(config)
         if self.spec.path is None:
-            return cold_binding(TextBinding(config, label_map, project), pairs)
-        return warm_binding(TextBinding(config, label_map, project), pairs, self._heads, TextSource)
+            return bind_untrained(TextBinding(config, label_map, project), pairs)
+        return bind_trained_heads(TextBinding(config, label_map, project), pairs, self._heads, TextInput)
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> tuple[str, ...]:
         """One text for each source of the binding."""
         assert isinstance(binding, TextBinding)
-        return tuple([source.text(task.data) for source in binding.sources])
+        return tuple([source.text(task.data) for source in binding.scorer_inputs])
 
     def forward(self, inputs: Sequence[Sequence[str]], binding: Binding) -> Sequence[Any]:
         """One tuple of what `Answer.probabilities` says for each input."""
         assert isinstance(binding, TextBinding)
-        if not inputs or not binding.answers:
+        if not inputs or not binding.head_bindings:
             return [()] * len(inputs)
-        scorers = self._scorers or cold_scorers(binding, self._settings)
+        scorers = self._scorers or fit_untrained_scorers(binding, self._settings)
         scores = [
-            scorers[source.scorer].scores([given[i] for given in inputs]) for i, source in enumerate(binding.sources)
+            scorers[source.scorer].scores([given[i] for given in inputs])
+            for i, source in enumerate(binding.scorer_inputs)
         ]
-        return list(zip(*(answer.probabilities(scores[answer.source]) for answer in binding.answers), strict=True))
+        return list(
+            zip(*(answer.probabilities(scores[answer.input_index]) for answer in binding.head_bindings), strict=True)
+        )
 
     def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
         assert isinstance(binding, TextBinding)
-        return Prediction.of(binding.fill(task, output), self.version)
+        return Prediction.of(binding.make_regions(task, output), self.version)
 
     def fit(
         self,
-        train: Sequence[Labelled],
-        holdout: Sequence[Labelled],
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
         binding: Binding,
         out_dir: Path,
         progress: Progress,
@@ -91,20 +100,20 @@ class TextClassifier(Model):
         """Learn the controls that have annotations. There is nothing to stop early, so `holdout` is not looked at."""
         heads: list[Json] = []
         scorers: list[linear.Scorer] = []
-        for lesson in lessons(train, text_pairs(binding.config), _read, progress):
-            names = " and ".join(f'"{name}"' for name in lesson.heads)
+        for lesson in build_training_sets(train, find_text_controls(binding.config), _read_text, progress):
+            names = " and ".join(f'"{name}"' for name in lesson.targets)
             progress(f"Learning {names} from {len(lesson.inputs)} texts.")
-            scorer, notes = linear.fit(lesson.inputs, list(lesson.heads.values()), self._settings)
+            scorer, notes = linear.fit(lesson.inputs, list(lesson.targets.values()), self._settings)
             for note in notes:
                 progress(note)
-            heads += to_state(lesson, len(scorers))
+            heads += heads_to_state(lesson, len(scorers))
             scorers.append(scorer)
         linear.save(out_dir, scorers)
         return {"heads": heads}
 
 
-def _read(source: Object, task: Task) -> str:
-    return texts.read_text(source, task.data)
+def _read_text(object_tag: Object, task: Task) -> str:
+    return texts.read_text(object_tag, task.data)
 
 
 def _is_number(value: Any) -> bool:

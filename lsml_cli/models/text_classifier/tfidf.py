@@ -37,7 +37,7 @@ TOKEN = rf"(?:[^\W{_UNSPACED}]|[{_MARKS}])+|[{_UNSPACED}]|[^\w\s{_UNSPACED}{_MAR
 
 _TOKEN = re.compile(TOKEN)
 _PLAIN_TOKEN = re.compile(r"\w+|[^\w\s]+")  # finds the same in texts with neither, in half the time
-_NOT_PLAIN = re.compile(rf"[{_UNSPACED}{_MARKS}]")
+_NEEDS_FULL_PATTERN = re.compile(rf"[{_UNSPACED}{_MARKS}]")
 
 _LONG_TEXT = 100_000  # characters; beyond, tokens are counted one by one instead of being held in a list
 
@@ -45,13 +45,13 @@ _LONG_TEXT = 100_000  # characters; beyond, tokens are counted one by one instea
 def tokens(text: str) -> Iterable[str]:
     """The lower-cased tokens of a text, in order."""
     lowered = text.lower()
-    pattern = _PLAIN_TOKEN if lowered.isascii() or not _NOT_PLAIN.search(lowered) else _TOKEN
+    pattern = _PLAIN_TOKEN if lowered.isascii() or not _NEEDS_FULL_PATTERN.search(lowered) else _TOKEN
     if len(lowered) < _LONG_TEXT:
         return pattern.findall(lowered)
     return (match.group() for match in pattern.finditer(lowered))
 
 
-class Rows(NamedTuple):
+class SparseRows(NamedTuple):
     """Sparse rows: entry i is `weight[i]` in row `row[i]` and column `feature[i]`; sorted by row, then feature."""
 
     row: Ints
@@ -73,42 +73,44 @@ class Tfidf:
     tables: Sequence[Ints]
     idf: Floats
 
-    def rows(self, texts: Sequence[str]) -> Rows:
+    def transform(self, texts: Sequence[str]) -> SparseRows:
         """One row of Euclidean length 1 per text; a text without a known token has no entries."""
-        ids, lengths = _numbered(texts, lambda found: map(self.tokens.get, found, repeat(-1)))
-        return self._weigh(ids, lengths)
+        ids, lengths = _encode_tokens(texts, lambda found: map(self.tokens.get, found, repeat(-1)))
+        return self._weigh_rows(ids, lengths)
 
-    def _weigh(self, ids: Ints, lengths: Sequence[int]) -> Rows:
+    def _weigh_rows(self, token_ids: Ints, lengths: Sequence[int]) -> SparseRows:
         import numpy as np
 
         count = len(lengths)
         features = len(self.idf)
         row = np.repeat(np.arange(count, dtype=np.int64), lengths)
-        keys = [at * features + node for at, node in self._levels(row, ids)]
+        keys = [at * features + node for at, node in self._ngram_levels(row, token_ids)]
         entries, times = np.unique(np.concatenate(keys), return_counts=True)
         row, feature = np.divmod(entries, features) if features else (entries, entries)
         weight = (np.log(times) + 1.0) * self.idf[feature]
         length = np.sqrt(np.bincount(row, weight * weight, minlength=count))
-        return Rows(row, feature, weight / length[row])
+        return SparseRows(row, feature, weight / length[row])
 
-    def _levels(self, row: Ints, ids: Ints) -> Iterator[tuple[Ints, Ints]]:
+    def _ngram_levels(self, rows: Ints, token_ids: Ints) -> Iterator[tuple[Ints, Ints]]:
         """(row, feature) of every n-gram in the texts, n = 1, 2, ..."""
         import numpy as np
 
-        node, first = ids, len(self.tokens)
-        yield row[node >= 0], node[node >= 0]
+        node, first = token_ids, len(self.tokens)
+        yield rows[node >= 0], node[node >= 0]
         for n, table in enumerate(self.tables, start=2):
-            at, key = _pairs(row, ids, node, n, len(self.tokens))
+            at, key = _ngram_keys(rows, token_ids, node, n, len(self.tokens))
             place = np.searchsorted(table, key)
             found = place < len(table)
             found[found] = table[place[found]] == key[found]
-            yield row[at[found]], first + place[found]
-            node = np.full_like(ids, -1)
+            yield rows[at[found]], first + place[found]
+            node = np.full_like(token_ids, -1)
             node[at[found]] = first + place[found]
             first += len(table)
 
     @classmethod
-    def fit(cls, texts: Sequence[str], *, ngrams: int, min_df: int, max_features: int | None) -> tuple[Tfidf, Rows]:
+    def fit(
+        cls, texts: Sequence[str], *, ngrams: int, min_df: int, max_features: int | None
+    ) -> tuple[Tfidf, SparseRows]:
         """A vocabulary of these texts, and their rows.
 
         ngrams        longest n-gram, in tokens
@@ -119,31 +121,36 @@ class Tfidf:
 
         number: dict[str, int] = defaultdict()
         number.default_factory = number.__len__  # type: ignore[attr-defined]
-        ids, lengths = _numbered(texts, lambda found: map(number.__getitem__, found))
+        ids, lengths = _encode_tokens(texts, lambda found: map(number.__getitem__, found))
         words = sorted(number)
         rank = np.empty(len(words), np.int64)
         rank[[number[word] for word in words]] = np.arange(len(words))
         every = cls({word: i for i, word in enumerate(words)}, (), np.zeros(0))
-        vocabulary, renumbered = every._grow_and_prune(rank[ids], lengths, ngrams, min_df, max_features)
-        return vocabulary, vocabulary._weigh(renumbered, lengths)
+        vocabulary, renumbered = every._select_features(rank[ids], lengths, ngrams, min_df, max_features)
+        return vocabulary, vocabulary._weigh_rows(renumbered, lengths)
 
-    def _grow_and_prune(
-        self, ids: Ints, lengths: Sequence[int], ngrams: int, min_df: int, max_features: int | None
+    def _select_features(
+        self, token_ids: Ints, lengths: Sequence[int], ngrams: int, min_df: int, max_features: int | None
     ) -> tuple[Tfidf, Ints]:
         """From all words to the features worth keeping; also `ids` in the numbers of the kept words (-1: gone)."""
         import numpy as np
 
         count, words = len(lengths), len(self.tokens)
         row = np.repeat(np.arange(count, dtype=np.int64), lengths)
-        node, tables, times, spread = ids, [], [np.bincount(ids, minlength=words)], [_spread(row, ids, words)]
+        node, tables, times, spread = (
+            token_ids,
+            [],
+            [np.bincount(token_ids, minlength=words)],
+            [_document_frequency(row, token_ids, words)],
+        )
         first = words
         for n in range(2, ngrams + 1):
-            at, key = _pairs(row, ids, node, n, words)
+            at, key = _ngram_keys(row, token_ids, node, n, words)
             table, place = np.unique(key, return_inverse=True)
             tables.append(table)
             times.append(np.bincount(place, minlength=len(table)))
-            spread.append(_spread(row[at], place, len(table)))
-            node = np.full_like(ids, -1)
+            spread.append(_document_frequency(row[at], place, len(table)))
+            node = np.full_like(token_ids, -1)
             node[at] = first + place
             first += len(table)
         total, documents = np.concatenate(times), np.concatenate(spread)
@@ -160,10 +167,10 @@ class Tfidf:
             pruned.append(renumber[mine // words] * kept_words + renumber[mine % words])
             first += len(table)
         idf = np.log((1.0 + count) / (1.0 + documents[kept])) + 1.0
-        return Tfidf({names[old]: new for new, old in enumerate(kept[:kept_words])}, pruned, idf), renumber[ids]
+        return Tfidf({names[old]: new for new, old in enumerate(kept[:kept_words])}, pruned, idf), renumber[token_ids]
 
 
-def _numbered(texts: Sequence[str], number: Callable[[Iterable[str]], Iterable[int]]) -> tuple[Ints, list[int]]:
+def _encode_tokens(texts: Sequence[str], to_ids: Callable[[Iterable[str]], Iterable[int]]) -> tuple[Ints, list[int]]:
     """The numbers of all tokens of all texts, one after the other, and how many each text has."""
     import numpy as np
 
@@ -171,22 +178,22 @@ def _numbered(texts: Sequence[str], number: Callable[[Iterable[str]], Iterable[i
     lengths = []
     for text in texts:
         before = len(ids)
-        ids.extend(number(tokens(text)))
+        ids.extend(to_ids(tokens(text)))
         lengths.append(len(ids) - before)
     return np.array(ids, np.int64), lengths
 
 
-def _pairs(row: Ints, ids: Ints, node: Ints, n: int, words: int) -> tuple[Ints, Ints]:
+def _ngram_keys(row: Ints, token_ids: Ints, node: Ints, n: int, words: int) -> tuple[Ints, Ints]:
     """Where n-grams begin that continue a known (n - 1)-gram by a known token, and their keys."""
     import numpy as np
 
     reach = n - 1
-    known = (node[:-reach] >= 0) & (ids[reach:] >= 0) & (row[:-reach] == row[reach:])
+    known = (node[:-reach] >= 0) & (token_ids[reach:] >= 0) & (row[:-reach] == row[reach:])
     at = np.flatnonzero(known)
-    return at, node[at] * words + ids[at + reach]
+    return at, node[at] * words + token_ids[at + reach]
 
 
-def _spread(row: Any, feature: Any, features: int) -> Ints:
+def _document_frequency(row: Any, feature: Any, features: int) -> Ints:
     """In how many rows each feature occurs."""
     import numpy as np
 
