@@ -135,9 +135,9 @@ def test_reading_goes_on_behind_something_unreadable(tmp_path):
         (b'[{"text": "a"}', True),
         (b'[{"text": "a"}] [', True),
         (b'[{"text": "a"}, 7]', False),
-        (gzip.compress(b"text,more\n" + b"a,b\n" * 99)[:-9], True, mtime=0),
+        (gzip.compress(b"text,more\n" + b"a,b\n" * 99, mtime=0)[:-9], True),
         (b"text,more\na,b\nc\n", False),
-        (gzip.compress(b'{"text": "a"}\n' * 99)[:-9], True, mtime=0),
+        (gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9], True),
     ],
 )
 def test_whether_the_rest_of_the_input_is_lost(tmp_path: Path, text: bytes, torn: bool) -> None:
