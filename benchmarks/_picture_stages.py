@@ -24,7 +24,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from lsml_cli.inference.replica import available_cores
+from lsml_cli.runtime import available_cores
 
 PICTURES = 192  # that are decoded
 LOOKED_AT = 64  # that go through the net, for each way to do that

@@ -23,11 +23,11 @@ from urllib.parse import unquote
 import cv2
 import torch
 
-from lsml_cli.inference.replica import available_cores
 from lsml_cli.models.ocr import crops
 from lsml_cli.models.ocr.components import OcrComponent
 from lsml_cli.models.ocr.model import extract_lines
 from lsml_cli.models.openmmlab import checkpoints, configs, image_files, inference, toolkit
+from lsml_cli.runtime import available_cores
 
 SURE = 0.3
 PICTURES, PAGES = 64, 6  # that the stages are measured with

@@ -30,7 +30,7 @@ from typing import Any
 
 from _measure import run
 
-from lsml_cli.inference.replica import available_cores
+from lsml_cli.runtime import available_cores
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"

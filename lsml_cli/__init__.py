@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 from lsml_cli._version import __version__
 
 if TYPE_CHECKING:
-    from lsml_cli.errors import LsmlError
+    from lsml_cli.errors import LsmlError, TransientError
     from lsml_cli.inference.dispatch import open_replicas, predict_stream
     from lsml_cli.inference.loaded_model import LoadedModel, load_model
-    from lsml_cli.models.base import Binding, Model, ModelSpec
+    from lsml_cli.io.task_reader import read_tasks
+    from lsml_cli.models.base import Binding, Model
+    from lsml_cli.models.spec import ModelSpec
     from lsml_cli.registry.resolve import find_model
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.schema.predictions import Failure, Prediction, Region
-    from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord, read_tasks
-    from lsml_cli.testing import ContractBroken, check_model
+    from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord
+    from lsml_cli.testing.check_model import ContractBroken, check_model
 
 __all__ = [
     "AnnotatedTask",
@@ -43,6 +45,7 @@ __all__ = [
     "Prediction",
     "Region",
     "Task",
+    "TransientError",
     "UnreadableRecord",
     "__version__",
     "check_model",
@@ -54,15 +57,17 @@ __all__ = [
 ]
 
 _EXPORTS = {
-    "errors": ("LsmlError",),
+    "errors": ("LsmlError", "TransientError"),
     "schema.label_config": ("LabelConfig",),
     "inference.loaded_model": ("LoadedModel", "load_model"),
-    "models.base": ("Binding", "Model", "ModelSpec"),
+    "models.base": ("Binding", "Model"),
+    "models.spec": ("ModelSpec",),
     "inference.dispatch": ("open_replicas", "predict_stream"),
     "schema.predictions": ("Failure", "Prediction", "Region"),
     "registry.resolve": ("find_model",),
-    "schema.tasks": ("Annotation", "AnnotatedTask", "Task", "UnreadableRecord", "read_tasks"),
-    "testing": ("ContractBroken", "check_model"),
+    "schema.tasks": ("Annotation", "AnnotatedTask", "Task", "UnreadableRecord"),
+    "io.task_reader": ("read_tasks",),
+    "testing.check_model": ("ContractBroken", "check_model"),
 }
 
 

@@ -14,7 +14,7 @@ from lsml_cli.commands import completion, options
 if TYPE_CHECKING:
     from lsml_cli.evaluation.evaluate import PredictionSource
     from lsml_cli.media.fetcher import Media
-    from lsml_cli.models.base import ModelSpec
+    from lsml_cli.models.spec import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
 
 
@@ -130,9 +130,9 @@ def evaluate(
     from lsml_cli.evaluation import gates
     from lsml_cli.evaluation.report import page
     from lsml_cli.inference import plan
+    from lsml_cli.io import task_reader
     from lsml_cli.io.output import reserve_stdout
     from lsml_cli.io.output_paths import require_different_files
-    from lsml_cli.schema import tasks
     from lsml_cli.training import fit as training
 
     if (model is None) == (predictions is None):
@@ -183,7 +183,7 @@ def evaluate(
             if compare and with_file:
                 other = opener.open_file(compare, None)
             found = evaluation.evaluate(
-                tasks.read_tasks(annotated, controls=frozenset(config.controls)),
+                task_reader.read_tasks(annotated, controls=frozenset(config.controls)),
                 config,
                 subject,
                 other,

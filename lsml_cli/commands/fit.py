@@ -10,7 +10,7 @@ import typer
 from lsml_cli.commands import completion, options
 
 if TYPE_CHECKING:
-    from lsml_cli.models.base import ModelSpec
+    from lsml_cli.models.spec import ModelSpec
 
 
 def fit(
@@ -107,9 +107,9 @@ def fit(
     from lsml_cli.evaluation.report import page
     from lsml_cli.inference import plan
     from lsml_cli.inference.dispatch import find_devices
+    from lsml_cli.io import task_reader
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.registry import resolve
-    from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.training import fit as training
     from lsml_cli.training.splits import split_tasks
@@ -145,7 +145,7 @@ def fit(
     devices = find_devices(device, spec.model_class())
     if len(devices) > 1:
         raise UsageError("A model is trained on one device.", f"Name one: --device {devices[0]}")
-    export_tasks = tasks.read_tasks(export, controls=frozenset(config.controls))
+    export_tasks = task_reader.read_tasks(export, controls=frozenset(config.controls))
     with Console(quiet) as console:
         for warning in config.warnings:
             console.note(warning)

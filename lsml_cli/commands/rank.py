@@ -116,8 +116,8 @@ def _estimate_acceptance(
 ) -> AcceptanceEstimate:
     from lsml_cli.evaluation.prediction_file import PredictionFile
     from lsml_cli.evaluation.ranking import estimate_acceptance
+    from lsml_cli.io.task_reader import read_tasks
     from lsml_cli.schema.label_config import LabelConfig
-    from lsml_cli.schema.tasks import read_tasks
 
     config = LabelConfig.load(label_config)
     with PredictionFile(file, config) as predictions:

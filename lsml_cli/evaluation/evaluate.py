@@ -27,19 +27,21 @@ from lsml_cli.inference.dispatch import predict_stream
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import GC_THRESHOLD, ReplicaProcess
 from lsml_cli.models.base import Model
-from lsml_cli.schema.annotations import AnnotationPolicy, TaskAnnotations, iter_task_annotations
-from lsml_cli.schema.label_config import Control, LabelConfig
-from lsml_cli.schema.predictions import Failure, Outcome, Prediction
-from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
-from lsml_cli.training.splits import (
+from lsml_cli.schema.annotations import (
     MAX_LISTED_UNREADABLE,
     NO_RELEVANT_ANSWER,
     UNREADABLE,
+    AnnotationPolicy,
+    TaskAnnotations,
     is_empty_annotation_valid,
     is_relevant,
+    iter_task_annotations,
     make_input_task,
     strip_annotations,
 )
+from lsml_cli.schema.label_config import Control, LabelConfig
+from lsml_cli.schema.predictions import Failure, Outcome, Prediction
+from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
 
 BLOCK_SIZE = 512  # tasks that are predicted together
 MAX_REASONS = 100  # kinds of failures that are told apart

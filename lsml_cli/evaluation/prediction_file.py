@@ -20,10 +20,11 @@ import orjson
 from lsml_cli.errors import InputError, UsageError, format_list
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import RecordSource
+from lsml_cli.io.task_reader import parse_task
+from lsml_cli.schema.annotations import task_content
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
-from lsml_cli.schema.tasks import Task, parse_task
-from lsml_cli.training.splits import task_content
+from lsml_cli.schema.tasks import Task
 
 EXPECTED_FILE_HINT = "Name a file that `lsml predict` wrote, or an export that holds predictions in full."
 INSERT_BATCH_SIZE = 1000  # records that are put on disk together

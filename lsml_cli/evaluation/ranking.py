@@ -26,11 +26,10 @@ from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import FORMAT_BY_SUFFIX, FileOutput, Output, OutputFormat, StreamOutput
 from lsml_cli.io.output_paths import is_stream, resolve_output_path
 from lsml_cli.io.source import RecordSource
-from lsml_cli.schema.annotations import AnnotationPolicy, iter_task_annotations
+from lsml_cli.schema.annotations import AnnotationPolicy, is_empty_annotation_valid, is_relevant, iter_task_annotations
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
 from lsml_cli.schema.tasks import Task, UnreadableRecord
-from lsml_cli.training.splits import is_empty_annotation_valid, is_relevant
 
 BATCH_SIZE = 1000  # records that are written together
 UNSCORED_KEY = math.inf  # predictions that no score tells anything about come after the others, in their order

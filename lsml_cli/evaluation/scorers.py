@@ -9,11 +9,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from lsml_cli.evaluation.metrics import regions, texts
 from lsml_cli.evaluation.metrics.agreement import Agreement, MeanAgreement, NominalAgreement
 from lsml_cli.evaluation.metrics.choices import ChoiceCounts, ChoiceMetrics, LabelPair
-from lsml_cli.evaluation.metrics.geometry import Shape, parse_image_size, parse_shape
 from lsml_cli.evaluation.metrics.regions import RegionCounts, RegionMetrics, ScoredRegion
 from lsml_cli.evaluation.metrics.texts import TextCounts, TextMetrics, Transcription
 from lsml_cli.schema.annotations import extract_labels
 from lsml_cli.schema.label_config import Control, LabelConfig
+from lsml_cli.schema.shapes import Shape, parse_image_size, parse_shape
 
 RegionList = Sequence[Mapping[str, Any]]  # regions as Label Studio stores them
 ControlMetrics = ChoiceMetrics | RegionMetrics | TextMetrics

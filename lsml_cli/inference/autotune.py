@@ -16,12 +16,13 @@ from typing import Any
 
 from lsml_cli.errors import ModelError
 from lsml_cli.inference.plan import PredictPlan
-from lsml_cli.inference.replica import BindingKey
+from lsml_cli.inference.record_codec import BindingKey
 from lsml_cli.inference.replica_process import ReplicaConfig
 from lsml_cli.io.journal import JournalState
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output_paths import is_stream, sibling_path
-from lsml_cli.models.base import AutotuneResult, Json
+from lsml_cli.models.base import AutotuneResult
+from lsml_cli.models.spec import Json
 
 SAMPLE_TASKS = 64  # tasks; an input with fewer is done before there would be anything to gain
 

@@ -16,17 +16,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.inference.replica import (
-    DEFAULT_FETCH_THREADS,
-    BindingKey,
-    RecordCodec,
-    Replica,
-    TaskCodec,
-    available_cores,
-)
+from lsml_cli.inference.record_codec import BindingKey, RecordCodec, TaskCodec
+from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaDied, ReplicaProcess
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import Model, ModelSpec
+from lsml_cli.models.base import Model
+from lsml_cli.models.spec import ModelSpec
+from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure
 

@@ -12,14 +12,16 @@ import orjson
 
 from lsml_cli.errors import UsageError
 from lsml_cli.inference.dispatch import find_devices, open_replicas, predict_stream
-from lsml_cli.inference.replica import TaskCodec
+from lsml_cli.inference.record_codec import TaskCodec
 from lsml_cli.io.json_records import Record
+from lsml_cli.io.task_reader import parse_task
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import Json, Model, ModelSpec
+from lsml_cli.models.base import Model
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry.resolve import class_spec, find_model, stored_label_config
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Outcome
-from lsml_cli.schema.tasks import Task, UnreadableRecord, describe_json_type, parse_task
+from lsml_cli.schema.tasks import Task, UnreadableRecord, describe_json_type
 
 TaskLike = Task | UnreadableRecord | Mapping[str, Any]
 

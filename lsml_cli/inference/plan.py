@@ -10,18 +10,20 @@ from typing import Any, Literal, Self
 
 import orjson
 
-from lsml_cli import __version__
+from lsml_cli._version import __version__
 from lsml_cli.errors import UsageError, sort_by_similarity
 from lsml_cli.inference.dispatch import find_devices, open_replicas
-from lsml_cli.inference.record_codec import BulkCodec
-from lsml_cli.inference.replica import DEFAULT_FETCH_THREADS, BindingKey, Replica
+from lsml_cli.inference.record_codec import BindingKey, BulkCodec
+from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaProcess
 from lsml_cli.io.image_paths import ImageFolderSource
 from lsml_cli.io.output import OutputFormat, output_format
 from lsml_cli.io.output_paths import STDOUT, part_files, require_different_files, resolve_output_path
 from lsml_cli.io.source import STDIN, RecordSource
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import Binding, Json, Model, ModelSpec
+from lsml_cli.models.base import Binding, Model
+from lsml_cli.models.spec import Json, ModelSpec
+from lsml_cli.runtime import DEFAULT_FETCH_THREADS
 from lsml_cli.schema.data_key import find_data_key
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import OutputShape

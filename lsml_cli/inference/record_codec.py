@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from lsml_cli.io.json_records import Record
+from lsml_cli.io.task_reader import has_large_numbers, parse_task
+from lsml_cli.models.base import Binding, Model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import (
     ExistingPrediction,
@@ -22,7 +24,7 @@ from lsml_cli.schema.predictions import (
     stored_predictions,
     task_record,
 )
-from lsml_cli.schema.tasks import MissingDataError, Task, has_large_numbers, parse_task
+from lsml_cli.schema.tasks import MissingDataError, Task, UnreadableRecord
 
 MISSING_ID_REASON = "this task has no id, and --shape predictions names tasks by id"
 
@@ -107,3 +109,43 @@ class BulkCodec:
             exact = parse_task(record, self._controls, self.id_column, loads=json.loads)
             return dumps_exactly(task_record(exact, outcome, other_predictions, self.keep_annotations))
         return body
+
+
+@dataclass(frozen=True)
+class BindingKey:
+    """What a model is bound to. Picklable; a replica keeps one `Binding` for each."""
+
+    config: LabelConfig
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    project: str | None = None
+    threshold: float | None = None
+
+    def cache_key(self) -> tuple[object, ...]:
+        return self.config.digest, tuple(sorted(self.label_map.items())), self.project, self.threshold
+
+    def bind(self, model: Model) -> Binding:
+        binding = model.bind(self.config, self.label_map, self.project)
+        binding.threshold = self.threshold
+        return binding
+
+
+class RecordCodec(Protocol):
+    """What is done to an item where the replica is, before and after the model."""
+
+    def read(self, item: Any) -> tuple[Task | None, Outcome | None]:
+        """The task in an item. An outcome beside it means that the model need not be asked."""
+        ...
+
+    def write(self, item: Any, task: Task | None, outcome: Outcome) -> Any:
+        """What goes back to the caller of `predict_stream`."""
+        ...
+
+
+class TaskCodec:
+    """The job of a notebook: tasks go in, `(task, outcome)` comes out. What was unreadable is a failure already."""
+
+    def read(self, item: Task | UnreadableRecord) -> tuple[Task | None, Outcome | None]:
+        return (None, Failure("read", item.reason)) if isinstance(item, UnreadableRecord) else (item, None)
+
+    def write(self, item: Any, task: Task | None, outcome: Outcome) -> tuple[Any, Outcome]:
+        return item, outcome

@@ -5,66 +5,28 @@ What travels to a replica and back is up to a `Job`: tasks and outcomes by defau
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from lsml_cli.errors import LsmlError, ModelError, TransientError
+from lsml_cli.errors import ModelError
+from lsml_cli.inference.record_codec import BindingKey, RecordCodec, TaskCodec
 from lsml_cli.models.base import Binding, Model
-from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.runtime import (
+    DEFAULT_FETCH_THREADS,
+    TRANSIENT_ERRORS,
+    FetchMedia,
+    Retrier,
+    error_reason,
+)
 from lsml_cli.schema.predictions import Failure, Outcome, Prediction, Stage
-from lsml_cli.schema.tasks import Task, UnreadableRecord, describe_json_type
+from lsml_cli.schema.tasks import Task, describe_json_type
 
-OUTAGE_THRESHOLD = 3  # tasks in a row for which trying again was in vain
 PREFETCH_BATCHES = 2  # batches that wait for a replica while it works on another
-DEFAULT_FETCH_THREADS = 16  # threads that wait for media
 MAX_CACHED_BINDINGS = 64  # bindings that a replica keeps; a server meets a new label config whenever somebody edits one
 
 T = TypeVar("T")
-FetchMedia = Callable[[str, int | None], bytes]  # a value, and the id of its task
-
-
-@dataclass(frozen=True)
-class BindingKey:
-    """What a model is bound to. Picklable; a replica keeps one `Binding` for each."""
-
-    config: LabelConfig
-    label_map: Mapping[str, str] = field(default_factory=dict)
-    project: str | None = None
-    threshold: float | None = None
-
-    def cache_key(self) -> tuple[object, ...]:
-        return self.config.digest, tuple(sorted(self.label_map.items())), self.project, self.threshold
-
-    def bind(self, model: Model) -> Binding:
-        binding = model.bind(self.config, self.label_map, self.project)
-        binding.threshold = self.threshold
-        return binding
-
-
-class RecordCodec(Protocol):
-    """What is done to an item where the replica is, before and after the model."""
-
-    def read(self, item: Any) -> tuple[Task | None, Outcome | None]:
-        """The task in an item. An outcome beside it means that the model need not be asked."""
-        ...
-
-    def write(self, item: Any, task: Task | None, outcome: Outcome) -> Any:
-        """What goes back to the caller of `predict_stream`."""
-        ...
-
-
-class TaskCodec:
-    """The job of a notebook: tasks go in, `(task, outcome)` comes out. What was unreadable is a failure already."""
-
-    def read(self, item: Task | UnreadableRecord) -> tuple[Task | None, Outcome | None]:
-        return (None, Failure("read", item.reason)) if isinstance(item, UnreadableRecord) else (item, None)
-
-    def write(self, item: Any, task: Task | None, outcome: Outcome) -> tuple[Any, Outcome]:
-        return item, outcome
 
 
 class Replica:
@@ -162,15 +124,24 @@ class Replica:
     def _encode_read(self, read: Future[_WorkItem], binding: Binding) -> _WorkItem:
         return self._encode(read.result(), binding)
 
+    def _attempt(self, stage: Stage, step: Callable[[], T]) -> T | Failure:
+        """Return what `step` returns, or a Failure where it raises: one bad task costs one task."""
+        try:
+            return self._retrier.call(step, stage)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # somebody else's code, which may even call sys.exit
+            return Failure(stage, error_reason(error), transient=isinstance(error, TRANSIENT_ERRORS))
+
     def _read(self, item: Any, binding: Binding, codec: RecordCodec) -> _WorkItem:
         """The task in an item, and what it points to."""
-        read = self._retrier.attempt("read", lambda: codec.read(item))
+        read = self._attempt("read", lambda: codec.read(item))
         if isinstance(read, Failure):
             return _WorkItem(item, None, read)
         task, outcome = read
         prepared = _WorkItem(item, task, outcome)
         if task is not None and outcome is None and self._has_media_refs:
-            fetched = self._retrier.attempt("fetch", lambda: self._fetch_all(task, binding))
+            fetched = self._attempt("fetch", lambda: self._fetch_all(task, binding))
             if isinstance(fetched, Failure):
                 prepared.outcome = fetched
             else:
@@ -181,7 +152,7 @@ class Replica:
         task, media = prepared.task, prepared.media
         if task is None or prepared.outcome is not None:
             return prepared
-        encoded = self._retrier.attempt("encode", lambda: self.model.encode(task, binding, media))
+        encoded = self._attempt("encode", lambda: self.model.encode(task, binding, media))
         prepared.media = {}  # the bytes are no longer needed
         if isinstance(encoded, Failure):
             prepared.outcome = encoded
@@ -219,7 +190,7 @@ class Replica:
         if not ready:
             return []
         inputs = [prepared.input for prepared in ready]
-        outputs = self._retrier.attempt("forward", lambda: self._forward_checked(inputs, binding))
+        outputs = self._attempt("forward", lambda: self._forward_checked(inputs, binding))
         if not isinstance(outputs, Failure):
             return outputs
         if len(ready) == 1:
@@ -240,7 +211,7 @@ class Replica:
     def _decode(self, output: Any, prepared: _WorkItem, binding: Binding) -> Outcome:
         task = prepared.task
         assert task is not None
-        prediction: Any = self._retrier.attempt("decode", lambda: self.model.decode(output, task, binding))
+        prediction: Any = self._attempt("decode", lambda: self.model.decode(output, task, binding))
         if isinstance(prediction, Failure):
             return prediction
         if not isinstance(prediction, Prediction):
@@ -249,7 +220,7 @@ class Replica:
             )
         as_it_is = binding.threshold is None or binding.applies_threshold
         sure = prediction if as_it_is else prediction.drop_low_scores(binding.threshold or 0.0)
-        problem = self._retrier.attempt("check", lambda: binding.config.check(sure))
+        problem = self._attempt("check", lambda: binding.config.check(sure))
         if problem is None:
             return sure
         return problem if isinstance(problem, Failure) else Failure("check", problem)
@@ -258,11 +229,11 @@ class Replica:
         """What goes back. A prediction that cannot be written down fails the task; so does a task."""
         assert prepared.outcome is not None
         outcome: Outcome = prepared.outcome
-        written = self._retrier.attempt("check", lambda: codec.write(prepared.item, prepared.task, outcome))
+        written = self._attempt("check", lambda: codec.write(prepared.item, prepared.task, outcome))
         if not isinstance(written, Failure):
             return written
         failure = written
-        written = self._retrier.attempt("check", lambda: codec.write(prepared.item, prepared.task, failure))
+        written = self._attempt("check", lambda: codec.write(prepared.item, prepared.task, failure))
         return codec.write(prepared.item, None, failure) if isinstance(written, Failure) else written
 
 
@@ -278,66 +249,6 @@ class _WorkItem:
     output: Any = None
 
 
-class Retrier:
-    """Tries steps, those that fail for a passing reason again after a pause.
-
-    After `OUTAGE` tasks in a row that no patience helped, something is down: what fails then fails at once, until the
-    same stage works again. Otherwise a hundred tasks would wait for it one after the other.
-    """
-
-    def __init__(self, delays: Sequence[float]) -> None:
-        self._delays = delays
-        self._failures_in_a_row: dict[Stage, int] = {}
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Nobody waits for the result any more."""
-        self._cancelled.set()
-
-    def attempt(self, stage: Stage, step: Callable[[], T]) -> T | Failure:
-        """What `step` returns. When it raises, the failure is the answer: one bad task costs one task."""
-        delays = iter(self._delays if self._failures_in_a_row.get(stage, 0) < OUTAGE_THRESHOLD else ())
-        while True:
-            try:
-                done = step()
-            except (TransientError, ConnectionError, TimeoutError) as error:
-                delay = next(delays, None)
-                if delay is None or self._cancelled.wait(delay):
-                    self._failures_in_a_row[stage] = self._failures_in_a_row.get(stage, 0) + 1
-                    return Failure(stage, error_reason(error), transient=True)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # somebody else's code, which may even call sys.exit
-                return Failure(stage, error_reason(error))
-            else:
-                if self._failures_in_a_row:
-                    self._failures_in_a_row.pop(stage, None)
-                return done
-
-
 def _is_out_of_memory(failure: Failure) -> bool:
     """Whether a batch was too large for the memory of the device, or of the machine."""
     return "OutOfMemory" in failure.reason or "out of memory" in failure.reason or "MemoryError" in failure.reason
-
-
-def error_reason(error: BaseException) -> str:
-    """An exception as a sentence: its text where the text was written for people, with its type otherwise."""
-    try:
-        text = " ".join(str(error).split()).encode("utf-8", "replace").decode()
-    except Exception:  # an exception of somebody else's may not even have a text
-        text = ""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, ValueError | LsmlError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def available_cores() -> int:
-    """Cores that this process may use: those it is allowed on, or fewer where OMP_NUM_THREADS says so.
-
-    The processes of a run are told theirs that way, since whatever computes in them listens to it: PyTorch, NumPy.
-    """
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return min(here, int(told)) if told.isdecimal() and int(told) else here

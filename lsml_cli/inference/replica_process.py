@@ -19,17 +19,11 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from lsml_cli.errors import LsmlError, ModelError
-from lsml_cli.inference.replica import (
-    DEFAULT_FETCH_THREADS,
-    PREFETCH_BATCHES,
-    BindingKey,
-    RecordCodec,
-    Replica,
-    available_cores,
-    error_reason,
-)
+from lsml_cli.inference.record_codec import BindingKey, RecordCodec
+from lsml_cli.inference.replica import PREFETCH_BATCHES, Replica
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import ModelSpec
+from lsml_cli.models.spec import ModelSpec
+from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores, error_reason
 
 GC_THRESHOLD = (100_000, 20, 100)  # a batch makes and drops thousands of objects and no cycles: 5 % of the time
 SHUTDOWN_TIMEOUT = 5.0  # seconds that a process gets to end by itself

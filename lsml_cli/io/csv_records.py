@@ -6,13 +6,14 @@ import csv
 import io
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io.json_records import MAX_TASK_BYTES, EndReason, Record, skip_line, too_large_message
+from lsml_cli.schema.tasks import is_export_row
 
 _LINE_OVERHEAD = 64  # bytes that Python needs for a short line beside its text
 
@@ -44,11 +45,6 @@ def read_rows(stream: io.BufferedReader[Any], end_reason: EndReason, id_column: 
     if record is None:
         raise InputError(f"{end_reason('has a header and no rows')}.", f"The header reads: {', '.join(header)[:200]}")
     return itertools.chain([record], records)
-
-
-def is_export_row(item: Mapping[str, Any]) -> bool:
-    """Whether this is a row of the CSV export or of JSON_MIN: one annotation, flattened beside the data of its task."""
-    return "annotation_id" in item and "annotator" in item and not isinstance(item.get("data"), dict)
 
 
 def _iter_records(

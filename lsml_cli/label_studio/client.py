@@ -14,6 +14,7 @@ import orjson
 
 from lsml_cli.errors import LsmlError, OutputError, TransientError, UsageError
 from lsml_cli.media.credentials import API_KEY_VARIABLE, AuthorizationProvider, LabelStudioCredentials
+from lsml_cli.runtime import Retrier
 
 if TYPE_CHECKING:
     import httpx
@@ -90,7 +91,7 @@ class LabelStudioClient:
 
         It is asked again where the connection or a proxy fails: a question changes nothing.
         """
-        found = self._send_with_retry("GET", path, description, params=params, within=timeout)
+        found = self._send_with_retry("GET", path, description, params=params, timeout=timeout)
         if not isinstance(found, expected_type):
             raise self.unexpected_response_error(description)
         return found
@@ -112,7 +113,7 @@ class LabelStudioClient:
     ) -> Any:
         """The same for what may be done twice without harm: it is sent again where the answer was lost."""
         body = orjson.dumps(content) if content is not None else b""
-        return self._send_with_retry(method, path, description, body=body, within=timeout)
+        return self._send_with_retry(method, path, description, body=body, timeout=timeout)
 
     def get_project(self, project_id: int) -> Mapping[str, Any]:
         """Everything that Label Studio says about a project."""
@@ -173,14 +174,11 @@ class LabelStudioClient:
         self._raise_for_status(answer, description, is_mutation=False)
 
     def _send_with_retry(self, method: str, path: str, description: str, **request: Any) -> Any:
-        """`_send`, several times where the connection or a proxy fails."""
-        for pause in RETRY_DELAYS:
-            try:
-                return self._send(method, path, description, **request)
-            except OutcomeUnknown:
-                time.sleep(pause)
+        """`_send`, again where the connection or a proxy fails."""
         try:
-            return self._send(method, path, description, **request)
+            return Retrier(RETRY_DELAYS, (OutcomeUnknown,)).call(
+                lambda: self._send(method, path, description, **request)
+            )
         except OutcomeUnknown as error:
             raise LsmlError(error.message, error.hint) from error
 

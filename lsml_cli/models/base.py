@@ -17,87 +17,20 @@ The smallest model overrides `forward` and `decode`:
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import re
-import sys
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from hashlib import blake2b
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-from lsml_cli.errors import LabelMismatch, LsmlError, ModelError, UsageError
+from lsml_cli.errors import LabelMismatch, UsageError
 from lsml_cli.media.fetcher import Media
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Task
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-LEGACY_BACKENDS = "lsml_cli.models.legacy_backends.model"  # which makes models of scripts for older SDKs; by name, since it is a family
-LEGACY_SDK_IMPORT = re.compile(
-    rb"^\s*(?:from|import)\s+(?:label_studio_ml|label_studio\.ml|label_studio|htx)\b", re.MULTILINE
-)
-FILE_MODULE_PREFIX = "lsml_file_"  # how the names of modules begin that were loaded from a file
 Progress = Callable[[str], None]  # takes one plain sentence about how far training is
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything needed to build a model somewhere else. Small and picklable; nothing heavy is imported.
-
-    target   "package.module:Class", or "/path/to/file.py:Class"
-    version  name of the trained version, None for a model that has none
-    params   the model's own parameters (`--with KEY=VALUE`)
-    path     folder with the version's weights, None for an untrained model
-    state    what the model's `fit` returned, as stored in the version's model.json
-    earlier  the trained version that `fit` should continue from (`lsml fit --from`), None to start afresh:
-             `earlier.open(device)` is its model, `earlier.path` and `earlier.state` what it consists of
-    digest   identity, hexadecimal: resuming and finished work are keyed by it
-    shown_as what predictions carry as `model_version` instead of the model's own name and version
-    notes    sentences to read once about the model itself: its code is not the one that it was trained with
-    files    {path: digest of its content}, of what the parameters of an untrained model name; see `Model.files`
-    """
-
-    name: str
-    target: str
-    digest: str
-    version: str | None = None
-    params: Mapping[str, Json] = field(default_factory=dict)
-    path: Path | None = None
-    state: Mapping[str, Json] = field(default_factory=dict)
-    model_version_override: str | None = None
-    init_from: ModelSpec | None = None
-    notes: tuple[str, ...] = ()
-    file_digests: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def model_version(self) -> str:
-        """What predictions carry as `model_version`: `news@20261120T213015`."""
-        return self.model_version_override or f"{self.name}@{self.version or self.digest[:8]}"
-
-    def model_class(self) -> type[Model]:
-        return load_class(self.target)
-
-    def build(self) -> Model:
-        """The model without its weights: can be bound to a label config, cannot predict yet."""
-        family = self.model_class()
-        try:
-            return family(self)
-        except LsmlError:
-            raise
-        except (Exception, SystemExit) as error:  # somebody else's code may raise anything
-            raise ModelError(f"{self.name} cannot be built: {error_location(error)}.") from error
-
-    def open(self, device: str) -> Model:
-        """The model with its weights on `device` ("cpu", "cuda:0", "mps")."""
-        model = self.build()
-        model.load(device)
-        return model
 
 
 @dataclass(frozen=True)
@@ -283,84 +216,3 @@ def describe_controls(fills: Mapping[str, Sequence[str]]) -> list[str]:
     for control, objects in fills.items():
         about.setdefault(tuple(objects), []).append(control)
     return [f"{', '.join(controls)} over {', '.join(objects)}" for objects, controls in about.items()]
-
-
-def load_class(target: str) -> type[Model]:
-    """The class behind "package.module:Class" or "/path/to/file.py:Class"."""
-    place, _, name = target.rpartition(":")
-    if not place:
-        raise ModelError(f"{target!r} names no class.", "A model is named package.module:Class.")
-    if place.endswith(".py") and (script := _wrap_legacy_script(Path(place), name)) is not None:
-        return script
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
-    found = getattr(module, name, None)
-    if found is None:
-        raise ModelError(f"{place} has no {name}.", _list_model_classes(module))
-    if not (isinstance(found, type) and issubclass(found, Model)):
-        raise ModelError(f"{target} is not a subclass of lsml_cli.Model.", _list_model_classes(module))
-    missing: frozenset[str] = getattr(found, "__abstractmethods__", frozenset())
-    if missing:
-        raise ModelError(f"{target} does not override {' and '.join(sorted(missing))}.")
-    return found
-
-
-@cache
-def _wrap_legacy_script(path: Path, name: str) -> type[Model] | None:
-    """The model that somebody's script for an older SDK stands for; None for a file that is none."""
-    try:
-        if LEGACY_SDK_IMPORT.search(path.read_bytes()) is None:
-            return None
-    except OSError:
-        return None  # whoever imports it says why
-    found: type[Model] | None = importlib.import_module(LEGACY_BACKENDS).adapted(path, name)
-    return found
-
-
-def _list_model_classes(module: ModuleType) -> str:
-    names = [
-        name
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Model) and value is not Model
-    ]
-    return f"It defines: {', '.join(names)}." if names else "It defines no model at all."
-
-
-def _load_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except LsmlError:
-        raise
-    except (Exception, SystemExit) as error:  # somebody else's module may raise anything
-        raise ModelError(f"{name} cannot be imported: {error_location(error)}.") from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    """Import a file under a name of its own, so that two files of one name do not meet in sys.modules."""
-    name = f"{FILE_MODULE_PREFIX}{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
-    if name in sys.modules:
-        return sys.modules[name]
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise ModelError(f"{path} cannot be imported as Python.")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses and pickle look the module up while it runs
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # it may import what lies beside it, now or later
-    try:
-        found.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ModelError(f"{path} cannot be imported: {error_location(error)}.") from error
-    return module
-
-
-def error_location(error: BaseException) -> str:
-    """An error in somebody else's code: what it is, and the line that it comes from, unless that is none of its own."""
-    ours = (__file__, importlib.__file__)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in ours and not frame.filename.startswith("<frozen ")
-    ]
-    line = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{line}"

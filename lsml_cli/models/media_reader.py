@@ -1,36 +1,24 @@
-"""Fetching for a training: what tasks point to, with patience."""
+"""Fetch media for a training."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from lsml_cli.errors import TransientError
-from lsml_cli.inference.replica import OUTAGE_THRESHOLD, FetchMedia
+from lsml_cli.runtime import FetchMedia, Retrier
 
 
-@dataclass
 class MediaReader:
-    """Where the bytes of tasks come from. What fails for a moment is tried again, unless everything fails."""
+    """Fetch what tasks point to, and retry what fails for a passing reason.
 
-    fetch: FetchMedia
-    retry_delays: tuple[float, ...]
-    _consecutive_failures: int = field(default=0, init=False)  # values in a row for which trying again did not help
+    Args:
+        fetch: Called with a value and its task's id; returns the bytes.
+        retry_delays: Seconds before each further try.
+    """
+
+    def __init__(self, fetch: FetchMedia, retry_delays: Sequence[float]) -> None:
+        self._fetch = fetch
+        self._retrier = Retrier(retry_delays)
 
     def read(self, value: str, task_id: int | None) -> bytes:
-        """What a value of a task points to, by the id of the task. Raises what fetching raises."""
-        for delay in self.retry_delays if self._consecutive_failures < OUTAGE_THRESHOLD else ():
-            try:
-                return self._fetch_once(value, task_id)
-            except (TransientError, ConnectionError, TimeoutError):
-                time.sleep(delay)
-        try:
-            return self._fetch_once(value, task_id)
-        except (TransientError, ConnectionError, TimeoutError):
-            self._consecutive_failures += 1
-            raise
-
-    def _fetch_once(self, value: str, task_id: int | None) -> bytes:
-        found = self.fetch(value, task_id)
-        self._consecutive_failures = 0
-        return found
+        """Return the bytes that a value of a task points to. Raises what fetching raises."""
+        return self._retrier.call(lambda: self._fetch(value, task_id))

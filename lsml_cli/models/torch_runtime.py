@@ -9,7 +9,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
-from lsml_cli.inference.replica import available_cores
+from lsml_cli.runtime import available_cores
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from lsml_cli._version import __version__
 from lsml_cli.errors import LsmlError
-from lsml_cli.inference.replica import error_reason
-from lsml_cli.models.base import Model, describe_controls, load_class
+from lsml_cli.models.base import Model, describe_controls
+from lsml_cli.models.loading import load_class
 from lsml_cli.registry import extras, plugins, resolve
+from lsml_cli.runtime import error_reason
 
 
 @dataclass(frozen=True)

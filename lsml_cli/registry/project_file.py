@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.base import LEGACY_BACKENDS, Json
+from lsml_cli.models.loading import LEGACY_BACKENDS
+from lsml_cli.models.spec import Json
 from lsml_cli.registry import versions
 
 PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote

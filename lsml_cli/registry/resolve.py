@@ -33,7 +33,9 @@ from typing import Any, NoReturn
 import orjson
 
 from lsml_cli.errors import ModelError, UnknownModel, UsageError, format_list, sort_by_similarity
-from lsml_cli.models.base import FILE_MODULE_PREFIX, Json, Model, ModelSpec, load_class
+from lsml_cli.models.base import Model
+from lsml_cli.models.loading import FILE_MODULE_PREFIX, load_class
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import plugins, versions
 from lsml_cli.registry.local_imports import find_local_modules, list_package_files
 from lsml_cli.registry.project_file import ProjectFile, find_single_class, read_project_file
@@ -131,7 +133,15 @@ def version_spec(
         identity.append(code)
         notes = (f"The code of {family.__name__} has changed since {version.name}@{version.version} was trained.",)
     return ModelSpec(
-        version.name, target, _identity_digest(identity), version.version, given, folder, version.state, notes=notes
+        version.name,
+        target,
+        _identity_digest(identity),
+        version.version,
+        given,
+        folder,
+        version.state,
+        notes=notes,
+        trained_params=version.params,
     )
 
 

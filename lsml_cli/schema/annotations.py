@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import orjson
 
-from lsml_cli.io.csv_records import is_export_row
 from lsml_cli.schema.label_config import Control, LabelConfig
-from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, parse_id
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, is_export_row, parse_id
+
+UNREADABLE = "unreadable"
+
+NO_RELEVANT_ANSWER = "no answer for this label config"
+
+MAX_LISTED_UNREADABLE = 3  # unreadable tasks named one by one, besides the place where a file is torn
+
+MEDIA_REFERENCE_TAGS = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value says where their content is
+
 
 AnnotationPolicy = Literal["last", "first", "all"]
 ANNOTATION_POLICIES: tuple[str, ...] = get_args(AnnotationPolicy)
@@ -43,6 +52,14 @@ def select_annotated_tasks(
         if each.reason:
             reasons[each.reason] += 1
     return found, reasons
+
+
+class MediaDigests(Protocol):
+    """The part of `Media` that tells whether two values point to the same content."""
+
+    def digest(self, value: str) -> bytes | None:
+        """Return a digest of the file that `value` points to, None if it is not on this machine."""
+        ...
 
 
 class TaskAnnotations(NamedTuple):
@@ -166,3 +183,47 @@ def _parse_cell(control: Control, cell: Any) -> list[Mapping[str, Any]]:
         return cell
     key = "text" if control.type == "textarea" else control.type
     return [{key: cell if isinstance(cell, list) else [cell]}]
+
+
+def task_content(task: Task, config: LabelConfig, media: MediaDigests | None = None) -> bytes:
+    """What a task is about: the values of the objects that some control refers to. Equal bytes, equal content.
+
+    A value that points to a file on this machine stands for the file's bytes.
+    """
+    about = {name for control in config.controls.values() for name in control.to_names}
+    shown = []
+    for source in config.objects.values():
+        if source.name not in about:
+            continue
+        try:
+            value = source.read(task.data)
+            digest = (
+                media.digest(value) if media and isinstance(value, str) and source.tag in MEDIA_REFERENCE_TAGS else None
+            )
+            shown.append((digest or orjson.dumps(value, option=orjson.OPT_SORT_KEYS)) + b"\0")
+        except ValueError:
+            shown.append(b"null\0")
+    return b"".join(shown)
+
+
+def is_empty_annotation_valid(config: LabelConfig) -> bool:
+    """Whether an annotation without any region says something: that no label applies, that nothing is there."""
+    return not all(control.is_single_choice for control in config.controls.values())
+
+
+def is_relevant(annotation: Annotation, config: LabelConfig) -> bool:
+    """Whether an annotation says anything about this label config: an empty one does, where it counts at all."""
+    result = annotation.result
+    return not result or any(region.get("from_name") in config.controls for region in result)
+
+
+def strip_annotations(task: Task) -> Task:
+    """The task without the annotations and predictions that came with it: nothing can peek at them."""
+    return replace(task, raw={key: task.raw[key] for key in ("id", "data", "meta") if key in task.raw})
+
+
+def make_input_task(example: AnnotatedTask, input_controls: Set[str]) -> Task:
+    """What a model is asked when it is measured: the bare task, with what is `given`, see `Model.given`."""
+    task = strip_annotations(example.task)
+    shown = [region for region in example.annotation.result if region.get("from_name") in input_controls]
+    return replace(task, raw={**task.raw, "annotations": [{"result": shown}]}) if shown else task

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import orjson
 
-from lsml_cli.io.csv_records import is_export_row
-from lsml_cli.schema.tasks import Task
+from lsml_cli.schema.tasks import Task, is_export_row
 
 Stage = Literal["read", "fetch", "encode", "forward", "decode", "check"]
 OutputShape = Literal["tasks", "predictions"]

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import orjson
-
-from lsml_cli.io.csv_records import is_export_row
-from lsml_cli.io.json_records import Record
-from lsml_cli.io.source import RecordSource
 
 # What the exports JSON_MIN and CSV put beside the data and the results of one annotation.
 EXPORT_ROW_FIELDS = frozenset(
     {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"}
 )
-_DATA_PREFIX = "_data_"  # what the CSV export puts before a key of the data that is also the name of a control
-
-_LARGE_NUMBER = re.compile(rb"[\[:,\s]-?\d{19,}\s*[,}\]]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,89 +68,11 @@ class UnreadableRecord(NamedTuple):
     truncated: bool = False
 
 
-def read_tasks(
-    source: str, *, controls: Iterable[str] = (), id_column: str | None = None
-) -> Iterator[Task | UnreadableRecord]:
-    """The tasks of a file or of standard input ("-"), one at a time, in any form that `Source` recognises.
-
-    controls   names of the label config's controls: JSON_MIN and CSV exports put their results beside the data
-    id_column  the column (CSV) or key (items without `data`) that holds the task's id, in tasks that have none
-    """
-    names = frozenset(controls)
-    with RecordSource(source, id_column) as records:
-        for record in records:
-            try:
-                yield parse_task(record, names, id_column)
-            except ValueError as error:
-                yield UnreadableRecord(record.index, record.location, str(error), record.truncated)
-
-
-def parse_task(
-    record: Record,
-    controls: frozenset[str] = frozenset(),
-    id_column: str | None = None,
-    loads: Callable[[bytes], Any] = orjson.loads,
-) -> Task:
-    """The task in a record: a whole task, a row of an export, or a bare item that is nothing but data.
-
-    Raises ValueError with a sentence when there is none.
-    """
-    if record.problem:
-        raise ValueError(record.problem)
-    try:
-        raw = loads(record.body)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(_describe_json_error(record.body, error)) from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"expected a task, an object, found {describe_json_type(raw)}")
-    row = is_export_row(raw)
-    whole = "data" in raw and not row
-    data = raw["data"] if whole else _row_data(raw, controls) if row else raw
-    if not isinstance(data, dict):
-        known = raw.get("id") if type(raw.get("id")) is int else None
-        raise MissingDataError(
-            f'"data" is {describe_json_type(data)}, expected an object', Task(record.index, known, {}, raw)
-        )
-    task_id = parse_id(raw.get("id")) if row else raw.get("id") if whole else None
-    if id_column is not None and (row or type(task_id) is not int):
-        task_id = _read_id(raw if row else data, id_column)
-        raw = {**raw, "id": task_id} if whole else raw
-    project = raw.get("project") if whole else None
-    return Task(
-        record.index,
-        task_id if type(task_id) is int else None,
-        data,
-        raw,
-        str(project) if project is not None else None,
-    )
-
-
 def parse_id(value: object) -> int | None:
     """An id: a whole number, in CSV written as text; None for anything else."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
         return int(value)
     return value if type(value) is int else None
-
-
-def _row_data(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any]:
-    data = {key: value for key, value in row.items() if key not in EXPORT_ROW_FIELDS and key not in controls}
-    for key in [key for key in data if key.startswith(_DATA_PREFIX) and key.removeprefix(_DATA_PREFIX) in controls]:
-        data[key.removeprefix(_DATA_PREFIX)] = data.pop(key)
-    return data
-
-
-def _read_id(item: Mapping[str, Any], key: str) -> int:
-    if key not in item:
-        raise ValueError(f'this item has no "{key}", which --id-column names')
-    if (found := parse_id(item[key])) is None:
-        shown = repr(item[key]) if isinstance(item[key], str) else describe_json_type(item[key])
-        raise ValueError(f'the id under "{key}" is {shown}, expected a whole number')
-    return found
-
-
-def has_large_numbers(body: bytes) -> bool:
-    """Whether there may be whole numbers beyond 64 bits in a record, which orjson reads as floats."""
-    return _LARGE_NUMBER.search(body) is not None
 
 
 def describe_json_type(value: object) -> str:
@@ -173,15 +86,6 @@ def describe_json_type(value: object) -> str:
     return {"str": "a string", "list": "a list", "dict": "an object"}.get(type(value).__name__, type(value).__name__)
 
 
-def _describe_json_error(body: bytes, error: orjson.JSONDecodeError) -> str:
-    """orjson's complaint as a sentence; the two that people meet in exports get a better one."""
-    text = str(error).split(":")[0]
-    if "surrogate" in text and b"\\u" in body:
-        return "not JSON: it holds one half of a surrogate pair (\\ud800 to \\udfff), which is no Unicode text"
-    if "UTF-8" in text or "surrogate" in text:
-        return "not UTF-8 text: convert the file first, for example with iconv -f LATIN1 -t UTF-8"
-    if "depth" in text or "recursion" in text:
-        return "not usable: brackets are nested more than 1,000 deep"
-    if error.doc.startswith(("NaN", "Infinity"), error.pos):
-        return "not JSON: NaN and Infinity are no JSON numbers, write null instead"
-    return f"not JSON: {text}, {error.pos:,} characters into the task"
+def is_export_row(item: Mapping[str, Any]) -> bool:
+    """Whether this is a row of the CSV export or of JSON_MIN: one annotation, flattened beside the data of its task."""
+    return "annotation_id" in item and "annotator" in item and not isinstance(item.get("data"), dict)

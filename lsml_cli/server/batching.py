@@ -19,8 +19,10 @@ from typing import Any, Protocol
 
 from lsml_cli.errors import LsmlError
 from lsml_cli.inference.dispatch import MAX_BATCH_BYTES, InFlightBatch, timeout_message
-from lsml_cli.inference.replica import PREFETCH_BATCHES, BindingKey, RecordCodec, error_reason
+from lsml_cli.inference.record_codec import BindingKey, RecordCodec
+from lsml_cli.inference.replica import PREFETCH_BATCHES
 from lsml_cli.inference.replica_process import ReplicaDied, ReplicaProcess
+from lsml_cli.runtime import error_reason
 from lsml_cli.schema.predictions import Failure
 
 INITIAL_BATCH_SIZE = 16  # tasks of the first batch, before anything is known of how long one takes

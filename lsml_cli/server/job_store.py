@@ -26,7 +26,7 @@ from typing import Any, Literal, NoReturn, get_args
 import orjson
 
 from lsml_cli.errors import InputError, OutputError, TransientError
-from lsml_cli.models.base import Json
+from lsml_cli.models.spec import Json
 
 JOBS_FOLDER_NAME = ".jobs"  # below the versions
 FORMAT_VERSION = 1  # of a job's file; raised when an older lsml could no longer read it

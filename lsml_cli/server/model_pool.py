@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lsml_cli.errors import LsmlError, ModelError
-from lsml_cli.inference.replica import error_reason
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaProcess
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import Json, ModelSpec
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve, versions
+from lsml_cli.runtime import error_reason
 from lsml_cli.server.batching import Batcher, BatchStats
 from lsml_cli.server.job_store import project_versions_folder
 

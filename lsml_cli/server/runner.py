@@ -24,7 +24,7 @@ import uvloop
 from lsml_cli.errors import Interrupted, LsmlError, UsageError
 from lsml_cli.inference import dispatch
 from lsml_cli.media.fetcher import AllowedHosts, Media
-from lsml_cli.models.base import Json, ModelSpec
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve
 from lsml_cli.server.app import make_app
 from lsml_cli.server.auth import AuthConfig

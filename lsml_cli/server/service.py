@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import format_list
-from lsml_cli.inference.replica import BindingKey
-from lsml_cli.models.base import ModelSpec
+from lsml_cli.inference.record_codec import BindingKey
+from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry.resolve import stored_label_config
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure

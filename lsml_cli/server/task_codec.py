@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from lsml_cli.io.json_records import Record
+from lsml_cli.io.task_reader import parse_task
 from lsml_cli.schema.predictions import ExistingPrediction, Failure, Outcome, Prediction, dumps
-from lsml_cli.schema.tasks import MissingDataError, Task, parse_task
+from lsml_cli.schema.tasks import MissingDataError, Task
 
 
 class RequestTask(NamedTuple):

@@ -102,8 +102,8 @@ def _train_and_summarize(store: JobStore, job: Job, heartbeat: _Heartbeat) -> Ma
 
 def _train(store: JobStore, job: Job, heartbeat: _Heartbeat) -> FitResult:
     from lsml_cli import label_studio
+    from lsml_cli.io import task_reader
     from lsml_cli.registry import resolve
-    from lsml_cli.schema import tasks
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.training import fit as training
 
@@ -118,7 +118,7 @@ def _train(store: JobStore, job: Job, heartbeat: _Heartbeat) -> FitResult:
         heartbeat.report_progress("Training.")
         return training.fit_version(
             spec,
-            tasks.read_tasks(str(export), controls=frozenset(config.controls)),
+            task_reader.read_tasks(str(export), controls=frozenset(config.controls)),
             config,
             project_versions_folder(store.versions_folder, job.project),
             fail_under=job.fail_under,

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch, LsmlError, UsageError
-from lsml_cli.inference.replica import BindingKey, TaskCodec
+from lsml_cli.inference.record_codec import BindingKey, TaskCodec
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaDied, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
@@ -30,7 +30,9 @@ CLAUSES: list[Clause] = []
 def _class(subject: ModelUnderTest) -> Iterator[str]:
     """`parallelism`, `batch_size`, `devices`, `supported_controls` and `required_modules` are what `Model` says they are."""
     family = subject.model_class
-    values: dict[str, Any] = {name: getattr(family, name) for name in ("parallelism", "batch_size", "supported_controls")}
+    values: dict[str, Any] = {
+        name: getattr(family, name) for name in ("parallelism", "batch_size", "supported_controls")
+    }
     if values["parallelism"] not in ("process", "threads"):
         yield f'parallelism is {family.parallelism!r}; it has to be "process" or "threads"'
     if type(values["batch_size"]) is not int or values["batch_size"] < 1:

@@ -15,7 +15,8 @@ import orjson
 from lsml_cli.errors import ModelError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models import base
-from lsml_cli.models.base import Binding, Model, ModelSpec
+from lsml_cli.models.base import Binding, Model
+from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry.resolve import source_files
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from lsml_cli.models.base import ModelSpec
+from lsml_cli.models.spec import ModelSpec
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import describe_json_type
 from lsml_cli.testing.subject import Clause, ModelRaised, ModelUnderTest, ViolationFound, clause, is_json

@@ -21,13 +21,14 @@ from lsml_cli.evaluation.metrics.geometry import require_pycocotools
 from lsml_cli.evaluation.scorers import REGION_CONTROL_TYPES, ControlMetrics
 from lsml_cli.inference import dispatch
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
+from lsml_cli.models.base import Binding, Model, Progress
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve, version_writer, versions
-from lsml_cli.schema.annotations import AnnotationPolicy
+from lsml_cli.schema.annotations import AnnotationPolicy, make_input_task
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Outcome
 from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
-from lsml_cli.training.splits import DataSplit, is_held_out, make_input_task, require_share, split_tasks
+from lsml_cli.training.splits import DataSplit, is_held_out, require_share, split_tasks
 
 # Modules whose version a trained model may depend on; only those that the fit has imported are noted down.
 _LIBRARIES = ("numpy", "scipy", "sklearn", "safetensors", "torch", "torchvision", "mmcv", "mmdet", "mmocr")

@@ -7,8 +7,8 @@ changes sides as the data grows, and the same data always splits the same way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -17,17 +17,25 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, ModelError, UsageError
+from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.media.fetcher import Media
-from lsml_cli.schema.annotations import AnnotationPolicy, extract_labels, select_annotated_tasks
+from lsml_cli.schema.annotations import (
+    MAX_LISTED_UNREADABLE,
+    NO_RELEVANT_ANSWER,
+    UNREADABLE,
+    AnnotationPolicy,
+    extract_labels,
+    is_empty_annotation_valid,
+    is_relevant,
+    select_annotated_tasks,
+    strip_annotations,
+    task_content,
+)
 from lsml_cli.schema.label_config import Control, LabelConfig
-from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord, read_tasks
+from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
 
-UNREADABLE = "unreadable"
-NO_RELEVANT_ANSWER = "no answer for this label config"
 IN_HOLDOUT_FILE = "content that is in the hold-out file"
-MAX_LISTED_UNREADABLE = 3  # unreadable tasks named one by one, besides the place where a file is torn
 
-MEDIA_REFERENCE_TAGS = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value says where their content is
 
 ClassCounts = dict[str, dict[str, tuple[int, int]]]
 
@@ -234,27 +242,6 @@ def is_held_out(task: Task, config: LabelConfig, share: float, seed: int, media:
     return _hash_position(task, config, seed, media) < share
 
 
-def task_content(task: Task, config: LabelConfig, media: Media | None = None) -> bytes:
-    """What a task is about: the values of the objects that some control refers to. Equal bytes, equal content.
-
-    A value that points to a file on this machine stands for the file's bytes.
-    """
-    about = {name for control in config.controls.values() for name in control.to_names}
-    shown = []
-    for source in config.objects.values():
-        if source.name not in about:
-            continue
-        try:
-            value = source.read(task.data)
-            digest = (
-                media.digest(value) if media and isinstance(value, str) and source.tag in MEDIA_REFERENCE_TAGS else None
-            )
-            shown.append((digest or orjson.dumps(value, option=orjson.OPT_SORT_KEYS)) + b"\0")
-        except ValueError:
-            shown.append(b"null\0")
-    return b"".join(shown)
-
-
 def format_reasons(reasons: Mapping[str, int]) -> str:
     """ "5 with no annotation, 2 with skipped"."""
     return ", ".join(f"{count:,} with {reason}" for reason, count in sorted(reasons.items()))
@@ -270,31 +257,8 @@ def _digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
 
 
-def is_empty_annotation_valid(config: LabelConfig) -> bool:
-    """Whether an annotation without any region says something: that no label applies, that nothing is there."""
-    return not all(control.is_single_choice for control in config.controls.values())
-
-
-def is_relevant(annotation: Annotation, config: LabelConfig) -> bool:
-    """Whether an annotation says anything about this label config: an empty one does, where it counts at all."""
-    result = annotation.result
-    return not result or any(region.get("from_name") in config.controls for region in result)
-
-
 def _strip_example(example: AnnotatedTask) -> AnnotatedTask:
     return AnnotatedTask(strip_annotations(example.task), example.annotation)
-
-
-def strip_annotations(task: Task) -> Task:
-    """The task without the annotations and predictions that came with it: nothing can peek at them."""
-    return replace(task, raw={key: task.raw[key] for key in ("id", "data", "meta") if key in task.raw})
-
-
-def make_input_task(example: AnnotatedTask, input_controls: Set[str]) -> Task:
-    """What a model is asked when it is measured: the bare task, with what is `given`, see `Model.given`."""
-    task = strip_annotations(example.task)
-    shown = [region for region in example.annotation.result if region.get("from_name") in input_controls]
-    return replace(task, raw={**task.raw, "annotations": [{"result": shown}]}) if shown else task
 
 
 def _count_classes(

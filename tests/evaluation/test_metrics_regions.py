@@ -18,10 +18,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lsml_cli.evaluation.metrics import regions, texts
-from lsml_cli.evaluation.metrics.geometry import Shape, iou_matrix, parse_shape
+from lsml_cli.evaluation.metrics.geometry import iou_matrix
 from lsml_cli.evaluation.metrics.regions import RegionCounts, ScoredRegion
 from lsml_cli.evaluation.metrics.texts import TextCounts, Transcription
 from lsml_cli.schema import brush_rle
+from lsml_cli.schema.shapes import Shape, parse_shape
 
 LABELS = ["car", "cat", "dog"]
 

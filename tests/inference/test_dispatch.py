@@ -16,10 +16,11 @@ import pytest
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.inference import replica_process
 from lsml_cli.inference.dispatch import InFlightBatch, find_devices, open_replicas, predict_stream
-from lsml_cli.inference.replica import BindingKey, Replica, TaskCodec
+from lsml_cli.inference.record_codec import BindingKey, TaskCodec
+from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaProcess
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import ModelSpec
+from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction

@@ -21,7 +21,7 @@ from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io import csv_records, json_records
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import RecordSource
-from lsml_cli.schema.tasks import read_tasks
+from lsml_cli.io.task_reader import read_tasks
 
 # One file is written over and over: examples do not share anything else.
 QUICK: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

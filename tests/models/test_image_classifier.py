@@ -29,18 +29,19 @@ from lsml_cli import check_model, find_model
 from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageError
 from lsml_cli.inference.plan import PredictOptions, PredictPlan
 from lsml_cli.inference.predict import predict_file
-from lsml_cli.inference.replica import DEFAULT_FETCH_THREADS, OUTAGE_THRESHOLD
 from lsml_cli.inference.run import PredictSummary
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import Binding, ModelSpec
+from lsml_cli.models.base import Binding
 from lsml_cli.models.image_classifier import backbones, inference
 from lsml_cli.models.image_classifier import train as learning
 from lsml_cli.models.image_classifier.inference import HeadColumns, Predictor, agreement
 from lsml_cli.models.image_classifier.model import ImageClassifier
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.media_reader import MediaReader
+from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry import versions
 from lsml_cli.registry.resolve import version_spec
+from lsml_cli.runtime import DEFAULT_FETCH_THREADS, OUTAGE_THRESHOLD
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task

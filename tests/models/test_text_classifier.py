@@ -20,7 +20,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.models.base import Binding, Model, ModelSpec
+from lsml_cli.models.base import Binding, Model
+from lsml_cli.models.spec import ModelSpec
 from lsml_cli.models.text_classifier.texts import read_text, visible_text
 from lsml_cli.models.text_classifier.tfidf import TOKEN, Tfidf, tokens
 from lsml_cli.schema.label_config import LabelConfig, Object

@@ -25,6 +25,7 @@ pytest.importorskip("mmcv", reason="needs scripts/install-openmmlab")
 
 from lsml_cli import load_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
+from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.ocr import config as recipe
 from lsml_cli.models.ocr import crops
@@ -36,7 +37,6 @@ from lsml_cli.models.openmmlab import configs, inference, toolkit, train
 from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
-from lsml_cli.schema.tasks import read_tasks
 from lsml_cli.training.fit import fit_version
 from tests.conftest import ROOT, Lsml
 from tests.inference.test_predict import journalled, wait_for

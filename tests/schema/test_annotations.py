@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.schema.annotations import AnnotationPolicy, select_annotated_tasks
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.tasks import Task, read_tasks
+from lsml_cli.schema.tasks import Task
 
 CONFIG = LabelConfig.parse("""
     <View>

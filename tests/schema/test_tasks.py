@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsml_cli.io.json_records import Record
+from lsml_cli.io.task_reader import parse_task, read_tasks
 from lsml_cli.schema.predictions import Failure, task_record
-from lsml_cli.schema.tasks import Task, UnreadableRecord, parse_task, read_tasks
+from lsml_cli.schema.tasks import Task, UnreadableRecord
 
 json_value = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"])),

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from lsml_cli.errors import LsmlError
+from lsml_cli.io import task_reader
 from lsml_cli.registry import resolve
-from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server import model_pool
 from lsml_cli.server.model_pool import ModelLoader, ModelPool, ServedModel
@@ -33,7 +33,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one version of a small model. Do not write into it."""
     home = tmp_path_factory.mktemp("models") / "counting"
     config = LabelConfig.parse((EXAMPLE / "label_config.xml").read_text())
-    training.fit_version(resolve.find_model(COUNTING), tasks.read_tasks(str(EXAMPLE / "annotated.json")), config, home)
+    training.fit_version(
+        resolve.find_model(COUNTING), task_reader.read_tasks(str(EXAMPLE / "annotated.json")), config, home
+    )
     return home
 
 

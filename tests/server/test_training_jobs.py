@@ -21,9 +21,9 @@ import pytest
 
 from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.io import task_reader
 from lsml_cli.label_studio import client
 from lsml_cli.registry import resolve, versions
-from lsml_cli.schema import tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server.job_runners import EmbeddedRunner, connect_redis
 from lsml_cli.server.job_store import Job, JobStore, TrainingJobConfig, new_job
@@ -343,7 +343,7 @@ def test_sigterm_for_every_process_of_a_server_is_its_end_and_not_that_of_the_jo
     sign.touch()
     config = LabelConfig.parse(server.config)
     name = f"{TRAINABLE}:Waiting"
-    training_tasks = tasks.read_tasks(str(EXAMPLE / "annotated.json"))
+    training_tasks = task_reader.read_tasks(str(EXAMPLE / "annotated.json"))
     fit_version(resolve.find_model(name, {"until": str(sign)}), training_tasks, config, home)
     sign.unlink()
     serve = ServerFactory(tmp_path)

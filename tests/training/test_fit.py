@@ -16,9 +16,10 @@ import pytest
 
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation.evaluate import evaluate_outcomes
+from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord, read_tasks
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord
 from lsml_cli.training import fit as training
 from lsml_cli.training import splits
 from tests.conftest import Lsml

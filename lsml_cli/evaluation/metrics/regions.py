@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from lsml_cli.evaluation.metrics.geometry import Shape, iou_matrix
+from lsml_cli.evaluation.metrics.geometry import iou_matrix
+from lsml_cli.schema.shapes import Shape
 
 if TYPE_CHECKING:
     import numpy as np

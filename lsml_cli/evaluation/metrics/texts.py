@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lsml_cli.errors import UsageError
-from lsml_cli.evaluation.metrics.geometry import Shape, iou_matrix
+from lsml_cli.evaluation.metrics.geometry import iou_matrix
+from lsml_cli.schema.shapes import Shape
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from lsml_cli.errors import LsmlError
 from lsml_cli.evaluation.evaluate import ControlEvaluation, Disagreement
-from lsml_cli.evaluation.metrics.geometry import Shape, iou_matrix, parse_image_size
+from lsml_cli.evaluation.metrics.geometry import iou_matrix
 from lsml_cli.evaluation.metrics.regions import ScoredRegion, match_detections
 from lsml_cli.evaluation.metrics.texts import Transcription, character_edits, match_texts
 from lsml_cli.evaluation.report.markup import escape_text, format_name, pluralize, shorten
@@ -20,6 +20,7 @@ from lsml_cli.evaluation.scorers import extract_regions, extract_texts, lowest_c
 from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.annotations import extract_labels
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
+from lsml_cli.schema.shapes import Shape, parse_image_size
 
 MAX_IMAGE_SIDE = 800  # pixels of the longer side of a picture in the page
 JPEG_QUALITY = 78  # of its JPEG

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lsml_cli.errors import LabelMismatch, ModelError, format_list
-from lsml_cli.models.base import Binding, Json, LabelMapping, ModelSpec
+from lsml_cli.models.base import Binding, LabelMapping
 from lsml_cli.models.choices.probabilities import sigmoid, softmax
 from lsml_cli.models.label_mapping import map_labels
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 from lsml_cli.schema.predictions import Region
 from lsml_cli.schema.tasks import Task

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.models import torch_runtime
-from lsml_cli.models.base import AutotuneResult, Binding, Json, Model, ModelSpec, Progress
+from lsml_cli.models.base import AutotuneResult, Binding, Model, Progress
 from lsml_cli.models.choices.heads import (
     ChoicesBinding,
     Head,
@@ -32,6 +32,7 @@ from lsml_cli.models.image_classifier.inference import MIN_AGREEMENT, HeadColumn
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.image_classifier.train import ImageDataset, ImageRef, TrainConfig
 from lsml_cli.models.media_reader import MediaReader
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.models.torch_runtime import Precision
 from lsml_cli.schema.annotations import extract_labels
 from lsml_cli.schema.label_config import LabelConfig, Object

@@ -15,7 +15,6 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.inference.replica import DEFAULT_FETCH_THREADS, available_cores, error_reason
 from lsml_cli.models.base import Progress
 from lsml_cli.models.choices.logistic import HeadTargets, fit_heads
 from lsml_cli.models.image_classifier import backbones
@@ -23,6 +22,7 @@ from lsml_cli.models.image_classifier.inference import HeadColumns, Predictor, a
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.media_reader import MediaReader
 from lsml_cli.models.torch_runtime import Precision, autocast, lower_precisions
+from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores, error_reason
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from lsml_cli.models.base import FILE_MODULE_PREFIX
+from lsml_cli.models.loading import FILE_MODULE_PREFIX
 
 Fetch = Callable[[str, int | None], bytes]
 SiblingModules = dict[str, ModuleType]  # what a script has imported from its own folder, by its names in sys.modules

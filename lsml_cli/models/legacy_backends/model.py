@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError
-from lsml_cli.models.base import FILE_MODULE_PREFIX, Binding, Json, Model, Progress, error_location
+from lsml_cli.models.base import Binding, Model, Progress
 from lsml_cli.models.legacy_backends import htx, import_sandbox, sdk_stub
 from lsml_cli.models.legacy_backends.htx import HtxAdapter
 from lsml_cli.models.legacy_backends.sdk_detection import (
@@ -40,6 +40,8 @@ from lsml_cli.models.legacy_backends.sdk_detection import (
 )
 from lsml_cli.models.legacy_backends.v0_v1 import Params, TrainingRequest, V0Adapter, V1Adapter
 from lsml_cli.models.legacy_backends.v2 import V2Adapter, class_from_functions
+from lsml_cli.models.loading import FILE_MODULE_PREFIX, error_location
+from lsml_cli.models.spec import Json
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction, Region, region_id
 from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type

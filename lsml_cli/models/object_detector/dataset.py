@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError, format_list
-from lsml_cli.evaluation.metrics.geometry import Shape, parse_shape
 from lsml_cli.models.base import Progress
 from lsml_cli.models.object_detector.postprocess import ControlPairs
 from lsml_cli.models.openmmlab.image_files import TrainingImage
 from lsml_cli.schema import brush_rle
 from lsml_cli.schema.annotations import extract_labels
 from lsml_cli.schema.label_config import Control
+from lsml_cli.schema.shapes import Shape, parse_shape
 from lsml_cli.schema.tasks import AnnotatedTask
 
 Coco = dict[str, Any]

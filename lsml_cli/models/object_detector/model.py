@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
-from lsml_cli.inference.replica import available_cores
 from lsml_cli.models import torch_runtime
-from lsml_cli.models.base import AutotuneResult, Binding, Json, Model, ModelSpec, Progress
+from lsml_cli.models.base import AutotuneResult, Binding, Model, Progress
 from lsml_cli.models.media_reader import MediaReader
 from lsml_cli.models.object_detector import config as recipe
 from lsml_cli.models.object_detector import dataset, postprocess
@@ -35,8 +34,9 @@ from lsml_cli.models.openmmlab import checkpoints, configs, image_files, inferen
 from lsml_cli.models.openmmlab import train as running
 from lsml_cli.models.openmmlab.image_files import TrainingImage
 from lsml_cli.models.openmmlab.inference import Input, Predictor
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.models.torch_runtime import PRECISIONS, Precision
-from lsml_cli.registry import versions
+from lsml_cli.runtime import available_cores
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
@@ -338,7 +338,7 @@ class ObjectDetector(Model):
         """Raises UsageError when a version, which holds its model, is asked to be another one."""
         if self.spec.path is None or self.spec.version is None:
             return
-        remembered = versions.read(self.spec.path).params
+        remembered = self.spec.trained_params
         for name in ("config_file", "checkpoint_file"):
             if name in remembered and self.param(name) != remembered[name]:
                 raise UsageError(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lsml_cli.evaluation.metrics.geometry import parse_shape
 from lsml_cli.models.ocr.crops import Point, Size
 from lsml_cli.models.ocr.postprocess import ControlBinding, ExistingShape, RegionValue
 from lsml_cli.schema.annotations import iter_task_annotations
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
+from lsml_cli.schema.shapes import parse_shape
 from lsml_cli.schema.tasks import Task
 
 Result = Sequence[Mapping[str, Any]]  # regions as Label Studio stores them

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.models import torch_runtime
-from lsml_cli.models.base import AutotuneResult, Binding, Json, Model, ModelSpec, Progress
+from lsml_cli.models.base import AutotuneResult, Binding, Model, Progress
 from lsml_cli.models.media_reader import MediaReader
 from lsml_cli.models.ocr import crops, existing_shapes, postprocess
 from lsml_cli.models.ocr import train as learning
@@ -31,6 +31,7 @@ from lsml_cli.models.ocr.components import SCOPE, ComponentName, OcrComponent
 from lsml_cli.models.ocr.postprocess import CONTROL_TAGS, OBJECT_TAGS, ControlBinding, OcrBinding, TextLine
 from lsml_cli.models.openmmlab import configs, image_files, inference, toolkit
 from lsml_cli.models.openmmlab.inference import Input, Predictor
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.models.torch_runtime import PRECISIONS, Precision
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction

@@ -10,8 +10,7 @@ from typing import Any
 
 from lsml_cli.errors import ModelError, format_list
 from lsml_cli.evaluation.metrics.texts import character_edits
-from lsml_cli.inference.replica import available_cores
-from lsml_cli.models.base import Json, Progress
+from lsml_cli.models.base import Progress
 from lsml_cli.models.ocr import config as recipe
 from lsml_cli.models.ocr import dataset
 from lsml_cli.models.ocr.components import (
@@ -29,6 +28,8 @@ from lsml_cli.models.openmmlab import train as running
 from lsml_cli.models.openmmlab.configs import Config
 from lsml_cli.models.openmmlab.image_files import TrainingImage, decode_image
 from lsml_cli.models.openmmlab.inference import Predictor
+from lsml_cli.models.spec import Json
+from lsml_cli.runtime import available_cores
 
 TrainingPages = Sequence[tuple[TrainingImage, ControlBinding]]  # pictures with the controls about them
 TrainFunction = Callable[

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.inference.replica import DEFAULT_FETCH_THREADS, error_reason
 from lsml_cli.media import images
 from lsml_cli.models.base import Progress
 from lsml_cli.models.media_reader import MediaReader
+from lsml_cli.runtime import DEFAULT_FETCH_THREADS, error_reason
 from lsml_cli.schema.tasks import AnnotatedTask
 
 if TYPE_CHECKING:

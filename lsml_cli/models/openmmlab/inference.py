@@ -13,11 +13,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.inference.replica import available_cores
 from lsml_cli.models.openmmlab import configs, toolkit
 from lsml_cli.models.openmmlab.image_files import IMAGE_LOADER, register_modules
 from lsml_cli.models.openmmlab.toolkit import Scope
 from lsml_cli.models.torch_runtime import Precision, autocast, lower_precisions, map_batch_chunks
+from lsml_cli.runtime import available_cores
 
 if TYPE_CHECKING:
     from torch import nn

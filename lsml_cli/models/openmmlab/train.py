@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lsml_cli.errors import LsmlError, ModelError
-from lsml_cli.inference.replica import available_cores
 from lsml_cli.models.base import Progress
 from lsml_cli.models.openmmlab import checkpoints, configs, toolkit
 from lsml_cli.models.openmmlab.configs import Config
 from lsml_cli.models.openmmlab.image_files import register_modules
 from lsml_cli.models.openmmlab.toolkit import Scope
+from lsml_cli.runtime import available_cores
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lsml_cli.errors import UsageError
-from lsml_cli.models.base import Binding, Json, Model, ModelSpec, Progress
+from lsml_cli.models.base import Binding, Model, Progress
 from lsml_cli.models.choices.heads import bind_trained_heads, heads_from_state, heads_to_state
 from lsml_cli.models.choices.training_set import build_training_sets
+from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.models.text_classifier import linear, texts
 from lsml_cli.models.text_classifier.binding import (
     TextBinding,
