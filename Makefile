@@ -86,10 +86,11 @@ demo: $(VENV)/.core ## fit a text model on the shipped example, predict with it,
 ## Tests
 
 .PHONY: lint
-lint: $(VENV)/.dev ## ruff and mypy
+lint: $(VENV)/.dev ## ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 .PHONY: test
 test: lint ## lint and the main suite

@@ -124,7 +124,7 @@ class BindingKey:
         return self.config.digest, tuple(sorted(self.label_map.items())), self.project, self.threshold
 
     def bind(self, model: Model) -> Binding:
-        binding = model.bind(self.config, self.label_map, self.project)
+        binding: Binding = model.bind(self.config, self.label_map, self.project)
         binding.threshold = self.threshold
         return binding
 

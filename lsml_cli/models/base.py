@@ -21,10 +21,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, cast
+
+from typing_extensions import TypeVar
 
 from lsml_cli.errors import LabelMismatch, UsageError
 from lsml_cli.media.fetcher import Media
+from lsml_cli.models.parameters import Parameter
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
@@ -86,7 +89,10 @@ class AutotuneResult:
     note: str
 
 
-class Model(ABC):
+BindingT = TypeVar("BindingT", bound=Binding, default=Any)
+
+
+class Model(ABC, Generic[BindingT]):
     """One model on one device. Subclass it in one file and name that file: `--model path/to/file.py:Class`.
 
     place       what `--workers N` means: N replica processes ("process", for models that hold the GIL), or
@@ -111,7 +117,7 @@ class Model(ABC):
     batch_size: ClassVar[int] = 64
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     retry_delays: ClassVar[tuple[float, ...]] = (0.5, 2.0, 8.0)
-    params: ClassVar[Mapping[str, Json] | None] = None
+    params: ClassVar[Mapping[str, Json | Parameter] | None] = None
     supported_controls: ClassVar[Mapping[str, Sequence[str]]] = {}
     required_modules: ClassVar[tuple[str, ...]] = ()
     install_extra: ClassVar[str | None] = None
@@ -138,12 +144,21 @@ class Model(ABC):
 
     def param(self, name: str) -> Any:
         """The value given with `--with NAME=VALUE`, else the class's default."""
-        return self.spec.params.get(name, (type(self).params or {}).get(name))
+        declared = (type(self).params or {}).get(name)
+        default = declared.default if isinstance(declared, Parameter) else declared
+        return self.spec.params.get(name, default)
+
+    @classmethod
+    def declared_params(cls) -> Mapping[str, Parameter] | None:
+        """Return the declaration of each parameter by name; None if the model takes any."""
+        if cls.params is None:
+            return None
+        return {name: value if isinstance(value, Parameter) else Parameter(value) for name, value in cls.params.items()}
 
     def load(self, device: str) -> None:  # noqa: B027 - a model without weights has nothing to do here
         """Bring the weights into memory. Called once per process, before the first batch."""
 
-    def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> Binding:
+    def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> BindingT:
         """Meet a label config, before and without `load`.
 
         Raises LabelMismatch when the model can fill none of its controls, naming both lists of labels.
@@ -155,7 +170,7 @@ class Model(ABC):
                 f"{self.spec.name} fills {' and '.join(describe_controls(fills))}, but the label config has {there}.",
                 "Choose a model that fills these controls: `lsml models` lists them.",
             )
-        return Binding(config, label_map, project)
+        return cast(BindingT, Binding(config, label_map, project))
 
     def input_controls(self, config: LabelConfig) -> frozenset[str]:
         """The controls whose regions belong to the question, by name; asked before and without `load`.
@@ -165,11 +180,11 @@ class Model(ABC):
         """
         return frozenset()
 
-    def media_refs(self, task: Task, binding: Binding) -> Sequence[str]:
+    def media_refs(self, task: Task, binding: BindingT) -> Sequence[str]:
         """The values of the task that point to media; their bytes reach `encode`."""
         return ()
 
-    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Any:
+    def encode(self, task: Task, binding: BindingT, media: Mapping[str, bytes]) -> Any:
         """CPU work that can run ahead in threads: a task and its media -> one input of `forward`.
 
         Raises ValueError with a sentence when the task cannot be used; it costs this task only.
@@ -177,14 +192,14 @@ class Model(ABC):
         return task
 
     @abstractmethod
-    def forward(self, inputs: Sequence[Any], binding: Binding) -> Sequence[Any]:
+    def forward(self, inputs: Sequence[Any], binding: BindingT) -> Sequence[Any]:
         """n inputs -> n outputs, in order. Has the device to itself."""
 
     @abstractmethod
-    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
+    def decode(self, output: Any, task: Task, binding: BindingT) -> Prediction:
         """One output -> the prediction in Label Studio's terms; no regions when nothing was found."""
 
-    def autotune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> AutotuneResult | None:
+    def autotune(self, binding: BindingT, inputs: Sequence[Any], batch_size: int | None) -> AutotuneResult | None:
         """Settle once, on the device, what a run must not decide twice: a precision, a batch size.
 
         inputs      what `encode` made of the first tasks; may be empty
@@ -199,7 +214,7 @@ class Model(ABC):
         self,
         train: Sequence[AnnotatedTask],
         validation: Sequence[AnnotatedTask],
-        binding: Binding,
+        binding: BindingT,
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Json]:

@@ -35,6 +35,7 @@ import orjson
 from lsml_cli.errors import ModelError, UnknownModel, UsageError, format_list, sort_by_similarity
 from lsml_cli.models.base import Model
 from lsml_cli.models.loading import FILE_MODULE_PREFIX, load_class
+from lsml_cli.models.parameters import require_valid
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import plugins, versions
 from lsml_cli.registry.local_imports import find_local_modules, list_package_files
@@ -331,14 +332,17 @@ def _identity_digest(identity: list[Any]) -> str:
 
 def check_params(model_class: type[Model], params: Mapping[str, Json]) -> None:
     """Raises UsageError when the model does not have one of these parameters, or when one of them is not JSON."""
+    declared = model_class.declared_params()
     for key, value in params.items():
-        if model_class.params is not None and key not in model_class.params:
-            known = ", ".join(sort_by_similarity(key, model_class.params)) or "none"
+        if declared is not None and key not in declared:
+            known = ", ".join(sort_by_similarity(key, declared)) or "none"
             raise UsageError(f"{model_class.__name__} has no parameter {key!r}.", f"It has: {known}.")
         try:
             orjson.dumps(value)
         except TypeError as error:
             raise UsageError(f"The parameter {key!r} is not JSON: {error}.") from None
+        if declared is not None:
+            require_valid(key, declared[key], value)
 
 
 def code_digest(model_class: type[Model]) -> str:
