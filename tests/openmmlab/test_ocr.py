@@ -580,7 +580,13 @@ def test_a_version_knows_how_its_detector_learns(tmp_path: Path) -> None:
     held = replace(given, folder=tmp_path)
 
     def steps(part: OcrComponent) -> Any:
-        settings: dict[str, Any] = {"batch_size": 2, "lr": None, "warm": True, "measured": False, "workers": 0}
+        settings: dict[str, Any] = {
+            "batch_size": 2,
+            "lr": None,
+            "warm_start": True,
+            "has_validation": False,
+            "num_workers": 0,
+        }
         files = {"folder": tmp_path, "dictionary": tmp_path / "dictionary.txt"}
         config = recipe.build_training_config(
             recipe.build_model_config(part, own_characters=False), part, **files, **settings
@@ -601,16 +607,13 @@ def test_a_version_knows_how_its_detector_learns(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(1800)
 def test_learning_to_read_numbers(reader: Path) -> None:
-    """Word accuracy on what was held out, as the training says, and as lsml measures."""
+    """Share of the held-out texts that are read without a mistake."""
     (folder,) = [each for each in reader.iterdir() if each.is_dir()]
     described = json.loads((folder / "model.json").read_bytes())
     state = described["state"]
     assert (state["parts"], state["trained"]) == (["recog"], ["recog"])
     assert state["recognition"]["characters"] == "0123456789"
-    assert state["recognition"]["word_accuracy"] >= 0.95
-    assert described["metrics"]["transcription"]["exact"] == pytest.approx(
-        state["recognition"]["word_accuracy"], abs=0.001
-    )
+    assert described["metrics"]["transcription"]["exact"] >= 0.95
     assert sorted(described["files"]) == ["dictionary.txt", "recog.safetensors", "recog_config.py"]
     for name in ("recog_config.py", "model.json"):
         assert str(reader) not in (folder / name).read_text(), f"{name} holds a path of this machine"

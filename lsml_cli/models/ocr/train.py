@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError, format_list
-from lsml_cli.evaluation.metrics.texts import character_edits
 from lsml_cli.models.base import Progress
 from lsml_cli.models.ocr import config as recipe
 from lsml_cli.models.ocr import dataset
@@ -26,8 +25,7 @@ from lsml_cli.models.ocr.postprocess import ControlBinding
 from lsml_cli.models.openmmlab import checkpoints, configs, inference
 from lsml_cli.models.openmmlab import train as running
 from lsml_cli.models.openmmlab.configs import Config
-from lsml_cli.models.openmmlab.image_files import TrainingImage, decode_image
-from lsml_cli.models.openmmlab.inference import Predictor
+from lsml_cli.models.openmmlab.image_files import TrainingImage
 from lsml_cli.models.spec import Json
 from lsml_cli.runtime import available_cores
 
@@ -37,7 +35,6 @@ TrainFunction = Callable[
 ]  # trains a part, writes it into the version, returns what is to be known about it
 
 MAX_LISTED_CHARACTERS = 20  # characters that are named when they cannot be learned
-EVAL_BATCH_SIZE = 256  # crops that are in memory while a recogniser is measured
 
 
 @dataclass(frozen=True)
@@ -103,12 +100,7 @@ def prepare_recognizer_training(component: OcrComponent, train_config: TrainConf
             f"Learning to read {len(known)} characters from {len(learned):,} texts in {len(train_config.train):,} pictures "
             f"({component.model_name})."
         )
-        found: dict[str, Json] = {"characters": known, "epoch": train_part().epoch}
-        return found | (
-            _evaluate_recognizer(replace(component, folder=train_config.out_dir), held, case, train_config)
-            if held
-            else {}
-        )
+        return {"characters": known, "epoch": train_part().epoch}
 
     return learn
 
@@ -239,23 +231,3 @@ def _prepare_training(
 def _save_component_files(name: ComponentName, model_config: Config, weights: Any, out_dir: Path) -> None:
     configs.save(model_config, out_dir, config_filename(name))
     checkpoints.save(weights, out_dir, weights_filename(name))
-
-
-def _evaluate_recognizer(
-    component: OcrComponent, text_crops: Sequence[TextCrop], case: str, train_config: TrainConfig
-) -> dict[str, Json]:
-    """How well the version reads what was held out: word accuracy and character error rate, told and returned."""
-    net = Predictor(component.build_model(), SCOPE, component.pipeline_steps, train_config.device, fuse=False)
-    right = edits = length = 0
-    for first in range(0, len(text_crops), EVAL_BATCH_SIZE):
-        some = text_crops[first : first + EVAL_BATCH_SIZE]
-        samples = net.predict_same_shape([net.prepare(decode_image(each.path.read_bytes())) for each in some])
-        for each, sample in zip(some, samples, strict=True):
-            wrong, characters = character_edits(recipe.apply_letter_case(each.text, case), sample.pred_text.item)
-            right, edits, length = right + (wrong == 0), edits + wrong, length + characters
-    accuracy, rate = right / len(text_crops), edits / length
-    train_config.progress(
-        f"{accuracy:.1%} of {len(text_crops):,} held-out texts are read without a mistake; {rate:.2%} of their characters "
-        "are wrong (CER)."
-    )
-    return {"word_accuracy": round(accuracy, 4), "cer": round(rate, 4), "texts": len(text_crops)}
