@@ -1,59 +1,12 @@
-"""Fixtures for every suite. `lsml` runs the command as a process: what is promised is tested from outside."""
+"""Fixtures for every suite."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Protocol
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "support-tickets"
-SHARED_DATA = ROOT.parent / "shared" / "data"
-
-
-class Lsml(Protocol):
-    def __call__(
-        self,
-        *args: str | Path,
-        input: str | None = None,
-        timeout: float = 120,
-        env: dict[str, str] | None = None,
-        cwd: Path | None = None,
-    ) -> CompletedProcess[str]: ...
-
-
-def run_lsml(
-    *args: str | Path,
-    input: str | None = None,
-    timeout: float = 120,
-    env: dict[str, str] | None = None,
-    cwd: Path | None = None,
-) -> CompletedProcess[str]:
-    """Run `lsml ARGS` to its end.
-
-    input    what arrives on its stdin, which is empty otherwise
-    timeout  seconds
-    env      variables on top of this process's own
-    cwd      the folder it runs in
-    """
-    # A fixed width, and no variable of the person running the tests that would change what is printed.
-    own = {name: value for name, value in os.environ.items() if not name.startswith("LSML_")}
-    own |= {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
-    return subprocess.run(
-        [sys.executable, "-m", "lsml_cli", *map(str, args)],
-        input="" if input is None else input,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=timeout,
-        env=own | (env or {}),
-        cwd=cwd,
-        check=False,
-    )
+from tests.helpers.cli import EXAMPLE, SHARED_DATA, Lsml, run_lsml
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ import pytest
 
 from lsml_cli.errors import LsmlError
 from lsml_cli.registry import resolve, versions
-from tests.conftest import Lsml
 from tests.helpers import models, trainable_models
+from tests.helpers.cli import Lsml
 
 MODEL = f"{trainable_models.__file__}:Counting"
 XML = """<View><Text name="text" value="$text"/>

@@ -16,7 +16,7 @@ import pytest
 
 from lsml_cli.errors import UnknownModel
 from lsml_cli.registry import version_writer, versions
-from tests.conftest import Lsml
+from tests.helpers.cli import Lsml
 
 METRICS = {"mood": {"count": 20, "accuracy": 0.9, "macro_f1": 0.85, "classes": []}}
 COUNTS = {"train": 1080, "holdout": 20}

@@ -16,7 +16,7 @@ from lsml_cli.schema.annotations import Annotation
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Task
-from tests.conftest import EXAMPLE, Lsml
+from tests.helpers.cli import EXAMPLE, Lsml
 
 CONFIG = """
 <View><Text name="text" value="$text"/>

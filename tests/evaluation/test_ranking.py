@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lsml_cli.evaluation.ranking import AcceptanceEstimate
 from lsml_cli.evaluation.uncertainty import confidence, lowest_score, min_entropy
 from lsml_cli.io.external_sort import KeyedRecord, sort_on_disk
-from tests.conftest import Lsml
 from tests.evaluation.test_evaluate import CONFIG, exported, predicted, write
+from tests.helpers.cli import Lsml
 
 
 def scored(*scores: float | None) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.conftest import EXAMPLE
+from tests.helpers.cli import EXAMPLE
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

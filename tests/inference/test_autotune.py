@@ -14,8 +14,8 @@ import pytest
 from lsml_cli.models.base import AutotuneResult, Binding
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Task
-from tests.conftest import Lsml
 from tests.helpers import models
+from tests.helpers.cli import Lsml
 from tests.inference.test_predict import journalled, wait_for
 
 TUNED = f"{__file__}:Tuned"

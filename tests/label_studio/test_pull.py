@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lsml_cli.label_studio import task_pages
-from tests.conftest import Lsml
+from tests.helpers.cli import Lsml
 from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
 from tests.helpers.studio_server import KEY, make_jwt
 

@@ -22,7 +22,7 @@ from lsml_cli.label_studio import client, create_tasks, pending_import, push
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import find_prediction_problem
 from lsml_cli.schema.label_config import LabelConfig
-from tests.conftest import Lsml
+from tests.helpers.cli import Lsml
 from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
 from tests.helpers.studio_server import KEY
 

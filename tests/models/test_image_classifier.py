@@ -46,7 +46,7 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 from lsml_cli.training.fit import FitResult, fit_version
-from tests.conftest import Lsml
+from tests.helpers.cli import Lsml
 from tests.inference.test_predict import journalled, wait_for
 
 CONFIG = """<View><Image name="picture" value="$image"/>

@@ -38,7 +38,7 @@ from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.training.fit import fit_version
-from tests.conftest import ROOT, Lsml
+from tests.helpers.cli import ROOT, Lsml
 from tests.inference.test_predict import journalled, wait_for
 from tests.openmmlab.writing import (
     BLOB_DETECTOR_CONFIG,

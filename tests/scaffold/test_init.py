@@ -17,7 +17,7 @@ from lsml_cli.evaluation.gates import parse_gates
 from lsml_cli.registry.project_file import read_project_file
 from lsml_cli.registry.resolve import BUILT_IN, find_model
 from lsml_cli.schema.label_config import LabelConfig
-from tests.conftest import ROOT, Lsml
+from tests.helpers.cli import ROOT, Lsml
 from tests.helpers.serve_process import ServerFactory
 
 BACKENDS = ROOT / "tests" / "helpers" / "backends"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lsml_cli import scaffold
-from tests.conftest import ROOT
+from tests.helpers.cli import ROOT
 from tests.helpers.studio_project import StubProject, run_stub_project
 from tests.helpers.studio_server import KEY
 

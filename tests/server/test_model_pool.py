@@ -21,8 +21,8 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server import model_pool
 from lsml_cli.server.model_pool import ModelLoader, ModelPool, ServedModel
 from lsml_cli.training import fit as training
-from tests.conftest import EXAMPLE
 from tests.helpers import trainable_models
+from tests.helpers.cli import EXAMPLE
 
 COUNTING = f"{trainable_models.__file__}:Counting"
 SOON = 30.0  # seconds that anything here may take

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from tests.conftest import ROOT, SHARED_DATA
+from tests.helpers.cli import ROOT, SHARED_DATA
 from tests.helpers.serve_process import Server, ServerFactory, send_request
 
 RECORDED = sorted((SHARED_DATA / "protocol").glob("*.json"))

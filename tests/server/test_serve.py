@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import EXAMPLE, ROOT, Lsml
+from tests.helpers.cli import EXAMPLE, ROOT, Lsml
 from tests.helpers.models import TEXT_CONFIG
 from tests.helpers.serve_process import Server, ServerFactory, wait_until
 

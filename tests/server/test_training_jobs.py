@@ -29,8 +29,8 @@ from lsml_cli.server.job_runners import EmbeddedRunner, connect_redis
 from lsml_cli.server.job_store import Job, JobStore, TrainingJobConfig, new_job
 from lsml_cli.server.train_scheduler import TrainScheduler
 from lsml_cli.training.fit import fit_version
-from tests.conftest import EXAMPLE, Lsml
 from tests.helpers import serve_process, trainable_models
+from tests.helpers.cli import EXAMPLE, Lsml
 from tests.helpers.models import IMAGE_CONFIG
 from tests.helpers.serve_process import ServerFactory
 from tests.helpers.studio_server import KEY, StubExportServer, find_files_containing, run_export_server

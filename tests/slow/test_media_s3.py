@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Lsml
+from tests.helpers.cli import ROOT, Lsml
 from tests.helpers.models import IMAGE_CONFIG
 from tests.helpers.serve_process import free_port, wait_until
 

@@ -20,7 +20,7 @@ from tests.helpers.media_servers import StubResponse, StubSite, run_stub_server
 if TYPE_CHECKING:
     from conftest import LabelStudio
 
-    from tests.conftest import Lsml
+    from tests.helpers.cli import Lsml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

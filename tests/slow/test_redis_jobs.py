@@ -21,7 +21,7 @@ from lsml_cli.registry import versions
 from lsml_cli.server.job_runners import RedisRunner, connect_redis
 from lsml_cli.server.job_store import Job, JobStore, TrainingJobConfig, new_job
 from lsml_cli.server.train_scheduler import TrainScheduler
-from tests.conftest import Lsml
+from tests.helpers.cli import Lsml
 from tests.helpers.serve_process import ServerFactory
 from tests.helpers.studio_server import KEY, StubExportServer, find_files_containing, run_export_server
 from tests.helpers.trainable_models import Waiting

@@ -22,7 +22,7 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord
 from lsml_cli.training import fit as training
 from lsml_cli.training import splits
-from tests.conftest import Lsml
+from tests.helpers.cli import Lsml
 
 CONFIG = LabelConfig.parse("""
     <View>
