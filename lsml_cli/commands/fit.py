@@ -57,7 +57,7 @@ def fit(
     init_from: Annotated[
         str | None,
         typer.Option(
-            "--from",
+            "--init-from",
             metavar="MODEL",
             autocompletion=completion.complete_models,
             help="Continue from the weights of this version, where the model can.",
@@ -206,7 +206,7 @@ def fit(
 
 
 def _resolve_spec(model: str | None, init_from: str | None, params: list[str]) -> ModelSpec:
-    """What to train; with `--from` the version to continue, which `--model` may only confirm."""
+    """What to train; with `--init-from` the version to continue, which `--model` may only confirm."""
     from lsml_cli.errors import UsageError
     from lsml_cli.registry import resolve
 
@@ -219,7 +219,7 @@ def _resolve_spec(model: str | None, init_from: str | None, params: list[str]) -
     spec = resolve.find_model(init_from, given)
     if model is not None and resolve.find_model(model).model_class() is not spec.model_class():
         raise UsageError(
-            f"--from {init_from} is a {spec.model_class().__name__}, and --model {model} is not.",
+            f"--init-from {init_from} is a {spec.model_class().__name__}, and --model {model} is not.",
             "Leave out --model: the version knows what it is.",
         )
     return spec

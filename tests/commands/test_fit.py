@@ -52,7 +52,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def fit(lsml: Lsml, place: Path, *more: str | Path, code: int = 0, export: str = "export.json") -> Any:
-    arguments = [] if "--from" in more or "--model" in more else ["--model", MODEL]
+    arguments = [] if "--init-from" in more or "--model" in more else ["--model", MODEL]
     run = lsml("fit", export, *arguments, "-c", "config.xml", "-o", "models/m", *more, cwd=place)
     assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr
@@ -131,8 +131,8 @@ def test_gates_that_are_passed_promote(lsml: Lsml, place: Path) -> None:
         (["--annotation", "best"], "'first', 'last', 'all'"),
         (["--summary", "nowhere/summary.json"], "mkdir -p nowhere"),
         (["--summary", "models"], "is a folder"),
-        (["--from", "text-classifier"], "is not a trained version"),
-        (["--from", "models/nwes"], "There is no model 'models/nwes'"),
+        (["--init-from", "text-classifier"], "is not a trained version"),
+        (["--init-from", "models/nwes"], "There is no model 'models/nwes'"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_read(
@@ -328,8 +328,8 @@ def test_a_version_continues_from_an_earlier_one(lsml: Lsml, place: Path) -> Non
     more = [exported(900 + i, "good" if i % 2 else "bad") for i in range(30)]
     (place / "export.json").write_text(json.dumps(more))
     # It remembers the rest; but which code is its own is for the user to say.
-    assert "--model path/to/trainable.py:Counting@models/m" in fit(lsml, place, "--from", "models/m", code=1).stderr
-    run = lsml("fit", "export.json", "--from", f"{MODEL}@models/m", "-o", "models/m", cwd=place)
+    assert "--model path/to/trainable.py:Counting@models/m" in fit(lsml, place, "--init-from", "models/m", code=1).stderr
+    run = lsml("fit", "export.json", "--init-from", f"{MODEL}@models/m", "-o", "models/m", cwd=place)
     assert run.returncode == 0, run.stderr
     second = promoted(place)
     assert (first.parent, second.parent) == (None, first.version)
@@ -338,7 +338,7 @@ def test_a_version_continues_from_an_earlier_one(lsml: Lsml, place: Path) -> Non
     assert counts["good"]["good"] == 3 * (_good(first) + _good(second))
     assert f"continues from {first.version}" in lsml("versions", "models/m", cwd=place).stdout
     earlier = f"{MODEL}@models/m@{first.version}"
-    elsewhere = lsml("fit", "export.json", "--from", earlier, "--model", MODEL, "-o", "models/n", cwd=place)
+    elsewhere = lsml("fit", "export.json", "--init-from", earlier, "--model", MODEL, "-o", "models/n", cwd=place)
     assert elsewhere.returncode == 0, elsewhere.stderr
     assert versions.read(versions.resolve(str(place / "models/n"))).parent == f"m@{first.version}"
     # Named by --model, a version is only what to be like: the same parameters and label config, but from scratch.
@@ -353,11 +353,11 @@ def _good(version: versions.Version) -> int:
 
 
 def test_what_cannot_continue_says_so(lsml: Lsml, place: Path, ticket_model: Path) -> None:
-    run = fit(lsml, place, "--from", ticket_model, code=2)
+    run = fit(lsml, place, "--init-from", ticket_model, code=2)
     assert "TextClassifier cannot continue from an earlier version; it always learns from scratch." in run.stderr
     assert f"--model {ticket_model}/2" in run.stderr
     fit(lsml, place)
-    other = fit(lsml, place, "--from", f"{MODEL}@models/m", "--model", "text-classifier", code=2)
+    other = fit(lsml, place, "--init-from", f"{MODEL}@models/m", "--model", "text-classifier", code=2)
     assert "Leave out --model" in other.stderr
     words = f"{models.__file__}:Words"
     assert "cannot be trained" in fit(lsml, place, "--model", words, "--dry-run", code=2).stderr
@@ -393,7 +393,7 @@ def test_a_class_of_ones_own_is_named_together_with_its_versions(lsml: Lsml, pla
     (place / "counting.py").write_text((place / "counting.py").read_text() + "# changed\n")
     told = lsml(*command, cwd=place)
     assert f"The code of Counting has changed since m@{promoted(place).version} was trained." in told.stderr
-    assert "has changed" in fit(lsml, place, "--from", "counting.py:Counting@models/m").stderr
+    assert "has changed" in fit(lsml, place, "--init-from", "counting.py:Counting@models/m").stderr
     assert "has changed" not in fit(lsml, place, "--model", "counting.py:Counting").stderr
 
 

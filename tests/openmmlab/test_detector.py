@@ -687,14 +687,14 @@ def test_a_broken_picture_is_not_learned_from_and_a_wrong_number_is_refused(lsml
 
 
 def test_an_earlier_version_is_continued_also_with_more_classes(lsml, work):
-    run = shapes.fit_detector(lsml, work, "--from", "models/shapes", epochs=1, output="models/second")
+    run = shapes.fit_detector(lsml, work, "--init-from", "models/shapes", epochs=1, output="models/second")
     assert run.returncode == 0, run.stderr
     first = float(run.stderr.partition("hold-out mAP ")[2].split()[0])
     assert first > 0.3  # after one epoch, which by itself finds nothing
     text = (work / "shapes.json").read_text().replace('["tower"]', '["mast"]', 20)
     (work / "shapes.json").write_text(text)
     (work / "shapes.xml").write_text(shapes.CONFIG.replace("</Rect", '<Label value="mast"/></Rect'))
-    run = shapes.fit_detector(lsml, work, "--from", "models/shapes", epochs=1, output="models/third")
+    run = shapes.fit_detector(lsml, work, "--init-from", "models/shapes", epochs=1, output="models/third")
     assert run.returncode == 0, run.stderr
     assert "begin anew, since they belong to other classes" in run.stderr
 

@@ -645,7 +645,7 @@ def test_a_reader_learns_to_find_too(reader: Path, tmp_path: Path, lsml: Lsml) -
     output = tmp_path / "both"
     given = [f"det_config={tmp_path / 'small.py'}", "det=auto", "train=detection", "pretrained=false", "epochs=1"]
     run = lsml(
-        "fit", tmp_path / "pages.json", "--from", reader, *[part for each in given for part in ("--with", each)],
+        "fit", tmp_path / "pages.json", "--init-from", reader, *[part for each in given for part in ("--with", each)],
         "-o", output, timeout=600,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
