@@ -328,7 +328,9 @@ def test_a_version_continues_from_an_earlier_one(lsml: Lsml, place: Path) -> Non
     more = [exported(900 + i, "good" if i % 2 else "bad") for i in range(30)]
     (place / "export.json").write_text(json.dumps(more))
     # It remembers the rest; but which code is its own is for the user to say.
-    assert "--model path/to/trainable.py:Counting@models/m" in fit(lsml, place, "--init-from", "models/m", code=1).stderr
+    assert (
+        "--model path/to/trainable.py:Counting@models/m" in fit(lsml, place, "--init-from", "models/m", code=1).stderr
+    )
     run = lsml("fit", "export.json", "--init-from", f"{MODEL}@models/m", "-o", "models/m", cwd=place)
     assert run.returncode == 0, run.stderr
     second = promoted(place)

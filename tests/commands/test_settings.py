@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lsml_cli.cli import app
-from lsml_cli.commands.settings.binding_key import COMMAND_LINE_ONLY, Option, collect_options
+from lsml_cli.commands.settings.setting import COMMAND_LINE_ONLY, Option, collect_options
 from lsml_cli.commands.settings.settings import SettingsCommand, to_toml
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from tests.helpers import models

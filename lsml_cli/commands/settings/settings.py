@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 
 from lsml_cli.commands.console.progress import emit
 from lsml_cli.commands.settings import settings_file
-from lsml_cli.commands.settings.binding_key import Option, collect_options
+from lsml_cli.commands.settings.setting import Option, collect_options
 from lsml_cli.commands.settings.settings_file import Settings
 
 EMPTY_STRING = '""'  # in TOML

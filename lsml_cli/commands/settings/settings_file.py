@@ -22,8 +22,8 @@ from typing import Any
 
 import typer
 
-from lsml_cli.commands.settings import binding_key
-from lsml_cli.commands.settings.binding_key import COMMAND_LINE_ONLY, Option
+from lsml_cli.commands.settings import setting
+from lsml_cli.commands.settings.setting import COMMAND_LINE_ONLY, Option
 from lsml_cli.errors import UsageError, sort_by_similarity
 from lsml_cli.registry.versions import is_model_folder
 
@@ -106,7 +106,7 @@ def check_table(table: Mapping[str, Any], error_location: str, options: Mapping[
             raise UsageError(f"{error_location} has no setting {spelled!r}.", f"It has: {known}.")
         if key in found:
             raise UsageError(f"{error_location} {key} is there twice.", "Spell it with hyphens only.")
-        found[key] = binding_key.convert_value(options[key], value, f"{error_location} {spelled}")
+        found[key] = setting.convert_value(options[key], value, f"{error_location} {spelled}")
     return found
 
 

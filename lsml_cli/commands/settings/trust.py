@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.commands.settings.binding_key import RESTRICTED_OPTIONS, Option
+from lsml_cli.commands.settings.setting import RESTRICTED_OPTIONS, Option
 from lsml_cli.errors import UsageError
 from lsml_cli.registry.versions import is_model_folder
 
