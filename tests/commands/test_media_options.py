@@ -13,7 +13,7 @@ from lsml_cli.errors import UsageError
 from lsml_cli.media.fetcher import ANY_HOST, AllowedHosts, Cache, LabelStudioCredentials
 from tests.helpers import models
 from tests.helpers.media_servers import StubLabelStudio, StubResponse, run_stub_server
-from tests.inference.test_predict import predict
+from tests.helpers.predict_runs import predict
 
 BRIGHT = b"P5\n2 1\n255\n\xff\xff"
 MODEL = f"{models.__file__}:Brightness"

@@ -26,9 +26,9 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import Task, UnreadableRecord
 from tests.helpers import models, server_models
+from tests.helpers.predict_runs import MISBEHAVING_MODELS, MODELS
 from tests.helpers.serve_process import wait_until
 
-MODELS = Path(models.__file__)
 SERVED = Path(server_models.__file__)
 TEXT = LabelConfig.parse(models.TEXT_CONFIG)
 
@@ -302,7 +302,7 @@ def test_devices_are_those_the_model_can_use():
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("name", ["Exits", "ExitsInEncode", "Unpicklable"])
 def test_a_model_cannot_end_or_block_the_run(name, workers):
-    model = find_model(f"{MODELS.parent / 'misbehaving.py'}:{name}")
+    model = find_model(f"{MISBEHAVING_MODELS}:{name}")
     outcomes = run(model, text_tasks(8, i3="misbehave"), workers=workers)
     assert [isinstance(outcome, Failure) for outcome in outcomes] == [n == 3 for n in range(8)]
 
@@ -311,7 +311,7 @@ def test_a_model_cannot_end_or_block_the_run(name, workers):
 @pytest.mark.parametrize("name", ["ExitsLoading", "RaisesItsOwnError"])
 def test_a_model_that_leaves_while_loading_says_so(name, workers):
     with pytest.raises(LsmlError):
-        run(find_model(f"{MODELS.parent / 'misbehaving.py'}:{name}"), text_tasks(3), workers=workers)
+        run(find_model(f"{MISBEHAVING_MODELS}:{name}"), text_tasks(3), workers=workers)
 
 
 def test_what_cannot_travel_is_refused_to_who_sends_it():

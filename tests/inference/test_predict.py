@@ -11,21 +11,13 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.helpers import models
-
-MODELS = Path(models.__file__)
-WORDS = f"{MODELS}:Words"
-FRAGILE = f"{MODELS}:Fragile"
-
-
-def task(n: int, **data: Any) -> dict[str, Any]:
-    return {"id": n, "data": {"text": "word " * (n % 9)} | data, "meta": {"n": n}}
+from tests.helpers.predict_runs import FRAGILE, MISBEHAVING_MODELS, MODELS, WORDS, make_task, predict, predicted_choice
+from tests.helpers.processes import count_journaled, wait_for
 
 
 @pytest.fixture
@@ -36,22 +28,13 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-def predict(lsml, tasks, *options: str | Path, model: str = WORDS, **kwargs: Any):
-    return lsml("predict", tasks, "--model", model, "--label-config", "config.xml", *options, **kwargs)
-
-
-def label(record: dict[str, Any]) -> str:
-    [prediction] = record["predictions"]
-    return prediction["result"][0]["value"]["choices"][0]
-
-
 def test_tasks_come_out_whole_and_in_order(lsml, work):
-    tasks = [task(n) for n in range(40)]
+    tasks = [make_task(n) for n in range(40)]
     Path("tasks.json").write_text(json.dumps(tasks))
     run = predict(lsml, "tasks.json", "-o", "out.json", "--summary", "summary.json")
     assert (run.returncode, run.stdout) == (0, "")
     records = json.loads(Path("out.json").read_bytes())
-    assert [label(record) for record in records] == ["long" if n % 9 > 5 else "short" for n in range(40)]
+    assert [predicted_choice(record) for record in records] == ["long" if n % 9 > 5 else "short" for n in range(40)]
     assert [{key: record[key] for key in ("id", "data", "meta")} for record in records] == tasks
     prediction = records[0]["predictions"][0]
     assert prediction["score"] == prediction["result"][0]["score"] == 1.0
@@ -74,11 +57,11 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_the_same_tasks_gives_the_same_lines(lsml, work, form):
-    Path("tasks").write_bytes(FORMS[form]([task(n) for n in range(7)]))
+    Path("tasks").write_bytes(FORMS[form]([make_task(n) for n in range(7)]))
     run = predict(lsml, "tasks", "--quiet")
     assert run.stderr == ""
     assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == list(range(7))
-    assert run.stdout == predict(lsml, "-", input="\n".join(json.dumps(task(n)) for n in range(7))).stdout
+    assert run.stdout == predict(lsml, "-", input="\n".join(json.dumps(make_task(n)) for n in range(7))).stdout
 
 
 def test_csv_bare_items_and_json_min(lsml, work):
@@ -106,7 +89,7 @@ def test_csv_bare_items_and_json_min(lsml, work):
 
 def test_annotations_drafts_and_prediction_ids_stay_behind(lsml, work):
     old = {"id": 9, "result": [], "model_version": "other", "score": None, "created_ago": "1 day", "task": 1}
-    export = task(1) | {
+    export = make_task(1) | {
         "annotations": [{"id": 5, "completed_by": 77, "result": [], "was_cancelled": True}],
         "drafts": [{"id": 2}],
         "predictions": [126, old],
@@ -124,11 +107,11 @@ def test_annotations_drafts_and_prediction_ids_stay_behind(lsml, work):
 
 
 def test_predicting_twice_replaces_and_skipping_leaves_alone(lsml, work):
-    Path("tasks.json").write_text(json.dumps([task(n) for n in range(5)]))
+    Path("tasks.json").write_text(json.dumps([make_task(n) for n in range(5)]))
     predict(lsml, "tasks.json", "-o", "once.json")
     predict(lsml, "once.json", "-o", "twice.json")
     assert Path("twice.json").read_bytes() == Path("once.json").read_bytes()
-    mixed = [*json.loads(Path("once.json").read_bytes()), task(5)]
+    mixed = [*json.loads(Path("once.json").read_bytes()), make_task(5)]
     mixed[0]["predictions"][0]["score"] = 0.123
     run = predict(lsml, "-", "--skip-predicted", input=json.dumps(mixed))
     assert json.loads(run.stdout.splitlines()[0])["predictions"][0]["score"] == 0.123
@@ -138,12 +121,12 @@ def test_predicting_twice_replaces_and_skipping_leaves_alone(lsml, work):
 
 
 def test_the_model_version_can_be_named(lsml, work):
-    run = predict(lsml, "-", "--model-version", "mine", input=json.dumps(task(1)))
+    run = predict(lsml, "-", "--model-version", "mine", input=json.dumps(make_task(1)))
     assert json.loads(run.stdout)["predictions"][0]["model_version"] == "mine"
 
 
 def test_shape_predictions(lsml, work):
-    tasks = [task(n, **({"do": "raise in forward"} if n == 2 else {})) for n in range(1, 4)]
+    tasks = [make_task(n, **({"do": "raise in forward"} if n == 2 else {})) for n in range(1, 4)]
     run = predict(lsml, "-", "--shape", "predictions", model=FRAGILE, input=json.dumps(tasks))
     assert run.returncode == 3
     records = [json.loads(line) for line in run.stdout.splitlines()]
@@ -158,7 +141,7 @@ def test_shape_predictions(lsml, work):
 
 def test_bad_tasks_keep_their_places_and_are_listed(lsml, work):
     does = {3: "raise in encode", 5: "raise in forward", 7: "unknown label"}
-    lines = [json.dumps(task(n, do=does.get(n))) for n in range(10)]
+    lines = [json.dumps(make_task(n, do=does.get(n))) for n in range(10)]
     lines[8] = '{"id": 8, "data": '
     Path("tasks.jsonl").write_text("\n".join(lines))
     run = predict(lsml, "tasks.jsonl", "-o", "out.json", "--errors", "errors.jsonl", model=FRAGILE)
@@ -179,7 +162,7 @@ def test_bad_tasks_keep_their_places_and_are_listed(lsml, work):
 
 
 def test_what_is_readable_before_a_tear_is_predicted(lsml, work):
-    whole = json.dumps([task(n) for n in range(50)])
+    whole = json.dumps([make_task(n) for n in range(50)])
     Path("tasks.json").write_text(whole[: len(whole) * 3 // 4])
     run = predict(lsml, "tasks.json", "-o", "out.json")
     assert run.returncode == 3
@@ -191,7 +174,7 @@ def test_what_is_readable_before_a_tear_is_predicted(lsml, work):
 
 
 def test_on_error_fail_stops_at_the_first(lsml, work):
-    tasks = [task(n, **({"do": "raise in encode"} if n == 40 else {})) for n in range(80)]
+    tasks = [make_task(n, **({"do": "raise in encode"} if n == 40 else {})) for n in range(80)]
     Path("tasks.json").write_text(json.dumps(tasks))
     run = predict(lsml, "tasks.json", "-o", "out.json", "--on-error", "fail", model=FRAGILE)
     assert run.returncode == 1
@@ -204,7 +187,7 @@ def test_on_error_fail_stops_at_the_first(lsml, work):
 
 
 def test_max_failures(lsml, work):
-    tasks = [task(n, do="raise in encode") for n in range(40)]
+    tasks = [make_task(n, do="raise in encode") for n in range(40)]
     assert predict(lsml, "-", "--max-failures", "50", model=FRAGILE, input=json.dumps(tasks)).returncode == 3
     run = predict(lsml, "-", "--max-failures", "5", model=FRAGILE, input=json.dumps(tasks))
     assert run.returncode == 1
@@ -213,14 +196,14 @@ def test_max_failures(lsml, work):
 
 def test_a_model_that_prints_does_not_disturb_the_data(lsml, work):
     for workers in ("1", "2"):
-        run = predict(lsml, "-", "--workers", workers, model=FRAGILE, input=json.dumps(task(1, do="print")))
+        run = predict(lsml, "-", "--workers", workers, model=FRAGILE, input=json.dumps(make_task(1, do="print")))
         assert json.loads(run.stdout)["id"] == 1
         assert "a model that talks" in run.stderr
         assert "below Python" in run.stderr
 
 
 def test_head_ends_the_pipe_quietly(work):
-    Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(20_000)))
+    Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(20_000)))
     lsml = f"{sys.executable} -m lsml_cli predict tasks.jsonl -m {WORDS} -c config.xml -q"
     command = f"{lsml} | head -3; echo ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
@@ -235,7 +218,7 @@ def test_lines_leave_before_the_input_ends(work):
         assert run.stdin
         assert run.stdout
         for n in range(3):
-            run.stdin.write(json.dumps(task(n)).encode() + b"\n")
+            run.stdin.write(json.dumps(make_task(n)).encode() + b"\n")
             run.stdin.flush()
             assert select.select([run.stdout], [], [], 20)[0], "no answer while the input is open"
             assert json.loads(run.stdout.readline())["id"] == n
@@ -245,11 +228,11 @@ def test_lines_leave_before_the_input_ends(work):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_says_how_to_go_on(work, workers):
-    Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(5_000)))
+    Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(5_000)))
     command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
     command += ["-o", "out.json", "--with", "pause=0.05", "--workers", workers]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
-        wait_for(lambda: journalled("out.json") > 0)
+        wait_for(lambda: count_journaled("out.json") > 0)
         os.killpg(run.pid, signal.SIGINT)
         _, stderr = run.communicate(timeout=20)
     assert run.returncode == 130
@@ -260,7 +243,7 @@ def test_ctrl_c_says_how_to_go_on(work, workers):
 
 
 def test_progress_is_a_bar_on_a_terminal_and_nothing_when_quiet(work):
-    Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(200)))
+    Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(200)))
     command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
     for quiet in ([], ["--quiet"]):
         terminal, other_end = pty.openpty()
@@ -348,7 +331,7 @@ def test_an_empty_list_is_no_error(lsml, work):
     ],
 )
 def test_wrong_usage_gets_one_clear_sentence(lsml, work, options, code, sentence):
-    Path("tasks.json").write_text(json.dumps([task(1)]))
+    Path("tasks.json").write_text(json.dumps([make_task(1)]))
     arguments = {"--model": WORDS, "--label-config": "config.xml"} | dict(
         zip(options[::2], options[1::2], strict=False)
     )
@@ -378,7 +361,7 @@ def test_broken_label_configs(lsml, work):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_full_disk_loses_nothing(lsml, work, workers):
-    Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(2_000)))
+    Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(2_000)))
     arguments = ["predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml", "-o", "out.jsonl", "--workers", workers]
     command = [sys.executable, "-m", "lsml_cli", *arguments]
 
@@ -405,7 +388,7 @@ def test_a_full_disk_loses_nothing(lsml, work, workers):
     ],
 )
 def test_odd_tasks_come_out_as_they_were(lsml, work, odd, kept):
-    run = predict(lsml, "-", input=json.dumps([task(1), task(2) | odd, task(3)]))
+    run = predict(lsml, "-", input=json.dumps([make_task(1), make_task(2) | odd, make_task(3)]))
     assert run.returncode == 0, run.stderr
     records = [json.loads(line) for line in run.stdout.splitlines()]
     assert [record["id"] for record in records] == [1, 2, 3]
@@ -416,7 +399,7 @@ def test_odd_tasks_come_out_as_they_were(lsml, work, odd, kept):
 
 
 def test_a_task_without_data_keeps_its_place(lsml, work):
-    run = predict(lsml, "-", input=json.dumps([task(1), {"id": 2, "data": None, "meta": {}}, task(3)]))
+    run = predict(lsml, "-", input=json.dumps([make_task(1), {"id": 2, "data": None, "meta": {}}, make_task(3)]))
     assert run.returncode == 3
     records = [json.loads(line) for line in run.stdout.splitlines()]
     assert [record["id"] for record in records] == [1, 2, 3]
@@ -424,8 +407,8 @@ def test_a_task_without_data_keeps_its_place(lsml, work):
 
 
 def test_whatever_an_exception_says_it_costs_one_task(lsml, work):
-    model = f"{MODELS.parent / 'misbehaving.py'}:SaysOddThings"
-    tasks = json.dumps([task(1), task(2, do="surrogate"), task(3, do="no text"), task(4)])
+    model = f"{MISBEHAVING_MODELS}:SaysOddThings"
+    tasks = json.dumps([make_task(1), make_task(2, do="surrogate"), make_task(3, do="no text"), make_task(4)])
     for workers in ("1", "2"):
         run = predict(lsml, "-", "--errors", "errors.jsonl", "--workers", workers, model=model, input=tasks)
         assert run.returncode == 3, run.stderr
@@ -434,17 +417,17 @@ def test_whatever_an_exception_says_it_costs_one_task(lsml, work):
 
 
 def test_standard_output_is_not_led_into_the_input(work):
-    Path("tasks.jsonl").write_text(json.dumps(task(1)) + "\n")
+    Path("tasks.jsonl").write_text(json.dumps(make_task(1)) + "\n")
     command = f"{sys.executable} -m lsml_cli predict tasks.jsonl -m {WORDS} -c config.xml >> tasks.jsonl"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, "at once" in run.stderr) == (2, True)
-    assert Path("tasks.jsonl").read_text() == json.dumps(task(1)) + "\n"
+    assert Path("tasks.jsonl").read_text() == json.dumps(make_task(1)) + "\n"
 
 
 def test_a_prediction_that_cannot_be_written_fails_its_task(lsml, work):
-    model = f"{MODELS.parent / 'misbehaving.py'}:Unpicklable"
+    model = f"{MISBEHAVING_MODELS}:Unpicklable"
     for workers in ("1", "2"):
-        tasks = json.dumps([task(n, do="misbehave" if n == 2 else None) for n in range(1, 4)])
+        tasks = json.dumps([make_task(n, do="misbehave" if n == 2 else None) for n in range(1, 4)])
         run = predict(lsml, "-", "--workers", workers, model=model, input=tasks)
         assert run.returncode == 3
         assert [bool(json.loads(line)["predictions"]) for line in run.stdout.splitlines()] == [True, False, True]
@@ -455,7 +438,10 @@ def test_older_predictions_stay_only_if_they_fit_and_are_of_another_version(lsml
     good = {"result": [fits], "score": 0.5, "model_version": "other"}
     unfit = {"result": [fits | {"from_name": "zzz"}], "score": 0.5, "model_version": "another"}
     stale = {"result": [fits], "score": 0.5, "model_version": "mine"}
-    tasks = [task(1, do="raise in encode") | {"predictions": [good, unfit, stale]}, task(2) | {"predictions": [stale]}]
+    tasks = [
+        make_task(1, do="raise in encode") | {"predictions": [good, unfit, stale]},
+        make_task(2) | {"predictions": [stale]},
+    ]
     run = predict(lsml, "-", "--model-version", "mine", model=FRAGILE, input=json.dumps(tasks))
     failed, done = (json.loads(line) for line in run.stdout.splitlines())
     assert failed["predictions"] == [good]
@@ -479,7 +465,7 @@ def test_older_predictions_stay_only_if_they_fit_and_are_of_another_version(lsml
     ],
 )
 def test_nothing_is_written_over_what_is_read_or_written(lsml, work, options):
-    Path("tasks.json").write_text(json.dumps([task(1)]))
+    Path("tasks.json").write_text(json.dumps([make_task(1)]))
     Path("map.json").write_text("{}")
     Path("settings.toml").write_text("[predict]")
     Path("link.json").symlink_to("tasks.json")
@@ -490,17 +476,17 @@ def test_nothing_is_written_over_what_is_read_or_written(lsml, work, options):
 
 
 def test_standard_input_is_not_written_over_either(work):
-    Path("tasks.json").write_text(json.dumps([task(1)]))
+    Path("tasks.json").write_text(json.dumps([make_task(1)]))
     command = [sys.executable, "-m", "lsml_cli", "predict", "-", "-m", WORDS, "-c", "config.xml", "-o", "tasks.json"]
     with Path("tasks.json").open("rb") as stdin:
         assert subprocess.run(command, stdin=stdin, stderr=subprocess.DEVNULL, check=False).returncode == 2
-    assert json.loads(Path("tasks.json").read_bytes()) == [task(1)]
+    assert json.loads(Path("tasks.json").read_bytes()) == [make_task(1)]
 
 
 def test_a_link_stays_and_its_target_gets_the_content(lsml, work):
     Path("big-disk").mkdir()
     Path("out.json").symlink_to("big-disk/out.json")
-    assert predict(lsml, "-", "-o", "out.json", input=json.dumps([task(1)])).returncode == 0
+    assert predict(lsml, "-", "-o", "out.json", input=json.dumps([make_task(1)])).returncode == 0
     assert Path("out.json").is_symlink()
     assert json.loads(Path("big-disk/out.json").read_bytes())[0]["id"] == 1
 
@@ -508,7 +494,7 @@ def test_a_link_stays_and_its_target_gets_the_content(lsml, work):
 def test_a_pipe_as_output_is_written_into(lsml, work):
     os.mkfifo("pipe")
     with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True) as cat:
-        run = predict(lsml, "-", "-o", "pipe", input=json.dumps([task(1), task(2)]))
+        run = predict(lsml, "-", "-o", "pipe", input=json.dumps([make_task(1), make_task(2)]))
         assert run.returncode == 0, run.stderr
         assert cat.stdout is not None
         assert [json.loads(line)["id"] for line in cat.stdout] == [1, 2]
@@ -526,7 +512,7 @@ def test_a_pipe_as_output_is_written_into(lsml, work):
 )
 def test_closed_and_full_streams(work, redirection, code, sentence):
     lsml = f"{sys.executable} -m lsml_cli predict - -m {WORDS} -c config.xml {redirection}"
-    tasks = json.dumps(task(1))
+    tasks = json.dumps(make_task(1))
     feed = "" if "<" in redirection else f"echo '{tasks}' | "
     run = subprocess.run(["bash", "-c", feed + lsml], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == code, run.stderr
@@ -537,17 +523,17 @@ def test_closed_and_full_streams(work, redirection, code, sentence):
 
 
 def test_a_summary_that_cannot_be_written_is_known_at_once(lsml, work):
-    run = predict(lsml, "-", "-o", "out.json", "--summary", "nowhere/s.json", input=json.dumps([task(1)]))
+    run = predict(lsml, "-", "-o", "out.json", "--summary", "nowhere/s.json", input=json.dumps([make_task(1)]))
     assert run.returncode == 2
     assert not Path("out.json").exists()
 
 
 def test_a_run_whose_file_vanishes_says_so(work):
-    Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(300)))
+    Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(300)))
     command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
     command += ["-o", "out.json", "--with", "pause=0.05"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
-        wait_for(lambda: journalled("out.json") > 0)
+        wait_for(lambda: count_journaled("out.json") > 0)
         Path("out.json.part").unlink()
         _, stderr = run.communicate(timeout=30)
     assert run.returncode == 1
@@ -558,7 +544,7 @@ def test_ctrl_c_while_the_model_loads_says_so(work):
     command = [sys.executable, "-m", "lsml_cli", "predict", "-", "-m", f"{MODELS}:LoadsSlowly", "-c", "config.xml"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdin
-        run.stdin.write(json.dumps(task(1)) + "\n")
+        run.stdin.write(json.dumps(make_task(1)) + "\n")
         run.stdin.close()
         wait_for(lambda: Path("loading").exists())
         run.send_signal(signal.SIGINT)
@@ -568,7 +554,7 @@ def test_ctrl_c_while_the_model_loads_says_so(work):
 
 
 def test_a_failure_is_told_even_when_quiet(lsml, work):
-    run = predict(lsml, "-", "--quiet", model=FRAGILE, input=json.dumps([task(1, do="raise in encode")]))
+    run = predict(lsml, "-", "--quiet", model=FRAGILE, input=json.dumps([make_task(1, do="raise in encode")]))
     assert run.returncode == 3
     assert "1 failed" in run.stderr
 
@@ -579,19 +565,3 @@ def test_a_label_map_leads_to_labels_that_there_are(lsml, work):
     assert run.returncode == 2
     assert "The label map names 'lnog'" in run.stderr
     assert "It has: long, short" in run.stderr
-
-
-def journalled(output: str) -> int:
-    """Tasks that a run has recorded as done."""
-    try:
-        lines = Path(f"{output}.part.journal").read_text().split("\n")[:-1]
-    except FileNotFoundError:
-        return 0
-    return json.loads(lines[-1]).get("records", 0) if len(lines) > 1 else 0
-
-
-def wait_for(condition: Any, seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited for too long"
-        time.sleep(0.005)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.helpers import models
-from tests.inference.test_predict import WORDS, predict, task
+from tests.helpers.predict_runs import WORDS, make_task, predict
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def check(lsml, tasks, *options: str | Path, **kwargs: Any) -> dict[str, Any]:
 
 
 def test_nothing_to_say_about_good_tasks(lsml, work):
-    run = predict(lsml, "-", "--check", "-o", "out.json", input=json.dumps([task(n) for n in range(20)]))
+    run = predict(lsml, "-", "--check", "-o", "out.json", input=json.dumps([make_task(n) for n in range(20)]))
     assert run.returncode == 0
     assert "20 tasks checked, 0 offences" in run.stdout
     assert not list(Path().glob("out*"))
@@ -39,7 +39,7 @@ def test_nothing_to_say_about_good_tasks(lsml, work):
 
 def test_planted_offences_are_found_and_named(lsml, work):
     chance = random.Random(5)
-    tasks: list[Any] = [task(n) for n in range(100_000)]
+    tasks: list[Any] = [make_task(n) for n in range(100_000)]
     planted = chance.sample(range(100_000), 60)
     missing, number, null, duplicate, no_object, torn = (planted[k::6] for k in range(6))
     for n in missing:
@@ -77,7 +77,7 @@ def test_memory_is_flat(lsml, work):
     )
     peaks = []
     for count in (20_000, 200_000):
-        Path("tasks.jsonl").write_text("\n".join(json.dumps(task(n)) for n in range(count)))
+        Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(count)))
         assert preflight.check_file(plan_of("tasks.jsonl"), Console(quiet=True)).tasks == count
         peaks.append(psutil.Process().memory_info().rss)
     assert peaks[1] - peaks[0] < 20_000_000
@@ -105,7 +105,7 @@ def test_both_label_lists_and_how_they_meet(lsml, work, ticket_model):
 
 
 def test_output_and_resume_are_looked_at_and_not_touched(lsml, work):
-    tasks = json.dumps([task(1)])
+    tasks = json.dumps([make_task(1)])
     assert check(lsml, "-", "-o", "nowhere/out.json", input=tasks)["offences"] == {"output": 1}
     Path("out.json.part").write_text("[\n{}")
     journal = Path("out.json.part.journal")

@@ -16,7 +16,8 @@ import pytest
 from lsml_cli.errors import ResumeRefused
 from lsml_cli.io.journal import Journal, JournalEntry, JournalState
 from tests.helpers import models
-from tests.inference.test_predict import FRAGILE, journalled, task, wait_for
+from tests.helpers.predict_runs import FRAGILE, make_task
+from tests.helpers.processes import count_journaled, kill_process, start_lsml, wait_for
 
 SEED = 20261120
 
@@ -26,7 +27,7 @@ def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(models.TEXT_CONFIG)
     does = {n: ("raise in encode", "raise in forward", "unknown label")[n % 3] for n in range(7, 3_000, 97)}
-    lines = [json.dumps(task(n, do=does.get(n))) for n in range(3_000)]
+    lines = [json.dumps(make_task(n, do=does.get(n))) for n in range(3_000)]
     lines[1_234] = "{torn"
     Path("tasks.jsonl").write_text("\n".join(lines))
     Path("tasks.json").write_text("[" + ",".join(line for line in lines if line != "{torn") + "]")
@@ -38,16 +39,6 @@ def arguments(tasks: str, output: str, workers: int = 1) -> list[str]:
     return [*options, "--with", "pause=0.004", "--workers", str(workers), "--quiet"]
 
 
-def start(*options: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "lsml_cli", *options], start_new_session=True)
-
-
-def kill(run: subprocess.Popen[bytes]) -> None:
-    """Kill the run alone, as the kernel does when memory runs out; its workers must end by themselves."""
-    run.kill()
-    run.wait()
-
-
 @pytest.mark.parametrize(("form", "workers"), [("json", 1), ("jsonl", 1), ("json", 2), ("jsonl", 2)])
 def test_killed_at_random_moments(lsml, work, form, workers):
     chance = random.Random(f"{SEED} {form} {workers}")
@@ -56,12 +47,12 @@ def test_killed_at_random_moments(lsml, work, form, workers):
     clean = Path(f"clean.{form}").read_bytes(), Path("errors.jsonl").read_bytes()
     Path("errors.jsonl").unlink()
     for target in (-1, *sorted(chance.sample(range(1_600), 4))):  # in tasks; the first comes while the run still starts
-        run = start(*arguments(tasks, f"out.{form}", workers), "--resume")
+        run = start_lsml(*arguments(tasks, f"out.{form}", workers), "--resume")
         time.sleep(chance.uniform(0, 0.3))
-        wait_for(lambda target=target: journalled(f"out.{form}") > target)
+        wait_for(lambda target=target: count_journaled(f"out.{form}") > target)
         time.sleep(chance.uniform(0, 0.05))
         assert run.poll() is None, "it ended before it was killed"
-        kill(run)
+        kill_process(run)
     assert lsml(*arguments(tasks, f"out.{form}", workers), "--resume").returncode == 3
     assert (Path(f"out.{form}").read_bytes(), Path("errors.jsonl").read_bytes()) == clean
     assert not list(Path().glob("*.part*"))
@@ -71,9 +62,9 @@ def test_whatever_the_kill_leaves_behind_is_cut_back(lsml, work):
     """A kill between any two writes, made by hand: each file is longer than the journal says, by anything."""
     assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
     clean = Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()
-    run = start(*arguments("tasks.json", "out.json"))
-    wait_for(lambda: journalled("out.json") > 300)
-    kill(run)
+    run = start_lsml(*arguments("tasks.json", "out.json"))
+    wait_for(lambda: count_journaled("out.json") > 300)
+    kill_process(run)
     left = {path.name: path.read_bytes() for path in Path().glob("*.part*")}
     chance = random.Random(SEED)
     for _ in range(4):
@@ -112,9 +103,9 @@ cli.main()
 
 
 def test_workers_end_with_the_run_that_started_them(work):
-    run = start(*arguments("tasks.json", "out.json", workers=2))
-    wait_for(lambda: journalled("out.json") > 0)
-    kill(run)
+    run = start_lsml(*arguments("tasks.json", "out.json", workers=2))
+    wait_for(lambda: count_journaled("out.json") > 0)
+    kill_process(run)
     wait_for(lambda: not group_alive(run.pid), seconds=10)
 
 
@@ -128,9 +119,9 @@ def group_alive(group: int) -> bool:
 
 @pytest.fixture
 def unfinished(work):
-    run = start(*arguments("tasks.json", "out.json"))
-    wait_for(lambda: journalled("out.json") > 100)
-    kill(run)
+    run = start_lsml(*arguments("tasks.json", "out.json"))
+    wait_for(lambda: count_journaled("out.json") > 100)
+    kill_process(run)
     return work
 
 
@@ -172,9 +163,9 @@ def test_a_file_of_the_model_that_was_replaced_is_refused(lsml, work):
     options = ["predict", "tasks.json", "-m", f"{models.__file__}:Stored", "-c", "config.xml", "-o", "out.json"]
     options += ["--with", "weights=w.bin", "--with", "pause=0.004", "--quiet"]
     Path("w.bin").write_text("one")
-    run = start(*options)
-    wait_for(lambda: journalled("out.json") > 100)
-    kill(run)
+    run = start_lsml(*options)
+    wait_for(lambda: count_journaled("out.json") > 100)
+    kill_process(run)
     Path("w.bin").write_text("two")
     refused = lsml(*options, "--resume")
     assert (refused.returncode, "content of w.bin was" in refused.stderr) == (2, True), refused.stderr
@@ -197,17 +188,17 @@ def test_a_pipe_can_be_resumed_too(lsml, work):
     command = [sys.executable, "-m", "lsml_cli", *arguments("-", "out.json")]
     with Path("tasks.json").open("rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as cat:
         run = subprocess.Popen(command, stdin=cat.stdout)
-        wait_for(lambda: journalled("out.json") > 100)
-        kill(run)
+        wait_for(lambda: count_journaled("out.json") > 100)
+        kill_process(run)
     assert lsml(*arguments("-", "out.json"), "--resume", input=text).returncode == 3
     assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
 
 
 def test_two_runs_cannot_write_the_same_file(lsml, work):
-    run = start(*arguments("tasks.json", "out.json"))
-    wait_for(lambda: journalled("out.json") > 0)
+    run = start_lsml(*arguments("tasks.json", "out.json"))
+    wait_for(lambda: count_journaled("out.json") > 0)
     second = lsml(*arguments("tasks.json", "out.json"), "--resume")
-    kill(run)
+    kill_process(run)
     assert second.returncode == 1
     assert "Another lsml is writing" in second.stderr
     assert "out.json right now" in second.stderr

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import models
-from tests.inference.test_predict import task
-
-FLAKY = f"{models.__file__}:Flaky"
+from tests.helpers.predict_runs import FLAKY, make_task
 
 
 @pytest.fixture
@@ -20,7 +18,7 @@ def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(models.TEXT_CONFIG)
     failing = random.Random(7).sample(range(5_000), 300)
-    tasks = [task(n, do="fail while there is an outage" if n in failing else None) for n in range(5_000)]
+    tasks = [make_task(n, do="fail while there is an outage" if n in failing else None) for n in range(5_000)]
     Path("tasks.json").write_text(json.dumps(tasks))
     Path("outage").touch()
     return tmp_path
@@ -66,7 +64,7 @@ def test_what_fails_again_stays_listed(lsml, work):
 
 
 def test_an_unreadable_line_that_was_mended_finds_its_place(lsml, work):
-    lines = [json.dumps(task(n)) for n in range(40)]
+    lines = [json.dumps(make_task(n)) for n in range(40)]
     broken = [*lines]
     broken[17] = broken[17][:-1] + " "
     Path("tasks.jsonl").write_text("\n".join(broken))

@@ -21,8 +21,8 @@ from lsml_cli.schema.data_key import find_data_key
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers import models
 from tests.helpers.media_servers import StubResponse, run_stub_server
-from tests.inference.test_predict import journalled, label, predict, wait_for
-from tests.inference.test_resume import kill, start
+from tests.helpers.predict_runs import predict, predicted_choice
+from tests.helpers.processes import count_journaled, kill_process, start_lsml, wait_for
 
 BRIGHT = b"P5\n2 1\n255\n\xff\xff"
 DARK = b"P5\n2 1\n255\n\x00\x00"
@@ -77,7 +77,7 @@ def test_every_picture_below_a_folder_is_a_task(lsml, work):
     run = predict(lsml, "photos/", "-o", "out.json", "--summary", "summary.json", model=MODEL)
     assert run.returncode == 0, run.stderr
     records = json.loads(Path("out.json").read_bytes())
-    assert [(record["data"]["image"], label(record)) for record in records] == [
+    assert [(record["data"]["image"], predicted_choice(record)) for record in records] == [
         ("photos/a b é.PGM", "bright"),
         ("photos/b.pgm", "bright"),
         ("photos/deep/dark.pgm", "dark"),
@@ -106,7 +106,7 @@ def test_a_folder_named_like_one_of_label_studio_is_looked_into(work):
     """/data/upload/… in a task is Label Studio's, but here the user says that it is a folder of this machine."""
     from lsml_cli.media.resolver import locate
 
-    nowhere: dict[str, Any] = {"document_root": None, "upload_root": None, "maps": (), "login": None}
+    nowhere: dict[str, Any] = {"document_root": None, "upload_root": None, "prefix_map": (), "credentials": None}
     place = locate("/data/upload/mine/a.png", root=Path(), confined=False, **nowhere)
     assert [file.resolve() for file in place.candidates] == [Path(os.path.realpath("/data/upload/mine/a.png"))]
     assert locate("/data/upload/mine/a.png", root=Path(), **nowhere).candidates == ()
@@ -140,7 +140,7 @@ def test_odd_names(lsml, work):
         run = predict(lsml, folder, "-c", work / "config.xml", model=MODEL, cwd=cwd)
         assert run.returncode == 0, run.stderr
         labels = {
-            Path(value).name: label(json.loads(line))
+            Path(value).name: predicted_choice(json.loads(line))
             for value, line in zip(values(run.stdout), run.stdout.splitlines(), strict=True)
         }
         assert labels == dict.fromkeys(odd, "bright") | {"50%.pgm": "dark"}
@@ -368,8 +368,8 @@ def test_lists_read_in_pieces_of_any_size(work, end):
 
 READ_LIST = """
 import json
-from lsml_cli.io.source import Source
-print(json.dumps([json.loads(record.body)["data"]["k"] for record in Source("-", paths_key="k")]))
+from lsml_cli.io.source import RecordSource
+print(json.dumps([json.loads(record.body)["data"]["k"] for record in RecordSource("-", paths_key="k")]))
 """
 
 
@@ -457,9 +457,9 @@ def test_a_killed_run_resumes(lsml, many, form):
     tasks, options = ("photos", []) if form == "folder" else ("list", ["--from", "paths"])
     assert lsml(*arguments(tasks, "clean.json", *options)).returncode == 3
     for moment in (0, 400, 1_000):
-        run = start(*arguments(tasks, "out.json", *options), "--resume")
-        wait_for(lambda moment=moment: journalled("out.json") > moment)
-        kill(run)
+        run = start_lsml(*arguments(tasks, "out.json", *options), "--resume")
+        wait_for(lambda moment=moment: count_journaled("out.json") > moment)
+        kill_process(run)
     assert lsml(*arguments(tasks, "out.json", *options), "--resume").returncode == 3
     for ending in ("", ".errors"):
         assert Path(f"out.json{ending}").read_bytes() == Path(f"clean.json{ending}").read_bytes()
@@ -468,9 +468,9 @@ def test_a_killed_run_resumes(lsml, many, form):
 
 
 def test_a_folder_that_changed_is_not_resumed(lsml, many):
-    run = start(*arguments("photos", "out.json"))
-    wait_for(lambda: journalled("out.json") > 300)
-    kill(run)
+    run = start_lsml(*arguments("photos", "out.json"))
+    wait_for(lambda: count_journaled("out.json") > 300)
+    kill_process(run)
     run = lsml(*arguments("-", "out.json", "--from", "paths"), "--resume", input="a.pgm\n")
     assert (run.returncode, run.stderr.split(",")[0]) == (1, "lsml: standard input has only 1 records")
     write("photos/0/000.pgm")
@@ -489,7 +489,11 @@ def test_failed_pictures_are_retried_in_their_places(lsml, work):
     run = predict(lsml, *command, "--retry-failed", "errors.jsonl", model=MODEL)
     assert run.returncode == 3
     assert "4 tasks: 1 predicted, 2 left as they were, 1 failed" in run.stderr
-    assert [label(record) for record in json.loads(Path("out.json").read_bytes())] == ["bright", "dark", "bright"]
+    assert [predicted_choice(record) for record in json.loads(Path("out.json").read_bytes())] == [
+        "bright",
+        "dark",
+        "bright",
+    ]
 
 
 def test_limit_and_workers(lsml, work):
@@ -542,7 +546,7 @@ def test_the_key_of_the_object_that_the_model_looks_at():
     assert key_of(SOUND + IMAGE, "snd", "img", fills={"Choices": ("Audio",)}) == "audio"
     assert key_of(IMAGE + THUMB, "small", fills={"Choices": ("Image",)}) == "thumb"
     assert key_of(IMAGE + IMAGE.replace("img", "twice"), "img", "twice") == "image"
-    assert key_of(IMAGE + THUMB, "img", "small", wanted="thumb") == "thumb"
+    assert key_of(IMAGE + THUMB, "img", "small", requested_key="thumb") == "thumb"
     assert key_of(SOUND, "snd") == "audio"
     assert key_of(IMAGE + THUMB.replace("value", "valueList"), "img") == "image"
 
@@ -553,10 +557,10 @@ def test_the_key_of_the_object_that_the_model_looks_at():
         (IMAGE + THUMB, {}, "several objects that a path could be for: .*Name the key with --data-key: image or thumb"),
         (TEXT, {}, "A path is no text"),
         ('<Image name="img" value="same.png"/>', {}, "shows no picture, sound or video from a task"),
-        (SOUND, {"pictures": True}, "A folder is read for its pictures"),
+        (SOUND, {"images_only": True}, "A folder is read for its pictures"),
         (IMAGE.replace("value", "valueList"), {}, "shows a list of pictures"),
-        (IMAGE + TEXT, {"wanted": "text"}, "--data-key text: .*It has: image"),
-        (IMAGE + SOUND, {"wanted": "audio", "pictures": True}, "--data-key audio: .*It has: image"),
+        (IMAGE + TEXT, {"requested_key": "text"}, "--data-key text: .*It has: image"),
+        (IMAGE + SOUND, {"requested_key": "audio", "images_only": True}, "--data-key audio: .*It has: image"),
     ],
 )
 def test_where_no_key_fits(objects, options, sentence):

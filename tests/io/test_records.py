@@ -303,8 +303,8 @@ def test_what_the_csv_module_writes_comes_back(tmp_path, rows, delimiter):
     path = tmp_path / "tasks.txt"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL)
-        writer.writerows([("text", "note"), *csv_records])
-    assert [(task["data"]["text"], task["data"]["note"]) for task in bodies(read(path))] == csv_records
+        writer.writerows([("text", "note"), *rows])
+    assert [(task["data"]["text"], task["data"]["note"]) for task in bodies(read(path))] == rows
 
 
 def test_bad_csv_rows_cost_only_themselves(tmp_path):
@@ -339,7 +339,7 @@ NEVER_CLOSED = "a quote that is opened here is never closed"
 )
 def test_a_row_that_is_not_csv_costs_itself(tmp_path, rows, found):
     path = tmp_path / "tasks.csv"
-    path.write_bytes(f"id,text\n{csv_records}".encode())
+    path.write_bytes(f"id,text\n{rows}".encode())
     actual = read(path)
     assert [record.index for record in actual] == list(range(len(found)))
     assert not any(record.truncated for record in actual)
@@ -351,7 +351,7 @@ def test_a_row_that_is_not_csv_costs_itself(tmp_path, rows, found):
 
 
 def test_a_quote_that_is_never_closed_is_read_again_in_flat_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_records, "LARGEST_TASK", 20_000)
+    monkeypatch.setattr(csv_records, "MAX_TASK_BYTES", 20_000)
     path = tmp_path / "tasks.csv"
     large = f'2,"{"b" * 30_000}"\n'
     path.write_text('id,text\n0,"open\n1,a\n' + large + "".join(f"{n},text {n}\n" for n in range(3, 3_000)))
@@ -360,7 +360,7 @@ def test_a_quote_that_is_never_closed_is_read_again_in_flat_memory(tmp_path, mon
 
     def watch(lines):
         nonlocal held
-        held = max(held, sum(map(len, [*lines.row, *lines._waiting])))
+        held = max(held, sum(map(len, [*lines.row_lines, *lines._replayed])))
         row_begins(lines)
 
     monkeypatch.setattr(csv_records._RewindableLines, "start_row", watch)

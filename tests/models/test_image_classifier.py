@@ -47,7 +47,7 @@ from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 from lsml_cli.training.fit import FitResult, fit_version
 from tests.helpers.cli import Lsml
-from tests.inference.test_predict import journalled, wait_for
+from tests.helpers.processes import count_journaled, wait_for
 
 CONFIG = """<View><Image name="picture" value="$image"/>
   <Choices name="shape" toName="picture"><Choice value="Disc" alias="disc"/><Choice value="bars"/></Choices></View>"""
@@ -974,7 +974,7 @@ def test_a_killed_run_resumes_and_gives_the_same_bytes(
     options = ["predict", str(work / "many.json"), "-m", str(model), "-o", "out.json", "--errors", "errors.jsonl"]
     options += ["--batch-size", "8", "--workers", "2", "--quiet"]
     with subprocess.Popen([sys.executable, "-m", "lsml_cli", *options], start_new_session=True) as process:
-        wait_for(lambda: journalled("out.json") > 100, seconds=60)
+        wait_for(lambda: count_journaled("out.json") > 100, seconds=60)
         process.kill()
     assert process.returncode == -9, "it ended before it was killed"
     settled = json.loads(Path("out.json.part.journal").read_text().splitlines()[0])["started_with"]["tuned"]

@@ -39,7 +39,7 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.training.fit import fit_version
 from tests.helpers.cli import ROOT, Lsml
-from tests.inference.test_predict import journalled, wait_for
+from tests.helpers.processes import count_journaled, wait_for
 from tests.openmmlab.writing import (
     BLOB_DETECTOR_CONFIG,
     BOX_CONFIG,
@@ -488,7 +488,7 @@ def test_a_killed_run_resumes_and_gives_the_same_bytes(
     with subprocess.Popen(
         [sys.executable, "-m", "lsml_cli", *options, "-o", "out.json"], start_new_session=True
     ) as process:  # fmt: skip
-        wait_for(lambda: journalled("out.json") > 20, seconds=60)
+        wait_for(lambda: count_journaled("out.json") > 20, seconds=60)
         process.kill()
     assert process.returncode == -9, "it ended before it was killed"
     assert lsml(*options, "-o", "out.json", "--resume").returncode == 3
