@@ -14,7 +14,7 @@ from tests.helpers.cli import ROOT, SHARED_DATA
 from tests.helpers.serve_process import Server, ServerFactory, send_request
 
 RECORDED = sorted((SHARED_DATA / "protocol").glob("*.json"))
-OPTIONS = ("--model", f"{ROOT / 'tests' / 'served.py'}:Anything")
+OPTIONS = ("--model", f"{ROOT / 'tests' / 'helpers' / 'server_models.py'}:Anything")
 
 
 @pytest.fixture(scope="module")

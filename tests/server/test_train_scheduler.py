@@ -75,7 +75,7 @@ def test_one_runs_and_one_waits(tmp_path: Path) -> None:
     seen: list[tuple[str, str]] = []
 
     async def scenario() -> None:
-        async with watching(store, runner, changed=lambda job: seen.append((job.id, job.state))) as trainer:
+        async with watching(store, runner, on_job_changed=lambda job: seen.append((job.id, job.state))) as trainer:
             first = trainer.request_training(3, "START_TRAINING")
             await until(lambda: runner.started == [(first.id, 1)])
             assert trainer.request_training(3, "START_TRAINING").id == first.id, (

@@ -57,7 +57,7 @@ def recipe(
 @asynccontextmanager
 async def training(folder: Path, common: TrainingJobConfig, **options: Any) -> AsyncIterator[TrainScheduler]:
     """A trainer that watches over embedded jobs, as in a server; closed at the end."""
-    trainer = TrainScheduler(JobStore(folder), EmbeddedRunner(folder), common, **{"interval": 0.05} | options)
+    trainer = TrainScheduler(JobStore(folder), EmbeddedRunner(folder), common, **{"poll_interval": 0.05} | options)
     watch = asyncio.create_task(trainer.run())
     try:
         yield trainer

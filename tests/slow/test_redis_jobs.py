@@ -45,7 +45,7 @@ def recipe(server: StubExportServer, name: str = "Counting", **params: Any) -> T
 
 @asynccontextmanager
 async def training(folder: Path, url: str, common: TrainingJobConfig, **options: Any) -> AsyncIterator[TrainScheduler]:
-    trainer = TrainScheduler(JobStore(folder), RedisRunner(folder, url), common, **{"interval": 0.05} | options)
+    trainer = TrainScheduler(JobStore(folder), RedisRunner(folder, url), common, **{"poll_interval": 0.05} | options)
     watch = asyncio.create_task(trainer.run())
     try:
         yield trainer
