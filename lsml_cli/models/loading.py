@@ -53,7 +53,7 @@ def _wrap_legacy_script(path: Path, name: str) -> type[Model] | None:
             return None
     except OSError:
         return None  # whoever imports it says why
-    found: type[Model] | None = importlib.import_module(LEGACY_BACKENDS).adapted(path, name)
+    found: type[Model] | None = importlib.import_module(LEGACY_BACKENDS).wrap_script(path, name)
     return found
 
 

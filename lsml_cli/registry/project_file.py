@@ -19,9 +19,9 @@ def find_single_class(name: str) -> str | None:
     """ "path/to/model.py:Class" for a file that has one model, and for a folder with a `model.py` and no versions."""
     path = Path(name)
     if name.endswith(".py") and path.is_file():
-        found = path, importlib.import_module(LEGACY_BACKENDS).model_name(path)
+        found = path, importlib.import_module(LEGACY_BACKENDS).find_model_class_name(path)
     elif path.is_dir() and not (path / versions.CURRENT_FILE).exists() and not versions.list_versions(path):
-        found = importlib.import_module(LEGACY_BACKENDS).model_in(path)
+        found = importlib.import_module(LEGACY_BACKENDS).find_folder_model(path)
     else:
         return None
     return f"{found[0]}:{found[1]}" if found else None

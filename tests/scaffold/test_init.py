@@ -274,7 +274,7 @@ def test_the_nightly_job_of_each_kind(tmp_path: Path, name: str) -> None:
 def test_the_example_is_what_init_writes(lsml: Lsml, tmp_path: Path) -> None:
     """examples/ci-retrain has the same two files, by links."""
     example = ROOT / "examples" / "ci-retrain"
-    templates = ROOT / "lsml_cli" / "project" / "templates" / "common"
+    templates = ROOT / "lsml_cli" / "scaffold" / "templates" / "common"
     assert (example / "retrain").read_text() == (templates / "retrain").read_text()
     workflow = ".github/workflows/retrain.yml"
     assert lsml("init", "moods", cwd=tmp_path).returncode == 0

@@ -17,7 +17,7 @@ from tests.helpers.cli import ROOT
 from tests.helpers.studio_project import StubProject, run_stub_project
 from tests.helpers.studio_server import KEY
 
-SCRIPT = ROOT / "lsml_cli" / "project" / "templates" / "common" / "retrain"
+SCRIPT = ROOT / "lsml_cli" / "scaffold" / "templates" / "common" / "retrain"
 Retrain = Callable[..., subprocess.CompletedProcess[str]]
 SAID = {"ham": "see you at the station at eight", "spam": "you win a free prize, call now"}
 

@@ -231,7 +231,7 @@ def wrap_script(path: Path, name: str) -> type[Script] | None:
     with import_sandbox.stub_modules(SDK_ADAPTERS[generation].modules(), path.parent, _sibling_modules[edition]):
         module = _import_script(source, generation, edition)
     _get_script_class(module, name, generation)
-    content = {"source": source, "name": name, "generation": generation, "__module__": edition}
+    content = {"source": source, "class_name": name, "generation": generation, "__module__": edition}
     return type(name, (Script,), content | {"__doc__": f"Written for {SDK_NAMES[generation]}."})
 
 

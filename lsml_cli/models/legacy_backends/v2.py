@@ -252,7 +252,7 @@ class V2Adapter:
             named = given
         for base in script_class.__mro__:
             if base.__name__ == "LabelStudioMLBase":
-                base._given = {"values": state.get("values"), "params": dict(params)}
+                base._initial_state = {"values": state.get("values"), "params": dict(params)}
         instance = script_class(**named)
         if not isinstance(instance, LabelStudioMLBase):  # the real one keeps its values in a file of its own
             for key, value in (state.get("values") or {}).items():
