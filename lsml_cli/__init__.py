@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lsml_cli.inference.loaded_model import LoadedModel, load_model
     from lsml_cli.io.task_reader import read_tasks
     from lsml_cli.models.base import Binding, Model
+    from lsml_cli.models.parameters import Parameter
     from lsml_cli.models.spec import ModelSpec
     from lsml_cli.registry.resolve import find_model
     from lsml_cli.schema.label_config import LabelConfig
@@ -42,6 +43,7 @@ __all__ = [
     "LsmlError",
     "Model",
     "ModelSpec",
+    "Parameter",
     "Prediction",
     "Region",
     "Task",
@@ -61,6 +63,7 @@ _EXPORTS = {
     "schema.label_config": ("LabelConfig",),
     "inference.loaded_model": ("LoadedModel", "load_model"),
     "models.base": ("Binding", "Model"),
+    "models.parameters": ("Parameter",),
     "models.spec": ("ModelSpec",),
     "inference.dispatch": ("open_replicas", "predict_stream"),
     "schema.predictions": ("Failure", "Prediction", "Region"),

@@ -41,7 +41,7 @@ def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse(Path(lsml_cli.__file__).read_text("utf-8"))
     [block] = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    homes = {name: f"lsml_cli.{module}" for module, names in lsml_cli._HOMES.items() for name in names}
+    homes = {name: f"lsml_cli.{module}" for module, names in lsml_cli._EXPORTS.items() for name in names}
     assert seen == homes
     assert seen.keys() == set(lsml_cli.__all__) - {"__version__"}
 

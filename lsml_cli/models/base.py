@@ -1,7 +1,7 @@
 """The contract between lsml and a model.
 
-A model never crosses a process boundary; its `ModelSpec` does. A batch belongs to one `Binding`: a model
-that met one label config, so that `forward` may know which labels are wanted.
+A model stays in the process that built it; its `ModelSpec` travels instead. All tasks of a batch share one `Binding`,
+the result of binding the model to a label config, so `forward` can use it.
 
 The smallest model overrides `forward` and `decode`:
 
@@ -25,20 +25,27 @@ from typing import Any, ClassVar, Generic, Literal, cast
 
 from typing_extensions import TypeVar
 
-from lsml_cli.errors import LabelMismatch, UsageError
+from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.parameters import Parameter
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
-from lsml_cli.schema.tasks import AnnotatedTask, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
 
-Progress = Callable[[str], None]  # takes one plain sentence about how far training is
+Progress = Callable[[str], None]  # takes one sentence about the state of the training
 
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """How one control's labels and a model's classes meet: `label_of[class]`, for the classes that have a label."""
+    """How the classes of a model map to the labels of one control.
+
+    Attributes:
+        control: Name of the control.
+        labels: Its labels, in the order of the label config.
+        classes: The model's classes, in the order of its scores.
+        label_of: The label of each class that has one.
+    """
 
     control: str
     labels: Sequence[str]
@@ -48,14 +55,28 @@ class LabelMapping:
 
 @dataclass
 class Binding:
-    """A model that met one label config: which output fills which control, which class is which label.
+    """A model bound to one label config: which output fills which control, which class is which label.
 
-    One binding lives as long as its replica, so a family may subclass it to cache what depends on the config.
-    `notes` are sentences the user should read once: classes without a label, a model that is untrained.
-    `meetings` tell which class became which label, for a model that has classes.
-    `media` and `device` are for `fit`: it fetches for itself what the tasks point to, and trains where it is told to.
-    `own_threshold` says that `decode` goes by `threshold` itself: nothing is left out after it.
-    `fetch` is for a model that does without `sources`: the value of a task, and the task's id -> bytes.
+    It lives as long as its replica, so a model may subclass it to cache what depends on the label config, and name the
+    subclass as its type argument: `class TextClassifier(Model[TextBinding])`.
+
+    Attributes:
+        config: The label config.
+        label_map: Class name -> label, from `--label-map`.
+        project: Id of the Label Studio project, None outside of a server.
+        threshold: Score below which regions are dropped, None if the model decides.
+        applies_threshold: `decode` applies `threshold` itself, so nothing is dropped after it.
+        notes: Sentences shown to the user once: classes without a label, an untrained model.
+        label_mappings: How classes map to labels, for each control of a model that has classes.
+        media: Fetches what the tasks point to; set for `fit` only.
+        device: Where `fit` trains: "cpu", "cuda:0".
+        fetch: Fetches for a model without `media_refs`: a value of a task and the task's id -> bytes.
+
+    Example:
+        class WordsBinding(Binding):
+            @cached_property
+            def keywords(self) -> dict[str, str]:
+                return {label.name.lower(): label.name for label in self.config.only("Choices").labels}
     """
 
     config: LabelConfig
@@ -71,18 +92,24 @@ class Binding:
 
     @property
     def can_predict(self) -> bool:
-        """Whether any control can be filled; False for a model that has yet to learn the labels (see `notes`)."""
+        """Tell whether any control can be filled; False until the model has learned the labels (see `notes`)."""
         return True
 
     @property
     def output_controls(self) -> frozenset[str] | None:
-        """The names of the controls that it fills; None where nobody knows."""
+        """Return the names of the controls that the model fills, or None if it does not declare them."""
         return None
 
 
 @dataclass(frozen=True)
 class AutotuneResult:
-    """What a model settled about a run: parameters, tasks of a batch (None: as asked), and a sentence to read."""
+    """What `Model.autotune` decided for a run.
+
+    Attributes:
+        params: Parameters that replace those of the spec.
+        batch_size: Tasks per batch, None to keep the requested number.
+        note: A sentence for the user.
+    """
 
     params: Mapping[str, Json]
     batch_size: int | None
@@ -93,24 +120,43 @@ BindingT = TypeVar("BindingT", bound=Binding, default=Any)
 
 
 class Model(ABC, Generic[BindingT]):
-    """One model on one device. Subclass it in one file and name that file: `--model path/to/file.py:Class`.
+    """Base class of every model: one instance is one model on one device.
 
-    place       what `--workers N` means: N replica processes ("process", for models that hold the GIL), or
-                N threads that fetch and encode ahead of one forward lane ("threads")
-    batch_size  tasks per forward when `--batch-size` is not given
-    devices     kinds of device the model can use, the preferred one first
-    retry_delays  seconds before each further try of a step that raised TransientError, ConnectionError or TimeoutError
-    params      the model's own parameters and their defaults; `--with` may set these and no others
-                (None: any)
-    files       parameters that may name a file: what is in it belongs to the identity of an untrained model
-    can_continue  whether `fit` starts from the weights of `spec.earlier` where there is one
-    tunes       parameters that `tune` settles when their value is "auto"
-    fills       control tags it fills, each with the object tags it can be about: {"Choices": ("Text", "Paragraphs")}.
-                A label config without such a pair is refused. Empty: the model does not say
-    needs       modules that it imports when it loads and that its package may come without: ("torch",)
-    extra       the extra of its package that brings them: "vision"
+    Subclass it in a file of your own, override `forward` and `decode`, and name the file: `--model path/to/file.py:Class`.
+    A model with a binding of its own names it as the type argument: `class TextClassifier(Model[TextBinding])`.
+    Import heavy packages inside the methods, because `lsml models` imports the module to read the class attributes.
 
-    Import what is heavy inside the methods: `lsml models` imports the module to read this.
+    Args:
+        spec: Everything that the model is built from; available as `self.spec`.
+
+    Attributes:
+        parallelism: What `--workers N` starts: N replica processes ("process", for models that hold the GIL), or N
+            threads that fetch and encode ahead of a single `forward` ("threads").
+        batch_size: Tasks per `forward` where `--batch-size` is not given.
+        devices: Kinds of device that the model can use, the preferred one first.
+        retry_delays: Seconds before each further try of a step that raised TransientError, ConnectionError or
+            TimeoutError.
+        params: Name -> default or `Parameter`; `--with NAME=VALUE` takes these names only. None: any name.
+        supported_controls: Control tags that the model fills, each with the object tags that it can label:
+            {"Choices": ("Text", "Paragraphs")}. A label config without such a pair is refused. Empty: any label config.
+        required_modules: Modules that `load` imports and that may not be installed: ("torch",).
+        install_extra: The extra of the model's package that installs them: "vision".
+        supports_warm_start: `fit` can start from the weights of `spec.init_from`.
+        auto_params: Parameters that `autotune` decides where their value is "auto".
+        file_params: Parameters that may name a file; its content is part of the identity of an untrained model.
+
+    Example:
+        class Shouting(Model):
+            supported_controls = {"Choices": ("Text",)}
+            params = {"share": Parameter(0.5, "share of capitals from which a text is loud", minimum=0, maximum=1)}
+
+            def forward(self, inputs, binding):
+                return [mean(char.isupper() for char in task.data["text"]) for task in inputs]
+
+            def decode(self, output, task, binding):
+                label = "loud" if output >= self.param("share") else "quiet"
+                region = binding.config.only("Choices").region(task, {"choices": [label]}, score=1.0)
+                return Prediction.of((region,), self.version)
     """
 
     parallelism: ClassVar[Literal["process", "threads"]] = "process"
@@ -130,83 +176,124 @@ class Model(ABC, Generic[BindingT]):
 
     @property
     def version(self) -> str:
+        """Return the `model_version` of the predictions: `news@20261120T213015`."""
         return self.spec.model_version
 
     @classmethod
     def available_devices(cls) -> Sequence[str]:
-        """The devices of this machine that the model can use, the best first: ("cuda:0", "cuda:1", "cpu")."""
+        """Return the devices of this machine that the model can use, the best first: ("cuda:0", "cuda:1", "cpu")."""
         return cls.devices
 
     @classmethod
     def referenced_files(cls, path: Path) -> Sequence[Path]:
-        """What a file that a parameter names reads in its turn, as a config its bases; it need not be there."""
-        return ()
+        """Return the files that a file named by a parameter refers to, such as the bases of a config.
 
-    def param(self, name: str) -> Any:
-        """The value given with `--with NAME=VALUE`, else the class's default."""
-        declared = (type(self).params or {}).get(name)
-        default = declared.default if isinstance(declared, Parameter) else declared
-        return self.spec.params.get(name, default)
+        They belong to the identity of an untrained model as well. They need not exist.
+        """
+        return ()
 
     @classmethod
     def declared_params(cls) -> Mapping[str, Parameter] | None:
-        """Return the declaration of each parameter by name; None if the model takes any."""
-        if cls.params is None:
+        """Return the declaration of each parameter by name, or None if the model takes any.
+
+        Raises:
+            ModelError: `params` is not a mapping.
+        """
+        params: Any = cls.params
+        if params is None:
             return None
-        return {name: value if isinstance(value, Parameter) else Parameter(value) for name, value in cls.params.items()}
+        if not isinstance(params, Mapping):
+            raise ModelError(
+                f"{cls.__name__}.params is {describe_json_type(params)}; it has to map each name to its default."
+            )
+        return {name: value if isinstance(value, Parameter) else Parameter(value) for name, value in params.items()}
+
+    @classmethod
+    def default_params(cls) -> dict[str, Json]:
+        """Return the default of each declared parameter by name."""
+        return {name: parameter.default for name, parameter in (cls.declared_params() or {}).items()}
+
+    def param(self, name: str) -> Any:
+        """Return the value given with `--with NAME=VALUE`, else the declared default."""
+        return self.spec.params[name] if name in self.spec.params else self.default_params().get(name)
 
     def load(self, device: str) -> None:  # noqa: B027 - a model without weights has nothing to do here
-        """Bring the weights into memory. Called once per process, before the first batch."""
+        """Load the weights into memory; called once per process, before the first batch.
+
+        Args:
+            device: "cpu", "cuda:0", "mps".
+
+        Raises:
+            ModelError: The weights are missing or damaged, or the model has to be trained first.
+        """
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> BindingT:
-        """Meet a label config, before and without `load`.
+        """Bind the model to a label config; called before `load`, and also without it.
 
-        Raises LabelMismatch when the model can fill none of its controls, naming both lists of labels.
+        Args:
+            config: The label config.
+            label_map: Class name -> label, from `--label-map`.
+            project: Id of the Label Studio project, None outside of a server.
+
+        Raises:
+            LabelMismatch: The model can fill none of the controls; the message shows the labels of both sides.
         """
         fills = type(self).supported_controls
         if fills and not any(config.find_pairs(control, objects) for control, objects in fills.items()):
-            there = ", ".join(map(str, config.controls.values())) or "no control at all"
+            available = ", ".join(map(str, config.controls.values())) or "no control at all"
             raise LabelMismatch(
-                f"{self.spec.name} fills {' and '.join(describe_controls(fills))}, but the label config has {there}.",
+                f"{self.spec.name} fills {' and '.join(describe_controls(fills))}, "
+                f"but the label config has {available}.",
                 "Choose a model that fills these controls: `lsml models` lists them.",
             )
         return cast(BindingT, Binding(config, label_map, project))
 
     def input_controls(self, config: LabelConfig) -> frozenset[str]:
-        """The controls whose regions belong to the question, by name; asked before and without `load`.
+        """Return the names of the controls whose regions the model reads, such as boxes that it transcribes.
 
-        A model that reads what stands in boxes is given the boxes. Where it is measured they stay in the task, and are
-        not measured; everything else that people have said is hidden from it.
+        Evaluation leaves these regions in the task and does not score them; it hides all other annotations from the
+        model. Called before `load`, and also without it.
         """
         return frozenset()
 
     def media_refs(self, task: Task, binding: BindingT) -> Sequence[str]:
-        """The values of the task that point to media; their bytes reach `encode`."""
+        """Return the values of the task that point to media; their bytes are passed to `encode`."""
         return ()
 
     def encode(self, task: Task, binding: BindingT, media: Mapping[str, bytes]) -> Any:
-        """CPU work that can run ahead in threads: a task and its media -> one input of `forward`.
+        """Turn a task and its media into one input of `forward`. Runs on the CPU, in several threads at once.
 
-        Raises ValueError with a sentence when the task cannot be used; it costs this task only.
+        Args:
+            task: The task, which must not be changed.
+            binding: What `bind` returned.
+            media: The bytes of each value that `media_refs` returned.
+
+        Raises:
+            ValueError: The task cannot be used, with a sentence that says why; only this task fails.
         """
         return task
 
     @abstractmethod
     def forward(self, inputs: Sequence[Any], binding: BindingT) -> Sequence[Any]:
-        """n inputs -> n outputs, in order. Has the device to itself."""
+        """Compute one output for each of n inputs, in their order. No other call uses the device meanwhile."""
 
     @abstractmethod
     def decode(self, output: Any, task: Task, binding: BindingT) -> Prediction:
-        """One output -> the prediction in Label Studio's terms; no regions when nothing was found."""
+        """Turn one output into a prediction; one without regions says that nothing was found."""
 
     def autotune(self, binding: BindingT, inputs: Sequence[Any], batch_size: int | None) -> AutotuneResult | None:
-        """Settle once, on the device, what a run must not decide twice: a precision, a batch size.
+        """Decide on the device what has to stay the same during a run: a precision, a batch size.
 
-        inputs      what `encode` made of the first tasks; may be empty
-        batch_size  tasks of a batch, None when a good number is to be found
+        Called on a loaded model before the first batch. Every replica gets the parameters that are returned, and a
+        resumed run gets those of its first start.
 
-        Called on a loaded model before the first batch; every replica gets the parameters that come back, and a
-        resumed run those of its beginning. None: there is nothing to settle.
+        Args:
+            binding: What `bind` returned.
+            inputs: What `encode` returned for the first tasks; may be empty.
+            batch_size: Tasks per batch, None to choose a good number.
+
+        Returns:
+            The decisions, None if there is nothing to decide.
         """
         return None
 
@@ -218,16 +305,27 @@ class Model(ABC, Generic[BindingT]):
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Json]:
-        """Train, write the weights into `out_dir`, return what `ModelSpec.state` should hold from then on.
+        """Train on annotated tasks and write the weights into `out_dir`.
 
-        `holdout` is for early stopping only; metrics are computed by the caller, with the finished model.
+        Args:
+            train: Tasks to learn from.
+            validation: Held-out tasks, for early stopping only: the caller computes the metrics. May be empty.
+            binding: What `bind` returned, with `media` and `device` set.
+            out_dir: An empty folder for the weights. It is renamed afterwards, so do not store its path.
+            progress: Takes one sentence about the state of the training.
+
+        Returns:
+            The JSON that `ModelSpec.state` holds from then on: class names, the architecture.
+
+        Raises:
+            ModelError: There is nothing to learn.
         """
         raise UsageError(f"{self.spec.name} cannot be trained.", "`lsml fit` needs a model that overrides `fit`.")
 
 
-def describe_controls(fills: Mapping[str, Sequence[str]]) -> list[str]:
-    """What a model fills, in words: ["Choices over Text, HyperText, Paragraphs"]."""
-    about: dict[tuple[str, ...], list[str]] = {}
-    for control, objects in fills.items():
-        about.setdefault(tuple(objects), []).append(control)
-    return [f"{', '.join(controls)} over {', '.join(objects)}" for objects, controls in about.items()]
+def describe_controls(supported_controls: Mapping[str, Sequence[str]]) -> list[str]:
+    """Describe `Model.supported_controls`: ["Choices over Text, HyperText, Paragraphs"]."""
+    controls_of: dict[tuple[str, ...], list[str]] = {}
+    for control, objects in supported_controls.items():
+        controls_of.setdefault(tuple(objects), []).append(control)
+    return [f"{', '.join(controls)} over {', '.join(objects)}" for objects, controls in controls_of.items()]

@@ -116,7 +116,7 @@ def install_command(name: str) -> str:
     extra = EXTRAS[name]
     if extra.install_script is None:
         return f"pip install 'lsml[{name}]'"
-    return shlex.join(["bash", str(Path(__file__).parent / extra.install_script), "--python", sys.executable])
+    return shlex.join(["bash", str(Path(__file__).parents[1] / extra.install_script), "--python", sys.executable])
 
 
 def _unmet_requirements(extra: str | None) -> dict[str, str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lsml_cli.errors import ModelError
-from lsml_cli.models.loading import LEGACY_BACKENDS
+from lsml_cli.models.legacy_backends.sdk_detection import find_folder_model, find_model_class_name
 from lsml_cli.models.spec import Json
 from lsml_cli.registry import versions
 
@@ -18,10 +17,11 @@ PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
 def find_single_class(name: str) -> str | None:
     """ "path/to/model.py:Class" for a file that has one model, and for a folder with a `model.py` and no versions."""
     path = Path(name)
+    found: tuple[Path, str] | None
     if name.endswith(".py") and path.is_file():
-        found = path, importlib.import_module(LEGACY_BACKENDS).find_model_class_name(path)
+        found = path, find_model_class_name(path)
     elif path.is_dir() and not (path / versions.CURRENT_FILE).exists() and not versions.list_versions(path):
-        found = importlib.import_module(LEGACY_BACKENDS).find_folder_model(path)
+        found = find_folder_model(path)
     else:
         return None
     return f"{found[0]}:{found[1]}" if found else None

@@ -301,7 +301,9 @@ def _untrained_spec(name: str, target: str, params: Mapping[str, Json]) -> Model
 
 def _digest_param_files(model_class: type[Model], params: Mapping[str, Json]) -> dict[str, str]:
     """{path: digest of its content}, of each file that the parameters name and of those that it reads in its turn."""
-    given = dict(model_class.params or {}) | dict(params)
+    if not model_class.file_params:
+        return {}
+    given = model_class.default_params() | dict(params)
     paths = [Path(value) for name in model_class.file_params if isinstance(value := given.get(name), str)]
     found: dict[str, str] = {}
     for path in paths:  # which grows
@@ -332,7 +334,7 @@ def _identity_digest(identity: list[Any]) -> str:
 
 def check_params(model_class: type[Model], params: Mapping[str, Json]) -> None:
     """Raises UsageError when the model does not have one of these parameters, or when one of them is not JSON."""
-    declared = model_class.declared_params()
+    declared = model_class.declared_params() if params else None
     for key, value in params.items():
         if declared is not None and key not in declared:
             known = ", ".join(sort_by_similarity(key, declared)) or "none"

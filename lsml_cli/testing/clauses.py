@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lsml_cli.errors import LabelMismatch, LsmlError, UsageError
+from lsml_cli.errors import LabelMismatch, LsmlError
 from lsml_cli.inference.record_codec import BindingKey, TaskCodec
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaDied, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
-from lsml_cli.registry.resolve import check_params
+from lsml_cli.models.parameters import Parameter
 from lsml_cli.schema.label_config import CONTROLS, OBJECTS, LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import describe_json_type
@@ -68,21 +68,32 @@ def _spec(subject: ModelUnderTest) -> Iterator[str]:
 
 @clause(CLAUSES, "params", is_prerequisite=True)
 def _params(subject: ModelUnderTest) -> Iterator[str]:
-    """Parameters are declared with defaults that are JSON, and no others are taken."""
-    declared: Any = subject.model_class.params
-    if declared is None:
+    """Every parameter has a name and a default that is JSON and that its own declaration allows."""
+    params: Any = subject.model_class.params
+    if params is None:
         return
-    if not isinstance(declared, Mapping):
-        yield f"params is {describe_json_type(declared)}; it has to map each name to its default"
+    if not isinstance(params, Mapping):
+        yield f"params is {describe_json_type(params)}; it has to map each name to its default"
         return
-    for name, default in declared.items():
-        if not is_json(default):
-            yield f"the default of {name} is {default!r}, which is not JSON, so --with and specs cannot carry it"
-    try:
-        check_params(subject.model_class, {"no_such_parameter": 1})
-    except UsageError:
-        return
-    yield "params takes a parameter that is not declared, so a typing error in --with goes unnoticed"
+    for name, parameter in (subject.model_class.declared_params() or {}).items():
+        if not isinstance(name, str):
+            yield f"params has the name {name!r}; it has to be text"
+        elif (problem := _declaration_problem(name, parameter)) is not None:
+            yield problem
+
+
+def _declaration_problem(name: str, parameter: Parameter) -> str | None:
+    """Describe what is wrong with the declaration of a parameter."""
+    for label, value in (("the default", parameter.default), *(("a choice", choice) for choice in parameter.choices)):
+        if not is_json(value):
+            return f"{label} of {name} is {value!r}, which is not JSON, so --with and specs cannot carry it"
+    if not isinstance(parameter.help, str):
+        return f"the help of {name} is {describe_json_type(parameter.help)}; it has to be text"
+    if parameter.has_range and parameter.value_kind not in ("int", "float"):
+        return f"{name} has a range, which is for numbers, and its kind is {parameter.value_kind!r}"
+    if not parameter.accepts(parameter.default):
+        return f"the default of {name} is {parameter.default!r}; it has to be {parameter.describe()}"
+    return None
 
 
 @clause(CLAUSES, "build", is_prerequisite=True)

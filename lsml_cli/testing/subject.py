@@ -14,7 +14,7 @@ import orjson
 
 from lsml_cli.errors import ModelError
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models import base
+from lsml_cli.models import spec
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry.resolve import source_files
@@ -191,7 +191,7 @@ def _violation_from_error(
 ) -> Violation:
     """A breach that is an exception: the model's own, where lsml has made a sentence about the model of it."""
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, ModelError) and error.__cause__ is not None and frames[-1].filename == base.__file__:
+    if isinstance(error, ModelError) and error.__cause__ is not None and frames[-1].filename == spec.__file__:
         error = error.__cause__
     return Violation(clause, context + describe_error(error, model_class), error)
 

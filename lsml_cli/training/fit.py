@@ -175,7 +175,7 @@ def fit_version(
             family=resolve.family_name(spec.target),
             label_config=config.xml,
             state=state,
-            params=dict(spec.model_class().params or {}) | dict(spec.params),
+            params=spec.model_class().default_params() | dict(spec.params),
             counts=plan.counts,
             metrics={name: found.to_json() for name, found in metrics.items()},
             data_digest=plan.data_digest,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lsml_cli import AnnotatedTask, Binding, LabelConfig, Model, ModelSpec, Prediction, Task
+from lsml_cli import AnnotatedTask, Binding, LabelConfig, Model, ModelSpec, Parameter, Prediction, Task
 from lsml_cli.errors import ModelError
 
 
@@ -51,12 +51,28 @@ class DefaultIsNoJson(Lengths):
     params: ClassVar = {"limit": 10, "folder": Path("/tmp")}
 
 
-class TakesAnyParam(Lengths):
-    class Anything(dict[str, Any]):
-        def __contains__(self, key: object) -> bool:
-            return True
+class DefaultIsOutOfRange(Lengths):
+    params: ClassVar = {"limit": Parameter(10, maximum=5)}
 
-    params: ClassVar = Anything(limit=10)
+
+class ChoiceIsNoJson(Lengths):
+    params: ClassVar = {"limit": 10, "folder": Parameter(None, choices=(Path("/tmp"),))}
+
+
+class HelpIsNoText(Lengths):
+    params: ClassVar = {"limit": Parameter(10, help=["letters"])}  # type: ignore[arg-type]
+
+
+class RangeOfText(Lengths):
+    params: ClassVar = {"limit": Parameter("10", minimum=1)}
+
+
+class ParameterIsNoName(Lengths):
+    params: ClassVar = {"limit": 10, 3: 1}
+
+
+class ParamsAreAList(Lengths):
+    params: ClassVar = ["limit"]
 
 
 class BuildFails(Lengths):

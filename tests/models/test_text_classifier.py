@@ -24,6 +24,7 @@ from lsml_cli.models.base import Binding, Model
 from lsml_cli.models.spec import ModelSpec
 from lsml_cli.models.text_classifier.texts import read_text, visible_text
 from lsml_cli.models.text_classifier.tfidf import TOKEN, Tfidf, tokens
+from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
@@ -201,6 +202,7 @@ def test_multiple_choices_are_as_probable_as_sklearn_says(tmp_path: Path) -> Non
 def test_predicting_imports_no_sklearn(animal_spec: ModelSpec) -> None:
     code = f"""
 import pickle, sys
+from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task
 spec = pickle.loads({__import__("pickle").dumps(animal_spec)!r})
@@ -453,7 +455,7 @@ def test_texts_without_any_word_can_be_learned_from(tmp_path: Path) -> None:
 )
 def test_parameters_are_checked(params: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(params))} must be"):
-        replace(SPEC, params=params).build()
+        find_model("text-classifier", params)
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "vocabulary.json"])

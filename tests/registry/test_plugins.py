@@ -40,8 +40,8 @@ class Wordy(Model):
     """More words than the mean of those it has seen: long."""
 
     supported_controls = {"Choices": ("Text",)}
-    needs = ("json", "no_such_module")
-    extra = "fast"
+    required_modules = ("json", "no_such_module")
+    install_extra = "fast"
 
     def load(self, device):
         self.mean = json.loads((self.spec.path / "mean.json").read_text()) if self.spec.path else 5
@@ -53,7 +53,7 @@ class Wordy(Model):
         region = binding.config.only("Choices").region(task, {"choices": ["long" if output else "short"]}, score=0.9)
         return Prediction.of((region,), self.version)
 
-    def fit(self, train, holdout, binding, out_dir, progress):
+    def fit(self, train, validation, binding, out_dir, progress):
         counts = [len(example.task.data["text"].split()) for example in train]
         (out_dir / "mean.json").write_text(json.dumps(sum(counts) / len(counts)))
         return {}

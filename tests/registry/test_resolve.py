@@ -66,8 +66,11 @@ def test_the_files_that_a_parameter_names_are_part_of_the_identity(tmp_path):
         seen.append(digest(weights=named))
         assert digest(weights=named) == seen[-1]
     assert len(set(seen)) == len(seen)
-    for no_file in (str(tmp_path), "\0", "x" * 5_000, 3, None):
+    for no_file in (str(tmp_path), "\0", "x" * 5_000):
         assert not find_model(f"{models.__file__}:Stored", {"weights": no_file}).file_digests
+    for value in (3, None):
+        with pytest.raises(UsageError, match=f"weights must be a text, not {value}"):
+            digest(weights=value)
     weights.write_text("behind.bin")
     behind.write_text("weights.bin")  # round in circles
     assert list(find_model(f"{models.__file__}:Stored", {"weights": named}).file_digests) == [named, str(behind)]

@@ -276,15 +276,15 @@ def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from lsml_cli import drafts, versions
+from lsml_cli.registry import version_writer, versions
 root = Path(sys.argv[1])
 number = 0
 while True:
     number += 1
-    with drafts.begin(root) as draft:
+    with version_writer.open_version_writer(root) as draft:
         for part in range(3):
             (draft.folder / f"weights-{part}.bin").write_bytes(bytes([number % 256]) * 100_000)
-        version = draft.keep(family="a:B", label_config="<View/>", state={"number": number % 256}, params={})
+        version = draft.commit(family="a:B", label_config="<View/>", state={"number": number % 256}, params={})
     versions.promote(root, version.version)
 """
 

@@ -34,7 +34,12 @@ BROKEN = {
     "DevicesAreText": ("class", "devices is 'cpu'; it has to be a tuple"),
     "UnsupportedControlTag": ("class", "supported_controls names <Choice>"),
     "DefaultIsNoJson": ("params", "the default of folder is PosixPath('/tmp'), which is not JSON"),
-    "TakesAnyParam": ("params", "a parameter that is not declared"),
+    "DefaultIsOutOfRange": ("params", "the default of limit is 10; it has to be a whole number of at most 5"),
+    "ChoiceIsNoJson": ("params", "a choice of folder is PosixPath('/tmp'), which is not JSON"),
+    "HelpIsNoText": ("params", "the help of limit is a list; it has to be text"),
+    "RangeOfText": ("params", "limit has a range, which is for numbers, and its kind is 'str'"),
+    "ParameterIsNoName": ("params", "params has the name 3; it has to be text"),
+    "ParamsAreAList": ("params", "params is a list; it has to map each name to its default"),
     "BuildFails": ("build", "raised KeyError: 'words' (broken_models.py, line "),
     "BindNeedsLoad": ("bind", "before load, raised AttributeError: 'BindNeedsLoad' object has no attribute 'classes'"),
     "BindGivesNothing": ("bind", "bind returned null"),
@@ -165,7 +170,7 @@ def test_the_report_is_one_to_work_from() -> None:
 def test_what_the_model_raised_is_shown_with_its_line() -> None:
     error = broken("DecodeFails")
     assert isinstance(error.__cause__, KeyError)
-    assert 'in decode: return self.answer({1: "short"}[output], 0.5, task, binding))' in str(error)
+    assert 'in decode: return self.make_prediction({1: "short"}[output], 0.5, task, binding))' in str(error)
     assert "There may be more" in str(error)
 
 

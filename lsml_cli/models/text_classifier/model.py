@@ -8,14 +8,14 @@ binding.py  what the classifier makes of a label config
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lsml_cli.errors import UsageError
-from lsml_cli.models.base import Binding, Model, Progress
+from lsml_cli.models.base import Model, Progress
 from lsml_cli.models.choices.heads import bind_trained_heads, heads_from_state, heads_to_state
 from lsml_cli.models.choices.training_set import build_training_sets
+from lsml_cli.models.parameters import Parameter
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.models.text_classifier import linear, texts
 from lsml_cli.models.text_classifier.binding import (
@@ -32,25 +32,28 @@ from lsml_cli.schema.tasks import AnnotatedTask, Task
 __all__ = ["TextClassifier"]
 
 
-class TextClassifier(Model):
-    """Learns quickly, from a few dozen texts to millions; answers about 100,000 short texts per second and core."""
+class TextClassifier(Model[TextBinding]):
+    """Classify texts; trains in seconds, and predicts about 100,000 short texts per second and core."""
 
     batch_size: ClassVar[int] = 256
-    params: ClassVar[Mapping[str, Json]] = {
-        "C": 30.0,
-        "ngrams": 2,
-        "max_features": 1 << 18,
-        "min_df": 1,
-        "class_weight": None,
+    params: ClassVar[Mapping[str, Json | Parameter]] = {
+        "C": Parameter(30.0, "weight of the data against the regularisation", above=0),
+        "ngrams": Parameter(2, "longest run of tokens that is a feature", minimum=1, maximum=5),
+        "max_features": Parameter(
+            1 << 18,
+            "features to keep, the most frequent ones",
+            minimum=1,
+            nullable=True,
+            expected="a whole number from 1, or null for no limit",
+        ),
+        "min_df": Parameter(1, "texts that a feature must occur in", minimum=1),
+        "class_weight": Parameter(None, "balanced: rare classes weigh as much as frequent ones", choices=("balanced",)),
     }
     supported_controls: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": texts.TEXT_TAGS}
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
-        self._settings = {name: self.param(name) for name in self.params}
-        for name, (is_fine, wanted) in _PARAMS.items():
-            if not is_fine(self._settings[name]):
-                raise UsageError(f"{name} must be {wanted}, not {self._settings[name]!r}.")
+        self._settings = self.default_params() | dict(spec.params)
         self._heads = heads_from_state(spec)
         self._scorers: list[linear.Scorer] = []
 
@@ -67,14 +70,12 @@ class TextClassifier(Model):
             return bind_untrained(TextBinding(config, label_map, project), pairs)
         return bind_trained_heads(TextBinding(config, label_map, project), pairs, self._heads, TextInput)
 
-    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> tuple[str, ...]:
+    def encode(self, task: Task, binding: TextBinding, media: Mapping[str, bytes]) -> tuple[str, ...]:
         """One text for each source of the binding."""
-        assert isinstance(binding, TextBinding)
         return tuple([source.text(task.data) for source in binding.scorer_inputs])
 
-    def forward(self, inputs: Sequence[Sequence[str]], binding: Binding) -> Sequence[Any]:
+    def forward(self, inputs: Sequence[Sequence[str]], binding: TextBinding) -> Sequence[Any]:
         """One tuple of what `Answer.probabilities` says for each input."""
-        assert isinstance(binding, TextBinding)
         if not inputs or not binding.head_bindings:
             return [()] * len(inputs)
         scorers = self._scorers or fit_untrained_scorers(binding, self._settings)
@@ -86,15 +87,14 @@ class TextClassifier(Model):
             zip(*(answer.probabilities(scores[answer.input_index]) for answer in binding.head_bindings), strict=True)
         )
 
-    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
-        assert isinstance(binding, TextBinding)
+    def decode(self, output: Any, task: Task, binding: TextBinding) -> Prediction:
         return Prediction.of(binding.make_regions(task, output), self.version)
 
     def fit(
         self,
         train: Sequence[AnnotatedTask],
         validation: Sequence[AnnotatedTask],
-        binding: Binding,
+        binding: TextBinding,
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Json]:
@@ -115,20 +115,3 @@ class TextClassifier(Model):
 
 def _read_text(object_tag: Object, task: Task) -> str:
     return texts.read_text(object_tag, task.data)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-_PARAMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "C": (lambda value: _is_number(value) and 0 < value < float("inf"), "a number above 0"),
-    "ngrams": (lambda value: _is_count(value) and value <= 5, "a whole number from 1 to 5"),
-    "max_features": (lambda value: value is None or _is_count(value), "a whole number from 1, or null for no limit"),
-    "min_df": (_is_count, "a whole number from 1"),
-    "class_weight": (lambda value: value in (None, "balanced"), '"balanced" or null'),
-}
