@@ -43,17 +43,18 @@ def versions(
         lsml versions models/news --promote 20261120T213015
     """
     from lsml_cli.commands.console.progress import Console
+    from lsml_cli.registry import promotion
     from lsml_cli.registry import versions as store
 
     with Console(quiet) as console:
         _require_model(folder)
         if promote is not None:
             before = store.current_version(folder)
-            store.promote(folder, promote)
+            promotion.promote(folder, promote)
             was = f", instead of {before}" if before and before != promote else ""
             console.note(f"{folder} means {promote} now{was}.")
         if prune is not None:
-            removed = store.prune(folder, prune)
+            removed = promotion.prune(folder, prune)
             console.note(f"Removed {len(removed)} versions: {', '.join(removed)}." if removed else "Removed nothing.")
         found = store.scan_versions(folder)
         if as_json:

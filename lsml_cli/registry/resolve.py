@@ -24,10 +24,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, NoReturn
 
 import orjson
@@ -38,7 +35,8 @@ from lsml_cli.models.loading import FILE_MODULE_PREFIX, load_class
 from lsml_cli.models.parameters import require_valid
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import plugins, versions
-from lsml_cli.registry.local_imports import find_local_modules, list_package_files
+from lsml_cli.registry.code_digest import code_digest, param_file_digests
+from lsml_cli.registry.digests import json_digest
 from lsml_cli.registry.project_file import ProjectFile, find_single_class, read_project_file
 from lsml_cli.schema.label_config import LabelConfig
 
@@ -49,7 +47,6 @@ BUILT_IN = {
     "text-classifier": "lsml_cli.models.text_classifier.model:TextClassifier",
 }
 _CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL)
-SHARED_PACKAGES = ("lsml_cli", "lsml_cli.models")  # packages that are the home of many families, and no family's own
 
 
 def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec:
@@ -136,7 +133,7 @@ def version_spec(
     return ModelSpec(
         version.name,
         target,
-        _identity_digest(identity),
+        json_digest(identity),
         version.version,
         given,
         folder,
@@ -293,43 +290,10 @@ def parse_params(pairs: list[str]) -> dict[str, Json]:
 def _untrained_spec(name: str, target: str, params: Mapping[str, Json]) -> ModelSpec:
     family = load_class(target)
     check_params(family, params)
-    files = _digest_param_files(family, params)
+    files = param_file_digests(family, params)
     # A file may define several models. Where it lies is no part of what they are.
     identity: list[Any] = [code_digest(family), family.__name__, dict(params)]
-    return ModelSpec(name, target, _identity_digest([*identity, *files.values()]), params=params, file_digests=files)
-
-
-def _digest_param_files(model_class: type[Model], params: Mapping[str, Json]) -> dict[str, str]:
-    """{path: digest of its content}, of each file that the parameters name and of those that it reads in its turn."""
-    if not model_class.file_params:
-        return {}
-    given = model_class.default_params() | dict(params)
-    paths = [Path(value) for name in model_class.file_params if isinstance(value := given.get(name), str)]
-    found: dict[str, str] = {}
-    for path in paths:  # which grows
-        if str(path) not in found and (digest := _file_digest(path)) is not None:
-            found[str(path)] = digest
-            paths += model_class.referenced_files(path)
-    return found
-
-
-def _file_digest(path: Path) -> str | None:
-    """Digest of a file's content; None where there is none, or none to be read: whoever opens it says why."""
-    try:
-        stat = path.stat()
-        return _cached_file_digest(path.absolute(), stat.st_mtime_ns, stat.st_size) if S_ISREG(stat.st_mode) else None
-    except (OSError, ValueError):  # the latter of a null byte
-        return None
-
-
-@lru_cache
-def _cached_file_digest(path: Path, mtime_ns: int, size: int) -> str:
-    """Once in a process: a checkpoint may have gigabytes."""
-    return versions.file_digest(path)
-
-
-def _identity_digest(identity: list[Any]) -> str:
-    return blake2b(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+    return ModelSpec(name, target, json_digest([*identity, *files.values()]), params=params, file_digests=files)
 
 
 def check_params(model_class: type[Model], params: Mapping[str, Json]) -> None:
@@ -345,53 +309,6 @@ def check_params(model_class: type[Model], params: Mapping[str, Json]) -> None:
             raise UsageError(f"The parameter {key!r} is not JSON: {error}.") from None
         if declared is not None:
             require_valid(key, declared[key], value)
-
-
-def code_digest(model_class: type[Model]) -> str:
-    """Digest of the source of a model: of its own package where it has one, else of the file it is in.
-
-    What a file imports from beside it counts with it.
-    """
-    digest = blake2b(digest_size=16)
-    for name, path in source_files(model_class).items():
-        content = path.read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
-
-
-def source_files(model_class: type[Model]) -> dict[str, Path]:
-    """The files that a model's own code is in, by their names relative to its package ("" is a file by itself; what it
-    imports from its folder comes by their names there).
-
-    Its package is the outermost that offers the class, else the innermost that the class is in.
-    """
-    package = _package_of(model_class)
-    if package is not None:
-        folder = Path(package).parent
-        return {path.relative_to(folder).as_posix(): path for path in list_package_files(folder)}
-    origin = getattr(sys.modules[model_class.__module__], "__file__", None)
-    if origin is None:
-        raise ModelError(f"{model_class.__name__} has no source file that could tell one version from another.")
-    script = Path(origin)
-    # A module of an installed distribution lies beside all others; only a file by itself has a folder of its own.
-    beside = find_local_modules(script) if model_class.__module__.startswith(FILE_MODULE_PREFIX) else ()
-    return {"": script} | {path.relative_to(script.parent).as_posix(): path for path in beside}
-
-
-def _package_of(model_class: type[Model]) -> str | None:
-    """The `__init__.py` of the package that is the model's own, None for a model in a plain file."""
-    parts = model_class.__module__.split(".")
-    innermost = None
-    for length in range(1, len(parts) + 1):
-        name = ".".join(parts[:length])
-        module = sys.modules.get(name)
-        origin: str | None = getattr(module, "__file__", None)
-        if name in SHARED_PACKAGES or origin is None or Path(origin).name != "__init__.py":
-            continue
-        innermost = origin
-        if vars(module).get(model_class.__name__) is model_class:
-            break
-    return innermost
 
 
 def _is_importable(module: str) -> bool:

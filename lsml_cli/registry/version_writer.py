@@ -17,17 +17,15 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import UsageError
+from lsml_cli.registry.digests import DIGEST_BYTES, file_digest
+from lsml_cli.registry.durable_files import fsync_path, raise_write_error, write_synced
 from lsml_cli.registry.versions import (
     FORMAT,
     HIDDEN_FILE_PREFIX,
     HIDDEN_FOLDER_PREFIX,
     METADATA_FILE,
     Version,
-    file_digest,
-    fsync_path,
     is_version_folder,
-    raise_write_error,
-    write_synced,
 )
 
 _STALE_SECONDS = 24 * 3600  # seconds after which something unfinished is taken for what a killed run left
@@ -56,7 +54,7 @@ class VersionWriter:
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != METADATA_FILE)
         files = {path.relative_to(self.folder).as_posix(): path for path in paths}
         digests = {name: file_digest(path) for name, path in files.items()}
-        digest = blake2b(digest_size=16)
+        digest = blake2b(digest_size=DIGEST_BYTES)
         for name, content in digests.items():
             digest.update(f"{name}\0{content}\0".encode())
         digest.update(orjson.dumps([family, label_config, state, params], option=orjson.OPT_SORT_KEYS))

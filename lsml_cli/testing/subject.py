@@ -17,7 +17,7 @@ from lsml_cli.media.fetcher import Media
 from lsml_cli.models import spec
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.models.spec import ModelSpec
-from lsml_cli.registry.resolve import source_files
+from lsml_cli.registry.code_digest import source_files
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type

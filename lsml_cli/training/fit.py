@@ -23,7 +23,9 @@ from lsml_cli.inference import dispatch
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model, Progress
 from lsml_cli.models.spec import Json, ModelSpec
-from lsml_cli.registry import resolve, version_writer, versions
+from lsml_cli.registry import promotion, resolve, version_writer, versions
+from lsml_cli.registry.code_digest import code_digest
+from lsml_cli.registry.durable_files import DISK_FULL_ERRNOS, raise_write_error
 from lsml_cli.schema.annotations import AnnotationPolicy, make_input_task
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Outcome
@@ -179,7 +181,7 @@ def fit_version(
             counts=plan.counts,
             metrics={name: found.to_json() for name, found in metrics.items()},
             data_digest=plan.data_digest,
-            code_digest=resolve.code_digest(spec.model_class()),
+            code_digest=code_digest(spec.model_class()),
             libraries=_libraries(),
             parent=_parent(start, output),
             refit=refit and passed,
@@ -187,7 +189,7 @@ def fit_version(
         )
     promoted = promote and passed and not plan.truncated
     if promoted:
-        versions.promote(output, version.version)
+        promotion.promote(output, version.version)
     evaluation = replace(evaluation, name=f"{version.name}@{version.version}")
     return FitResult(version, plan, evaluation, verdicts, promoted, time.monotonic() - begun)
 
@@ -293,8 +295,8 @@ def _fit(
     except LsmlError:
         raise
     except OSError as error:
-        if error.errno in versions.DISK_FULL_ERRNOS:
-            versions.raise_write_error(error, folder.parent)
+        if error.errno in DISK_FULL_ERRNOS:
+            raise_write_error(error, folder.parent)
         _raise_model_error(spec, f"failed while training: {type(error).__name__}: {error}", error)
     except (Exception, SystemExit) as error:
         _raise_model_error(spec, f"failed while training: {type(error).__name__}: {error}", error)

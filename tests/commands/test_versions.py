@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lsml_cli.errors import UnknownModel
-from lsml_cli.registry import version_writer, versions
+from lsml_cli.registry import promotion, version_writer, versions
 from tests.helpers.cli import Lsml
 
 METRICS = {"mood": {"count": 20, "accuracy": 0.9, "macro_f1": 0.85, "classes": []}}
@@ -28,7 +28,7 @@ def write(root: Path, *, promote: bool = True, **facts: Any) -> versions.Version
         (draft.folder / "weights.bin").write_bytes(b"w")
         version = draft.commit(family="a:B", label_config="<View/>", state={}, params={"C": 1}, **facts)
     if promote:
-        versions.promote(root, version.version)
+        promotion.promote(root, version.version)
     return version
 
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_promoted(lsml: Lsml, root: Path) -> None:
 def test_pruning_keeps_the_newest_and_the_promoted_one(lsml: Lsml, root: Path) -> None:
     first, torn, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
     assert "Removed nothing." in lsml("versions", root, "--prune", "3").stderr
-    versions.promote(root, first)
+    promotion.promote(root, first)
     run = lsml("versions", root, "--prune", "1")
     assert run.returncode == 0
     assert f"Removed 2 versions: {torn}, {promoted}." in run.stderr
@@ -176,7 +176,7 @@ def test_what_is_wrong_with_the_promoted_one_is_said(lsml: Lsml, root: Path) -> 
     assert f"None of them is promoted: lsml versions {root} --promote {newest}" in run.stderr
     (root / "current").write_bytes(b"\xff\xfe")
     assert lsml("versions", root).returncode == 0
-    versions.promote(root, newest)
+    promotion.promote(root, newest)
     (root / newest / "weights.bin").write_bytes(b"")
     assert f"The promoted version {newest} is damaged: weights.bin" in lsml("versions", root).stderr
 
@@ -226,13 +226,13 @@ def test_versions_are_promoted_and_pruned_while_others_do_the_same(tmp_path: Pat
         while not done.is_set():
             names = versions.list_versions(root)
             with suppress(UnknownModel):  # pruned in between
-                versions.promote(root, names[turn % len(names)])
+                promotion.promote(root, names[turn % len(names)])
 
     def prune() -> None:
         while not done.is_set():
             for _ in range(3):
                 write(root, promote=False)
-            versions.prune(root, 3)
+            promotion.prune(root, 3)
 
     threads = [threading.Thread(target=read), threading.Thread(target=prune)]
     threads += [threading.Thread(target=promote, args=(turn,)) for turn in (0, 1)]

@@ -18,7 +18,8 @@ from lsml_cli.models.legacy_backends import labels
 from lsml_cli.models.legacy_backends.brush import decode_rle, mask_to_rle
 from lsml_cli.models.legacy_backends.model import wrap_script
 from lsml_cli.models.legacy_backends.sdk_detection import ScriptSource, detect_generation, find_model_class_name
-from lsml_cli.registry.resolve import find_model, source_files
+from lsml_cli.registry.code_digest import source_files
+from lsml_cli.registry.resolve import find_model
 from tests.helpers.cli import ROOT, Lsml
 from tests.helpers.serve_process import ServerFactory, wait_until
 from tests.helpers.studio_server import KEY, run_export_server

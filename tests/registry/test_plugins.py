@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lsml_cli.registry.resolve import code_digest, find_model, source_files
+import lsml_cli.models
+from lsml_cli.registry.code_digest import code_digest, source_files
+from lsml_cli.registry.resolve import BUILT_IN, find_model
 
 if TYPE_CHECKING:
     from conftest import Lsml
@@ -58,7 +61,7 @@ class Wordy(Model):
         (out_dir / "mean.json").write_text(json.dumps(sum(counts) / len(counts)))
         return {}
 '''
-BUILT_IN = "lsml_cli.models.text_classifier.model:TextClassifier"
+TEXT_CLASSIFIER = "lsml_cli.models.text_classifier.model:TextClassifier"
 CONFIG = """<View><Text name="text" value="$text"/>
   <Choices name="size" toName="text"><Choice value="short"/><Choice value="long"/></Choices></View>"""
 
@@ -239,7 +242,7 @@ def test_a_name_that_is_taken(with_plugins: Any, site: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(site)}
     known = subprocess.run([sys.executable, "-c", find], env=env, capture_output=True, text=True, check=True).stdout
     used = "acme_models.wordy:Wordy" if zealous["problem"] is None else "acme_models:Wordy"
-    assert known.split() == [BUILT_IN, used]
+    assert known.split() == [TEXT_CLASSIFIER, used]
 
 
 # --- identity
@@ -262,7 +265,27 @@ def test_identity_covers_the_package_that_offers_the_class(tmp_path: Path, monke
         assert code_digest(family) != before
 
 
-def test_identity_of_a_built_in_family_is_its_own() -> None:
-    names = list(source_files(find_model("text-classifier").model_class()))
-    assert "tfidf.py" in names
-    assert "base.py" not in names
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_identity_of_built_in_family_covers_exactly_its_package(name: str) -> None:
+    model_class = find_model(name).model_class()
+    folder = Path(sys.modules[model_class.__module__].__file__ or "").parent
+    assert folder.parent == Path(lsml_cli.models.__file__).parent
+    files = source_files(model_class)
+    assert files == {path.name: path for path in sorted(folder.glob("*.py"))}
+    assert {"__init__.py", "model.py"} <= files.keys()
+
+
+def test_identity_of_built_in_family_changes_with_each_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package is copied, because its files belong to the running process."""
+    model_class = find_model("text-classifier").model_class()
+    digests = {code_digest(model_class)}
+    shutil.copytree(Path(sys.modules[model_class.__module__].__file__ or "").parent, tmp_path / "text_classifier")
+    copies = {path.name: path for path in sorted((tmp_path / "text_classifier").glob("*.py"))}
+    monkeypatch.setattr("lsml_cli.registry.code_digest.source_files", lambda model_class: copies)
+    assert {code_digest(model_class)} == digests
+    for path in copies.values():
+        path.write_bytes(path.read_bytes() + b"# changed")
+        digests.add(code_digest(model_class))
+    assert len(digests) == 1 + len(copies)

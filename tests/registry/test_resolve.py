@@ -14,9 +14,9 @@ import pytest
 
 from lsml_cli import load_model
 from lsml_cli.errors import ModelError, UnknownModel, UsageError
-from lsml_cli.registry import version_writer, versions
+from lsml_cli.registry import promotion, version_writer, versions
+from lsml_cli.registry.code_digest import code_digest
 from lsml_cli.registry.resolve import (
-    code_digest,
     family_name,
     find_model,
     known_models,
@@ -150,7 +150,7 @@ def trained(root: Path, target: str, **changes: Any) -> Path:
             params={"weight": 1},
             code_digest=code_digest(spec.model_class()),
         )
-    versions.promote(root, version.version)
+    promotion.promote(root, version.version)
     path = version.folder / "model.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
     return version.folder

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from lsml_cli.errors import LsmlError, ModelError, OutputError, UnknownModel, UsageError
-from lsml_cli.registry import version_writer, versions
+from lsml_cli.registry import promotion, version_writer, versions
+from lsml_cli.registry.durable_files import raise_write_error
 
 
 def write(root: Path, weights: bytes = b"w", *, promote: bool = True) -> versions.Version:
@@ -23,7 +24,7 @@ def write(root: Path, weights: bytes = b"w", *, promote: bool = True) -> version
         (draft.folder / "weights.bin").write_bytes(weights)
         version = draft.commit(family="a:B", label_config="<View/>", state={"classes": ["a"]}, params={"C": 1})
     if promote:
-        versions.promote(root, version.version)
+        promotion.promote(root, version.version)
     return version
 
 
@@ -46,7 +47,7 @@ def test_the_newest_promoted_one_is_meant_and_an_older_one_can_be_named(tmp_path
     first, second, third = write(tmp_path), write(tmp_path), write(tmp_path, promote=False)
     assert versions.list_versions(tmp_path) == [first.version, second.version, third.version]
     assert versions.resolve(str(tmp_path)) == second.folder
-    versions.promote(tmp_path, first.version)
+    promotion.promote(tmp_path, first.version)
     assert versions.current_version(tmp_path) == first.version
 
 
@@ -80,7 +81,7 @@ def test_leaving_without_keeping_leaves_no_folder_either(tmp_path: Path) -> None
     def fill_the_disk() -> None:
         with version_writer.open_version_writer(root) as draft:
             (draft.folder / "weights.bin").write_bytes(b"half")
-            versions.raise_write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
+            raise_write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
 
     with pytest.raises(OutputError, match=r"models/news: the disk is full"):
         fill_the_disk()
@@ -189,7 +190,7 @@ def test_a_damaged_version_is_not_promoted(tmp_path: Path, what: str) -> None:
     good, bad = write(tmp_path), write(tmp_path, promote=False)
     damage(bad, what)
     with pytest.raises(ModelError, match=r"weights\.bin is "):
-        versions.promote(tmp_path, bad.version)
+        promotion.promote(tmp_path, bad.version)
     assert versions.current_version(tmp_path) == good.version
 
 
@@ -276,8 +277,9 @@ def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from lsml_cli.registry import version_writer, versions
+from lsml_cli.registry import promotion, version_writer
 root = Path(sys.argv[1])
+print("ready", flush=True)
 number = 0
 while True:
     number += 1
@@ -285,7 +287,7 @@ while True:
         for part in range(3):
             (draft.folder / f"weights-{part}.bin").write_bytes(bytes([number % 256]) * 100_000)
         version = draft.commit(family="a:B", label_config="<View/>", state={"number": number % 256}, params={})
-    versions.promote(root, version.version)
+    promotion.promote(root, version.version)
 """
 
 
@@ -311,10 +313,11 @@ def test_a_reader_never_sees_a_torn_version_while_writers_are_killed(tmp_path: P
     reader = threading.Thread(target=read)
     reader.start()
     for delay in (0.35, 0.4, 0.47, 0.55, 0.6):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
-        time.sleep(delay)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout
+            assert writer.stdout.readline() == b"ready\n"
+            time.sleep(delay)
+            writer.send_signal(signal.SIGKILL)
     done.set()
     reader.join()
     assert not trouble
