@@ -12,7 +12,7 @@ from lsml_cli.commands.media_options import build_media, parse_map, parse_size
 from lsml_cli.errors import UsageError
 from lsml_cli.media.fetcher import ANY_HOST, AllowedHosts, Cache, LabelStudioCredentials
 from tests.helpers import models
-from tests.helpers.media_servers import StubLabelStudio, StubResponse, run_stub_server
+from tests.helpers.media_servers import StubResponse, run_stub_label_studio
 from tests.helpers.predict_runs import predict
 
 BRIGHT = b"P5\n2 1\n255\n\xff\xff"
@@ -41,8 +41,8 @@ def labels_of(stdout: str) -> list[Any]:
 
 
 def test_from_everywhere_at_once(lsml, work):
-    with run_stub_server(StubLabelStudio) as studio:
-        studio.answers["/ls/data/upload/4/e.pgm"] = StubResponse(body=BRIGHT)
+    with run_stub_label_studio() as studio:
+        studio.responses["/ls/data/upload/4/e.pgm"] = StubResponse(body=BRIGHT)
         tasks = write_tasks(
             *("/data/local-files/?d=imgs/a%20b.pgm", "/data/upload/3/%C3%A9.pgm", "s3://bucket/c.pgm", "d.pgm"),
             *("/data/upload/4/e.pgm", "../copy/c.pgm", "/data/upload/5/missing.pgm"),
@@ -60,15 +60,15 @@ def test_from_everywhere_at_once(lsml, work):
         run = predict(lsml, tasks, "--check=media", *options, model=MODEL, env=key)
         assert "media: 2" in run.stdout
         assert "/data/upload/5/missing.pgm: the server answers 404" in run.stdout
-        before = len(studio.asked)
+        before = len(studio.requests)
         run = predict(lsml, tasks, "--limit", "5", *options, model=MODEL, env={"LABEL_STUDIO_API_KEY": "other-key"})
         assert labels_of(run.stdout) == ["bright"] * 5
-        assert len(studio.asked) == before  # it was kept
+        assert len(studio.requests) == before  # it was kept
 
 
 def test_the_address_may_come_from_the_environment(lsml, work):
-    with run_stub_server(StubLabelStudio) as studio:
-        studio.answers["/ls/data/upload/4/e.pgm"] = StubResponse(body=BRIGHT)
+    with run_stub_label_studio() as studio:
+        studio.responses["/ls/data/upload/4/e.pgm"] = StubResponse(body=BRIGHT)
         env = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.personal_token}
         run = predict(lsml, write_tasks("/data/upload/4/e.pgm"), model=MODEL, env=env)
     assert labels_of(run.stdout) == ["bright"]
@@ -84,7 +84,7 @@ def test_without_the_options_they_are_named(lsml, work):
 def test_the_key_is_never_shown(lsml, work):
     """Not in what is printed, not in a traceback, not in a file."""
     key = "a-very-secret-key-of-somebody"
-    with run_stub_server(StubLabelStudio) as studio:
+    with run_stub_label_studio() as studio:
         tasks = write_tasks("/data/upload/3/a.pgm")
         for options in ((), ("--check=media",), ("--show-settings",), ("--errors", "e.jsonl", "-o", "out.json")):
             given = (*options, "--label-studio-url", studio.url, "--media-cache", "cache", "--on-error", "fail")

@@ -1,7 +1,7 @@
-"""A server that plays the part of Label Studio's API that pull and push use, from memory, with faults on demand.
+"""A fake of the part of Label Studio's API that pull and push use, from memory, with faults on demand.
 
-What it does was seen on a real one, which the slow suite has: no deduplication, invalid predictions dropped in silence,
-an unknown task that costs a whole call, versions found by a part of their name in any case.
+It behaves like the real one, which the slow suite has: it does not deduplicate, drops invalid predictions silently,
+rejects a whole request over one unknown task, and finds versions by a part of their name, ignoring case.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.helpers.studio_server import KEY, make_jwt
+from tests.helpers.stub_http import KEY, StubHandler, make_jwt, run_server
 
 CONFIG = """<View><Text name="text" value="$text"/><Choices name="kind" toName="text">
 <Choice value="ham"/><Choice value="spam"/></Choices></View>"""
@@ -25,11 +24,14 @@ CONFIG = """<View><Text name="text" value="$text"/><Choices name="kind" toName="
 class StubProject:
     """Project 3 of a Label Studio.
 
-    faults    one for each request that changes something, in turn: "cut" (handled, then the
-              connection breaks), "cut before" (not handled), "lost" (handled a second after the connection broke), a
-              number (answered so, not handled), "500 after" (handled, then 500), "slow" (answered after two seconds)
-    drops     ids of the tasks whose predictions are left out in silence
-    asked     (method, path without query, number of items in the body)
+    Attributes:
+        faults: One for each mutating request, in turn: "cut" (handled, then the connection breaks), "cut before" (not
+            handled), "lost" (handled a second after the connection broke), a status (sent, not handled), "500 after"
+            (handled, then 500), "slow" (answered after two seconds).
+        dropped_task_ids: Tasks whose predictions are dropped silently.
+        requests: (method, path without query, number of items in the body).
+        expired_token_count: Access tokens that are rejected first.
+        late_requests: Timers of the requests that are handled after their connection broke.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,13 +45,13 @@ class StubProject:
         self.faults: list[str] = []
         self.dropped_task_ids: set[int] = set()
         self.requests: list[tuple[str, str, int]] = []
-        self.expired_token_count = 0  # access tokens that are refused first
+        self.expired_token_count = 0
         self.max_body_bytes = 1 << 30
         self.next_id = 1
-        self.pending: list[threading.Thread] = []
+        self.late_requests: list[threading.Thread] = []
 
     def add_tasks(self, count: int) -> list[int]:
-        """New tasks, with gaps between their ids."""
+        """Add tasks with gaps between their ids; return the ids."""
         return [self.add_task({"text": f"message {n}"}) for n in range(count)]
 
     def add_task(self, data: dict[str, Any], **fields: Any) -> int:
@@ -67,30 +69,31 @@ class StubProject:
 
     def add_prediction(self, task: int, version: str, result: Any = None, score: float | None = 0.5) -> int:
         self.next_id += 1
-        found = {"id": self.next_id, "task": task, "model_version": version, "result": result or [], "score": score}
-        self.predictions.append(found)
+        self.predictions.append(
+            {"id": self.next_id, "task": task, "model_version": version, "result": result or [], "score": score}
+        )
         return self.next_id
 
     def count_predictions(self, version: str) -> Counter[int]:
-        """How many predictions of a version each task has."""
+        """Count the predictions of a version by task."""
         with self.lock:
-            return Counter(each["task"] for each in self.predictions if each["model_version"] == version)
+            return Counter(stored["task"] for stored in self.predictions if stored["model_version"] == version)
 
     # --- the API
 
     def respond(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         with self.lock:
-            where = path.rstrip("/")
-            if where == "/api/tasks":
+            path = path.rstrip("/")
+            if path == "/api/tasks":
                 return self._list_tasks(query)
-            if where.startswith("/api/dm/views/"):
-                view = self.views.get(int(where.rsplit("/", 1)[1]))
+            if path.startswith("/api/dm/views/"):
+                view = self.views.get(int(path.rsplit("/", 1)[1]))
                 return (200, view) if view else (404, {"detail": "Not found."})
-            if where.startswith("/api/predictions/"):
-                return self._delete_prediction(int(where.rsplit("/", 1)[1]))
-            if not where.startswith("/api/projects/3"):
+            if path.startswith("/api/predictions/"):
+                return self._delete_prediction(int(path.rsplit("/", 1)[1]))
+            if not path.startswith("/api/projects/3"):
                 return 404, {"detail": "Not found."}
-            return self._project(method, where.removeprefix("/api/projects/3"), query, body)
+            return self._project(method, path.removeprefix("/api/projects/3"), query, body)
 
     def _project(self, method: str, rest: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         if rest == "" and method == "PATCH":
@@ -100,16 +103,16 @@ class StubProject:
             fields = {"id": 3, "label_config": self.config, "task_number": len(self.tasks)}
             return 200, fields | {"model_version": self.model_version, "show_collab_predictions": True}
         if rest == "/model-versions" and method == "DELETE":
-            kept = [each for each in self.predictions if each["model_version"] != body["model_version"]]
-            gone, self.predictions = len(self.predictions) - len(kept), kept
+            kept = [stored for stored in self.predictions if stored["model_version"] != body["model_version"]]
+            deleted, self.predictions = len(self.predictions) - len(kept), kept
             self.model_version = "" if self.model_version == body["model_version"] else self.model_version
-            return 200, {"deleted_predictions": gone}
+            return 200, {"deleted_predictions": deleted}
         if rest == "/model-versions":
-            counts = Counter(each["model_version"] for each in self.predictions)
+            counts = Counter(stored["model_version"] for stored in self.predictions)
             return 200, {"static": [{"model_version": name, "count": count} for name, count in counts.items()]}
         if rest == "/export":
-            ids = [int(each) for each in query["ids[]"]]
-            return 200, [self._to_export_task(self.tasks[each]) for each in reversed(ids) if each in self.tasks]
+            ids = [int(text) for text in query["ids[]"]]
+            return 200, [self._to_export_task(self.tasks[id]) for id in reversed(ids) if id in self.tasks]
         if rest == "/import/predictions":
             return self._import_predictions(body)
         assert rest == "/import", rest
@@ -120,41 +123,40 @@ class StubProject:
             assert set(item) == {"task", "result", "score", "model_version"}
             if item["task"] not in self.tasks:
                 return 400, {"detail": "Validation error", "validation_errors": [f"no task {item['task']}"]}
-        taken = [item for item in body if item["task"] not in self.dropped_task_ids]
-        for item in taken:
+        accepted = [item for item in body if item["task"] not in self.dropped_task_ids]
+        for item in accepted:
             self.add_prediction(item["task"], item["model_version"], item["result"], item["score"])
-        return 201, {"created": len(taken)}
+        return 201, {"created": len(accepted)}
 
     def _import_tasks(self, body: list[dict[str, Any]]) -> tuple[int, Any]:
         for task in body:
             assert "id" not in task
             assert "annotations" not in task
             number = self.add_task(task["data"])
-            for each in task["predictions"]:
-                self.add_prediction(number, each["model_version"], each["result"], each["score"])
+            for prediction in task["predictions"]:
+                self.add_prediction(number, prediction["model_version"], prediction["result"], prediction["score"])
         return 201, {"task_count": len(body), "prediction_count": sum(len(task["predictions"]) for task in body)}
 
     def _delete_prediction(self, number: int) -> tuple[int, Any]:
-        kept = [each for each in self.predictions if each["id"] != number]
-        found, self.predictions = len(kept) < len(self.predictions), kept
-        return (204, None) if found else (404, {"detail": "Not found."})
+        kept = [stored for stored in self.predictions if stored["id"] != number]
+        existed, self.predictions = len(kept) < len(self.predictions), kept
+        return (204, None) if existed else (404, {"detail": "Not found."})
 
     def _list_tasks(self, query: dict[str, list[str]]) -> tuple[int, Any]:
         if query["project"] != ["3"]:
             return 404, {"detail": "Not found."}
-        asked = json.loads(query["query"][0])
+        selection = json.loads(query["query"][0])
         assert query["resolve_uri"] == ["false"]
-        assert asked["ordering"] == ["tasks:id"]
-        join = any if asked["filters"]["conjunction"] == "or" else all
-        found = [
+        assert selection["ordering"] == ["tasks:id"]
+        combine = any if selection["filters"]["conjunction"] == "or" else all
+        matching = [
             task
             for _, task in sorted(self.tasks.items())
-            if join(self._matches_filter(task, item) for item in asked["filters"]["items"])
+            if combine(self._matches_filter(task, item) for item in selection["filters"]["items"])
         ]
         size, number = int(query["page_size"][0]), int(query["page"][0])
-        page = found[size * (number - 1) : size * number]
-        shown = [self._select_fields(task, query) for task in page]
-        return 200, {"total": len(found), "tasks": shown}
+        page = matching[size * (number - 1) : size * number]
+        return 200, {"total": len(matching), "tasks": [self._select_fields(task, query) for task in page]}
 
     def _select_fields(self, task: dict[str, Any], query: dict[str, list[str]]) -> dict[str, Any]:
         if query["fields"] == ["all"]:
@@ -163,111 +165,86 @@ class StubProject:
         return {name: light[name] for name in query["include"][0].split(",") if name in light}
 
     def _to_export_task(self, task: dict[str, Any]) -> dict[str, Any]:
-        return task | {"predictions": [each["id"] for each in self._predictions_of(task)]}
+        return task | {"predictions": [stored["id"] for stored in self._predictions_of(task)]}
 
     def _predictions_of(self, task: dict[str, Any]) -> list[dict[str, Any]]:
-        return [each for each in self.predictions if each["task"] == task["id"]]
+        return [stored for stored in self.predictions if stored["task"] == task["id"]]
 
     def _matches_filter(self, task: dict[str, Any], item: dict[str, Any]) -> bool:
         column, operator, value = item["filter"].removeprefix("filter:tasks:"), item["operator"], item["value"]
         if column == "predictions_model_versions":
-            versions = [each["model_version"].lower() for each in self._predictions_of(task)]
+            versions = [stored["model_version"].lower() for stored in self._predictions_of(task)]
             if operator == "empty":
                 return not versions
             return any(value[0].lower() in version for version in versions)
-        counted = {
-            "total_annotations": sum(not each.get("was_cancelled") for each in task["annotations"]),
+        counts = {
+            "total_annotations": sum(not stored.get("was_cancelled") for stored in task["annotations"]),
             "total_predictions": len(self._predictions_of(task)),
         }
-        mine = counted[column] if column in counted else task[column]
-        tests: dict[str, Callable[[], bool]] = {
-            "greater": lambda: mine > value,
-            "greater_or_equal": lambda: mine >= value,
-            "equal": lambda: mine == value,
-            "less": lambda: mine < value,
-            "in": lambda: value["min"] <= mine <= value["max"],
-            "in_list": lambda: mine in value,
+        actual = counts[column] if column in counts else task[column]
+        operators: dict[str, Callable[[], bool]] = {
+            "greater": lambda: actual > value,
+            "greater_or_equal": lambda: actual >= value,
+            "equal": lambda: actual == value,
+            "less": lambda: actual < value,
+            "in": lambda: value["min"] <= actual <= value["max"],
+            "in_list": lambda: actual in value,
         }
-        return tests[operator]()
+        return operators[operator]()
+
+
+class _ProjectHandler(StubHandler[StubProject]):
+    def handle_request(self) -> None:
+        url = urlsplit(self.path)
+        raw = self.read_body()
+        body = json.loads(raw) if raw else None
+        self.state.requests.append((self.command, url.path, len(body) if isinstance(body, list) else 0))
+        if url.path == "/api/token/refresh/":
+            return self.reply(200, {"access": make_jwt("access")})
+        authorization = self.authorization or ""
+        if authorization.startswith("Bearer ") and self.state.expired_token_count:
+            self.state.expired_token_count -= 1
+            return self.reply(401, {"detail": "Given token not valid for any token type"})
+        if authorization != f"Token {KEY}" and not authorization.startswith("Bearer "):
+            return self.reply(401, {"detail": "Invalid token."})
+        if len(raw) > self.state.max_body_bytes:
+            return self.reply(413, None)
+        return self.handle_with_fault(url.path, parse_qs(url.query), body)
+
+    def handle_with_fault(self, path: str, query: dict[str, list[str]], body: Any) -> None:
+        state = self.state
+        fault = state.faults.pop(0) if self.command != "GET" and state.faults else ""
+        if fault == "cut before":
+            return self.cut()
+        if fault.isdigit():
+            return self.reply(int(fault), {"detail": "as the test wants it"})
+        if fault == "lost":
+            timer = threading.Timer(1.0, state.respond, (self.command, path, query, body))
+            timer.start()
+            state.late_requests.append(timer)
+            return self.cut()
+        status, response = state.respond(self.command, path, query, body)
+        if fault == "cut":
+            return self.cut()
+        if fault == "500 after":
+            return self.reply(500, {"detail": "db_predictions"})
+        if fault == "slow":
+            time.sleep(2)
+        return self.reply(status, response)
+
+    def cut(self) -> None:
+        self.close_connection = True
+        self.connection.close()
+
+    def reply(self, status: int, response: Any) -> None:
+        headers = {429: {"Retry-After": "0.2"}, 302: {"Location": "https://elsewhere.example/"}}
+        self.send_body(status, b"" if response is None else json.dumps(response).encode(), headers.get(status))
 
 
 @contextmanager
 def run_stub_project() -> Iterator[StubProject]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.handle_one()
-
-        do_POST = do_PATCH = do_DELETE = do_GET
-
-        def handle_one(self) -> None:
-            where = urlsplit(self.path)
-            raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = json.loads(raw) if raw else None
-            state.requests.append((self.command, where.path, len(body) if isinstance(body, list) else 0))
-            if where.path == "/api/token/refresh/":
-                return self.reply(200, {"access": make_jwt("access")})
-            sent = self.headers.get("Authorization", "")
-            if sent.startswith("Bearer ") and state.expired_token_count:
-                state.expired_token_count -= 1
-                return self.reply(401, {"detail": "Given token not valid for any token type"})
-            if sent != f"Token {KEY}" and not sent.startswith("Bearer "):
-                return self.reply(401, {"detail": "Invalid token."})
-            if len(raw) > state.max_body_bytes:
-                return self.reply(413, None)
-            changes = self.command != "GET"
-            fault = state.faults.pop(0) if changes and state.faults else ""
-            if fault == "cut before":
-                return self.cut()
-            if fault.isdigit():
-                return self.reply(int(fault), {"detail": "as the test wants it"})
-            query = parse_qs(where.query)
-            if fault == "lost":
-                late = threading.Timer(1.0, state.respond, (self.command, where.path, query, body))
-                late.start()
-                state.pending.append(late)
-                return self.cut()
-            status, answer = state.respond(self.command, where.path, query, body)
-            if fault == "cut":
-                return self.cut()
-            if fault == "500 after":
-                return self.reply(500, {"detail": "db_predictions"})
-            if fault == "slow":
-                time.sleep(2)
-            return self.reply(status, answer)
-
-        def cut(self) -> None:
-            self.close_connection = True
-            self.connection.close()
-
-        def reply(self, status: int, answer: Any) -> None:
-            content = b"" if answer is None else json.dumps(answer).encode()
-            self.send_response(status)
-            if status == 429:
-                self.send_header("Retry-After", "0.2")
-            if status == 302:
-                self.send_header("Location", "https://elsewhere.example/")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            pass  # a client that was killed
-
-    server = Server(("127.0.0.1", 0), Handler)
-    state = StubProject(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield state
-    finally:
-        for late in state.pending:
-            late.join()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    """Run a `StubProject`."""
+    with run_server(_ProjectHandler, StubProject) as project:
+        yield project
+        for timer in project.late_requests:
+            timer.join()

@@ -303,7 +303,7 @@ def test_what_find_prints(lsml, work):
 def test_urls_and_the_addresses_of_label_studio(lsml, work):
     write("files/in/a b.pgm", "copy/c.pgm")
     with run_stub_server() as server:
-        server.answers["/d.pgm"] = StubResponse(body=BRIGHT)
+        server.responses["/d.pgm"] = StubResponse(body=BRIGHT)
         lines = ["/data/local-files/?d=in/a%20b.pgm", "s3://bucket/c.pgm", f"{server.url}/d.pgm", "files/in/a b.pgm"]
         options = ("--document-root", "files", "--map", "s3://bucket/=copy", "--errors", "errors.jsonl")
         run = predict(lsml, "-", "--from", "paths", *options, input=listed(*lines, "missing.pgm"), model=MODEL)

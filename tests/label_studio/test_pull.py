@@ -13,8 +13,8 @@ import pytest
 
 from lsml_cli.label_studio import task_pages
 from tests.helpers.cli import Lsml
+from tests.helpers.stub_http import KEY, make_jwt
 from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
-from tests.helpers.studio_server import KEY, make_jwt
 
 CHOSEN = [{"id": "r", "from_name": "kind", "to_name": "text", "type": "choices", "value": {"choices": ["ham"]}}]
 
@@ -127,7 +127,7 @@ def test_a_pull_that_broke_off_goes_on(
     def failing(*given: Any) -> tuple[int, Any]:
         return (400, {"detail": "enough"}) if given[1] == "/api/tasks" and next(pages) == 1 else kept(*given)
 
-    monkeypatch.setattr(server, "answer", failing)
+    monkeypatch.setattr(server, "respond", failing)
     run = lsml(*command)
     assert run.returncode == 1
     assert not (tmp_path / "out.jsonl").exists()
@@ -135,7 +135,7 @@ def test_a_pull_that_broke_off_goes_on(
     assert "1,000 tasks of an unfinished run" in refused.stderr
     other = lsml(*command, "--resume", "--only", "unlabelled")
     assert "--only was all, now it is unlabelled" in other.stderr
-    monkeypatch.setattr(server, "answer", kept)
+    monkeypatch.setattr(server, "respond", kept)
     run = lsml(*command, "--resume")
     assert run.returncode == 0, run.stderr
     assert "2,000 tasks of project 3, 1,000 of them before" in run.stderr
@@ -156,7 +156,7 @@ def test_tasks_that_come_and_go_meanwhile_shift_nothing(
                 del server.tasks[each]
         return answer
 
-    monkeypatch.setattr(server, "answer", moving)
+    monkeypatch.setattr(server, "respond", moving)
     assert [task["id"] for task in pulled(lsml, "--only", "unlabelled")] == ids
 
 
@@ -185,7 +185,7 @@ def test_questions_are_asked_again(server: StubProject, lsml: Lsml, monkeypatch:
         status = next(answers, 200)
         return kept(*given) if status == 200 else (status, {"detail": "busy"})
 
-    monkeypatch.setattr(server, "answer", troubled)
+    monkeypatch.setattr(server, "respond", troubled)
     assert len(pulled(lsml)) == 2
 
 
@@ -211,7 +211,7 @@ def test_what_goes_wrong_is_a_sentence(
     }
     env = {}
     if trouble in answers:
-        monkeypatch.setattr(server, "answer", lambda *given: answers[trouble])
+        monkeypatch.setattr(server, "respond", lambda *given: answers[trouble])
     elif trouble == "wrong key":
         env = {"LABEL_STUDIO_API_KEY": "0" * 40}
     elif trouble == "nobody":

@@ -23,8 +23,8 @@ from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import find_prediction_problem
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers.cli import Lsml
+from tests.helpers.stub_http import KEY, make_jwt
 from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
-from tests.helpers.studio_server import KEY
 
 POST = ("POST", "/api/projects/3/import/predictions")
 
@@ -308,7 +308,7 @@ def test_a_task_that_vanishes_costs_itself(
             server.tasks.pop(ids[2], None)
         return kept(*given)
 
-    monkeypatch.setattr(server, "answer", vanishing)
+    monkeypatch.setattr(server, "respond", vanishing)
     found = pushed(server, written(tmp_path / "p.jsonl", records(ids)))
     assert (found.sent, found.created, found.rejected) == (5, 5, 1)
     assert server.count_predictions("v1") == once([each for each in ids if each != ids[2]])
@@ -377,8 +377,6 @@ def test_without_a_place_for_notes_it_works_too(server: StubProject, lsml: Lsml,
 
 
 def test_a_personal_access_token_that_ends_is_renewed(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
-    from tests.helpers.studio_server import make_jwt
-
     ids = server.add_tasks(3)
     server.expired_token_count = 1
     file = written(tmp_path / "p.jsonl", records(ids))
@@ -471,10 +469,10 @@ def test_tasks_are_never_sent_twice(
     file = written(tmp_path / "tasks.jsonl", whole(10))
     if sentence:
         with pytest.raises(client.LsmlError) as raised:
-            pushed(server, file, create=True)
+            pushed(server, file, create_tasks=True)
         assert sentence in str(raised.value)
     else:
-        assert pushed(server, file, create=True).created == 10
+        assert pushed(server, file, create_tasks=True).created == 10
     texts = Counter(task["data"]["text"] for task in server.tasks.values())
     assert texts == Counter(f"text {n}" for n in range(there))
 

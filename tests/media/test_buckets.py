@@ -9,7 +9,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lsml_cli.errors import TransientError
 from lsml_cli.media.fetcher import AllowedHosts, LabelStudioCredentials, Media
-from tests.helpers.media_servers import IMAGE_BYTES, LEGACY_KEY, StubLabelStudio, StubResponse, run_stub_server
+from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_label_studio, run_stub_server
+from tests.helpers.stub_http import KEY
 
 REGISTRY = sys.modules["fsspec.registry"]._registry  # protocol -> its driver, once it was imported
 
@@ -111,15 +112,15 @@ def test_only_named_buckets_where_hosts_are_restricted():
 
 
 def test_label_studio_opens_what_this_machine_cannot():
-    with run_stub_server(StubLabelStudio) as studio, run_stub_server() as site:
-        site.answers["/signed"] = StubResponse(body=b"signed")
-        studio.storages = dict.fromkeys(("s3://closed/a.png", "s3://closed/b.png"), f"{site.url}/signed")
-        media = Media(label_studio=LabelStudioCredentials(studio.url, LEGACY_KEY))
+    with run_stub_label_studio() as studio, run_stub_server() as site:
+        site.responses["/signed"] = StubResponse(body=b"signed")
+        studio.presigned_urls = dict.fromkeys(("s3://closed/a.png", "s3://closed/b.png"), f"{site.url}/signed")
+        media = Media(label_studio=LabelStudioCredentials(studio.url, KEY))
         for value in ("s3://closed/a.png", "s3://closed/b.png", "s3://closed/a.png"):
             assert media.fetch(value, 7) == b"signed"
         assert Bucket.tried == ["closed/a.png"]  # once is enough
         assert media.fetch("s3://bucket/a%20b.png", 7) == IMAGE_BYTES
-        assert len(studio.asked) == 3
+        assert len(studio.requests) == 3
         with pytest.raises(ValueError, match="do not open it"):
             media.fetch("s3://closed/a.png")  # no task, so nobody presigns
         media.close()

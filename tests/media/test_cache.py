@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli.media.fetcher import AllowedHosts, Cache, Media
+from lsml_cli.media.fetcher import AllowedHosts, Cache, LabelStudioCredentials, Media
 from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_server
 
 
@@ -24,7 +24,7 @@ def size_of(folder: Path) -> int:
 
 def test_what_was_fetched_is_not_fetched_again(tmp_path):
     with run_stub_server() as site:
-        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         (tmp_path / "local").write_bytes(b"local")
         for _ in range(2):  # also by another process
             media = Media(tmp_path, cache=Cache(tmp_path / "cache"))
@@ -41,7 +41,7 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path):
 def test_what_may_not_be_asked_does_not_come_out_of_the_cache(tmp_path):
     """A run by hand may ask everybody; a server that shares its cache may not."""
     with run_stub_server() as site:
-        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         by_hand = Media(cache=Cache(tmp_path))
         assert by_hand.fetch(f"{site.url}/a") == IMAGE_BYTES
         by_hand.close()
@@ -55,6 +55,21 @@ def test_what_may_not_be_asked_does_not_come_out_of_the_cache(tmp_path):
             smaller.fetch(f"{site.url}/a")
         for media in (by_hand, served, smaller):
             media.close()
+
+
+@pytest.mark.parametrize(
+    ("media", "key"),
+    [
+        (Media(), "(None, Hosts(names=(), anywhere=True), 'https://h/a')"),
+        (
+            Media(label_studio=LabelStudioCredentials("http://ls/"), allowed_hosts=AllowedHosts((" H:80.", "s3://b/"))),
+            "('http://ls', Hosts(names=('h:80', 's3://b'), anywhere=False), 'https://h/a')",
+        ),
+    ],
+)
+def test_cache_key_is_stable_across_versions(media, key):
+    """Another key would make every file in the caches of users useless."""
+    assert media._cache_key("https://h/a") == key
 
 
 def test_damaged_files_are_fetched_anew(tmp_path):
@@ -109,7 +124,7 @@ def test_nothing_but_its_own_files_is_removed(tmp_path):
 def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with run_stub_server() as site:
-        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing"), Path("/dev/full")):
             media = Media(cache=Cache(folder))
             assert media.fetch(f"{site.url}/a") == IMAGE_BYTES

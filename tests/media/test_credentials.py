@@ -10,27 +10,21 @@ import pytest
 
 from lsml_cli.errors import TransientError, UsageError
 from lsml_cli.media.fetcher import AllowedHosts, Cache, LabelStudioCredentials, Media
-from tests.helpers.media_servers import (
-    IMAGE_BYTES,
-    LEGACY_KEY,
-    StubLabelStudio,
-    StubResponse,
-    make_jwt,
-    run_stub_server,
-)
+from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_label_studio, run_stub_server
+from tests.helpers.stub_http import KEY, make_jwt
 
 UPLOAD = "/data/upload/3/a%20%C3%A9.png"
 
 
 @pytest.fixture
 def studio():
-    with run_stub_server(StubLabelStudio) as studio:
+    with run_stub_label_studio() as studio:
         yield studio
 
 
 @pytest.fixture(params=["legacy", "personal"])
 def key(request, studio):
-    return LEGACY_KEY if request.param == "legacy" else studio.personal_token
+    return KEY if request.param == "legacy" else studio.personal_token
 
 
 def media_of(studio, key=None, **more):
@@ -39,62 +33,62 @@ def media_of(studio, key=None, **more):
 
 @pytest.mark.parametrize("hosts", [AllowedHosts(), AllowedHosts(allow_any=True)])
 def test_what_label_studio_serves(studio, key, hosts):
-    media = media_of(studio, key, hosts=hosts)
+    media = media_of(studio, key, allowed_hosts=hosts)
     for value in (UPLOAD, "/data/upload/3/a é.png", f"/ls{UPLOAD}", studio.url + UPLOAD):
         assert media.fetch(value) == IMAGE_BYTES
         assert media.find_problem(value, check_remote=True) is None
     assert media.fetch("/data/local-files/?d=a%20b.png") == b"a local file"
     assert studio.paths[-1] == "/ls/data/local-files/?d=a%20b.png"
-    assert len(studio.posted) == (key != LEGACY_KEY)  # one exchange for all
+    assert len(studio.refresh_bodies) == (key != KEY)  # one exchange for all
     media.close()
 
 
 def test_a_personal_token_is_exchanged_in_time(studio):
-    studio.lasts = 1  # below what it is renewed early: half of that counts
+    studio.token_lifetime = 1  # below what it is renewed early: half of that counts
     media = media_of(studio, studio.personal_token)
     media.fetch(UPLOAD)
     media.fetch(UPLOAD)
-    assert len(studio.posted) == 1
+    assert len(studio.refresh_bodies) == 1
     threading.Event().wait(0.6)
     media.fetch(UPLOAD)
-    assert len(studio.posted) == 2
+    assert len(studio.refresh_bodies) == 2
     media.close()
 
 
 def test_a_token_that_ended_early_is_exchanged_once_more(studio):
     media = media_of(studio, studio.personal_token)
     media.fetch(UPLOAD)
-    studio.good.clear()
-    studio.lasts += 1
+    studio.valid_tokens.clear()
+    studio.token_lifetime += 1
     assert media.fetch(UPLOAD) == IMAGE_BYTES
-    assert len(studio.posted) == 2
-    studio.good.clear()
-    studio.answers["/ls/api/token/refresh/"] = StubResponse(200, b'{"access": "worth.no.thing"}')
+    assert len(studio.refresh_bodies) == 2
+    studio.valid_tokens.clear()
+    studio.responses["/ls/api/token/refresh/"] = StubResponse(200, b'{"access": "worth.no.thing"}')
     with pytest.raises(ValueError, match="the server answers 401 Unauthorized to the key in LABEL_STUDIO_API_KEY"):
         media.fetch(UPLOAD)
-    assert len(studio.posted) == 3
+    assert len(studio.refresh_bodies) == 3
     media.close()
 
 
 def test_one_exchange_for_many_threads(studio):
     media = media_of(studio, studio.personal_token)
-    studio.answers |= {f"/ls/data/upload/3/{n}": StubResponse(body=b"x") for n in range(24)}
+    studio.responses |= {f"/ls/data/upload/3/{n}": StubResponse(body=b"x") for n in range(24)}
     threads = [threading.Thread(target=media.fetch, args=(f"/data/upload/3/{n}",)) for n in range(24)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(studio.posted) == 1
-    assert len(studio.asked) == 25
+    assert len(studio.refresh_bodies) == 1
+    assert len(studio.requests) == 25
     media.close()
 
 
 def test_an_access_token_is_sent_as_it_is(studio):
     token = make_jwt("access", 0, 300)
-    studio.good.add(token)
+    studio.valid_tokens.add(token)
     media = media_of(studio, token)
     assert media.fetch(UPLOAD) == IMAGE_BYTES
-    assert studio.posted == []
+    assert studio.refresh_bodies == []
     media.close()
 
 
@@ -115,20 +109,20 @@ def test_an_access_token_is_sent_as_it_is(studio):
     ],
 )
 def test_an_exchange_that_fails(studio, answer, error, sentence):
-    studio.answers["/ls/api/token/refresh/"] = answer
+    studio.responses["/ls/api/token/refresh/"] = answer
     media = media_of(studio, studio.personal_token)
     for _ in range(3):
         with pytest.raises(error, match=sentence) as raised:
             media.fetch(UPLOAD)
         assert studio.personal_token not in str(raised.value)
-    assert len(studio.posted) == 1  # not for every one of 400,000 tasks
+    assert len(studio.refresh_bodies) == 1  # not for every one of 400,000 tasks
     media.close()
 
 
 def test_an_upload_that_was_deleted(studio):
     """Label Studio 1.23 fails over it. Other failures pass, so this one is tried again as well, but not unexplained."""
-    studio.answers["/ls/data/upload/3/gone"] = StubResponse(500)
-    media = media_of(studio, LEGACY_KEY)
+    studio.responses["/ls/data/upload/3/gone"] = StubResponse(500)
+    media = media_of(studio, KEY)
     with pytest.raises(TransientError, match=r"answers 500 .* \(as Label Studio does for an upload that was deleted\)"):
         media.fetch("/data/upload/3/gone")
     media.close()
@@ -136,12 +130,12 @@ def test_an_upload_that_was_deleted(studio):
 
 def test_what_is_wrong_with_the_key_is_said(studio):
     studio.legacy_allowed = False
-    wanted = {None: "LABEL_STUDIO_API_KEY is not set", LEGACY_KEY: "use a personal access token"}
+    wanted = {None: "LABEL_STUDIO_API_KEY is not set", KEY: "use a personal access token"}
     for key, sentence in wanted.items():
         media = media_of(studio, key)
         with pytest.raises(ValueError, match=sentence) as error:
             media.fetch(UPLOAD)
-        assert LEGACY_KEY not in str(error.value)
+        assert KEY not in str(error.value)
         media.close()
 
 
@@ -150,12 +144,12 @@ def test_what_is_wrong_with_the_key_is_said(studio):
 
 def test_the_key_goes_to_label_studio_only(studio, key):
     with run_stub_server() as other:
-        other.answers["/a"] = StubResponse(body=IMAGE_BYTES)
-        other.answers["/ls/data/upload/3/a é.png"] = StubResponse(body=IMAGE_BYTES)
-        other.answers["/ls/data/upload/3/a%20%C3%A9.png"] = StubResponse(body=IMAGE_BYTES)
-        studio.answers["/ls/data/upload/3/moved"] = StubResponse(302, headers={"Location": f"{other.url}/a"})
+        other.responses["/a"] = StubResponse(body=IMAGE_BYTES)
+        other.responses["/ls/data/upload/3/a é.png"] = StubResponse(body=IMAGE_BYTES)
+        other.responses["/ls/data/upload/3/a%20%C3%A9.png"] = StubResponse(body=IMAGE_BYTES)
+        studio.responses["/ls/data/upload/3/moved"] = StubResponse(302, headers={"Location": f"{other.url}/a"})
         there_and_back = StubResponse(302, headers={"Location": studio.url + UPLOAD})
-        other.answers["/back"] = there_and_back
+        other.responses["/back"] = there_and_back
         media = media_of(studio, key)
         assert media.fetch(f"{other.url}/a") == IMAGE_BYTES
         assert media.fetch("/data/upload/3/moved") == IMAGE_BYTES
@@ -163,9 +157,9 @@ def test_the_key_goes_to_label_studio_only(studio, key):
         localhost = studio.url.replace("127.0.0.1", "localhost")
         with pytest.raises(ValueError, match="401"):  # another name as well
             media.fetch(f"{localhost}{UPLOAD}")
-        assert set(other.keys) == {None}
+        assert set(other.authorizations) == {None}
         assert media.fetch(f"{other.url}/back") == IMAGE_BYTES  # and what leads there is opened with it
-        assert {asked.cookie for asked in studio.asked + other.asked} == {None}
+        assert {asked.cookie for asked in studio.requests + other.requests} == {None}
         media.close()
 
 
@@ -178,19 +172,19 @@ def test_the_key_goes_to_label_studio_only(studio, key):
 )
 def test_a_value_cannot_use_the_key_for_anything_but_media(studio, path):
     """Label Studio's API is on the same host, and answers GET requests with more than pictures."""
-    media = media_of(studio, LEGACY_KEY)
+    media = media_of(studio, KEY)
     with pytest.raises(ValueError, match=r"401|leads upwards"):
         media.fetch(studio.url.removesuffix("/ls") + path)
-    assert set(studio.keys) <= {None}
+    assert set(studio.authorizations) <= {None}
     media.close()
 
 
 @pytest.mark.parametrize("value", ["/data/upload/../../api/users", "/data/upload/%2e%2e/x", "/data/upload/..%5cx"])
 def test_nothing_leads_upwards(studio, value):
-    media = media_of(studio, LEGACY_KEY)
+    media = media_of(studio, KEY)
     with pytest.raises(ValueError, match="leads upwards"):
         media.fetch(value)
-    assert studio.asked == []
+    assert studio.requests == []
 
 
 def test_the_key_is_written_nowhere(studio, key, tmp_path):
@@ -211,10 +205,12 @@ def test_the_key_is_written_nowhere(studio, key, tmp_path):
 def test_presigned_by_label_studio(studio, key):
     """Label Studio has the credentials, and leads to the bucket; there its key is nobody's business."""
     with run_stub_server() as bucket:
-        bucket.answers["/some dir/é.png"] = bucket.answers["/some%20dir/%C3%A9.png"] = StubResponse(body=IMAGE_BYTES)
-        studio.storages = {"s3://bucket/some dir/é.png": f"{bucket.url}/some%20dir/%C3%A9.png?signature=abc"}
+        bucket.responses["/some dir/é.png"] = bucket.responses["/some%20dir/%C3%A9.png"] = StubResponse(
+            body=IMAGE_BYTES
+        )
+        studio.presigned_urls = {"s3://bucket/some dir/é.png": f"{bucket.url}/some%20dir/%C3%A9.png?signature=abc"}
         for hosts in (AllowedHosts((f"127.0.0.1:{bucket.port}",)), AllowedHosts(("*", "127.0.0.1"))):
-            media = media_of(studio, key, hosts=hosts)
+            media = media_of(studio, key, allowed_hosts=hosts)
             assert media.fetch("s3://bucket/some dir/é.png", 7) == IMAGE_BYTES
             with pytest.raises(ValueError, match="it has no task 7, or no storage is connected"):
                 media.fetch("s3://other/a.png", 7)
@@ -224,11 +220,11 @@ def test_presigned_by_label_studio(studio, key):
             assert media.find_problem("s3://bucket/a.png", 7) is None
             assert "no storage" in str(media.find_problem("s3://bucket/a.png", 7, check_remote=True))
             media.close()
-        closed = media_of(studio, key, hosts=AllowedHosts(("*",)))
+        closed = media_of(studio, key, allowed_hosts=AllowedHosts(("*",)))
         with pytest.raises(ValueError, match=r"s3://bucket/.*: 127\.0\.0\.1 has an address that is not public"):
             closed.fetch("s3://bucket/some dir/é.png", 7)
         closed.close()
-        assert set(bucket.keys) == {None}
+        assert set(bucket.authorizations) == {None}
         assert "signature=abc" in bucket.paths[0]
 
 

@@ -192,10 +192,10 @@ def test_what_would_help_is_named(studio_folders):
 
 def test_a_folder_of_this_machine_may_have_such_a_name():
     """Tasks that lie in /data/upload, and point to pictures there. (Nothing that a test could put on the disk.)"""
-    elsewhere = {"document_root": None, "upload_root": None, "maps": (), "login": None}
+    elsewhere = {"document_root": None, "upload_root": None, "prefix_map": (), "credentials": None}
     value = "/data/upload/mine/a.png"
     place = locate(value, root=Path("/data/upload/mine"), **elsewhere)
-    assert place == MediaLocation("studio", value, (ConfinedPath(Path("/data/upload/mine"), value),))
+    assert place == MediaLocation("label_studio", value, (ConfinedPath(Path("/data/upload/mine"), value),))
     assert locate(value, root=Path("/data/upload/other"), **elsewhere).candidates == ()
 
 
@@ -344,7 +344,7 @@ def test_no_value_reads_outside_of_the_folders(fenced, value, as_root):
 
 def test_it_travels_without_its_connections(tmp_path):
     with run_stub_server() as site:
-        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         media = Media(
             tmp_path, cache=Cache(tmp_path / "cache"), label_studio=LabelStudioCredentials("http://ls", "the-key")
         )
@@ -365,8 +365,8 @@ def test_threads_that_want_the_same_file_fetch_it_once(tmp_path):
             slow.wait(5)
             handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
 
-        site.answers["/a"] = answer
-        site.answers["/b"] = StubResponse(404)
+        site.responses["/a"] = answer
+        site.responses["/b"] = StubResponse(404)
         media = Media()
         found: list[bytes] = []
         threads = [threading.Thread(target=lambda: found.append(media.fetch(f"{site.url}/a"))) for _ in range(12)]
@@ -387,10 +387,10 @@ def test_threads_that_want_the_same_file_fetch_it_once(tmp_path):
 
 def test_connections_are_used_again(tmp_path):
     with run_stub_server() as site:
-        site.answers["/moved"] = StubResponse(302, headers={"Location": "/a"})
-        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        site.responses["/moved"] = StubResponse(302, headers={"Location": "/a"})
+        site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         media = Media()
         for _ in range(5):
             assert media.fetch(f"{site.url}/moved?{quote('é')}") == IMAGE_BYTES
-        assert site.connections == 1
+        assert site.connection_count == 1
         media.close()

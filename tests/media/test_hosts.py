@@ -76,7 +76,7 @@ def test_addresses():
 @pytest.fixture
 def site():
     with run_stub_server() as site:
-        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         yield site
 
 
@@ -86,7 +86,7 @@ def test_a_host_that_is_not_named(site):
     with pytest.raises(ValueError, match=sentence):
         media.fetch(f"{site.url}/a")
     assert "not among the hosts" in str(media.find_problem(f"{site.url}/a"))  # known without asking anybody
-    assert site.connections == 0
+    assert site.connection_count == 0
     media.close()
 
 
@@ -96,13 +96,13 @@ def test_a_pattern_reaches_no_private_address(site, host):
     media = Media(allowed_hosts=AllowedHosts(("*",)))
     with pytest.raises(ValueError, match="has an address that is not public"):
         media.fetch(f"http://{host}:{site.port}/a")
-    assert site.connections == 0
+    assert site.connection_count == 0
     media.close()
 
 
 def test_every_redirect_is_looked_at(site):
     with run_stub_server() as other:
-        other.answers["/a"] = StubResponse(body=b"inside")
+        other.responses["/a"] = StubResponse(body=b"inside")
         site.redirect("/to-port", f"{other.url}/a")
         site.redirect("/to-name", f"http://localhost:{other.port}/a")
         site.redirect("/to-metadata", "http://169.254.169.254/latest/meta-data/")
@@ -114,7 +114,7 @@ def test_every_redirect_is_looked_at(site):
         for path in ("/to-port", "/to-name", "/to-metadata"):
             with pytest.raises(ValueError, match=f"{path}: .*not among the hosts"):
                 strict.fetch(site.url + path)
-        assert other.connections == 0
+        assert other.connection_count == 0
         media.close()
         strict.close()
 
@@ -122,7 +122,7 @@ def test_every_redirect_is_looked_at(site):
 def test_a_name_that_leads_somewhere_else_the_second_time(site, monkeypatch):
     """What was checked is what is connected to: the name is looked up once."""
     with run_stub_server(host="127.0.0.2") as public:
-        public.answers["/a"] = StubResponse(body=b"public")
+        public.responses["/a"] = StubResponse(body=b"public")
         looked_up = []
 
         def rebinding(host, port, *args, **kwargs):
@@ -158,17 +158,17 @@ def test_proxies_are_for_who_runs_it_by_hand(site, monkeypatch):
         monkeypatch.delenv("NO_PROXY", raising=False)
         restricted, by_hand = Media(allowed_hosts=AllowedHosts(("127.0.0.1",))), Media()
         assert restricted.fetch(f"{site.url}/a") == IMAGE_BYTES
-        assert proxy.connections == 0
+        assert proxy.connection_count == 0
         with pytest.raises(ValueError, match="404"):  # the proxy's answer
             by_hand.fetch(f"{site.url}/a")
-        assert proxy.connections == 1
+        assert proxy.connection_count == 1
         restricted.close()
         by_hand.close()
 
 
 def test_many_threads(site):
     media = Media(allowed_hosts=AllowedHosts(("127.0.0.1",)))
-    site.answers |= {f"/{n}": StubResponse(body=str(n).encode()) for n in range(300)}
+    site.responses |= {f"/{n}": StubResponse(body=str(n).encode()) for n in range(300)}
     found: dict[int, bytes] = {}
 
     def work(first):
@@ -181,5 +181,5 @@ def test_many_threads(site):
     for thread in threads:
         thread.join()
     assert found == {n: str(n).encode() for n in range(300)}
-    assert site.connections <= 30
+    assert site.connection_count <= 30
     media.close()

@@ -500,7 +500,7 @@ def test_between_the_limits_of_pillow_nothing_is_warned_of(bomb, unwarned):
     """Pillow warns above 89 million pixels, and refuses above 179."""
     content = bomb(10_000, 9_500)
     least = Image.MAX_IMAGE_PIXELS if bomb in (bomb_tiff, bomb_gif, bomb_gif_frame) else 94_999_999
-    assert f"10,000 x 9,500 pixels; no more than {least:,} are" in refusal(content, largest=94_999_999)
+    assert f"10,000 x 9,500 pixels; no more than {least:,} are" in refusal(content, max_pixels=94_999_999)
     if bomb in (bomb_png, bomb_jpeg, bomb_webp, bomb_bmp):
         assert images.read_size(content) == (10_000, 9_500)
 
@@ -508,7 +508,7 @@ def test_between_the_limits_of_pillow_nothing_is_warned_of(bomb, unwarned):
 def test_a_limit_of_ones_own():
     for make in KINDS.values():
         images.decode(make(), max_pixels=64 * 48)
-        assert "64 x 48 pixels; no more than 3,071 are decoded" in refusal(make(), largest=64 * 48 - 1)
+        assert "64 x 48 pixels; no more than 3,071 are decoded" in refusal(make(), max_pixels=64 * 48 - 1)
 
 
 def test_a_jpeg_of_endless_scans():
@@ -643,7 +643,7 @@ def test_whatever_bytes_say_it_is_a_picture_or_a_sentence(data, kind, unwarned):
 def attempt(call: Callable[..., Any], content: bytes) -> object:
     """What comes back, or the sentence; whatever else is raised goes on."""
     try:
-        return call(content, largest=1_000_000)
+        return call(content, max_pixels=1_000_000)
     except ValueError as error:
         sentence = str(error)
     assert sentence

@@ -22,24 +22,24 @@ ENDLESS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def site():
     with run_stub_server() as site:
         for status in (401, 403, 404, 429, 500, 503):
-            site.answers[f"/{status}"] = StubResponse(status)
-        site.answers["/good"] = StubResponse(body=IMAGE_BYTES)
+            site.responses[f"/{status}"] = StubResponse(status)
+        site.responses["/good"] = StubResponse(body=IMAGE_BYTES)
         site.redirect("/loop", "/loop")
         site.redirect("/elsewhere", "ftp://example.com/a")
-        site.answers["/large"] = StubResponse(headers={"Content-Length": "100001"})
-        site.answers["/endless"] = drip_response(ENDLESS, b"2710\r\n" + b"x" * 10_000 + b"\r\n", 0)
-        site.answers["/truncated"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"part of it", 0, times=1)
-        site.answers["/silent"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"", 0.7, times=1)
-        site.answers["/slow"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"x", 0.05)
-        site.answers["/slow-header"] = drip_response(b"HTTP/1.1 200 OK\r\n", b"X: x\r\n", 0.05)
-        site.answers["/nothing"] = drip_response(b"", b"", 0, times=0)
-        site.answers["/nonsense"] = drip_response(b"SSH-2.0-OpenSSH\r\n", b"", 0, times=1)
+        site.responses["/large"] = StubResponse(headers={"Content-Length": "100001"})
+        site.responses["/endless"] = drip_response(ENDLESS, b"2710\r\n" + b"x" * 10_000 + b"\r\n", 0)
+        site.responses["/truncated"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"part of it", 0, times=1)
+        site.responses["/silent"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"", 0.7, times=1)
+        site.responses["/slow"] = drip_response(HEAD.replace(b"1000000000", b"100"), b"x", 0.05)
+        site.responses["/slow-header"] = drip_response(b"HTTP/1.1 200 OK\r\n", b"X: x\r\n", 0.05)
+        site.responses["/nothing"] = drip_response(b"", b"", 0, times=0)
+        site.responses["/nonsense"] = drip_response(b"SSH-2.0-OpenSSH\r\n", b"", 0, times=1)
         yield site
 
 
 def quick(hosts: AllowedHosts | None = None) -> Media:
     """Media with small limits: 100 kB, a second, half a second without a byte."""
-    limits = {"largest": 100_000, "slowest": 1.0, "patience": 0.5}
+    limits = {"max_bytes": 100_000, "total_timeout": 1.0, "read_timeout": 0.5}
     return Media(**limits) if hosts is None else Media(allowed_hosts=hosts, **limits)
 
 
@@ -55,9 +55,9 @@ def test_a_file_from_a_server(site, media):
     site.redirect("/moved", "good", 307)
     for address in ("/good", "/moved", "/moved?a=b#c"):
         assert media.fetch(site.url + address) == IMAGE_BYTES
-        assert media.problem(site.url + address, ask_remote=True) is None
-    assert {asked.key for asked in site.asked} == {None}
-    assert {asked.cookie for asked in site.asked} == {None}
+        assert media.find_problem(site.url + address, check_remote=True) is None
+    assert {asked.authorization for asked in site.requests} == {None}
+    assert {asked.cookie for asked in site.requests} == {None}
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_a_header_that_drips(site):
 
 
 def test_asking_without_fetching(site, media):
-    assert media.problem(f"{site.url}/404") is None
-    assert site.asked == []
-    assert "404" in str(media.problem(f"{site.url}/404", ask_remote=True))
-    assert "500" in str(media.problem(f"{site.url}/500", ask_remote=True))
-    assert media.problem(f"{site.url}/endless", ask_remote=True) is None
+    assert media.find_problem(f"{site.url}/404") is None
+    assert site.requests == []
+    assert "404" in str(media.find_problem(f"{site.url}/404", check_remote=True))
+    assert "500" in str(media.find_problem(f"{site.url}/500", check_remote=True))
+    assert media.find_problem(f"{site.url}/endless", check_remote=True) is None
 
 
 def test_nobody_there(media):
@@ -117,11 +117,11 @@ def test_nobody_there(media):
 def test_what_was_stored_packed(site, media):
     """Buckets send it as it lies there, whatever was asked for. A few packed bytes may become very many."""
     packed = {"Content-Encoding": "gzip"}
-    site.answers["/packed"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000), headers=packed)
-    site.answers["/bomb"] = StubResponse(body=gzip.compress(bytes(50_000_000)), headers=packed)
-    site.answers["/torn"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000)[:-9], headers=packed)
-    site.answers["/damaged"] = StubResponse(body=b"no gzip at all", headers=packed)
-    site.answers["/twice"] = StubResponse(body=b"x", headers={"Content-Encoding": "gzip, gzip"})
+    site.responses["/packed"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000), headers=packed)
+    site.responses["/bomb"] = StubResponse(body=gzip.compress(bytes(50_000_000)), headers=packed)
+    site.responses["/torn"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000)[:-9], headers=packed)
+    site.responses["/damaged"] = StubResponse(body=b"no gzip at all", headers=packed)
+    site.responses["/twice"] = StubResponse(body=b"x", headers={"Content-Encoding": "gzip, gzip"})
     assert media.fetch(f"{site.url}/packed") == IMAGE_BYTES * 1000
     for address, error, sentence in (
         ("/bomb", ValueError, "more than 100,000 bytes"),
@@ -159,7 +159,7 @@ def test_a_guarded_connection_still_checks_certificates(tmp_path, monkeypatch):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     with run_stub_server(tls=context) as site:
-        site.answers["/a"] = StubResponse(body=IMAGE_BYTES)
+        site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         media = Media(allowed_hosts=AllowedHosts(("localhost", "127.0.0.1")), read_timeout=5)
         assert media.fetch(f"https://localhost:{site.port}/a") == IMAGE_BYTES
         with pytest.raises(TransientError, match="certificate"):

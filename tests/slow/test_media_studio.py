@@ -15,7 +15,7 @@ import pytest
 
 from lsml_cli.media.fetcher import AllowedHosts, LabelStudioCredentials, Media
 from tests.helpers import models
-from tests.helpers.media_servers import StubResponse, StubSite, run_stub_server
+from tests.helpers.media_servers import StubResponse, StubSite, run_site
 
 if TYPE_CHECKING:
     from conftest import LabelStudio
@@ -50,8 +50,8 @@ def uploaded(label_studio: LabelStudio, project: int) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def bucket(label_studio: LabelStudio, project: int) -> Iterator[StubSite]:
     """A bucket that Label Studio has the credentials of; as much of S3 as its connection asks for."""
-    with run_stub_server(Bucket) as site:
-        site.answers["/presigned/some dir/é.pgm"] = site.answers["/passed-on/a.pgm"] = StubResponse(body=PICTURE)
+    with run_site(Bucket) as site:
+        site.responses["/presigned/some dir/é.pgm"] = site.responses["/passed-on/a.pgm"] = StubResponse(body=PICTURE)
         for name, presign in (("presigned", True), ("passed-on", False)):
             asked = {"project": project, "bucket": name, "s3_endpoint": site.url, "presign": presign}
             keys = {"aws_access_key_id": "AKIA" + "A" * 16, "aws_secret_access_key": secrets.token_hex(20)}
