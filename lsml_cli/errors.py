@@ -1,22 +1,22 @@
 """Every error that lsml raises on purpose.
 
     LsmlError                exit 1   the run failed
-    ├── UsageError           exit 2   an option, a name or a combination that makes no sense
-    │   ├── UnknownModel              no model of that name; lists the closest ones
-    │   └── ResumeRefused             the unfinished run was started with something else
+    ├── UsageError           exit 2   an invalid option, name or combination
+    │   ├── UnknownModel              no model has that name; lists the closest ones
+    │   └── ResumeRefused             the unfinished run was started with other options
     ├── InputError           exit 1   the tasks cannot be read at all
     ├── OutputError          exit 1   the result cannot be written
     ├── LabelConfigError     exit 1   the labelling XML is broken
     ├── ModelError           exit 1   a model is damaged, or breaks its contract
     │   └── LabelMismatch             model and label config have nothing in common
     ├── RunStopped           exit 1   --on-error fail, --max-failures
-    ├── GateMissed           exit 4   --fail-under: the new version is worse than it has to be
+    ├── GateMissed           exit 4   --fail-under: the new version misses its threshold
     ├── Interrupted          exit 130 ctrl-C
-    ├── OutputClosed         exit 0   whoever read our standard output has enough (`| head`); nothing is printed
-    └── TransientError                worth another try: raised by fetching and by models, never shown as is
+    ├── OutputClosed         exit 0   the reader of standard output has closed it (`| head`); nothing is printed
+    └── TransientError                worth a retry: raised by fetching and by models, never shown as is
 
-`message` is one sentence that says what is wrong and where; `hint` is one that says what to do next.
-Only `cli.main` catches these to print them.
+`message` is one sentence that says what is wrong and where; `hint` is one sentence that says what to do next.
+Only `cli.main` catches these errors to print them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import ClassVar
 
 
 class LsmlError(Exception):
-    """Base of the tree above. Survives pickling, because replicas raise it in other processes."""
+    """Base of the tree above. It can be pickled, because replicas raise it in other processes."""
 
     exit_code: ClassVar[int] = 1
 
@@ -98,18 +98,18 @@ class TransientError(LsmlError):
     pass
 
 
-MAX_LISTED_NAMES = 10  # names listed in a sentence before "and N more"
+MAX_LISTED_NAMES = 10  # names in a message before "and N more"
 
 
 def format_list(names: Iterable[str], max_items: int = MAX_LISTED_NAMES) -> str:
-    """The names with commas between them, after `most` of them how many more there are: "a, b and 7 more"."""
-    every = list(names)
-    more = len(every) - max_items
-    return ", ".join(every[:max_items]) + (f" and {more:,} more" if more > 0 else "")
+    """Join names with commas, and count those beyond `max_items`: "a, b and 7 more"."""
+    listed = list(names)
+    more = len(listed) - max_items
+    return ", ".join(listed[:max_items]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def sort_by_similarity(name: str, candidates: Iterable[str]) -> list[str]:
-    """`known`, the names most like `name` first, the rest in alphabetical order."""
-    rest = sorted(candidates)
-    near = difflib.get_close_matches(name, rest, n=3, cutoff=0.6)
-    return near + [other for other in rest if other not in near]
+    """Return the candidates, the three most like `name` first, the rest in alphabetical order."""
+    ordered = sorted(candidates)
+    closest = difflib.get_close_matches(name, ordered, n=3, cutoff=0.6)
+    return closest + [candidate for candidate in ordered if candidate not in closest]

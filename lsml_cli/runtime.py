@@ -1,30 +1,31 @@
-"""What several layers share about this machine: cores, retries, and the text of an error."""
+"""Things of this machine that several layers share: cores, retries, atomic writes, and the text of an error."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from lsml_cli.errors import LsmlError, TransientError
 
-OUTAGE_THRESHOLD = 3  # steps in a row that failed although they were retried
+OUTAGE_THRESHOLD = 3  # consecutive steps that failed in spite of retries
 
-DEFAULT_FETCH_THREADS = 16  # threads that wait for media
+DEFAULT_FETCH_THREADS = 16  # threads that fetch media
 
 TRANSIENT_ERRORS = (TransientError, ConnectionError, TimeoutError)
 
 T = TypeVar("T")
 
-FetchMedia = Callable[[str, int | None], bytes]  # a value, and the id of its task
+FetchMedia = Callable[[str, int | None], bytes]  # (value, id of its task) -> content
 
 
 def error_reason(error: BaseException) -> str:
-    """An exception as a sentence: its text where the text was written for people, with its type otherwise."""
+    """Describe an exception in one line: by its text if that is written for users, with its type otherwise."""
     try:
         text = " ".join(str(error).split()).encode("utf-8", "replace").decode()
-    except Exception:  # an exception of somebody else's may not even have a text
+    except Exception:  # a foreign exception may fail to format itself
         text = ""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -34,24 +35,46 @@ def error_reason(error: BaseException) -> str:
 
 
 def available_cores() -> int:
-    """Cores that this process may use: those it is allowed on, or fewer where OMP_NUM_THREADS says so.
+    """Return how many cores this process may use: those it is allowed on, or fewer if OMP_NUM_THREADS says so.
 
-    The processes of a run are told theirs that way, since whatever computes in them listens to it: PyTorch, NumPy.
+    The processes of a run get their share through that variable, because PyTorch and NumPy obey it, too.
     """
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return min(here, int(told)) if told.isdecimal() and int(told) else here
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(allowed, int(limit)) if limit.isdecimal() and int(limit) else allowed
+
+
+def write_atomically(path: Path, content: bytes, suffix: str = ".new") -> None:
+    """Write a file beside `path` and rename it, so that no reader sees half of it.
+
+    Args:
+        path: Where the file appears.
+        content: What it holds.
+        suffix: Appended to the name until the file is complete.
+
+    Raises:
+        OSError: The file cannot be written; nothing is left beside `path`.
+    """
+    part = path.with_name(path.name + suffix)
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 class Retrier:
-    """Retry steps that fail for a passing reason, until it is clear that something is down.
+    """Retry steps that fail with transient errors, until something is known to be down.
 
-    After `OUTAGE_THRESHOLD` steps of one kind in a row that retrying did not help, the next ones are tried only once,
-    until one succeeds. Otherwise a hundred tasks would wait for a server that is down, one after the other.
+    After `OUTAGE_THRESHOLD` consecutive steps of one kind that failed in spite of retries, further ones are tried only
+    once, until one succeeds. Otherwise a hundred tasks would wait for a server that is down, one after the other.
 
     Args:
-        delays: Seconds before each further try.
-        errors: Exceptions that count as passing.
+        delays: Seconds before each retry.
+        errors: Exceptions that are transient.
     """
 
     def __init__(self, delays: Sequence[float], errors: tuple[type[BaseException], ...] = TRANSIENT_ERRORS) -> None:
@@ -65,14 +88,14 @@ class Retrier:
         self._cancelled.set()
 
     def call(self, step: Callable[[], T], kind: str = "") -> T:
-        """Return what `step` returns.
+        """Call `step`, again after each delay while it raises one of `errors`, and return its result.
 
         Args:
-            step: What to try; called again after each delay while it raises one of `errors`.
-            kind: Steps of different kinds are counted apart.
+            step: What to do.
+            kind: Consecutive failures are counted for each kind.
 
         Raises:
-            Exception: What `step` raised at its last try.
+            Exception: What the last call of `step` raised.
         """
         delays = iter(self._delays if self._consecutive_failures.get(kind, 0) < OUTAGE_THRESHOLD else ())
         while True:

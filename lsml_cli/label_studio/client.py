@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import orjson
 
 from lsml_cli.errors import LsmlError, OutputError, TransientError, UsageError
-from lsml_cli.media.credentials import API_KEY_VARIABLE, AuthorizationProvider, LabelStudioCredentials
+from lsml_cli.media.credentials import API_KEY_ENV_VAR, AuthorizationProvider, LabelStudioCredentials
 from lsml_cli.runtime import Retrier
 
 if TYPE_CHECKING:
     import httpx
-
-API_KEY_ENV_VAR = API_KEY_VARIABLE  # the environment variable; the key stands in no file and in no argument
 
 CONNECT_TIMEOUT = 10.0  # seconds
 RESPONSE_TIMEOUT = 60.0  # seconds, for what a server knows at once

@@ -1,8 +1,8 @@
-"""A note on this machine about a call that was sent and has not been answered.
+"""A file on this machine about an import request that was sent and has not been answered.
 
-Label Studio finishes a call whoever sent it, also when that was killed, and shows nothing of it until it is done. A
-push that starts meanwhile would find nothing and send everything again. So each call leaves a note before it is sent,
-and takes it away when it is answered: the next push of that version waits for the call that the note tells of.
+Label Studio finishes a request even if its sender is gone, and shows nothing of it until it is done. A push that starts
+meanwhile would find no predictions and send all of them again. So each request leaves a file before it is sent and
+removes it when it is answered: the next push of that version waits for the request that the file describes.
 """
 
 from __future__ import annotations
@@ -11,26 +11,41 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import orjson
 
-POLL_INTERVAL = 1.0  # seconds between two looks
+from lsml_cli.runtime import write_atomically
+
+POLL_INTERVAL = 1.0  # seconds between two counts
 
 
 @dataclass(frozen=True)
 class PendingRequest:
-    """began, ends: seconds since 1970, when it was sent and when it is surely over; before: what was counted then."""
+    """A request that may still be worked on.
+
+    Attributes:
+        started_at: When it was sent, in seconds since 1970.
+        deadline: When the server is surely done with it, in seconds since 1970.
+        initial_count: Items that the project had before.
+    """
 
     started_at: float
     deadline: float
     initial_count: int
 
+    @classmethod
+    def from_json(cls, fields: dict[str, float]) -> PendingRequest:
+        return cls(fields["began"], fields["ends"], int(fields["before"]))
+
+    def to_json(self) -> dict[str, float]:
+        return {"began": self.started_at, "ends": self.deadline, "before": self.initial_count}
+
 
 class PendingImport:
-    """The note about one version in one project. Where no file can be written there is none, and no harm done."""
+    """The pending request of one version in one project. Without a writable folder none is ever recorded."""
 
     def __init__(self, url: str, project: int, version: str) -> None:
         home = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
@@ -38,35 +53,43 @@ class PendingImport:
         self.path = Path(home) / "lsml" / "push" / f"{name}.json"
 
     def record(self, initial_count: int, max_seconds: float) -> PendingRequest:
-        call = PendingRequest(time.time(), time.time() + max_seconds, initial_count)
+        """Record a request that is about to be sent and is surely over after `max_seconds`."""
+        request = PendingRequest(time.time(), time.time() + max_seconds, initial_count)
         with suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            aside = self.path.with_suffix(f".{os.getpid()}")
-            aside.write_bytes(orjson.dumps(asdict(call)))
-            aside.replace(self.path)
-        return call
+            write_atomically(self.path, orjson.dumps(request.to_json()), suffix=f".{os.getpid()}")
+        return request
 
     def clear(self) -> None:
+        """Forget the request: it was answered."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
     def load(self) -> PendingRequest | None:
-        """The call of another push, or of an earlier one that was killed, if it may still be worked on."""
+        """Return the request of another push, or of one that was killed, if the server may still work on it."""
         try:
-            call = PendingRequest(**orjson.loads(self.path.read_bytes()))
-            return call if call.started_at <= time.time() < call.deadline else None
-        except (OSError, ValueError, TypeError):
+            request = PendingRequest.from_json(orjson.loads(self.path.read_bytes()))
+            return request if request.started_at <= time.time() < request.deadline else None
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
 
 def wait_until_settled(request: PendingRequest, count: Callable[[], int]) -> bool:
-    """Wait until what is counted has changed and stands still. False when the time is over and nothing has come."""
-    last = request.initial_count
+    """Wait until the count has changed and stopped changing.
+
+    Args:
+        request: What is waited for.
+        count: Counts the items that the request adds.
+
+    Returns:
+        False if nothing has arrived by the deadline.
+    """
+    previous = request.initial_count
     while True:
-        now = count()
-        if now != request.initial_count and now == last:
+        current = count()
+        if current != request.initial_count and current == previous:
             return True
-        last = now
-        if now == request.initial_count and time.time() >= request.deadline:
+        previous = current
+        if current == request.initial_count and time.time() >= request.deadline:
             return False
         time.sleep(POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""Remote media kept on disk: written atomically, bounded, shared by processes."""
+"""Keep remote media on disk: written atomically, bounded in size, shared by processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_MAX_BYTES = 10 << 30  # bytes
-EVICTION_CHECK_DIVISOR = 32  # parts of the bound: so much is written by a process before it looks at the folder again
+EVICTION_CHECK_DIVISOR = 32  # a process checks the size of the folder after writing this part of the bound
 EVICTION_TARGET_FRACTION = 0.9  # of the bound
-STALE_PART_SECONDS = 3600.0  # seconds after which a file that nobody finished is somebody's who died
+STALE_PART_SECONDS = 3600.0  # seconds after which an unfinished file is left over from a process that died
 
 _ENTRY_NAME = re.compile(r"[0-9a-f]{62}")
 _PART_NAME = re.compile(r"[0-9a-f]{62}\.\w+\.part")
@@ -25,13 +25,15 @@ _DIGEST_BYTES = 32  # bytes in front of the content
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of files that were fetched before. They are not asked for again.
+    """A folder of files that were fetched before.
 
-    folder  made where it is missing; nothing in it but what this wrote is ever removed
-    bound   bytes, more or less: a process may write a 32nd of it before it looks again. The files that were not used
-            for longest go first
+    No problem with the folder fails a task: a file that cannot be read is fetched, one that cannot be written is not
+    kept.
 
-    Nothing that happens to the folder fails a task: what cannot be read is fetched, what cannot be written is not kept.
+    Attributes:
+        folder: Created if it is missing. Only files that a cache wrote are ever removed from it.
+        max_bytes: Approximate bound: each process may write a 32nd of it before it checks. The least recently used
+            files are evicted first.
     """
 
     folder: Path
@@ -41,20 +43,20 @@ class Cache:
     )
 
     def get(self, key: str) -> bytes | None:
-        """What was put there, None when it is not there or damaged."""
+        """Return the content kept under a key, None if there is none or it is damaged."""
         path = self._path(key)
         try:
             content = path.read_bytes()
             if content[:_DIGEST_BYTES] != _digest(content[_DIGEST_BYTES:]):
                 path.unlink()
                 return None
-            os.utime(path)  # used now; mtime, because many file systems do not keep atime
+            os.utime(path)  # marks it as used; mtime, because many file systems do not keep atime
         except OSError:
             return None
         return content[_DIGEST_BYTES:]
 
     def put(self, key: str, content: bytes) -> None:
-        """Keep it. It appears by rename, so that no reader in any process sees half of it."""
+        """Keep content under a key. It appears by rename, so no reader in any process sees half of it."""
         if len(content) + _DIGEST_BYTES > self.max_bytes:
             return
         path = self._path(key)
@@ -73,30 +75,30 @@ class Cache:
                 self.evict()
 
     def evict(self) -> None:
-        """Remove what was not used for longest, until the rest fits. Other processes may do the same meanwhile."""
+        """Remove the least recently used files until the rest fits. Other processes may do the same meanwhile."""
         files = sorted(self._iter_entries())
-        over = sum(size for _, size, _ in files) - self.max_bytes
-        if over <= 0:
+        excess = sum(size for _, size, _ in files) - self.max_bytes
+        if excess <= 0:
             return
-        over += int(self.max_bytes * (1 - EVICTION_TARGET_FRACTION))
+        excess += int(self.max_bytes * (1 - EVICTION_TARGET_FRACTION))
         for _, size, path in files:
-            if over <= 0:
+            if excess <= 0:
                 break
             with suppress(OSError):  # another process was faster
                 os.unlink(path)  # noqa: PTH108
-            over -= size
+            excess -= size
 
     def _iter_entries(self) -> Iterator[tuple[float, int, str]]:
-        """(last used, bytes, path) of every file; those that nobody will finish are removed on the way."""
+        """Yield (time of last use, bytes, path) of every file; remove stale unfinished ones on the way."""
         for folder in _scan(self.folder):
             if not (len(folder.name) == 2 and folder.is_dir(follow_symlinks=False)):
                 continue
             for entry in _scan(folder):
                 with suppress(OSError):
-                    facts = entry.stat(follow_symlinks=False)
+                    status = entry.stat(follow_symlinks=False)
                     if _ENTRY_NAME.fullmatch(entry.name):
-                        yield facts.st_mtime, facts.st_size, entry.path
-                    elif _PART_NAME.fullmatch(entry.name) and facts.st_mtime < time.time() - STALE_PART_SECONDS:
+                        yield status.st_mtime, status.st_size, entry.path
+                    elif _PART_NAME.fullmatch(entry.name) and status.st_mtime < time.time() - STALE_PART_SECONDS:
                         os.unlink(entry.path)  # noqa: PTH108
 
     def _path(self, key: str) -> Path:
@@ -105,14 +107,14 @@ class Cache:
 
 
 class _WriteCounter:
-    """Bytes that this process wrote since it last looked at the folder; at first it has never looked."""
+    """Bytes that this process wrote since it last checked the folder; None before the first check."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._bytes_written: int | None = None
 
     def add(self, size: int, limit: int) -> bool:
-        """Whether it is time to look again."""
+        """Count a write; return whether the folder is due for a check."""
         with self._lock:
             due = self._bytes_written is None or self._bytes_written + size > limit
             self._bytes_written = 0 if due else (self._bytes_written or 0) + size
@@ -131,5 +133,5 @@ def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 def _digest(content: bytes) -> bytes:
-    """Of the content, in front of it: a power cut may leave a file of the right length full of zeros."""
+    """Return the digest stored in front of the content: after a power cut a file may have the right size and hold zeros."""
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()

@@ -1,4 +1,4 @@
-"""The Label Studio that tasks belong to, and the key to it."""
+"""The Label Studio that tasks belong to, its API key, and the header that authorizes requests."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ import orjson
 from lsml_cli.errors import TransientError, UsageError
 from lsml_cli.media.hosts import normalize_host
 
-API_KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
+API_KEY_ENV_VAR = "LABEL_STUDIO_API_KEY"
 TOKEN_REFRESH_PATH = "/api/token/refresh/"
-RENEWAL_MARGIN = 30.0  # seconds before its end in which an access token is renewed
-DEFAULT_TOKEN_LIFETIME = 300.0  # seconds that an access token lasts, where it does not say
-FAILURE_TTL = {True: 1.0, False: 60.0}  # seconds that a failed exchange is not tried again; True: it may pass
+RENEWAL_MARGIN = 30.0  # seconds before its expiry at which an access token is renewed
+DEFAULT_TOKEN_LIFETIME = 300.0  # seconds, for an access token that does not say
+FAILURE_TTL = {True: 1.0, False: 60.0}  # seconds before a failed exchange is tried again; True: transient failures
 
-# What Label Studio serves to browsers as media. The key opens its whole API, so it is sent to nothing else.
+# What Label Studio serves to browsers as media. The key opens its whole API, so it is sent only to these paths.
 _MEDIA_PATH = re.compile(r"/(data|storage-data)/|/(tasks|projects)/\d+/(presign|resolve)/")
 
 
 @dataclass(frozen=True)
 class LabelStudioCredentials:
-    """A Label Studio: its address and, where there is one, the key to it.
+    """The address of a Label Studio and its API key.
 
-    url  "https://label.example.com", with the path that it lives below, if any
-    key  a personal access token or a legacy token. Not in the repr, and written nowhere; it travels to replica
-         processes through their pipe
+    Attributes:
+        url: "https://label.example.com", including the path that it is served below, if any.
+        key: A personal access token or a legacy token; None without one. It is not in the repr and written nowhere;
+            it travels to replica processes through their pipe.
 
-    Raises UsageError when `url` is no address, or `key` no key.
+    Raises:
+        UsageError: `url` is not an address, or `key` holds characters that no key has.
     """
 
     url: str
@@ -55,56 +57,63 @@ class LabelStudioCredentials:
                 f"{self.url!r} is no address of a Label Studio.", "Write --label-studio-url https://label.example.com."
             )
         if self.key is not None and not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
-            raise UsageError(
-                f"{API_KEY_VARIABLE} holds characters that no key has.", "Copy it from Account & Settings."
-            )
+            raise UsageError(f"{API_KEY_ENV_VAR} holds characters that no key has.", "Copy it from Account & Settings.")
 
     @classmethod
     def from_env(cls, url: str) -> Self:
-        """The Label Studio at `url`, opened with LABEL_STUDIO_API_KEY where that is set."""
-        return cls(url, os.environ.get(API_KEY_VARIABLE))
+        """Return the Label Studio at `url` with the key in LABEL_STUDIO_API_KEY, if that is set."""
+        return cls(url, os.environ.get(API_KEY_ENV_VAR))
 
     @property
     def host_and_port(self) -> tuple[str, int]:
-        """In the spelling that hosts are compared in; the port is that of the scheme where none is given."""
+        """Host, in the spelling that hosts are compared in, and port; by default that of the scheme."""
         parts = urlsplit(self.url)
         return normalize_host(parts.hostname or ""), parts.port or {"http": 80, "https": 443}[parts.scheme]
 
     @property
     def netloc(self) -> str:
-        """Its host and port as `Hosts` names them."""
+        """Host and port in the form of an entry of `AllowedHosts`."""
         host, port = self.host_and_port
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def relative_path(self, path: str) -> str | None:
-        """What is left of the path of a URL below this Label Studio when its own prefix is taken off."""
+        """Strip the path that Label Studio is served below from the path of a URL; None for paths outside of it."""
         prefix = urlsplit(self.url).path
         return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else None
 
     def is_media_url(self, scheme: str, host: str, port: int, path: str) -> bool:
-        """Whether a URL is a file that this Label Studio serves: the only kind of URL that the key is sent to.
+        """Return whether a URL is a media file of this Label Studio: the only URLs that the key is sent to.
 
-        path  decoded
+        Args:
+            scheme: "http" or "https".
+            host: Host of the URL.
+            port: Port of the URL.
+            path: Path of the URL, decoded.
         """
-        inner = self.relative_path(path)
-        same = (scheme, (normalize_host(host), port)) == (urlsplit(self.url).scheme, self.host_and_port)
-        return same and inner is not None and ".." not in inner.split("/") and bool(_MEDIA_PATH.match(inner))
+        relative = self.relative_path(path)
+        is_same_server = (scheme, (normalize_host(host), port)) == (urlsplit(self.url).scheme, self.host_and_port)
+        if not is_same_server or relative is None or ".." in relative.split("/"):
+            return False
+        return bool(_MEDIA_PATH.match(relative))
 
     def presign_url(self, uri: str, task_id: int) -> str:
-        """Where this Label Studio leads to a file of a storage that is connected to the task's project."""
+        """Return the URL that redirects to a presigned file of a storage of the task's project."""
         encoded = base64.urlsafe_b64encode(uri.encode()).decode()
         return f"{self.url}/tasks/{task_id}/presign/?fileuri={quote(encoded)}"
 
 
 class AuthorizationProvider:
-    """The header that opens a Label Studio. One for all threads of a process.
+    """The Authorization header for a Label Studio, shared by all threads of a process.
 
-    A legacy token is sent as it is. A personal access token opens nothing itself: it is exchanged for an access token,
-    which lasts five minutes, and again before that one ends or when the server does not want it any more.
+    A legacy token is sent as it is. A personal access token is exchanged for an access token, which lasts five minutes,
+    and exchanged again before that expires or when the server rejects it.
+
+    Args:
+        credentials: Address and key.
+        post_json: Sends JSON to a URL and returns the JSON of the response; raises ValueError or TransientError.
     """
 
     def __init__(self, credentials: LabelStudioCredentials, post_json: Callable[[str, Mapping[str, str]], Any]) -> None:
-        """post: sends JSON to a URL, returns the JSON of the answer; raises ValueError or TransientError."""
         self._credentials = credentials
         self._post_json = post_json
         self._lock = threading.Lock()
@@ -114,18 +123,23 @@ class AuthorizationProvider:
         self.token_type = _token_type(credentials.key)
 
     def authorization_header(self) -> str | None:
-        """The Authorization header, None without a key. Raises ValueError or TransientError when it cannot be had."""
+        """Return the header, None without a key.
+
+        Raises:
+            ValueError: The key cannot be exchanged for an access token.
+            TransientError: The exchange fails for the moment.
+        """
         if self.token_type is None:
             return None
         if self.token_type != "refresh":
             return f"{'Bearer' if self.token_type == 'access' else 'Token'} {self._credentials.key}"
-        with self._lock:  # so that one thread exchanges and the others wait for what it gets
+        with self._lock:  # one thread exchanges the token, the others wait for it
             if self._header is None or time.monotonic() >= self._expires_at:
                 self._exchange_token()
             return self._header
 
     def invalidate(self, rejected_header: str) -> bool:
-        """The server refused this header. Whether `header` will give another one."""
+        """Forget a header that the server rejected; return whether another one can be had."""
         with self._lock:
             if self._header == rejected_header:
                 self._header = None
@@ -135,24 +149,24 @@ class AuthorizationProvider:
         if self._last_failure is not None and time.monotonic() < self._last_failure[1]:
             raise self._last_failure[0]
         try:
-            answer = self._post_json(
+            response = self._post_json(
                 self._credentials.url + TOKEN_REFRESH_PATH, {"refresh": self._credentials.key or ""}
             )
-            access = answer.get("access") if isinstance(answer, dict) else None
+            access = response.get("access") if isinstance(response, dict) else None
             if not isinstance(access, str) or not access.isascii():
-                raise ValueError("the server gives no access token for the one in " + API_KEY_VARIABLE)
+                raise ValueError("the server gives no access token for the one in " + API_KEY_ENV_VAR)
         except (ValueError, TransientError) as error:
-            passing = isinstance(error, TransientError)
-            self._last_failure = error, time.monotonic() + FAILURE_TTL[passing]
+            is_transient = isinstance(error, TransientError)
+            self._last_failure = error, time.monotonic() + FAILURE_TTL[is_transient]
             raise
-        lasts = _token_lifetime(access)
+        lifetime = _token_lifetime(access)
         self._header = f"Bearer {access}"
-        self._expires_at = time.monotonic() + max(lasts - RENEWAL_MARGIN, lasts / 2)
+        self._expires_at = time.monotonic() + max(lifetime - RENEWAL_MARGIN, lifetime / 2)
         self._last_failure = None
 
 
 def _token_type(key: str | None) -> str | None:
-    """ "legacy", or what a JWT says that it is: "refresh" (a personal access token) or "access"; None without a key."""
+    """Return "legacy", "refresh" (a personal access token) or "access" for a key, None without one."""
     if key is None:
         return None
     claims = _jwt_claims(key)
@@ -160,16 +174,16 @@ def _token_type(key: str | None) -> str | None:
 
 
 def _token_lifetime(token: str) -> float:
-    """Seconds from its making to its end: only their difference counts, for clocks that do not agree."""
+    """Return the seconds from issue to expiry: only their difference counts, because clocks may differ."""
     claims = _jwt_claims(token) or {}
-    begin, end = claims.get("iat"), claims.get("exp")
-    if isinstance(begin, int | float) and isinstance(end, int | float) and end > begin:
-        return float(end - begin)
+    issued_at, expires_at = claims.get("iat"), claims.get("exp")
+    if isinstance(issued_at, int | float) and isinstance(expires_at, int | float) and expires_at > issued_at:
+        return float(expires_at - issued_at)
     return DEFAULT_TOKEN_LIFETIME
 
 
 def _jwt_claims(token: str) -> dict[str, Any] | None:
-    """What a JWT says, unverified; None when the token is no JWT."""
+    """Return the claims of a JWT, unverified; None if the token is no JWT."""
     parts = token.split(".")
     if len(parts) != 3:
         return None

@@ -1,20 +1,20 @@
-"""What a task's value points to -> its bytes on this machine.
+"""Fetch the bytes that a value of a task points to.
 
-places    a value -> where its bytes may be: by its spelling alone
-files     files on this machine, below a folder that a path must not leave
-web       files from servers: credentials, redirects, limits
-guard     connections that reach only the addresses that are allowed
-hosts     which hosts and addresses these are
-studio    the Label Studio that tasks belong to, and the key to it
-cloud     files in buckets, with the credentials of this machine
-cache     what was fetched before, on disk
+The modules of this package, in the order in which a value passes through them:
+
+    resolver     where the bytes may be, by the spelling of the value
+    files        files on this machine, confined to a folder
+    buckets      files in buckets, with the credentials of this machine
+    web          files from servers: credentials, redirects, limits
+    ssrf_guard   connections to allowed addresses only
+    hosts        which hosts and addresses these are
+    credentials  the Label Studio that the tasks belong to, and its API key
+    cache        fetched files on disk
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -25,6 +25,7 @@ from lsml_cli.media import buckets, files
 from lsml_cli.media.cache import Cache
 from lsml_cli.media.credentials import LabelStudioCredentials
 from lsml_cli.media.hosts import ANY_HOST, AllowedHosts
+from lsml_cli.media.process_state import ProcessState
 from lsml_cli.media.resolver import (
     UPLOAD_PREFIX,
     MediaLocation,
@@ -41,38 +42,40 @@ if TYPE_CHECKING:
 __all__ = ["ANY_HOST", "AllowedHosts", "Cache", "LabelStudioCredentials", "Media"]
 
 MAX_FILE_BYTES = 256 << 20  # bytes of one file
-TOTAL_TIMEOUT = 120.0  # seconds for one remote file from the first byte asked for to the last one there
+TOTAL_TIMEOUT = 120.0  # seconds for one remote file, from the request to the last byte
 READ_TIMEOUT = 15.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
 class Media:
-    """Where media are looked for, and within which limits. Picklable, so that every replica process fetches for itself.
+    """Where media are looked for, and within which limits.
+
+    Picklable, so that every replica process fetches for itself; safe to use from many threads at a time, which fetch a
+    file that several of them want only once.
 
     A value is looked for in this order:
 
-        a prefix of `maps`                  that folder, and nowhere else
+        a prefix of `prefix_map`            that folder, and nowhere else
         data:                               the value itself
         /data/upload/…, /data/local-files/  `upload_root` or `document_root`, then `label_studio`
-        http://, https://                   the server; with the key where it is a file that `label_studio` serves
-        s3://, gs://, azure-blob://         the bucket, with the credentials of this machine; where those do not open
+        http://, https://                   the server; with the API key where `label_studio` serves the file
+        s3://, gs://, azure-blob://         the bucket, with the credentials of this machine; where these do not open
                                             it, through `label_studio`, which has to know the task
         a path                              below `root`
 
-    root           folder that plain paths are below, relative or absolute; None: no plain path is read
-    confined       whether a plain path has to lie below `root`. Only where the user names the files himself, not where
-                   a task does that somebody else wrote, it need not: then `root` is where relative ones begin
-    document_root  what /data/local-files/?d=… is below
-    upload_root    what /data/upload/… is below: media/upload in the data folder of Label Studio
-    maps           (prefix of a value, folder that the rest is looked for in); the longest prefix counts
-    label_studio   the Label Studio that the tasks belong to, and the key to it
-    hosts          who may be asked; see `Hosts` also for which buckets
-    cache          keeps remote files on disk
-    largest        bytes of one file
-    slowest        seconds for one remote file from the first byte asked for to the last one there
-    patience       seconds without a byte
-
-    Used by many threads at a time; those that want the same remote file fetch it once.
+    Attributes:
+        root: Folder that plain paths lie below, relative or absolute; None: no plain path is read.
+        document_root: Folder that /data/local-files/?d=… lies below.
+        upload_root: Folder that /data/upload/… lies below: media/upload in the data folder of Label Studio.
+        prefix_map: (prefix of a value, folder that the rest is looked for in); the longest prefix counts.
+        label_studio: The Label Studio that the tasks belong to, and its API key.
+        allowed_hosts: Hosts and buckets that requests may go to.
+        cache: Keeps remote files on disk.
+        max_bytes: Bytes of one file.
+        total_timeout: Seconds for one remote file, from the request to the last byte.
+        read_timeout: Seconds without a byte.
+        confined: Whether plain paths have to lie below `root`. False only where the user names the files, never where
+            a task does: relative paths then begin at `root`.
     """
 
     root: Path | None = None
@@ -86,47 +89,52 @@ class Media:
     total_timeout: float = TOTAL_TIMEOUT
     read_timeout: float = READ_TIMEOUT
     confined: bool = True
-    _process_state: _ProcessState = field(
-        default_factory=lambda: _ProcessState(), init=False, compare=False, repr=False
-    )
+    _process_state: ProcessState = field(default_factory=ProcessState, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         longest_first = sorted(self.prefix_map, key=lambda pair: -len(pair[0]))
-        object.__setattr__(self, "maps", tuple(longest_first))
+        object.__setattr__(self, "prefix_map", tuple(longest_first))
 
     def fetch(self, value: str, task_id: int | None = None) -> bytes:
-        """The bytes that `value` points to.
+        """Return the bytes that `value` points to.
 
-        task_id  of the task whose value it is: Label Studio presigns files of buckets only for a task of its own
+        Args:
+            value: What a task's data hold.
+            task_id: Id of that task; Label Studio presigns files of buckets only for a task of its own.
 
-        Raises ValueError with a sentence when they cannot be had, OSError when a file cannot be read, TransientError
-        when a server or the way to it fails for the moment.
+        Raises:
+            ValueError: The bytes cannot be had; the message is one sentence.
+            OSError: A file cannot be read.
+            TransientError: A server or the way to it fails for the moment.
         """
-        place = self._locate(value)
-        if place.kind == "data":
+        location = self._locate(value)
+        if location.kind == "data":
             return decode_data_uri(value)
-        if (path := files.first_existing(place.candidates)) is not None:
+        if (path := files.first_existing(location.candidates)) is not None:
             return files.read(path, self.max_bytes)
-        if place.kind == "file":
-            return files.read(place.candidates[0].resolve(), self.max_bytes)  # raises what is wrong with it
-        route = self._resolve_route(place, value, task_id)
+        if location.kind == "file":
+            return files.read(location.candidates[0].resolve(), self.max_bytes)  # raises what is wrong with it
+        route = self._resolve_route(location, value, task_id)
         return self._process_state.run_once(value, lambda: self._read_through_cache(value, route))
 
     def find_problem(self, value: str, task_id: int | None = None, *, check_remote: bool = False) -> str | None:
-        """Why `fetch` would fail, without reading the file; None when it would not, or when that is not known.
+        """Return why `fetch` would fail, without reading the file; None if it would not, or if that is not known.
 
-        A server is asked whether it has the file only if `ask_remote`.
+        Args:
+            value: What a task's data hold.
+            task_id: Id of that task.
+            check_remote: Whether to ask servers and buckets if they have the file.
         """
         try:
-            place = self._locate(value)
-            if place.kind == "data":
+            location = self._locate(value)
+            if location.kind == "data":
                 decode_data_uri(value)
-            elif (path := files.first_existing(place.candidates)) is not None:
+            elif (path := files.first_existing(location.candidates)) is not None:
                 return files.find_problem(path, self.max_bytes)
-            elif place.kind == "file":
-                return f"there is no file {place.candidates[0].resolve()}"
+            elif location.kind == "file":
+                return f"there is no file {location.candidates[0].resolve()}"
             else:
-                route = self._resolve_route(place, value, task_id)
+                route = self._resolve_route(location, value, task_id)
                 if check_remote:
                     self._check_remote(route, value)
         except (ValueError, TransientError) as error:
@@ -134,19 +142,18 @@ class Media:
         return None
 
     def digest(self, value: str) -> bytes | None:
-        """Digest of the file that `value` points to, for a file on this machine; None for any other.
+        """Return a digest of the content of a file on this machine, None for any other value.
 
-        So the same picture under two names is known for one.
+        Two names of the same image have the same digest.
         """
         try:
-            place = self._locate(value)
-            path = files.first_existing(place.candidates)
+            path = files.first_existing(self._locate(value).candidates)
             return None if path is None else blake2b(files.read(path, self.max_bytes), digest_size=16).digest()
         except (ValueError, OSError):
             return None
 
     def close(self) -> None:
-        """Close the connections to servers; the next `fetch` would open new ones."""
+        """Close the connections to servers; the next `fetch` opens new ones."""
         self._process_state.close()
 
     def _locate(self, value: str) -> MediaLocation:
@@ -161,10 +168,10 @@ class Media:
         )
 
     def _resolve_route(self, location: MediaLocation, value: str, task_id: int | None) -> _Route:
-        """Who is asked for what is not on this machine. Raises ValueError when there is nobody."""
-        if location.kind == "cloud":
+        """Return where to request a file that is not on this machine; raise ValueError if it can be had nowhere."""
+        if location.kind == "bucket":
             return self._bucket_route(value, task_id)
-        if location.kind == "studio":
+        if location.kind == "label_studio":
             if self.label_studio is None:
                 raise ValueError(_unreachable_message(location, value))
             deleted = {500: " (as Label Studio does for an upload that was deleted)"}
@@ -198,17 +205,24 @@ class Media:
         return self.allowed_hosts.extended_with(self.label_studio.netloc) if self.label_studio else self.allowed_hosts
 
     def _read_through_cache(self, value: str, route: _Route) -> bytes:
-        """From the cache, or fetched and put there."""
         if self.cache is None:
             return self._read(route, value)
-        # What may be asked belongs to the name: where less is allowed, nothing comes in through the cache.
-        url = self.label_studio.url if self.label_studio else None
-        key = repr((url, self.allowed_hosts, value))
+        key = self._cache_key(value)
         content = self.cache.get(key)
         if content is None or len(content) > self.max_bytes:
             content = self._read(route, value)
             self.cache.put(key, content)
         return content
+
+    def _cache_key(self, value: str) -> str:
+        """Return the key of a value in the cache.
+
+        The allowed hosts are part of it: a file that may not be requested does not come out of a shared cache either.
+        The spelling is fixed, whatever the fields are called: another one would make every kept file useless.
+        """
+        url = self.label_studio.url if self.label_studio else None
+        hosts = f"Hosts(names={self.allowed_hosts.patterns!r}, anywhere={self.allowed_hosts.allow_any!r})"
+        return f"({url!r}, {hosts}, {value!r})"
 
     def _read(self, route: _Route, value: str) -> bytes:
         if route.bucket is not None and (
@@ -224,7 +238,7 @@ class Media:
         return self._process_state.get_fetcher(self._create_fetcher).get(route.url, value, route.hints)
 
     def _check_remote(self, route: _Route, value: str) -> None:
-        """Raises what `_read` would raise, as far as that is known without reading."""
+        """Raise what `_read` would raise, as far as that is known without reading."""
         if route.bucket is not None:
             try:
                 buckets.check_readable(route.bucket, self.max_bytes)
@@ -249,9 +263,12 @@ class Media:
 
 @dataclass(frozen=True)
 class _Route:
-    """Who is asked: the bucket itself, a server, or the server where the bucket does not open.
+    """Where a remote file is requested: a bucket, a server, or the server if the bucket does not open.
 
-    hints  what a status of the server's answer means here
+    Attributes:
+        bucket: URI of the file, to be read with the credentials of this machine.
+        url: Address of the file on a server.
+        hints: What a status of the server's response means for this file.
     """
 
     bucket: str | None = None
@@ -259,50 +276,8 @@ class _Route:
     hints: Mapping[int, str] = field(default_factory=dict)
 
 
-class _ProcessState:
-    """What a process keeps between two fetches. It stays behind when its `Media` is pickled."""
-
-    def __init__(self) -> None:
-        self.closed_buckets: set[str] = set()  # which the credentials of this machine do not open
-        self._lock = threading.Lock()
-        self._fetcher: HttpFetcher | None = None
-        self._in_flight: dict[str, Future[bytes]] = {}
-
-    def get_fetcher(self, create: Callable[[], HttpFetcher]) -> HttpFetcher:
-        with self._lock:
-            if self._fetcher is None:
-                self._fetcher = create()
-            return self._fetcher
-
-    def run_once(self, value: str, work: Callable[[], bytes]) -> bytes:
-        """What `work` returns or raises; for threads that want the same at the same time, one of them works."""
-        with self._lock:
-            result = self._in_flight.get(value)
-            if result is None:
-                mine = self._in_flight[value] = Future()
-        if result is not None:
-            return result.result()
-        try:
-            mine.set_result(work())
-        except BaseException as error:
-            mine.set_exception(error)
-        finally:
-            with self._lock:
-                del self._in_flight[value]
-        return mine.result()
-
-    def close(self) -> None:
-        with self._lock:
-            web, self._fetcher = self._fetcher, None
-        if web is not None:
-            web.close()
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _ProcessState, ()
-
-
 def _unreachable_message(location: MediaLocation, value: str) -> str:
-    """What would help where Label Studio has the file and nobody said where that is."""
+    """Return the message for a file of Label Studio that is neither on this machine nor at a known server."""
     if location.candidates:
         return f"there is no file {location.candidates[0].resolve()}; with --label-studio-url the server is asked"
     uploaded = location.address.startswith(UPLOAD_PREFIX)

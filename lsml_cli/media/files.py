@@ -1,4 +1,4 @@
-"""Files on this machine, below a folder that a path must not leave."""
+"""Read files on this machine, confined to a folder that a path must not leave."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ConfinedPath:
-    """A path that is meant to lie below a folder: relative to it, or absolute.
+    """A path below a folder, relative to it or absolute.
 
-    confined  whether it has to lie there; if not, the folder is only where a relative path begins
+    Attributes:
+        folder: Where a relative path begins.
+        path: The path as it was written.
+        confined: Whether the path has to lie below the folder.
     """
 
     folder: Path
@@ -21,7 +24,7 @@ class ConfinedPath:
     confined: bool = True
 
     def resolve(self) -> Path:
-        """Where it is, links followed. Raises ValueError when that is outside of the folder, or may be."""
+        """Return the path with links followed; raise ValueError if that leaves the folder, or could."""
         if "\0" in self.path:
             raise ValueError(f"{self.path!r} holds a NUL character")
         folder = Path(os.path.realpath(self.folder))  # unlike Path.resolve, no error for links in a circle
@@ -36,12 +39,12 @@ class ConfinedPath:
 
 
 def first_existing(candidates: Iterable[ConfinedPath]) -> Path | None:
-    """The first that is a file. Raises ValueError for one that leads out of its folder."""
+    """Return the first path that is a file, None without one; raise ValueError if one leaves its folder."""
     return next((path for candidate in candidates if os.path.isfile(path := candidate.resolve())), None)  # noqa: PTH113
 
 
 def find_problem(path: Path, max_bytes: int) -> str | None:
-    """Why `read` would fail, without reading the file; None when it would not."""
+    """Return why `read` would fail, without reading the file; None if it would not."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -52,18 +55,22 @@ def find_problem(path: Path, max_bytes: int) -> str | None:
 
 
 def read(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a resolved path. Raises OSError, and ValueError when it is too large or no file.
+    """Return the bytes of a resolved path.
 
-    A FIFO or a device would make a worker wait for ever, so only a regular file is read; and what became a link since
-    it was resolved is not followed.
+    Only regular files are read, because a FIFO or a device could make a worker wait for ever. A path that became a
+    link since it was resolved is not followed.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is too large, or not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path} is not a file")
-        content = file.read(max_bytes + 1) if facts.st_size <= max_bytes else b""
-    if len(content) > max_bytes or facts.st_size > max_bytes:
+        content = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
+    if len(content) > max_bytes or status.st_size > max_bytes:
         raise ValueError(_too_large_message(path, max_bytes))
     return content
 

@@ -13,7 +13,7 @@ BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})  # schemes, as Label Stud
 
 
 class HostNotAllowed(ValueError):
-    """This host may not be asked, or not at the address that it has."""
+    """Requests to this host are not allowed, or not at its address."""
 
 
 TrustLevel = Literal["named", "wildcard"]
@@ -28,61 +28,69 @@ _NAT64_LOCAL_NETWORK = ipaddress.ip_network("64:ff9b:1::/48")
 
 @dataclass(frozen=True)
 class AllowedHosts:
-    """The hosts that may be asked for media, and again on every redirect.
+    """The hosts and buckets that media may come from; checked again on every redirect.
 
-    names     "images.example.com", "images.example.com:8080", "127.0.0.1", "[::1]:8080": exactly this host, on this
-              port or on any. Whoever wrote it down knows it, so its addresses may be private ones
-              "*.example.com", "*.example.com:443", "*": what only such a pattern covers must have public addresses
-              "s3://bucket" (gs://, azure-blob://): this bucket, with the credentials of this machine. Those may open
-              every bucket of their owner, so a bucket that is not named is reached only through Label Studio, which
-              presigns what its own storages hold
-    anywhere  everything may be asked: for somebody who runs a command by hand, on data of their own
+    The Label Studio that the tasks belong to need not be listed.
 
-    The Label Studio that media belong to need not be named. Raises UsageError for a name that is none.
+    Attributes:
+        patterns: Each entry is one of
+            "images.example.com", "images.example.com:8080", "127.0.0.1", "[::1]:8080": exactly this host, on this port
+            or on any. The user knows a host that is listed by name, so its addresses may be private.
+            "*.example.com", "*.example.com:443", "*": every host that matches, if all its addresses are public.
+            "s3://bucket" (gs://, azure-blob://): this bucket, with the credentials of this machine. These may open
+            every bucket of their owner, so a bucket that is not listed is reached only through Label Studio, which
+            presigns the files of its own storages.
+        allow_any: Whether requests may go anywhere: for users who run a command on their own data.
+
+    Raises:
+        UsageError: An entry is neither a host, a pattern nor a bucket.
     """
 
     patterns: tuple[str, ...] = ()
     allow_any: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(map(_normalize_pattern, self.patterns)))
+        object.__setattr__(self, "patterns", tuple(map(_normalize_pattern, self.patterns)))
 
     def extended_with(self, *patterns: str) -> AllowedHosts:
+        """Return the same hosts and these."""
         return self if self.allow_any else AllowedHosts((*self.patterns, *patterns))
 
     def trust_level(self, host: str, port: int) -> TrustLevel | None:
-        """How far a host is trusted; None: it may not be asked.
+        """Return how a host is allowed: by name, by a wildcard, or None if it is not.
 
-        host  in ASCII, an IPv6 address without its brackets
+        Args:
+            host: In ASCII, an IPv6 address without its brackets.
+            port: Port of the request.
         """
         if self.allow_any:
             return "named"
         host = normalize_host(host)
-        found: TrustLevel | None = None
-        for name in self.patterns:
-            wanted, wanted_port = _split_port(name)
-            if wanted_port not in (None, port):
+        level: TrustLevel | None = None
+        for entry in self.patterns:
+            pattern, pattern_port = _split_port(entry)
+            if pattern_port not in (None, port):
                 continue
-            if wanted == host:
+            if pattern == host:
                 return "named"
-            if wanted == "*" or (wanted.startswith("*.") and host.endswith(wanted[1:])):
-                found = "wildcard"
-        return found
+            if pattern == "*" or (pattern.startswith("*.") and host.endswith(pattern[1:])):
+                level = "wildcard"
+        return level
 
     def require_allowed(self, host: str, port: int) -> None:
-        """Raises HostRefused when this host may not be asked at all."""
+        """Raise HostNotAllowed if no entry allows this host."""
         if self.trust_level(host, port) is None:
             raise HostNotAllowed(
                 f"{host} is not among the hosts that media may come from (--allow-host {host} adds it)"
             )
 
     def is_bucket_allowed(self, bucket: str) -> bool:
-        """Whether "s3://bucket" may be read with the credentials of this machine."""
+        """Return whether "s3://bucket" may be read with the credentials of this machine."""
         return self.allow_any or bucket in self.patterns
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the internet at large: not to this machine, its network or a cloud's inside."""
+    """Return whether an IP address is on the public internet: not this machine, its network or a cloud's inside."""
     ip: Address = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = (
@@ -98,7 +106,7 @@ def is_public(address: str) -> bool:
 
 
 def _normalize_pattern(pattern: str) -> str:
-    """An entry in the spelling that it is compared in."""
+    """Return an entry in the spelling that it is compared in; raise UsageError if it is none."""
     text = pattern.strip()
     scheme, colon, bucket = text.partition("://")
     if colon and scheme in BUCKET_SCHEMES and bucket.strip("/") and "/" not in bucket.strip("/"):
@@ -110,12 +118,12 @@ def _normalize_pattern(pattern: str) -> str:
         )
     host, port = _split_port(text.removesuffix("."))
     host = normalize_host(host)
-    shown = f"[{host}]" if ":" in host else host
-    return shown if port is None else f"{shown}:{port}"
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if port is None else f"{bracketed}:{port}"
 
 
 def _split_port(pattern: str) -> tuple[str, int | None]:
-    """Host and port of an entry. An IPv6 address without brackets has no port."""
+    """Split an entry into host and port. An IPv6 address without brackets has no port."""
     if pattern.startswith("["):
         host, _, port = pattern[1:].partition("]")
         port = port.removeprefix(":")
@@ -127,14 +135,14 @@ def _split_port(pattern: str) -> tuple[str, int | None]:
 
 
 def normalize_host(host: str) -> str:
-    """A host in the spelling that it is compared in: ASCII, lower case, addresses in their short form."""
+    """Return a host in the spelling that it is compared in: ASCII, lower case, addresses in their short form."""
     host = host.lower().removesuffix(".")
     try:
         return ipaddress.ip_address(host).compressed
     except ValueError:
         pass
     if not host.isascii():
-        import httpx  # which takes names of all scripts for what it will look up in the end
+        import httpx  # which encodes names of all scripts as it will look them up
 
         wildcard = "*." if host.startswith("*.") else ""
         host = wildcard + httpx.URL(f"http://{host.removeprefix('*.')}/").raw_host.decode()

@@ -1,4 +1,4 @@
-"""A task's value -> where its bytes may be, by its spelling alone: no disk and no server is asked."""
+"""Map a task's value to where its bytes may be, by its spelling alone: no disk and no server is accessed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lsml_cli.media.credentials import LabelStudioCredentials
 from lsml_cli.media.files import ConfinedPath
 from lsml_cli.media.hosts import BUCKET_SCHEMES
 
-MAX_SHOWN_CHARS = 200  # characters of a value in a sentence
+MAX_SHOWN_CHARS = 200  # characters of a value in a message
 
 UPLOAD_PREFIX = "/data/upload/"
 LOCAL_FILES_PATTERN = re.compile(r"/data/local-files/?\?")
@@ -28,18 +28,20 @@ SERVED_PATTERN = re.compile(
 class MediaLocation:
     """Where the bytes of a value may be.
 
-    kind   "data": in the value; "file": only on this machine; "web": at `where`, a URL; "studio": at `where`, a path
-           below the address of Label Studio; "cloud": in a bucket, `where` is its URI
-    files  where they may lie on this machine, in the order to look
+    Attributes:
+        kind: "data": in the value; "file": only on this machine; "web": at the URL `address`; "label_studio": at the
+            path `address` below the address of Label Studio; "bucket": at the URI `address`.
+        address: URL, path or URI; empty for "data" and "file".
+        candidates: Where the file may lie on this machine, in the order to look.
     """
 
-    kind: Literal["data", "file", "web", "studio", "cloud"]
+    kind: Literal["data", "file", "web", "label_studio", "bucket"]
     address: str = ""
     candidates: tuple[ConfinedPath, ...] = ()
 
 
 def abbreviate(value: str) -> str:
-    """A value in a sentence."""
+    """Return a value short enough for a message."""
     return value if len(value) <= MAX_SHOWN_CHARS else f"{value[:MAX_SHOWN_CHARS]}..."
 
 
@@ -53,9 +55,10 @@ def locate(
     credentials: LabelStudioCredentials | None,
     confined: bool = True,
 ) -> MediaLocation:
-    """Where to look for what a value points to. The arguments are those of `Media`.
+    """Return where to look for what a value points to. The arguments are those of `Media`.
 
-    Raises ValueError with a sentence when it points nowhere.
+    Raises:
+        ValueError: The value points nowhere; the message is one sentence.
     """
     if "\0" in value:
         raise ValueError(f"{abbreviate(value)!r} holds a NUL character")
@@ -66,33 +69,36 @@ def locate(
     if scheme == "data":
         return MediaLocation("data")
     if scheme in BUCKET_SCHEMES:
-        return MediaLocation("cloud", value)
-    served = _served_path(value, scheme, credentials)
-    if served is not None:
+        return MediaLocation("bucket", value)
+    served_path = _served_path(value, scheme, credentials)
+    if served_path is not None:
         # The tasks themselves may lie in a folder of this machine that is called /data/upload.
-        below = root is not None and (not confined or Path(value).is_relative_to(root.absolute()))
-        plain = (ConfinedPath(root, value, confined),) if root is not None and below else ()
-        return MediaLocation(
-            "studio", served, candidates=(*_local_candidates(served, document_root, upload_root), *plain)
-        )
+        is_below_root = root is not None and (not confined or Path(value).is_relative_to(root.absolute()))
+        plain = (ConfinedPath(root, value, confined),) if root is not None and is_below_root else ()
+        local = _local_candidates(served_path, document_root, upload_root)
+        return MediaLocation("label_studio", served_path, candidates=(*local, *plain))
     if scheme in ("http", "https"):
         return MediaLocation("web", value)
     if scheme:
         raise ValueError(
-            f"{abbreviate(value)} is neither a file on this machine nor an http(s) or data: URI, nor in a bucket (s3, gs, "
-            "azure-blob)"
+            f"{abbreviate(value)} is neither a file on this machine nor an http(s) or data: URI, nor in a bucket "
+            "(s3, gs, azure-blob)"
         )
     if root is None:
-        why = "no folder was named that files are read from"
+        reason = "no folder was named that files are read from"
         if document_root is not None:
-            why = "plain paths are not read here; a file below the document root is named /data/local-files/?d=PATH"
-        raise ValueError(f"{abbreviate(value)} is a path, and {why}")
+            reason = "plain paths are not read here; a file below the document root is named /data/local-files/?d=PATH"
+        raise ValueError(f"{abbreviate(value)} is a path, and {reason}")
     return _file_location(value, root, _path_variants(value), confined)
 
 
 def parse_scheme(value: str) -> str:
-    """ "" for a path. Raises ValueError with a sentence for what looks like an address and is none."""
-    if value[:5].lower() == "data:":  # which may be long
+    """Return the scheme of a value, "" for a path.
+
+    Raises:
+        ValueError: The value looks like an address and is none.
+    """
+    if value[:5].lower() == "data:":  # urlsplit would be slow: it may be long
         return "data"
     try:
         scheme = urlsplit(value).scheme
@@ -102,7 +108,7 @@ def parse_scheme(value: str) -> str:
 
 
 def parse_host(url: str) -> tuple[str, int]:
-    """Host and port of an http(s) URL. Raises ValueError with a sentence."""
+    """Return host and port of an http(s) URL; raise ValueError if it has none."""
     parts = urlsplit(url)
     try:
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
@@ -114,13 +120,13 @@ def parse_host(url: str) -> tuple[str, int]:
 
 
 def parse_bucket(uri: str) -> str:
-    """ "s3://bucket" of "s3://bucket/some/key"."""
+    """Return "s3://bucket" for "s3://bucket/some/key"."""
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def decode_data_uri(value: str) -> bytes:
-    """The bytes in a data: URI. Raises ValueError with a sentence."""
+    """Return the bytes in a data: URI; raise ValueError if it is damaged."""
     header, comma, body = value.partition(",")
     if not comma:
         raise ValueError("the data: URI has no comma before its data")
@@ -133,7 +139,7 @@ def decode_data_uri(value: str) -> bytes:
 
 
 def _strip_prefix(prefix: str, value: str) -> str | None:
-    """What follows a prefix. One that ends within a name, s3://bucket, is not a prefix of s3://bucket-2/a.png."""
+    """Return what follows a prefix, None without it. "s3://bucket" is no prefix of "s3://bucket-2/a.png"."""
     if not value.startswith(prefix):
         return None
     rest = value[len(prefix) :]
@@ -141,15 +147,15 @@ def _strip_prefix(prefix: str, value: str) -> str | None:
 
 
 def _served_path(value: str, scheme: str, credentials: LabelStudioCredentials | None) -> str | None:
-    """The path below the address of Label Studio when this is a file that Label Studio serves, None when it is not."""
+    """Return the path below the address of Label Studio for a file that it serves, None for any other value."""
     if not scheme:
-        inner = credentials.relative_path(value) if credentials else None
-        served = next((path for path in (value, inner) if path is not None and SERVED_PATTERN.match(path)), None)
+        below_prefix = credentials.relative_path(value) if credentials else None
+        paths = (path for path in (value, below_prefix) if path is not None)
     elif credentials is not None and value.startswith(f"{credentials.url}/"):
-        served = value.removeprefix(credentials.url)
-        served = served if SERVED_PATTERN.match(served) else None
+        paths = (path for path in (value.removeprefix(credentials.url),))
     else:
         return None
+    served = next((path for path in paths if SERVED_PATTERN.match(path)), None)
     if served is not None and ".." in decode_path(served).replace("\\", "/").split("?")[0].split("/"):
         raise ValueError(f"{abbreviate(value)} leads upwards (..), which nothing that Label Studio serves does")
     return served
@@ -158,16 +164,16 @@ def _served_path(value: str, scheme: str, credentials: LabelStudioCredentials | 
 def _local_candidates(
     served_path: str, document_root: Path | None, upload_root: Path | None
 ) -> tuple[ConfinedPath, ...]:
-    """Where a file that Label Studio serves lies when its folders are on this machine."""
+    """Return where a file that Label Studio serves lies if its folders are on this machine."""
     if upload_root is not None and served_path.startswith(UPLOAD_PREFIX):
         return _confined_paths(upload_root, _path_variants(served_path.removeprefix(UPLOAD_PREFIX)))
     if document_root is not None and LOCAL_FILES_PATTERN.match(served_path):
         query = served_path.partition("?")[2]
         # As Label Studio reads it: decoded once, + is a space, the last d counts, and a slash before it does not.
-        wanted = parse_qs(query, keep_blank_values=True, errors="surrogateescape").get("d", [])[-1:]
+        decoded = parse_qs(query, keep_blank_values=True, errors="surrogateescape").get("d", [])[-1:]
         # Written by hand it may not be encoded at all, and then hold & and +.
-        raw = [query.partition("d=")[2]]
-        names = [name.lstrip("/") for name in (*wanted, *raw, *map(decode_path, raw))]
+        raw = query.partition("d=")[2]
+        names = [name.lstrip("/") for name in (*decoded, raw, decode_path(raw))]
         return _confined_paths(document_root, names)
     return ()
 
@@ -179,7 +185,7 @@ def _file_location(value: str, folder: Path, paths: Sequence[str], confined: boo
 
 
 def _path_variants(path: str) -> list[str]:
-    """A path as it stands, and percent-decoded; both also without what a URL may have behind it."""
+    """Return a path as it stands and percent-decoded, both also without a query."""
     base = path.partition("?")[0]
     return [path, decode_path(path), base, decode_path(base)]
 
@@ -189,5 +195,5 @@ def _confined_paths(folder: Path, paths: Sequence[str], confined: bool = True) -
 
 
 def decode_path(path: str) -> str:
-    """A percent-encoded path as a file system spells it; bytes that are no UTF-8 survive."""
+    """Return a percent-encoded path as a file system spells it; bytes that are not UTF-8 survive."""
     return unquote(path, errors="surrogateescape")

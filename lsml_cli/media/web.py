@@ -16,7 +16,7 @@ import orjson
 from lsml_cli._version import __version__
 from lsml_cli.errors import TransientError
 from lsml_cli.media import ssrf_guard
-from lsml_cli.media.credentials import API_KEY_VARIABLE, AuthorizationProvider, LabelStudioCredentials
+from lsml_cli.media.credentials import API_KEY_ENV_VAR, AuthorizationProvider, LabelStudioCredentials
 from lsml_cli.media.hosts import AllowedHosts, HostNotAllowed
 from lsml_cli.media.resolver import abbreviate
 
@@ -175,9 +175,9 @@ class HttpFetcher:
             same = response.request.url.host == self._credentials.host_and_port[0]
             return f" (the key goes only to what {self._credentials.url} serves)" if same else ""
         if self._authorization.token_type is None:
-            return f" ({API_KEY_VARIABLE} is not set)"
+            return f" ({API_KEY_ENV_VAR} is not set)"
         legacy = "; the organization may have switched legacy tokens off: use a personal access token"
-        return f" to the key in {API_KEY_VARIABLE}{legacy if self._authorization.token_type == 'legacy' else ''}"
+        return f" to the key in {API_KEY_ENV_VAR}{legacy if self._authorization.token_type == 'legacy' else ''}"
 
     def _post_json(self, url: str, body: Mapping[str, str]) -> Any:
         """JSON to Label Studio and back, for an exchange of tokens. Nothing of either gets into a sentence."""
@@ -189,7 +189,7 @@ class HttpFetcher:
                 if not response.is_success:
                     refused = response.status_code in (400, 401, 403)
                     raise _status_error(
-                        response, url, f" to the personal access token in {API_KEY_VARIABLE}" if refused else ""
+                        response, url, f" to the personal access token in {API_KEY_ENV_VAR}" if refused else ""
                     )
                 for piece in _iter_content(response, url):
                     content += piece
