@@ -1,4 +1,4 @@
-"""`lsml models`: the models that can be called by a plain name."""
+"""`lsml models`: list the models that have a plain name, or the parameters of one model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsml_cli.commands import completion
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -14,27 +16,39 @@ if TYPE_CHECKING:
 
 
 def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=completion.complete_models,
+            help="List the parameters of this model instead; any name that --model takes.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for programs.")] = False,
 ) -> None:
     """List the models that come with lsml and those that installed packages bring.
 
-    For each its name, what it fills, where it comes from, and what is missing to use it. A package brings a model by
-    an entry point of the group lsml.models.
+    For each its name, what it fills, where it comes from, and what is missing to use it. With NAME: the parameters of
+    that model, for --with. A package brings a model by an entry point of the group lsml.models.
 
-    Example:
+    Examples:
+
+        lsml models text-classifier
 
         lsml models --json | jq -r '.[].name'
     """
     from lsml_cli.commands.console.progress import emit
-    from lsml_cli.registry.catalog import list_models
+    from lsml_cli.registry.catalog import get_model, list_models
 
-    found = list(list_models())
+    entries = list(list_models()) if name is None else [get_model(name)]
     if as_json:
         import orjson
 
-        emit(orjson.dumps([asdict(entry) for entry in found], option=orjson.OPT_INDENT_2).decode())
+        emit(orjson.dumps([asdict(entry) for entry in entries], option=orjson.OPT_INDENT_2).decode())
+    elif name is None:
+        print_models(entries)
     else:
-        print_models(found)
+        print_params(entries[0])
 
 
 def print_models(entries: Sequence[ModelInfo]) -> None:
@@ -49,9 +63,30 @@ def print_models(entries: Sequence[ModelInfo]) -> None:
 
 
 def format_remarks(entry: ModelInfo) -> str:
-    """What else there is to know about a model, in a few words."""
+    """Summarize in a few words what else there is to know about a model."""
     if entry.problem is not None:
         return entry.problem
     if entry.install is not None:
         return f"needs: {entry.install}"
     return "lsml fit trains it" if entry.trainable else "-"
+
+
+def print_params(entry: ModelInfo) -> None:
+    """Print a line for each parameter of a model."""
+    import orjson
+
+    from lsml_cli.commands.console.progress import emit
+    from lsml_cli.commands.console.tables import print_table
+
+    if not entry.params:
+        emit(f"{entry.name} takes any parameter." if entry.params is None else f"{entry.name} has no parameters.")
+        return
+    rows = [
+        (
+            parameter.name,
+            orjson.dumps(parameter.default).decode(),
+            f"{parameter.help} ({parameter.allowed})" if parameter.help else parameter.allowed,
+        )
+        for parameter in entry.params
+    ]
+    print_table(("parameter", "default", "meaning"), rows)

@@ -1,29 +1,52 @@
-"""Every model that can be called by a plain name, and what its class says about itself."""
+"""List the models that have a plain name, with what their classes declare."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lsml_cli._version import __version__
-from lsml_cli.errors import LsmlError
+from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.models.base import Model, describe_controls
 from lsml_cli.models.loading import load_class
+from lsml_cli.models.spec import Json
 from lsml_cli.registry import extras, plugins, resolve
 from lsml_cli.runtime import error_reason
 
 
 @dataclass(frozen=True)
-class ModelInfo:
-    """One line of `lsml models`.
+class ParameterInfo:
+    """One parameter of a model.
 
-    package    what it comes with, "lsml" or a distribution, and `version` of that
-    fills      ("Choices over Text, HyperText",); empty when the model does not say
-    trainable  whether `lsml fit` can train it
-    needs      modules that it needs and that are not installed
-    install    the command that installs them, None when nothing is missing
-    problem    one sentence about why it cannot be used, None when it can
+    Attributes:
+        name: The name that `--with` takes.
+        default: The value where `--with` gives none; of a trained version, the value that it was trained with.
+        allowed: The allowed values in words.
+        help: What it is for; empty if the model does not say.
+    """
+
+    name: str
+    default: Json
+    allowed: str
+    help: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One model, as `lsml models` shows it.
+
+    Attributes:
+        name: The name that `--model` takes.
+        target: Its class: "package.module:Class".
+        package: The distribution that brings it, "lsml" for a built-in model, "" for a class in a file.
+        version: Version of that distribution.
+        fills: ("Choices over Text, HyperText",); empty if the model does not declare it.
+        trainable: `lsml fit` can train it.
+        needs: Modules that it needs and that are not installed.
+        install: The command that installs them, None if nothing is missing.
+        problem: One sentence about why it cannot be used, None if it can.
+        params: Its parameters, None if it takes any.
     """
 
     name: str
@@ -35,10 +58,11 @@ class ModelInfo:
     needs: tuple[str, ...] = ()
     install: str | None = None
     problem: str | None = None
+    params: tuple[ParameterInfo, ...] | None = None
 
 
 def list_models() -> Iterator[ModelInfo]:
-    """What comes with lsml, then what other packages register. A model that cannot be imported is listed with why."""
+    """Describe the built-in models, then those of other packages, also the ones that cannot be imported."""
     owners: dict[str, str] = {}
     for name, target in resolve.BUILT_IN.items():
         owners[name] = "the one that comes with lsml"
@@ -52,28 +76,60 @@ def list_models() -> Iterator[ModelInfo]:
         yield _describe_model(plugin.name, plugin.target, plugin.package, plugin.version)
 
 
-def _describe_model(name: str, target: str, package: str, version: str) -> ModelInfo:
+def get_model(name: str) -> ModelInfo:
+    """Describe one model by any name that `--model` takes.
+
+    Raises:
+        UnknownModel: There is no such model.
+        ModelError: The model cannot be used.
+    """
+    spec = resolve.find_model(name)
+    package, version = ("lsml", __version__) if name in resolve.BUILT_IN else ("", "")
+    for plugin in [] if package else plugins.find_plugins():
+        if plugin.name == name:
+            package, version = plugin.package, plugin.version
+            break
+    info = _describe_model(name, spec.target, package, version, spec.trained_params)
+    if info.problem is not None:
+        raise ModelError(info.problem)
+    return info
+
+
+def _describe_model(
+    name: str, target: str, package: str, version: str, trained_params: Mapping[str, Json] | None = None
+) -> ModelInfo:
     try:
-        family = load_class(target)
-        missing = tuple(module for module in family.required_modules if not _is_installed(module))
+        model_class = load_class(target)
+        missing = tuple(module for module in model_class.required_modules if not _is_installed(module))
         return ModelInfo(
             name,
             target,
             package,
             version,
-            fills=tuple(describe_controls(family.supported_controls)),
-            trainable=family.fit is not Model.fit,
+            fills=tuple(describe_controls(model_class.supported_controls)),
+            trainable=model_class.fit is not Model.fit,
             needs=missing,
-            install=_install_command(package, family.install_extra, missing) if missing else None,
+            install=_install_command(package, model_class.install_extra, missing) if missing else None,
+            params=_describe_params(model_class, trained_params or {}),
         )
     except LsmlError as error:
         return ModelInfo(name, target, package, version, problem=error.message)
-    except Exception as error:  # what a class says about itself may be anything
+    except Exception as error:  # the attributes of somebody else's class may hold anything
         return ModelInfo(name, target, package, version, problem=f"It cannot be listed: {error_reason(error)}.")
 
 
+def _describe_params(model_class: type[Model], trained_params: Mapping[str, Json]) -> tuple[ParameterInfo, ...] | None:
+    declared = model_class.declared_params()
+    if declared is None:
+        return None
+    return tuple(
+        ParameterInfo(name, trained_params.get(name, parameter.default), parameter.describe(), parameter.help)
+        for name, parameter in declared.items()
+    )
+
+
 def _is_installed(module: str) -> bool:
-    """Whether there is such a module; it is not imported."""
+    """Tell whether a module can be found, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
@@ -83,4 +139,4 @@ def _is_installed(module: str) -> bool:
 def _install_command(package: str, extra: str | None, missing: tuple[str, ...]) -> str:
     if package == "lsml" and extra:
         return extras.install_command(extra)
-    return f"pip install '{package}[{extra}]'" if extra else f"pip install {' '.join(missing)}"
+    return f"pip install '{package}[{extra}]'" if package and extra else f"pip install {' '.join(missing)}"
