@@ -1,4 +1,4 @@
-"""PyTorch on this machine: devices, precisions, a lane for each core of a CPU. What the families that use it share."""
+"""Run PyTorch on this machine: devices, precisions, and one lane per CPU core."""
 
 from __future__ import annotations
 
@@ -19,31 +19,35 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
 
 def map_batch_chunks(batch: Sequence[T], chunk_size: int, function: Callable[[Sequence[T]], R]) -> list[R]:
-    """What `look` says about the parts of a batch, each of at most `size` and on a core of a CPU of its own, in order.
+    """Call a function on the chunks of a batch, each on its own CPU core, and return the results in order.
 
-    When all cores share one part they wait for each other after every layer, for the one that has just been decoding a
-    picture most of all. Only when there are fewer parts than cores do several of them work on one, which may change
-    the last bits of a score. So the same pictures in the same batches get the same scores on the same machine, whoever
-    decodes meanwhile.
+    If all cores shared one chunk, they would wait for each other after every layer, and most of all for a core that
+    is busy decoding an image. Several cores work on one chunk only where there are fewer chunks than cores, which may
+    change the last bits of a score. So equal batches get equal scores on one machine, whatever else it is doing.
+
+    Args:
+        batch: The items to split.
+        chunk_size: The largest number of items in a chunk.
+        function: Called in a thread with one chunk.
     """
     import torch
 
-    parts = _split_batch(batch, chunk_size)
-    threads = max(1, available_cores() // len(parts))
+    chunks = _split_batch(batch, chunk_size)
+    threads_per_chunk = max(1, available_cores() // len(chunks))
 
-    def in_lane(part: Sequence[T]) -> R:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)  # of this thread
-        return function(part)
+    def run_in_lane(chunk: Sequence[T]) -> R:
+        if torch.get_num_threads() != threads_per_chunk:
+            torch.set_num_threads(threads_per_chunk)  # of the calling thread
+        return function(chunk)
 
     try:
-        return list(_thread_pool().map(in_lane, parts))
+        return list(_thread_pool().map(run_in_lane, chunks))
     finally:
-        torch.set_num_threads(available_cores())  # a lane's own number has become that of every thread to come
+        torch.set_num_threads(available_cores())  # a lane's number has become the default of every new thread
 
 
 def use_all_cpu_cores(device: str) -> None:
-    """On a CPU, decoding and the net want the same cores; the net's threads wait for each other, so it gets all."""
+    """Let PyTorch use all cores of a CPU, although decoding competes for them: its threads wait for each other."""
     import torch
 
     if device == "cpu":
@@ -51,7 +55,7 @@ def use_all_cpu_cores(device: str) -> None:
 
 
 def _split_batch(batch: Sequence[T], chunk_size: int) -> list[Sequence[T]]:
-    """A batch in as few parts of at most `size` as there can be, all about equally long."""
+    """Split a batch into as few chunks as possible, all about equally long."""
     count = max(1, -(-len(batch) // chunk_size))
     edges = [len(batch) * number // count for number in range(count + 1)]
     return [batch[first:last] for first, last in pairwise(edges)]
@@ -59,29 +63,28 @@ def _split_batch(batch: Sequence[T], chunk_size: int) -> list[Sequence[T]]:
 
 @cache
 def _thread_pool() -> ThreadPoolExecutor:
-    """A thread for each core; all nets of this process share them."""
-    return ThreadPoolExecutor(available_cores(), "look")
+    """Return the threads that all models of this process share, one per core."""
+    return ThreadPoolExecutor(available_cores(), "forward")
 
 
 def autocast(device_type: str, precision: Precision) -> AbstractContextManager[Any]:
-    """Autocast for a kind of device, nothing for fp32."""
+    """Return autocast for a device type ("cpu", "cuda", "mps"); a null context for fp32."""
     import torch
 
     if precision == "fp32":
         return nullcontext()
-    found: AbstractContextManager[Any] = torch.autocast(
-        device_type, torch.bfloat16 if precision == "bf16" else torch.float16
-    )
-    return found
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    context: AbstractContextManager[Any] = torch.autocast(device_type, dtype)
+    return context
 
 
 def lower_precisions(device_type: str) -> tuple[Precision, ...]:
-    """Those that may be quicker than fp32 on a kind of device."""
+    """Return the precisions that may be faster than fp32 on a device type."""
     return ("fp16", "bf16") if device_type == "cuda" else ("fp16",) if device_type == "mps" else ("bf16",)
 
 
 def free_memory() -> None:
-    """Hand back what the device's allocator keeps for later."""
+    """Release the memory that PyTorch's CUDA allocator caches."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -89,21 +92,25 @@ def free_memory() -> None:
 
 
 def available_devices() -> tuple[str, ...]:
-    """The devices of this machine, the quickest kind first: ("cuda:0", "cuda:1", "cpu")."""
+    """Return the devices of this machine, the fastest kind first: ("cuda:0", "cuda:1", "cpu")."""
     import torch
 
-    found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return (*found, "cpu")
+        devices.append("mps")
+    return (*devices, "cpu")
 
 
 def probe() -> str:
-    """What works here, in a few words. Raises whatever is wrong: `lsml doctor` asks in a process of its own."""
+    """Describe the installed PyTorch and its devices; `lsml doctor` calls this in a process of its own.
+
+    Raises:
+        Exception: PyTorch or torchvision does not work.
+    """
     import torch
     import torchvision
 
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]])
-    kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5)  # fails where the two do not belong together
+    kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5)  # fails where the two releases do not match
     assert kept.tolist() == [0]
     return f"PyTorch {torch.__version__} on {', '.join(available_devices())}"

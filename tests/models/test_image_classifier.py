@@ -1,4 +1,4 @@
-"""`image-classifier`: what it looks at, what it learns, and how it is used through `lsml fit` and `lsml predict`."""
+"""Test `image-classifier`: preprocessing, training, and its use through `lsml fit` and `lsml predict`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ from lsml_cli.inference.plan import PredictOptions, PredictPlan
 from lsml_cli.inference.predict import predict_file
 from lsml_cli.inference.run import PredictSummary
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.base import Binding
+from lsml_cli.models.choices.heads import ChoicesBinding
+from lsml_cli.models.choices.logistic import HeadTargets
 from lsml_cli.models.image_classifier import backbones, inference
-from lsml_cli.models.image_classifier import train as learning
+from lsml_cli.models.image_classifier.dataset import ImageDataset, ImageRef
 from lsml_cli.models.image_classifier.inference import HeadColumns, Predictor, agreement
+from lsml_cli.models.image_classifier.loss import MultiHeadLoss, balanced_weights
 from lsml_cli.models.image_classifier.model import ImageClassifier
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.media_reader import MediaReader
@@ -51,45 +53,45 @@ from tests.helpers.processes import count_journaled, wait_for
 
 CONFIG = """<View><Image name="picture" value="$image"/>
   <Choices name="shape" toName="picture"><Choice value="Disc" alias="disc"/><Choice value="bars"/></Choices></View>"""
-SMALL = {"arch": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32}  # a net that takes 1 ms for a picture
+SMALL = {"arch": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32}  # 1 ms per image
 WITH = [part for name, value in SMALL.items() for part in ("--with", f"{name}={value}")]
 COUNT = 80
 SHAPES = ["disc", "bars"] * (COUNT // 2)
-OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # where nobody listens
+OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # a closed port
 
 
-def draw(path: Path, shape: str, random: Random) -> None:
-    picture = Image.new("RGB", (48, 40), tuple(random.randrange(0, 90) for _ in range(3)))
-    pen = ImageDraw.Draw(picture)
-    ink = tuple(random.randrange(150, 256) for _ in range(3))
+def draw_shape(path: Path, shape: str, random: Random) -> None:
+    image = Image.new("RGB", (48, 40), tuple(random.randrange(0, 90) for _ in range(3)))
+    canvas = ImageDraw.Draw(image)
+    color = tuple(random.randrange(150, 256) for _ in range(3))
     x, y = random.randrange(6, 16), random.randrange(4, 12)
     if shape == "disc":
-        pen.ellipse((x, y, x + 24, y + 24), fill=ink)
+        canvas.ellipse((x, y, x + 24, y + 24), fill=color)
     else:
         for offset in range(0, 24, 6):
-            pen.rectangle((x + offset, y, x + offset + 2, y + 24), fill=ink)
-    picture.save(path)
+            canvas.rectangle((x + offset, y, x + offset + 2, y + 24), fill=color)
+    image.save(path)
 
 
-def png(picture: Image.Image) -> bytes:
+def encode_png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def annotated(number: int, **answers: str | list[str]) -> dict[str, Any]:
+def annotated_task(number: int, **answers: str | list[str]) -> dict[str, Any]:
     result = [
         {
             "from_name": name,
             "to_name": "picture",
             "type": "choices",
-            "value": {"choices": [given] if isinstance(given, str) else given},
+            "value": {"choices": [labels] if isinstance(labels, str) else labels},
         }
-        for name, given in answers.items()
+        for name, labels in answers.items()
     ]
     return {"id": number, "data": {"image": f"{number}.png"}, "annotations": [{"id": number, "result": result}]}
 
@@ -101,74 +103,81 @@ def examples(tasks: Sequence[Mapping[str, Any]]) -> list[AnnotatedTask]:
     ]
 
 
-ANNOTATED = [annotated(number, shape=shape) for number, shape in enumerate(SHAPES)]
+ANNOTATED = [annotated_task(number, shape=shape) for number, shape in enumerate(SHAPES)]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """config.xml, annotated.json (80 pictures), tasks.json (the same, not annotated). Do not write into it."""
+    """Return config.xml, annotated.json (80 images) and tasks.json (the same without annotations); read only."""
     folder = tmp_path_factory.mktemp("shapes")
     random = Random(0)
     for number, shape in enumerate(SHAPES):
-        draw(folder / f"{number}.png", shape, random)
+        draw_shape(folder / f"{number}.png", shape, random)
     (folder / "config.xml").write_text(CONFIG)
     (folder / "annotated.json").write_text(json.dumps(ANNOTATED))
-    (folder / "tasks.json").write_text(json.dumps([{"id": each["id"], "data": each["data"]} for each in ANNOTATED]))
+    (folder / "tasks.json").write_text(json.dumps([{"id": task["id"], "data": task["data"]} for task in ANNOTATED]))
     return folder
 
 
-def learn(
+def fit_spec(
     folder: Path,
     media: Path,
     train: Sequence[Mapping[str, Any]] = ANNOTATED,
     holdout: Sequence[Mapping[str, Any]] = (),
     config: str = CONFIG,
-    said: list[str] | None = None,
-    earlier: ModelSpec | None = None,
+    messages: list[str] | None = None,
+    init_from: ModelSpec | None = None,
     **params: Any,
 ) -> ModelSpec:
-    """The model's own `fit`: a spec of what it has learned, in `folder`."""
+    """Call `fit` of the model, and return the spec of the version in `folder`."""
     folder.mkdir(exist_ok=True)
-    spec = replace(find_model("image-classifier", SMALL | params), init_from=earlier)
+    spec = replace(find_model("image-classifier", SMALL | params), init_from=init_from)
     model = spec.build()
     binding = model.bind(LabelConfig.parse(config), {}, None)
     binding.media = Media(media)
-    sentences: list[str] = [] if said is None else said
-    state = model.fit(examples(train), examples(holdout), binding, folder, sentences.append)
+    progress = [].append if messages is None else messages.append
+    state = model.fit(examples(train), examples(holdout), binding, folder, progress)
     return replace(spec, path=folder, state=json.loads(json.dumps(state)), version="1", init_from=None)
 
 
-def look(
+def predict_tasks(
     spec: ModelSpec, media: Path, tasks: Sequence[Mapping[str, Any]], config: str = CONFIG, **label_map: str
 ) -> list[Prediction]:
     model = spec.open("cpu")
     binding = model.bind(LabelConfig.parse(config), label_map, None)
-    found = [Task(i, task["id"], task["data"], {}) for i, task in enumerate(tasks)]
+    parsed = [Task(i, task["id"], task["data"], {}) for i, task in enumerate(tasks)]
     fetch = Media(media).fetch
-    inputs = [model.encode(each, binding, {v: fetch(v) for v in model.media_refs(each, binding)}) for each in found]
+    inputs = [model.encode(task, binding, {v: fetch(v) for v in model.media_refs(task, binding)}) for task in parsed]
     outputs = model.forward(inputs, binding)
-    predictions = [model.decode(output, each, binding) for output, each in zip(outputs, found, strict=True)]
-    assert [binding.config.check(each) for each in predictions] == [None] * len(tasks)
+    predictions = [model.decode(output, task, binding) for output, task in zip(outputs, parsed, strict=True)]
+    assert [binding.config.check(task) for task in predictions] == [None] * len(tasks)
     return predictions
 
 
-def chosen(prediction: Prediction) -> dict[str, list[str]]:
+def chosen_labels(prediction: Prediction) -> dict[str, list[str]]:
     return {region.from_name: region.value["choices"] for region in prediction.result}
 
 
-def right(predictions: Sequence[Prediction]) -> float:
-    return float(np.mean([chosen(each) == {"shape": [shape]} for each, shape in zip(predictions, SHAPES, strict=True)]))
+def accuracy(predictions: Sequence[Prediction]) -> float:
+    return float(
+        np.mean(
+            [
+                chosen_labels(prediction) == {"shape": [shape]}
+                for prediction, shape in zip(predictions, SHAPES, strict=True)
+            ]
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def spec(work: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
-    """A head on frozen features, learned from all pictures."""
-    return learn(tmp_path_factory.mktemp("head"), work)
+    """Return a head on frozen features, trained on all images."""
+    return fit_spec(tmp_path_factory.mktemp("head"), work)
 
 
 @pytest.fixture(scope="module")
 def model(lsml: Lsml, work: Path) -> Path:
-    """The same as a version, by `lsml fit`."""
+    """Return the same as a version written by `lsml fit`."""
     run = lsml(
         *("fit", work / "annotated.json", "--model", "image-classifier", "-c", work / "config.xml"),
         *("-o", work / "head", *WITH),
@@ -177,65 +186,70 @@ def model(lsml: Lsml, work: Path) -> Path:
     return work / "head"
 
 
-# --- what the net looks at
+# --- preprocessing
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.sampled_from(["resnet18", "efficientnet_b2", "swin_v2_t"]))
 @settings(max_examples=60, deadline=None)
-def test_the_pixels_are_torchvisions_own_to_the_bit(width: int, height: int, arch: str) -> None:
+def test_pixels_equal_torchvision_preset_bit_for_bit(width: int, height: int, arch: str) -> None:
     preset = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
-    ours = Preprocessing.from_preset(preset)
-    picture = noise(width, height)
-    eye = Predictor(torch.nn.Identity(), "cpu", ours, "fp32")
-    assert torch.equal(eye.to_tensor([ours.pixels(png(picture))])[0], preset(picture))
+    preprocessing = Preprocessing.from_preset(preset)
+    image = noise_image(width, height)
+    predictor = Predictor(torch.nn.Identity(), "cpu", preprocessing, "fp32")
+    assert torch.equal(predictor.to_tensor([preprocessing.pixels(encode_png(image))])[0], preset(image))
 
 
-def test_another_size_keeps_the_proportions() -> None:
-    ours = backbones.preprocessing_of("resnet18", 64)
-    assert (ours.resize, ours.crop) == (73, 64)
-    assert Preprocessing.from_json(json.loads(json.dumps(ours.to_json()))) == ours
+def test_image_size_keeps_resize_to_crop_ratio() -> None:
+    preprocessing = backbones.preprocessing_of("resnet18", 64)
+    assert (preprocessing.resize, preprocessing.crop) == (73, 64)
+    assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
     assert all(
         backbones.preprocessing_of(arch).crop <= backbones.preprocessing_of(arch).resize
         for arch in backbones.architectures()
     )
 
 
-def test_a_picture_too_long_and_narrow_is_refused_before_it_needs_gigabytes() -> None:
+def test_extreme_aspect_ratio_is_rejected_before_resizing() -> None:
     with pytest.raises(ValueError, match=r"too long and narrow: 1 x 4,000 pixels would be scaled to 256 x 1,024,000"):
-        backbones.preprocessing_of("resnet18").pixels(png(noise(1, 4_000)))
+        backbones.preprocessing_of("resnet18").pixels(encode_png(noise_image(1, 4_000)))
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers())
 @settings(max_examples=40, deadline=None)
-def test_variations_of_any_picture(width: int, height: int, seed: int) -> None:
-    ours = backbones.preprocessing_of("resnet18", 32)
-    content = png(noise(width, height))
-    once, again = (ours.augmented_pixels(content, Random(seed)) for _ in range(2))
+def test_augmentation_of_any_image_size_is_deterministic(width: int, height: int, seed: int) -> None:
+    preprocessing = backbones.preprocessing_of("resnet18", 32)
+    content = encode_png(noise_image(width, height))
+    once, again = (preprocessing.augmented_pixels(content, Random(seed)) for _ in range(2))
     assert once.shape == (32, 32, 3)
     assert np.array_equal(once, again)
 
 
-def test_variations_differ_by_seed_and_not_by_thread() -> None:
-    ours = backbones.preprocessing_of("resnet18", 32)
-    content = png(noise(90, 120))
-    here = [ours.augmented_pixels(content, Random(seed)).tobytes() for seed in range(32)]
+def test_augmentation_depends_on_seed_not_on_thread() -> None:
+    preprocessing = backbones.preprocessing_of("resnet18", 32)
+    content = encode_png(noise_image(90, 120))
+    here = [preprocessing.augmented_pixels(content, Random(seed)).tobytes() for seed in range(32)]
     assert len(set(here)) == 32
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda seed: ours.augmented_pixels(content, Random(seed)).tobytes(), range(32))) == here
+        assert (
+            list(pool.map(lambda seed: preprocessing.augmented_pixels(content, Random(seed)).tobytes(), range(32)))
+            == here
+        )
 
 
-def test_a_batch_filled_up_or_cut_gives_the_same_scores() -> None:
+def test_scores_do_not_depend_on_batch_split() -> None:
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4))
-    ours = backbones.preprocessing_of("resnet18", 32)
-    pixels = [ours.pixels(png(noise(40, 40, seed))) for seed in range(21)]
-    eye = Predictor(net, "cpu", ours, "fp32")
-    whole = eye.scores(pixels)
+    preprocessing = backbones.preprocessing_of("resnet18", 32)
+    pixels = [preprocessing.pixels(encode_png(noise_image(40, 40, seed))) for seed in range(21)]
+    predictor = Predictor(net, "cpu", preprocessing, "fp32")
+    whole = predictor.scores(pixels)
     assert whole.shape == (21, 4)
-    np.testing.assert_allclose(np.concatenate([eye.scores(pixels[:1]), eye.scores(pixels[1:])]), whole, atol=1e-6)
-    assert eye.with_precision("bf16", ours).scores(pixels).dtype == np.float32
+    np.testing.assert_allclose(
+        np.concatenate([predictor.scores(pixels[:1]), predictor.scores(pixels[1:])]), whole, atol=1e-6
+    )
+    assert predictor.with_precision("bf16").scores(pixels).dtype == np.float32
 
 
-def test_answers_agree_question_by_question() -> None:
+def test_agreement_is_lowest_over_heads() -> None:
     first = np.array([[5, 1, 0.3, -1], [0, 1, 0.3, 1]], dtype=np.float32)
     second = np.array([[9, 1, 0.2, -2], [0, 1, -0.3, 1]], dtype=np.float32)
     single, multi = HeadColumns(0, 2, is_multi_label=False), HeadColumns(2, 2, is_multi_label=True)
@@ -248,7 +262,7 @@ def test_answers_agree_question_by_question() -> None:
 
 
 @pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "mnasnet0_5", "googlenet", "vit_b_32", "regnet_y_400mf"])
-def test_what_is_saved_gives_the_same_scores(tmp_path: Path, arch: str) -> None:
+def test_saved_weights_give_equal_scores_and_equal_bytes(tmp_path: Path, arch: str) -> None:
     torch.manual_seed(1)
     net = backbones.build(arch, 5, 64).eval()
     backbones.save(tmp_path, [net])
@@ -262,37 +276,37 @@ def test_what_is_saved_gives_the_same_scores(tmp_path: Path, arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ["convnext_tiny", "densenet121", "maxvit_t", "mnasnet1_3", "swin_v2_t", "vit_l_32"])
-def test_squares_of_the_usual_size_by_shapes_alone(arch: str) -> None:
+def test_require_size_accepts_default_size(arch: str) -> None:
     """tests/slow/test_image_classifier.py walks over all architectures."""
     backbones.require_size(arch, backbones.preprocessing_of(arch).crop)
 
 
-def test_a_net_that_does_not_end_in_a_linear_layer(tmp_path: Path, work: Path) -> None:
+def test_architecture_without_final_linear_layer_is_rejected(tmp_path: Path, work: Path) -> None:
     with pytest.raises(UsageError, match="squeezenet1_0 does not end in a linear layer, which is what lsml trains"):
-        learn(tmp_path, work, arch="squeezenet1_0", image_size=None)
+        fit_spec(tmp_path, work, arch="squeezenet1_0", image_size=None)
 
 
-def test_an_unknown_architecture_lists_near_names() -> None:
+def test_unknown_architecture_lists_similar_names() -> None:
     with pytest.raises(UsageError, match="no classification architecture 'resnet19'") as caught:
         backbones.require_architecture("resnet19")
     assert "resnet18" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(("arch", "size"), [("alexnet", 32), ("inception_v3", 64), ("vit_b_16", 50)])
-def test_squares_that_an_architecture_cannot_look_at(tmp_path: Path, work: Path, arch: str, size: int) -> None:
-    with pytest.raises(UsageError, match=f"{arch} cannot look at squares of {size} pixels") as caught:
-        learn(tmp_path, work, arch=arch, image_size=size)
-    assert "Leave out image_size: it looks at " in (caught.value.hint or "")
+def test_unsupported_image_size_is_rejected(tmp_path: Path, work: Path, arch: str, size: int) -> None:
+    with pytest.raises(UsageError, match=f"{arch} does not take squares of {size} pixels") as caught:
+        fit_spec(tmp_path, work, arch=arch, image_size=size)
+    assert "Leave out image_size: it takes " in (caught.value.hint or "")
 
 
-def weights_of(arch: str = "shufflenet_v2_x0_5") -> dict[str, Any]:
+def random_weights(arch: str = "shufflenet_v2_x0_5") -> dict[str, Any]:
     torch.manual_seed(7)
     return dict(torchvision.models.get_model(arch, weights=None).state_dict())
 
 
 @pytest.mark.parametrize("form", ["pth", "parallel", "training script", "safetensors"])
-def test_weights_from_a_file(tmp_path: Path, work: Path, form: str) -> None:
-    weights = weights_of()
+def test_initial_weights_from_file(tmp_path: Path, work: Path, form: str) -> None:
+    weights = random_weights()
     path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
     if form == "safetensors":
         save_file(weights, path)
@@ -300,10 +314,10 @@ def test_weights_from_a_file(tmp_path: Path, work: Path, form: str) -> None:
         torch.save({"model": weights, "epoch": 3}, path)
     else:
         torch.save({f"module.{key}" if form == "parallel" else key: value for key, value in weights.items()}, path)
-    spec = learn(tmp_path / "out", work, weights=str(path))
+    spec = fit_spec(tmp_path / "out", work, weights=str(path))
     arrays = load_file(tmp_path / "out" / backbones.WEIGHTS)
     assert all(torch.equal(arrays[f"0.{key}"], value) for key, value in weights.items() if not key.startswith("fc."))
-    assert right(look(spec, work, ANNOTATED)) > 0.9
+    assert accuracy(predict_tasks(spec, work, ANNOTATED)) > 0.9
 
 
 class Bomb:
@@ -325,17 +339,17 @@ class Bomb:
         ("another", "do not belong to shufflenet_v2_x0_5"),
     ],
 )
-def test_a_file_that_is_no_weights(
+def test_unusable_weights_file_is_rejected_and_not_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path, content: Any, sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("w.pth")
     objects = {
-        "half": weights_of(),
+        "half": random_weights(),
         "bomb": {"conv1.0.weight": Bomb()},
         "whole net": torchvision.models.get_model("shufflenet_v2_x0_5"),
         "list": [1, 2],
-        "another": weights_of("mobilenet_v3_small"),
+        "another": random_weights("mobilenet_v3_small"),
     }
     if content in objects:
         torch.save(objects[content], path)
@@ -346,12 +360,12 @@ def test_a_file_that_is_no_weights(
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(ModelError, match=sentence) as caught:
-        learn(tmp_path / "out", work, weights="w.pth")
+        fit_spec(tmp_path / "out", work, weights="w.pth")
     assert caught.value.hint
     assert not Path("exploded").exists()
 
 
-def test_default_weights_without_a_network_are_one_sentence(lsml: Lsml, work: Path, tmp_path: Path) -> None:
+def test_default_weights_offline_report_url_and_alternatives(lsml: Lsml, work: Path, tmp_path: Path) -> None:
     offline = OFFLINE | {"TORCH_HOME": str(tmp_path)}
     fit = lsml(
         *("fit", work / "annotated.json", "--model", "image-classifier", "-c", work / "config.xml"),
@@ -371,19 +385,18 @@ def test_default_weights_without_a_network_are_one_sentence(lsml: Lsml, work: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_default_weights_come_from_the_cache_and_run_no_code(
+def test_default_weights_come_from_cache_and_run_no_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path
 ) -> None:
-    """torchvision's own file, as if it had been fetched before."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     url = torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT.url
-    torch.save(weights_of(), tmp_path / "checkpoints" / url.rpartition("/")[2])
+    torch.save(random_weights(), tmp_path / "checkpoints" / url.rpartition("/")[2])
     spec = find_model("image-classifier", {"arch": "shufflenet_v2_x0_5"})
-    pictures = [{"id": n, "data": {"image": f"{n}.png"}} for n in range(3)]
+    tasks = [{"id": n, "data": {"image": f"{n}.png"}} for n in range(3)]
     config = CONFIG.replace('value="bars"', 'value="balloon"')
-    found = look(spec, work, pictures, config, ant="disc")
-    assert {name for each in found for name in chosen(each)["shape"]} <= {"disc", "balloon"}
+    predictions = predict_tasks(spec, work, tasks, config, ant="disc")
+    assert {name for prediction in predictions for name in chosen_labels(prediction)["shape"]} <= {"disc", "balloon"}
     notes = spec.build().bind(LabelConfig.parse(config), {"ant": "disc"}, None).notes
     assert notes[0] == "The model is untrained and goes by the classes of its weights."
     (tmp_path / "checkpoints" / url.rpartition("/")[2]).write_bytes(pickle.dumps(Bomb()))
@@ -393,53 +406,50 @@ def test_default_weights_come_from_the_cache_and_run_no_code(
     assert not Path("exploded").exists()
 
 
-# --- learning
+# --- training
 
 
-def test_a_head_learns_and_the_order_of_the_classes_is_its_own(spec: ModelSpec, work: Path) -> None:
-    predictions = look(spec, work, ANNOTATED)
-    assert right(predictions) > 0.95
-    assert all(0.5 <= (each.score or 0) <= 1 for each in predictions)
+def test_head_learns_and_keeps_its_own_class_order(spec: ModelSpec, work: Path) -> None:
+    predictions = predict_tasks(spec, work, ANNOTATED)
+    assert accuracy(predictions) > 0.95
+    assert all(0.5 <= (prediction.score or 0) <= 1 for prediction in predictions)
     [head] = spec.state["heads"]  # type: ignore[misc, union-attr]
     assert head["classes"] == ["bars", "disc"]  # type: ignore[index, call-overload]
     assert spec.state["agreement"]["bf16"] > 0.9  # type: ignore[index, call-overload, operator]
-    turned = '<View><Image name="p" value="$image"/><Choices name="s" toName="p">{}</Choices></View>'.format(
+    reordered = '<View><Image name="p" value="$image"/><Choices name="s" toName="p">{}</Choices></View>'.format(
         '<Choice value="disc"/><Choice value="bars"/>'
     )
-    assert [chosen(each)["s"] for each in look(spec, work, ANNOTATED, turned)] == [
-        chosen(each)["shape"] for each in predictions
+    assert [chosen_labels(prediction)["s"] for prediction in predict_tasks(spec, work, ANNOTATED, reordered)] == [
+        chosen_labels(prediction)["shape"] for prediction in predictions
     ]
 
 
-def test_what_a_head_learned_about_standardised_features_holds_for_the_net(
-    tmp_path: Path, spec: ModelSpec, work: Path
-) -> None:
-    """The net with its folded last layer against scikit-learn on the features themselves."""
+def test_folded_head_equals_scikit_learn_on_standardized_features(tmp_path: Path, spec: ModelSpec, work: Path) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     assert spec.path
-    ours = backbones.preprocessing_of("shufflenet_v2_x0_5", 32)
+    preprocessing = backbones.preprocessing_of("shufflenet_v2_x0_5", 32)
     [net] = backbones.load(spec.path, "shufflenet_v2_x0_5", 32, [2])
-    pixels = [ours.pixels((work / f"{n}.png").read_bytes()) for n in range(COUNT)]
-    below = (
-        Predictor(backbones.remove_last_layer(net, "shufflenet_v2_x0_5"), "cpu", ours, "fp32")
+    pixels = [preprocessing.pixels((work / f"{n}.png").read_bytes()) for n in range(COUNT)]
+    features = (
+        Predictor(backbones.remove_last_layer(net, "shufflenet_v2_x0_5"), "cpu", preprocessing, "fp32")
         .scores(pixels)
         .astype(np.float64)
     )
-    live = below.std(axis=0) > 1e-4 * np.abs(below.mean(axis=0))
-    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(below[:, live], SHAPES)
-    scores = Predictor(net, "cpu", ours, "fp32").scores(pixels)
-    wanted = reference.predict_proba(below[:, live])[:, 1]
-    np.testing.assert_allclose(1 / (1 + np.exp(scores[:, 0] - scores[:, 1])), wanted, atol=1e-3)
+    varies = features.std(axis=0) > 1e-4 * np.abs(features.mean(axis=0))
+    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features[:, varies], SHAPES)
+    scores = Predictor(net, "cpu", preprocessing, "fp32").scores(pixels)
+    expected = reference.predict_proba(features[:, varies])[:, 1]
+    np.testing.assert_allclose(1 / (1 + np.exp(scores[:, 0] - scores[:, 1])), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
-def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(tmp_path: Path, work: Path, strategy: str) -> None:
+def test_training_bytes_depend_on_seed(tmp_path: Path, work: Path, strategy: str) -> None:
     options = {"strategy": strategy, "epochs": 2, "batch_size": 16}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        learn(tmp_path / name, work, ANNOTATED[:40], ANNOTATED[40:60], seed=seed, **options)
+        fit_spec(tmp_path / name, work, ANNOTATED[:40], ANNOTATED[40:60], seed=seed, **options)
     first, second, third = ((tmp_path / name / backbones.WEIGHTS).read_bytes() for name in "abc")
     assert first == second
     assert first != third
@@ -449,92 +459,105 @@ FULL = {"strategy": "full", "lr": 0.05, "batch_size": 16, "augment": False, "pat
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
-def trained(work: Path, tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> ModelSpec:
-    """Every layer learned from 50 pictures, with 30 to stop by; `said` is what it said."""
-    return learn(tmp_path_factory.mktemp("full"), work, ANNOTATED[:50], ANNOTATED[50:], said=said, **FULL)
+def trained(work: Path, tmp_path_factory: pytest.TempPathFactory, messages: list[str]) -> ModelSpec:
+    """Return a full training on 50 images with 30 for early stopping; its messages are in `messages`."""
+    return fit_spec(tmp_path_factory.mktemp("full"), work, ANNOTATED[:50], ANNOTATED[50:], messages=messages, **FULL)
 
 
-def test_every_layer_learns_and_the_best_epoch_is_kept(trained: ModelSpec, said: list[str], work: Path) -> None:
+def test_full_training_keeps_best_epoch(trained: ModelSpec, messages: list[str], work: Path) -> None:
     accuracies = [
-        float(line.split("accuracy ")[1].split()[0]) for line in said if line.startswith("Epoch ") and " of " in line
+        float(line.split("accuracy ")[1].split()[0])
+        for line in messages
+        if line.startswith("Epoch ") and " of " in line
     ]
-    kept = accuracies.index(max(accuracies)) + 1
-    assert said[-1] == f"Epoch {kept} is kept."
+    best_epoch = accuracies.index(max(accuracies)) + 1
+    assert messages[-1] == f"Epoch {best_epoch} is kept."
     if len(accuracies) < 25:
-        assert said[-2] == "No better for 8 epochs."
-        assert len(accuracies) == kept + 8
-    found = look(trained, work, ANNOTATED[50:])
-    share = np.mean([chosen(each)["shape"] == [shape] for each, shape in zip(found, SHAPES[50:], strict=True)])
-    assert share == pytest.approx(max(accuracies), abs=1e-4)  # as it was measured then, not as it was at the end
+        assert messages[-2] == "No better for 8 epochs."
+        assert len(accuracies) == best_epoch + 8
+    predictions = predict_tasks(trained, work, ANNOTATED[50:])
+    share = np.mean(
+        [
+            chosen_labels(prediction)["shape"] == [shape]
+            for prediction, shape in zip(predictions, SHAPES[50:], strict=True)
+        ]
+    )
+    assert share == pytest.approx(max(accuracies), abs=1e-4)  # of the best epoch, not of the last one
     assert share > 0.8
 
 
-def test_without_a_holdout_the_loss_decides(tmp_path: Path, work: Path) -> None:
-    said: list[str] = []
-    learn(tmp_path / "full", work, ANNOTATED[:20], said=said, strategy="full", epochs=2, batch_size=8)
-    assert said[1].startswith("Epoch 1 of 2: loss ")
-    assert "hold-out" not in " ".join(said)
+def test_full_training_without_validation_uses_loss(tmp_path: Path, work: Path) -> None:
+    messages: list[str] = []
+    fit_spec(tmp_path / "full", work, ANNOTATED[:20], messages=messages, strategy="full", epochs=2, batch_size=8)
+    assert messages[1].startswith("Epoch 1 of 2: loss ")
+    assert "hold-out" not in " ".join(messages)
 
 
-def test_divergence_is_a_sentence(tmp_path: Path, work: Path) -> None:
+def test_divergence_is_reported(tmp_path: Path, work: Path) -> None:
     with pytest.raises(ModelError, match=r"Training has diverged in epoch \d") as caught:
-        learn(tmp_path / "full", work, ANNOTATED[:40], strategy="full", lr=1e20, epochs=5, batch_size=8)
+        fit_spec(tmp_path / "full", work, ANNOTATED[:40], strategy="full", lr=1e20, epochs=5, batch_size=8)
     assert caught.value.hint == "A smaller step helps: --with lr=1e+19"
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
-def test_a_bad_picture_costs_one_example_and_is_named(tmp_path: Path, work: Path, strategy: str) -> None:
-    tasks = [*ANNOTATED[:30], annotated(900, shape="disc"), annotated(901, shape="bars"), annotated(902, shape="disc")]
+def test_unusable_image_costs_one_example_and_is_named(tmp_path: Path, work: Path, strategy: str) -> None:
+    tasks = [
+        *ANNOTATED[:30],
+        annotated_task(900, shape="disc"),
+        annotated_task(901, shape="bars"),
+        annotated_task(902, shape="disc"),
+    ]
     tasks[-1]["data"] = {"image": None}
     for number in range(30):
         shutil.copy(work / f"{number}.png", tmp_path)
     (tmp_path / "901.png").write_bytes((work / "1.png").read_bytes()[:60])
-    said: list[str] = []
-    spec = learn(tmp_path / "out", tmp_path, tasks, said=said, strategy=strategy, epochs=1, batch_size=8)
+    messages: list[str] = []
+    spec = fit_spec(tmp_path / "out", tmp_path, tasks, messages=messages, strategy=strategy, epochs=1, batch_size=8)
     assert (
-        '1 annotated tasks are not learned from: the task has null for "image", which <Image name="picture"' in said[0]
+        '1 annotated tasks are not learned from: the task has null for "image", which <Image name="picture"'
+        in messages[0]
     )
-    assert [line.split(":")[0] for line in said if line.startswith("Not learned")] == [
+    assert [line.split(":")[0] for line in messages if line.startswith("Not learned")] == [
         "Not learned from task 900",
         "Not learned from task 901",
     ]
-    assert any("task 901: the PNG picture is truncated" in line for line in said)
-    assert len(look(spec, work, ANNOTATED[:2])) == 2
+    assert any("task 901: the PNG picture is truncated" in line for line in messages)
+    assert len(predict_tasks(spec, work, ANNOTATED[:2])) == 2
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
-def test_a_class_that_only_bad_pictures_had_is_not_learned(tmp_path: Path, work: Path, strategy: str) -> None:
+def test_class_of_only_unusable_images_is_dropped(tmp_path: Path, work: Path, strategy: str) -> None:
     config = CONFIG.replace("</Choices>", '<Choice value="a third"/></Choices>')
-    tasks = [annotated(999, shape="a third"), *ANNOTATED[:20]]
-    held_out = [annotated(5, shape="a third"), *ANNOTATED[20:30]]
-    spec = learn(
+    tasks = [annotated_task(999, shape="a third"), *ANNOTATED[:20]]
+    held_out = [annotated_task(5, shape="a third"), *ANNOTATED[20:30]]
+    spec = fit_spec(
         tmp_path / "out", work, tasks, held_out, config, strategy=strategy, epochs=1, batch_size=8, augment=False
     )
     [head] = spec.state["heads"]  # type: ignore[misc, union-attr]
     assert head["classes"] == ["bars", "disc"]  # type: ignore[index, call-overload]
-    assert len(look(spec, work, ANNOTATED[:2])) == 2
+    assert len(predict_tasks(spec, work, ANNOTATED[:2])) == 2
 
 
 @pytest.mark.parametrize(
     ("tasks", "sentence"),
     [
-        ([annotated(0, shape="disc"), annotated(2, shape="disc")], "two different ones are needed"),
-        ([annotated(0)], "No annotation has a usable answer"),
-        ([annotated(0, shape="disc"), annotated(999, shape="bars")], "Too few pictures can be used"),
-        ([annotated(998, shape="disc"), annotated(999, shape="bars")], "No picture can be used"),
+        ([annotated_task(0, shape="disc"), annotated_task(2, shape="disc")], "two different ones are needed"),
+        ([annotated_task(0)], "No annotation has a usable answer"),
+        ([annotated_task(0, shape="disc"), annotated_task(999, shape="bars")], "Too few images can be used"),
+        ([annotated_task(998, shape="disc"), annotated_task(999, shape="bars")], "No image can be used"),
     ],
 )
 @pytest.mark.parametrize("strategy", ["head", "full"])
-def test_too_little_to_learn_from_is_a_sentence(
+def test_too_little_training_data_is_reported(
     tmp_path: Path, work: Path, tasks: list[dict[str, Any]], sentence: str, strategy: str
 ) -> None:
     with pytest.raises(ModelError, match=sentence) as caught:
-        learn(tmp_path / "out", work, tasks, strategy=strategy)
+        fit_spec(tmp_path / "out", work, tasks, strategy=strategy)
     assert caught.value.hint
 
 
@@ -545,125 +568,125 @@ SEVERAL = """<View><Image name="picture" value="$image"/><Image name="second" va
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
-def test_several_controls_several_pictures_and_multiple_choice(tmp_path: Path, work: Path, strategy: str) -> None:
+def test_several_controls_several_images_and_multiple_choice(tmp_path: Path, work: Path, strategy: str) -> None:
     tasks = []
     for number, shape in enumerate(SHAPES):
         says = {"disc": ["round"], "bars": []}[shape] + (["striped"] if shape == "bars" else [])
-        task = annotated(number, shape=shape, says=says, beside=SHAPES[(number + 1) % COUNT])
+        task = annotated_task(number, shape=shape, says=says, beside=SHAPES[(number + 1) % COUNT])
         task["annotations"][0]["result"][-1]["to_name"] = "second"
         task["data"]["other"] = f"{(number + 1) % COUNT}.png"
         tasks.append(task)
     params = {"strategy": strategy, "epochs": 3, "lr": 0.05, "batch_size": 16, "class_weight": "balanced"}
-    said: list[str] = []
-    spec = learn(tmp_path / "out", work, tasks, tasks[:20], SEVERAL, said, **params)
-    assert [line for line in said if line.startswith("Learning")] == [
-        f'Learning "shape" and "says" from 80 pictures (shufflenet_v2_x0_5, {strategy}).',
-        f'Learning "beside" from 80 pictures (shufflenet_v2_x0_5, {strategy}).',
+    messages: list[str] = []
+    spec = fit_spec(tmp_path / "out", work, tasks, tasks[:20], SEVERAL, messages, **params)
+    assert [line for line in messages if line.startswith("Learning")] == [
+        f'Learning "shape" and "says" from 80 images (shufflenet_v2_x0_5, {strategy}).',
+        f'Learning "beside" from 80 images (shufflenet_v2_x0_5, {strategy}).',
     ]
     assert [(h["control"], h["scorer"], h["first"], h["multi"]) for h in spec.state["heads"]] == [  # type: ignore[union-attr, index, call-overload]
         ("shape", 0, 0, False),
         ("says", 0, 2, True),
         ("beside", 1, 0, False),
     ]
-    found = [chosen(each) for each in look(spec, work, tasks, SEVERAL)]
-    assert all({"shape", "beside"} <= set(each) for each in found)
+    answers = [chosen_labels(labels) for labels in predict_tasks(spec, work, tasks, SEVERAL)]
+    assert all({"shape", "beside"} <= set(labels) for labels in answers)
     if strategy == "head":
-        assert np.mean([each["shape"] == [shape] for each, shape in zip(found, SHAPES, strict=True)]) > 0.9
-        assert np.mean([each["beside"] != [shape] for each, shape in zip(found, SHAPES, strict=True)]) > 0.9
-        wanted = [{"disc": ["round"], "bars": ["striped"]}[shape] for shape in SHAPES]
-        assert np.mean([each.get("says") == says for each, says in zip(found, wanted, strict=True)]) > 0.9
+        assert np.mean([labels["shape"] == [shape] for labels, shape in zip(answers, SHAPES, strict=True)]) > 0.9
+        assert np.mean([labels["beside"] != [shape] for labels, shape in zip(answers, SHAPES, strict=True)]) > 0.9
+        expected = [{"disc": ["round"], "bars": ["striped"]}[shape] for shape in SHAPES]
+        assert np.mean([labels.get("says") == says for labels, says in zip(answers, expected, strict=True)]) > 0.9
     model = spec.open("cpu")
     binding = model.bind(LabelConfig.parse(SEVERAL), {}, None)
     fetch = Media(work).fetch
     inputs = []
-    for each in examples(tasks[:8]):
-        media = {value: fetch(value) for value in model.media_refs(each.task, binding)}
-        inputs.append(model.encode(each.task, binding, media))
+    for labels in examples(tasks[:8]):
+        media = {value: fetch(value) for value in model.media_refs(labels.task, binding)}
+        inputs.append(model.encode(labels.task, binding, media))
     tuning = model.autotune(binding, inputs, None)
     assert tuning is not None
     assert tuning.params["precision"] in ("fp32", "bf16")
     assert tuning.batch_size in (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def test_rare_classes_count_as_much_when_balanced() -> None:
-    head = learning.HeadTargets([0, 1, 2, 3], [("a",), ("a",), ("a",), ("b",)], ["a", "b"], is_multi_label=False)
-    np.testing.assert_allclose(learning._balanced_weights(head), [4 / 6, 2.0])
-    both = replace(head, is_multi_label=True)
-    np.testing.assert_allclose(learning._balanced_weights(both), [[2.0, 4 / 6], [4 / 6, 2.0]])
+def test_balanced_loss_weights_rare_classes() -> None:
+    head = HeadTargets([0, 1, 2, 3], [("a",), ("a",), ("a",), ("b",)], ["a", "b"], is_multi_label=False)
+    np.testing.assert_allclose(balanced_weights(head), [4 / 6, 2.0])
+    multi_label = replace(head, is_multi_label=True)
+    np.testing.assert_allclose(balanced_weights(multi_label), [[2.0, 4 / 6], [4 / 6, 2.0]])
     device = torch.device("cpu")
     outputs = torch.tensor([[0.3, -0.2], [1.0, 0.5], [0.1, 0.9], [2.0, 0.0]])
-    for wanted in (head, both):
-        plain, balanced = (learning._MultiHeadLoss([wanted], device, each) for each in (None, "balanced"))
+    for targets in (head, multi_label):
+        plain, balanced = (MultiHeadLoss([targets], device, weighting) for weighting in (None, "balanced"))
         assert plain.loss(outputs, [0, 1, 2, 3]) != balanced.loss(outputs, [0, 1, 2, 3])
         assert plain.loss(outputs, [7, 8]) is None
 
 
-def test_learning_goes_on_from_an_earlier_version(tmp_path: Path, work: Path) -> None:
+def test_training_continues_from_earlier_version(tmp_path: Path, work: Path) -> None:
     params = {"strategy": "full", "lr": 1e-9, "epochs": 1, "batch_size": 8}
-    first = learn(tmp_path / "first", work, ANNOTATED[:20], **params)
-    said: list[str] = []
-    learn(tmp_path / "same", work, ANNOTATED[:20], said=said, init_from=first, **params)
-    assert not any("begins anew" in line for line in said)
+    first = fit_spec(tmp_path / "first", work, ANNOTATED[:20], **params)
+    messages: list[str] = []
+    fit_spec(tmp_path / "same", work, ANNOTATED[:20], messages=messages, init_from=first, **params)
+    assert not any("reinitialized" in line for line in messages)
     before, after = (load_file(tmp_path / name / backbones.WEIGHTS) for name in ("first", "same"))
     torch.testing.assert_close(before["0.fc.weight"], after["0.fc.weight"], atol=1e-3, rtol=0)
-    others = CONFIG.replace('value="bars"', 'value="lines"')
-    tasks = [annotated(n, shape=("disc", "lines")[n % 2]) for n in range(20)]
-    second = learn(tmp_path / "others", work, tasks, config=others, said=said, init_from=first, **params)
-    assert "The classes are not those of the earlier version: its last layer begins anew." in said
+    other_config = CONFIG.replace('value="bars"', 'value="lines"')
+    tasks = [annotated_task(n, shape=("disc", "lines")[n % 2]) for n in range(20)]
+    second = fit_spec(
+        tmp_path / "others", work, tasks, config=other_config, messages=messages, init_from=first, **params
+    )
+    assert "The classes are not those of the earlier version: its last layer is reinitialized." in messages
     after = load_file(tmp_path / "others" / backbones.WEIGHTS)
     torch.testing.assert_close(before["0.conv1.0.weight"], after["0.conv1.0.weight"], atol=1e-3, rtol=0)
-    assert look(second, work, ANNOTATED[:2], others)
+    assert predict_tasks(second, work, ANNOTATED[:2], other_config)
     with pytest.raises(UsageError, match="is a shufflenet_v2_x0_5, not a resnet18"):
-        learn(tmp_path / "arch", work, init_from=first, arch="resnet18")
+        fit_spec(tmp_path / "arch", work, init_from=first, arch="resnet18")
 
 
 class Flaky:
-    """A server that fails for a moment, at every first try."""
+    """A media server that fails at every first try, or always."""
 
     def __init__(self, root: Path, for_good: bool = False) -> None:
         self.media = Media(root)
         self.for_good = for_good
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     def fetch(self, value: str, task: int | None) -> bytes:
-        self.asked.append(value)
-        if self.for_good or self.asked.count(value) == 1:
+        self.requested.append(value)
+        if self.for_good or self.requested.count(value) == 1:
             raise TransientError("not now")
         return self.media.fetch(value)
 
 
-def test_what_fails_for_a_moment_is_tried_again_and_an_outage_is_not_waited_for(work: Path) -> None:
-    pictures = [learning.ImageRef(f"{n}.png", n, n) for n in range(60)]
-    ours = backbones.preprocessing_of("resnet18", 32)
+def test_transient_fetch_failure_is_retried_but_not_an_outage(work: Path) -> None:
+    images = [ImageRef(f"{n}.png", n, n) for n in range(60)]
+    preprocessing = backbones.preprocessing_of("resnet18", 32)
     flaky = Flaky(work)
-    album = learning.ImageDataset(pictures, ours, MediaReader(flaky.fetch, (0.001, 0.001)))
-    read = [pair for batch in album.batches(range(60), 8) for pair in batch]
-    assert [position for position, _ in read] == list(range(60))
-    assert not any(isinstance(pixels, str) for _, pixels in read)
+    dataset = ImageDataset(images, preprocessing, MediaReader(flaky.fetch, (0.001, 0.001)))
+    results = [pair for batch in dataset.batches(range(60), 8) for pair in batch]
+    assert [position for position, _ in results] == list(range(60))
+    assert not any(isinstance(pixels, str) for _, pixels in results)
     down = Flaky(work, for_good=True)
-    album = learning.ImageDataset(pictures, ours, MediaReader(down.fetch, (0.001, 0.001)))
-    assert {pixels for batch in album.batches(range(60), 8) for _, pixels in batch if isinstance(pixels, str)} == {
+    dataset = ImageDataset(images, preprocessing, MediaReader(down.fetch, (0.001, 0.001)))
+    assert {pixels for batch in dataset.batches(range(60), 8) for _, pixels in batch if isinstance(pixels, str)} == {
         "not now"
     }
-    assert len(down.asked) < 60 + 2 * (OUTAGE_THRESHOLD + DEFAULT_FETCH_THREADS)
+    assert len(down.requested) < 60 + 2 * (OUTAGE_THRESHOLD + DEFAULT_FETCH_THREADS)
 
 
-def test_reading_ahead_ends_when_nobody_asks_any_more(work: Path) -> None:
+def test_closing_batches_stops_prefetch(work: Path) -> None:
     import threading
 
-    pictures = [learning.ImageRef(f"{n % COUNT}.png", n, n) for n in range(10_000)]
+    images = [ImageRef(f"{n % COUNT}.png", n, n) for n in range(10_000)]
     flaky = Flaky(work)
-    album = learning.ImageDataset(
-        pictures, backbones.preprocessing_of("resnet18", 32), MediaReader(flaky.fetch, (0.0,))
-    )
-    batches = album.batches(range(10_000), 8)
+    dataset = ImageDataset(images, backbones.preprocessing_of("resnet18", 32), MediaReader(flaky.fetch, (0.0,)))
+    batches = dataset.batches(range(10_000), 8)
     next(batches)
     batches.close()
-    mine = [thread for thread in threading.enumerate() if thread.name.startswith(("fetch_", "read_"))]
-    for thread in mine:
+    pool_threads = [thread for thread in threading.enumerate() if thread.name.startswith(("fetch_", "read_"))]
+    for thread in pool_threads:
         thread.join(10)
-    assert not any(thread.is_alive() for thread in mine)
-    assert len(flaky.asked) < 500
+    assert not any(thread.is_alive() for thread in pool_threads)
+    assert len(flaky.requested) < 500
 
 
 @pytest.mark.parametrize(
@@ -687,53 +710,55 @@ def test_reading_ahead_ends_when_nobody_asks_any_more(work: Path) -> None:
         ({"arch": 18}, "arch must be the name of a torchvision architecture"),
     ],
 )
-def test_parameters_are_checked(params: dict[str, Any], sentence: str) -> None:
+def test_invalid_parameter_is_rejected(params: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        replace(find_model("image-classifier"), params=params).build()
+        find_model("image-classifier", params)
 
 
 # --- versions
 
 
-def test_a_version_is_made_shown_moved_and_used(lsml: Lsml, model: Path, work: Path, tmp_path: Path) -> None:
+def test_version_is_listed_and_predicts_after_move(lsml: Lsml, model: Path, work: Path, tmp_path: Path) -> None:
     listed = json.loads(lsml("versions", model, "--json").stdout)
     assert listed[0]["metrics"]["shape"]["accuracy"] > 0.3
     assert "accuracy" in lsml("versions", model).stdout
     shutil.copytree(model, tmp_path / "elsewhere")
     for folder in (model, tmp_path / "elsewhere"):
         exact = find_model(str(folder), {"precision": "fp32"})
-        run(exact, work / "tasks.json", tmp_path / f"{folder.name}.json")
+        run_predict(exact, work / "tasks.json", tmp_path / f"{folder.name}.json")
     here, there = ((tmp_path / f"{name}.json").read_text() for name in ("head", "elsewhere"))
     assert here.count('"result":[{') == COUNT
     assert here == there
 
 
-def fitted(output: Path, work: Path, **options: Any) -> FitResult:
+def run_fit_version(output: Path, work: Path, **options: Any) -> FitResult:
     params = SMALL | options.pop("params", {})
     start = options.pop("spec", None) or find_model("image-classifier", params)
-    tasks = [Task(i, each["id"], each["data"], each) for i, each in enumerate(ANNOTATED)]
+    tasks = [Task(i, task["id"], task["data"], task) for i, task in enumerate(ANNOTATED)]
     return fit_version(start, tasks, LabelConfig.parse(CONFIG), output, media=Media(work), **options)
 
 
-def test_fit_version_measures_gates_continues_and_trains_again(tmp_path: Path, work: Path) -> None:
-    found = fitted(tmp_path / "m", work, fail_under=["accuracy=0.5"], refit=True)
-    assert found.promoted
-    assert found.version.refit
-    assert found.metrics["shape"].to_json()["accuracy"] > 0.5
-    again = fitted(tmp_path / "m", work, spec=version_spec(versions.resolve(str(tmp_path / "m"))), continuing=True)
-    assert again.version.parent == found.version.version
+def test_fit_version_measures_gates_refits_and_continues(tmp_path: Path, work: Path) -> None:
+    first = run_fit_version(tmp_path / "m", work, fail_under=["accuracy=0.5"], refit=True)
+    assert first.promoted
+    assert first.version.refit
+    assert first.metrics["shape"].to_json()["accuracy"] > 0.5
+    again = run_fit_version(
+        tmp_path / "m", work, spec=version_spec(versions.resolve(str(tmp_path / "m"))), continuing=True
+    )
+    assert again.version.parent == first.version.version
     assert again.version.params["arch"] == "shufflenet_v2_x0_5"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", "half", "another"])
-def test_damaged_weights_are_a_sentence(tmp_path: Path, spec: ModelSpec, content: Any) -> None:
+def test_damaged_weights_are_reported(tmp_path: Path, spec: ModelSpec, content: Any) -> None:
     assert spec.path
     shutil.copytree(spec.path, tmp_path / "copy")
     path = tmp_path / "copy" / backbones.WEIGHTS
     whole = path.read_bytes()
     path.unlink()
     if content == "another":
-        save_file({f"0.{key}": value for key, value in weights_of("mobilenet_v3_small").items()}, path)
+        save_file({f"0.{key}": value for key, value in random_weights("mobilenet_v3_small").items()}, path)
     elif content is not None:
         path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     sentence = "cannot be read: No such file" if content is None else "are damaged"
@@ -741,14 +766,14 @@ def test_damaged_weights_are_a_sentence(tmp_path: Path, spec: ModelSpec, content
         replace(spec, path=tmp_path / "copy").open("cpu")
 
 
-def test_a_version_does_not_become_another_architecture(spec: ModelSpec) -> None:
+def test_version_rejects_another_architecture(spec: ModelSpec) -> None:
     with pytest.raises(UsageError, match=r"is a shufflenet_v2_x0_5, not a resnet50\. Leave out arch\."):
         replace(spec, params=dict(spec.params) | {"arch": "resnet50"}).build()
     with pytest.raises(ModelError, match="is not that of an image classifier"):
         replace(spec, state={"heads": []}).build()
 
 
-def test_no_label_in_common_shows_both_lists(spec: ModelSpec) -> None:
+def test_label_mismatch_shows_both_lists(spec: ModelSpec) -> None:
     config = CONFIG.replace('value="Disc" alias="disc"', 'value="cat"').replace("bars", "dog")
     with pytest.raises(LabelMismatch) as caught:
         spec.build().bind(LabelConfig.parse(config), {}, None)
@@ -759,8 +784,8 @@ def test_no_label_in_common_shows_both_lists(spec: ModelSpec) -> None:
 # --- the contract
 
 
-class AtHome(ImageClassifier):
-    """Finds the pictures beside `folder` for `fit`, which `check_model` does not tell where they are."""
+class WithMedia(ImageClassifier):
+    """Set the media of `fit`, which `check_model` does not do."""
 
     params: ClassVar = dict(ImageClassifier.params) | {"folder": ""}
 
@@ -770,29 +795,29 @@ class AtHome(ImageClassifier):
         return binding
 
 
-def test_it_keeps_the_contract_untrained_and_fitted(work: Path) -> None:
-    tasks = [{"id": each["id"], "data": each["data"]} for each in ANNOTATED[:6]]
+def test_check_model_passes_untrained_and_trained(work: Path) -> None:
+    tasks = [{"id": task["id"], "data": task["data"]} for task in ANNOTATED[:6]]
     params = SMALL | {"folder": str(work), "strategy": "head"}
-    check_model(AtHome, label_config=CONFIG, tasks=tasks, annotated=ANNOTATED[:24], params=params, media_root=work)
+    check_model(WithMedia, label_config=CONFIG, tasks=tasks, annotated=ANNOTATED[:24], params=params, media_root=work)
 
 
-def test_untrained_it_says_nothing_and_is_no_use_for_a_file(lsml: Lsml, work: Path) -> None:
-    """`lsml serve` may begin with it, since the model learns there from the first annotations."""
+def test_untrained_model_predicts_nothing_and_is_refused_for_files(lsml: Lsml, work: Path) -> None:
+    """Only `lsml serve` may start with it: there the model learns from the first annotations."""
     untrained = find_model("image-classifier", SMALL)
-    assert [each.result for each in look(untrained, work, ANNOTATED[:3])] == [(), (), ()]
-    asked = lsml("predict", work / "tasks.json", "--model", "image-classifier", "-c", work / "config.xml", *WITH)
-    assert (asked.returncode, asked.stdout) == (1, "")
-    assert "image-classifier would predict nothing at all. The model is untrained" in asked.stderr
-    assert "Train it first: lsml fit EXPORT.json --model image-classifier --output DIR" in asked.stderr
+    assert [prediction.result for prediction in predict_tasks(untrained, work, ANNOTATED[:3])] == [(), (), ()]
+    run = lsml("predict", work / "tasks.json", "--model", "image-classifier", "-c", work / "config.xml", *WITH)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "image-classifier would predict nothing at all. The model is untrained" in run.stderr
+    assert "Train it first: lsml fit EXPORT.json --model image-classifier --output DIR" in run.stderr
     for params in ({"precision": "fp32"}, {"weights": "default"}):  # neither disc nor bars is a class of ImageNet
         with pytest.raises(ModelError, match="would predict nothing at all"):
-            run(find_model("image-classifier", SMALL | params), work / "tasks.json", work / "nothing.json")
+            run_predict(find_model("image-classifier", SMALL | params), work / "tasks.json", work / "nothing.json")
 
 
 # --- bulk prediction
 
 
-class Silent:
+class RecordingReport:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -803,10 +828,12 @@ class Silent:
         pass
 
 
-def run(spec: ModelSpec, tasks: Path, output: Path, notes: list[str] | None = None, **options: Any) -> PredictSummary:
-    report = Silent()
-    asked = PredictOptions(input_path=str(tasks), output=str(output), media=Media(tasks.parent), **options)
-    summary = predict_file(PredictPlan.from_options(spec, LabelConfig.parse(CONFIG), asked), report)
+def run_predict(
+    spec: ModelSpec, tasks: Path, output: Path, notes: list[str] | None = None, **options: Any
+) -> PredictSummary:
+    report = RecordingReport()
+    predict_options = PredictOptions(input_path=str(tasks), output=str(output), media=Media(tasks.parent), **options)
+    summary = predict_file(PredictPlan.from_options(spec, LabelConfig.parse(CONFIG), predict_options), report)
     if notes is not None:
         notes += report.notes
     return summary
@@ -814,70 +841,72 @@ def run(spec: ModelSpec, tasks: Path, output: Path, notes: list[str] | None = No
 
 @pytest.fixture(scope="module")
 def plain(spec: ModelSpec, work: Path) -> bytes:
-    """What predicting tasks.json in fp32 writes, in batches of 16."""
+    """Return the predictions of tasks.json in fp32, in batches of 16."""
     exact = replace(spec, params=dict(spec.params) | {"precision": "fp32"})
-    run(exact, work / "tasks.json", work / "plain.json", batch_size=16)
+    run_predict(exact, work / "tasks.json", work / "plain.json", batch_size=16)
     return (work / "plain.json").read_bytes()
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"workers": 2}, {"workers": 4}, {"fetchers": 1}, {"fetchers": 40, "workers": 3}, {"device": "cpu,cpu"}],
+    [{"workers": 2}, {"workers": 4}, {"fetch_threads": 1}, {"fetch_threads": 40, "workers": 3}, {"device": "cpu,cpu"}],
     ids=str,
 )
-def test_neither_threads_nor_replicas_change_a_byte(
+def test_threads_and_replicas_do_not_change_output(
     spec: ModelSpec, work: Path, tmp_path: Path, plain: bytes, options: dict[str, Any]
 ) -> None:
     exact = replace(spec, params=dict(spec.params) | {"precision": "fp32"})
-    run(exact, work / "tasks.json", tmp_path / "out.json", batch_size=16, **options)
+    run_predict(exact, work / "tasks.json", tmp_path / "out.json", batch_size=16, **options)
     assert (tmp_path / "out.json").read_bytes() == plain
 
 
-class Cramped(ImageClassifier):
-    """On a device whose memory holds five pictures."""
+class LittleMemory(ImageClassifier):
+    """Run out of memory with more than five images."""
 
-    def forward(self, inputs: Sequence[Any], binding: Binding) -> Sequence[Any]:
+    def forward(self, inputs: Sequence[Any], binding: ChoicesBinding) -> Sequence[Any]:
         if len(inputs) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return super().forward(inputs, binding)
 
 
-def test_a_device_with_little_memory_predicts_everything(
+def test_out_of_memory_is_recovered_with_smaller_batches(
     spec: ModelSpec, work: Path, tmp_path: Path, plain: bytes
 ) -> None:
-    cramped = replace(spec, target=f"{__name__}:Cramped", params=dict(spec.params) | {"precision": "fp32"})
-    summary = run(cramped, work / "tasks.json", tmp_path / "out.json", batch_size=16)
+    spec_with_little_memory = replace(
+        spec, target=f"{__name__}:LittleMemory", params=dict(spec.params) | {"precision": "fp32"}
+    )
+    summary = run_predict(spec_with_little_memory, work / "tasks.json", tmp_path / "out.json", batch_size=16)
     assert (summary.predicted, summary.failed) == (COUNT, 0)
-    for found, wanted in zip(json.loads((tmp_path / "out.json").read_bytes()), json.loads(plain), strict=True):
-        [one], [other] = found["predictions"], wanted["predictions"]
-        assert one["result"][0]["value"] == other["result"][0]["value"]
-        assert one["score"] == pytest.approx(other["score"], abs=2e-3)
+    for record, expected in zip(json.loads((tmp_path / "out.json").read_bytes()), json.loads(plain), strict=True):
+        [prediction], [expected_prediction] = record["predictions"], expected["predictions"]
+        assert prediction["result"][0]["value"] == expected_prediction["result"][0]["value"]
+        assert prediction["score"] == pytest.approx(expected_prediction["score"], abs=2e-3)
 
 
-def test_every_precision_works_on_a_cpu(trained: ModelSpec, work: Path, tmp_path: Path) -> None:
+def test_every_precision_works_on_cpu(trained: ModelSpec, work: Path, tmp_path: Path) -> None:
     for precision in ("fp32", "bf16", "fp16"):
-        asked = replace(trained, params=dict(trained.params) | {"precision": precision})
-        assert run(asked, work / "tasks.json", tmp_path / f"{precision}.json", limit=8).predicted == 8
+        spec = replace(trained, params=dict(trained.params) | {"precision": precision})
+        assert run_predict(spec, work / "tasks.json", tmp_path / f"{precision}.json", limit=8).predicted == 8
 
 
-def test_what_is_found_by_trying_is_said_once(spec: ModelSpec, work: Path, tmp_path: Path) -> None:
+def test_autotune_is_reported_once(spec: ModelSpec, work: Path, tmp_path: Path) -> None:
     notes: list[str] = []
-    run(spec, work / "tasks.json", tmp_path / "out.json", notes, batch_size="auto")
-    [said] = [note for note in notes if note.startswith("Precision ")]
-    assert "times as quick with " in said
-    assert said.endswith("pictures at a time.")
+    run_predict(spec, work / "tasks.json", tmp_path / "out.json", notes, batch_size="auto")
+    [tuning_note] = [note for note in notes if note.startswith("Precision ")]
+    assert "times as quick with " in tuning_note
+    assert tuning_note.endswith("images at a time.")
     few: list[str] = []
-    run(spec, work / "tasks.json", tmp_path / "few.json", few, batch_size="auto", limit=10)
+    run_predict(spec, work / "tasks.json", tmp_path / "few.json", few, batch_size="auto", limit=10)
     assert not any("Precision" in note for note in few)
 
 
-def test_a_precision_that_gives_other_answers_is_not_taken(spec: ModelSpec, work: Path, tmp_path: Path) -> None:
-    worse = replace(spec, state=dict(spec.state) | {"agreement": {"bf16": 0.9899}})
+def test_precision_with_different_answers_is_not_chosen(spec: ModelSpec, work: Path, tmp_path: Path) -> None:
+    disagreeing = replace(spec, state=dict(spec.state) | {"agreement": {"bf16": 0.9899}})
     notes: list[str] = []
-    run(worse, work / "tasks.json", tmp_path / "out.json", notes)
-    [said] = [note for note in notes if note.startswith("Precision ")]
-    assert said.startswith("Precision fp32: bf16 is ")
-    assert said.endswith("with 99.0% equal answers.")
+    run_predict(disagreeing, work / "tasks.json", tmp_path / "out.json", notes)
+    [tuning_note] = [note for note in notes if note.startswith("Precision ")]
+    assert tuning_note.startswith("Precision fp32: bf16 is ")
+    assert tuning_note.endswith("with 99.0% equal answers.")
 
 
 BROKEN = {
@@ -897,7 +926,7 @@ ODD = {"cmyk.jpg": "CMYK", "sixteen.png": "I;16", "palette.gif": "P", "alpha.png
 
 @pytest.fixture
 def photos(work: Path, tmp_path: Path) -> Path:
-    """A folder with ten broken pictures among whole ones, some of odd kinds, in the order of their names."""
+    """Return a folder with ten broken images among whole ones, some of unusual modes."""
     folder = tmp_path / "photos"
     folder.mkdir()
     good = (work / "0.png").read_bytes()
@@ -908,12 +937,14 @@ def photos(work: Path, tmp_path: Path) -> Path:
         (folder / f"{number:02}-a-{name}.png").write_bytes(made[name] if content is None else content)
         (folder / f"{number:02}-b-whole.png").write_bytes((work / f"{number}.png").read_bytes())
     for name, mode in ODD.items():
-        picture = noise(50, 40).convert("L").convert(mode) if mode != "RGBA" else noise(50, 40).convert("RGBA")
-        picture.save(folder / f"zz-{name}")
+        image = (
+            noise_image(50, 40).convert("L").convert(mode) if mode != "RGBA" else noise_image(50, 40).convert("RGBA")
+        )
+        image.save(folder / f"zz-{name}")
     return folder
 
 
-def test_ten_broken_pictures_in_a_folder_are_ten_failures(
+def test_broken_images_fail_alone_and_are_retried(
     lsml: Lsml, model: Path, work: Path, photos: Path, tmp_path: Path
 ) -> None:
     errors, out = tmp_path / "errors.jsonl", tmp_path / "out.json"
@@ -926,8 +957,8 @@ def test_ten_broken_pictures_in_a_folder_are_ten_failures(
     assert [Path(record["data"]["image"]).name for record in records] == names
     assert [bool(record["predictions"]) for record in records] == ["-a-" not in name for name in names]
     failures = [json.loads(line) for line in errors.read_text().splitlines()]
-    assert [names[each["index"]].split("-a-")[1] for each in failures] == [f"{name}.png" for name in BROKEN]
-    reasons = {names[each["index"]].split("-a-")[1][:-4]: each["reason"] for each in failures}
+    assert [names[failure["index"]].split("-a-")[1] for failure in failures] == [f"{name}.png" for name in BROKEN]
+    reasons = {names[failure["index"]].split("-a-")[1][:-4]: failure["reason"] for failure in failures}
     assert reasons["zero"] == "an empty file"
     assert "an HTML page" in reasons["page"]
     assert "truncated" in reasons["half"]
@@ -939,7 +970,7 @@ def test_ten_broken_pictures_in_a_folder_are_ten_failures(
     assert retried.returncode == 0, retried.stderr
     again = json.loads(out.read_text())
     assert all(record["predictions"] for record in again)
-    for number in range(10):  # the same picture, once repaired and once from the start
+    for number in range(10):  # the same image, once repaired and once from the start
         [repaired], [whole] = (again[2 * number + i]["predictions"] for i in range(2))
         assert repaired["result"][0]["value"] == whole["result"][0]["value"]
     assert [record for record, name in zip(again, names, strict=True) if "-a-" not in name] == [
@@ -947,7 +978,7 @@ def test_ten_broken_pictures_in_a_folder_are_ten_failures(
     ]
 
 
-def test_check_says_what_is_missing_without_the_model(lsml: Lsml, model: Path, work: Path, tmp_path: Path) -> None:
+def test_check_reports_missing_media_without_loading_model(lsml: Lsml, model: Path, work: Path, tmp_path: Path) -> None:
     tasks = [
         {"id": 1, "data": {"image": "0.png"}},
         {"id": 2, "data": {"image": "nowhere.png"}},
@@ -963,10 +994,10 @@ def test_check_says_what_is_missing_without_the_model(lsml: Lsml, model: Path, w
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_killed_run_resumes_and_gives_the_same_bytes(
+def test_killed_run_resumes_to_identical_output(
     lsml: Lsml, model: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed where its journal says so; a picture in every thirty is broken, and the precision was found out."""
+    """One image in thirty is broken, and the precision is chosen automatically."""
     monkeypatch.chdir(tmp_path)
     broken = {n for n in range(600) if n % 30 == 7}
     tasks = [{"id": n, "data": {"image": "config.xml" if n in broken else f"{n % COUNT}.png"}} for n in range(600)]
@@ -977,24 +1008,24 @@ def test_a_killed_run_resumes_and_gives_the_same_bytes(
         wait_for(lambda: count_journaled("out.json") > 100, seconds=60)
         process.kill()
     assert process.returncode == -9, "it ended before it was killed"
-    settled = json.loads(Path("out.json.part.journal").read_text().splitlines()[0])["started_with"]["tuned"]
-    assert settled.keys() == {"precision", "batch_size"}
+    tuned = json.loads(Path("out.json.part.journal").read_text().splitlines()[0])["started_with"]["tuned"]
+    assert tuned.keys() == {"precision", "batch_size"}
     resumed = lsml(*options, "--resume")
     assert resumed.returncode == 3, resumed.stderr
-    found = Path("out.json").read_bytes(), Path("errors.jsonl").read_bytes()
+    outputs = Path("out.json").read_bytes(), Path("errors.jsonl").read_bytes()
     Path("errors.jsonl").unlink()
-    # What is the quicker precision may come out otherwise another time, so the uninterrupted run is told.
+    # The fastest precision may differ in another run, so the uninterrupted run gets the same.
     options[options.index("out.json")] = "clean.json"
-    clean = lsml(*options, "--precision", settled["precision"])
+    clean = lsml(*options, "--precision", tuned["precision"])
     assert clean.returncode == 3, clean.stderr
-    assert (Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()) == found
-    assert [json.loads(line)["id"] for line in found[1].splitlines()] == sorted(broken)
+    assert (Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()) == outputs
+    assert [json.loads(line)["id"] for line in outputs[1].splitlines()] == sorted(broken)
 
 
 # --- compiling
 
 
-def test_without_a_compiler_compiling_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(function: Any) -> Any:
         def run(*args: Any) -> Any:
             raise RuntimeError("No working C++ compiler found")
@@ -1007,8 +1038,8 @@ def test_without_a_compiler_compiling_is_a_sentence(monkeypatch: pytest.MonkeyPa
     assert "leave compile out" in (caught.value.hint or "")
 
 
-def test_a_compiled_net_is_not_filled_up_to_what_did_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ragged batches are filled up to the others' size, so that nothing is compiled twice."""
+def test_compiled_net_is_not_padded_to_a_batch_that_did_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ragged batch is padded to the size of the others, so that nothing is compiled twice."""
     sizes: list[int] = []
 
     def compiled(net: Any) -> Any:
@@ -1016,18 +1047,18 @@ def test_a_compiled_net_is_not_filled_up_to_what_did_not_fit(monkeypatch: pytest
             sizes.append(len(pixels))
             if len(pixels) > 8:
                 raise torch.OutOfMemoryError("out of memory")
-            found: torch.Tensor = pixels.mean(dim=(2, 3))
-            return found
+            scores: torch.Tensor = pixels.mean(dim=(2, 3))
+            return scores
 
         return run
 
     monkeypatch.setattr(torch, "compile", compiled)
-    ours = backbones.preprocessing_of("resnet18", 32)
-    pixels = [ours.pixels(png(noise(40, 40, seed))) for seed in range(16)]
-    eye = Predictor(torch.nn.Identity(), "cpu", ours, "fp32", compiled=True)
+    preprocessing = backbones.preprocessing_of("resnet18", 32)
+    pixels = [preprocessing.pixels(encode_png(noise_image(40, 40, seed))) for seed in range(16)]
+    predictor = Predictor(torch.nn.Identity(), "cpu", preprocessing, "fp32", is_compiled=True)
     with pytest.raises(torch.OutOfMemoryError):
-        eye.scores(pixels)
-    assert eye.scores(pixels[:8]).shape == (8, 3)
-    last = eye.scores(pixels[8:11])
+        predictor.scores(pixels)
+    assert predictor.scores(pixels[:8]).shape == (8, 3)
+    last = predictor.scores(pixels[8:11])
     assert sizes == [16, 8, 8]
-    np.testing.assert_array_equal(last, eye.scores(pixels[8:16])[:3])
+    np.testing.assert_array_equal(last, predictor.scores(pixels[8:16])[:3])

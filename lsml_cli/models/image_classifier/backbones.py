@@ -1,4 +1,4 @@
-"""torchvision's architectures with a linear layer of our own at the end; weights in, weights out."""
+"""Build torchvision's architectures with a last layer of lsml's own; load and save their weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError, format_list, sort_by_similarity
+from lsml_cli.models.image_classifier.config import DEFAULT_WEIGHTS, RANDOM_WEIGHTS
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -19,35 +20,34 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, torch.Tensor]
 
 WEIGHTS = "weights.safetensors"
-DEFAULT_WEIGHTS, RANDOM_WEIGHTS = "default", "none"  # of `--with weights=`; anything else is a file
-MIN_IMAGE_SIZE = 32  # pixels of a side
-
-# Have side exits that only their own training looks at, and turn pixels into what their weights were made for.
+# They have auxiliary outputs for their own training, and transform pixels into what their weights were made for.
 _INCEPTION = frozenset({"googlenet", "inception_v3"})
-_SIZE_ARGUMENTS = {"vit": "image_size", "maxvit": "input_size"}  # are made for squares of one size
+_SIZE_ARGUMENTS = {"vit": "image_size", "maxvit": "input_size"}  # architectures for squares of one size
 _STATE_DICT_KEYS = ("state_dict", "model")  # where training scripts keep the weights in what they save
-_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")  # as torchvision's files spell them
+_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")  # as torchvision's files name them
 
 
 def architectures() -> list[str]:
-    """Every classification architecture of this torchvision, by name."""
+    """Return the names of the classification architectures of this torchvision."""
     import torchvision
 
     return sorted(torchvision.models.list_models(module=torchvision.models))
 
 
 def require_architecture(name: Any) -> None:
-    """Raises UsageError that lists the closest ones when there is no architecture of that name."""
+    """Raise UsageError that lists the closest names if there is no architecture of that name."""
     known = architectures()
     if name not in known:
-        near = format_list(sort_by_similarity(str(name), known), 8)
-        raise UsageError(f"torchvision has no classification architecture {name!r}.", f"It has: {near}.")
+        closest = format_list(sort_by_similarity(str(name), known), 8)
+        raise UsageError(f"torchvision has no classification architecture {name!r}.", f"It has: {closest}.")
 
 
 def preprocessing_of(arch: str, size: int | None = None) -> Preprocessing:
-    """What the default weights of an architecture expect; nothing is fetched for it.
+    """Return the preprocessing that the default weights of an architecture expect. Nothing is downloaded.
 
-    size  pixels of another square than these weights look at
+    Args:
+        arch: Name of the architecture.
+        size: Side of the square in pixels, where it is not the one of these weights.
     """
     import torchvision
 
@@ -55,32 +55,33 @@ def preprocessing_of(arch: str, size: int | None = None) -> Preprocessing:
 
 
 def categories_of(arch: str) -> list[str]:
-    """The classes of the default weights, in their order; empty when torchvision does not say."""
+    """Return the classes of the default weights in their order; none if torchvision does not say."""
     import torchvision
 
     return list(torchvision.models.get_model_weights(arch).DEFAULT.meta.get("categories", ()))
 
 
 def require_size(arch: str, crop: int) -> None:
-    """Raises UsageError when the architecture cannot look at squares of `crop` pixels. Takes some milliseconds."""
+    """Raise UsageError if an architecture does not take squares of `crop` pixels. Takes some milliseconds."""
     import torch
 
     try:
-        with torch.inference_mode():  # shapes alone: nothing is computed
+        with torch.inference_mode():  # on the meta device only shapes are computed
             _build_on_meta_device(arch, crop).eval()(torch.empty(1, 3, crop, crop, device="meta"))
     except LsmlError:
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
-        usual = preprocessing_of(arch).crop
+        default_crop = preprocessing_of(arch).crop
         raise UsageError(
-            f"{arch} cannot look at squares of {crop} pixels.", f"Leave out image_size: it looks at {usual} pixels."
+            f"{arch} does not take squares of {crop} pixels.", f"Leave out image_size: it takes {default_crop} pixels."
         ) from error
 
 
 def build(arch: str, classes: int, crop: int) -> nn.Module:
-    """An untrained net that looks at squares of `crop` pixels: (n, 3, crop, crop) -> (n, classes).
+    """Build an untrained network: (n, 3, crop, crop) -> (n, classes).
 
-    Raises UsageError when the architecture does not end in a linear layer.
+    Raises:
+        UsageError: The architecture does not end in a linear layer.
     """
     net = _construct(arch, crop)
     reset_last_layer(net, arch, classes)
@@ -88,56 +89,61 @@ def build(arch: str, classes: int, crop: int) -> nn.Module:
 
 
 def load_initial_weights(net: nn.Module, arch: str, weights: str) -> None:
-    """Weights for everything, save for a last layer of another number of classes. "none" leaves them random.
+    """Load initial weights, except for a last layer with another number of classes.
 
-    Raises ModelError when they cannot be had, or belong to another architecture.
+    Args:
+        net: Changed in place.
+        arch: Its architecture.
+        weights: "default" for torchvision's, "none" to leave them random, or a path.
+
+    Raises:
+        ModelError: The weights cannot be read, or belong to another architecture.
     """
     if weights == RANDOM_WEIGHTS:
         return
-    found = _download_weights(arch) if weights == DEFAULT_WEIGHTS else _read_weights(Path(weights))
+    arrays = _download_weights(arch) if weights == DEFAULT_WEIGHTS else _read_weights(Path(weights))
     name, _ = _last_linear(net, arch)
-    own = net.state_dict()
-    kept = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
-    spare = {f"{name}.weight", f"{name}.bias"}
-    if lacking := [key for key in own if key not in kept and key not in spare and not _is_counter(key)]:
-        what = f"The weights {weights!r} do not belong to {arch}"
+    state = net.state_dict()
+    fitting = {key: array for key, array in arrays.items() if key in state and state[key].shape == array.shape}
+    optional = {f"{name}.weight", f"{name}.bias"}
+    if missing := [key for key in state if key not in fitting and key not in optional and not _is_counter(key)]:
         raise ModelError(
-            f"{what}: {len(lacking)} of its {len(own)} arrays are missing or of another shape, "
-            f"{lacking[0]} is the first.",
+            f"The weights {weights!r} do not belong to {arch}: {len(missing)} of its {len(state)} arrays are missing "
+            f"or of another shape, {missing[0]} is the first.",
             "Name the architecture that they belong to (--with arch=NAME), and leave out image_size.",
         )
-    own.update(kept)  # which knows more than the names: the version of each layer's format
-    net.load_state_dict(own)
+    state.update(fitting)  # keeps what `state` knows besides the arrays: the version of each layer's format
+    net.load_state_dict(state)
 
 
 def build_pretrained(arch: str) -> nn.Module:
-    """The net of the default weights, as torchvision has it. Raises ModelError when they cannot be fetched."""
-    found = _download_weights(arch)
+    """Build the network of torchvision's default weights. Raises ModelError if they cannot be downloaded."""
+    arrays = _download_weights(arch)
     net = _construct(arch, preprocessing_of(arch).crop)
-    own = net.state_dict()
-    own.update({key: found[key] for key in own if key in found or not _is_counter(key)})
-    net.load_state_dict(own)
+    state = net.state_dict()
+    state.update({key: arrays[key] for key in state if key in arrays or not _is_counter(key)})
+    net.load_state_dict(state)
     return net
 
 
 def reset_last_layer(net: nn.Module, arch: str, classes: int) -> nn.Linear:
-    """Let the last layer begin anew."""
+    """Replace the last layer by a new one with random weights, and return it."""
     from torch import nn
 
-    name, last = _last_linear(net, arch)
-    new = nn.Linear(last.in_features, classes)
-    _replace_module(net, name, new)
-    return new
+    name, old_layer = _last_linear(net, arch)
+    new_layer = nn.Linear(old_layer.in_features, classes)
+    _replace_module(net, name, new_layer)
+    return new_layer
 
 
 def resize_last_layer(net: nn.Module, arch: str, classes: int) -> nn.Linear:
-    """The last layer, a new one where it had another number of classes."""
+    """Return the last layer, replaced by a new one if it has another number of classes."""
     _, last = _last_linear(net, arch)
     return last if last.out_features == classes else reset_last_layer(net, arch, classes)
 
 
 def remove_last_layer(net: nn.Module, arch: str) -> nn.Module:
-    """A copy of the net that gives what its last layer would have been given."""
+    """Return a copy of the network that outputs the input of its last layer."""
     import copy
 
     from torch import nn
@@ -149,7 +155,7 @@ def remove_last_layer(net: nn.Module, arch: str) -> nn.Module:
 
 
 def save(folder: Path, nets: Sequence[nn.Module]) -> None:
-    """All nets in one file of arrays. The same nets give the same bytes."""
+    """Write all networks into one safetensors file. Equal networks give equal bytes."""
     from safetensors.torch import save as to_bytes
 
     arrays = {
@@ -161,29 +167,29 @@ def save(folder: Path, nets: Sequence[nn.Module]) -> None:
 
 
 def load(folder: Path, arch: str, crop: int, class_counts: Sequence[int]) -> list[nn.Module]:
-    """What `save` wrote: a net for each number of classes. Raises ModelError when it is missing or damaged."""
+    """Read what `save` wrote: one network per number of classes. Raises ModelError if it is missing or damaged."""
     from safetensors.torch import load_file
 
     path = folder / WEIGHTS
     try:
-        with path.open("rb"):  # raises what the system says, of which safetensors tells only a part
+        with path.open("rb"):  # raises the system's own error, of which safetensors tells only a part
             arrays = load_file(path)
         nets = []
-        for number, width in enumerate(class_counts):
-            net = build(arch, width, crop)
-            own = net.state_dict()
-            mine = f"{number}."
-            found = {key.removeprefix(mine): array for key, array in arrays.items() if key.startswith(mine)}
-            if found.keys() != own.keys():
+        for number, count in enumerate(class_counts):
+            net = build(arch, count, crop)
+            state = net.state_dict()
+            prefix = f"{number}."
+            stored = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+            if stored.keys() != state.keys():
                 raise ValueError(f"they are not those of {arch}")
-            own.update(found)
-            net.load_state_dict(own)
+            state.update(stored)
+            net.load_state_dict(state)
             nets.append(net)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UsageError:
         raise
-    except Exception as error:  # safetensors and torch raise what they like; whatever it is, the version is damaged
+    except Exception as error:  # safetensors and torch raise all kinds of errors; the version is damaged in any case
         raise ModelError(
             f"The weights in {folder} are damaged ({' '.join(str(error).split())[:200]}).",
             "Copy the folder again, or train a new version.",
@@ -194,23 +200,23 @@ def load(folder: Path, arch: str, crop: int, class_counts: Sequence[int]) -> lis
 def _construct(arch: str, crop: int) -> nn.Module:
     import torchvision
 
-    given: dict[str, Any] = {}
-    if arch in _INCEPTION:  # their own way to begin takes minutes; PyTorch's does as well
-        given = {"aux_logits": False, "init_weights": False, "transform_input": True}
-    elif (size := _SIZE_ARGUMENTS.get(arch.partition("_")[0])) is not None:
-        given = {size: crop if size == "image_size" else (crop, crop)}
-    net: nn.Module = torchvision.models.get_model(arch, weights=None, **given)
+    arguments: dict[str, Any] = {}
+    if arch in _INCEPTION:  # their own initialization takes minutes; PyTorch's default is as good
+        arguments = {"aux_logits": False, "init_weights": False, "transform_input": True}
+    elif (size_name := _SIZE_ARGUMENTS.get(arch.partition("_")[0])) is not None:
+        arguments = {size_name: crop if size_name == "image_size" else (crop, crop)}
+    net: nn.Module = torchvision.models.get_model(arch, weights=None, **arguments)
     return net
 
 
 def _build_on_meta_device(arch: str, crop: int) -> nn.Module:
-    """The net without memory for its weights."""
+    """Build a network without memory for its weights."""
     import torch
 
     try:
         with torch.device("meta"):
             return build(arch, 1, crop)
-    except NotImplementedError:  # some look at numbers while they are built
+    except NotImplementedError:  # some compute with values while they are built
         return build(arch, 1, crop).to("meta")
 
 
@@ -224,17 +230,17 @@ def _last_linear(net: nn.Module, arch: str) -> tuple[str, nn.Linear]:
 
 
 def _replace_module(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(net.get_submodule(parent), own, module)
+    parent, _, attribute = name.rpartition(".")
+    setattr(net.get_submodule(parent), attribute, module)
 
 
 def _is_counter(key: str) -> bool:
-    """Whether an array only counts the batches that were seen; older files lack it, and nothing depends on it."""
+    """Tell whether an array only counts training batches; older files lack it, and nothing depends on it."""
     return key.endswith("num_batches_tracked")
 
 
 def _download_weights(arch: str) -> Arrays:
-    """torchvision's default weights: from its cache, or from its server the first time."""
+    """Return torchvision's default weights: from its cache, or the first time from its server."""
     import torchvision
     from torch import hub
 
@@ -246,24 +252,23 @@ def _download_weights(arch: str) -> Arrays:
             path.parent.mkdir(parents=True, exist_ok=True)
             digest = hub.HASH_REGEX.search(name)
             hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
-        except (OSError, RuntimeError) as error:  # no way there, or other bytes than were announced
+        except (OSError, RuntimeError) as error:  # the server cannot be reached, or the digest does not match
             why = " ".join(str(getattr(error, "reason", error)).split())
             raise ModelError(
                 f"The weights of {arch} have to be fetched once from {url.split('/')[2]}, which failed: {why}.",
                 f"Fetch {url} where there is a network, and name the file: --with weights={name}; "
                 "or begin with random weights: --with weights=none.",
             ) from error
-    found = _read_weights(path)
-    return {_DENSE_LAYER.sub(r"\1\2", key): value for key, value in found.items()}
+    return {_DENSE_LAYER.sub(r"\1\2", key): array for key, array in _read_weights(path).items()}
 
 
 def _read_weights(path: Path) -> Arrays:
-    """Weights in a file, .safetensors or what torch.save wrote; nothing in it is executed."""
+    """Read a file of weights, .safetensors or what torch.save wrote. No code in it is executed."""
     import torch
     from safetensors.torch import load_file
 
     try:
-        with path.open("rb"):  # raises what the system says
+        with path.open("rb"):  # raises the system's own error
             pass
     except OSError as error:
         raise ModelError(
@@ -271,28 +276,28 @@ def _read_weights(path: Path) -> Arrays:
             "weights is default, none, or a file: --with weights=FILE",
         ) from error
     try:
-        with warnings.catch_warnings(action="ignore"):  # what PyTorch finds odd in a file it says in what it raises
+        with warnings.catch_warnings(action="ignore"):  # the error that follows says the same
             if path.suffix == ".safetensors":
-                found: Any = load_file(path)
+                content: Any = load_file(path)
             else:
-                found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file makes the readers raise what they like
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the readers raise all kinds of errors
         raise ModelError(f"{path} {_describe_load_error(error)}.", _SAVE_HINT) from error
     for key in _STATE_DICT_KEYS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(array, torch.Tensor) for array in content.values()):
         raise ModelError(f"{path} holds no weights by their names.", _SAVE_HINT)
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+    return {str(key).removeprefix("module."): array for key, array in content.items()}
 
 
 _SAVE_HINT = "Save weights with torch.save(net.state_dict(), FILE)."
 
 
 def _describe_load_error(error: Exception) -> str:
-    """Why a file gave no weights. PyTorch's own advice for pickles would be to let their code run."""
+    """Say why a file gave no weights; PyTorch's own advice for pickles would be to let their code run."""
     if not isinstance(error, pickle.UnpicklingError):
         return "is damaged, or no file of weights at all"
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    what = f" ({named[1]}, for one)" if named else ""
-    return f"holds more than weights{what}: reading it would run code, so it was not read"
+    global_name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    example = f" ({global_name[1]}, for one)" if global_name else ""
+    return f"holds more than weights{example}: reading it would run code, so it was not read"

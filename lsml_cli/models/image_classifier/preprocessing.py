@@ -1,4 +1,4 @@
-"""A picture -> the square of pixels that a net looks at, as the net's weights were made for."""
+"""Turn an image into the square of pixels that a network's weights were made for."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-_MAX_CROP_TRIES = 10  # random pieces that are tried before the middle one is taken
-_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of a random piece
-_MIN_AREA_SHARE = 0.35  # share of the picture's area that a random piece has at least
-_MIN_SIDE_FACTOR = (
-    2  # times the square's side: what a picture's shorter side needs for the narrowest such piece to fill it
-)
+_MAX_CROP_TRIES = 10  # random crops that are tried before the center is taken
+_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of a random crop
+_MIN_AREA_SHARE = 0.35  # of the image's area, of a random crop
+# Shorter side of a decoded image, in sides of the square, so that the narrowest random crop is not scaled up.
+_MIN_SIDE_FACTOR = 2
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What torchvision's `ImageClassification` does: resize, cut the middle out, normalise.
+    """Resize, crop the center, and normalize, as torchvision's `ImageClassification` does.
 
-    resize         pixels of the shorter side, before
-    crop           pixels of the square that is cut out of the middle; no more than `resize`
-    interpolation  as Pillow names it: "bilinear", "bicubic"
-    mean, std      of each channel, red, green, blue, where 1 is the brightest
+    Args:
+        resize: Shorter side after resizing, in pixels.
+        crop: Side of the square at the center, in pixels; at most `resize`.
+        interpolation: As Pillow names it: "bilinear", "bicubic".
+        mean: Of red, green and blue, in 0..1.
+        std: The same.
     """
 
     resize: int
@@ -41,7 +42,7 @@ class Preprocessing:
 
     @classmethod
     def from_preset(cls, preset: Any, size: int | None = None) -> Preprocessing:
-        """Of a torchvision preset; `size` asks for another square than the weights were made for."""
+        """Read a torchvision preset; `size` replaces its crop, and scales the resize accordingly."""
         crop, resize = preset.crop_size[0], preset.resize_size[0]
         if size is not None:
             resize, crop = round(resize * size / crop), size
@@ -49,47 +50,50 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, stored: Any) -> Preprocessing:
-        """What `to_json` gave. Raises TypeError or KeyError when it is none."""
+        """Read what `to_json` returned. Raises TypeError or KeyError if it is something else."""
         return cls(**(stored | {"mean": tuple(stored["mean"]), "std": tuple(stored["std"])}))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     def pixels(self, content: bytes, fast: bool = False) -> Pixels:
-        """(crop, crop, 3), the same to the bit as torchvision's transform before it makes floats of them.
+        """Return (crop, crop, 3), bit for bit what torchvision's transform has before it converts to float.
 
-        fast  decode a JPEG no larger than needed: several times as fast, and not quite the same pixels
+        Args:
+            content: An image file.
+            fast: Decode a JPEG no larger than needed: several times as fast, slightly different pixels.
 
-        Raises ValueError with a sentence when there is no picture.
+        Raises:
+            ValueError: The file is no usable image; the sentence says why.
         """
         import numpy as np
 
-        picture = images.decode(content, min_side=self.resize if fast else None)
-        return np.asarray(self._center_crop(self._resize(picture)))
+        image = images.decode(content, min_side=self.resize if fast else None)
+        return np.asarray(self._center_crop(self._resize(image)))
 
     def augmented_pixels(self, content: bytes, random: Random) -> Pixels:
-        """(crop, crop, 3) of a random piece of the picture, half of them mirrored: for training.
+        """Return (crop, crop, 3) of a random crop, mirrored half of the time, for training.
 
-        A JPEG is decoded no larger than needed for the smallest piece. Raises ValueError like `pixels`.
+        A JPEG is decoded no larger than needed for the smallest crop. Raises ValueError like `pixels`.
         """
         import numpy as np
         from PIL.Image import Transpose
 
-        picture = images.decode(content, min_side=_MIN_SIDE_FACTOR * self.crop)
-        piece = picture.resize((self.crop, self.crop), self._filter(), box=_random_crop_box(*picture.size, random))
-        return np.asarray(piece.transpose(Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else piece)
+        image = images.decode(content, min_side=_MIN_SIDE_FACTOR * self.crop)
+        crop = image.resize((self.crop, self.crop), self._filter(), box=_random_crop_box(*image.size, random))
+        return np.asarray(crop.transpose(Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else crop)
 
     def _resize(self, image: Image) -> Image:
         width, height = image.size
         if min(width, height) == self.resize:
             return image
-        long = int(self.resize * max(width, height) / min(width, height))
-        if self.resize * long > images.MAX_PIXELS:
+        longer_side = int(self.resize * max(width, height) / min(width, height))
+        if self.resize * longer_side > images.MAX_PIXELS:
             raise ValueError(
-                f"the picture is too long and narrow: {width:,} x {height:,} pixels would be scaled to {self.resize} x "
-                f"{long:,}, and no more than {images.MAX_PIXELS:,} pixels are"
+                f"the image is too long and narrow: {width:,} x {height:,} pixels would be scaled to {self.resize} x "
+                f"{longer_side:,}, and the limit is {images.MAX_PIXELS:,} pixels"
             )
-        size = (self.resize, long) if width <= height else (long, self.resize)
+        size = (self.resize, longer_side) if width <= height else (longer_side, self.resize)
         return image.resize(size, self._filter())
 
     def _center_crop(self, image: Image) -> Image:
@@ -104,14 +108,14 @@ class Preprocessing:
 
 
 def _random_crop_box(width: int, height: int, random: Random) -> tuple[float, float, float, float]:
-    """A random piece of a picture, as torchvision's RandomResizedCrop takes it: (left, top, right, bottom)."""
+    """Choose a random crop as torchvision's RandomResizedCrop does: (left, top, right, bottom)."""
     for _ in range(_MAX_CROP_TRIES):
         area = width * height * random.uniform(_MIN_AREA_SHARE, 1.0)
-        shape = random.uniform(*_ASPECT_RATIOS)
-        wide, high = round((area * shape) ** 0.5), round((area / shape) ** 0.5)
-        if 0 < wide <= width and 0 < high <= height:
-            left, top = random.randint(0, width - wide), random.randint(0, height - high)
-            return left, top, left + wide, top + high
+        aspect_ratio = random.uniform(*_ASPECT_RATIOS)
+        crop_width, crop_height = round((area * aspect_ratio) ** 0.5), round((area / aspect_ratio) ** 0.5)
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left, top = random.randint(0, width - crop_width), random.randint(0, height - crop_height)
+            return left, top, left + crop_width, top + crop_height
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
