@@ -122,7 +122,7 @@ BindingT = TypeVar("BindingT", bound=Binding, default=Any)
 class Model(ABC, Generic[BindingT]):
     """Base class of every model: one instance is one model on one device.
 
-    Subclass it in a file of your own, override `forward` and `decode`, and name the file: `--model path/to/file.py:Class`.
+    Subclass it in a file of your own, override `forward` and `decode`, and name the file: `--model to/file.py:Class`.
     A model with a binding of its own names it as the type argument: `class TextClassifier(Model[TextBinding])`.
     Import heavy packages inside the methods, because `lsml models` imports the module to read the class attributes.
 
@@ -217,7 +217,7 @@ class Model(ABC, Generic[BindingT]):
         """Return the value given with `--with NAME=VALUE`, else the declared default."""
         return self.spec.params[name] if name in self.spec.params else self.default_params().get(name)
 
-    def load(self, device: str) -> None:  # noqa: B027 - a model without weights has nothing to do here
+    def load(self, device: str) -> None:
         """Load the weights into memory; called once per process, before the first batch.
 
         Args:

@@ -1,4 +1,4 @@
-"""Load a model class from an installed module, a file, or a script for an older SDK."""
+"""Load a model class from an installed module, from a file, or from a script for an older SDK."""
 
 from __future__ import annotations
 
@@ -16,45 +16,49 @@ from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.models import spec
 from lsml_cli.models.base import Model
 
-# Wraps scripts for older SDKs. Named, not imported: it is a model family.
+# Wraps scripts for older SDKs. It is a model family, and so imports this module.
 LEGACY_BACKENDS = "lsml_cli.models.legacy_backends.model"
 
 LEGACY_SDK_IMPORT = re.compile(
     rb"^\s*(?:from|import)\s+(?:label_studio_ml|label_studio\.ml|label_studio|htx)\b", re.MULTILINE
 )
 
-FILE_MODULE_PREFIX = "lsml_file_"  # how the names of modules begin that were loaded from a file
+FILE_MODULE_PREFIX = "lsml_file_"  # of the names of modules that were loaded from a file
 
 
 def load_class(target: str) -> type[Model]:
-    """The class behind "package.module:Class" or "/path/to/file.py:Class"."""
-    place, _, name = target.rpartition(":")
-    if not place:
+    """Import the class that "package.module:Class" or "/path/to/file.py:Class" names.
+
+    Raises:
+        ModelError: The module cannot be imported, or has no complete subclass of `Model` of that name.
+    """
+    location, _, name = target.rpartition(":")
+    if not location:
         raise ModelError(f"{target!r} names no class.", "A model is named package.module:Class.")
-    if place.endswith(".py") and (script := _wrap_legacy_script(Path(place), name)) is not None:
+    if location.endswith(".py") and (script := _wrap_legacy_script(Path(location), name)) is not None:
         return script
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
-    found = getattr(module, name, None)
-    if found is None:
-        raise ModelError(f"{place} has no {name}.", _list_model_classes(module))
-    if not (isinstance(found, type) and issubclass(found, Model)):
+    module = _load_file(Path(location)) if location.endswith(".py") else _load_module(location)
+    model_class = getattr(module, name, None)
+    if model_class is None:
+        raise ModelError(f"{location} has no {name}.", _list_model_classes(module))
+    if not (isinstance(model_class, type) and issubclass(model_class, Model)):
         raise ModelError(f"{target} is not a subclass of lsml_cli.Model.", _list_model_classes(module))
-    missing: frozenset[str] = getattr(found, "__abstractmethods__", frozenset())
+    missing: frozenset[str] = getattr(model_class, "__abstractmethods__", frozenset())
     if missing:
         raise ModelError(f"{target} does not override {' and '.join(sorted(missing))}.")
-    return found
+    return model_class
 
 
 @cache
 def _wrap_legacy_script(path: Path, name: str) -> type[Model] | None:
-    """The model that somebody's script for an older SDK stands for; None for a file that is none."""
+    """Wrap a class of a script for an older SDK as a model; None for any other file."""
     try:
         if LEGACY_SDK_IMPORT.search(path.read_bytes()) is None:
             return None
     except OSError:
-        return None  # whoever imports it says why
-    found: type[Model] | None = importlib.import_module(LEGACY_BACKENDS).wrap_script(path, name)
-    return found
+        return None  # importing the file reports the error
+    script: type[Model] | None = importlib.import_module(LEGACY_BACKENDS).wrap_script(path, name)
+    return script
 
 
 def _list_model_classes(module: ModuleType) -> str:
@@ -71,24 +75,24 @@ def _load_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except LsmlError:
         raise
-    except (Exception, SystemExit) as error:  # somebody else's module may raise anything
+    except (Exception, SystemExit) as error:  # the module may be anybody's code
         raise ModelError(f"{name} cannot be imported: {error_location(error)}.") from error
 
 
 def _load_file(path: Path) -> ModuleType:
-    """Import a file under a name of its own, so that two files of one name do not meet in sys.modules."""
+    """Import a file under a module name made of its path, so that two files of one name are two modules."""
     name = f"{FILE_MODULE_PREFIX}{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
         raise ModelError(f"{path} cannot be imported as Python.")
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module  # dataclasses and pickle look the module up while it runs
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # it may import what lies beside it, now or later
+        sys.path.append(str(path.parent))  # for the modules beside it, which it may import now or later
     try:
-        found.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ModelError(f"{path} cannot be imported: {error_location(error)}.") from error
@@ -96,12 +100,12 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def error_location(error: BaseException) -> str:
-    """An error in somebody else's code: what it is, and the line that it comes from, unless that is none of its own."""
-    ours = (__file__, spec.__file__, importlib.__file__)
+    """Describe an error in a model's code: type, text, and the file and line outside of lsml's loading code."""
+    loading_files = (__file__, spec.__file__, importlib.__file__)
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in ours and not frame.filename.startswith("<frozen ")
+        if frame.filename not in loading_files and not frame.filename.startswith("<frozen ")
     ]
     line = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{line}"

@@ -1,4 +1,4 @@
-"""Fetch media for a training."""
+"""Fetch media during training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lsml_cli.runtime import FetchMedia, Retrier
 
 
 class MediaReader:
-    """Fetch what tasks point to, and retry what fails for a passing reason.
+    """Fetch what tasks point to, and retry transient failures.
 
     Args:
         fetch: Called with a value and its task's id; returns the bytes.
@@ -20,5 +20,5 @@ class MediaReader:
         self._retrier = Retrier(retry_delays)
 
     def read(self, value: str, task_id: int | None) -> bytes:
-        """Return the bytes that a value of a task points to. Raises what fetching raises."""
+        """Return the bytes that a value of a task points to. It raises what `fetch` raises."""
         return self._retrier.call(lambda: self._fetch(value, task_id))

@@ -17,20 +17,29 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything needed to build a model somewhere else. Small and picklable; nothing heavy is imported.
+    """Everything that a process needs to build a model. Small and picklable; nothing heavy is imported.
 
-    target   "package.module:Class", or "/path/to/file.py:Class"
-    version  name of the trained version, None for a model that has none
-    params   the model's own parameters (`--with KEY=VALUE`)
-    path     folder with the version's weights, None for an untrained model
-    state    what the model's `fit` returned, as stored in the version's model.json
-    earlier  the trained version that `fit` should continue from (`lsml fit --from`), None to start afresh:
-             `earlier.open(device)` is its model, `earlier.path` and `earlier.state` what it consists of
-    digest   identity, hexadecimal: resuming and finished work are keyed by it
-    shown_as what predictions carry as `model_version` instead of the model's own name and version
-    notes    sentences to read once about the model itself: its code is not the one that it was trained with
-    trained_params  the parameters that a version was trained with, before any that override them
-    files    {path: digest of its content}, of what the parameters of an untrained model name; see `Model.files`
+    `find_model` makes one from a name.
+
+    Attributes:
+        name: What the model is called: "text-classifier", or the name of its folder.
+        target: Its class: "package.module:Class", or "/path/to/file.py:Class".
+        digest: Identity, hexadecimal; a run that is resumed and cached results are keyed by it.
+        version: Name of the trained version, None for an untrained model.
+        params: The model's own parameters (`--with NAME=VALUE`).
+        path: Folder with the weights of the version, None for an untrained model.
+        state: What the model's `fit` returned, as stored in the version's model.json.
+        model_version_override: The `model_version` of predictions, instead of the model's name and version.
+        init_from: The trained version whose weights `fit` starts from (`lsml fit --init-from`), None to start from
+            scratch: `init_from.open(device)` is its model.
+        notes: Sentences shown to the user once, such as that the model's code has changed since its training.
+        trained_params: The parameters that the version was trained with, before any that override them.
+        file_digests: Digest of each file that the parameters of an untrained model name, by path; see
+            `Model.file_params`.
+
+    Example:
+        spec = find_model("models/news")
+        model = spec.open("cpu")
     """
 
     name: str
@@ -48,28 +57,44 @@ class ModelSpec:
 
     @property
     def model_version(self) -> str:
-        """What predictions carry as `model_version`: `news@20261120T213015`."""
+        """Return the `model_version` of the predictions: `news@20261120T213015`."""
         return self.model_version_override or f"{self.name}@{self.version or self.digest[:8]}"
 
     def model_class(self) -> type[Model]:
-        from lsml_cli.models.loading import load_class  # which imports Model, and so this module
+        """Import the class.
+
+        Raises:
+            ModelError: It cannot be imported, or is not a complete subclass of `Model`.
+        """
+        from lsml_cli.models.loading import load_class  # it imports Model, and so this module
 
         return load_class(self.target)
 
     def build(self) -> Model:
-        """The model without its weights: can be bound to a label config, cannot predict yet."""
+        """Build the model without its weights: it can be bound to a label config, but not predict yet.
+
+        Raises:
+            ModelError: The class cannot be imported, or its constructor fails.
+        """
         from lsml_cli.models.loading import error_location
 
-        family = self.model_class()
+        model_class = self.model_class()
         try:
-            return family(self)
+            return model_class(self)
         except LsmlError:
             raise
-        except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+        except (Exception, SystemExit) as error:  # the constructor may be anybody's code
             raise ModelError(f"{self.name} cannot be built: {error_location(error)}.") from error
 
     def open(self, device: str) -> Model:
-        """The model with its weights on `device` ("cpu", "cuda:0", "mps")."""
+        """Build the model and load its weights.
+
+        Args:
+            device: "cpu", "cuda:0", "mps".
+
+        Raises:
+            ModelError: The weights are missing or damaged, or the model has to be trained first.
+        """
         model = self.build()
         model.load(device)
         return model

@@ -1,4 +1,4 @@
-"""A classifier meets a label config: which head fills which <Choices>, which class is which label."""
+"""Bind the heads of a classifier to the <Choices> of a label config."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ if TYPE_CHECKING:
 
 BindingT = TypeVar("BindingT", bound="ChoicesBinding")
 
-MULTI_LABEL_THRESHOLD = 0.5  # probability from which a label of choice="multiple" is given, without --threshold
+MULTI_LABEL_THRESHOLD = 0.5  # probability from which a label of choice="multiple" is predicted, without --threshold
 
 
 @dataclass(frozen=True)
 class Head:
-    """One control as the model learned it. Its K classes are the scorer's columns `first` to `first + K`."""
+    """One control as the model learned it. The field names are those of the stored state.
+
+    Attributes:
+        control: Name of the control.
+        object: Name of the object that it labels.
+        scorer: Index of the scorer that scores this object.
+        first: Column of the scorer's scores that belongs to the first class.
+        classes: K class names, in the order of the columns `first` to `first + K`.
+        multi: Several classes may apply to one task; their probabilities are independent.
+    """
 
     control: str
     object: str
@@ -39,7 +48,7 @@ class Head:
 
 @dataclass(frozen=True)
 class ScorerInput:
-    """An object of the label config that one scorer looks at."""
+    """An object of the label config, and the index of the scorer that scores it."""
 
     object: Object
     scorer: int
@@ -47,7 +56,16 @@ class ScorerInput:
 
 @dataclass(frozen=True)
 class HeadBinding:
-    """How one head fills one control: column `columns[i]` of the scores stands for `labels[i]`."""
+    """One head bound to one control.
+
+    Attributes:
+        control: The control that the head fills.
+        to_name: Name of the object that the control labels.
+        input_index: Position of the object in `ChoicesBinding.scorer_inputs`.
+        head: The head.
+        columns: Positions in `head.classes` of the classes that have a label.
+        labels: The label of each of these classes.
+    """
 
     control: Control
     to_name: str
@@ -58,42 +76,51 @@ class HeadBinding:
 
     @cached_property
     def is_single(self) -> bool:
+        """Tell whether exactly one label applies."""
         return self.control.is_single_choice
 
     def label_mapping(self) -> LabelMapping:
+        """Describe how the classes map to labels."""
         label_of = {self.head.classes[column]: label for column, label in zip(self.columns, self.labels, strict=True)}
         labels = [label.name for label in self.control.labels]
         return LabelMapping(self.control.name, labels, self.head.classes, label_of)
 
     def probabilities(self, scores: Floats) -> list[Any]:
-        """Per task: (index of the best label, its probability), or for choice="multiple" all probabilities."""
+        """Turn the (n, C) scores of the scorer into n outputs.
+
+        Returns:
+            For each task (index into `labels`, probability) of the best label; for choice="multiple" the probabilities
+            of all labels. Classes without a label keep their share of the probability.
+        """
         head = self.head
-        mine = scores[:, head.first : head.first + len(head.classes)]
-        found = (sigmoid(mine) if head.multi else softmax(mine))[:, self.columns]
+        class_scores = scores[:, head.first : head.first + len(head.classes)]
+        values = (sigmoid(class_scores) if head.multi else softmax(class_scores))[:, self.columns]
         if self.is_single:
-            return list(zip(found.argmax(axis=1).tolist(), found.max(axis=1).tolist(), strict=True))
-        every: list[Any] = found.tolist()
-        return every
+            return list(zip(values.argmax(axis=1).tolist(), values.max(axis=1).tolist(), strict=True))
+        rows: list[Any] = values.tolist()
+        return rows
 
     def region(self, task: Task, head_output: Any, threshold: float | None) -> Region | None:
-        """What `probabilities` said about one task; None when it said nothing."""
+        """Make a region of one output of `probabilities`, None if no label reaches the threshold."""
         if self.is_single:
             best, score = head_output
             if threshold is not None and score < threshold:
                 return None
-            chosen = {self.labels[best]: score}
+            score_of = {self.labels[best]: score}
         else:
-            least = MULTI_LABEL_THRESHOLD if threshold is None else threshold
-            chosen = {label: score for label, score in zip(self.labels, head_output, strict=True) if score >= least}
-            if not chosen:
+            min_score = MULTI_LABEL_THRESHOLD if threshold is None else threshold
+            score_of = {
+                label: score for label, score in zip(self.labels, head_output, strict=True) if score >= min_score
+            }
+            if not score_of:
                 return None
-            score = min(chosen.values())
-        return self.control.region(task, {"choices": list(chosen)}, score=score, to_name=self.to_name)
+            score = min(score_of.values())
+        return self.control.region(task, {"choices": list(score_of)}, score=score, to_name=self.to_name)
 
 
 @dataclass
 class ChoicesBinding(Binding):
-    """What the scorers look at, and how each head fills its control."""
+    """A classifier bound to a label config: what its scorers read, and which control each head fills."""
 
     scorer_inputs: tuple[Any, ...] = ()
     head_bindings: tuple[HeadBinding, ...] = ()
@@ -104,13 +131,13 @@ class ChoicesBinding(Binding):
 
     @property
     def output_controls(self) -> frozenset[str]:
-        return frozenset(each.control.name for each in self.head_bindings)
+        return frozenset(binding.control.name for binding in self.head_bindings)
 
     def make_regions(self, task: Task, head_outputs: Sequence[Any]) -> tuple[Region, ...]:
-        """The regions of one task, of what `Answer.probabilities` says for each answer."""
+        """Make the regions of one task from its output of `HeadBinding.probabilities` for each head."""
         regions = (
-            answer.region(task, each, self.threshold)
-            for answer, each in zip(self.head_bindings, head_outputs, strict=True)
+            binding.region(task, head_output, self.threshold)
+            for binding, head_output in zip(self.head_bindings, head_outputs, strict=True)
         )
         return tuple([region for region in regions if region is not None])
 
@@ -118,29 +145,34 @@ class ChoicesBinding(Binding):
 def find_choices_controls(
     config: LabelConfig, object_tags: Sequence[str], model_name: str
 ) -> list[tuple[Control, Object]]:
-    """The <Choices> about objects of these tags, each with its object.
+    """Find the <Choices> over objects of these tags, each with its object.
 
-    who  "The text classifier", for the sentence
+    Args:
+        config: The label config.
+        object_tags: Tags of the objects that the model reads: "Text", "Image".
+        model_name: Begins the error message: "The text classifier".
 
-    Raises LabelMismatch when there is none.
+    Raises:
+        LabelMismatch: There is none.
     """
-    pairs = [(control, source) for control, source in config.find_pairs("Choices", object_tags) if not control.per_item]
+    pairs = [
+        (control, object_tag)
+        for control, object_tag in config.find_pairs("Choices", object_tags)
+        if not control.per_item
+    ]
     if pairs:
         return pairs
-    there = [
-        f"{control} about {', '.join(map(str, _objects_of(control, config)))}" for control in config.controls.values()
+    available = [
+        f"{control} about {', '.join(str(config.objects[name]) for name in control.to_names)}"
+        for control in config.controls.values()
     ]
-    wanted = [f"<{tag}>" for tag in object_tags]
-    about = f"{', '.join(wanted[:-1])} or {wanted[-1]}" if len(wanted) > 1 else wanted[0]
+    tags = [f"<{tag}>" for tag in object_tags]
+    objects = f"{', '.join(tags[:-1])} or {tags[-1]}" if len(tags) > 1 else tags[0]
     raise LabelMismatch(
-        f"{model_name} fills <Choices> that are about {about}, but the label config has "
-        f"{format_list(there) or 'no control at all'}.",
+        f"{model_name} fills <Choices> that are about {objects}, but the label config has "
+        f"{format_list(available) or 'no control at all'}.",
         "Choose a model that fills these controls: `lsml models` lists them.",
     )
-
-
-def _objects_of(control: Control, config: LabelConfig) -> list[Object]:
-    return [config.objects[name] for name in control.to_names]
 
 
 def bind_trained_heads(
@@ -149,61 +181,120 @@ def bind_trained_heads(
     heads: Sequence[Head],
     make_input: Callable[[Object, int], Any] = ScorerInput,
 ) -> BindingT:
-    """Let the heads of a trained model meet the controls of a label config.
+    """Bind the heads of a trained model to the controls of a label config.
 
-    source_of  what the binding keeps for an object that a scorer looks at
+    Args:
+        binding: The binding to fill.
+        pairs: What `find_choices_controls` returned.
+        heads: The heads of the model.
+        make_input: Called with an object and the index of its scorer; makes one of `scorer_inputs`.
 
-    Raises LabelMismatch that shows both lists when nothing meets.
+    Raises:
+        LabelMismatch: No head has a control, or none a label in common; the message shows the labels of both sides.
     """
-    met_heads = _match_heads(heads, pairs)
-    answers, sources, notes = [], [], []
-    for head, control, source in met_heads:
-        known = map_labels(head.classes, control, binding.label_map)
-        if not known:
+    matches = _match_heads(heads, pairs)
+    head_bindings: list[HeadBinding] = []
+    scorer_inputs: list[Any] = []
+    notes: list[str] = []
+    for head, control, object_tag in matches:
+        label_of = map_labels(head.classes, control, binding.label_map)
+        if not label_of:
             continue
-        if (read := make_input(source, head.scorer)) not in sources:
-            sources.append(read)
-        answers.append(bind_head(head, control, source, sources.index(read), known))
-        notes += _mapping_notes(head, control, known)
-    if not answers:
-        raise _no_match_error(heads, [control for control, _ in pairs], bool(met_heads))
-    filled = {answer.control.name for answer in answers}
-    lost = [str(control) for control, _ in pairs if control.name not in filled]
-    if lost:
-        notes.append(f"The model was not trained for {format_list(lost)}: no predictions there.")
-    binding.label_mappings = tuple(answer.label_mapping() for answer in answers)
-    binding.scorer_inputs, binding.head_bindings, binding.notes = tuple(sources), tuple(answers), tuple(notes)
+        scorer_input = make_input(object_tag, head.scorer)
+        if scorer_input not in scorer_inputs:
+            scorer_inputs.append(scorer_input)
+        head_bindings.append(bind_head(head, control, object_tag, scorer_inputs.index(scorer_input), label_of))
+        notes += _mapping_notes(head, control, label_of)
+    if not head_bindings:
+        raise _no_match_error(heads, [control for control, _ in pairs], bool(matches))
+    filled = {head_binding.control.name for head_binding in head_bindings}
+    if unfilled := [str(control) for control, _ in pairs if control.name not in filled]:
+        notes.append(f"The model was not trained for {format_list(unfilled)}: no predictions there.")
+    return set_heads(binding, scorer_inputs, head_bindings, notes)
+
+
+def set_heads(
+    binding: BindingT, scorer_inputs: Sequence[Any], head_bindings: Sequence[HeadBinding], notes: Sequence[str]
+) -> BindingT:
+    """Fill in a binding."""
+    binding.label_mappings = tuple(head_binding.label_mapping() for head_binding in head_bindings)
+    binding.scorer_inputs, binding.head_bindings = tuple(scorer_inputs), tuple(head_bindings)
+    binding.notes = tuple(notes)
     return binding
 
 
 def bind_head(
     head: Head, control: Control, object_tag: Object, input_index: int, label_of: Mapping[str, str]
 ) -> HeadBinding:
-    place = {label.name: i for i, label in enumerate(control.labels)}
-    order = sorted(label_of, key=lambda name: place.get(label_of[name], len(place)))  # as the config lists them
-    columns = tuple(head.classes.index(name) for name in order)
-    return HeadBinding(control, object_tag.name, input_index, head, columns, tuple(label_of[name] for name in order))
+    """Bind one head to one control, its labels in the order of the label config."""
+    position = {label.name: i for i, label in enumerate(control.labels)}
+    classes = sorted(label_of, key=lambda name: position.get(label_of[name], len(position)))
+    columns = tuple(head.classes.index(name) for name in classes)
+    return HeadBinding(control, object_tag.name, input_index, head, columns, tuple(label_of[name] for name in classes))
+
+
+def heads_from_state(spec: ModelSpec) -> list[Head]:
+    """Read the heads in the state of a trained version; an untrained model has none.
+
+    Raises:
+        ModelError: The state is damaged.
+    """
+    state: Any = spec.state
+    try:
+        return [Head(**(head | {"classes": tuple(head["classes"])})) for head in state.get("heads", ())]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ModelError(f"The state of {spec.model_version} is not that of a classifier.") from error
+
+
+def heads_to_state(training_set: TrainingSet[Any], scorer: int) -> list[Json]:
+    """Describe the heads that were trained on one training set, as a version stores them.
+
+    Their classes are the columns of the scorer, head after head in the order of the training set.
+    """
+    heads: list[Json] = []
+    first = 0
+    for control, targets in training_set.targets.items():
+        heads.append(
+            {
+                "control": control,
+                "object": training_set.object_tag.name,
+                "scorer": scorer,
+                "first": first,
+                "classes": list(targets.classes),
+                "multi": targets.is_multi_label,
+            }
+        )
+        first += len(targets.classes)
+    return heads
+
+
+def scorer_widths(heads: Sequence[Head]) -> list[int]:
+    """Return the number of classes that each scorer scores, those of all its heads together."""
+    widths = [0] * (1 + max((head.scorer for head in heads), default=-1))
+    for head in heads:
+        widths[head.scorer] += len(head.classes)
+    return widths
 
 
 def _match_heads(heads: Sequence[Head], pairs: Sequence[tuple[Control, Object]]) -> list[tuple[Head, Control, Object]]:
-    """Heads and controls meet by name; what is left over on both sides meets when it is one and one."""
-    by_name = {control.name: (control, source) for control, source in pairs}
-    met = [(head, *by_name[head.control]) for head in heads if head.control in by_name]
-    taken = {head.control for head, _, _ in met}
-    left_heads = [head for head in heads if head.control not in taken]
-    left_pairs = [pair for pair in pairs if pair[0].name not in taken]
-    if len(left_heads) == len(left_pairs) == 1:
-        met.append((left_heads[0], *left_pairs[0]))
-    return met
+    """Match heads and controls by name; a single head and a single control that remain match as well."""
+    by_name = {control.name: (control, object_tag) for control, object_tag in pairs}
+    matches = [(head, *by_name[head.control]) for head in heads if head.control in by_name]
+    matched = {head.control for head, _, _ in matches}
+    remaining_heads = [head for head in heads if head.control not in matched]
+    remaining_pairs = [pair for pair in pairs if pair[0].name not in matched]
+    if len(remaining_heads) == len(remaining_pairs) == 1:
+        matches.append((remaining_heads[0], *remaining_pairs[0]))
+    return matches
 
 
 def _mapping_notes(head: Head, control: Control, label_of: Mapping[str, str]) -> list[str]:
     notes = []
-    if lost := [name for name in head.classes if name not in label_of]:
-        count = f"{len(lost)} of the model's {len(head.classes)} classes"
-        notes.append(f"Dropped {count}, for which {control} has no label: {format_list(lost)}.")
-    if new := [label.name for label in control.labels if label.name not in label_of.values()]:
-        notes.append(f"Never predicted, because the model does not know them, of {control}: {format_list(new)}.")
+    if dropped := [name for name in head.classes if name not in label_of]:
+        count = f"{len(dropped)} of the model's {len(head.classes)} classes"
+        notes.append(f"Dropped {count}, for which {control} has no label: {format_list(dropped)}.")
+    if unknown := [label.name for label in control.labels if label.name not in label_of.values()]:
+        notes.append(f"Never predicted, because the model does not know them, of {control}: {format_list(unknown)}.")
     return notes
 
 
@@ -223,31 +314,3 @@ def _no_match_error(heads: Sequence[Head], controls: Sequence[Control], has_matc
         f"The model was trained for {classes}. The label config has {labels}.",
         "Name the controls as in the label config the model was trained with.",
     )
-
-
-def heads_from_state(spec: ModelSpec) -> list[Head]:
-    """The heads in a trained version's state; none for an untrained model. Raises ModelError when they are damaged."""
-    state: Any = spec.state
-    try:
-        return [Head(**(head | {"classes": tuple(head["classes"])})) for head in state.get("heads", ())]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ModelError(f"The state of {spec.model_version} is not that of a classifier.") from error
-
-
-def heads_to_state(training_set: TrainingSet[Any], scorer: int) -> list[Json]:
-    """The heads that were learned from one lesson, as a version stores them: side by side, in the lesson's order."""
-    heads: list[Json] = []
-    first = 0
-    for control, wanted in training_set.targets.items():
-        heads.append(
-            {
-                "control": control,
-                "object": training_set.object_tag.name,
-                "scorer": scorer,
-                "first": first,
-                "classes": list(wanted.classes),
-                "multi": wanted.is_multi_label,
-            }
-        )
-        first += len(wanted.classes)
-    return heads

@@ -1,4 +1,4 @@
-"""Scores (logits) -> probabilities."""
+"""Turn scores (logits) into probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def softmax(scores: Floats) -> Floats:
-    """Probabilities that add up to 1 in each row; (n, K) -> (n, K)."""
+    """Normalise each row of (n, K) scores to probabilities that sum to 1."""
     import numpy as np
 
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -21,7 +21,7 @@ def softmax(scores: Floats) -> Floats:
 
 
 def sigmoid(scores: Floats) -> Floats:
-    """Each class's own probability, by 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2, which cannot overflow."""
+    """Compute the independent probability of each class, as (1 + tanh(x / 2)) / 2, which cannot overflow."""
     import numpy as np
 
     result: Floats = 0.5 * (1.0 + np.tanh(0.5 * scores))

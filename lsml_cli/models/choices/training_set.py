@@ -1,4 +1,4 @@
-"""Annotated tasks -> what each head should learn."""
+"""Collect from annotated tasks what each head of a classifier learns from."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 
 T = TypeVar("T")
 
-_MAX_REASONS = 5  # reasons that are told
+_MAX_REASONS = 5  # reasons for leaving tasks out that are reported
 
 
 @dataclass
 class TrainingSet(Generic[T]):
-    """Everything to learn about one object: what the tasks show that teach something, a head for each control.
+    """The examples for one object of the label config, and the targets of each control over it.
 
-    The rows of each head are positions in `inputs`.
+    Attributes:
+        object_tag: The object.
+        inputs: What was read from the object in each task that is learned from.
+        targets: The targets by control name; their rows are positions in `inputs`.
     """
 
     object_tag: Object
@@ -37,40 +40,45 @@ def build_training_sets(
     read_input: Callable[[Object, Task], T],
     progress: Progress,
 ) -> list[TrainingSet[T]]:
-    """One lesson for each object that some control with usable answers is about.
+    """Build a training set for each object that a control with usable answers labels.
 
-    read  what is learned from an object of a task; raises ValueError with a sentence when there is nothing
+    Args:
+        examples: The annotated tasks.
+        pairs: The controls to learn, each with its object.
+        read_input: Reads what is learned from an object of a task; raises ValueError with a sentence if it cannot.
+        progress: Is told which tasks and controls are left out, and why.
 
-    `progress` hears about what had to be left out. Raises ModelError when nothing is left.
+    Raises:
+        ModelError: No control can be learned.
     """
-    drafts: dict[str, _TrainingSetBuilder[T]] = {}
-    for control, source in pairs:
-        drafts.setdefault(source.name, _TrainingSetBuilder(source)).add_control(control)
+    builders: dict[str, _TrainingSetBuilder[T]] = {}
+    for control, object_tag in pairs:
+        builders.setdefault(object_tag.name, _TrainingSetBuilder(object_tag)).add_control(control)
     unreadable: Counter[str] = Counter()
     for example in examples:
-        for draft in drafts.values():
+        for builder in builders.values():
             try:
-                found = read_input(draft.object_tag, example.task)
+                content = read_input(builder.object_tag, example.task)
             except ValueError as error:
                 unreadable[str(error)] += 1
             else:
-                draft.add_example(found, example.annotation)
+                builder.add_example(content, example.annotation)
     for reason, count in unreadable.most_common(_MAX_REASONS):
         progress(f"{count} annotated tasks are not learned from: {reason}.")
-    reasons = [reason for draft in drafts.values() for reason in draft.problems()]
-    taught = [lesson for draft in drafts.values() if (lesson := draft.build()).targets]
-    if not taught:
+    problems = [problem for builder in builders.values() for problem in builder.problems()]
+    training_sets = [built for builder in builders.values() if (built := builder.build()).targets]
+    if not training_sets:
         raise ModelError(
-            f"There is nothing to learn: {' '.join(reasons)}",
+            f"There is nothing to learn: {' '.join(problems)}",
             "Annotate more tasks, or check that the label config is the one of this project.",
         )
-    for reason in reasons:
-        progress(f"{reason} It is left out.")
-    return taught
+    for problem in problems:
+        progress(f"{problem} It is left out.")
+    return training_sets
 
 
 class _HeadTargetsBuilder:
-    """What the annotators answered for one control, by position of the input."""
+    """Collect the annotators' answers for one control, each with the position of its input."""
 
     def __init__(self, control: Control) -> None:
         self.control = control
@@ -79,11 +87,11 @@ class _HeadTargetsBuilder:
         self.unknown_labels: Counter[str] = Counter()
 
     def add(self, row: int, annotation: Annotation) -> bool:
-        """Whether this annotation teaches the control anything."""
-        given = extract_labels(self.control, annotation.result)
-        known = tuple(dict.fromkeys(self._known_labels(given)))
-        # Nothing chosen is an answer where several labels, and so none, may apply, but not where one has to.
-        if (self.control.is_single_choice and len(known) != 1) or (given and not known):
+        """Add the answer of an annotation; tell whether there is one that the control can learn from."""
+        labels = extract_labels(self.control, annotation.result)
+        known = tuple(dict.fromkeys(self._known_labels(labels)))
+        # No label at all is an answer where several, and so none, may apply, but not where exactly one has to.
+        if (self.control.is_single_choice and len(known) != 1) or (labels and not known):
             return False
         self.rows.append(row)
         self.row_classes.append(known)
@@ -97,24 +105,26 @@ class _HeadTargetsBuilder:
                 self.unknown_labels[name] += 1
 
     def build(self) -> HeadTargets:
-        # Sorted once, here, and stored with the weights from then on.
+        # Sorted here alone: the order is stored with the weights.
         classes = sorted({name for names in self.row_classes for name in names})
         return HeadTargets(self.rows, self.row_classes, classes, is_multi_label=not self.control.is_single_choice)
 
     def problem(self) -> str | None:
-        """Why this control cannot be learned."""
+        """Describe why this control cannot be learned, None if it can."""
         classes = self.build().classes
         unknown = [f'"{name}"' for name, _ in self.unknown_labels.most_common()]
-        told = f" They choose {format_list(unknown)}, which it no longer has." if unknown else ""
+        suffix = f" They choose {format_list(unknown)}, which it no longer has." if unknown else ""
         if not classes:
-            return f"No annotation has a usable answer for {self.control}.{told}"
+            return f"No annotation has a usable answer for {self.control}.{suffix}"
         if len(classes) == 1 and all(self.row_classes):
             same = f'All {len(self.rows)} answers for {self.control} are "{classes[0]}"'
-            return f"{same}; two different ones are needed.{told}"
+            return f"{same}; two different ones are needed.{suffix}"
         return None
 
 
 class _TrainingSetBuilder(Generic[T]):
+    """Collect the inputs of one object, and the answers for each control over it."""
+
     def __init__(self, object_tag: Object) -> None:
         self.object_tag = object_tag
         self.inputs: list[T] = []
@@ -124,12 +134,15 @@ class _TrainingSetBuilder(Generic[T]):
         self.target_builders.append(_HeadTargetsBuilder(control))
 
     def add_example(self, content: T, annotation: Annotation) -> None:
-        if any([answers.add(len(self.inputs), annotation) for answers in self.target_builders]):
+        """Add an input unless no control can learn from its annotation."""
+        if any([builder.add(len(self.inputs), annotation) for builder in self.target_builders]):
             self.inputs.append(content)
 
     def problems(self) -> list[str]:
-        return [problem for answers in self.target_builders if (problem := answers.problem())]
+        """Describe why controls cannot be learned."""
+        return [problem for builder in self.target_builders if (problem := builder.problem())]
 
     def build(self) -> TrainingSet[T]:
-        heads = {answers.control.name: answers.build() for answers in self.target_builders if not answers.problem()}
-        return TrainingSet(self.object_tag, self.inputs, heads)
+        """Build the training set of the controls that can be learned."""
+        targets = {builder.control.name: builder.build() for builder in self.target_builders if not builder.problem()}
+        return TrainingSet(self.object_tag, self.inputs, targets)

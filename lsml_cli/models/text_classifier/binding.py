@@ -1,4 +1,4 @@
-"""The text classifier meets a label config: trained, by its heads; untrained, by the names of the labels alone."""
+"""Bind the text classifier to a label config; an untrained one predicts from the names of the labels alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lsml_cli.models.choices.heads import ChoicesBinding, Head, ScorerInput, bind_head, find_choices_controls
+from lsml_cli.models.choices.heads import (
+    ChoicesBinding,
+    Head,
+    HeadBinding,
+    ScorerInput,
+    bind_head,
+    find_choices_controls,
+    set_heads,
+)
 from lsml_cli.models.choices.logistic import HeadTargets
 from lsml_cli.models.text_classifier import linear, texts
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
@@ -23,8 +31,12 @@ class TextInput(ScorerInput):
         return self.object.data_key if self.object.tag.lower() == "text" else None
 
     def text(self, data: Mapping[str, Any]) -> str:
-        """Raises ValueError with a sentence when the task has no such text."""
-        if self._plain_key is not None:  # nearly always, and ten times as quick as the general way
+        """Read the text of a task.
+
+        Raises:
+            ValueError: The task has no such text, with a sentence that says why.
+        """
+        if self._plain_key is not None:  # the usual case, ten times faster than the general one
             value = data.get(self._plain_key)
             if isinstance(value, str):
                 return value
@@ -33,64 +45,72 @@ class TextInput(ScorerInput):
 
 @dataclass
 class TextBinding(ChoicesBinding):
-    """`cold` are the scorers of an untrained model, made of this config's labels when the first text comes."""
+    """The text classifier bound to a label config.
+
+    Attributes:
+        untrained_scorers: The scorers of an untrained model, fitted to this config's labels for the first batch.
+    """
 
     untrained_scorers: list[linear.Scorer] | None = None
 
 
 def find_text_controls(config: LabelConfig) -> list[tuple[Control, Object]]:
-    """The controls this family fills, each with the object it is about.
+    """Find the controls that the text classifier fills, each with the object that it labels.
 
-    Raises LabelMismatch when there is none, or when the text would have to be fetched from an address.
+    Raises:
+        LabelMismatch: There is none, or the text would have to be fetched from an address.
     """
-    for _, source in (pairs := find_choices_controls(config, texts.TEXT_TAGS, "The text classifier")):
-        texts.reject_url_values(source)
+    pairs = find_choices_controls(config, texts.TEXT_TAGS, "The text classifier")
+    for _, object_tag in pairs:
+        texts.reject_url_values(object_tag)
     return pairs
 
 
 def bind_untrained(binding: TextBinding, pairs: Sequence[tuple[Control, Object]]) -> TextBinding:
-    """An untrained model: one head for each control that has labels, its classes the labels themselves."""
+    """Bind an untrained model: one head for each control with labels, its classes the labels themselves."""
     notes = ["The model is untrained and goes by the names of the labels alone; `lsml fit` trains it."]
-    sources: list[TextInput] = []
-    answers = []
-    width = [0] * len(pairs)
-    for control, source in pairs:
+    scorer_inputs: list[TextInput] = []
+    head_bindings: list[HeadBinding] = []
+    widths = [0] * len(pairs)
+    for control, object_tag in pairs:
         names = tuple(label.name for label in control.labels)
         if not names:
             notes.append(f"{control} has no labels of its own, so there is nothing to go by: no predictions there.")
             continue
-        number = next((i for i, known in enumerate(sources) if known.object == source), len(sources))
-        if number == len(sources):
-            sources.append(TextInput(source, number))
-        head = Head(control.name, source.name, number, width[number], names, not control.is_single_choice)
-        width[number] += len(names)
-        answers.append(bind_head(head, control, source, number, {name: name for name in names}))
-    binding.label_mappings = tuple(answer.label_mapping() for answer in answers)
-    binding.scorer_inputs, binding.head_bindings, binding.notes = tuple(sources), tuple(answers), tuple(notes)
-    return binding
+        index = next((i for i, known in enumerate(scorer_inputs) if known.object == object_tag), len(scorer_inputs))
+        if index == len(scorer_inputs):
+            scorer_inputs.append(TextInput(object_tag, index))
+        head = Head(control.name, object_tag.name, index, widths[index], names, not control.is_single_choice)
+        widths[index] += len(names)
+        head_bindings.append(bind_head(head, control, object_tag, index, {name: name for name in names}))
+    return set_heads(binding, scorer_inputs, head_bindings, notes)
 
 
 def fit_untrained_scorers(binding: TextBinding, settings: Mapping[str, Any]) -> list[linear.Scorer]:
-    """Fitted on the label names, each a text of its own class, and an empty text of no class."""
+    """Fit one scorer per object to the names of the labels, each a text of its own class, and an empty text of none.
+
+    They are fitted once per binding.
+    """
     if binding.untrained_scorers is None:
         binding.untrained_scorers = []
-        for number in range(len(binding.scorer_inputs)):
+        for index in range(len(binding.scorer_inputs)):
             names: list[str] = [""]
-            heads = []
-            for answer in binding.head_bindings:
-                if answer.input_index != number:
+            targets = []
+            for head_binding in binding.head_bindings:
+                if head_binding.input_index != index:
                     continue
-                first, classes = len(names), answer.head.classes
-                names += [_split_identifiers(label.value, label.name) for label in answer.control.labels]
+                head = head_binding.head
+                first = len(names)
+                names += [_split_identifiers(label.value, label.name) for label in head_binding.control.labels]
                 rows = list(range(first, len(names)))
-                chosen: list[tuple[str, ...]] = [(name,) for name in classes]
-                if answer.head.multi:
-                    rows, chosen = [0, *rows], [(), *chosen]
-                heads.append(HeadTargets(rows, chosen, classes, answer.head.multi))
-            binding.untrained_scorers.append(linear.fit(names, heads, settings)[0])
+                row_classes: list[tuple[str, ...]] = [(name,) for name in head.classes]
+                if head.multi:
+                    rows, row_classes = [0, *rows], [(), *row_classes]
+                targets.append(HeadTargets(rows, row_classes, head.classes, head.multi))
+            binding.untrained_scorers.append(linear.fit(names, targets, settings)[0])
     return binding.untrained_scorers
 
 
 def _split_identifiers(*names: str) -> str:
-    """ "OrderStatus", "order_status" -> "Order Status order status"."""
+    """Split names into words: "OrderStatus", "order_status" -> "Order Status order status"."""
     return " ".join(re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])|[_/-]+", " ", name) for name in dict.fromkeys(names))

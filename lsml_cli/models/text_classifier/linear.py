@@ -1,7 +1,7 @@
-"""The linear half of the classifier: a weight for each feature and class, for all heads over one kind of text.
+"""The linear part of the text classifier: a weight for each feature and class, for all heads over one object.
 
-Fitting is scikit-learn's `LogisticRegression`; applying it is `rows @ coef + intercept` in numpy, so that nothing but
-`fit` and the cold start imports scikit-learn.
+scikit-learn fits it; numpy applies it as `rows @ coef + intercept`, so that predicting with a trained model does not
+import scikit-learn.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 
-_CHUNK_CHARACTERS = 1 << 17  # texts of so many characters are scored at a time, whatever the batch
-_CHUNK_COLUMNS = 64  # classes scored at a time: what is gathered has entries x columns numbers
+_CHUNK_CHARACTERS = 1 << 17  # of the texts that are scored at a time, whatever the batch size: bounds the memory
+_CHUNK_COLUMNS = 64  # classes that are scored at a time: the gathered weights are an (entries, columns) array
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Texts -> a score (a logit) for each of K classes, those of all heads side by side.
+    """Score texts: a logit for each of K classes, the classes of all heads side by side.
 
-    coef       (F, K), a row for each feature, so that the few rows a text needs lie in one piece
-    intercept  (K,)
+    Attributes:
+        tfidf: The vocabulary of F features.
+        coef: (F, K) weights; the weights of one feature are contiguous, because a text needs few of them.
+        intercept: (K,).
     """
 
     tfidf: Tfidf
@@ -44,10 +46,11 @@ class Scorer:
     intercept: Weights
 
     def scores(self, texts: Sequence[str]) -> Floats:
-        """(n, K). The scores of a text do not depend on the texts beside it, not even in the last bit."""
+        """Return (n, K) logits. Those of a text do not depend on the other texts, not even in the last bit."""
         import numpy as np
 
-        return np.concatenate([self._scores(self.tfidf.transform(some), len(some)) for some in _chunk_texts(texts)])
+        chunks = [self._scores(self.tfidf.transform(chunk), len(chunk)) for chunk in _chunk_texts(texts)]
+        return np.concatenate(chunks)
 
     def _scores(self, rows: SparseRows, count: int) -> Floats:
         import numpy as np
@@ -57,26 +60,36 @@ class Scorer:
             return scores
         starts = np.flatnonzero(np.diff(rows.row, prepend=-1))
         for first in range(0, scores.shape[1], _CHUNK_COLUMNS):
-            some = slice(first, first + _CHUNK_COLUMNS)
-            parts = self.coef[:, some][rows.feature] * rows.weight[:, None]
-            scores[rows.row[starts], some] += np.add.reduceat(parts, starts, axis=0)
+            columns = slice(first, first + _CHUNK_COLUMNS)
+            terms = self.coef[:, columns][rows.feature] * rows.weight[:, None]
+            scores[rows.row[starts], columns] += np.add.reduceat(terms, starts, axis=0)
         return scores
 
 
 def _chunk_texts(texts: Sequence[str]) -> Iterator[list[str]]:
-    piece: list[str] = []
+    """Split texts into chunks of at most `_CHUNK_CHARACTERS`, or of one longer text; at least one chunk."""
+    chunk: list[str] = []
     size = 0
     for text in texts:
-        if piece and size + len(text) > _CHUNK_CHARACTERS:
-            yield piece
-            piece, size = [], 0
-        piece.append(text)
+        if chunk and size + len(text) > _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(text)
         size += len(text)
-    yield piece
+    yield chunk
 
 
 def fit(texts: Sequence[str], heads: Sequence[HeadTargets], params: Mapping[str, Any]) -> tuple[Scorer, list[str]]:
-    """One vocabulary for all texts, one logistic regression per head; also sentences about what did not go well."""
+    """Fit a vocabulary to all texts, and a logistic regression for each head.
+
+    Args:
+        texts: n texts.
+        heads: What each head learns; its rows are positions in `texts`.
+        params: The parameters of the text classifier.
+
+    Returns:
+        The scorer, and sentences about problems of the fit.
+    """
     import numpy as np
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
@@ -86,11 +99,11 @@ def fit(texts: Sequence[str], heads: Sequence[HeadTargets], params: Mapping[str,
     fitted, notes = fit_heads(matrix, heads, params["C"], params["class_weight"])
     coef = np.concatenate([coef for coef, _ in fitted], axis=1, dtype=np.float32)
     weights: Weights = np.ascontiguousarray(coef)  # as safetensors needs it
-    return Scorer(tfidf, weights, np.concatenate([each for _, each in fitted], dtype=np.float32)), notes
+    return Scorer(tfidf, weights, np.concatenate([intercept for _, intercept in fitted], dtype=np.float32)), notes
 
 
 def save(folder: Path, scorers: Sequence[Scorer]) -> None:
-    """Write the scorers as arrays beside their words. The same scorers give the same bytes."""
+    """Write arrays and vocabularies into a folder. The same scorers give the same bytes."""
     import numpy as np
     from safetensors.numpy import save as to_bytes
 
@@ -99,21 +112,26 @@ def save(folder: Path, scorers: Sequence[Scorer]) -> None:
         arrays |= {f"{i}.coef": scorer.coef, f"{i}.intercept": scorer.intercept}
         arrays[f"{i}.idf"] = scorer.tfidf.idf.astype(np.float32)
         arrays |= {f"{i}.ngrams.{n}": table for n, table in enumerate(scorer.tfidf.tables, start=2)}
-    (folder / WEIGHTS).write_bytes(to_bytes(arrays))  # save_file makes a file that only its owner may read
+    (folder / WEIGHTS).write_bytes(to_bytes(arrays))  # save_file would make a file that only its owner may read
     words = [list(scorer.tfidf.tokens) for scorer in scorers]
     (folder / VOCABULARY).write_text(json.dumps(words, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
 def load(folder: Path, widths: Sequence[int]) -> list[Scorer]:
-    """Read what `save` wrote. `widths` are the numbers of classes that the scorers must have.
+    """Read what `save` wrote.
 
-    Raises ModelError when a file is missing or damaged, or when the two do not belong together.
+    Args:
+        folder: Folder of the version.
+        widths: The number of classes that each scorer must have.
+
+    Raises:
+        ModelError: A file is missing or damaged, or the files do not belong together.
     """
     import numpy as np
     from safetensors.numpy import load_file
 
     try:
-        with (folder / WEIGHTS).open("rb"):  # raises what the system says, of which safetensors tells only a part
+        with (folder / WEIGHTS).open("rb"):  # for an OSError with errno and name, which safetensors does not raise
             arrays = load_file(folder / WEIGHTS)
         vocabulary = json.loads((folder / VOCABULARY).read_bytes())
         scorers = []
@@ -127,7 +145,7 @@ def load(folder: Path, widths: Sequence[int]) -> list[Scorer]:
         raise _damaged_error(folder, f"there is no {Path(error.filename).name}") from error
     except OSError as error:
         raise ModelError(f"{error.filename or folder / WEIGHTS} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # safetensors raises what it likes; whatever it is, the version is damaged
+    except Exception as error:  # safetensors has no common base class for its errors
         raise _damaged_error(folder, f"{type(error).__name__}: {error}") from error
     for scorer, width in zip(scorers, widths, strict=False):
         features = len(scorer.tfidf.tokens) + sum(map(len, scorer.tfidf.tables))

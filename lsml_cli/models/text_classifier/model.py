@@ -1,9 +1,9 @@
-"""TF-IDF and logistic regression: fills `Choices` over `Text`, `HyperText` and `Paragraphs`.
+"""The text classifier: TF-IDF and logistic regression, for `Choices` over `Text`, `HyperText` and `Paragraphs`.
 
-texts.py    what an object of the label config shows -> one string
-tfidf.py    strings -> sparse rows over n-grams
-linear.py   rows -> a score per class; fitting, saving and loading
-binding.py  what the classifier makes of a label config
+texts.py    reads an object of a task as one string
+tfidf.py    turns strings into sparse rows over n-grams
+linear.py   turns rows into a score per class; fits, saves and loads
+binding.py  binds the classifier to a label config
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lsml_cli.models.base import Model, Progress
-from lsml_cli.models.choices.heads import bind_trained_heads, heads_from_state, heads_to_state
+from lsml_cli.models.choices.heads import bind_trained_heads, heads_from_state, heads_to_state, scorer_widths
 from lsml_cli.models.choices.training_set import build_training_sets
 from lsml_cli.models.parameters import Parameter
 from lsml_cli.models.spec import Json, ModelSpec
@@ -59,10 +59,7 @@ class TextClassifier(Model[TextBinding]):
 
     def load(self, device: str) -> None:
         if self.spec.path is not None:
-            widths = [0] * (1 + max((head.scorer for head in self._heads), default=-1))
-            for head in self._heads:
-                widths[head.scorer] += len(head.classes)
-            self._scorers = linear.load(self.spec.path, widths)
+            self._scorers = linear.load(self.spec.path, scorer_widths(self._heads))
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> TextBinding:
         pairs = find_text_controls(config)
@@ -71,21 +68,19 @@ class TextClassifier(Model[TextBinding]):
         return bind_trained_heads(TextBinding(config, label_map, project), pairs, self._heads, TextInput)
 
     def encode(self, task: Task, binding: TextBinding, media: Mapping[str, bytes]) -> tuple[str, ...]:
-        """One text for each source of the binding."""
-        return tuple([source.text(task.data) for source in binding.scorer_inputs])
+        """Read one text for each of the binding's scorer inputs."""
+        return tuple([scorer_input.text(task.data) for scorer_input in binding.scorer_inputs])
 
     def forward(self, inputs: Sequence[Sequence[str]], binding: TextBinding) -> Sequence[Any]:
-        """One tuple of what `Answer.probabilities` says for each input."""
+        """Return for each input a tuple with the output of `HeadBinding.probabilities` of each head."""
         if not inputs or not binding.head_bindings:
             return [()] * len(inputs)
         scorers = self._scorers or fit_untrained_scorers(binding, self._settings)
         scores = [
-            scorers[source.scorer].scores([given[i] for given in inputs])
-            for i, source in enumerate(binding.scorer_inputs)
+            scorers[scorer_input.scorer].scores([input_texts[i] for input_texts in inputs])
+            for i, scorer_input in enumerate(binding.scorer_inputs)
         ]
-        return list(
-            zip(*(answer.probabilities(scores[answer.input_index]) for answer in binding.head_bindings), strict=True)
-        )
+        return list(zip(*(head.probabilities(scores[head.input_index]) for head in binding.head_bindings), strict=True))
 
     def decode(self, output: Any, task: Task, binding: TextBinding) -> Prediction:
         return Prediction.of(binding.make_regions(task, output), self.version)
@@ -98,16 +93,16 @@ class TextClassifier(Model[TextBinding]):
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Json]:
-        """Learn the controls that have annotations. There is nothing to stop early, so `holdout` is not looked at."""
+        """Learn the controls that have annotations. `validation` is not used, because nothing is stopped early."""
         heads: list[Json] = []
         scorers: list[linear.Scorer] = []
-        for lesson in build_training_sets(train, find_text_controls(binding.config), _read_text, progress):
-            names = " and ".join(f'"{name}"' for name in lesson.targets)
-            progress(f"Learning {names} from {len(lesson.inputs)} texts.")
-            scorer, notes = linear.fit(lesson.inputs, list(lesson.targets.values()), self._settings)
+        for training_set in build_training_sets(train, find_text_controls(binding.config), _read_text, progress):
+            names = " and ".join(f'"{name}"' for name in training_set.targets)
+            progress(f"Learning {names} from {len(training_set.inputs)} texts.")
+            scorer, notes = linear.fit(training_set.inputs, list(training_set.targets.values()), self._settings)
             for note in notes:
                 progress(note)
-            heads += heads_to_state(lesson, len(scorers))
+            heads += heads_to_state(training_set, len(scorers))
             scorers.append(scorer)
         linear.save(out_dir, scorers)
         return {"heads": heads}

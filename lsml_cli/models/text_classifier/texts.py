@@ -1,4 +1,4 @@
-"""What an object tag of the label config shows, as one plain string."""
+"""Read the text of an object tag from a task, as one plain string."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from lsml_cli.errors import LabelMismatch
 from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.tasks import describe_json_type
 
-TEXT_TAGS = ("Text", "HyperText", "Paragraphs")  # the tags a text can come from
+TEXT_TAGS = ("Text", "HyperText", "Paragraphs")  # object tags that have a text
 
-_TAG = re.compile(r"<(/?)([a-zA-Z!][^<>]*)>")  # one repetition, which cannot run over the end: nothing to try twice
-_CODE_TAG = re.compile(
-    r"(?:script|style)(?![\w-])", re.IGNORECASE | re.ASCII
-)  # what stands between these tags is no text
+_TAG = re.compile(r"<(/?)([a-zA-Z!][^<>]*)>")  # a single bounded repetition, so there is no backtracking
+_CODE_TAG = re.compile(r"(?:script|style)(?![\w-])", re.IGNORECASE | re.ASCII)  # tags whose content is not shown
 _EXPECTED_TYPES = {"text": "text", "hypertext": "text", "paragraphs": "a list of objects"}
 
 
 def reject_url_values(object_tag: Object) -> None:
-    """Raises LabelMismatch when the object's data is an address instead of the text itself."""
+    """Refuse an object whose data is an address instead of the text itself.
+
+    Raises:
+        LabelMismatch: The object has valueType="url".
+    """
     if object_tag.attrs.get("valueType", "").lower() == "url":
         raise LabelMismatch(
             f'<{object_tag.tag} name="{object_tag.name}" valueType="url"> holds addresses, '
@@ -31,10 +33,12 @@ def reject_url_values(object_tag: Object) -> None:
 
 
 def read_text(object_tag: Object, data: Mapping[str, Any]) -> str:
-    """The text that `source` shows of a task's data.
+    """Read the text that an object shows of a task's data.
 
-    Of Paragraphs it is what was said (`textKey`), one line per turn, without who said it.
-    Raises ValueError with a sentence when there is no text.
+    The text of Paragraphs is one line per turn, its `textKey`, without the speaker.
+
+    Raises:
+        ValueError: There is no text, with a sentence that says why.
     """
     value = object_tag.read(data)
     tag = object_tag.tag.lower()
@@ -46,17 +50,17 @@ def read_text(object_tag: Object, data: Mapping[str, Any]) -> str:
 
 
 def visible_text(markup: str) -> str:
-    """HTML without its tags, comments, scripts and styles; in time linear in its length, however broken it is."""
+    """Remove tags, comments, scripts and styles from HTML, in time linear in its length even if it is malformed."""
     if "<" not in markup:
         return html.unescape(markup)
-    pieces, shown, start = [], True, 0
+    pieces, is_visible, start = [], True, 0
     for tag in _TAG.finditer(markup):
-        if shown:
+        if is_visible:
             pieces.append(markup[start : tag.start()])
         start = tag.end()
         if _CODE_TAG.match(tag[2]):
-            shown = bool(tag[1])
-    if shown:
+            is_visible = bool(tag[1])
+    if is_visible:
         pieces.append(markup[start:])
     return html.unescape(" ".join(pieces))
 
@@ -67,14 +71,15 @@ def _read_paragraphs(object_tag: Object, value: object) -> str:
         raise ValueError(_wrong_type_message(object_tag, value))
     lines = []
     for turn in value:
-        said = turn.get(key) if isinstance(turn, Mapping) else None
-        if not isinstance(said, str):
+        text = turn.get(key) if isinstance(turn, Mapping) else None
+        if not isinstance(text, str):
             raise ValueError(
                 f'"{object_tag.data_key}" has a paragraph without a text under "{key}", which {object_tag} wants'
             )
-        lines.append(said)
+        lines.append(text)
     return "\n".join(lines)
 
 
 def _wrong_type_message(object_tag: Object, value: object) -> str:
-    return f'"{object_tag.data_key}" is {describe_json_type(value)}, but {object_tag} wants {_EXPECTED_TYPES[object_tag.tag.lower()]}'
+    expected = _EXPECTED_TYPES[object_tag.tag.lower()]
+    return f'"{object_tag.data_key}" is {describe_json_type(value)}, but {object_tag} wants {expected}'
