@@ -131,8 +131,8 @@ def evaluate(
     from lsml_cli.evaluation.report import page
     from lsml_cli.inference import plan
     from lsml_cli.io import task_reader
-    from lsml_cli.io.output import reserve_stdout
     from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.stdout import reserve_stdout
     from lsml_cli.training import fit as training
 
     if (model is None) == (predictions is None):

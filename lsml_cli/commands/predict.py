@@ -125,8 +125,8 @@ def predict(
     from lsml_cli.inference import plan, preflight, run
     from lsml_cli.inference import predict as bulk
     from lsml_cli.inference import retry_failed as retry
-    from lsml_cli.io.output import reserve_stdout
     from lsml_cli.io.output_paths import STDOUT, require_different_files
+    from lsml_cli.io.stdout import reserve_stdout
     from lsml_cli.registry import resolve
     from lsml_cli.schema.label_config import LabelConfig
 

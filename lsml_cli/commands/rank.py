@@ -69,9 +69,10 @@ def rank(
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.evaluation import ranking
-    from lsml_cli.io.output import output_format, reserve_stdout
     from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.output_target import output_format
     from lsml_cli.io.source import STDIN
+    from lsml_cli.io.stdout import reserve_stdout
 
     if accept_above is None and (accepted_output or annotated):
         raise UsageError("Which predictions could be accepted?", "Say how sure they have to be: --accept-above 0.95")

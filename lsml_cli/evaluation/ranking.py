@@ -23,8 +23,8 @@ from lsml_cli.evaluation.uncertainty import RankingCriterion, confidence, lowest
 from lsml_cli.io.external_sort import KeyedRecord, sort_on_disk
 from lsml_cli.io.journal import JournalEntry
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.output import FORMAT_BY_SUFFIX, FileOutput, Output, OutputFormat, StreamOutput
-from lsml_cli.io.output_paths import is_stream, resolve_output_path
+from lsml_cli.io.output import Output, open_output
+from lsml_cli.io.output_target import FORMAT_BY_SUFFIX, OutputFormat, OutputTarget
 from lsml_cli.io.source import RecordSource
 from lsml_cli.schema.annotations import AnnotationPolicy, is_empty_annotation_valid, is_relevant, iter_task_annotations
 from lsml_cli.schema.label_config import LabelConfig
@@ -265,14 +265,13 @@ class _AcceptedWriter:
 
 
 def _open_output(path: str, output_format: OutputFormat) -> Output:
-    if is_stream(path):
-        return StreamOutput(path, output_format, None)
-    return FileOutput(path, None, {"--format": output_format}, resume=False, with_journal=False)
+    return open_output(OutputTarget(path, requested_format=output_format, is_resumable=False))
 
 
 def _temp_folder(output: str) -> Path:
     """Where there should be room for a file as large as the output: beside it."""
-    return Path(tempfile.gettempdir()) if is_stream(output) else resolve_output_path(output).parent
+    target = OutputTarget(output)
+    return Path(tempfile.gettempdir()) if target.is_stream else target.path.parent
 
 
 def _format_records(bodies: Iterable[bytes], output_format: OutputFormat) -> Iterator[bytes]:

@@ -1,55 +1,59 @@
-"""What a run settles once, before its first batch: the precision and the batch size that suit model and device.
+"""Choose precision and batch size for model and device, once, before the first batch of a run.
 
-It is settled on the first tasks, by the model itself (`Model.tune`), and becomes part of what the run was started with:
-every replica works by it, and so does a resumed run, whose bytes would not be the same otherwise.
+The model chooses them itself on the first tasks (`Model.autotune`). The result becomes part of the run's fingerprint:
+every replica works by it, and so does a resumed run, whose bytes would differ otherwise.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import ModelError
-from lsml_cli.inference.plan import PredictPlan
+from lsml_cli.inference.plan import AUTOTUNED_KEY, PredictPlan
 from lsml_cli.inference.record_codec import BindingKey
 from lsml_cli.inference.replica_process import ReplicaConfig
-from lsml_cli.io.journal import JournalState
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.output_paths import is_stream, sibling_path
 from lsml_cli.models.base import AutotuneResult
 from lsml_cli.models.spec import Json
 
-SAMPLE_TASKS = 64  # tasks; an input with fewer is done before there would be anything to gain
+SAMPLE_TASKS = 64  # an input with fewer tasks is done before there would be anything to gain
 
 
 def autotune_plan(plan: PredictPlan, records: Iterator[Record]) -> tuple[PredictPlan, Iterator[Record], str]:
-    """The plan with everything settled, all the records, and a sentence about it ("" when there was nothing).
+    """Replace every "auto" of a plan by a value.
 
-    Raises ModelError when the model cannot be loaded, or when it could only leave every task without an answer.
+    Args:
+        plan: The plan of the run.
+        records: Its input; the first ones are tried out.
+
+    Returns:
+        The plan, all the records, and a sentence about what was chosen ("" when there was nothing to choose).
+
+    Raises:
+        ModelError: The model cannot be loaded, or it has no class that is a label here.
     """
     _require_can_predict(plan)
-    open_questions = [name for name in plan.model.auto_params if plan.model.param(name) == "auto"]
-    if not open_questions and plan.options.batch_size != "auto":
+    undecided = [name for name in plan.model.auto_params if plan.model.param(name) == "auto"]
+    if not undecided and plan.options.batch_size != "auto":
         return plan, records, ""
-    if plan.options.resume and (known := _read_autotuned(plan)) is not None:
-        return apply_autotuned(plan, known), records, ""
+    if plan.options.resume and (autotuned := _read_autotuned(plan)) is not None:
+        return apply_autotuned(plan, autotuned), records, ""
     sample = list(islice(records, SAMPLE_TASKS))
-    every = chain(sample, records)
+    all_records = chain(sample, records)
     if len(sample) < SAMPLE_TASKS or (plan.options.limit is not None and plan.options.limit < SAMPLE_TASKS):
-        return plan, every, ""
-    found = _run_autotune(plan, sample)
-    if found is None:
-        return plan, every, ""
-    return apply_autotuned(plan, dict(found.params) | {"batch_size": found.batch_size}), every, found.note
+        return plan, all_records, ""
+    result = _run_autotune(plan, sample)
+    if result is None:
+        return plan, all_records, ""
+    return apply_autotuned(plan, dict(result.params) | {"batch_size": result.batch_size}), all_records, result.note
 
 
 def apply_autotuned(plan: PredictPlan, autotuned: Mapping[str, Json]) -> PredictPlan:
-    """The plan with these answers; `batch_size` among them, which counts where it was asked for by "auto"."""
+    """Return the plan with these values of parameters, and with `batch_size` among them where that was "auto"."""
     params = {name: value for name, value in autotuned.items() if name != "batch_size"}
     spec = replace(plan.spec, params=dict(plan.spec.params) | params)
     size = autotuned.get("batch_size")
@@ -59,39 +63,36 @@ def apply_autotuned(plan: PredictPlan, autotuned: Mapping[str, Json]) -> Predict
 
 
 def _require_can_predict(plan: PredictPlan) -> None:
-    """A model that knows no class which is a label here would write "found nothing" about every task.
+    """Raise ModelError for a model without a class that is a label here: it would find nothing in every task.
 
-    A server may begin with such a model, since it is trained there; for a file there is no use in it.
+    A server may start with such a model, since it is trained there.
     """
     binding = plan.binding
     if not binding.can_predict:
-        why = next(iter(binding.notes), "It has no class that is a label here.")
+        reason = next(iter(binding.notes), "It has no class that is a label here.")
         raise ModelError(
-            f"{plan.spec.name} would predict nothing at all. {why}",
+            f"{plan.spec.name} would predict nothing at all. {reason}",
             f"Train it first: lsml fit EXPORT.json --model {plan.spec.name} --output DIR",
         )
 
 
 def _run_autotune(plan: PredictPlan, sample: list[Record]) -> AutotuneResult | None:
     options = plan.options
-    setting = BindingKey(plan.binding.config, options.label_map, None, options.threshold)
-    replica = ReplicaConfig(plan.spec, setting, plan.devices[0], media=plan.media).open()
-    fetchers = ThreadPoolExecutor(options.fetch_threads, "fetch")  # one after the other could take a minute
+    binding_key = BindingKey(plan.binding.config, options.label_map, None, options.threshold)
+    replica = ReplicaConfig(plan.spec, binding_key, plan.devices[0], media=plan.media).open()
+    fetch_pool = ThreadPoolExecutor(options.fetch_threads, "fetch")  # one after the other could take a minute
     try:
-        found = fetchers.map(lambda record: replica.encode_items([record], setting, plan.codec), sample)
-        inputs = list(chain.from_iterable(found))
-        size = None if options.batch_size == "auto" else plan.batch_size
-        return replica.model.autotune(replica.get_binding(setting), inputs, size)
+        encoded = fetch_pool.map(lambda record: replica.encode_items([record], binding_key, plan.codec), sample)
+        inputs = list(chain.from_iterable(encoded))
+        batch_size = None if options.batch_size == "auto" else plan.batch_size
+        return replica.model.autotune(replica.get_binding(binding_key), inputs, batch_size)
     finally:
-        fetchers.shutdown(wait=False, cancel_futures=True)
+        fetch_pool.shutdown(wait=False, cancel_futures=True)
         replica.close()
 
 
 def _read_autotuned(plan: PredictPlan) -> Mapping[str, Any] | None:
-    """What the run to be resumed has settled; None when there is no such run, or when it had nothing to settle."""
-    output = plan.options.output
-    if is_stream(output):
-        return None
-    header = JournalState.read(sibling_path(Path(output), ".part.journal"), sys.maxsize, sys.maxsize).header
-    found = header.get("tuned") if header else None
-    return found if isinstance(found, dict) else None
+    """Return what the unfinished run has chosen; None when there is no such run, or it had nothing to choose."""
+    fingerprint = plan.options.target.read_unfinished_fingerprint()
+    autotuned = fingerprint.get(AUTOTUNED_KEY) if fingerprint else None
+    return autotuned if isinstance(autotuned, dict) else None

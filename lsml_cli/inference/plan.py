@@ -1,10 +1,11 @@
-"""What `lsml predict` was asked for, settled before the first task is read."""
+"""The options of `lsml predict`, and the plan of a run: all that is decided before the first task is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,10 +17,10 @@ from lsml_cli.inference.dispatch import find_devices, open_replicas
 from lsml_cli.inference.record_codec import BindingKey, BulkCodec
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaProcess
-from lsml_cli.io.image_paths import ImageFolderSource
-from lsml_cli.io.output import OutputFormat, output_format
-from lsml_cli.io.output_paths import STDOUT, part_files, require_different_files, resolve_output_path
-from lsml_cli.io.source import STDIN, RecordSource
+from lsml_cli.io.output_paths import STDOUT, require_different_files, resolve_output_path
+from lsml_cli.io.output_target import OutputFormat, OutputTarget, part_files
+from lsml_cli.io.source import STDIN
+from lsml_cli.io.task_source import TaskSource, is_folder, open_task_source
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.models.spec import Json, ModelSpec
@@ -30,15 +31,24 @@ from lsml_cli.schema.predictions import OutputShape
 
 InputKind = Literal["tasks", "paths"]
 
+AUTOTUNED_KEY = "tuned"  # under which a run's fingerprint holds what was decided by trying
+
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What a run does besides which model it uses. See `lsml predict --help` for what each one means.
+    """What a run does, besides which model it uses. `lsml predict --help` explains those that are not listed here.
 
-    input     what the input holds; a folder is always one of pictures
-    data_key  where the paths of a folder or a list go; found in the label config if None
-    media     where media are looked for; only beside the tasks if None
-    reads     files that must not be written over, by what they are
+    Attributes:
+        input_path: A file, a folder of images, or "-" for standard input.
+        input_kind: What a file holds; a folder always holds images.
+        data_key: The key of a task's data that gets the paths of a folder or a list; None: by the label config.
+        batch_size: Tasks per batch; "auto": measured on the first tasks; None: what the model prefers.
+        limit: Predict only so many tasks.
+        threshold: Drop regions that score below this probability.
+        max_failures: Stop when more tasks than this failed.
+        media: Fetches what tasks point to; None: only files beside the tasks.
+        fetch_threads: Threads that wait for media.
+        protected_files: Further files that must not be written over, by what messages call them.
     """
 
     input_path: str
@@ -65,18 +75,26 @@ class PredictOptions:
     fetch_threads: int = DEFAULT_FETCH_THREADS
     protected_files: Mapping[str, str | None] = field(default_factory=dict)
 
+    @cached_property
+    def target(self) -> OutputTarget:
+        return OutputTarget(self.output, self.errors, self.format)
+
 
 @dataclass(frozen=True)
 class PredictPlan:
-    """A model that met a label config, and everything else that is settled before the first task is read.
+    """A model bound to a label config, and everything else that is decided before the first task is read.
 
-    data_key  where the paths go that the tasks are made from; None where the input holds tasks
-    tuned     what was settled by trying, see `tuning`
+    Attributes:
+        model: The model without its weights.
+        devices: One replica, or several, on each.
+        codec: How records become tasks, and outcomes become records.
+        data_key: The key of a task's data that gets the paths of a folder or a list; None where the input holds tasks.
+        autotuned_params: What was decided by trying, see `autotune`.
     """
 
     spec: ModelSpec
     options: PredictOptions
-    model: Model  # without its weights
+    model: Model
     binding: Binding
     devices: Sequence[str]
     batch_size: int
@@ -86,17 +104,22 @@ class PredictPlan:
 
     @classmethod
     def from_options(cls, spec: ModelSpec, config: LabelConfig, options: PredictOptions) -> Self:
-        """Raises UsageError if the options make no sense, LabelMismatch if the model cannot fill the label config."""
-        writes = {"--output": options.output, "--errors": options.errors, "--summary": options.summary}
+        """Check the options and bind the model, which takes no weights.
+
+        Raises:
+            UsageError: The options make no sense.
+            LabelMismatch: The model cannot fill the label config.
+        """
+        outputs = {"--output": options.output, "--errors": options.errors, "--summary": options.summary}
         require_different_files(
-            {"the input": options.input_path, **options.protected_files}, writes | part_files(writes)
+            {"the input": options.input_path, **options.protected_files}, outputs | part_files(outputs)
         )
         if options.summary:
             resolve_output_path(options.summary)
         _require_known_labels(options.label_map, config)
         model = spec.build()
         binding = BindingKey(config, options.label_map, None, options.threshold).bind(model)
-        job = BulkCodec(
+        codec = BulkCodec(
             config,
             spec.model_version,
             options.id_column,
@@ -111,7 +134,7 @@ class PredictPlan:
             binding,
             find_devices(options.device, type(model)),
             options.batch_size if isinstance(options.batch_size, int) else model.batch_size,
-            job,
+            codec,
             _resolve_data_key(config, type(model), options)
             if is_path_input(options.input_path, options.input_kind)
             else None,
@@ -119,32 +142,32 @@ class PredictPlan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should read once about how the model fits the label config."""
-        classes = {name for meeting in self.binding.label_mappings for name in meeting.classes}
+        """Sentences to show once about how the model fits the label config."""
+        classes = {name for mapping in self.binding.label_mappings for name in mapping.classes}
         unknown = [name for name in self.options.label_map if classes and name not in classes]
-        mapped = (f"The model has no class {', '.join(unknown)}, which the label map names.",) if unknown else ()
-        return (*self.spec.notes, *self.binding.notes, *mapped, *self._missing_data_notes())
+        label_map_notes = (
+            (f"The model has no class {', '.join(unknown)}, which the label map names.",) if unknown else ()
+        )
+        return (*self.spec.notes, *self.binding.notes, *label_map_notes, *self._missing_data_notes())
 
     def _missing_data_notes(self) -> Iterator[str]:
-        """What the label config shows, and a path cannot give."""
+        """Yield a sentence if the label config shows data that tasks made from paths do not have."""
         keys = {obj.data_key for obj in self.binding.config.objects.values() if obj.data_key} - {self.data_key}
         if self.data_key is not None and keys:
-            shown = " and ".join(f'"{key}"' for key in sorted(keys))
-            yield f'Tasks made from paths have only "{self.data_key}"; the label config also shows {shown}.'
+            missing = " and ".join(f'"{key}"' for key in sorted(keys))
+            yield f'Tasks made from paths have only "{self.data_key}"; the label config also shows {missing}.'
 
     @property
     def media(self) -> Media:
-        tasks, kind = self.options.input_path, self.options.input_kind
-        return self.options.media or Media(media_root(tasks, kind), confined=not is_path_input(tasks, kind))
+        path, kind = self.options.input_path, self.options.input_kind
+        return self.options.media or Media(media_root(path, kind), confined=not is_path_input(path, kind))
 
-    def open_source(self) -> RecordSource | ImageFolderSource:
-        """The input. Raises UsageError or InputError when there is none, or when it holds nothing of the kind."""
-        if self.data_key is not None and _is_input_folder(self.options.input_path):
-            return ImageFolderSource(self.options.input_path, self.data_key)
-        return RecordSource(self.options.input_path, self.options.id_column, self.data_key)
+    def open_source(self) -> TaskSource:
+        """Open the input; raise UsageError or InputError when there is none, or when it holds nothing of the kind."""
+        return open_task_source(self.options.input_path, self.options.id_column, self.data_key)
 
     def _effective_workers(self) -> int:
-        """As many as were asked for, but none that would have nothing to do."""
+        """Return the requested number of workers, or fewer if some would have nothing to do."""
         if self.options.limit is None:
             return self.options.workers
         batches = -(-self.options.limit // self.batch_size)
@@ -163,13 +186,16 @@ class PredictPlan:
         )
 
     def run_fingerprint(self) -> dict[str, Any]:
-        """Everything that decides about the bytes of the output; how fast, how patiently, from where does not count."""
+        """Return what decides about the bytes of the output, by names for messages; a resumed run must have the same.
+
+        Workers, retries and where media come from do not count.
+        """
         options = self.options
         return {
             "model": self.spec.model_version,
             "model digest": self.spec.digest,
             "label config": self.binding.config.digest,
-            "--format": output_format(options.output, options.format),
+            "--format": options.target.format,
             "--shape": options.output_shape,
             "--batch-size": self.batch_size,
             "--limit": options.limit,
@@ -183,11 +209,11 @@ class PredictPlan:
             "size of the input": _input_bytes(options.input_path),
             "lsml": __version__,
             **{f"content of {path}": digest for path, digest in self.spec.file_digests.items()},
-        } | ({"tuned": dict(self.autotuned_params)} if self.autotuned_params else {})
+        } | ({AUTOTUNED_KEY: dict(self.autotuned_params)} if self.autotuned_params else {})
 
 
 def parse_batch_size(text: str) -> int | Literal["auto"]:
-    """`--batch-size`. Raises UsageError for what is neither a number nor "auto"."""
+    """Parse `--batch-size`; raise UsageError for what is neither a positive number nor "auto"."""
     if text == "auto":
         return "auto"
     if not text.isascii() or not text.isdigit() or int(text) < 1:
@@ -196,23 +222,20 @@ def parse_batch_size(text: str) -> int | Literal["auto"]:
 
 
 def is_path_input(input_path: str, input_kind: InputKind) -> bool:
-    """Whether the input is the user's own word about which files to read, a folder or a list of paths.
+    """Return whether the user names the media directly, by a folder or a list of paths.
 
-    Their paths may lead anywhere. Those in a file of tasks may not: somebody else may have written it.
+    Such paths may lead anywhere. Those in a file of tasks may not: it may come from elsewhere.
     """
-    return input_kind == "paths" or _is_input_folder(input_path)
+    return input_kind == "paths" or is_folder(input_path)
 
 
 def media_root(input_path: str, input_kind: InputKind = "tasks") -> Path:
-    """Where plain paths begin: the folder with the tasks, which they cannot leave, or else the working folder."""
+    """Return the folder that relative paths start from: that of the tasks file, else the working folder."""
     return Path() if input_path == STDIN or is_path_input(input_path, input_kind) else Path(input_path).parent
 
 
-def _is_input_folder(input_path: str) -> bool:
-    return input_path != STDIN and Path(input_path).is_dir()
-
-
 def _resolve_data_key(config: LabelConfig, model: type[Model], options: PredictOptions) -> str:
+    """Return the data key for tasks made from paths; raise UsageError for options that need ids."""
     if options.id_column is not None:
         raise UsageError("Paths have no ids, so there is nothing that --id-column could name.", "Leave it out.")
     if options.output_shape == "predictions":
@@ -220,13 +243,11 @@ def _resolve_data_key(config: LabelConfig, model: type[Model], options: PredictO
             "Tasks made from paths have no ids, and --shape predictions names tasks by id.",
             "Use --shape tasks, or import the tasks and predict their export.",
         )
-    return find_data_key(
-        config, model.supported_controls, options.data_key, images_only=_is_input_folder(options.input_path)
-    )
+    return find_data_key(config, model.supported_controls, options.data_key, images_only=is_folder(options.input_path))
 
 
 def _require_known_labels(label_map: Mapping[str, str], config: LabelConfig) -> None:
-    """Refuse a label map that leads to labels which the config does not have."""
+    """Raise UsageError if the label map leads to a label that the config does not have."""
     labels = {label.name for control in config.controls.values() for label in control.labels}
     labels |= {label.value for control in config.controls.values() for label in control.labels}
     if any(control.has_dynamic_labels for control in config.controls.values()):
@@ -239,18 +260,18 @@ def _require_known_labels(label_map: Mapping[str, str], config: LabelConfig) -> 
             )
 
 
-def _input_bytes(source: str) -> int | None:
-    return Path(source).stat().st_size if source != STDIN and Path(source).is_file() else None
+def _input_bytes(input_path: str) -> int | None:
+    return Path(input_path).stat().st_size if input_path != STDIN and Path(input_path).is_file() else None
 
 
 def read_label_map(path: Path) -> dict[str, str]:
-    """A `--label-map` file: a JSON object from classes of the model to labels of the config."""
+    """Read a `--label-map` file: a JSON object from classes of the model to labels of the config."""
     try:
-        found = orjson.loads(path.read_bytes())
+        label_map = orjson.loads(path.read_bytes())
     except OSError as error:
         raise UsageError(f"The label map {path} cannot be read: {error.strerror}.") from None
     except orjson.JSONDecodeError as error:
         raise UsageError(f"The label map {path} is not JSON: {error}.") from None
-    if not isinstance(found, dict) or not all(isinstance(label, str) for label in found.values()):
+    if not isinstance(label_map, dict) or not all(isinstance(label, str) for label in label_map.values()):
         raise UsageError(f"The label map {path} is not a JSON object of strings.", 'Write {"model class": "label"}.')
-    return found
+    return label_map

@@ -15,24 +15,46 @@ from lsml_cli.inference.record_codec import BulkCodec
 from lsml_cli.inference.replica_process import GC_THRESHOLD
 from lsml_cli.inference.run import PredictRun, PredictSummary, ProgressReporter
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.output import FileOutput, Output, StreamOutput, output_format
-from lsml_cli.io.output_paths import disk_space_note, is_stream
+from lsml_cli.io.output import open_output
 from lsml_cli.schema.predictions import Failure
 
 
 def predict_file(plan: PredictPlan, reporter: ProgressReporter) -> PredictSummary:
-    """Predict every task of a file or a pipe, and write the records as they come.
+    """Predict every task of a file, a folder or a pipe, and write the records as they come.
 
-    Raises UsageError before anything heavy starts if input and output make no sense, RunStopped for `on_error` and
-    `max_failures`, Interrupted on ctrl-C.
+    Memory does not grow with the number of tasks; a task that fails costs only itself. A run that was killed is
+    continued with `PredictOptions(resume=True)`, to the same bytes.
+
+    Args:
+        plan: What to predict, with which model, to where.
+        reporter: Gets notes and progress.
+
+    Returns:
+        How the run went; failed tasks are counted in it, not raised.
+
+    Raises:
+        UsageError: Input or output make no sense, or a resume is refused; before anything heavy starts.
+        InputError: The input holds no tasks.
+        ModelError: The model cannot be loaded, or its process dies again and again.
+        RunStopped: `on_error="fail"` or `max_failures` stopped the run.
+        OutputError: The output cannot be written.
+        Interrupted: Ctrl-C.
+
+    Example:
+        >>> config = LabelConfig.load(Path("config.xml"))
+        >>> options = PredictOptions("tasks.json", output="predictions.json")
+        >>> plan = PredictPlan.from_options(find_model("models/news"), config, options)
+        >>> predict_file(plan, reporter).predicted
+        4810
     """
     options = plan.options
     with plan.open_source() as source:
         records = require_ids(iter(source), plan.codec) if options.output_shape == "predictions" else iter(source)
-        plan, records, settled = autotune_plan(plan, records)
-        with closing(_open_output(plan)) as output:
+        plan, records, autotune_note = autotune_plan(plan, records)
+        with closing(open_output(options.target, plan.run_fingerprint(), resume=options.resume)) as output:
             run = PredictRun(plan, source, output, reporter)
-            for note in (*plan.notes, *source.notes, settled, disk_space_note(options.output, source.size)):
+            disk_space_note = options.target.disk_space_note(source.size)
+            for note in (*plan.notes, *source.notes, autotune_note, disk_space_note):
                 if note:
                     reporter.note(note)
             if not output.last_entry.finished:
@@ -52,17 +74,11 @@ def _record_bytes(record: Record) -> int:
     return len(record.body)
 
 
-def _open_output(plan: PredictPlan) -> Output:
-    options = plan.options
-    if not is_stream(options.output):
-        return FileOutput(options.output, options.errors, plan.run_fingerprint(), resume=options.resume)
-    if options.resume:
-        raise UsageError("What went into a stream cannot be resumed.", "Write to a file with --output.")
-    return StreamOutput(options.output, output_format(options.output, options.format), options.errors)
-
-
 def require_ids(records: Iterator[Record], codec: BulkCodec) -> Iterator[Record]:
-    """Refuse `--shape predictions` at once for an input without ids, instead of failing task by task."""
+    """Return the records; raise UsageError at once for `--shape predictions` if the first one has no id.
+
+    Otherwise every single task would fail.
+    """
     first = next(records, None)
     if first is None:
         return iter(())

@@ -1,4 +1,4 @@
-"""`lsml predict --check`: everything that can be known without running the model, over the whole input."""
+"""`lsml predict --check`: look for problems in the whole input without running the model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from typing import Any
 from lsml_cli.errors import LsmlError
 from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.run import ProgressReporter
-from lsml_cli.io.image_paths import ImageFolderSource
-from lsml_cli.io.output import output_format, require_writable_output
-from lsml_cli.io.output_paths import disk_space_note, is_stream
-from lsml_cli.io.source import RecordSource
+from lsml_cli.io.task_source import TaskSource
 from lsml_cli.models.base import LabelMapping
 from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.predictions import Failure
@@ -26,18 +23,20 @@ from lsml_cli.schema.tasks import Task, describe_json_type
 MAX_SHOWN_EXAMPLES = 3  # of each kind
 PROGRESS_INTERVAL = 10_000  # tasks
 MAX_CONCURRENT_REQUESTS = 16  # remote files
-# Objects whose value is one string: a text, or an address.
+# Objects whose value is one string: a text, or a path or URL.
 STRING_VALUED_TAGS = frozenset({"text", "hypertext", "image", "audio", "audioplus", "video", "pdf"})
 
 
 @dataclass
 class CheckResult:
-    """What a check found.
+    """The findings of a check.
 
-    counts    tasks (and things beside tasks) that offend, by kind of offence
-    first     the first few sentences of each kind
-    meetings  how the model's classes and the label config's labels meet
-    notes     what is worth reading, but no offence
+    Attributes:
+        tasks: Tasks that were checked.
+        counts: Number of problems by category: "data", "media", "duplicate id", "output", ...
+        examples: The first few sentences of each category.
+        label_mappings: How the model's classes map to the label config's labels, per control.
+        notes: Sentences worth reading that are no problems.
     """
 
     tasks: int = 0
@@ -51,30 +50,31 @@ class CheckResult:
         return self.counts.total()
 
     def add_problem(self, category: str, message: str) -> None:
+        """Count a problem; its message is kept if it is among the first ones of its category."""
         self.counts[category] += 1
-        if len(shown := self.examples.setdefault(category, [])) < MAX_SHOWN_EXAMPLES:
-            shown.append(message)
+        if len(examples := self.examples.setdefault(category, [])) < MAX_SHOWN_EXAMPLES:
+            examples.append(message)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "tasks": self.tasks,
             "offences": dict(self.counts),
             "first": self.examples,
-            "meetings": [asdict(meeting) for meeting in self.label_mappings],
+            "meetings": [asdict(mapping) for mapping in self.label_mappings],
             "notes": list(self.notes),
         }
 
     def summary_lines(self) -> Iterator[str]:
-        """The findings as lines for people."""
-        for meeting in self.label_mappings:
-            yield from _label_mapping_lines(meeting)
+        """Yield the findings as text."""
+        for mapping in self.label_mappings:
+            yield from _label_mapping_lines(mapping)
         yield from self.notes
         yield f"{self.tasks:,} tasks checked, {self.problem_count:,} offences"
-        for offence, count in self.counts.most_common():
-            yield f"{offence}: {count:,}"
-            yield from (f"  {sentence}" for sentence in self.examples[offence])
-            if count > len(self.examples[offence]):
-                yield f"  and {count - len(self.examples[offence]):,} more"
+        for category, count in self.counts.most_common():
+            yield f"{category}: {count:,}"
+            yield from (f"  {sentence}" for sentence in self.examples[category])
+            if count > len(self.examples[category]):
+                yield f"  and {count - len(self.examples[category]):,} more"
 
 
 def _label_mapping_lines(mapping: LabelMapping) -> Iterator[str]:
@@ -88,33 +88,42 @@ def _label_mapping_lines(mapping: LabelMapping) -> Iterator[str]:
 
 
 def check_file(plan: PredictPlan, reporter: ProgressReporter, *, check_remote: bool = False) -> CheckResult:
-    """Look at every task of the input, at the output and at the model, and say what would go wrong.
+    """Check every task of the input, the output and the model, and collect what would go wrong.
 
-    Servers are asked for remote media only if `ask_remote`. Memory does not grow with the number of tasks: ids are
-    compared on disk.
-    Raises what `predict_file` would raise before its first task, where that makes looking at tasks pointless.
+    Memory does not grow with the number of tasks: ids are compared on disk.
+
+    Args:
+        plan: The plan of the run to check.
+        reporter: Gets progress.
+        check_remote: Request remote media from their servers; otherwise only local files are looked for.
+
+    Raises:
+        LsmlError: What `predict_file` would raise before its first task, where that makes looking at tasks pointless.
     """
     options = plan.options
-    with plan.open_source() as source, closing(_SeenIds()) as ids:
-        found = CheckResult(label_mappings=plan.binding.label_mappings, notes=(*plan.notes, *source.notes))
-        _check_output(plan, source, found)
-        media = _MediaChecker(plan, found, check_remote)
-        checks = _TaskChecker(plan, found, ids, media)
+    with plan.open_source() as source, closing(_SeenIds()) as seen_ids:
+        result = CheckResult(label_mappings=plan.binding.label_mappings, notes=(*plan.notes, *source.notes))
+        _check_output(plan, source, result)
+        media = _MediaChecker(plan, result, check_remote)
+        task_checker = _TaskChecker(plan, result, seen_ids, media)
         for record in source:
-            if options.limit is not None and found.tasks == options.limit:
+            if options.limit is not None and result.tasks == options.limit:
                 break
-            found.tasks += 1
+            result.tasks += 1
             task, outcome = plan.codec.read(record)
-            where = f"{source.name}, {record.location}" + (f", task {task.id}" if task and task.id is not None else "")
+            location = f"{source.name}, {record.location}"
+            if task and task.id is not None:
+                location += f", task {task.id}"
             if isinstance(outcome, Failure):
-                found.add_problem(_problem_category(task, outcome), f"{where}: {outcome.reason}")
+                result.add_problem(_problem_category(task, outcome), f"{location}: {outcome.reason}")
             if task is not None:
-                checks.check(task, where, with_data=not (isinstance(outcome, Failure) and outcome.stage == "encode"))
-            if found.tasks % PROGRESS_INTERVAL == 0:
+                has_data = not (isinstance(outcome, Failure) and outcome.stage == "encode")
+                task_checker.check(task, location, has_data)
+            if result.tasks % PROGRESS_INTERVAL == 0:
                 fraction = source.position() / source.size if source.size else None
-                reporter.progress(found.tasks, found.counts.total(), fraction)
+                reporter.progress(result.tasks, result.counts.total(), fraction)
         media.finish()
-    return found
+    return result
 
 
 def _problem_category(task: Task | None, failure: Failure) -> str:
@@ -123,20 +132,20 @@ def _problem_category(task: Task | None, failure: Failure) -> str:
     return "no id" if failure.stage == "read" else "data"
 
 
-def _check_output(plan: PredictPlan, source: RecordSource | ImageFolderSource, result: CheckResult) -> None:
-    options = plan.options
+def _check_output(plan: PredictPlan, source: TaskSource, result: CheckResult) -> None:
+    target = plan.options.target
     try:
-        output_format(options.output, options.format)
-        if not is_stream(options.output):
-            require_writable_output(options.output, options.errors, plan.run_fingerprint(), resume=options.resume)
+        fingerprint = plan.run_fingerprint()  # raises where the format of the output is not known
+        if not target.is_stream:
+            target.require_writable(fingerprint, resume=plan.options.resume)
     except LsmlError as error:
         result.add_problem("output", str(error))
-    if room := disk_space_note(options.output, source.size):
-        result.add_problem("disk space", room)
+    if disk_space_note := target.disk_space_note(source.size):
+        result.add_problem("disk space", disk_space_note)
 
 
 class _TaskChecker:
-    """The checks of one task against label config and model."""
+    """Check tasks against label config and model."""
 
     def __init__(self, plan: PredictPlan, result: CheckResult, seen_ids: _SeenIds, media: _MediaChecker) -> None:
         self.plan = plan
@@ -145,13 +154,13 @@ class _TaskChecker:
         self.media = media
         self.objects = [obj for obj in plan.binding.config.objects.values() if obj.data_key is not None]
 
-    def check(self, task: Task, error_location: str, with_data: bool) -> None:
-        """Offences of one task. `with_data`: it has data to look at."""
-        for obj in self.objects if with_data else ():
+    def check(self, task: Task, error_location: str, has_data: bool) -> None:
+        """Add the problems of a task; `has_data` tells whether it has an object of data."""
+        for obj in self.objects if has_data else ():
             if problem := _data_problem(obj, task.data):
                 self.result.add_problem("data", f"{error_location}: {problem}")
                 break
-        else:  # what the data points to can only be asked when it is there
+        else:  # only data without problems tells which media it points to
             for value in self.plan.model.media_refs(task, self.plan.binding):
                 self.media.check(value, task.id, error_location)
         if task.id is not None and not self.seen_ids.add(task.id):
@@ -159,7 +168,7 @@ class _TaskChecker:
 
 
 class _MediaChecker:
-    """Whether what tasks point to is there. Servers are asked several things at a time."""
+    """Check that the media of tasks exist; several requests to servers are in flight at a time."""
 
     def __init__(self, plan: PredictPlan, result: CheckResult, check_remote: bool) -> None:
         self.result = result
@@ -178,6 +187,7 @@ class _MediaChecker:
             self._collect_oldest()
 
     def finish(self) -> None:
+        """Wait for the requests in flight."""
         while self.in_flight:
             self._collect_oldest()
         if self.executor:
@@ -185,8 +195,8 @@ class _MediaChecker:
         self.media.close()
 
     def _collect_oldest(self) -> None:
-        where, answer = self.in_flight.popleft()
-        self._record_problem(where, answer.result())
+        error_location, problem = self.in_flight.popleft()
+        self._record_problem(error_location, problem.result())
 
     def _record_problem(self, error_location: str, problem: str | None) -> None:
         if problem:
@@ -194,17 +204,18 @@ class _MediaChecker:
 
 
 def _data_problem(obj: Object, data: Mapping[str, Any]) -> str | None:
-    """What is wrong with the value that an object of the label config refers to."""
+    """Return what is wrong with the value that an object of the label config refers to, None if nothing is."""
     try:
         value = obj.read(data)
     except ValueError as error:
         return str(error)
     if obj.tag.lower() not in STRING_VALUED_TAGS:
         return None
-    wanted = list if "valueList" in obj.attrs else str
-    if isinstance(value, wanted):
+    expected_type = list if "valueList" in obj.attrs else str
+    if isinstance(value, expected_type):
         return None
-    return f'"{obj.data_key}" is {describe_json_type(value)}; <{obj.tag} name="{obj.name}"> wants {describe_json_type(wanted())}'
+    expected = f'<{obj.tag} name="{obj.name}"> wants {describe_json_type(expected_type())}'
+    return f'"{obj.data_key}" is {describe_json_type(value)}; {expected}'
 
 
 class _SeenIds:
@@ -219,7 +230,7 @@ class _SeenIds:
         self._db.execute("BEGIN")
 
     def add(self, task_id: int) -> bool:
-        """False when it was there before. An id beyond 64 bits is compared by its last 63."""
+        """Add an id; return False when it was there before. An id beyond 64 bits is compared by its last 63."""
         return self._db.execute("INSERT OR IGNORE INTO ids VALUES (?)", (task_id & (2**63 - 1),)).rowcount == 1
 
     def close(self) -> None:

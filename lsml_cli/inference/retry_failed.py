@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,70 +15,78 @@ from lsml_cli.inference.dispatch import predict_stream
 from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.record_codec import OutputRecord, RenderedRecord
 from lsml_cli.inference.run import PredictRun, PredictSummary, ProgressReporter
-from lsml_cli.io.image_paths import ImageFolderSource
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.output import FileOutput
-from lsml_cli.io.output_paths import is_stream
+from lsml_cli.io.output import open_output
 from lsml_cli.io.source import RecordSource
+from lsml_cli.io.task_source import TaskSource
 
-BLOCK_BYTES = 16 << 20  # bytes of finished records that wait while failed ones gather for a batch
+BLOCK_BYTES = 16 << 20  # of finished records that wait while failed ones gather for a batch
+ERROR_FILE_HINT = "Name the file that `lsml predict --errors` wrote; lines may be left out, not moved."
 
 
 @dataclass
 class _RetrySlot:
-    """A record of the input, and what stands in its place: a finished record, or None where it is to be redone."""
+    """A record of the input, and its finished record in the output, None where the task is to be predicted again."""
 
     record: Record
     finished_body: bytes | None
 
 
 def retry_failed(plan: PredictPlan, errors: Path, reporter: ProgressReporter) -> PredictSummary:
-    """Predict the tasks that `errors` lists once more, and put the results in their places in the finished output.
+    """Predict the tasks of an error file again, and put the results in their places in the finished output.
 
     Everything else is copied byte by byte. The output is replaced when the new one is complete; a killed retry leaves
-    the old one as it was. Tasks that fail again are in `options.errors`.
-    Raises UsageError or InputError when output, error file and input do not belong together.
+    the old one as it was.
+
+    Args:
+        plan: The plan of the run that wrote the output.
+        errors: Its error file; lines may be left out. Tasks that fail again go to `plan.options.errors`.
+        reporter: Gets notes and progress.
+
+    Raises:
+        UsageError: There is no finished output, or no error file.
+        InputError: Output, error file and input do not belong together.
     """
     options = plan.options
-    if is_stream(options.output) or not Path(options.output).is_file():
+    if options.target.is_stream or not Path(options.output).is_file():
         raise UsageError(
             f"--retry-failed needs the finished output, and {options.output} is no file.",
             "Name it with --output; an unfinished run is continued with --resume.",
         )
     with ExitStack() as stack:
-        source: RecordSource | ImageFolderSource = plan.open_source()
-        stack.enter_context(source)
-        finished = stack.enter_context(RecordSource(options.output))
-        old = iter(finished)
-        places = _pair_records(plan, source, old, _read_error_file(errors))
-        output = FileOutput(options.output, options.errors, plan.run_fingerprint(), resume=False, with_journal=False)
-        stack.enter_context(closing(output))
+        source = stack.enter_context(plan.open_source())
+        finished = iter(stack.enter_context(RecordSource(options.output)))
+        slots = _pair_records(plan, source, finished, _read_error_file(errors))
+        output = stack.enter_context(closing(open_output(replace(options.target, is_resumable=False))))
         run = PredictRun(plan, source, output, reporter)
         for note in plan.notes:
             reporter.note(note)
         replicas = stack.enter_context(plan.open_replicas())
-        for block in _group_slots(places, plan.batch_size * len(replicas)):
-            again = [place.record for place in block if place.finished_body is None]
-            results = predict_stream(replicas, again, batch_size=plan.batch_size, codec=plan.codec)
-            run.in_flight.extend((place.record.location, 0) for place in block)
-            run.write_batches([[_take_result(place, results) for place in block]])
-        if (extra := next(old, None)) is not None:
+        for block in _group_slots(slots, plan.batch_size * len(replicas)):
+            failed = [slot.record for slot in block if slot.finished_body is None]
+            results = predict_stream(replicas, failed, batch_size=plan.batch_size, codec=plan.codec)
+            for slot in block:
+                run.add_in_flight(slot.record.location)
+            run.write_batches([[_take_result(slot, results) for slot in block]])
+        if (extra := next(finished, None)) is not None:
             raise _mismatch_error(plan, f"the output has more records than the input, from {extra.location} on")
         output.finish()
         return run.summary()
 
 
 def _take_result(slot: _RetrySlot, results: Iterator[RenderedRecord]) -> RenderedRecord:
+    """Return the finished record of a slot, or the next new one where the task was predicted again."""
     return next(results) if slot.finished_body is None else OutputRecord(slot.finished_body, is_kept=True)
 
 
 def _group_slots(slots: Iterator[_RetrySlot], max_failed: int) -> Iterator[list[_RetrySlot]]:
+    """Group consecutive slots until `max_failed` of them are to be predicted, or they hold `BLOCK_BYTES`."""
     block: list[_RetrySlot] = []
     failed = size = 0
-    for place in slots:
-        block.append(place)
-        failed += place.finished_body is None
-        size += len(place.finished_body or b"")
+    for slot in slots:
+        block.append(slot)
+        failed += slot.finished_body is None
+        size += len(slot.finished_body or b"")
         if failed == max_failed or size > BLOCK_BYTES:
             yield block
             block, failed, size = [], 0, 0
@@ -88,21 +96,27 @@ def _group_slots(slots: Iterator[_RetrySlot], max_failed: int) -> Iterator[list[
 
 def _pair_records(
     plan: PredictPlan,
-    source: RecordSource | ImageFolderSource,
+    source: TaskSource,
     finished: Iterator[Record],
     failed: Iterator[dict[str, Any]],
 ) -> Iterator[_RetrySlot]:
-    """Input and output side by side. Where an unreadable record was, a file of whole tasks has nothing."""
+    """Pair each record of the input with that of the output.
+
+    Where the input was unreadable, an output of whole tasks has no record.
+
+    Raises:
+        InputError: Output, error file and input do not belong together.
+    """
     error = next(failed, None)
     limit = plan.options.limit
     for record in source:
         if limit is not None and record.index == limit:
             return
         if error is None or error["index"] != record.index:
-            place = next(finished, None)
-            if place is None or place.problem:
+            finished_record = next(finished, None)
+            if finished_record is None or finished_record.problem:
                 raise _mismatch_error(plan, f"the output has no record for {source.name}, {record.location}")
-            yield _RetrySlot(record, place.body.rstrip(b"\r\n"))
+            yield _RetrySlot(record, finished_record.body.rstrip(b"\r\n"))
             continue
         if plan.options.output_shape == "predictions" or error["stage"] != "read":
             _require_failed_record(plan, next(finished, None), error)
@@ -113,7 +127,7 @@ def _pair_records(
 
 
 def _require_failed_record(plan: PredictPlan, output_record: Record | None, error: dict[str, Any]) -> None:
-    """The output must hold the failed task exactly where the error file says it is."""
+    """Raise InputError unless the output holds the failed task exactly where the error file says."""
     record = orjson.loads(output_record.body) if output_record is not None and output_record.body else {}
     task_id = record.get("task" if plan.options.output_shape == "predictions" else "id")
     if output_record is None or task_id != error["id"]:
@@ -123,31 +137,28 @@ def _require_failed_record(plan: PredictPlan, output_record: Record | None, erro
         raise _mismatch_error(plan, f"task {error['id']} has a prediction of {plan.spec.model_version} in the output")
 
 
-def _mismatch_error(plan: PredictPlan, why: str) -> InputError:
+def _mismatch_error(plan: PredictPlan, reason: str) -> InputError:
     return InputError(
-        f"Input, output and error file do not belong together: {why}.",
+        f"Input, output and error file do not belong together: {reason}.",
         f"--retry-failed takes the files and the options of the run that wrote {plan.options.output}.",
     )
 
 
 def _read_error_file(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of an error file; they come in the order of the input."""
+    """Yield the lines of an error file, parsed; they must be in the order of the input."""
     try:
         file = path.open("rb")
     except OSError as error:
         raise UsageError(f"The error file {path} cannot be read: {error.strerror}.") from None
     with file:
-        last = -1
+        last_index = -1
         for number, line in enumerate(file, 1):
             try:
                 failed = orjson.loads(line)
                 index, _, _ = failed["index"], failed["id"], failed["stage"]
             except (orjson.JSONDecodeError, KeyError, TypeError):
                 raise InputError(f"{path}, line {number} is no line of an error file.", ERROR_FILE_HINT) from None
-            if not isinstance(index, int) or index <= last:
+            if not isinstance(index, int) or index <= last_index:
                 raise InputError(f"{path}, line {number} is out of order.", ERROR_FILE_HINT)
-            last = index
+            last_index = index
             yield failed
-
-
-ERROR_FILE_HINT = "Name the file that `lsml predict --errors` wrote; lines may be left out, not moved."

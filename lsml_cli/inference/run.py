@@ -1,4 +1,4 @@
-"""One execution of `lsml predict`: its counters, the way of a batch to the output, and how it went."""
+"""One execution of `lsml predict`: count what comes back, write it, report progress, and summarize."""
 
 from __future__ import annotations
 
@@ -15,24 +15,35 @@ import orjson
 from lsml_cli.errors import Interrupted, RunStopped
 from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.record_codec import RenderedRecord
-from lsml_cli.io.image_paths import ImageFolderSource
 from lsml_cli.io.journal import JournalEntry, require_enough_input, require_same_input
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import Output
-from lsml_cli.io.output_paths import STDOUT, is_stream
-from lsml_cli.io.source import RecordSource
+from lsml_cli.io.output_paths import STDOUT
+from lsml_cli.io.task_source import TaskSource
 from lsml_cli.schema.predictions import Failure
 
 MAX_SHOWN_FAILURES = 3
-ALL_FAILED_WARNING_COUNT = 1_000  # tasks that all failed, after which something must be wrong with all of them
+ALL_FAILED_WARNING_COUNT = 1_000  # tasks in a row from the start; if all of them failed, it is not the tasks
 
 
 @dataclass(frozen=True)
 class PredictSummary:
-    """How a run went. `tasks` counts every record of the input, `predicted` those with a prediction (also an empty
-    one), `skipped` those that had one of this version already, `dropped` older predictions that were left out because
-    they do not fit the label config; `seconds` and `tasks_per_second` are this run's own,
-    `resumed_at` the number of tasks that an earlier run had done."""
+    """How a run went.
+
+    Attributes:
+        model: Name and version of the model.
+        tasks: Records of the input, whatever became of them.
+        predicted: Tasks with a prediction, also an empty one.
+        skipped: Tasks that had a prediction of this version already.
+        failed: Tasks without a prediction.
+        dropped: Older predictions that were left out because they do not fit the label config.
+        resumed_at: Tasks that an earlier run had done.
+        seconds: Duration of this run alone.
+        tasks_per_second: Rate of this run alone.
+        output: Where the records went, "-" for standard output.
+        errors: The error file, if any.
+        first_failures: The first few failures, as sentences.
+    """
 
     model: str
     tasks: int
@@ -54,13 +65,13 @@ class PredictSummary:
         }
 
     def summary_lines(self) -> Iterator[str]:
-        """The summary in words."""
+        """Yield the summary as sentences."""
         rate = f" in {self.seconds:,.1f} s ({self.tasks_per_second:,.0f}/s)"
-        before = f", {self.resumed_at:,} of them before" if self.resumed_at else ""
+        resumed = f", {self.resumed_at:,} of them before" if self.resumed_at else ""
         kept = f", {self.skipped:,} left as they were" if self.skipped else ""
-        where = f" -> {self.output}" if self.output != STDOUT else ""
+        destination = f" -> {self.output}" if self.output != STDOUT else ""
         tasks = f"{self.tasks:,} task{'' if self.tasks == 1 else 's'}"
-        yield f"{tasks}{before}: {self.predicted:,} predicted{kept}, {self.failed:,} failed{rate}{where}"
+        yield f"{tasks}{resumed}: {self.predicted:,} predicted{kept}, {self.failed:,} failed{rate}{destination}"
         if self.dropped:
             yield f"{self.dropped:,} older predictions were left out: they do not fit the label config."
         if self.failed and self.errors:
@@ -70,26 +81,31 @@ class PredictSummary:
 
 
 def _to_valid_utf8(path: str) -> str:
-    """A path that may hold bytes which are no UTF-8."""
+    """Return a path as text that JSON can hold; bytes that are not UTF-8 are replaced."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class ProgressReporter(Protocol):
-    """Where a run tells how it is going."""
+    """Receives what a run has to say."""
 
     def note(self, sentence: str) -> None:
-        """Something to read once."""
+        """Show a sentence once."""
 
     def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
-        """How far the run is; `fraction` of the input in 0..1, None when its size is not known."""
+        """Show how far the run is; `fraction` of the input in 0..1, None when its size is not known."""
 
 
 class PredictRun:
-    """The counters of one run, and the way of a batch from the replicas to the output."""
+    """The counters of one run; takes batches from the replicas to the output.
 
-    def __init__(
-        self, plan: PredictPlan, source: RecordSource | ImageFolderSource, output: Output, reporter: ProgressReporter
-    ) -> None:
+    Args:
+        plan: What is predicted.
+        source: The open input.
+        output: The open output; where it continues an earlier run, so do the counters.
+        reporter: Gets notes and progress.
+    """
+
+    def __init__(self, plan: PredictPlan, source: TaskSource, output: Output, reporter: ProgressReporter) -> None:
         self.plan = plan
         self.options = plan.options
         self.source = source
@@ -100,63 +116,87 @@ class PredictRun:
         self.processed = output.last_entry.records
         self.counts = {"predicted": 0, "skipped": 0, "failed": 0, "dropped": 0} | dict(output.last_entry.counts)
         self.first_failures: list[str] = []
-        # Of each record that is under way: its place, and the checksum of the input up to and including it.
-        self.in_flight: deque[tuple[str, int]] = deque()
+        # Of each record in flight: its location, and the CRC-32 of the input up to and including it.
+        self._in_flight: deque[tuple[str, int]] = deque()
+
+    def add_in_flight(self, location: str, crc: int = 0) -> None:
+        """Announce a record whose result will be written, in the order in which results come.
+
+        Args:
+            location: Where the record starts in the input.
+            crc: CRC-32 of the input up to and including it; 0 where nothing will be resumed.
+        """
+        self._in_flight.append((location, crc))
 
     def pending_records(self, records: Iterator[Record]) -> Iterator[Record]:
-        """The records that are still to be done, after those of an earlier run were read again and compared."""
-        crc = skipped = 0
+        """Yield the records that are still to be done.
+
+        Those that an earlier run has done are read again and compared with its checksum.
+
+        Raises:
+            InputError: The input has fewer records than were done.
+            ResumeRefused: It begins with other records.
+        """
+        crc = compared = 0
         for record in islice(records, self.resumed_at):
             crc = zlib.crc32(record.body, crc)
-            skipped += 1
-        require_enough_input(self.source.name, skipped, self.output.last_entry)
+            compared += 1
+        require_enough_input(self.source.name, compared, self.output.last_entry)
         require_same_input(self.source.name, crc, self.output.last_entry)
         limit = self.options.limit
         for record in islice(records, None if limit is None else max(0, limit - self.resumed_at)):
             crc = zlib.crc32(record.body, crc)
-            self.in_flight.append((record.location, crc))
+            self._in_flight.append((record.location, crc))
             yield record
 
     def write_batches(self, batches: Iterable[list[RenderedRecord]]) -> None:
+        """Write every batch; ctrl-C raises Interrupted with how to continue."""
         try:
             for batch in batches:
                 self.write_batch(batch)
         except KeyboardInterrupt:
-            raise Interrupted(f"Interrupted after {self.processed:,} tasks.", self.resume_hint()) from None
+            raise Interrupted(f"Interrupted after {self.processed:,} tasks.", self._resume_hint()) from None
 
     def write_batch(self, batch: list[RenderedRecord]) -> None:
-        """Count a batch, write it, and say how far the run is."""
+        """Count a batch, write it, and report progress.
+
+        Raises:
+            RunStopped: By `on_error` or `max_failures`.
+        """
         errors = []
         crc = 0
-        for written in batch:
-            place, crc = self.in_flight.popleft()
-            if isinstance(written, bytes):
+        for rendered in batch:
+            location, crc = self._in_flight.popleft()
+            if isinstance(rendered, bytes):
                 self.counts["predicted"] += 1
             else:
-                self.counts["dropped"] += written.dropped_predictions
-                if written.failure is not None:
-                    errors.append(self.record_failure(written.failure, written.task_id, place))
+                self.counts["dropped"] += rendered.dropped_predictions
+                if rendered.failure is not None:
+                    errors.append(self._record_failure(rendered.failure, rendered.task_id, location))
                 else:
-                    self.counts["skipped" if written.is_kept else "predicted"] += 1
+                    self.counts["skipped" if rendered.is_kept else "predicted"] += 1
             self.processed += 1
-        bodies = [written if isinstance(written, bytes) else written.body for written in batch]
+        bodies = [rendered if isinstance(rendered, bytes) else rendered.body for rendered in batch]
         self.output.write(bodies, errors, JournalEntry(self.processed, crc, counts=dict(self.counts)))
-        most = self.options.max_failures
-        if most is not None and self.counts["failed"] > most:
-            raise RunStopped(f"More than {most:,} tasks failed (--max-failures).", self.resume_hint())
-        if self.counts[
-            "failed"
-        ] == self.processed and self.processed >= ALL_FAILED_WARNING_COUNT > self.processed - len(batch):
-            self.reporter.note(f"All of the first {self.processed:,} tasks failed; ctrl-C stops the run.")
+        self._check_failures(len(batch))
         fraction = self.source.position() / self.source.size if self.source.size else None
         self.reporter.progress(self.processed, self.counts["failed"], fraction)
 
-    def record_failure(self, failure: Failure, task_id: int | None, location: str) -> bytes:
-        """Count a failure; its line for the error file."""
-        named = f"{self.source.name}, {location}" + (f", task {task_id}" if task_id is not None else "")
-        sentence = f"{named}: {failure.reason}"
+    def _check_failures(self, batch_size: int) -> None:
+        """Stop after too many failures; say so when nothing but failures has come so far."""
+        failed, max_failures = self.counts["failed"], self.options.max_failures
+        if max_failures is not None and failed > max_failures:
+            raise RunStopped(f"More than {max_failures:,} tasks failed (--max-failures).", self._resume_hint())
+        is_first_time = self.processed - batch_size < ALL_FAILED_WARNING_COUNT <= self.processed
+        if failed == self.processed and is_first_time:
+            self.reporter.note(f"All of the first {self.processed:,} tasks failed; ctrl-C stops the run.")
+
+    def _record_failure(self, failure: Failure, task_id: int | None, location: str) -> bytes:
+        """Count a failure and return its line for the error file; raise RunStopped if it must stop the run."""
+        task_name = f"{self.source.name}, {location}" + (f", task {task_id}" if task_id is not None else "")
+        sentence = f"{task_name}: {failure.reason}"
         if self.options.on_error == "fail":
-            raise RunStopped(f"{sentence}.", self.resume_hint())
+            raise RunStopped(f"{sentence}.", self._resume_hint())
         self.counts["failed"] += 1
         if len(self.first_failures) < MAX_SHOWN_FAILURES:
             self.first_failures.append(sentence)
@@ -171,13 +211,14 @@ class PredictRun:
         }
         return orjson.dumps(line) + b"\n"
 
-    def resume_hint(self) -> str | None:
+    def _resume_hint(self) -> str | None:
         done = self.output.last_entry.records
-        return (
-            f"{done:,} tasks are done; continue with --resume." if done and not is_stream(self.options.output) else None
-        )
+        if not done or self.options.target.is_stream:
+            return None
+        return f"{done:,} tasks are done; continue with --resume."
 
     def summary(self) -> PredictSummary:
+        """Return how the run went so far."""
         seconds = time.monotonic() - self.started_at
         return PredictSummary(
             model=self.plan.spec.model_version,

@@ -19,19 +19,27 @@ _LINE_OVERHEAD = 64  # bytes that Python needs for a short line beside its text
 
 
 def read_rows(stream: io.BufferedReader[Any], end_reason: EndReason, id_column: str | None) -> Iterator[Record]:
-    """One record a row: `{"data": {column: text}}`, or the row itself, flat like JSON_MIN, of an export.
+    """Return one record per row: `{"data": {column: text}}`, or the flat row itself for a row of an export.
 
-    Quoted fields may hold line breaks. A row that cannot be read costs itself: reading goes on in the line after its
-    first one, since a quote that is never closed swallows the rows that follow.
-    The header and the first row are read at once. Raises InputError when they are missing or make no sense, UsageError
-    when there is no column `id_column`.
+    Quoted fields may hold line breaks. A row that cannot be read costs only itself: reading goes on in the line after
+    its first one, since a quote that is never closed swallows the rows that follow. The header and the first row are
+    read at once.
+
+    Args:
+        stream: The table; its delimiter is the most frequent of tab, comma and semicolon in the header.
+        end_reason: Why the input ended early, "" if it did not.
+        id_column: A column that must exist, None for none.
+
+    Raises:
+        InputError: Header or first row are missing or make no sense.
+        UsageError: There is no column `id_column`.
     """
     csv.field_size_limit(MAX_TASK_BYTES)
     lines = _RewindableLines(stream)
     try:
-        first = next((line for line in lines if not line.isspace()), "")
+        header_line = next((line for line in lines if not line.isspace()), "")
         lines.rewind(len(lines.row_lines) - 1)
-        delimiter = max("\t,;", key=first.count)
+        delimiter = max("\t,;", key=header_line.count)
         header = next(_csv_reader(lines, delimiter), [])
     except csv.Error as error:
         raise InputError(f"{end_reason(f'has a header that is not CSV: {_csv_error_message(error)}')}.") from None
@@ -54,7 +62,7 @@ def _iter_records(
     index = 0
     while True:
         lines.start_row()
-        place = f"line {lines.line_number + 1}"
+        location = f"line {lines.line_number + 1}"
         try:
             row = next(reader)
         except StopIteration:
@@ -62,7 +70,7 @@ def _iter_records(
         except csv.Error as error:
             if lines.is_truncated(end_reason):
                 break
-            yield Record(index, place, b"", _csv_error_message(error))
+            yield Record(index, location, b"", _csv_error_message(error))
             lines.rewind(1)
             reader = _csv_reader(lines, delimiter)
         else:
@@ -70,24 +78,26 @@ def _iter_records(
                 break
             if not row:
                 continue
-            yield _make_record(index, place, header, row)
+            yield _make_record(index, location, header, row)
         index += 1
     if end_reason():
-        yield Record(index, place, b"", end_reason(), truncated=True)
+        yield Record(index, location, b"", end_reason(), truncated=True)
 
 
 def _csv_reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
-def _make_record(index: int, place: str, header: Sequence[str], row: Sequence[str]) -> Record:
+def _make_record(index: int, location: str, header: Sequence[str], row: Sequence[str]) -> Record:
     if len(row) != len(header):
-        return Record(index, place, b"", f"this row has {len(row)} fields, the header has {len(header)}")
+        return Record(index, location, b"", f"this row has {len(row)} fields, the header has {len(header)}")
     fields = dict(zip(header, row, strict=True))
     try:
-        return Record(index, place, orjson.dumps(fields if is_export_row(fields) else {"data": fields}))
+        return Record(index, location, orjson.dumps(fields if is_export_row(fields) else {"data": fields}))
     except TypeError:
-        return Record(index, place, b"", "this row is not UTF-8 text: convert the file first, for example with iconv")
+        return Record(
+            index, location, b"", "this row is not UTF-8 text: convert the file first, for example with iconv"
+        )
 
 
 def _csv_error_message(error: csv.Error) -> str:
@@ -102,21 +112,22 @@ def _csv_error_message(error: csv.Error) -> str:
 
 
 class _OversizedLine(str):
-    """Stands for a line that is too large: the sentence about it."""
+    """The message about a line that is too large, in place of the line."""
 
 
 class _RewindableLines:
-    """The lines of a stream, as the `csv` module wants them; those of a row that cannot be read come again.
+    """The lines of a stream for the `csv` module; those of a row that cannot be read can be replayed.
 
-    number  of the line that was given last
-    row     the lines of the row at hand, of which there may be so many that they reach LARGEST_TASK
+    Attributes:
+        line_number: Number of the line that was returned last, from 1.
+        row_lines: Lines of the current row, at most `MAX_TASK_BYTES` of them.
     """
 
     def __init__(self, stream: io.BufferedReader[Any]) -> None:
         self.stream = stream
         self.line_number = 0
         self.row_lines: list[str] = []
-        self._replayed: deque[str] = deque()  # lines that come again
+        self._replayed: deque[str] = deque()  # lines to return once more
         self._row_bytes = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -142,16 +153,16 @@ class _RewindableLines:
         return line.decode("utf-8", "surrogateescape")
 
     def start_row(self) -> None:
-        """The next line is the first of a row."""
+        """Declare the next line the first of a row."""
         self.row_lines.clear()
         self._row_bytes = 0
 
     def rewind(self, keep: int) -> None:
-        """Give the lines of this row once more, all but the first `keep`."""
+        """Return the lines of this row once more, all but the first `keep`."""
         self._replayed.extendleft(reversed(self.row_lines[keep:]))
         self.line_number -= len(self.row_lines[keep:])
         self.start_row()
 
     def is_truncated(self, end_reason: EndReason) -> bool:
-        """Whether the input was torn inside of the row at hand."""
+        """Return whether the input was cut off inside of the current row."""
         return not (self.row_lines and self.row_lines[-1].endswith("\n")) and bool(end_reason())

@@ -1,4 +1,4 @@
-"""Sorting records that may be more than fit into memory: sorted runs in temporary files, merged at the end."""
+"""Sort records that may not fit into memory: sorted runs in temporary files, merged at the end."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from lsml_cli.errors import OutputError
 
 RUN_BYTES = 64 << 20  # bytes of records in memory
 MAX_OPEN_RUNS = 64  # files that are open at a time
+RECORD_OVERHEAD = 100  # bytes that Python needs for a record beside its body
 _RECORD_HEADER = struct.Struct("<dQI")  # key, position, length of the body
 
 
 class KeyedRecord(NamedTuple):
-    """A record by what it is sorted; `position` in the input breaks ties, so that equal ones keep their order."""
+    """A record and its sort key; `position` in the input breaks ties, so that equal keys keep their order."""
 
     key: float
     position: int
@@ -25,32 +26,38 @@ class KeyedRecord(NamedTuple):
 
 
 def sort_on_disk(records: Iterable[KeyedRecord], folder: Path, *, run_bytes: int = RUN_BYTES) -> Iterator[bytes]:
-    """The bodies, the lowest key first. Memory holds `run` bytes of them; `folder` takes about as much as they are.
+    """Yield the bodies of records, lowest key first.
 
-    Raises OutputError when there is no room for the temporary files.
+    Args:
+        records: What to sort.
+        folder: Where the temporary files go; they take about as much space as the records.
+        run_bytes: Bytes of records to hold in memory.
+
+    Raises:
+        OutputError: There is no room for the temporary files.
     """
     runs: list[IO[bytes]] = []
-    held: list[KeyedRecord] = []
+    in_memory: list[KeyedRecord] = []
     size = 0
     try:
         for record in records:
-            held.append(record)
-            size += len(record.body) + 100  # what Python needs for it besides
+            in_memory.append(record)
+            size += len(record.body) + RECORD_OVERHEAD
             if size > run_bytes:
-                runs.append(_write_run(sorted(held), folder))
-                held, size = [], 0
+                runs.append(_write_run(sorted(in_memory), folder))
+                in_memory, size = [], 0
                 if len(runs) == MAX_OPEN_RUNS:
                     merged = _write_run(heapq.merge(*map(_read_run, runs)), folder)
                     _close_runs(runs)
                     runs.append(merged)
-        for record in heapq.merge(*map(_read_run, runs), iter(sorted(held))):
+        for record in heapq.merge(*map(_read_run, runs), iter(sorted(in_memory))):
             yield record.body
     finally:
         _close_runs(runs)
 
 
 def _write_run(records: Iterable[KeyedRecord], folder: Path) -> IO[bytes]:
-    """A sorted run, in a file without a name that is gone when it is closed."""
+    """Write a sorted run to a file without a name, which is gone when it is closed."""
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with its run
     try:
         for key, position, body in records:

@@ -1,8 +1,8 @@
 """The journal of a run: how far tasks, output and errors agree on disk.
 
-Beside the unfinished `out.json.part` lies `out.json.part.journal`: one line of JSON that says what the run was
-started with, then one line after each batch. A half-written last line is not trusted. Everything that lies behind
-the last whole entry is cut off before the run goes on, so that the bytes are those of an uninterrupted run.
+Beside the unfinished `out.json.part` lies `out.json.part.journal`: one line of JSON with the fingerprint of the run,
+then one line after each batch. A half-written last line is ignored. A resumed run cuts off everything behind the last
+whole entry, so that its bytes are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ SYNC_INTERVAL = 5.0  # seconds between two fsyncs: what a power cut may cost; a 
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """A point at which everything agrees.
+    """A point at which input, output and errors agree.
 
-    records  records of the input that are done
-    crc      CRC-32 of their bytes
-    output   bytes of the output, errors: bytes of the error file
-    counts   the run's counters so far
-    finished the output is complete; only the renaming may be missing
+    Attributes:
+        records: Records of the input that are done.
+        crc: CRC-32 of their bytes.
+        output: Bytes of the output.
+        errors: Bytes of the error file.
+        counts: The run's counters so far.
+        finished: The output is complete; only the rename may be missing.
     """
 
     records: int = 0
@@ -42,7 +44,7 @@ class JournalEntry:
 
 
 class Journal:
-    """An open journal."""
+    """An open journal, to which a run appends an entry after each batch."""
 
     def __init__(self, path: Path, file: io.FileIO, last_entry: JournalEntry) -> None:
         self.path = path
@@ -52,7 +54,7 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path, run_fingerprint: Mapping[str, Any]) -> Self:
-        """A new journal, in the place of any older one."""
+        """Create a journal; an older one of that name is overwritten."""
         journal = cls(path, _open_journal_file(path), JournalEntry())
         journal._file.truncate(0)
         journal._write({"started_with": dict(run_fingerprint)})
@@ -60,19 +62,31 @@ class Journal:
 
     @classmethod
     def reopen(cls, path: Path, run_fingerprint: Mapping[str, Any], output_bytes: int, error_bytes: int) -> Self:
-        """The journal of an unfinished run of which `output` and `errors` bytes are there.
+        """Open the journal of an unfinished run, behind its last entry that can be trusted.
 
-        Raises ResumeRefused, naming each difference, if it was started with something else.
+        Args:
+            path: The journal.
+            run_fingerprint: The fingerprint of the run that continues.
+            output_bytes: Size of the unfinished output.
+            error_bytes: Size of the unfinished error file.
+
+        Raises:
+            ResumeRefused: The run was started with something else; each difference is named.
         """
-        found = JournalState.read(path, output_bytes, error_bytes)
-        found.require_same_run(path, run_fingerprint)
+        state = JournalState.read(path, output_bytes, error_bytes)
+        state.require_same_run(path, run_fingerprint)
         file = _open_journal_file(path)
-        file.truncate(found.valid_bytes)
+        file.truncate(state.valid_bytes)
         file.seek(0, os.SEEK_END)
-        return cls(path, file, found.last_entry)
+        return cls(path, file, state.last_entry)
 
     def append(self, entry: JournalEntry, *files: io.FileIO) -> None:
-        """Record that `entry` holds. `files` have been flushed; every few seconds they are synced to disk first."""
+        """Record that `entry` holds.
+
+        Args:
+            entry: What the run has reached.
+            files: What it has written, already flushed; every `SYNC_INTERVAL` they are synced to disk first.
+        """
         if entry.finished or time.monotonic() - self._synced_at > SYNC_INTERVAL:
             for file in files:
                 os.fsync(file.fileno())
@@ -101,12 +115,13 @@ class Journal:
 
 @dataclass(frozen=True)
 class JournalState:
-    """What a journal on disk says, as far as it can be trusted.
+    """The content of a journal on disk, as far as it can be trusted.
 
-    header  what the run was started with; None where even that line is not whole
-    last    the last entry that is whole and whose files are there: after a power cut a journal may know of bytes that
-            never reached the disk
-    size    bytes of the journal up to there
+    Attributes:
+        header: The fingerprint of the run; None where even that line is not whole.
+        last_entry: The last whole entry whose bytes are in the files: after a power cut a journal may know of bytes
+            that never reached the disk.
+        valid_bytes: Size of the journal up to the end of that entry.
     """
 
     header: Mapping[str, Any] | None
@@ -115,9 +130,15 @@ class JournalState:
 
     @classmethod
     def read(cls, path: Path, output_bytes: int, error_bytes: int) -> Self:
-        """Read a journal a line at a time; `output` and `errors` are the bytes that are there of these files."""
+        """Read a journal a line at a time; a missing one is empty.
+
+        Args:
+            path: The journal.
+            output_bytes: Size of the unfinished output.
+            error_bytes: Size of the unfinished error file.
+        """
         header: Any = None
-        last, size, position = JournalEntry(), 0, 0
+        last_entry, valid_bytes, position = JournalEntry(), 0, 0
         try:
             with path.open("rb") as file:
                 for line in file:
@@ -126,19 +147,18 @@ class JournalState:
                     if content is None:
                         break
                     if header is None:
-                        header, size = content.get("started_with"), position
+                        header, valid_bytes = content.get("started_with"), position
                     elif content["output"] <= output_bytes and content["errors"] <= error_bytes:
-                        last, size = JournalEntry(**content), position
+                        last_entry, valid_bytes = JournalEntry(**content), position
         except FileNotFoundError:
             pass
         except (KeyError, TypeError, AttributeError):  # JSON, but not ours
             pass
-        return cls(header if isinstance(header, dict) else None, last, size)
+        return cls(header if isinstance(header, dict) else None, last_entry, valid_bytes)
 
     def require_same_run(self, path: Path, run_fingerprint: Mapping[str, Any]) -> None:
-        """Refuse to go on with a run that was started with something else, naming each difference."""
-        journal = path.name
-        part = journal.removesuffix(".journal")
+        """Raise ResumeRefused if the run was started with something else, naming each difference."""
+        part = path.name.removesuffix(".journal")
         if self.header is None:
             raise ResumeRefused(f"{path} is damaged, so the run cannot be resumed.", f"Delete it and {part}.")
         differences = [
@@ -154,7 +174,7 @@ class JournalState:
 
 
 def _parse_line(line: bytes) -> Any:
-    """The content of a line of a journal, None where it is torn."""
+    """Return the content of a line of a journal, None where the line is truncated."""
     try:
         return orjson.loads(line) if line.endswith(b"\n") else None
     except orjson.JSONDecodeError:
@@ -174,7 +194,13 @@ def _shorten(value: Any) -> str:
 
 
 def require_same_input(name: str, crc: int, last_entry: JournalEntry) -> None:
-    """Refuse to go on when the records that were done already are not the ones at the start of the input."""
+    """Raise ResumeRefused if the input does not begin with the records that are done.
+
+    Args:
+        name: The input, for the message.
+        crc: CRC-32 of its first `last_entry.records` records.
+        last_entry: What the unfinished run has reached.
+    """
     if crc != last_entry.crc:
         raise ResumeRefused(
             f"The first {last_entry.records:,} records of {name} are not the ones that the unfinished run has done.",
@@ -183,6 +209,7 @@ def require_same_input(name: str, crc: int, last_entry: JournalEntry) -> None:
 
 
 def require_enough_input(name: str, records: int, last_entry: JournalEntry) -> None:
+    """Raise InputError if the input has fewer records than were done before."""
     if records < last_entry.records:
         raise InputError(
             f"{name} has only {records:,} records, but {last_entry.records:,} of them were done before.",

@@ -1,8 +1,8 @@
-"""Bytes -> the bytes of one task at a time.
+"""Split JSON into the bytes of one task at a time.
 
-JSON Lines, a JSON array and objects that follow each other are cut into `Record`s without being parsed: parsing
-happens where the model is, which may be another process. Memory holds one chunk and the task at hand. (`rows.py` does
-the same for CSV.)
+JSON Lines, a JSON array and objects that follow each other are split into `Record`s without being parsed: parsing
+happens where the model is, which may be another process. Memory holds one chunk and the current task.
+(`csv_records` does the same for CSV.)
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 CHUNK = 1 << 18  # bytes read at a time
-MAX_TASK_BYTES = 32 << 20  # bytes; a larger one is reported instead of filling the memory
+MAX_TASK_BYTES = 32 << 20  # a larger task is reported instead of filling the memory
 WHITESPACE = b" \t\r\n"
 
-# Why the input ended, or the given sentence about it when the input itself knows no reason.
+# Called without an argument: why the input ended early, "" if it did not. With a sentence: the same, but that sentence
+# where the input itself knows no reason.
 EndReason = Callable[..., str]
 
 
 class Record(NamedTuple):
     """The bytes of one task, not parsed yet.
 
-    index    position in the input, from 0
-    place    where it starts: "line 12", "byte 4096"
-    body     one JSON object; empty when there is a problem
-    problem  why there is no task here
-    torn     whether the input cannot be read any further from here, so that whatever followed is lost
+    Attributes:
+        index: Position in the input, from 0.
+        location: Where it starts: "line 12", "byte 4,096".
+        body: One JSON object; empty when there is a problem.
+        problem: Why there is no task here.
+        truncated: Whether the input cannot be read any further from here, so that what followed is lost.
     """
 
-    index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
+    index: int  # type: ignore[assignment]  # hides the method of tuples, which is not needed
     location: str
     body: bytes
     problem: str = ""
@@ -45,20 +47,20 @@ def too_large_message(size: int) -> str:
 
 
 def read_lines(stream: io.BufferedReader[Any], end_reason: EndReason) -> Iterator[Record]:
-    """One record a line; blank lines do not count."""
+    """Yield one record per line; blank lines are skipped."""
     index = 0
     number = 0
     while line := stream.readline(MAX_TASK_BYTES):
         number += 1
-        place = f"line {number}"
+        location = f"line {number}"
         if len(line) == MAX_TASK_BYTES and not line.endswith(b"\n"):
-            yield Record(index, place, b"", too_large_message(len(line) + skip_line(stream)))
+            yield Record(index, location, b"", too_large_message(len(line) + skip_line(stream)))
         elif line.isspace():
             continue
         elif line.endswith(b"\n") or BraceDepth().feed(line):
-            yield Record(index, place, line)
+            yield Record(index, location, line)
         else:  # the last line, and its braces are open: say that the file ends too early, not that it is not JSON
-            yield Record(index, place, b"", end_reason("ends in the middle of a task"), truncated=True)
+            yield Record(index, location, b"", end_reason("ends in the middle of a task"), truncated=True)
             return
         index += 1
     if end_reason():
@@ -66,7 +68,7 @@ def read_lines(stream: io.BufferedReader[Any], end_reason: EndReason) -> Iterato
 
 
 def skip_line(stream: io.BufferedReader[Any]) -> int:
-    """Read to the end of the line without keeping it; the number of bytes skipped."""
+    """Read to the end of the line without keeping it; return the number of bytes skipped."""
     skipped = 0
     while piece := stream.readline(CHUNK):
         skipped += len(piece)
@@ -98,7 +100,7 @@ _IN_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 
 
 class BraceDepth:
-    """How deep in braces a position is. Fed with the bytes between two places where an object might end.
+    """Count how deep in braces a position is, given the bytes between two places where an object might end.
 
     Braces inside strings do not count. A string may begin in one segment and end in a later one.
     """
@@ -108,7 +110,7 @@ class BraceDepth:
         self.in_string = False
 
     def feed(self, segment: bytes) -> bool:
-        """Whether the position after `segment` is outside of every brace and string.
+        """Return whether the position after `segment` is outside of every brace and string.
 
         One brace too many is outside as well, so that it costs its own task only.
         """
@@ -128,14 +130,15 @@ class BraceDepth:
 
 
 def split_objects(stream: io.BufferedReader[Any], end_reason: EndReason, *, in_array: bool) -> Iterator[Record]:
+    """Return one record per object of a JSON array, or of a stream of objects that follow each other."""
     return _ObjectSplitter(stream, end_reason, in_array).records()
 
 
 class _ObjectSplitter:
-    """Finds where each element ends by counting braces between the few places where it can end.
+    """Find where each element ends by counting braces between the few places where it can end.
 
-    `buffer[start:]` is the element at hand, `buffer[start:seen]` the part of it that `depth` has counted,
-    `offset` the position of the buffer in the input.
+    `buffer[start:]` is the current element, `buffer[start:seen]` the part of it whose braces were counted, `offset`
+    the position of the buffer in the input.
     """
 
     def __init__(self, stream: io.BufferedReader[Any], end_reason: EndReason, in_array: bool) -> None:
@@ -146,11 +149,11 @@ class _ObjectSplitter:
         self.buffer = b""
         self.start = self.offset = 0
         self.index = -1
-        self.is_fully_buffered = False  # everything that is left lies in the buffer
+        self.is_fully_buffered = False  # the rest of the input is in the buffer
         self.is_finished = False
 
     def read_more(self) -> bool:
-        """Drop what was given out and read on; False at the end of the input, where nothing changes."""
+        """Drop what was yielded and read on; return False at the end of the input, where nothing changes."""
         chunk = self.stream.read1(CHUNK)
         if not chunk:
             self.is_fully_buffered = True
@@ -162,11 +165,11 @@ class _ObjectSplitter:
 
     def make_record(self, body: bytes, problem: str = "") -> Record:
         self.index += 1
-        torn = self.is_finished and bool(problem)
-        return Record(self.index, f"byte {self.offset + self.start:,}", body, problem, torn)
+        truncated = self.is_finished and bool(problem)
+        return Record(self.index, f"byte {self.offset + self.start:,}", body, problem, truncated)
 
     def next_byte(self) -> bytes:
-        """Skip white space; the byte there, empty at the end of the input."""
+        """Skip white space; return the byte behind it, empty at the end of the input."""
         while True:
             match = _SPACE.match(self.buffer, self.start)
             self.start = match.end() if match else self.start
@@ -199,7 +202,7 @@ class _ObjectSplitter:
                 yield self.make_record(b"", f"expected the next task, an object, found {self.describe_next()}")
 
     def split_buffer(self) -> Iterator[Record]:
-        """The objects from here to the end of the buffer, and the one that goes on after it."""
+        """Yield the objects from here to the end of the buffer, and the one that goes on after it."""
         depth = BraceDepth()
         seen = self.start
         while True:
@@ -213,17 +216,17 @@ class _ObjectSplitter:
                     if not self.step_to_object():
                         return
                     seen = self.start
-            held = seen - self.start
+            scanned = seen - self.start
             if len(self.buffer) - self.start > MAX_TASK_BYTES:
-                yield self.skip_oversized(depth, held)
+                yield self.skip_oversized(depth, scanned)
                 return
             if not self.read_more():
-                yield from self.last_object(depth, held)
+                yield from self.last_object(depth, scanned)
                 return
-            seen = held
+            seen = scanned
 
     def step_to_object(self) -> bool:
-        """After an element: over the comma, to the next object if it lies in the buffer."""
+        """Step over the comma after an element; return whether the next object begins in the buffer, and go there."""
         if self.in_array and self.buffer.startswith(b",{", self.start):
             self.start += 1
             return True
@@ -237,7 +240,7 @@ class _ObjectSplitter:
         return True
 
     def last_object(self, depth: BraceDepth, scanned: int) -> Iterator[Record]:
-        """An object after which the input ends, with or without something odd in between; or one that is torn."""
+        """Yield an object after which the input ends, with or without something odd in between, or a truncated one."""
         seen = self.start + scanned
         for match in _CLOSING_BRACE.finditer(self.buffer, seen):
             complete = depth.feed(self.buffer[seen : match.end()])
@@ -251,7 +254,7 @@ class _ObjectSplitter:
         yield self.make_record(b"", self.end_reason("ends in the middle of a task"))
 
     def skip_oversized(self, depth: BraceDepth, scanned: int) -> Record:
-        """Count on to the end of an object that is too large to keep."""
+        """Count on to the end of an object that is too large to keep; return a record with the problem."""
         record = self.make_record(b"")
         size = 0
         seen = self.start + scanned
@@ -282,9 +285,9 @@ class _ObjectSplitter:
             seen = 0
 
     def skip_non_object(self) -> Record:
-        """An element of the array that is no object: passed over without being kept, and reported."""
-        shown = self.describe_next()
-        record = self.make_record(b"", f"expected a task, an object, found {shown}")
+        """Skip an element of the array that is no object, without keeping it; return a record with the problem."""
+        description = self.describe_next()
+        record = self.make_record(b"", f"expected a task, an object, found {description}")
         depth = 0
         while True:
             for match in _TOKEN.finditer(self.buffer, self.start):
@@ -295,19 +298,19 @@ class _ObjectSplitter:
                 depth += (token in (b"[", b"{")) - (token in (b"]", b"}"))
                 if token == b'"':
                     self.start = match.end()
-                    go_on = self.skip_string()
+                    has_more = self.skip_string()
                     break
             else:
                 self.start = len(self.buffer)
-                go_on = self.read_more()
-            if not go_on:
+                has_more = self.read_more()
+            if not has_more:
                 self.is_finished = True
                 return record._replace(
-                    problem=self.end_reason(f"ends inside {shown}, where a task was expected"), truncated=True
+                    problem=self.end_reason(f"ends inside {description}, where a task was expected"), truncated=True
                 )
 
     def skip_string(self) -> bool:
-        """Over the rest of a string, whose opening quote was passed; False when the input ends inside of it."""
+        """Skip the rest of a string, behind its opening quote; return False when the input ends inside of it."""
         while match := _IN_STRING.match(self.buffer, self.start):
             self.start = match.end()  # a quote, an escape that is cut in two, or the end of the buffer
             if self.buffer.startswith(b'"', self.start):
@@ -318,6 +321,7 @@ class _ObjectSplitter:
         return False
 
     def describe_next(self) -> str:
+        """Describe the JSON value that begins here: "a list", "the number 5"."""
         start = self.buffer[self.start : self.start + 1]
         kinds = {b"[": "a list", b'"': "a string", b",": "a comma", b"n": "null", b"t": "true", b"f": "false"}
         text = self.buffer[self.start : self.start + 12].split(b",")[0].split(b"]")[0].decode("utf-8", "replace")

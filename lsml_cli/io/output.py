@@ -1,65 +1,71 @@
-"""Where the records of a run go: a file that appears when it is complete, or a stream such as standard output.
-
-While a run is under way, `out.json.part` holds exactly the bytes that the finished file begins with, the error file
-likewise, and `out.json.part.journal` tells how far they agree with the input (see `resume`).
-"""
+"""Write the records of a run: to a file that appears when it is complete, or to a stream such as standard output."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from lsml_cli.errors import OutputClosed, OutputError, UsageError
-from lsml_cli.io.journal import Journal, JournalEntry, JournalState
-from lsml_cli.io.output_paths import (
-    STDOUT,
-    existing_file_identity,
-    file_identity,
-    is_stream,
-    open_locked,
-    resolve_output_path,
-    sibling_path,
-)
+from lsml_cli.io.journal import Journal, JournalEntry
+from lsml_cli.io.output_paths import STDOUT, existing_file_identity, file_identity, resolve_output_path
+from lsml_cli.io.output_target import PART_SUFFIX, OutputFormat, OutputTarget
+from lsml_cli.io.stdout import open_stdout
 
-OutputFormat = Literal["json", "jsonl"]
-FORMAT_BY_SUFFIX: dict[str, OutputFormat] = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def output_format(output: str, requested: OutputFormat | None) -> OutputFormat:
-    """The format that was asked for, else the one that the file's ending says; a stream is JSON Lines."""
-    if requested is not None:
-        return requested
-    if is_stream(output):
-        return "jsonl"
-    ending = Path(output).suffix.lower()
-    if ending not in FORMAT_BY_SUFFIX:
-        endings = ", ".join(FORMAT_BY_SUFFIX)
-        raise UsageError(f"{output!r} does not end in {endings}.", "Add --format json or --format jsonl.")
-    return FORMAT_BY_SUFFIX[ending]
-
-
 class Output(Protocol):
-    """Takes records in order. `last` is the point up to which an earlier run got, its beginning for a new one."""
+    """Takes records in order.
+
+    Attributes:
+        last_entry: How far the output is; at first, how far an earlier run that is continued had got.
+    """
 
     last_entry: JournalEntry
 
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], entry: JournalEntry) -> None:
-        """Write a batch. Empty records are left out; `reached` is the state after it, without the file offsets."""
+        """Write a batch.
 
-    def finish(self) -> None: ...
+        Args:
+            records: Records of the output; empty ones are left out.
+            errors: Lines for the error file.
+            entry: The state of the run after this batch; its file offsets are filled in here.
+        """
 
-    def close(self) -> None: ...
+    def finish(self) -> None:
+        """Complete the output; a file appears under its final name."""
+
+    def close(self) -> None:
+        """Close the files, finished or not."""
+
+
+def open_output(
+    target: OutputTarget, run_fingerprint: Mapping[str, Any] | None = None, *, resume: bool = False
+) -> Output:
+    """Open an output for writing.
+
+    Args:
+        target: Where to write.
+        run_fingerprint: What decides about the bytes of the output; a resumed run must have the same.
+        resume: Continue an unfinished run if there is one.
+
+    Raises:
+        UsageError: The output cannot be created or resumed, or an unfinished run would be overwritten.
+        ResumeRefused: The unfinished run was started with something else.
+        OutputError: Another run is writing the same file.
+    """
+    if not target.is_stream:
+        return FileOutput(target, run_fingerprint or {}, resume=resume)
+    if resume:
+        raise UsageError("What went into a stream cannot be resumed.", "Write to a file with --output.")
+    return StreamOutput(target)
 
 
 class _Framing:
-    """What stands before, between and after the records."""
+    """The bytes before, between and after the records of a format."""
 
     def __init__(self, record_format: OutputFormat, has_records: bool) -> None:
         self.has_records = has_records
@@ -79,40 +85,15 @@ class _Framing:
         return self.closing if self.has_records else self.opening.strip() + self.closing.lstrip()
 
 
-_saved_stdout: io.FileIO | None = None
-
-
-@contextmanager
-def reserve_stdout() -> Iterator[None]:
-    """Keep standard output for records alone: whatever a model or a library prints goes to stderr meanwhile.
-
-    Below Python too, and in the processes that are started meanwhile.
-    """
-    global _saved_stdout
-    sys.stdout.flush()
-    _saved_stdout = io.FileIO(os.dup(1), "w")
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(_saved_stdout.fileno(), 1)
-        _saved_stdout.close()
-        _saved_stdout = None
-
-
 class StreamOutput:
     """Standard output or another stream, one batch at a time; errors go to their file."""
 
-    def __init__(self, output: str, record_format: OutputFormat, errors: str | None) -> None:
-        self._name = "standard output" if output == STDOUT else output
-        if output == STDOUT:
-            self._stream = io.FileIO(os.dup(_saved_stdout.fileno() if _saved_stdout else 1), "w")
-        else:
-            self._stream = io.FileIO(output, "w")
-        self._errors = io.FileIO(resolve_output_path(errors), "w") if errors else None
-        self._is_json_lines = record_format == "jsonl"
-        self._framing = _Framing(record_format, has_records=False)
+    def __init__(self, target: OutputTarget) -> None:
+        self._name = "standard output" if target.output == STDOUT else target.output
+        self._stream = open_stdout() if target.output == STDOUT else io.FileIO(target.output, "w")
+        self._errors = io.FileIO(resolve_output_path(target.errors), "w") if target.errors else None
+        self._is_json_lines = target.format == "jsonl"
+        self._framing = _Framing(target.format, has_records=False)
         self.last_entry = JournalEntry()
 
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], entry: JournalEntry) -> None:
@@ -122,9 +103,7 @@ class StreamOutput:
         self.last_entry = entry
 
     def _frame(self, records: Sequence[bytes]) -> bytes:
-        if (
-            self._is_json_lines
-        ):  # each with its line end at once: whoever reads the pipe should not wait for the next batch
+        if self._is_json_lines:  # each line with its end at once: a reader of the pipe need not wait for the next batch
             return b"".join(record + b"\n" for record in records if record)
         return self._framing.frame(records)
 
@@ -139,82 +118,56 @@ class StreamOutput:
 
 
 class FileOutput:
-    """A file, and an error file if asked for, which appear by rename when everything is in them."""
+    """A file, and an error file if there is one, that appear by rename when everything is in them."""
 
-    def __init__(
-        self,
-        output: str,
-        errors: str | None,
-        run_fingerprint: Mapping[str, Any],
-        *,
-        resume: bool,
-        with_journal: bool = True,
-    ) -> None:
-        """started_with  what a resumed run is compared with; `--format` in it is the format
-        resume        continue an unfinished run if there is one
-        journal       whether this run can be resumed; if not, it leaves nothing when it is not finished
-
-        Raises UsageError when the folder does not exist or when an unfinished run would be overwritten, OutputError
-        when another run is writing the same file.
-        """
-        self.path = resolve_output_path(output)
-        self.errors_path = resolve_output_path(errors) if errors else None
-        ending = ".part" if with_journal else ".new"
-        self.part_path = sibling_path(self.path, ending)
-        self.errors_part_path = self.errors_path and sibling_path(self.errors_path, ending)
+    def __init__(self, target: OutputTarget, run_fingerprint: Mapping[str, Any], *, resume: bool) -> None:
+        self._target = target
+        record_format = target.format
+        self._part_name = str(target.part_path)
+        self._errors_part_name = str(target.errors_part_path)
         self._journal: Journal | None = None
         self._errors: io.FileIO | None = None
-        self._is_renamed = False
+        self._is_renamed = False  # by an earlier run, which was killed then
         self.last_entry = JournalEntry()
-        self._file = open_locked(self.part_path)
+        self._file = target.lock()
         try:
-            if with_journal:
-                sizes = _file_size(self.part_path), _file_size(self.errors_part_path) if self.errors_part_path else 0
-                self._journal = _open_finished_journal(self.path, run_fingerprint) if resume and not sizes[0] else None
-                self._is_renamed = self._journal is not None
-                self._journal = self._journal or _open_journal(self.path, run_fingerprint, *sizes, resume=resume)
+            if target.is_resumable:
+                self._journal, self._is_renamed = target.open_journal(run_fingerprint, resume=resume)
                 self.last_entry = self._journal.last_entry
             if not self.last_entry.finished:
                 _truncate_to(self._file, self.last_entry.output)
-                if self.errors_part_path:
-                    self._errors = open_locked(self.errors_part_path)
+                self._errors = target.lock_errors()
+                if self._errors:
                     _truncate_to(self._errors, self.last_entry.errors)
         except BaseException:
             self._close_files()
             raise
-        self._framing = _Framing(run_fingerprint["--format"], has_records=self.last_entry.output > 0)
+        self._framing = _Framing(record_format, has_records=self.last_entry.output > 0)
 
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], entry: JournalEntry) -> None:
-        data = self._framing.frame(records)
-        trouble = b"".join(errors)
-        _write_all(self._file, data, str(self.part_path))
+        record_bytes = self._framing.frame(records)
+        error_bytes = b"".join(errors)
+        _write_all(self._file, record_bytes, self._part_name)
         if self._errors:
-            _write_all(self._errors, trouble, str(self.errors_part_path))
-        self._append_entry(entry, len(data), len(trouble))
+            _write_all(self._errors, error_bytes, self._errors_part_name)
+        self._append_entry(entry, len(record_bytes), len(error_bytes))
 
     def finish(self) -> None:
         """Complete the file and let it appear. Killed at any moment in here, a resumed run completes the rest."""
         if not self.last_entry.finished:
             end = self._framing.end()
-            _write_all(self._file, end, str(self.part_path))
+            _write_all(self._file, end, self._part_name)
             self._append_entry(self.last_entry, len(end), 0, finished=True)
-            if file_identity(str(self.part_path)) != existing_file_identity(self._file.fileno()):
-                raise OutputError(f"{self.part_path} was removed while it was written, and its content with it.")
-        if self.errors_part_path and self.errors_path and self.errors_part_path.exists():
-            self.errors_part_path.replace(self.errors_path)
-        if self._is_renamed:  # an earlier run was killed after the renaming; the part is only this one's lock
-            self.part_path.unlink()
-        else:
-            self.part_path.replace(self.path)
+            if file_identity(self._part_name) != existing_file_identity(self._file.fileno()):
+                raise OutputError(f"{self._part_name} was removed while it was written, and its content with it.")
+        self._target.publish(is_renamed=self._is_renamed)
         if self._journal:
             self._journal.remove()
 
     def close(self) -> None:
-        """Let go of the files. What is not finished stays, for --resume; nothing stays where nothing was done."""
+        """Close the files. An unfinished run stays for --resume, unless nothing was written yet."""
         if not self.last_entry.finished and (not self.last_entry.records or not self._journal):
-            self.part_path.unlink(missing_ok=True)
-            if self.errors_part_path:
-                self.errors_part_path.unlink(missing_ok=True)
+            self._target.remove_parts()
             if self._journal:
                 self._journal.remove()
         self._close_files()
@@ -227,6 +180,7 @@ class FileOutput:
     def _append_entry(
         self, reached_entry: JournalEntry, output_bytes: int, error_bytes: int, finished: bool = False
     ) -> None:
+        """Record that the run has reached `reached_entry` with so many more bytes in its files."""
         entry = JournalEntry(
             reached_entry.records,
             reached_entry.crc,
@@ -240,61 +194,8 @@ class FileOutput:
         self.last_entry = entry
 
 
-def _open_journal(
-    path: Path, run_fingerprint: Mapping[str, Any], output_bytes: int, error_bytes: int, *, resume: bool
-) -> Journal:
-    """The journal of the run to continue, or of a new one where there is nothing to continue."""
-    place = sibling_path(path, ".part.journal")
-    _require_resumable(path, run_fingerprint, output_bytes, error_bytes, resume=resume)
-    if resume and output_bytes:
-        return Journal.reopen(place, run_fingerprint, output_bytes, error_bytes)
-    return Journal.create(place, run_fingerprint)
-
-
-def _open_finished_journal(path: Path, run_fingerprint: Mapping[str, Any]) -> Journal | None:
-    """The journal of a run that was killed when nothing was left to do but to remove it."""
-    place, size = sibling_path(path, ".part.journal"), _file_size(path)
-    found = JournalState.read(place, size, sys.maxsize)
-    if not found.last_entry.finished or found.last_entry.output != size:
-        return None
-    return Journal.reopen(place, run_fingerprint, size, sys.maxsize)
-
-
-def _require_resumable(
-    path: Path, run_fingerprint: Mapping[str, Any], output_bytes: int, error_bytes: int, *, resume: bool
-) -> None:
-    """Refuse to throw unfinished work away without being told to, or to continue what is not this run's."""
-    part, place = sibling_path(path, ".part"), sibling_path(path, ".part.journal")
-    if not output_bytes:  # whatever the journal says: nothing is left of the run
-        return
-    if not place.exists():
-        raise UsageError(f"{part} is there, but no journal that tells how far it got.", f"Delete {part} to start over.")
-    found = JournalState.read(place, output_bytes, error_bytes)
-    if resume:
-        found.require_same_run(place, run_fingerprint)
-    elif found.last_entry.records or found.header is None:
-        raise UsageError(
-            f"{part} holds {found.last_entry.records:,} tasks of an unfinished run.",
-            "Continue it with --resume, or delete that file to start over.",
-        )
-
-
-def require_writable_output(
-    output: str, errors: str | None, run_fingerprint: Mapping[str, Any], *, resume: bool
-) -> None:
-    """Raises what `FileOutput` would raise, and touches nothing."""
-    path = resolve_output_path(output)
-    errors_path = resolve_output_path(errors) if errors else None
-    sizes = [_file_size(sibling_path(each, ".part")) if each else 0 for each in (path, errors_path)]
-    _require_resumable(path, run_fingerprint, *sizes, resume=resume)
-
-
-def _file_size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
 def _truncate_to(file: io.FileIO, size: int) -> None:
-    """Continue behind the first `size` bytes."""
+    """Cut an unfinished file to `size` bytes and continue there; raise OutputError if it is shorter than that."""
     if file.seek(0, os.SEEK_END) < size:
         raise OutputError(
             f"The unfinished output has less than the {size:,} bytes that the run wrote: it was changed or removed.",
@@ -305,6 +206,7 @@ def _truncate_to(file: io.FileIO, size: int) -> None:
 
 
 def _write_all(file: io.FileIO, data: bytes, name: str) -> None:
+    """Write every byte; raise OutputClosed when the reader of a pipe has gone, OutputError when it cannot be done."""
     view = memoryview(data)
     try:
         while view:
@@ -313,6 +215,7 @@ def _write_all(file: io.FileIO, data: bytes, name: str) -> None:
         raise OutputClosed from None
     except OSError as error:
         if error.errno in DISK_FULL_ERRNOS:
-            hint = "Make room, then continue with --resume." if name.endswith(".part") else "Make room, then try again."
+            is_resumable = name.endswith(PART_SUFFIX)
+            hint = "Make room, then continue with --resume." if is_resumable else "Make room, then try again."
             raise OutputError(f"The disk is full: {name} cannot grow any more ({error.strerror}).", hint) from None
         raise OutputError(f"{name} cannot be written: {error.strerror}.") from None

@@ -28,10 +28,25 @@ _LARGE_NUMBER = re.compile(rb"[\[:,\s]-?\d{19,}\s*[,}\]]")
 def read_tasks(
     source: str, *, controls: Iterable[str] = (), id_column: str | None = None
 ) -> Iterator[Task | UnreadableRecord]:
-    """The tasks of a file or of standard input ("-"), one at a time, in any form that `Source` recognises.
+    """Yield the tasks of a file, one at a time.
 
-    controls   names of the label config's controls: JSON_MIN and CSV exports put their results beside the data
-    id_column  the column (CSV) or key (items without `data`) that holds the task's id, in tasks that have none
+    Formats are detected by content: JSON array, JSON Lines, JSON_MIN, CSV, TSV, each also gzipped.
+
+    Args:
+        source: A path, or "-" for standard input.
+        controls: Names of the label config's controls: JSON_MIN and CSV exports put their results beside the data.
+        id_column: The column (CSV) or key (items without `data`) that holds the id of tasks that have none.
+
+    Returns:
+        Tasks in input order; an `UnreadableRecord` where there is no task.
+
+    Raises:
+        UsageError: There is no such file.
+        InputError: It holds nothing that could be tasks.
+
+    Example:
+        >>> for task in read_tasks("export.json"):
+        ...     print(task.index, task.id)
     """
     names = frozenset(controls)
     with RecordSource(source, id_column) as records:
@@ -48,9 +63,17 @@ def parse_task(
     id_column: str | None = None,
     loads: Callable[[bytes], Any] = orjson.loads,
 ) -> Task:
-    """The task in a record: a whole task, a row of an export, or a bare item that is nothing but data.
+    """Parse a record: a whole task, a row of an export, or a bare item that is only data.
 
-    Raises ValueError with a sentence when there is none.
+    Args:
+        record: The bytes of one task.
+        controls: See `read_tasks`.
+        id_column: See `read_tasks`.
+        loads: The JSON parser.
+
+    Raises:
+        MissingDataError: A task whose "data" is no object; it carries the task all the same.
+        ValueError: There is no task; the message is a sentence.
     """
     if record.problem:
         raise ValueError(record.problem)
@@ -60,19 +83,19 @@ def parse_task(
         raise ValueError(_describe_json_error(record.body, error)) from None
     if not isinstance(raw, dict):
         raise ValueError(f"expected a task, an object, found {describe_json_type(raw)}")
-    row = is_export_row(raw)
-    whole = "data" in raw and not row
-    data = raw["data"] if whole else _row_data(raw, controls) if row else raw
+    is_row = is_export_row(raw)
+    is_task = "data" in raw and not is_row
+    data = raw["data"] if is_task else _row_data(raw, controls) if is_row else raw
     if not isinstance(data, dict):
-        known = raw.get("id") if type(raw.get("id")) is int else None
+        known_id = raw.get("id") if type(raw.get("id")) is int else None
         raise MissingDataError(
-            f'"data" is {describe_json_type(data)}, expected an object', Task(record.index, known, {}, raw)
+            f'"data" is {describe_json_type(data)}, expected an object', Task(record.index, known_id, {}, raw)
         )
-    task_id = parse_id(raw.get("id")) if row else raw.get("id") if whole else None
-    if id_column is not None and (row or type(task_id) is not int):
-        task_id = _read_id(raw if row else data, id_column)
-        raw = {**raw, "id": task_id} if whole else raw
-    project = raw.get("project") if whole else None
+    task_id = parse_id(raw.get("id")) if is_row else raw.get("id") if is_task else None
+    if id_column is not None and (is_row or type(task_id) is not int):
+        task_id = _read_id(raw if is_row else data, id_column)
+        raw = {**raw, "id": task_id} if is_task else raw
+    project = raw.get("project") if is_task else None
     return Task(
         record.index,
         task_id if type(task_id) is int else None,
@@ -83,6 +106,7 @@ def parse_task(
 
 
 def _row_data(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any]:
+    """Return the data of a row of an export, without its results and what is about the annotation."""
     data = {key: value for key, value in row.items() if key not in EXPORT_ROW_FIELDS and key not in controls}
     for key in [key for key in data if key.startswith(_DATA_PREFIX) and key.removeprefix(_DATA_PREFIX) in controls]:
         data[key.removeprefix(_DATA_PREFIX)] = data.pop(key)
@@ -92,19 +116,19 @@ def _row_data(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any
 def _read_id(item: Mapping[str, Any], key: str) -> int:
     if key not in item:
         raise ValueError(f'this item has no "{key}", which --id-column names')
-    if (found := parse_id(item[key])) is None:
-        shown = repr(item[key]) if isinstance(item[key], str) else describe_json_type(item[key])
-        raise ValueError(f'the id under "{key}" is {shown}, expected a whole number')
-    return found
+    if (task_id := parse_id(item[key])) is None:
+        value = repr(item[key]) if isinstance(item[key], str) else describe_json_type(item[key])
+        raise ValueError(f'the id under "{key}" is {value}, expected a whole number')
+    return task_id
 
 
 def has_large_numbers(body: bytes) -> bool:
-    """Whether there may be whole numbers beyond 64 bits in a record, which orjson reads as floats."""
+    """Return whether a record may hold integers beyond 64 bits, which orjson reads as floats."""
     return _LARGE_NUMBER.search(body) is not None
 
 
 def _describe_json_error(body: bytes, error: orjson.JSONDecodeError) -> str:
-    """orjson's complaint as a sentence; the two that people meet in exports get a better one."""
+    """Return the error of orjson as a sentence, a better one for what occurs in exports."""
     text = str(error).split(":")[0]
     if "surrogate" in text and b"\\u" in body:
         return "not JSON: it holds one half of a surrogate pair (\\ud800 to \\udfff), which is no Unicode text"

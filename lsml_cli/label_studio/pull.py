@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from lsml_cli.errors import Interrupted, LsmlError, OutputError, UsageError, format_list, sort_by_similarity
 from lsml_cli.io.journal import JournalEntry
-from lsml_cli.io.output import FileOutput, Output, OutputFormat, StreamOutput, output_format
-from lsml_cli.io.output_paths import STDOUT, is_stream, resolve_output_path, sibling_path
+from lsml_cli.io.output import Output, open_output
+from lsml_cli.io.output_paths import STDOUT, resolve_output_path, sibling_path
+from lsml_cli.io.output_target import OutputFormat, OutputTarget
 from lsml_cli.label_studio.client import EXPORT_TIMEOUT, LabelStudioClient
 from lsml_cli.label_studio.task_pages import (
     MAX_IDS_PER_URL,
@@ -87,6 +88,10 @@ class PullOptions:
             return "export"
         return "full list" if EXPENSIVE_FIELDS.intersection(names) else "list"
 
+    @property
+    def target(self) -> OutputTarget:
+        return OutputTarget(self.output, requested_format=self.format)
+
     def run_fingerprint(self, url: str) -> dict[str, Any]:
         """What decides about the bytes that come out."""
         return {
@@ -96,7 +101,7 @@ class PullOptions:
             "--view": self.view,
             "--since": self.since and self.since.isoformat(),
             "--fields": self.fields,
-            "--format": output_format(self.output, self.format),
+            "--format": self.target.format,
         }
 
 
@@ -167,17 +172,13 @@ def _fraction_done(written: int, batch: Batch) -> float:
 
 def _resume_hint(options: PullOptions, output: Output) -> str | None:
     done = output.last_entry.records
-    if not done or is_stream(options.output):
+    if not done or options.target.is_stream:
         return None
     return f"{done:,} tasks are there; continue with --resume."
 
 
 def _open_output(options: PullOptions, url: str) -> Output:
-    if not is_stream(options.output):
-        return FileOutput(options.output, None, options.run_fingerprint(url), resume=options.resume)
-    if options.resume:
-        raise UsageError("What went into a stream cannot be resumed.", "Write to a file with --output.")
-    return StreamOutput(options.output, output_format(options.output, options.format), None)
+    return open_output(options.target, options.run_fingerprint(url), resume=options.resume)
 
 
 def iter_task_batches(client: LabelStudioClient, options: PullOptions, after_id: int = 0) -> Iterator[Batch]:

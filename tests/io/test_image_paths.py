@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from lsml_cli.errors import InputError, LsmlError, UsageError
-from lsml_cli.io.image_paths import ImageFolderSource, is_image
+from lsml_cli.io.image_folder import ImageFolderSource
+from lsml_cli.io.image_paths import is_image
 from lsml_cli.io.source import RecordSource
 from lsml_cli.schema.data_key import find_data_key
 from lsml_cli.schema.label_config import LabelConfig
@@ -84,7 +85,7 @@ def test_every_picture_below_a_folder_is_a_task(lsml, work):
         ("photos/deep/er/a.pgm", "bright"),
     ]
     assert all(record.keys() == {"data", "predictions"} for record in records)
-    assert "3 files are no pictures by their names." in run.stderr
+    assert "3 files are no images by their names." in run.stderr
     assert predict(lsml, "photos", "--from", "paths", "-o", "again.json", model=MODEL).returncode == 0
     assert Path("again.json").read_bytes() == Path("out.json").read_bytes()
 
@@ -243,9 +244,9 @@ def test_memory_does_not_grow_with_the_folder(work):
 @pytest.mark.parametrize(
     ("prepare", "sentence"),
     [
-        (lambda: Path("photos").mkdir(), "There is no picture below photos."),
-        (lambda: write("photos/a.txt"), "There is no picture below photos: 1 file is no picture by its name."),
-        (lambda: write("photos/.a.jpg", "photos/b", "photos/c/d"), "2 files are no pictures by their names."),
+        (lambda: Path("photos").mkdir(), "There is no image below photos."),
+        (lambda: write("photos/a.txt"), "There is no image below photos: 1 file is no image by its name."),
+        (lambda: write("photos/.a.jpg", "photos/b", "photos/c/d"), "2 files are no images by their names."),
     ],
 )
 def test_a_folder_without_pictures(lsml, work, prepare, sentence):
@@ -413,7 +414,7 @@ def test_a_picture_is_no_list_of_anything(lsml, work, options):
     for picture in ("a.pgm", "b.png"):
         run = predict(lsml, picture, *options, model=MODEL)
         assert (run.returncode, run.stdout) == (1, "")
-        assert f"{picture} is a picture, not a file of tasks." in run.stderr
+        assert f"{picture} is an image, not a file of tasks." in run.stderr
 
 
 # --- All that predict promises
@@ -426,7 +427,7 @@ def test_check_finds_what_is_missing(lsml, work):
     run = predict(lsml, "photos", "--check", "--summary", "found.json", model=MODEL)
     found = json.loads(Path("found.json").read_bytes())
     assert (run.returncode, found["tasks"], found["offences"]) == (3, 2, {"media": 1})
-    assert found["notes"] == ["1 file is no picture by its name."]
+    assert found["notes"] == ["1 file is no image by its name."]
     assert found["first"]["media"] == [f"photos, gone.pgm: there is no file {work}/photos/nowhere"]
     lines = listed("photos/a.pgm", "../b.pgm", "gs:/c.pgm")
     run = predict(lsml, "-", "--from", "paths", "--check", "--summary", "found.json", input=lines, model=MODEL)

@@ -1,0 +1,61 @@
+"""What a run reads its tasks from: a file, standard input, or a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from lsml_cli.io.image_folder import ImageFolderSource
+from lsml_cli.io.json_records import Record
+from lsml_cli.io.source import STDIN, RecordSource
+
+
+class TaskSource(Protocol):
+    """An open source of records. Iterate over it once, inside of a `with` block."""
+
+    @property
+    def name(self) -> str:
+        """The source as messages call it."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the source, None for a pipe."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences to show once."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+    def position(self) -> int:
+        """Return the bytes that were read so far; compare with `size`."""
+
+
+def is_folder(path: str) -> bool:
+    """Return whether an input is a folder: one of images, since tasks come in files."""
+    return path != STDIN and Path(path).is_dir()
+
+
+def open_task_source(path: str, id_column: str | None = None, data_key: str | None = None) -> TaskSource:
+    """Open an input.
+
+    Args:
+        path: A file, a folder of images, or "-" for standard input.
+        id_column: The CSV column that holds task ids.
+        data_key: Says that the input is a folder or a list of paths, and under which key of a task's data they go.
+
+    Raises:
+        UsageError: There is no such input.
+        InputError: It holds nothing of the kind.
+    """
+    if data_key is not None and is_folder(path):
+        return ImageFolderSource(path, data_key)
+    return RecordSource(path, id_column, data_key)
