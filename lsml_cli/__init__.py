@@ -20,8 +20,9 @@ from lsml_cli._version import __version__
 
 if TYPE_CHECKING:
     from lsml_cli.errors import LsmlError, TransientError
-    from lsml_cli.inference.dispatch import open_replicas, predict_stream
+    from lsml_cli.inference.dispatch import predict_stream
     from lsml_cli.inference.loaded_model import LoadedModel, load_model
+    from lsml_cli.inference.placement import open_replicas
     from lsml_cli.io.task_reader import read_tasks
     from lsml_cli.models.base import Binding, Model
     from lsml_cli.models.parameters import Parameter
@@ -65,7 +66,8 @@ _EXPORTS = {
     "models.base": ("Binding", "Model"),
     "models.parameters": ("Parameter",),
     "models.spec": ("ModelSpec",),
-    "inference.dispatch": ("open_replicas", "predict_stream"),
+    "inference.dispatch": ("predict_stream",),
+    "inference.placement": ("open_replicas",),
     "schema.predictions": ("Failure", "Prediction", "Region"),
     "registry.resolve": ("find_model",),
     "schema.tasks": ("Annotation", "AnnotatedTask", "Task", "UnreadableRecord"),

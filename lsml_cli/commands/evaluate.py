@@ -269,7 +269,7 @@ class _SourceOpener:
         import os
 
         from lsml_cli.evaluation.evaluate import ModelPredictionSource, model_output_controls
-        from lsml_cli.inference.dispatch import find_devices, open_replicas
+        from lsml_cli.inference.placement import find_devices, open_replicas
 
         family = spec.model_class()
         [device, *_] = find_devices(self._device, family)

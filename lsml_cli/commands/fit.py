@@ -106,7 +106,7 @@ def fit(
     from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
     from lsml_cli.evaluation.report import page
     from lsml_cli.inference import plan
-    from lsml_cli.inference.dispatch import find_devices
+    from lsml_cli.inference.placement import find_devices
     from lsml_cli.io import task_reader
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.registry import resolve

@@ -1,4 +1,4 @@
-"""A model that is loaded and bound to a label config: what a notebook holds in a variable."""
+"""A model that is loaded and bound to a label config, for notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, Self
 import orjson
 
 from lsml_cli.errors import UsageError
-from lsml_cli.inference.dispatch import find_devices, open_replicas, predict_stream
+from lsml_cli.inference.dispatch import predict_stream
+from lsml_cli.inference.placement import find_devices, open_replicas
 from lsml_cli.inference.record_codec import TaskCodec
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.task_reader import parse_task
@@ -37,26 +38,39 @@ def load_model(
     workers: int = 1,
     media: Media | str | Path | None = None,
 ) -> LoadedModel:
-    """A model with its weights in memory, ready to predict.
+    """Load a model and bind it to a label config.
 
-    model         as on the command line ("models/news", "text-classifier", "model.py:Class",
-                  "model.py:Class@models/news"), a class, or a spec
-    label_config  labelling XML, or the path of a file with it; a trained version remembers its own
-    params        the model's own parameters, `--with` on the command line
-    label_map     {class of the model: label of the config}, where the names differ
-    threshold     leave out what the model is less sure of than this probability
-    device        "auto", "cpu", "cuda:0", ...; several with commas
-    workers       processes or encoding threads, whichever the model asks for. In a script, more than one process
-                  needs Python's `if __name__ == "__main__":` around what it runs
-    media         folder that the tasks' pictures lie in; a `lsml_cli.media.fetcher.Media` where they come from elsewhere
+    Args:
+        model: As on the command line ("models/news", "text-classifier", "model.py:Class",
+            "model.py:Class@models/news"), or a class, or a spec.
+        label_config: Labelling XML, or the path of a file with it; None: what a trained version was trained for.
+        params: Parameters of the model, `--with` on the command line.
+        label_map: {class of the model: label of the config}, where the names differ.
+        threshold: Drop regions that score below this probability.
+        device: "auto", "cpu", "cuda:0", ...; several with commas.
+        workers: Processes or encoding threads, whichever the model asks for. In a script, more than one process needs
+            Python's `if __name__ == "__main__":` around what it runs.
+        media: Folder with the tasks' media; a `lsml_cli.media.fetcher.Media` where they come from elsewhere.
 
-    Raises LsmlError with a sentence: UnknownModel, LabelMismatch, ModelError, ...
+    Returns:
+        The model, ready to predict. Use it in a `with` block, or `close` it.
+
+    Raises:
+        UsageError: There is no label config, or `params` are given with a spec.
+        UnknownModel: There is no such model.
+        LabelMismatch: The model cannot fill the label config; this is found before anything heavy is loaded.
+        ModelError: The model cannot be loaded.
+
+    Example:
+        >>> with load_model("models/news", "config.xml") as model:
+        ...     for task, outcome in model.predict(read_tasks("tasks.json")):
+        ...         print(task.id, outcome)
     """
     spec = to_spec(model, params)
     config = to_config(label_config) or stored_label_config(spec)
     if config is None:
         raise UsageError(f"{spec.name} needs a label config.", 'Name the labelling XML: load_model(..., "config.xml").')
-    binding = spec.build().bind(config, label_map or {}, None)  # fails here, before anything heavy is loaded
+    binding = spec.build().bind(config, label_map or {}, None)  # raises before anything heavy is loaded
     stack = ExitStack()
     replicas = stack.enter_context(
         open_replicas(
@@ -73,9 +87,21 @@ def load_model(
 
 
 class LoadedModel:
-    """What `load_model` gives. `notes` are sentences to read once; use it in a `with` block, or `close` it.
+    """A model with its weights in memory, from `load_model`: `open_replicas` and `predict_stream` in one object.
 
-    It is nothing but `open_replicas` and `predict_stream` for a model that stays around.
+    Use it in a `with` block, or `close` it.
+
+    Attributes:
+        spec: The model's spec.
+        config: The label config that it is bound to.
+        notes: Sentences to read once about how the model fits the label config.
+
+    Example:
+        >>> model = load_model("models/news", "config.xml")
+        >>> [(task, outcome)] = model.predict([{"text": "Shares fell on Monday"}])
+        >>> outcome.result[0].value
+        {'choices': ['Business']}
+        >>> model.close()
     """
 
     def __init__(
@@ -88,12 +114,22 @@ class LoadedModel:
         self._stack = stack
 
     def predict(self, tasks: Iterable[TaskLike], *, batch_size: int | None = None) -> Iterator[tuple[Task, Outcome]]:
-        """Each task with its outcome, a `Prediction` or a `Failure`, in the order of `tasks`, as they come.
+        """Predict tasks as they come; memory holds a few batches.
 
-        tasks  from `read_tasks`, or any dicts: whole tasks, or bare data such as {"text": "hello"}. What is no task
-               comes back as an empty one, with a Failure that says why
+        Args:
+            tasks: From `read_tasks`, or dicts: whole tasks, or bare data such as {"text": "hello"}.
+            batch_size: Tasks per batch; None: what the model prefers.
 
-        Memory holds a few batches. A single item is a batch of one: `[(task, outcome)] = model.predict([item])`.
+        Returns:
+            An iterator of (task, outcome) in the order of `tasks`; an outcome is a `Prediction` or a `Failure`. What
+            is no task comes back as an empty one with a Failure that says why.
+
+        Raises:
+            UsageError: `tasks` is a path or a single task, or the model was closed.
+            ModelError: The model's process dies again and again.
+
+        Example:
+            >>> [(task, outcome)] = model.predict([item])  # a single item is a batch of one
         """
         if isinstance(tasks, str | bytes | Path | Mapping):
             raise UsageError(
@@ -107,7 +143,7 @@ class LoadedModel:
         return predict_stream(self._replicas, items, batch_size=size, codec=_NotebookCodec())
 
     def close(self) -> None:
-        """Free the weights, end the processes."""
+        """Free the weights and end the processes."""
         self._stack.close()
         self._replicas = []
 
@@ -124,7 +160,12 @@ class LoadedModel:
 
 
 def to_spec(model: str | type[Model] | ModelSpec, params: Mapping[str, Json] | None = None) -> ModelSpec:
-    """The spec of what a caller names as a model."""
+    """Return the spec of a model given by name, class or spec.
+
+    Raises:
+        UsageError: `params` are given with a spec, which has its own.
+        UnknownModel: There is no such model.
+    """
     if isinstance(model, ModelSpec):
         if params:
             raise UsageError("A ModelSpec has its parameters already.", "Hand them to find_model(name, params).")
@@ -133,7 +174,7 @@ def to_spec(model: str | type[Model] | ModelSpec, params: Mapping[str, Json] | N
 
 
 def to_config(label_config: LabelConfig | str | Path | None) -> LabelConfig | None:
-    """The label config in labelling XML or in the file of that name."""
+    """Return the label config in labelling XML, or in the file of that name."""
     if label_config is None or isinstance(label_config, LabelConfig):
         return label_config
     if isinstance(label_config, str) and label_config.lstrip("\ufeff \n\t").startswith("<"):
@@ -142,7 +183,7 @@ def to_config(label_config: LabelConfig | str | Path | None) -> LabelConfig | No
 
 
 def to_task(index: int, item: Mapping[str, Any]) -> Task:
-    """The task in a dict, by the rules for a record of a file. Raises ValueError with a sentence."""
+    """Return the task in a dict, by the rules for a record of a file; raise ValueError with a sentence if none is."""
     try:
         return parse_task(Record(index, f"item {index}", orjson.dumps(item)))
     except TypeError as error:
@@ -150,21 +191,22 @@ def to_task(index: int, item: Mapping[str, Any]) -> Task:
 
 
 def _read_item(index: int, item: Any) -> tuple[Task, Failure | None]:
-    nothing = Task(index, None, {}, {})
+    """Return the task in what a caller gave, with a failure where there is none."""
+    empty_task = Task(index, None, {}, {})
     if isinstance(item, UnreadableRecord):
-        return nothing, Failure("read", f"{item.location}: {item.reason}")
+        return empty_task, Failure("read", f"{item.location}: {item.reason}")
     if isinstance(item, Task):
         return item, None
     if not isinstance(item, Mapping):
-        return nothing, Failure("read", f"expected a task, found {describe_json_type(item)}")
+        return empty_task, Failure("read", f"expected a task, found {describe_json_type(item)}")
     try:
         return to_task(index, item), None
     except ValueError as error:
-        return nothing, Failure("read", str(error))
+        return empty_task, Failure("read", str(error))
 
 
 class _NotebookCodec(TaskCodec):
-    """Pairs of a task and what was wrong with it go in, `(task, outcome)` comes out."""
+    """Takes (task, failure or None) pairs, returns (task, outcome) pairs."""
 
     def read(self, item: Any) -> tuple[Task | None, Outcome | None]:
         task, failure = item

@@ -13,7 +13,7 @@ import orjson
 
 from lsml_cli._version import __version__
 from lsml_cli.errors import UsageError, sort_by_similarity
-from lsml_cli.inference.dispatch import find_devices, open_replicas
+from lsml_cli.inference.placement import find_devices, open_replicas
 from lsml_cli.inference.record_codec import BindingKey, BulkCodec
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaProcess

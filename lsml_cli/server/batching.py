@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lsml_cli.errors import LsmlError
-from lsml_cli.inference.dispatch import MAX_BATCH_BYTES, InFlightBatch, timeout_message
+from lsml_cli.inference.dispatch import MAX_BATCH_BYTES
+from lsml_cli.inference.in_flight_batch import InFlightBatch, timeout_message
 from lsml_cli.inference.record_codec import BindingKey, RecordCodec
 from lsml_cli.inference.replica import PREFETCH_BATCHES
 from lsml_cli.inference.replica_process import ReplicaDied, ReplicaProcess

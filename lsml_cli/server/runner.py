@@ -22,7 +22,7 @@ import uvicorn
 import uvloop
 
 from lsml_cli.errors import Interrupted, LsmlError, UsageError
-from lsml_cli.inference import dispatch
+from lsml_cli.inference import placement
 from lsml_cli.media.fetcher import AllowedHosts, Media
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve
@@ -175,7 +175,7 @@ class _Server:
 
     def _model_loader(self, spec: ModelSpec) -> ModelLoader:
         family = spec.model_class()
-        devices = dispatch.find_devices(self.options.device, family)
+        devices = placement.find_devices(self.options.device, family)
         if len(devices) > 1:
             raise UsageError("lsml serve uses one device.", "Start one server on each device, on ports of their own.")
         return ModelLoader(

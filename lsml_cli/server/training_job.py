@@ -152,12 +152,12 @@ def _build_media(job: Job) -> Media:
 def _select_device(job: Job, model_class: type[Model]) -> str:
     """The server's device, or the best one of a worker that has no such device."""
     from lsml_cli.errors import UsageError
-    from lsml_cli.inference import dispatch
+    from lsml_cli.inference import placement
 
     try:
-        return dispatch.find_devices(job.device, model_class)[0]
+        return placement.find_devices(job.device, model_class)[0]
     except UsageError as error:
-        best = dispatch.find_devices("auto", model_class)[0]
+        best = placement.find_devices("auto", model_class)[0]
         log.warning("Job %s: %s It trains on %s.", job.id, error.message, best)
         return best
 

@@ -19,7 +19,7 @@ from lsml_cli.evaluation import gates
 from lsml_cli.evaluation.evaluate import Evaluation, evaluate_outcomes, measurable_controls, model_output_controls
 from lsml_cli.evaluation.metrics.geometry import require_pycocotools
 from lsml_cli.evaluation.scorers import REGION_CONTROL_TYPES, ControlMetrics
-from lsml_cli.inference import dispatch
+from lsml_cli.inference import dispatch, placement
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model, Progress
 from lsml_cli.models.spec import Json, ModelSpec
@@ -318,7 +318,7 @@ def _predict(
     if not tasks:
         return []
     workers = (os.cpu_count() or 1) if spec.model_class().parallelism == "threads" else 1
-    with dispatch.open_replicas(
+    with placement.open_replicas(
         spec, config, devices=[environment.device], workers=workers, media=environment.media
     ) as replicas:
         stream = dispatch.predict_stream(replicas, tasks, batch_size=spec.model_class().batch_size)

@@ -15,7 +15,9 @@ import pytest
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.inference import replica_process
-from lsml_cli.inference.dispatch import InFlightBatch, find_devices, open_replicas, predict_stream
+from lsml_cli.inference.dispatch import predict_stream
+from lsml_cli.inference.in_flight_batch import InFlightBatch
+from lsml_cli.inference.placement import find_devices, open_replicas
 from lsml_cli.inference.record_codec import BindingKey, TaskCodec
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaProcess
