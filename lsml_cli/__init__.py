@@ -1,14 +1,33 @@
-"""lsml: pre-annotate Label Studio tasks in bulk, from the command line; and from Python, with what stands here.
+"""lsml: pre-annotate Label Studio tasks in bulk, from the command line or from Python.
 
-    load_model     a model, loaded and bound to a label config: `model.predict(tasks)`
-    read_tasks     the tasks of an export, one at a time
-    find_model     a name as on the command line -> ModelSpec
-    open_replicas  the model of a spec on one or several devices, in one or several processes
-    predict_stream tasks in, (task, outcome) out, in order
-    check_model    whether a model of your own keeps the contract: for its test
+Predict:
 
-`Model` is what a model of your own inherits from; the other names are what goes in and comes out. Each of them is
-imported when it is first used, so that `import lsml_cli` costs nothing.
+    with load_model("models/news") as model:
+        for task, outcome in model.predict(read_tasks("tasks.json")):
+            ...  # outcome is a Prediction or a Failure
+
+    load_model       load a model and bind it to a label config: a LoadedModel
+    read_tasks       read the tasks of an export one at a time
+    LabelConfig      the labelling XML of a project: its controls and objects
+    Task             a task; UnreadableRecord is a place in the input where one was expected
+    Prediction       what a model says about a task, made of Regions; Failure says why there is none
+
+Control devices and processes yourself, which is what `load_model` does:
+
+    find_model       resolve a model's name to a ModelSpec
+    open_replicas    load the model of a spec on one or several devices, in one or several processes
+    predict_stream   predict tasks with these replicas, in order
+
+Write a model of your own:
+
+    Model            the base class; its `params` may hold Parameters
+    Binding          the model bound to a label config, passed to each of its methods
+    AnnotatedTask    what `Model.fit` learns from: a Task and an Annotation
+    TransientError   raise it in `Model.encode` when another try may succeed
+    check_model      test that a model keeps the contract; raises ContractBroken
+
+Every error that lsml raises on purpose is an LsmlError, with a `message` and a `hint`. A name is imported when it is
+first used, so `import lsml_cli` is cheap.
 """
 
 from __future__ import annotations
@@ -77,11 +96,12 @@ _EXPORTS = {
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
     for module, names in _EXPORTS.items():
         if name in names:
-            found = getattr(import_module(f"{__name__}.{module}"), name)
-            globals()[name] = found  # so that this is asked once for each name
-            return found
+            value = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value  # so that this function is called once per name
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,1 +1,1 @@
-"""Resolve model names to specs; read and write trained versions."""
+"""Resolve model names to specs; read, write and promote trained versions."""

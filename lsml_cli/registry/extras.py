@@ -1,4 +1,4 @@
-"""What of lsml is installed here, and whether it works."""
+"""Check which extras of lsml are installed and whether they work, for `lsml doctor`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lsml_cli.errors import UsageError, sort_by_similarity
 
 ExtraState = Literal["fine", "not installed", "broken"]
 
-PROBE_TIMEOUT = 120  # seconds for a toolkit to be imported and tried, on a slow disk for the first time
+PROBE_TIMEOUT = 120  # seconds; the first import of a toolkit from a slow disk takes long
 CORE = "core"
 
 
@@ -26,10 +26,11 @@ CORE = "core"
 class Extra:
     """An extra of the package.
 
-    what   what it is for
-    sign   the distribution that nothing else brings: where it is missing, nobody wanted the extra
-    probe  module:function that tries it, and says in a few words what works; raises what does not
-    more   a file of the package that installs what pip cannot
+    Attributes:
+        purpose: What it is for.
+        marker_distribution: A distribution that only this extra requires; if it is missing, so is the extra.
+        probe: "module:function" that tries the extra and returns a few words about it; raises an error if it fails.
+        install_script: File of the package that installs what pip cannot, relative to `lsml_cli/`.
     """
 
     purpose: str
@@ -53,11 +54,14 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class CheckResult:
-    """About one part.
+    """The state of the core or of one extra. The fields are the keys of `lsml doctor --json`.
 
-    what    what it is for
-    detail  what there is, or what is wrong
-    remedy  the command to run, None where there is nothing to do
+    Attributes:
+        part: "core", or name of the extra.
+        state: Whether it is usable.
+        what: What it is for.
+        detail: What is installed, or what is wrong.
+        remedy: The command to run, None if nothing has to be done.
     """
 
     part: str
@@ -68,9 +72,13 @@ class CheckResult:
 
 
 def check_installation(extras: Sequence[str] = ()) -> Iterator[CheckResult]:
-    """A finding for the core and for each extra, or for those that are `wanted`, which then have to be there.
+    """Check the core and each extra.
 
-    Raises UsageError for an extra that there is none of.
+    Args:
+        extras: Check these only; a missing one is "broken" then, and not only "not installed".
+
+    Raises:
+        UsageError: There is no such extra.
     """
     for name in extras:
         if name not in EXTRAS:
@@ -84,10 +92,10 @@ def check_installation(extras: Sequence[str] = ()) -> Iterator[CheckResult]:
 
 def _check_core() -> CheckResult:
     detail = f"lsml {__version__}, Python {platform.python_version()}"
-    if wrong := _unmet_requirements(None):
-        # What it asks for, and not lsml itself: that is on no index that pip would ask.
-        remedy = shlex.join([sys.executable, "-m", "pip", "install", *wrong])
-        return CheckResult(CORE, "broken", "everything else", "; ".join(wrong.values()), remedy)
+    if problems := _unmet_requirements(None):
+        # Its requirements and not lsml itself, which is on no package index.
+        remedy = shlex.join([sys.executable, "-m", "pip", "install", *problems])
+        return CheckResult(CORE, "broken", "everything else", "; ".join(problems.values()), remedy)
     return CheckResult(CORE, "fine", "everything else", detail)
 
 
@@ -101,18 +109,18 @@ def _check_extra(name: str, extra: Extra, is_required: bool) -> CheckResult:
             f"{extra.marker_distribution} is missing",
             remedy,
         )
-    if wrong := _unmet_requirements(name):
-        return CheckResult(name, "broken", extra.purpose, "; ".join(wrong.values()), remedy)
+    if problems := _unmet_requirements(name):
+        return CheckResult(name, "broken", extra.purpose, "; ".join(problems.values()), remedy)
     if extra.probe is None:
         return CheckResult(
             name, "fine", extra.purpose, f"{extra.marker_distribution} {_installed_version(extra.marker_distribution)}"
         )
-    works, said = _run_probe(extra.probe)
-    return CheckResult(name, "fine" if works else "broken", extra.purpose, said, None if works else remedy)
+    works, detail = _run_probe(extra.probe)
+    return CheckResult(name, "fine" if works else "broken", extra.purpose, detail, None if works else remedy)
 
 
 def install_command(name: str) -> str:
-    """The command that installs an extra of lsml."""
+    """Return the command that installs an extra of lsml."""
     extra = EXTRAS[name]
     if extra.install_script is None:
         return f"pip install 'lsml[{name}]'"
@@ -120,26 +128,26 @@ def install_command(name: str) -> str:
 
 
 def _unmet_requirements(extra: str | None) -> dict[str, str]:
-    """{"rq>=2": what is wrong with it}, of what the package asks for, by itself or for an extra."""
+    """Find requirements of an extra, None for the core, that are not met: {"rq>=2": "rq is 1.16, wanted is >=2"}."""
     from packaging.requirements import Requirement
 
-    wrong = {}
+    problems = {}
     for line in _requirements():
         requirement = Requirement(line)
         marker = requirement.marker
         if extra is None:
-            asked = marker is None or marker.evaluate({"extra": ""})
+            applies = marker is None or marker.evaluate({"extra": ""})
         else:
-            asked = marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
-        if not asked or requirement.name == "lsml":
+            applies = marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+        if not applies or requirement.name == "lsml":
             continue
-        found = _installed_version(requirement.name)
+        version = _installed_version(requirement.name)
         requirement.marker = None
-        if not found:
-            wrong[str(requirement)] = f"{requirement.name} is missing"
-        elif not requirement.specifier.contains(found, prereleases=True):
-            wrong[str(requirement)] = f"{requirement.name} is {found}, wanted is {requirement.specifier}"
-    return wrong
+        if not version:
+            problems[str(requirement)] = f"{requirement.name} is missing"
+        elif not requirement.specifier.contains(version, prereleases=True):
+            problems[str(requirement)] = f"{requirement.name} is {version}, wanted is {requirement.specifier}"
+    return problems
 
 
 @cache
@@ -148,7 +156,7 @@ def _requirements() -> tuple[str, ...]:
 
 
 def _installed_version(distribution: str) -> str:
-    """ "" for one that is not installed."""
+    """Return the version of a distribution, "" if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -156,7 +164,7 @@ def _installed_version(distribution: str) -> str:
 
 
 def _run_probe(probe: str) -> tuple[bool, str]:
-    """Whether a probe works, and what it says; in a process of its own, which may crash."""
+    """Run a probe in a process of its own, which may crash; return whether it works, and its last line."""
     module, _, function = probe.partition(":")
     code = _PROBE_SCRIPT.format(module=module, function=function)
     try:
@@ -169,9 +177,9 @@ def _run_probe(probe: str) -> tuple[bool, str]:
         )
     except subprocess.TimeoutExpired:
         return False, f"it did not answer within {PROBE_TIMEOUT} seconds"
-    said = [line for line in (run.stdout or run.stderr).splitlines() if line.strip()]
-    last = said[-1].strip() if said else f"its process ended with {run.returncode}"
-    return run.returncode == 0, last
+    lines = [line for line in (run.stdout or run.stderr).splitlines() if line.strip()]
+    last_line = lines[-1].strip() if lines else f"its process ended with {run.returncode}"
+    return run.returncode == 0, last_line
 
 
 _PROBE_SCRIPT = """
@@ -179,9 +187,9 @@ import sys
 from lsml_cli.errors import LsmlError
 from {module} import {function}
 try:
-    said = {function}()
+    detail = {function}()
 except LsmlError as error:
     print(error.message)
     sys.exit(1)
-print(said)
+print(detail)
 """

@@ -1,9 +1,9 @@
-"""Models of other packages: entry points of the group `lsml.models`.
+"""Find the models of other packages: entry points of the group `lsml.models`.
 
     [project.entry-points."lsml.models"]
     shouting = "acme_models:Shouting"
 
-Reading them imports none of them.
+Reading the entry points does not import the packages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ GROUP = "lsml.models"
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: `lsml predict --model NAME` means the class `target`, which `package` `version` brings."""
+    """One entry point.
+
+    Attributes:
+        name: The name that `--model` takes.
+        target: The class: "package.module:Class".
+        package: The distribution that declares it.
+        version: Version of the distribution.
+    """
 
     name: str
     target: str
@@ -24,13 +31,13 @@ class Plugin:
 
 
 def find_plugins() -> list[Plugin]:
-    """In the order in which Python finds their packages; of two with one name the first counts."""
-    import importlib.metadata  # costs 20 ms, and only a plugged-in model needs it
+    """List the entry points in the order in which Python finds their packages; the first one of a name counts."""
+    import importlib.metadata  # takes 20 ms, which a built-in model does not need
 
     return [
         Plugin(
             point.name,
-            point.value.partition("[")[0].replace(" ", ""),  # what may follow are extras, which nothing here reads
+            point.value.partition("[")[0].replace(" ", ""),  # an entry point may end with extras: "module:Class [fast]"
             point.dist.name if point.dist else "?",
             point.dist.version if point.dist else "?",
         )

@@ -1,4 +1,4 @@
-"""A model that is named by a folder, or by a file alone: somebody's script, or a project that `lsml init` wrote."""
+"""Find the model of a folder or of a file: a script, or a project that `lsml init` wrote."""
 
 from __future__ import annotations
 
@@ -14,22 +14,16 @@ from lsml_cli.registry import versions
 PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
 
 
-def find_single_class(name: str) -> str | None:
-    """ "path/to/model.py:Class" for a file that has one model, and for a folder with a `model.py` and no versions."""
-    path = Path(name)
-    found: tuple[Path, str] | None
-    if name.endswith(".py") and path.is_file():
-        found = path, find_model_class_name(path)
-    elif path.is_dir() and not (path / versions.CURRENT_FILE).exists() and not versions.list_versions(path):
-        found = find_folder_model(path)
-    else:
-        return None
-    return f"{found[0]}:{found[1]}" if found else None
-
-
 @dataclass(frozen=True)
 class ProjectFile:
-    """What the `model.toml` of a folder says: what the model is, its parameters, and where its versions live."""
+    """The content of a `model.toml`.
+
+    Attributes:
+        folder: Folder of the file.
+        model: Name of the model class: "text-classifier", "model.py:Class".
+        params: Parameters of the model.
+        versions_root: Folder of its trained versions.
+    """
 
     folder: Path
     model: str
@@ -38,27 +32,48 @@ class ProjectFile:
 
 
 def read_project_file(folder: Path) -> ProjectFile | None:
-    """None for a folder without a `model.toml`. Raises ModelError when that is not what it should be."""
+    """Read the `model.toml` of a folder, None if there is none.
+
+    Raises:
+        ModelError: The file cannot be read, or has a value of the wrong type.
+    """
     path = folder / PROJECT_FILE
     if not path.is_file():
         return None
     import tomllib
 
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from None
-    model, params = found.get("model"), found.get("with", {})
-    home = found.get("versions", f"models/{folder.resolve().name}")
-    if not isinstance(model, str) or not isinstance(params, dict) or not isinstance(home, str):
+    model, params = content.get("model"), content.get("with", {})
+    versions_root = content.get("versions", f"models/{folder.resolve().name}")
+    if not isinstance(model, str) or not isinstance(params, dict) or not isinstance(versions_root, str):
         raise ModelError(
             f"{path} is not what it should be.", 'It has: model = "…", versions = "…", and a table [with].'
         )
-    return ProjectFile(folder, model, params, folder / home)
+    return ProjectFile(folder, model, params, folder / versions_root)
+
+
+def find_single_class(name: str) -> str | None:
+    """Return "path/to/model.py:Class" for a file with one model, or for a folder with a `model.py` and no versions.
+
+    Raises:
+        UnknownModel: The file has no model, or several.
+    """
+    path = Path(name)
+    model: tuple[Path, str] | None
+    if name.endswith(".py") and path.is_file():
+        model = path, find_model_class_name(path)
+    elif path.is_dir() and not (path / versions.CURRENT_FILE).exists() and not versions.list_versions(path):
+        model = find_folder_model(path)
+    else:
+        return None
+    return f"{model[0]}:{model[1]}" if model else None
 
 
 def runs_user_code(name: str) -> bool:
-    """Whether a name that is not obviously a class means somebody's own code all the same."""
+    """Tell whether a name without a class, of a file or a folder, nevertheless runs code that lies there."""
     path = Path(name)
     if (project := read_project_file(path)) is not None:
         return ":" in project.model

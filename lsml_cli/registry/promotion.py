@@ -74,7 +74,7 @@ def prune(root: Path, keep: int) -> list[str]:
 
 @contextmanager
 def _exclusive_lock(root: Path) -> Iterator[None]:
-    """Lock `root` against other calls of `promote` and `prune`, so that a version is not promoted while it is removed."""
+    """Exclude other calls of `promote` and `prune`, so that no version is promoted while it is removed."""
     try:
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:

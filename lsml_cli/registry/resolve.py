@@ -1,19 +1,19 @@
-"""From what a user calls a model to its `ModelSpec`, without importing anything heavy.
+"""Resolve the name of a model to its `ModelSpec`, without importing anything heavy.
 
 A model may be named as
 
-    text-classifier            one that comes with lsml, or that a package registers under `lsml.models`
+    text-classifier            a built-in model, or one that a package registers under `lsml.models`
     models/news                the current version of a trained model
     models/news@20261120T2130  one particular version
-    path/to/file.py:Class      a class in a file, also one that was written for an older SDK
-    path/to/file.py            the same, where it has one model; and the folder of a `model.py`
-    path/to/project            a folder that `lsml init` wrote: what its `model.toml` says
+    path/to/file.py:Class      a class in a file, also of a script for an older SDK
+    path/to/file.py            the same, if the file has one model; also the folder of a `model.py`
+    path/to/project            a folder that `lsml init` wrote: the model of its `model.toml`
     package.module:Class       a class in an installed package
-    CLASS@models/news          a trained model (or CLASS@models/news@VERSION) of a class that is in nobody's registry;
-                               CLASS is one of the two forms above
+    CLASS@models/news          a trained model (or CLASS@models/news@VERSION) of a class that is not registered; CLASS
+                               is one of the two forms with a colon
 
-A folder may come from somebody else, and says only what its class is called. So it is loaded by itself when that is
-the name of a registered class, which somebody installed; any other class is code that the user has to name.
+Trust: a folder may come from anywhere, and only records the name of its class. The registry loads that class if it is
+registered, because installing a package is the user's decision. Any other class is code that the user has to name.
 """
 
 from __future__ import annotations
@@ -50,9 +50,20 @@ _CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL
 
 
 def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec:
-    """The spec of the model that `name` means; `params` are the model's own parameters (`--with`).
+    """Resolve a name, as `--model` takes it, to a spec.
 
-    Raises UnknownModel when nothing is called that, ModelError when it is there but damaged.
+    Args:
+        name: "text-classifier", "models/news", "models/news@VERSION", "file.py:Class", "package.module:Class",
+            "CLASS@models/news".
+        params: The model's own parameters, `--with` on the command line.
+
+    Raises:
+        UnknownModel: There is no such model; the hint lists the known ones, the most similar name first.
+        UsageError: The model has no such parameter, or the value is not allowed.
+        ModelError: The model is damaged, or its class cannot be imported or is not trusted.
+
+    Example:
+        spec = find_model("text-classifier", {"ngrams": 3})
     """
     params = params or {}
     if name in BUILT_IN:
@@ -61,8 +72,8 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
         return _project_spec(project, params)
     if versions.is_model_folder(name) and find_single_class(name) is None:
         return version_spec(versions.resolve(name), params, display_name=name)
-    if (both := split_class(name)) is not None:
-        return _spec_of_class_at_folder(*both, params)
+    if (class_and_folder := split_class(name)) is not None:
+        return _spec_of_class_at_folder(*class_and_folder, params)
     if (script := find_single_class(name)) is not None:
         name = script
     if (target := _class_target(name)) is not None:
@@ -80,9 +91,10 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
 
 
 def class_spec(model_class: type[Model], params: Mapping[str, Json] | None = None) -> ModelSpec:
-    """The spec of a class that is at hand: in a notebook, in a test.
+    """Make the spec of a class object, of a notebook or a test.
 
-    Raises ModelError when another process could not import it.
+    Raises:
+        ModelError: Another process could not import the class.
     """
     module, name = model_class.__module__, model_class.__qualname__
     if "." in name:
@@ -107,35 +119,38 @@ def version_spec(
     target: str | None = None,
     display_name: str | None = None,
 ) -> ModelSpec:
-    """The spec of a trained version.
+    """Make the spec of a trained version.
 
-    params  override those that it was trained with
-    target  the class that it is a version of, as "package.module:Class" or "/path/to/file.py:Class": has to be given
-            for one that is not registered
-    named   what the user called the version, for sentences about it
+    Args:
+        folder: Folder of the version.
+        params: Parameters that override those of its training.
+        target: Its class, "package.module:Class" or "/path/to/file.py:Class"; required if that is not registered.
+        display_name: What the user called the version, for error messages.
 
-    Raises ModelError when a file of the version is damaged, or when its class is another one or has to be given.
+    Raises:
+        ModelError: A file of the version is damaged, or `target` is missing or is another class.
+        UsageError: The model has no such parameter, or the value is not allowed.
     """
     version = versions.read(folder)
     target = _resolve_trusted_class(version, target, display_name or str(folder))
     versions.verify(version)
-    family = load_class(target)
-    _check_stored_params(family, version)
-    check_params(family, params or {})
-    given = dict(version.params) | dict(params or {})
-    identity: list[Any] = [version.digest, given]
+    model_class = load_class(target)
+    _check_stored_params(model_class, version)
+    check_params(model_class, params or {})
+    merged_params = dict(version.params) | dict(params or {})
+    identity: list[Any] = [version.digest, merged_params]
     notes: tuple[str, ...] = ()
-    # Nobody vouches for the code of an unregistered class but the user.
-    code = code_digest(family) if _registered_target(version.family) is None else version.code_digest
+    # The code of a registered class belongs to a package with a version; any other file may change at any time.
+    code = code_digest(model_class) if _registered_target(version.family) is None else version.code_digest
     if version.code_digest not in ("", code):
         identity.append(code)
-        notes = (f"The code of {family.__name__} has changed since {version.name}@{version.version} was trained.",)
+        notes = (f"The code of {model_class.__name__} has changed since {version.name}@{version.version} was trained.",)
     return ModelSpec(
         version.name,
         target,
         json_digest(identity),
         version.version,
-        given,
+        merged_params,
         folder,
         version.state,
         notes=notes,
@@ -144,19 +159,20 @@ def version_spec(
 
 
 def split_class(name: str) -> tuple[str, str] | None:
-    """("shouting.py:Shouting", "models/news") of "shouting.py:Shouting@models/news", None for what names no class."""
+    """Split "shouting.py:Shouting@models/news" into class and folder; None for a name of another form."""
     match = _CLASS_AT_FOLDER.fullmatch(name)
     return (match[1], match[2]) if match else None
 
 
 def absolute_model_name(name: str) -> str:
-    """The same model's name for a process that runs in another folder."""
+    """Return the name of the same model for a process in another working directory."""
     if name in BUILT_IN:
         return name
     if versions.is_model_folder(name):
         return str(Path(name).absolute())
-    if (both := split_class(name)) is not None:
-        return f"{absolute_model_name(both[0])}@{Path(both[1]).absolute()}"
+    if (class_and_folder := split_class(name)) is not None:
+        class_name, folder = class_and_folder
+        return f"{absolute_model_name(class_name)}@{Path(folder).absolute()}"
     if name.endswith(".py"):
         return str(Path(name).absolute())
     file, _, class_name = name.rpartition(":")
@@ -164,7 +180,7 @@ def absolute_model_name(name: str) -> str:
 
 
 def _spec_of_class_at_folder(class_name: str, folder: str, params: Mapping[str, Json]) -> ModelSpec:
-    """The spec of "CLASS@FOLDER", whose two halves these are."""
+    """Make the spec of "CLASS@FOLDER" from its two parts."""
     target = _class_target(class_name)
     if target is None:
         raise UnknownModel(f"There is no module {class_name.rpartition(':')[0]}.", "Is its package installed here?")
@@ -174,29 +190,34 @@ def _spec_of_class_at_folder(class_name: str, folder: str, params: Mapping[str, 
 
 
 def family_name(target: str) -> str:
-    """What a version calls its class: the registered name, else the target without what only this machine knows."""
-    family = load_class(target)
-    place = target.rpartition(":")[0]
-    for name, known in known_models().items():
-        known_place, _, known_class = known.rpartition(":")
-        # A package may register what one of its modules defines. Having that module, we have the package.
-        if known == target or getattr(sys.modules.get(known_place), known_class, None) is family:
+    """Return the name under which a version records its class: the registered one, else the target without a folder."""
+    model_class = load_class(target)
+    for name, known_target in known_models().items():
+        module, _, class_name = known_target.rpartition(":")
+        # A package may register a class under another module than the one that defines it; both are imported by now.
+        if known_target == target or getattr(sys.modules.get(module), class_name, None) is model_class:
             return name
-    return versions.strip_folder(target) if place.endswith(".py") else target
+    return versions.strip_folder(target) if target.rpartition(":")[0].endswith(".py") else target
 
 
 def model_argument(spec: ModelSpec, folder: Path) -> str:
-    """What to write after `--model` for the versions of a class in a folder; quoted for a shell."""
+    """Return the value of `--model` for the versions of a class in a folder, quoted for a shell."""
     if _registered_target(family_name(spec.target)) is not None:
         return shlex.quote(str(folder))
-    place, _, class_name = spec.target.rpartition(":")
-    if place.endswith(".py") and Path(place).is_relative_to(Path.cwd()):
-        place = str(Path(place).relative_to(Path.cwd()))
-    return shlex.quote(f"{place}:{class_name}@{folder}")
+    module, _, class_name = spec.target.rpartition(":")
+    if module.endswith(".py") and Path(module).is_relative_to(Path.cwd()):
+        module = str(Path(module).relative_to(Path.cwd()))
+    return shlex.quote(f"{module}:{class_name}@{folder}")
 
 
 def _resolve_trusted_class(version: versions.Version, target: str | None, display_name: str) -> str:
-    """The class to load for a version: a registered one, or the one that the user names if it is the right one."""
+    """Decide which class to load for a version: the registered one, or the one that the user names if it matches.
+
+    This is the only place where a folder is trusted with naming code.
+
+    Raises:
+        ModelError: The class is not registered and not named, or the named one is another class.
+    """
     registered = _registered_target(version.family)
     if target is None and registered is not None:
         return registered
@@ -218,23 +239,28 @@ def _raise_unnamed_class(family: str, display_name: str) -> NoReturn:
         )
     written = f"path/to/{family}" if family.rpartition(":")[0].endswith(".py") else family
     raise ModelError(
-        f"{display_name} is a version of {family}, a class of somebody's own; a folder may not decide that its code runs.",
+        f"{display_name} is a version of {family}, a class of somebody's own; "
+        "a folder may not decide that its code runs.",
         f"Name the class together with the folder: --model {shlex.quote(f'{written}@{display_name}')}",
     )
 
 
 def _registered_target(family: str) -> str | None:
-    """The target of a class that can be called by a plain name. Versions of format 1 recorded the target itself."""
+    """Return the target of a registered class, None for any other. Versions of format 1 recorded the target itself."""
     if family in BUILT_IN or family in BUILT_IN.values():
         return BUILT_IN.get(family, family)
-    known = known_models()  # asks the installed packages, which takes 20 ms
+    known = known_models()  # reads the entry points of all packages, which takes 20 ms
     return known.get(family) or (family if family in known.values() else None)
 
 
 def _check_stored_params(model_class: type[Model], version: versions.Version) -> None:
-    """Raises ModelError when a version has parameters that its class does not know."""
-    unknown = [key for key in version.params if model_class.params is not None and key not in model_class.params]
-    if unknown:
+    """Check that the class still declares the parameters of a version. Their values are not checked.
+
+    Raises:
+        ModelError: The version has a parameter that the class does not declare.
+    """
+    declared = model_class.declared_params()
+    if unknown := [key for key in version.params if declared is not None and key not in declared]:
         raise ModelError(
             f"{version.folder / versions.METADATA_FILE} is damaged, or was written by another lsml: "
             f"{model_class.__name__} has no parameter {format_list(map(repr, unknown))}.",
@@ -243,17 +269,17 @@ def _check_stored_params(model_class: type[Model], version: versions.Version) ->
 
 
 def _project_spec(project: ProjectFile, params: Mapping[str, Json]) -> ModelSpec:
+    """Make the spec of a project's promoted version, or of its untrained model if there is no version yet."""
     file, colon, class_name = project.model.rpartition(":")
     model = f"{project.folder / file}:{class_name}" if colon and file.endswith(".py") else project.model
-    given = dict(project.params) | dict(params)
     if (project.versions_root / versions.CURRENT_FILE).is_file():
-        home = str(project.versions_root)
-        return _spec_of_class_at_folder(model, home, params) if colon else find_model(home, params)
-    return replace(find_model(model, given), name=project.folder.resolve().name)
+        root = str(project.versions_root)
+        return _spec_of_class_at_folder(model, root, params) if colon else find_model(root, params)
+    return replace(find_model(model, dict(project.params) | dict(params)), name=project.folder.resolve().name)
 
 
 def _class_target(name: str) -> str | None:
-    """The target of "path/to/file.py:Class" or "package.module:Class", None for what is called neither."""
+    """Return the target of "path/to/file.py:Class" or "package.module:Class", None for a name of another form."""
     file, colon, class_name = name.rpartition(":")
     if colon and file.endswith(".py"):
         if not Path(file).is_file():
@@ -263,18 +289,22 @@ def _class_target(name: str) -> str | None:
 
 
 def stored_label_config(spec: ModelSpec) -> LabelConfig | None:
-    """The label config that a trained version remembers, None for a model that has no version."""
+    """Return the label config that a version was trained for, None for an untrained model."""
     return LabelConfig.parse(versions.read(spec.path).label_config) if spec.path else None
 
 
 def known_models() -> dict[str, str]:
-    """Every model that can be called by a plain name, with its target. What comes with lsml wins, then who is first."""
-    plugged_in = {plugin.name: plugin.target for plugin in reversed(plugins.find_plugins())}
-    return plugged_in | BUILT_IN
+    """Return the target of every model with a plain name. Built-in models come first, then the first package."""
+    registered = {plugin.name: plugin.target for plugin in reversed(plugins.find_plugins())}
+    return registered | BUILT_IN
 
 
 def parse_params(pairs: list[str]) -> dict[str, Json]:
-    """`--with KEY=VALUE` options as parameters: a value that is JSON (3, true, [1,2]) is taken as such."""
+    """Parse `--with KEY=VALUE` options. A value that is JSON (3, true, [1,2]) is decoded; any other is a text.
+
+    Raises:
+        UsageError: An option is not KEY=VALUE.
+    """
     params: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -288,16 +318,20 @@ def parse_params(pairs: list[str]) -> dict[str, Json]:
 
 
 def _untrained_spec(name: str, target: str, params: Mapping[str, Json]) -> ModelSpec:
-    family = load_class(target)
-    check_params(family, params)
-    files = param_file_digests(family, params)
-    # A file may define several models. Where it lies is no part of what they are.
-    identity: list[Any] = [code_digest(family), family.__name__, dict(params)]
+    model_class = load_class(target)
+    check_params(model_class, params)
+    files = param_file_digests(model_class, params)
+    # With the class name, because a file may define several models; without its path, so that it can be moved.
+    identity: list[Any] = [code_digest(model_class), model_class.__name__, dict(params)]
     return ModelSpec(name, target, json_digest([*identity, *files.values()]), params=params, file_digests=files)
 
 
 def check_params(model_class: type[Model], params: Mapping[str, Json]) -> None:
-    """Raises UsageError when the model does not have one of these parameters, or when one of them is not JSON."""
+    """Check parameters against the declarations of a model.
+
+    Raises:
+        UsageError: The model has no such parameter, or the value is not JSON or not allowed.
+    """
     declared = model_class.declared_params() if params else None
     for key, value in params.items():
         if declared is not None and key not in declared:
@@ -312,7 +346,7 @@ def check_params(model_class: type[Model], params: Mapping[str, Json]) -> None:
 
 
 def _is_importable(module: str) -> bool:
-    """Whether there is such a module; an error while importing its parents is the user's to see."""
+    """Tell whether a module can be found. Its parent packages are imported, and may raise anything."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):

@@ -1,11 +1,12 @@
-"""Writing a trained version: aside, until it is complete. `versions` has the layout, and reads.
+"""Write a trained version: into a hidden folder, which is renamed when all of it is on the disk.
 
-A version is written into a hidden folder beside the others and renamed when all of it has reached the disk.
+The layout is described in `versions`, which reads it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,29 +29,38 @@ from lsml_cli.registry.versions import (
     is_version_folder,
 )
 
-_STALE_SECONDS = 24 * 3600  # seconds after which something unfinished is taken for what a killed run left
+_STALE_SECONDS = 24 * 3600  # after which an unfinished folder is taken for the remains of a killed run
 
 
 class VersionWriter:
-    """A version in the making. Write weights into `folder`, then `keep` it."""
+    """A version that is being written. Write the weights into `folder`, then call `commit`.
+
+    Args:
+        root: Folder of the model's versions.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.started_at = time.time()
         self.folder = root / f"{HIDDEN_FOLDER_PREFIX}{os.getpid()}-{time.time_ns():x}"
-        self.folder.mkdir(parents=True)  # whoever made `root` at the same moment may have removed it again
+        self.folder.mkdir(parents=True)  # with parents: another run that created `root` may have removed it again
 
     def clear(self) -> None:
-        """Start over: remove what was written so far."""
-        import shutil
-
+        """Remove what was written so far."""
         shutil.rmtree(self.folder)
         self.folder.mkdir()
 
     def commit(
         self, *, family: str, label_config: str, state: Mapping[str, Any], params: Mapping[str, Any], **facts: Any
     ) -> Version:
-        """Describe the version and give it its name; from here on it is there. `facts`: see `Version`."""
+        """Describe the version and rename its folder; from then on it exists.
+
+        Args:
+            family, label_config, state, params, facts: Fields of `Version`.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != METADATA_FILE)
         files = {path.relative_to(self.folder).as_posix(): path for path in paths}
         digests = {name: file_digest(path) for name, path in files.items()}
@@ -81,10 +91,10 @@ class VersionWriter:
             raise_write_error(error, self.root)
 
     def _rename_to_free_name(self, version: Version, timestamp: str) -> Version:
-        """Rename the folder to the first name that is free, however many do the same at this moment."""
-        taken = 1
+        """Rename the folder to the first free name; other runs may do the same at this moment."""
+        number = 1
         while True:
-            name = timestamp if taken == 1 else f"{timestamp}-{taken}"
+            name = timestamp if number == 1 else f"{timestamp}-{number}"
             done = Version(**(_field_values(version) | {"folder": self.root / name, "version": name}))
             write_synced(self.folder / METADATA_FILE, _to_json(done))
             fsync_path(self.folder)
@@ -96,43 +106,47 @@ class VersionWriter:
             except OSError:
                 if not done.folder.exists():
                     raise
-            taken += 1
+            number += 1
 
 
 @contextmanager
 def open_version_writer(root: Path) -> Iterator[VersionWriter]:
-    """A new version below `root`, which is made when it is not there. Both are gone again unless it is kept.
+    """Start a version below `root`, which is created if necessary; without `commit` both are removed on leaving.
 
-    Raises OutputError when nothing can be written there.
+    Raises:
+        OutputError: `root` cannot be written to.
+        UsageError: `root` is not a folder.
     """
-    import shutil  # 10 ms that reading a version need not pay
-
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         try:
-            made = [folder for folder in (root, *root.parents) if not folder.exists()]
+            created = [folder for folder in (root, *root.parents) if not folder.exists()]
             root.mkdir(parents=True, exist_ok=True)
             _remove_stale(root)
-            draft = VersionWriter(root)
+            writer = VersionWriter(root)
         except OSError as error:
             raise_write_error(error, root)
         try:
-            yield draft
+            yield writer
         finally:
-            shutil.rmtree(draft.folder, ignore_errors=True)
+            shutil.rmtree(writer.folder, ignore_errors=True)
     finally:
-        for folder in made:
-            with suppress(OSError):  # not empty: there is a version in it, of this run or of another one
+        for folder in created:
+            with suppress(OSError):  # not empty: it holds a version of this run or of another one
                 folder.rmdir()
 
 
 def require_version_root(root: Path) -> None:
-    """Raises UsageError when `root` is itself a version: below it nobody would look for another one."""
+    """Refuse a folder that is itself a version.
+
+    Raises:
+        UsageError: `root` is a version.
+    """
     try:
-        inside = is_version_folder(root)
+        is_version = is_version_folder(root)
     except OSError as error:
         raise_write_error(error, root)
-    if inside:
+    if is_version:
         raise UsageError(
             f"{root} is one version of a model, and no place for another.",
             f"Name the folder above, where the versions live: --output {root.resolve().parent}",
@@ -141,8 +155,6 @@ def require_version_root(root: Path) -> None:
 
 def _remove_stale(root: Path) -> None:
     """Remove what killed runs left behind."""
-    import shutil
-
     for path in [*root.glob(HIDDEN_FOLDER_PREFIX + "*"), *root.glob(HIDDEN_FILE_PREFIX + "*")]:
         with suppress(OSError):
             if path.stat().st_mtime < time.time() - _STALE_SECONDS:
@@ -153,7 +165,7 @@ def _remove_stale(root: Path) -> None:
 
 
 def _field_values(version: Version) -> dict[str, Any]:
-    return {each.name: getattr(version, each.name) for each in fields(version)}
+    return {attribute.name: getattr(version, attribute.name) for attribute in fields(version)}
 
 
 def _to_json(version: Version) -> bytes:
