@@ -1,4 +1,4 @@
-"""`object-detector` with the real MMDetection: what it finds, what it learns, and what it promises like any model."""
+"""Test `object-detector` with the real MMDetection: prediction, training, and the promises of every model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,32 +41,32 @@ def predict(lsml, folder, *options, tasks="shapes.json", model="models/shapes", 
     )
 
 
-def a_task(image, index=0):
+def make_task(image, index=0):
     raw = {"id": index + 1, "data": {"image": image}}
     return Task(index, raw["id"], raw["data"], raw)
 
 
-def result_of(task):
+def regions_of(task):
     return task["predictions"][0]["result"]
 
 
 @pytest.fixture
 def work(learned, tmp_path):
-    """A copy of it, to write into."""
+    """Return a writable copy of the trained detector's folder."""
     return Path(shutil.copytree(learned, tmp_path / "work"))
 
 
-def test_it_learns_from_an_export_what_shapes_are(learned, metrics):
+def test_detector_learns_from_export(learned, metrics):
     assert metrics["label"]["map50"] >= 0.7, metrics
     said = (learned / "said.txt").read_text()
     assert "Learning 3 classes from" in said
     assert "hold-out mAP" in said
-    assert all(line.startswith("lsml:") for line in said.splitlines()), said  # and nothing from the toolkits
+    assert all(line.startswith("lsml:") for line in said.splitlines()), said  # nothing from the toolkits
     (version,) = [path for path in (learned / "models/shapes").iterdir() if path.is_dir()]
     assert sorted(path.name for path in version.iterdir()) == ["config.py", "model.json", "weights.safetensors"]
 
 
-def test_a_version_predicts_wherever_it_lies_and_evaluate_agrees(lsml, work):
+def test_moved_version_predicts_same_bytes_and_evaluates(lsml, work):
     assert predict(lsml, work).returncode == 0
     shutil.move(work / "models", work / "elsewhere")
     (work / "small.py").unlink()
@@ -78,7 +79,7 @@ def test_a_version_predicts_wherever_it_lies_and_evaluate_agrees(lsml, work):
     assert json.loads((work / "measured.json").read_bytes())["controls"]["label"]["map50"] >= 0.7
 
 
-def test_photographs_with_random_weights(lsml, shared_data, tmp_path):
+def test_random_weights_give_valid_predictions_of_photographs(lsml, shared_data, tmp_path):
     exports = shared_data / "exports"
     run = lsml(
         *("predict", exports / "coco128-all-tasks.json", "--model", "object-detector", "-o", "out.json"),
@@ -92,7 +93,7 @@ def test_photographs_with_random_weights(lsml, shared_data, tmp_path):
     found = json.loads((tmp_path / "out.json").read_bytes())
     assert [task["id"] for task in found] == [task["id"] for task in given]
     assert len(found) == 128
-    assert len([task for task in found if result_of(task)]) > 10  # what random weights are sure of is anything
+    assert len([task for task in found if regions_of(task)]) > 10  # random weights find something somewhere
     assert "Dropped 9 of the model's 80 classes" in run.stderr
     assert "The model has random weights" in run.stderr
     from label_studio_sdk.label_interface import LabelInterface
@@ -110,8 +111,8 @@ def test_photographs_with_random_weights(lsml, shared_data, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # of what the toolkit's own API imports
-def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
-    """The same weights through `inference_detector`, picture by picture."""
+def test_boxes_equal_toolkit_inference(work):
+    """The same weights through `inference_detector`, image by image."""
     from mmdet.apis import inference_detector
     from safetensors.torch import load_file
 
@@ -122,7 +123,7 @@ def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
     binding = model.bind(LabelConfig.parse(shapes.CONFIG), {}, None)
     binding.threshold = 0.05
     contents = [(work / "shapes" / f"{n}.png").read_bytes() for n in range(1, 10)]
-    tasks = [a_task("x", n) for n in range(9)]
+    tasks = [make_task("x", n) for n in range(9)]
     inputs = [model.encode(task, binding, {"x": content}) for task, content in zip(tasks, contents, strict=True)]
     ours = [seen[0] for seen in model.forward(inputs, binding)]
 
@@ -138,16 +139,16 @@ def test_the_boxes_are_those_of_the_toolkits_own_loop(work):
         for content, mine in zip(contents, ours, strict=True):
             theirs = inference_detector(net, image_files.decode_image(content)).pred_instances
             theirs = theirs[theirs.scores >= 0.05]
-            assert len(theirs) == len(mine.instances)
-            boxes = [each.box for each in mine.instances]
+            assert len(theirs) == len(mine.detections)
+            boxes = [each.box for each in mine.detections]
             np.testing.assert_allclose(boxes, theirs.bboxes.numpy(), atol=0.05)
-            np.testing.assert_allclose([e.score for e in mine.instances], theirs.scores.numpy(), atol=1e-4)
-            assert [each.kind for each in mine.instances] == theirs.labels.tolist()
+            np.testing.assert_allclose([e.score for e in mine.detections], theirs.scores.numpy(), atol=1e-4)
+            assert [each.class_index for each in mine.detections] == theirs.labels.tolist()
             found += len(theirs)
     assert found >= 9
 
 
-def test_a_torn_picture_in_the_middle_of_a_batch_costs_one_task(lsml, work):
+def test_truncated_image_in_batch_costs_one_task(lsml, work):
     predict(lsml, work)
     whole = (work / "shapes/40.png").read_bytes()
     (work / "shapes/40.png").write_bytes(whole[: len(whole) // 2])
@@ -162,7 +163,7 @@ def test_a_torn_picture_in_the_middle_of_a_batch_costs_one_task(lsml, work):
     assert same.count(False) == 1
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(lsml, work):
+def test_killed_run_resumes_to_identical_output(lsml, work):
     assert predict(lsml, work, "--batch-size", "8").returncode == 0
     command = [sys.executable, "-m", "lsml_cli", "predict", "shapes.json", "--model", "models/shapes"]
     command += ["--document-root", ".", "-o", "killed.json", "--with", "precision=fp32", "--batch-size", "8"]
@@ -177,14 +178,14 @@ def test_a_killed_run_resumes_to_the_same_bytes(lsml, work):
     assert (work / "killed.json").read_bytes() == (work / "out.json").read_bytes()
 
 
-def test_labels_meet_by_name_by_predicted_values_and_by_the_map(lsml, work):
+def test_classes_map_by_name_predicted_values_and_label_map(lsml, work):
     xml = shapes.CONFIG.replace('value="bar"', 'value="Beam" predicted_values="bar"').replace("block", "Cube")
     (work / "other.xml").write_text(xml)
     (work / "map.json").write_text('{"block": "Cube"}')
     run = predict(lsml, work, "-c", "other.xml", "--label-map", "map.json")
     assert run.returncode == 0, run.stderr
     labels = {region["value"]["rectanglelabels"][0] for task in json.loads((work / "out.json").read_bytes())
-              for region in result_of(task)}  # fmt: skip
+              for region in regions_of(task)}  # fmt: skip
     assert labels == {"Beam", "Cube", "tower"}
     run = predict(lsml, work, "-c", "other.xml", "--check")
     assert run.returncode == 0, run.stderr
@@ -192,12 +193,12 @@ def test_labels_meet_by_name_by_predicted_values_and_by_the_map(lsml, work):
     assert "Dropped 1 of the model's 3 classes" in run.stdout
 
 
-def test_each_label_may_have_a_threshold_of_its_own(lsml, work):
+def test_label_thresholds_override_threshold(lsml, work):
     assert predict(lsml, work, "--threshold", "0.05", output="all.json").returncode == 0
     own = ("--threshold", "0.99", "--with", 'thresholds={"bar": 0.05}')
     assert predict(lsml, work, *own, output="bars.json").returncode == 0
     every, bars = (
-        [region for task in json.loads((work / name).read_bytes()) for region in result_of(task)]
+        [region for task in json.loads((work / name).read_bytes()) for region in regions_of(task)]
         for name in ("all.json", "bars.json")
     )
     wanted = [each for each in every if each["value"]["rectanglelabels"] == ["bar"] or each["score"] >= 0.99]
@@ -207,8 +208,7 @@ def test_each_label_may_have_a_threshold_of_its_own(lsml, work):
     assert "thresholds names 'bra'" in run.stderr
 
 
-def test_a_picture_is_looked_at_as_a_person_sees_it(work):
-    """EXIF turns the picture; the boxes are those of the turned one, and so is its size."""
+def test_exif_orientation_is_applied(work):
     from lsml_cli import load_model
 
     upright = Image.open(work / "shapes/3.png").convert("RGB").resize((160, 128))
@@ -232,8 +232,7 @@ def _orientation(number):
     return exif
 
 
-def test_masks_become_polygons_and_brush_strokes(lsml, tmp_path):
-    """Mask R-CNN with random weights; the picture is small, and what is found is anywhere."""
+def test_masks_fill_polygons_and_brush_strokes(lsml, tmp_path):
     xml = """<View><Image name="image" value="$image"/>
     <PolygonLabels name="outline" toName="image"><Label value="person"/><Label value="car"/></PolygonLabels>
     <BrushLabels name="brush" toName="image"><Label value="dog"/><Label value="person"/></BrushLabels></View>"""
@@ -252,7 +251,7 @@ def test_masks_become_polygons_and_brush_strokes(lsml, tmp_path):
     from label_studio_sdk.label_interface import LabelInterface
 
     assert not LabelInterface(xml).validate_prediction(task["predictions"][0], return_errors=True)
-    kinds = {region["type"] for region in result_of(task)}
+    kinds = {region["type"] for region in regions_of(task)}
     assert kinds <= {"polygonlabels", "brushlabels"}
     refused = lsml(
         *("predict", "tasks.json", "--document-root", ".", *options, "--with", f"config_file={YOLOX}"), cwd=tmp_path
@@ -261,16 +260,17 @@ def test_masks_become_polygons_and_brush_strokes(lsml, tmp_path):
     assert "finds boxes, no masks" in refused.stderr
 
 
-def test_a_mask_is_drawn_where_it_is():
+def test_mask_geometry_of_polygon_and_brush():
     from label_studio_sdk.converter.brush import decode_rle
 
-    from lsml_cli.models.object_detector.postprocess import ControlBinding, Detection, ImageDetections, Mask
+    from lsml_cli.models.object_detector.binding import ControlBinding
+    from lsml_cli.models.object_detector.postprocess import Detection, ImageDetections, Mask
 
     mask = np.zeros((60, 100), bool)
     mask[10:30, 20:70] = True
     mask[50:52, 90:92] = True  # a speck that belongs to it
     seen = ImageDetections((100, 60), [Detection((20, 10, 70, 30), 0, 0.9, Mask.from_array(mask))])
-    task = a_task("a.png")
+    task = make_task("a.png")
     config = LabelConfig.parse(
         '<View><Image name="i" value="$image"/><PolygonLabels name="p" toName="i"><Label value="a"/></PolygonLabels>'
         '<BrushLabels name="b" toName="i"><Label value="a"/></BrushLabels></View>'
@@ -284,11 +284,11 @@ def test_a_mask_is_drawn_where_it_is():
     assert (drawn == mask).all()
 
 
-def test_no_mask_of_the_whole_picture_outlives_the_look_at_it():
+def test_masks_are_packed_to_their_bounding_box():
     import torch
     from mmengine.structures import InstanceData
 
-    from lsml_cli.models.object_detector.model import extract_detections
+    from lsml_cli.models.object_detector.postprocess import extract_detections
 
     masks = torch.zeros(3, 1000, 1500, dtype=torch.bool)
     masks[:, 200:301, 400:903] = True
@@ -296,17 +296,17 @@ def test_no_mask_of_the_whole_picture_outlives_the_look_at_it():
     boxes, scores = torch.tensor([[400.0, 200, 903, 301]] * 3), torch.tensor([0.9, 0.4, 0.6])
     found = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0, 1]), scores=scores, masks=masks)
     kept = extract_detections(SimpleNamespace(ori_shape=(1000, 1500), pred_instances=found), [0.5, float("inf")])
-    (only,) = kept.detections  # of the others one is not sure enough, one has no label
+    (only,) = kept.detections  # of the others one scores too low, one has no label
     assert (only.class_index, only.box) == (0, (400, 200, 903, 301))
     assert only.mask.bits.nbytes < 7_000
     assert (only.mask.to_array(kept.size) == masks[0].numpy()).all()
 
 
-def test_an_empty_box_is_that_of_its_mask():
+def test_empty_box_is_replaced_by_box_of_mask():
     import torch
     from mmengine.structures import InstanceData
 
-    from lsml_cli.models.object_detector.model import extract_detections
+    from lsml_cli.models.object_detector.postprocess import extract_detections
 
     masks = torch.zeros(3, 60, 100, dtype=torch.bool)
     masks[:2, 10:30, 20:70] = True
@@ -317,7 +317,7 @@ def test_an_empty_box_is_that_of_its_mask():
     assert [each.box for each in kept.detections] == [(20, 10, 70, 30), (21, 11, 69, 29), (0, 0, 0, 0)]
 
 
-def test_what_proposes_regions_tells_no_classes_apart():
+def test_num_classes_ignores_rpn_head():
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import configs
 
@@ -331,7 +331,7 @@ def test_what_proposes_regions_tells_no_classes_apart():
     assert head["bbox_head"]["num_classes"] == head["mask_head"]["num_classes"] == 2
 
 
-def test_classes_that_share_a_label_keep_their_own_thresholds():
+def test_classes_with_shared_label_keep_own_thresholds():
     from lsml_cli.models.object_detector.postprocess import Detection, ImageDetections
 
     xml = """<View><Image name="i" value="$image"/><RectangleLabels name="r" toName="i">
@@ -347,12 +347,12 @@ def test_classes_that_share_a_label_keep_their_own_thresholds():
         binding.threshold = 0.45
         for each in instances:
             output = (ImageDetections((10, 10), [each]),)
-            regions = model.decode(output, a_task("a.png"), binding).result
+            regions = model.decode(output, make_task("a.png"), binding).result
             assert len(regions) == (each.class_index in left), (own, each)
-            assert (each.score >= binding.lowest()[each.class_index]) == (each.class_index in left)
+            assert (each.score >= binding.min_class_scores()[each.class_index]) == (each.class_index in left)
 
 
-def test_pictures_are_looked_at_in_a_size_that_the_model_can_halve():
+def test_image_size_is_rounded_to_stride():
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import configs
 
@@ -365,7 +365,7 @@ def test_pictures_are_looked_at_in_a_size_that_the_model_can_halve():
 
 
 @pytest.mark.parametrize(("pictures", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4]), (1, [1])])
-def test_no_last_batch_is_of_one_picture(pictures, sizes):
+def test_last_batch_of_one_image_is_dropped(pictures, sizes):
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import configs, toolkit
     from lsml_cli.models.openmmlab.image_files import register_modules
@@ -380,9 +380,10 @@ def test_no_last_batch_is_of_one_picture(pictures, sizes):
             return {"width": self[number], "height": 50}
 
     config = configs.read(YOLOX, "mmdet", "config_file")
-    options = {"batch_size": 4, "lr": None, "augment": True, "warm": False, "measured": False, "on_gpu": False}
+    options: dict[str, Any] = {"batch_size": 4, "lr": None, "augment": True, "warm_start": False}
+    options |= {"has_validation": False, "on_gpu": False, "num_workers": 0}
     described = recipe.build_model_config(config, ["a"], None)
-    training = recipe.build_training_config(described, config, run_dir="", num_workers=0, **options)["train_dataloader"]
+    training = recipe.build_training_config(described, config, run_dir="", **options)["train_dataloader"]
     sampler = DefaultSampler(Pictures(([90, 40] * 9)[:pictures]))
     batches = DATA_SAMPLERS.build(training["batch_sampler"] | {"sampler": sampler, "batch_size": 4})
     assert [len(each) for each in batches] == sizes
@@ -390,13 +391,13 @@ def test_no_last_batch_is_of_one_picture(pictures, sizes):
 
 
 class Evil:
-    """What a checkpoint must not be: something that runs when it is read."""
+    """Run code when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
 
 
-def test_a_checkpoint_is_code_unless_somebody_trusts_it(lsml, work):
+def test_checkpoint_with_code_needs_trust(lsml, work):
     import torch
 
     good = {"state_dict": {"a": torch.ones(1)}, "meta": {"dataset_meta": {"classes": ("x",)}}}
@@ -408,18 +409,18 @@ def test_a_checkpoint_is_code_unless_somebody_trusts_it(lsml, work):
     assert "--with trust_checkpoint=true" in run.stderr
     assert not (work / "ran").exists()
     predict(lsml, work, *options, "--with", "trust_checkpoint=true", model="object-detector")
-    assert (work / "ran").exists()  # which is what trusting it means
+    assert (work / "ran").exists()  # trust lets it run code
 
 
-def test_no_file_beside_the_data_may_trust_a_checkpoint(lsml, work):
+def test_settings_file_cannot_trust_checkpoint(lsml, work):
     (work / "lsml.toml").write_text("[predict.with]\ntrust_checkpoint = true\n")
     run = predict(lsml, work, model="models/shapes")
     assert run.returncode == 2
     assert "may not decide that" in run.stderr
 
 
-def test_a_runners_own_checkpoint_is_read_as_weights_alone(learned, tmp_path):
-    """mmengine leaves its curves beside the weights; they are no reason to trust a file."""
+def test_mmengine_checkpoint_is_read_without_trust(learned, tmp_path):
+    """mmengine stores its curves beside the weights, which needs no trust."""
     import torch
     from mmengine.logging import HistoryBuffer
     from safetensors.torch import load_file
@@ -441,9 +442,9 @@ def test_a_runners_own_checkpoint_is_read_as_weights_alone(learned, tmp_path):
         spec.build().bind(LabelConfig.parse(shapes.CONFIG), {}, None)
 
 
-def test_what_pytorch_warns_the_toolkits_about_is_not_said():
+def test_toolkit_warnings_are_silenced():
     script = (
-        "import torch; from lsml_cli.models.openmmlab import toolkit; toolkit.mmdet()\n"
+        "import torch; from lsml_cli.models.openmmlab import toolkit; toolkit.import_mmdet()\n"
         "x, look = torch.ones(2, 1, 4), torch.nn.MultiheadAttention(4, 1)\n"  # as ABINet does
         "look(x, x, x, key_padding_mask=torch.zeros(1, 2).bool(), attn_mask=torch.zeros(2, 2))"
     )
@@ -451,7 +452,7 @@ def test_what_pytorch_warns_the_toolkits_about_is_not_said():
     assert run.stderr == ""
 
 
-def test_what_is_no_checkpoint_is_called_that(tmp_path):
+def test_unusable_checkpoint_is_described(tmp_path):
     from safetensors.numpy import save
 
     from lsml_cli.models.openmmlab import checkpoints
@@ -476,7 +477,7 @@ def test_what_is_no_checkpoint_is_called_that(tmp_path):
         checkpoints.read(str(tmp_path / "none.pth"))
 
 
-def test_weights_of_another_config_are_refused(lsml, learned):
+def test_weights_of_other_config_are_rejected(lsml, learned):
     (version,) = [path for path in (learned / "models/shapes").iterdir() if path.is_dir()]
     weights = f"checkpoint_file={version / 'weights.safetensors'}"
     run = predict(lsml, learned, "--with", weights, "--with", f"config_file={YOLOX}", "-c", "shapes.xml",
@@ -485,7 +486,7 @@ def test_weights_of_another_config_are_refused(lsml, learned):
     assert "no label in common" in run.stderr  # COCO's classes; nothing of the file is looked at before
 
 
-def test_a_version_may_be_anybodys_and_runs_nothing(work):
+def test_config_of_version_runs_no_code(work):
     from lsml_cli.models.openmmlab import configs
 
     (version,) = [path for path in (work / "models/shapes").iterdir() if path.is_dir()]
@@ -504,14 +505,15 @@ def test_a_version_may_be_anybodys_and_runs_nothing(work):
 
 
 @pytest.mark.parametrize("name", ["config_file", "checkpoint_file"])
-def test_a_version_is_no_other_model_than_its_own(tmp_path, name):
+def test_version_rejects_parameters_of_another_model(tmp_path, name):
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.object_detector.model import ObjectDetector
     from lsml_cli.models.openmmlab import configs
     from lsml_cli.registry import resolve, version_writer
 
     described = recipe.build_model_config(configs.read(YOLOX, "mmdet", "config_file"), shapes.LABELS, None)
-    params = {**ObjectDetector.params, "config_file": "gone.py", "checkpoint_file": "gone.pth"}
+    defaults = {name: parameter.default for name, parameter in (ObjectDetector.declared_params() or {}).items()}
+    params = defaults | {"config_file": "gone.py", "checkpoint_file": "gone.pth"}
     with version_writer.open_version_writer(tmp_path / "shapes") as draft:
         configs.save(described, draft.folder)
         state = {"classes": list(shapes.LABELS)}
@@ -524,7 +526,7 @@ def test_a_version_is_no_other_model_than_its_own(tmp_path, name):
         other.build().bind(config, {}, None)
 
 
-def test_a_config_is_named_by_its_path_or_by_what_comes_with_the_toolkit():
+def test_config_is_found_by_path_or_packaged_name():
     from lsml_cli.models.openmmlab import configs
 
     assert configs.find(YOLOX, "mmdet", "config_file").is_file()
@@ -540,14 +542,14 @@ def test_a_config_is_named_by_its_path_or_by_what_comes_with_the_toolkit():
     assert "Near are" not in (raised.value.hint or "")
 
 
-def test_nothing_to_learn_is_said_before_anything_is_trained(tmp_path):
+def test_nothing_to_learn_is_reported_before_training(tmp_path):
     spec = find_model("object-detector", {"config_file": YOLOX, "pretrained": False})
     model = spec.build()
     binding = model.bind(LabelConfig.parse(shapes.CONFIG), {}, None)
-    assert not binding.can_predict  # COCO's classes have no label here, and it says so
+    assert not binding.can_predict  # COCO's classes have no label here
     assert "no label in common" in binding.notes[0]
     binding.media = Media(root=tmp_path)
-    empty = AnnotatedTask(a_task("a.png"), Annotation(1, []))
+    empty = AnnotatedTask(make_task("a.png"), Annotation(1, []))
     with pytest.raises(ModelError, match="no annotation has a region"):
         model.fit([empty], [], binding, tmp_path, print)
     with pytest.raises(LabelMismatch, match="<RectangleLabels>, <PolygonLabels> and <BrushLabels>"):
@@ -557,7 +559,7 @@ def test_nothing_to_learn_is_said_before_anything_is_trained(tmp_path):
 
 
 @pytest.mark.parametrize("tag", ["PolygonLabels", "BrushLabels"])
-def test_a_control_that_no_training_lets_it_fill_is_refused_before_one(lsml, tmp_path, tag):
+def test_unsupported_control_is_rejected_before_training(lsml, tmp_path, tag):
     shapes.write_dataset(tmp_path, 2)
     (tmp_path / "shapes.xml").write_text(shapes.CONFIG.replace("RectangleLabels", tag))
     run = shapes.fit_detector(lsml, tmp_path, "--dry-run")
@@ -565,7 +567,7 @@ def test_a_control_that_no_training_lets_it_fill_is_refused_before_one(lsml, tmp
     assert "small finds boxes, no masks" in run.stderr
 
 
-def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, monkeypatch):
+def test_training_continues_without_original_config(tmp_path, monkeypatch):
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import checkpoints, configs, inference, train
 
@@ -591,15 +593,15 @@ def test_a_version_is_continued_without_the_config_that_it_began_with(tmp_path, 
         raise NotTrained(config["optim_wrapper"]["optimizer"]["type"])
 
     monkeypatch.setattr(train, "train", instead)
-    example = AnnotatedTask(a_task(tagged["data"]["image"]), Annotation(1, tagged["annotations"][0]["result"]))
+    example = AnnotatedTask(make_task(tagged["data"]["image"]), Annotation(1, tagged["annotations"][0]["result"]))
     said = []
     with pytest.raises(NotTrained, match="AdamW"):
         model.fit([example], [], binding, tmp_path / "out", said.append)
-    assert any("gone.py is not here, or says nothing of an optimiser" in each for each in said)
+    assert any("gone.py is not here, or names no optimizer" in each for each in said)
 
 
-def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
-    """Boxes, turned boxes, polygons and brush strokes, of a picture of 200 x 100 pixels."""
+def test_annotations_convert_to_coco_pixels(tmp_path):
+    """Boxes, polygons and brush strokes of an image of 200 x 100 pixels."""
     from lsml_cli.models.object_detector import dataset
     from lsml_cli.models.openmmlab.image_files import TrainingImage
     from lsml_cli.schema import brush_rle
@@ -623,7 +625,7 @@ def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
     ]
     size = {"to_name": "i", "original_width": 200, "original_height": 100}
     result = [size | {"from_name": name, "value": value} for name, value in values]
-    example = AnnotatedTask(a_task("a"), Annotation(1, result))
+    example = AnnotatedTask(make_task("a"), Annotation(1, result))
     pairs = [
         pair
         for tag in ("RectangleLabels", "PolygonLabels", "BrushLabels")
@@ -641,7 +643,7 @@ def test_every_kind_of_annotation_is_a_place_in_pixels(tmp_path):
     assert found["annotations"][3]["area"] == 800
 
 
-def test_regions_are_learned_on_the_picture_that_they_are_about(tmp_path, monkeypatch):
+def test_regions_belong_to_their_own_image(tmp_path, monkeypatch):
     from lsml_cli.models.openmmlab import train
 
     xml = """<View><Image name="one" value="$one"/><Image name="two" value="$two"/>
@@ -676,7 +678,7 @@ def test_regions_are_learned_on_the_picture_that_they_are_about(tmp_path, monkey
     assert places == [(0, 0, [20, 30, 40, 30]), (1, 1, [10, 50, 20, 50])]
 
 
-def test_a_broken_picture_is_not_learned_from_and_a_wrong_number_is_refused(lsml, work):
+def test_broken_training_image_is_skipped_and_wrong_batch_size_rejected(lsml, work):
     (work / "shapes/7.png").write_bytes(b"no picture")
     run = shapes.fit_detector(lsml, work, epochs=1, output="models/broken")
     assert run.returncode == 0, run.stderr
@@ -686,70 +688,71 @@ def test_a_broken_picture_is_not_learned_from_and_a_wrong_number_is_refused(lsml
     assert "batch_size must be a whole number from 2, not 1" in run.stderr
 
 
-def test_an_earlier_version_is_continued_also_with_more_classes(lsml, work):
+def test_training_continues_from_version_also_with_more_classes(lsml, work):
     run = shapes.fit_detector(lsml, work, "--init-from", "models/shapes", epochs=1, output="models/second")
     assert run.returncode == 0, run.stderr
     first = float(run.stderr.partition("hold-out mAP ")[2].split()[0])
-    assert first > 0.3  # after one epoch, which by itself finds nothing
+    assert first > 0.3  # after one epoch, which finds nothing from random weights
     text = (work / "shapes.json").read_text().replace('["tower"]', '["mast"]', 20)
     (work / "shapes.json").write_text(text)
     (work / "shapes.xml").write_text(shapes.CONFIG.replace("</Rect", '<Label value="mast"/></Rect'))
     run = shapes.fit_detector(lsml, work, "--init-from", "models/shapes", epochs=1, output="models/third")
     assert run.returncode == 0, run.stderr
-    assert "begin anew, since they belong to other classes" in run.stderr
+    assert "are reinitialized, since they belong to other classes" in run.stderr
 
 
-def test_several_processes_train_together_by_torchs_own_launcher(lsml, work):
+def test_launch_trains_in_several_processes(lsml, work):
     run = shapes.fit_detector(lsml, work, "--with", "launch=--nproc-per-node 2", epochs=2, output="models/two")
     assert run.returncode == 0, run.stderr
     assert "Epoch 2 of 2: loss" in run.stderr
-    assert run.stderr.count("Epoch 1 of 2") == 1  # one of them tells
+    assert run.stderr.count("Epoch 1 of 2") == 1  # only one of them reports
 
 
-def measured(folder, *qualities, patience=15):
-    """(epoch that is kept, its metrics) of a training that has these measures, one an epoch."""
+def keep_best(folder, *qualities, patience=15):
+    """Return (kept epoch, its mAP) of a training with these validations, one per epoch."""
     import torch
 
-    from lsml_cli.models.openmmlab import toolkit, train
+    from lsml_cli.models.openmmlab import toolkit
+    from lsml_cli.models.openmmlab.schedule import TrainingSchedule
+    from lsml_cli.models.openmmlab.train_worker import MessageWriter, TrainingMonitor
 
     toolkit.import_mmdet()
-    plan = train.TrainingSchedule(len(qualities), patience, "coco/bbox_mAP", "hold-out mAP")
-    follower = train._training_hook(folder, plan, train._MessageWriter(io.StringIO(), True))
-    runner = SimpleNamespace(model=torch.nn.Linear(1, 1), train_loop=SimpleNamespace(stop_training=False))
-    for runner.epoch, quality in enumerate(qualities, 1):
-        follower.after_val_epoch(runner, {"coco/bbox_mAP": quality})
-        if runner.train_loop.stop_training:
+    schedule = TrainingSchedule(len(qualities), patience, "coco/bbox_mAP", "hold-out mAP")
+    monitor = TrainingMonitor(folder, schedule, MessageWriter(io.StringIO(), True))
+    model = torch.nn.Linear(1, 1)
+    for epoch, quality in enumerate(qualities, 1):
+        if monitor.end_validation(epoch, {"coco/bbox_mAP": quality}, model):
             break
-    return follower.epoch, follower.metrics.get("coco/bbox_mAP")
+    return monitor.epoch, monitor.metrics.get("coco/bbox_mAP")
 
 
-def test_the_best_epoch_is_kept_whatever_comes_after_it(tmp_path):
-    assert measured(tmp_path, 0.0, 0.5, 0.6, 0.0, 0.1) == (3, 0.6)
-    assert measured(tmp_path, 0.6, float("nan"), 0.1) == (1, 0.6)
-    assert measured(tmp_path, 0.0, 0.0, 0.0) == (3, 0.0)  # nothing is found yet, and the latest has learned most
-    assert measured(tmp_path, 0.0, 0.2, 0.0, 0.0, 0.3, patience=2) == (2, 0.2)
+def test_best_epoch_is_kept(tmp_path):
+    assert keep_best(tmp_path, 0.0, 0.5, 0.6, 0.0, 0.1) == (3, 0.6)
+    assert keep_best(tmp_path, 0.6, float("nan"), 0.1) == (1, 0.6)
+    assert keep_best(tmp_path, 0.0, 0.0, 0.0) == (3, 0.0)  # nothing is found, the latest weights have learned most
+    assert keep_best(tmp_path, 0.0, 0.2, 0.0, 0.0, 0.3, patience=2) == (2, 0.2)
 
 
 @pytest.mark.parametrize(("kind", "own", "rate"), [("SGD", False, 0.08), ("AdamW", False, 0.04), ("SGD", True, 0.02)])
-def test_the_schedule_ends_with_the_training_however_many_processes_share_it(kind, own, rate):
-    from lsml_cli.models.openmmlab import train
+def test_schedule_is_divided_among_processes(kind, own, rate):
+    from lsml_cli.models.openmmlab.schedule import TrainingSchedule, apply_schedule, distribute_schedule
 
-    plan = train.TrainingSchedule(10, 15, "", "hold-out mAP", own)
-    config = {"optim_wrapper": {"optimizer": {"type": kind, "lr": 0.02}}}
-    train.apply_schedule(config, plan, 800, 8)
-    train.distribute_schedule(config, plan, 4)
+    schedule = TrainingSchedule(10, 15, "", "hold-out mAP", own)
+    config: dict[str, Any] = {"optim_wrapper": {"optimizer": {"type": kind, "lr": 0.02}}}
+    apply_schedule(config, schedule, 800, 8)
+    distribute_schedule(config, schedule, 4)
     warming, falling = config["param_scheduler"]
     assert (warming["begin"], warming["end"]) == (0, 25)
     assert (falling["begin"], falling["end"], falling["T_max"]) == (25, 250, 225)  # of 800 / 8 / 4 steps in ten epochs
     assert config["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(rate)
     assert falling["eta_min"] == pytest.approx(rate * 0.02)
-    train.apply_schedule(config, train.TrainingSchedule(1, 1, "", ""), 2, 2)
-    train.distribute_schedule(config, plan, 4)
+    apply_schedule(config, TrainingSchedule(1, 1, "", ""), 2, 2)
+    distribute_schedule(config, schedule, 4)
     warming, falling = config["param_scheduler"]
     assert (warming["end"], falling["begin"], falling["end"], falling["T_max"]) == (1, 1, 2, 1)
 
 
-def test_ctrl_c_ends_a_training_and_leaves_nothing_behind(work):
+def test_ctrl_c_ends_training_and_removes_files(work):
     command = [
         sys.executable,
         "-m",
@@ -774,7 +777,7 @@ def test_ctrl_c_ends_a_training_and_leaves_nothing_behind(work):
     assert not mine
 
 
-def test_it_keeps_the_contract(learned):
+def test_check_model_passes(learned):
     spec = find_model(str(learned / "models/shapes"), {"precision": "fp32"})
     tasks = [{"id": n, "data": {"image": f"shapes/{n}.png"}} for n in range(1, 7)]
     check_model(spec, label_config=shapes.CONFIG, tasks=tasks, annotated=(), media_root=learned)

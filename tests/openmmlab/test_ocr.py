@@ -1,4 +1,4 @@
-"""`ocr`: what it finds and reads, what becomes of it, and how it learns to read."""
+"""Test `ocr` with the real MMOCR: prediction, existing shapes, and training."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from lsml_cli import load_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.media.fetcher import Media
-from lsml_cli.models.ocr import config as recipe
+from lsml_cli.models.ocr import config as configuration
 from lsml_cli.models.ocr import crops
+from lsml_cli.models.ocr.binding import OcrBinding, bind
 from lsml_cli.models.ocr.components import OcrComponent, config_filename
 from lsml_cli.models.ocr.existing_shapes import transcribed_shapes
-from lsml_cli.models.ocr.model import sort_in_reading_order
-from lsml_cli.models.ocr.postprocess import OcrBinding, TextLine, bind
+from lsml_cli.models.ocr.postprocess import sort_in_reading_order
+from lsml_cli.models.ocr.text_lines import TextLine
 from lsml_cli.models.openmmlab import configs, inference, toolkit, train
 from lsml_cli.registry.resolve import find_model
 from lsml_cli.schema.label_config import LabelConfig
@@ -62,7 +63,7 @@ WORDS = [Word("Invoice", (110, 60)), Word("4711", (330, 62)), Word("Total 25", (
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """blobs.py, a detector's config; reads.pth, weights of a recogniser; template.xml. Do not write into it."""
+    """Return blobs.py (config of a detector), reads.pth (weights of a recognizer) and template.xml; read only."""
     folder = tmp_path_factory.mktemp("ocr")
     (folder / "blobs.py").write_text(BLOB_DETECTOR_CONFIG)
     (folder / "template.xml").write_text(OCR_CONFIG)
@@ -72,7 +73,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _write_weights(path: Path) -> None:
-    """Of a CRNN that has learned nothing, but is so decided that it reads one crop unlike another."""
+    """Write weights of an untrained CRNN, scaled so that it reads something else from each crop."""
     import torch
 
     net = inference.build_model(configs.read(CRNN, "mmocr", "recog_config"), "mmocr")
@@ -87,7 +88,7 @@ def params(work: Path, **others: Any) -> dict[str, Any]:
 def predict(
     work: Path, tasks: Sequence[dict[str, Any]], config: str, *, threshold: float | None = None, **given: Any
 ) -> list[Prediction]:
-    """What the model says about the tasks, all in one batch; every prediction is one that Label Studio takes."""
+    """Return the predictions of the tasks, in one batch; each is checked with Label Studio's own validation."""
     spec = find_model("ocr", params(work, **given))
     with load_model(spec, config, media=Media(work), threshold=threshold) as model:
         outcomes = [outcome for _, outcome in model.predict(tasks, batch_size=len(tasks))]
@@ -101,7 +102,7 @@ def predict(
 
 
 def types(prediction: Prediction) -> list[list[str]]:
-    """The types of the regions that share an id, id by id."""
+    """Return the types of the regions that share an id, id by id."""
     found: dict[str, list[str]] = {}
     for region in prediction.result:
         found.setdefault(region.id, []).append(region.type)
@@ -113,14 +114,14 @@ def texts(prediction: Prediction) -> list[str]:
 
 
 def stored(task: dict[str, Any], key: str) -> list[str]:
-    """The texts in the first of the "annotations", or "predictions", of a task."""
+    """Return the texts in the first item of a task's "annotations" or "predictions"."""
     return [region["value"]["text"][0] for region in task[key][0]["result"] if region["type"] == "textarea"]
 
 
 # ---- shapes and labels
 
 
-def test_the_template_gets_three_regions_with_one_id_for_each_text(work: Path) -> None:
+def test_template_gets_shape_label_and_text_with_one_id(work: Path) -> None:
     (found,) = predict(work, [{"id": 5, "data": {"ocr": "page.png"}}], OCR_CONFIG)
     assert types(found) == [
         ["rectangle", "labels", "textarea"],
@@ -135,7 +136,7 @@ def test_the_template_gets_three_regions_with_one_id_for_each_text(work: Path) -
         assert shape.extra == {"original_width": 480, "original_height": 360, "image_rotation": 0}
 
 
-def test_where_a_text_is(work: Path) -> None:
+def test_shapes_lie_on_the_words(work: Path) -> None:
     (found,) = predict(work, [{"data": {"ocr": "page.png"}}], OCR_CONFIG)
     shapes = [region.value for region in found.result if region.type in ("rectangle", "polygon")]
     for word, value in zip(WORDS, shapes, strict=True):
@@ -146,7 +147,7 @@ def test_where_a_text_is(work: Path) -> None:
         assert np.abs(middle - word.center).max() < 6, word.text
 
 
-def test_without_a_polygon_a_turned_text_gets_a_turned_box(work: Path) -> None:
+def test_turned_text_without_polygon_gets_rotated_box(work: Path) -> None:
     (found,) = predict(work, [{"data": {"ocr": "page.png"}}], BOX_CONFIG)
     boxes = [region.value for region in found.result if region.type == "rectangle"]
     assert [box["rotation"] for box in boxes[:2]] == [0, 0]
@@ -154,14 +155,14 @@ def test_without_a_polygon_a_turned_text_gets_a_turned_box(work: Path) -> None:
     assert boxes[2]["width"] * SIZE[0] > 3 * boxes[2]["height"] * SIZE[1]
 
 
-def test_boxes_with_labels_of_their_own_get_two_regions(work: Path) -> None:
+def test_rectangle_labels_get_two_regions_per_text(work: Path) -> None:
     (found,) = predict(work, [{"data": {"ocr": "page.png"}}], MERGED_CONFIG)
     assert types(found) == [["rectanglelabels", "textarea"]] * 3
     assert all(region.value["rectanglelabels"] == ["printed"] for region in found.result[::2])
     assert all("rectanglelabels" not in region.value for region in found.result[1::2])
 
 
-def test_without_shapes_the_picture_is_one_line_of_text(work: Path) -> None:
+def test_image_without_shape_controls_is_one_line(work: Path) -> None:
     draw_page([Word("Invoice", (80, 30))], (160, 60)).save(work / "line.png")
     task = {"data": {"ocr": "line.png"}}
     (found,) = predict(work, [task], WHOLE_IMAGE_CONFIG)
@@ -179,7 +180,7 @@ def test_without_shapes_the_picture_is_one_line_of_text(work: Path) -> None:
         (['Stamp" predicted_values="text', "Text"], "Stamp", False),
     ],
 )
-def test_text_meets_the_label_that_is_most_like_it(
+def test_label_for_text(
     work: Path, labels: list[str], wanted: str, guessed: bool
 ) -> None:  # fmt: skip
     tags = "".join(f'<Label value="{label}"/>' for label in labels)
@@ -199,12 +200,12 @@ def test_text_meets_the_label_that_is_most_like_it(
         '<View><Image name="i" value="$i"/><TextArea name="words" toName="i" perRegion="true"/></View>',
     ],
 )
-def test_a_label_config_without_a_place_for_text_is_refused(work: Path, config: str) -> None:
+def test_label_config_without_text_area_is_rejected(work: Path, config: str) -> None:
     with pytest.raises(LabelMismatch, match=r"ocr fills a <TextArea> about an <Image>"):
         find_model("ocr", params(work)).build().bind(LabelConfig.parse(config), {}, None)
 
 
-def test_nothing_leaves_the_picture(work: Path) -> None:
+def test_shapes_are_clipped_to_image(work: Path) -> None:
     words = [Word("Corner", (30, 20), 35), Word("Edge", (470, 200), 90), Word("Below", (240, 355), 4)]
     draw_page(words).save(work / "edges.png")
     for config in (OCR_CONFIG, BOX_CONFIG, MERGED_CONFIG):
@@ -212,11 +213,11 @@ def test_nothing_leaves_the_picture(work: Path) -> None:
         assert len(types(found)) >= 3
 
 
-# ---- what is read
+# ---- recognition
 
 
-def test_texts_are_those_of_mmocr_itself(work: Path) -> None:
-    """Its own inferencer, with the same weights, on boxes that are upright; and so are their scores."""
+def test_texts_and_scores_equal_mmocr_inferencer(work: Path) -> None:
+    """With the same weights, on upright text."""
     upright = [Word("Invoice", (110, 60)), Word("4711", (330, 62)), Word("Total", (240, 200), 0, 100)]
     draw_page(upright).save(work / "upright.png")
     (found,) = predict(work, [{"data": {"ocr": "upright.png"}}], OCR_CONFIG)
@@ -233,10 +234,10 @@ def test_texts_are_those_of_mmocr_itself(work: Path) -> None:
     assert sorted(zip(texts(found), [round(each.score or 0, 3) for each in ours], strict=True)) == sorted(
         zip(theirs["rec_texts"], [round(score, 3) for score in theirs["rec_scores"]], strict=True)
     )
-    assert len(set(texts(found))) == 3, "they read all the same, so this says nothing"
+    assert len(set(texts(found))) == 3, "all texts are equal, so the test shows nothing"
 
 
-def test_a_text_does_not_depend_on_what_else_there_is(work: Path) -> None:
+def test_text_does_not_depend_on_batch(work: Path) -> None:
     for number in range(6):
         draw_page([Word("Sum" * (1 + number % 3), (200, 80)), Word(str(number), (100, 200))]).save(
             work / f"p{number}.png"
@@ -247,29 +248,29 @@ def test_a_text_does_not_depend_on_what_else_there_is(work: Path) -> None:
     assert [each.to_json() for each in together] == [each.to_json() for each in alone]
 
 
-def test_steps_that_take_notes_take_them_of_one_picture_at_a_time() -> None:
-    """As mmocr's RescaleToHeight and PadToWidth do, in threads that prepare pictures at the same time."""
+def test_stateful_pipeline_steps_are_not_shared_by_threads() -> None:
+    """mmocr's RescaleToHeight and PadToWidth store sizes on themselves while images are prepared in threads."""
     import torch
     from mmengine.registry import TRANSFORMS
 
     noted = threading.Barrier(2)
 
     @TRANSFORMS.register_module(force=True)
-    class TakesNotes:
+    class StatefulStep:
         def __call__(self, found: dict[str, Any]) -> dict[str, Any]:
             self.width = found["img"].shape[1]
             noted.wait(timeout=30)
             return {"width": self.width}
 
-    net = inference.Predictor(torch.nn.Identity(), "mmocr", [{"type": "mmengine.TakesNotes"}], "cpu")
+    net = inference.Predictor(torch.nn.Identity(), "mmocr", [{"type": "mmengine.StatefulStep"}], "cpu")
     with ThreadPoolExecutor(2) as threads:
         prepared = threads.map(net.prepare, [np.zeros((8, width, 3), np.uint8) for width in (10, 20)])
         assert [each["width"] for each in prepared] == [10, 20]
 
 
 @pytest.mark.parametrize("angle", [-92, -90, -88, -80, -74, -60, -30, -5, 10, 30, 60, 74, 80, 86])
-def test_a_turned_text_is_read_upright(angle: float) -> None:
-    """From its corners alone, whichever of them comes first."""
+def test_turned_text_is_rectified(angle: float) -> None:
+    """From its corners in any order."""
     plain, turned = Word("Invoice 4711", (240, 180)), Word("Invoice 4711", (240, 180), angle)
     upright = crops.rectify(np.asarray(draw_page([plain])), plain.corners(), has_reading_order=True)
     corners = turned.corners()
@@ -282,7 +283,7 @@ def test_a_turned_text_is_read_upright(angle: float) -> None:
         assert np.corrcoef(upright.ravel(), crop.ravel())[0, 1] > 0.95
 
 
-def test_a_lone_one_is_not_laid_on_its_side() -> None:
+def test_single_narrow_digit_stays_upright() -> None:
     picture = np.asarray(draw_page([Word("1", (240, 180))]))
     for points in ([(236, 168), (244, 168), (244, 190), (236, 190)], [(236, 169), (244, 168), (245, 190), (237, 191)]):
         crop = crops.rectify(picture, points)
@@ -290,7 +291,7 @@ def test_a_lone_one_is_not_laid_on_its_side() -> None:
         assert crop.shape[0] > crop.shape[1]
 
 
-def test_a_box_that_somebody_turned_is_read_from_its_own_corner() -> None:
+def test_rotated_box_is_read_from_its_own_corner() -> None:
     upside_down = Word("Invoice", (240, 180), 180)
     plain = Word("Invoice", (240, 180))
     upright = crops.rectify(np.asarray(draw_page([plain])), plain.corners(), has_reading_order=True)
@@ -311,14 +312,14 @@ def test_a_box_that_somebody_turned_is_read_from_its_own_corner() -> None:
         ([(10, 10), (110, 10), (110, 30), (60, 32), (10, 30)], (30, 117)),  # five corners
     ],
 )
-def test_odd_shapes_cost_their_own_text_at_most(
+def test_degenerate_shapes_are_cropped_or_skipped(
     points: list[tuple[float, float]], shape: tuple[int, int] | None
 ) -> None:
     crop = crops.rectify(np.asarray(draw_page([])), points)
     assert (None if crop is None else crop.shape[:2]) == (None if shape is None else pytest.approx(shape, abs=1))
 
 
-def test_regions_are_in_reading_order() -> None:
+def test_lines_are_sorted_in_reading_order() -> None:
     def line(left: float, top: float) -> TextLine:
         return TextLine(((left, top), (left + 50, top), (left + 50, top + 20), (left, top + 20)))
 
@@ -329,8 +330,8 @@ def test_regions_are_in_reading_order() -> None:
 
 
 @pytest.mark.parametrize("angle", [-90, -30, -10, -2, 0, 2, 10, 30])
-def test_the_order_is_that_of_the_page_however_it_is_turned(angle: float) -> None:
-    """Two columns are read row by row, and a text in the margin comes where its middle is."""
+def test_reading_order_follows_page_rotation(angle: float) -> None:
+    """Two columns are sorted row by row, and a text in the margin by its center."""
     sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
 
     def line(left: float, top: float, width: float, height: float) -> TextLine:
@@ -346,7 +347,7 @@ def test_the_order_is_that_of_the_page_however_it_is_turned(angle: float) -> Non
         assert sort_in_reading_order(random.Random(seed).sample(wanted, len(wanted))) == wanted
 
 
-def test_large_text_beside_small_text_does_not_take_its_lines_for_one_row() -> None:
+def test_reading_order_of_large_text_beside_small_lines() -> None:
     def line(left: float, top: float, width: float, height: float) -> TextLine:
         return TextLine(((left, top), (left + width, top), (left + width, top + height), (left, top + height)))
 
@@ -358,24 +359,24 @@ def test_large_text_beside_small_text_does_not_take_its_lines_for_one_row() -> N
 # ---- thresholds
 
 
-def test_the_threshold_is_for_shapes_and_another_one_for_texts(work: Path) -> None:
-    """The third word is grey: the detector is less sure of it. The recogniser is sure of nothing."""
+def test_threshold_applies_to_shapes_and_text_threshold_to_texts(work: Path) -> None:
+    """The third word is gray, so its score is lower. All texts have a low confidence."""
     task = {"data": {"ocr": "page.png"}}
     (every,) = predict(work, [task], OCR_CONFIG, threshold=0)
     scores = [region.score for region in every.result if region.type in ("rectangle", "polygon")]
     assert [score > 0.8 for score in scores if score is not None] == [True, True, False]
     (sure,) = predict(work, [task], OCR_CONFIG, threshold=0.8)
     assert len(types(sure)) == 2
-    assert all(len(each) == 3 for each in types(sure)), "a text that is unsure does not go by the threshold of shapes"
+    assert all(len(each) == 3 for each in types(sure)), "the threshold of shapes was applied to texts"
     (silent,) = predict(work, [task], OCR_CONFIG, text_threshold=1.0)
     assert types(silent) == [["rectangle", "labels"], ["rectangle", "labels"], ["polygon", "labels"]]
 
 
-# ---- what is drawn already
+# ---- existing shapes
 
 
-def test_drawn_boxes_are_kept_and_read(work: Path) -> None:
-    """Their ids, their places, their labels; in an annotation, a draft, a prediction or an editor that asks."""
+def test_existing_shapes_are_kept_and_read(work: Path) -> None:
+    """With ids, geometry and labels, from an annotation, a draft or a prediction."""
     regions = [each for i, word in enumerate(WORDS) for each in make_ocr_regions(word, SIZE, f"mine{i}")]
     shapes = [each for each in regions if each["type"] != "textarea"]
     stored = [{"annotations": [{"id": 1, "result": shapes}]}, {"drafts": [{"result": shapes}]},
@@ -390,7 +391,7 @@ def test_drawn_boxes_are_kept_and_read(work: Path) -> None:
         assert texts(each) == texts(found[0])
 
 
-def test_drawn_boxes_are_read_in_a_label_config_of_the_other_kind(work: Path) -> None:
+def test_existing_shapes_are_read_with_rectangle_labels(work: Path) -> None:
     regions = make_ocr_regions(WORDS[0], SIZE, "mine")
     task = {"data": {"ocr": "page.png"}, "annotations": [{"id": 1, "result": regions}]}
     (found,) = predict(work, [task], MERGED_CONFIG, det="none")
@@ -399,8 +400,8 @@ def test_drawn_boxes_are_read_in_a_label_config_of_the_other_kind(work: Path) ->
     assert found.result[0].value["rectanglelabels"] == ["printed"]
 
 
-def test_every_shape_and_label_is_kept(work: Path) -> None:
-    """Of two shapes with one id each has what is at its place; the second one gets an id of its own."""
+def test_shapes_with_shared_id_keep_their_labels_and_texts(work: Path) -> None:
+    """The second of two shapes with the same id gets a new one."""
     result = [*make_ocr_regions(WORDS[0], SIZE, "same"), *make_ocr_regions(WORDS[1], SIZE, "same", text="other")]
     result[1]["value"]["labels"] = ["Handwriting", "Text", "gone"]
     for turned in (result, result[::-1]):
@@ -417,7 +418,7 @@ def test_every_shape_and_label_is_kept(work: Path) -> None:
         assert texts_at == {result[0]["value"]["x"]: "Invoice", result[3]["value"]["x"]: "other"}
 
 
-def test_exports_without_ids_are_read_by_their_places(work: Path, shared_data: Path) -> None:
+def test_export_without_ids_is_grouped_by_geometry(work: Path, shared_data: Path) -> None:
     (row,) = json.loads((shared_data / "exports" / "image-ocr-json_min.json").read_bytes())
     row["ocr"] = "page.png"
     (found,) = predict(work, [row], OCR_CONFIG, det="none")
@@ -425,12 +426,12 @@ def test_exports_without_ids_are_read_by_their_places(work: Path, shared_data: P
     assert [region.value["labels"] for region in found.result[1::3]] == [["Text"], ["Handwriting"]]
 
 
-def test_nothing_drawn_is_nothing_read(work: Path) -> None:
+def test_task_without_shapes_gets_empty_prediction(work: Path) -> None:
     (found,) = predict(work, [{"data": {"ocr": "page.png"}}], OCR_CONFIG, det="none")
     assert (found.result, found.score) == ((), None)
 
 
-# ---- the command
+# ---- commands
 
 
 def command(work: Path, *more: str, config: str = "template.xml") -> list[str]:
@@ -438,7 +439,7 @@ def command(work: Path, *more: str, config: str = "template.xml") -> list[str]:
     return ["--model", "ocr", "--label-config", str(work / config), *given, "--with", "precision=fp32", *more]
 
 
-def test_the_receipts(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+def test_receipts_get_valid_predictions(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
     from label_studio_sdk.label_interface import LabelInterface
 
     exports = shared_data / "exports"
@@ -447,7 +448,7 @@ def test_the_receipts(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
         "--document-root", shared_data, "--threshold", "0", "-o", tmp_path / "out.json",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert all(line.startswith("lsml: ") for line in run.stderr.splitlines()), "the toolkits are noisy"
+    assert all(line.startswith("lsml: ") for line in run.stderr.splitlines()), "the toolkits printed something"
     assert run.stdout == ""
     found = json.loads((tmp_path / "out.json").read_bytes())
     given = json.loads((exports / "receipts-annotated.json").read_bytes())
@@ -459,7 +460,7 @@ def test_the_receipts(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
         assert interface.validate_prediction(prediction, return_errors=True) == []
 
 
-def test_a_broken_picture_costs_one_task(lsml: Lsml, work: Path, tmp_path: Path) -> None:
+def test_broken_image_costs_one_task(lsml: Lsml, work: Path, tmp_path: Path) -> None:
     (work / "broken.png").write_bytes((work / "page.png").read_bytes()[:300])
     names = ["page.png", "page.png", "broken.png", "page.png", "nowhere.png", "page.png"]
     tasks = [{"id": number, "data": {"ocr": name}} for number, name in enumerate(names)]
@@ -477,7 +478,7 @@ def test_a_broken_picture_costs_one_task(lsml: Lsml, work: Path, tmp_path: Path)
     ]
 
 
-def test_a_killed_run_resumes_and_gives_the_same_bytes(
+def test_killed_run_resumes_to_identical_output(
     lsml: Lsml, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -496,7 +497,7 @@ def test_a_killed_run_resumes_and_gives_the_same_bytes(
     assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
 
 
-def test_check_loads_no_model_and_shows_the_labels(lsml: Lsml, work: Path) -> None:
+def test_check_shows_labels_without_loading_model(lsml: Lsml, work: Path) -> None:
     (work / "one.json").write_text(json.dumps([{"id": 1, "data": {"ocr": "page.png"}}]))
     run = lsml("predict", work / "one.json", *command(work), "--check", cwd=ROOT)
     assert run.returncode == 0, run.stderr
@@ -515,12 +516,12 @@ def test_check_loads_no_model_and_shows_the_labels(lsml: Lsml, work: Path) -> No
         ({"text_threshold": 2}, "text_threshold must be a score in 0..1"),
     ],
 )
-def test_what_a_parameter_may_be(given: dict[str, Any], sentence: str) -> None:
+def test_invalid_parameter_is_rejected(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        find_model("ocr", given).build()
+        find_model("ocr", given)
 
 
-def test_what_is_random_is_said(work: Path) -> None:
+def test_random_weights_are_reported(work: Path) -> None:
     config = LabelConfig.parse(OCR_CONFIG)
     notes = find_model("ocr", {}).build().bind(config, {}, None).notes
     assert ["random weights" in note for note in notes] == [True, True]
@@ -528,12 +529,12 @@ def test_what_is_random_is_said(work: Path) -> None:
     assert note.startswith("The recogniser has random weights")
 
 
-def test_a_checkpoint_of_something_else_is_refused(work: Path) -> None:
+def test_checkpoint_of_other_model_is_rejected(work: Path) -> None:
     with pytest.raises(ModelError, match=r"reads\.pth does not belong to satrn"):
         find_model("ocr", params(work, det="none", recog_config="satrn_shallow-small_5e_st_mj")).open("cpu")
 
 
-# ---- learning
+# ---- training
 
 
 @pytest.mark.parametrize(
@@ -553,7 +554,7 @@ def test_a_checkpoint_of_something_else_is_refused(work: Path) -> None:
         ({"train": "both"}, False, "There is nothing to learn to read"),
     ],
 )
-def test_what_cannot_be_learned_or_kept_is_said_before_anything_is_trained(
+def test_unusable_input_is_reported_before_training(
     work: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -573,8 +574,8 @@ def test_what_cannot_be_learned_or_kept_is_said_before_anything_is_trained(
         fit_version(spec, tasks, config, tmp_path / "models", holdout=0, media=Media(tmp_path))
 
 
-def test_a_version_knows_how_its_detector_learns(tmp_path: Path) -> None:
-    """Whatever became of the config that it came from."""
+def test_version_stores_training_pipeline_of_detector(tmp_path: Path) -> None:
+    """Also where the original config is gone."""
     (tmp_path / "small.py").write_text(SMALL_DETECTOR_CONFIG)
     given = OcrComponent("det", None, str(tmp_path / "small.py"), None, False)
     held = replace(given, folder=tmp_path)
@@ -588,12 +589,12 @@ def test_a_version_knows_how_its_detector_learns(tmp_path: Path) -> None:
             "num_workers": 0,
         }
         files = {"folder": tmp_path, "dictionary": tmp_path / "dictionary.txt"}
-        config = recipe.build_training_config(
-            recipe.build_model_config(part, own_characters=False), part, **files, **settings
+        config = configuration.build_training_config(
+            configuration.build_model_config(part, own_characters=False), part, **files, **settings
         )
         return config["train_dataloader"]["dataset"]["pipeline"]
 
-    described, wanted = recipe.build_model_config(given, own_characters=False), steps(given)
+    described, wanted = configuration.build_model_config(given, own_characters=False), steps(given)
     configs.save(described, tmp_path, config_filename("det"))
     (tmp_path / "small.py").unlink()
     assert [step["type"] for step in wanted[1:3]] == ["LoadOCRAnnotations", "RandomCrop"]
@@ -606,8 +607,7 @@ def test_a_version_knows_how_its_detector_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_learning_to_read_numbers(reader: Path) -> None:
-    """Share of the held-out texts that are read without a mistake."""
+def test_recognizer_learns_to_read_numbers(reader: Path) -> None:
     (folder,) = [each for each in reader.iterdir() if each.is_dir()]
     described = json.loads((folder / "model.json").read_bytes())
     state = described["state"]
@@ -620,9 +620,7 @@ def test_learning_to_read_numbers(reader: Path) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_a_version_that_was_moved_reads_turned_numbers_too(
-    reader: Path, work: Path, tmp_path: Path, lsml: Lsml
-) -> None:
+def test_moved_version_reads_turned_numbers(reader: Path, work: Path, tmp_path: Path, lsml: Lsml) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(reader, moved)
     tasks = write_pages(tmp_path / "pages", 8, seed=5)
@@ -638,8 +636,8 @@ def test_a_version_that_was_moved_reads_turned_numbers_too(
 
 
 @pytest.mark.timeout(1800)
-def test_a_reader_learns_to_find_too(reader: Path, tmp_path: Path, lsml: Lsml) -> None:
-    """Continued with the text detector alone: the version holds both, and reads as before."""
+def test_detector_is_trained_after_recognizer(reader: Path, tmp_path: Path, lsml: Lsml) -> None:
+    """The version holds both components then, and reads as before."""
     (tmp_path / "small.py").write_text(SMALL_DETECTOR_CONFIG)
     (tmp_path / "pages.json").write_text(json.dumps(write_pages(tmp_path / "pages", 10)))
     output = tmp_path / "both"

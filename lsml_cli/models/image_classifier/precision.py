@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.models import autotune
@@ -55,11 +56,10 @@ class NetTrial(autotune.Trial):
 
     def seconds_per_batch(self, batch_size: int) -> float:
         tasks = [self._inputs[i % len(self._inputs)] for i in range(batch_size)]
+        batches = [[images[i] for images in tasks] for i in range(len(self._predictors))]
         return sum(
-            autotune.quickest_seconds(
-                lambda i=i, predictor=predictor: predictor.scores([images[i] for images in tasks])
-            )  # type: ignore[misc]
-            for i, predictor in enumerate(self._predictors)
+            autotune.quickest_seconds(partial(predictor.scores, batch))
+            for predictor, batch in zip(self._predictors, batches, strict=True)
         )
 
     def agreement(self, other: NetTrial) -> float:

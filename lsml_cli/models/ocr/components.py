@@ -1,4 +1,4 @@
-"""The two models behind the OCR: one finds text, the other reads it. Either is of a version, or as it was asked for."""
+"""The two models of the OCR: the text detector finds text, the recognizer reads it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCOPE: toolkit.Scope = "mmocr"
-DICTIONARY_FILENAME = "dictionary.txt"  # in a version: a character in each line
+DICTIONARY_FILENAME = "dictionary.txt"  # in a version: one character per line
 
 ComponentName = Literal["det", "recog"]
 
 
 @dataclass(frozen=True)
 class OcrComponent:
-    """The text detector ("det") or the recogniser ("recog").
+    """A model of the OCR: of a version, or of a config and a checkpoint.
 
-    folder   of the version that holds it; None where config and checkpoint say what it is
-    config   the path of a config, or the name of a packaged one; a checkpoint is the path of a file
-    trusted  whether the checkpoint may run code
+    Args:
+        name: "det" for the text detector, "recog" for the recognizer.
+        folder: Of the version that holds it; None if it is in no version.
+        config_name_or_path: The path of a config, or the name of a packaged one.
+        checkpoint_path: A file of weights; None for random ones.
+        trust_checkpoint: Whether reading the checkpoint may run code.
     """
 
     name: ComponentName
@@ -38,30 +41,31 @@ class OcrComponent:
 
     @property
     def model_name(self) -> str:
+        """The name of its config, for messages."""
         return Path(self.config_name_or_path).stem
 
     @property
     def is_untrained(self) -> bool:
-        """Whether nobody has trained it."""
+        """Whether its weights are random."""
         return self.folder is None and self.checkpoint_path is None
 
     @cached_property
     def config(self) -> Config:
-        """Raises UsageError or ModelError where there is none."""
+        """The config of the model. Raises UsageError or ModelError if there is none."""
         if self.folder is None:
             return configs.read(self.config_name_or_path, SCOPE, f"{self.name}_config")
-        found = configs.load(self.folder, config_filename(self.name))
-        for each in dictionary_configs(found):
-            if each.get("dict_file") != DICTIONARY_FILENAME:
+        config = configs.load(self.folder, config_filename(self.name))
+        for part in dictionary_configs(config):
+            if part.get("dict_file") != DICTIONARY_FILENAME:
                 raise ModelError(
                     f"{self.folder / config_filename(self.name)} names a dictionary outside of its version."
                 )
-            each["dict_file"] = str(self.folder / DICTIONARY_FILENAME)
-        return found
+            part["dict_file"] = str(self.folder / DICTIONARY_FILENAME)
+        return config
 
     @cached_property
     def source_config(self) -> Config:
-        """How it is trained: as it was asked for, or as its version says, where that config is no longer there."""
+        """The config that says how it is trained; that of its version, if the original one is no longer there."""
         try:
             return configs.read(self.config_name_or_path, SCOPE, f"{self.name}_config")
         except UsageError:
@@ -69,7 +73,7 @@ class OcrComponent:
 
     @cached_property
     def pipeline_steps(self) -> list[dict[str, Any]]:
-        """What is done to a picture before; without what only annotations have."""
+        """What is done to an image before, without anything that needs annotations."""
         steps = configs.test_pipeline(self.config)
         for step in steps:
             if "meta_keys" in step:
@@ -77,29 +81,31 @@ class OcrComponent:
         return steps
 
     def load_checkpoint(self) -> checkpoints.Checkpoint | None:
-        """Whose weights it begins with; None for random ones."""
+        """Read its weights; None if they are random."""
         if self.folder is not None:
             return checkpoints.load(self.folder, weights_filename(self.name))
-        given = self.checkpoint_path
-        return checkpoints.read(given, trust_pickle=self.trust_checkpoint) if given else None
+        path = self.checkpoint_path
+        return checkpoints.read(path, trust_pickle=self.trust_checkpoint) if path else None
 
     def build_model(self) -> nn.Module:
-        """The model with its weights, on the CPU. Nothing is fetched."""
+        """Build the model with its weights, on the CPU. Nothing is downloaded."""
         net = inference.build_model(self.config, SCOPE)
-        found = self.load_checkpoint()
-        if found is not None:
-            checkpoints.load_into(net, found, model_name=self.model_name)
+        checkpoint = self.load_checkpoint()
+        if checkpoint is not None:
+            checkpoints.load_into(net, checkpoint, model_name=self.model_name)
         return net
 
 
 def config_filename(name: ComponentName) -> str:
+    """Return the name of a component's config in a version."""
     return f"{name}_{configs.CONFIG_FILENAME}"
 
 
 def weights_filename(name: ComponentName) -> str:
+    """Return the name of a component's weights in a version."""
     return f"{name}.safetensors"
 
 
 def dictionary_configs(config: Config) -> Sequence[dict[str, Any]]:
-    """The places of a config that name a file of characters."""
-    return [each for each in configs.iter_dicts(config) if "dict_file" in each]
+    """Return the parts of a config that name a file of characters."""
+    return [part for part in configs.iter_dicts(config) if "dict_file" in part]

@@ -1,14 +1,14 @@
-"""Configs of mmocr -> the one that a version stores, and the one that trains on a dataset of our own.
+"""Turn a config of mmocr into one that a version stores, and one that trains on our dataset.
 
-A recogniser learns from crops as it will see them later, so they go through the steps of its own test pipeline. A text
-detector learns by the steps of its own recipe, which cuts out and turns parts of pictures.
+A recognizer trains on crops as it will see them later, so they go through its own test pipeline. A text detector trains
+with the training pipeline of its own config, which crops and rotates images.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,89 +16,89 @@ from lsml_cli.errors import ModelError
 from lsml_cli.models.ocr.components import DICTIONARY_FILENAME, SCOPE, ComponentName, OcrComponent, dictionary_configs
 from lsml_cli.models.openmmlab import configs
 from lsml_cli.models.openmmlab.configs import Config
-from lsml_cli.models.openmmlab.image_files import IMAGE_LOADER
+from lsml_cli.models.openmmlab.image_files import loading_step
+from lsml_cli.models.openmmlab.schedule import FINE_TUNE_LR_FACTOR
 
-METRICS: dict[ComponentName, tuple[str, str]] = {
+METRICS: Mapping[ComponentName, tuple[str, str]] = {  # as the toolkit names it, and as a sentence does
     "recog": ("recog/word_acc", "hold-out word accuracy"),
     "det": ("icdar/hmean", "hold-out hmean"),
 }
-BASE_LR = 1e-3  # of Adam, for a model that has learned nothing yet
-FINE_TUNE_LR_FACTOR = 0.25  # of the learning rate, for weights that have learned something already
-UPDATES_PER_EPOCH = 50  # of an epoch, about: a recogniser needs some hundreds before it reads anything
-MIN_CROP_ASPECT = (
-    2  # times its height that a crop is wide at least, for a recogniser that begins with nothing: narrow letters are
-)
-# hard to tell apart where they have too few columns each
-RECOGNIZER_BATCH_SIZES = 8, 32  # crops of a batch, at least and at most
-DETECTOR_BATCH_SIZE = 8  # pictures of a batch
+BASE_LR = 1e-3  # of Adam, for random weights
+UPDATES_PER_EPOCH = 50  # aimed at: a recognizer needs some hundreds of steps before it reads anything
+# Smallest width of a crop, in heights, for a recognizer with random weights: narrow letters are hard to tell apart with
+# few columns each.
+MIN_CROP_ASPECT = 2
+RECOGNIZER_BATCH_SIZES = 8, 32  # crops per step, at least and at most
+DETECTOR_BATCH_SIZE = 8  # images per step
 
 
 def read_characters(config: Config) -> str:
-    """Those that a recogniser's config knows. Raises ModelError when it names no file of them."""
-    for each in dictionary_configs(config):
+    """Return the characters that a recognizer's config knows. Raises ModelError if it names no file of them."""
+    for part in dictionary_configs(config):
         try:
-            lines = Path(each["dict_file"]).read_text("utf-8").split("\n")
+            lines = Path(part["dict_file"]).read_text("utf-8").split("\n")
         except OSError as error:
-            raise ModelError(f"The dictionary {each['dict_file']} cannot be read: {error.strerror}.") from error
+            raise ModelError(f"The dictionary {part['dict_file']} cannot be read: {error.strerror}.") from error
         return "".join(line.strip("\r") for line in lines)
     raise ModelError("The config of the recogniser names no dictionary (dict_file).")
 
 
 def write_characters(characters: str, folder: Path) -> None:
-    """As the dictionary of a version: a character in each line."""
-    (folder / DICTIONARY_FILENAME).write_text("".join(f"{each}\n" for each in characters), "utf-8")
+    """Write the dictionary of a version: one character per line."""
+    (folder / DICTIONARY_FILENAME).write_text("".join(f"{character}\n" for character in characters), "utf-8")
 
 
 def letter_case(config: Config) -> str:
-    """ "lower" or "upper" where texts are learned that way, else "unchanged"."""
-    found = (part.get("letter_case") for part in configs.iter_dicts(config["model"]))
-    return next((str(each) for each in found if each), "unchanged")
+    """Return how texts are learned: "lower", "upper" or "unchanged"."""
+    cases = (part.get("letter_case") for part in configs.iter_dicts(config["model"]))
+    return next((str(case) for case in cases if case), "unchanged")
 
 
 def apply_letter_case(text: str, case: str) -> str:
+    """Return a text in the case that `letter_case` returned."""
     return text.lower() if case == "lower" else text.upper() if case == "upper" else text
 
 
 def drop_unknown_characters(text: str, characters: str) -> str:
-    """A text without the characters that are not in the dictionary."""
-    return " ".join("".join(each for each in text if each in characters).split())
+    """Return a text without the characters that are not in the dictionary."""
+    return " ".join("".join(character for character in text if character in characters).split())
 
 
 def unknown_characters(texts: Iterable[str], characters: str) -> list[str]:
-    """The characters of the texts that are not in the dictionary."""
-    return sorted({each for text in texts for each in text} - set(characters))
+    """Return the characters of some texts that are not in the dictionary, sorted."""
+    return sorted({character for text in texts for character in text} - set(characters))
 
 
 def build_model_config(component: OcrComponent, *, own_characters: bool) -> Config:
-    """What a version holds of a part's config: the model, how pictures are prepared, and how a text detector learns.
+    """Build the config that a version stores: model, preparation of images, and how a text detector is trained.
 
-    own_characters  whether the dictionary is that of the training: texts are then learned as they are written
+    Args:
+        component: The model.
+        own_characters: Whether the dictionary is that of the training data; texts keep their case then.
     """
     model = copy.deepcopy(component.config["model"])
 
-    def change(each: dict[str, Any]) -> None:
-        if each.get("type") in ("SyncBN", "MMSyncBN"):
-            each["type"] = "BN"  # the same, where one device trains
-        if "dict_file" in each:
-            each["dict_file"] = DICTIONARY_FILENAME
-        if own_characters and "letter_case" in each:
-            each["letter_case"] = "unchanged"
-        if str(each.get("type", "")).endswith("CTCModuleLoss"):
-            each["zero_infinity"] = True  # a text that is too long for its crop must not spoil the rest
+    def adapt(part: dict[str, Any]) -> None:
+        configs.replace_sync_batch_norm(part)
+        if "dict_file" in part:
+            part["dict_file"] = DICTIONARY_FILENAME
+        if own_characters and "letter_case" in part:
+            part["letter_case"] = "unchanged"
+        if str(part.get("type", "")).endswith("CTCModuleLoss"):
+            part["zero_infinity"] = True  # else a text that is too long for its crop makes the loss infinite
 
-    configs.update_dicts(model, change)
-    found: Config = {
+    configs.update_dicts(model, adapt)
+    config: Config = {
         "default_scope": SCOPE,
         "model": model,
         "test_dataloader": {"dataset": {"type": "OCRDataset", "pipeline": _test_pipeline(component)}},
         "test_evaluator": _evaluator_configs(component.name),
     }
-    if component.name == "det" and (
-        steps := _source_training_pipeline(component)
-    ):  # to go on learning where the config itself is not
-        found["train_dataloader"] = {"dataset": {"type": "OCRDataset", "pipeline": steps}}
-    configs.require_registered(found, f"The config {component.model_name}")
-    return found
+    # So that training can continue where the config itself is missing.
+    if component.name == "det" and (steps := _source_training_pipeline(component)):
+        config["train_dataloader"] = {"dataset": {"type": "OCRDataset", "pipeline": steps}}
+    configs.require_registered(config, f"The config {component.model_name}")
+    return config
 
 
 def build_training_config(
@@ -113,18 +113,24 @@ def build_training_config(
     has_validation: bool,
     num_workers: int,
 ) -> Config:
-    """What mmengine's Runner wants, of what `stored` gave; without its length, which `running.scheduled` gives it.
+    """Build the config for mmengine's Runner, except for its length, which `schedule.apply_schedule` adds.
 
-    folder      with train.json and, if `measured`, holdout.json
-    dictionary  the file of characters
-    warm        whether it begins with weights that have learned something
-    workers     processes that load pictures
+    Args:
+        model_config: What `build_model_config` returned.
+        component: The model.
+        folder: With train.json and, if there is validation, holdout.json.
+        dictionary: The file of characters.
+        batch_size: Crops or images per step.
+        lr: Learning rate; None for the default.
+        warm_start: Whether training starts from trained weights.
+        has_validation: Whether to measure the model after an epoch.
+        num_workers: Processes that load images.
     """
     model = copy.deepcopy(model_config["model"])
-    for each in dictionary_configs(model):
-        each["dict_file"] = str(dictionary)
-    test = [_loading_step(step) for step in model_config["test_dataloader"]["dataset"]["pipeline"]]
-    annotated = [*test[:-1], _ANNOTATION_STEPS[component.name], test[-1]]
+    for part in dictionary_configs(model):
+        part["dict_file"] = str(dictionary)
+    test_steps = [_with_own_loader(step) for step in model_config["test_dataloader"]["dataset"]["pipeline"]]
+    annotated_steps = [*test_steps[:-1], _ANNOTATION_STEPS[component.name], test_steps[-1]]
     loader = {"batch_size": batch_size, "num_workers": num_workers, "persistent_workers": num_workers > 0}
     config: Config = {
         "default_scope": SCOPE,
@@ -135,7 +141,7 @@ def build_training_config(
             "dataset": {
                 "type": "OCRDataset",
                 "ann_file": str(folder / "train.json"),
-                "pipeline": annotated if component.name == "recog" else _training_pipeline(component),
+                "pipeline": annotated_steps if component.name == "recog" else _training_pipeline(component),
             },
         },
         "optim_wrapper": {
@@ -152,7 +158,7 @@ def build_training_config(
                 "type": "OCRDataset",
                 "ann_file": str(folder / "holdout.json"),
                 "test_mode": True,
-                "pipeline": annotated,
+                "pipeline": annotated_steps,
             },
         }
         config["val_evaluator"] = model_config["test_evaluator"]
@@ -160,12 +166,17 @@ def build_training_config(
 
 
 def choose_batch_size(name: ComponentName, requested: int | None, num_samples: int) -> int:
-    """Crops or pictures that are learned from together, of so many that there are."""
+    """Return the crops or images per training step.
+
+    Args:
+        name: The component.
+        requested: By the user; None to choose.
+        num_samples: How many there are.
+    """
     if requested is None:
-        least, most = RECOGNIZER_BATCH_SIZES
-        requested = (
-            DETECTOR_BATCH_SIZE if name == "det" else min(most, max(least, math.ceil(num_samples / UPDATES_PER_EPOCH)))
-        )
+        smallest, largest = RECOGNIZER_BATCH_SIZES
+        for_updates = math.ceil(num_samples / UPDATES_PER_EPOCH)
+        requested = DETECTOR_BATCH_SIZE if name == "det" else min(largest, max(smallest, for_updates))
     return max(1, min(requested, num_samples))
 
 
@@ -176,7 +187,7 @@ _ANNOTATION_STEPS: dict[ComponentName, dict[str, Any]] = {
 
 
 def _test_pipeline(component: OcrComponent) -> list[dict[str, Any]]:
-    """How pictures are prepared; by a recogniser that begins with nothing, none narrower than `ROOM`."""
+    """Return how images are prepared; for a recognizer with random weights, none narrower than `MIN_CROP_ASPECT`."""
     steps = copy.deepcopy(component.pipeline_steps)
     for step in steps if component.is_untrained else ():
         if configs.type_name(step) == "RescaleToHeight" and step.get("max_width") is None:
@@ -188,26 +199,24 @@ def _evaluator_configs(name: ComponentName) -> list[dict[str, Any]]:
     return [{"type": "HmeanIOUMetric"}] if name == "det" else [{"type": "WordMetric", "mode": ["exact"]}]
 
 
-def _loading_step(step: dict[str, Any]) -> dict[str, Any]:
-    if not configs.is_loading_step(step):
-        return step
-    return {"type": IMAGE_LOADER} | {key: step[key] for key in ("color_type", "to_float32") if key in step}
+def _with_own_loader(step: dict[str, Any]) -> dict[str, Any]:
+    return loading_step(step) if configs.is_loading_step(step) else step
 
 
 def _training_pipeline(component: OcrComponent) -> list[dict[str, Any]]:
-    """How the config itself trains, loading pictures as lsml does."""
+    """Return the training pipeline of the component's own config, loading images as lsml does."""
     steps = _source_training_pipeline(component)
     if not steps:
         raise ModelError(
-            f"The config {component.model_name} has no train_dataloader with a pipeline, or is no longer there: nothing says how "
-            "the text detector learns.",
+            f"The config {component.model_name} has no train_dataloader with a pipeline, or is no longer there: "
+            "nothing says how the text detector learns.",
             f"Name the config of this {component.config['model']['type']} with its training: --with det_config=PATH",
         )
-    return [_loading_step(step) for step in steps]
+    return [_with_own_loader(step) for step in steps]
 
 
 def _source_training_pipeline(component: OcrComponent) -> list[dict[str, Any]]:
-    """What a config does to a picture in training; nothing where it does not say."""
+    """Return the training pipeline of the component's own config; empty if it has none."""
     dataset = (component.source_config.get("train_dataloader") or {}).get("dataset") or {}
     while isinstance(dataset, dict) and not isinstance(dataset.get("pipeline"), list):
         dataset = dataset.get("dataset") or next(iter(dataset.get("datasets", ())), None)

@@ -1,17 +1,17 @@
-"""Annotated pictures -> what a recogniser and a text detector learn from, as files of MMOCR's own kind."""
+"""Turn annotated images into datasets in MMOCR's format, for a recognizer and for a text detector."""
 
 from __future__ import annotations
 
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.models.ocr import crops, existing_shapes
-from lsml_cli.models.ocr.postprocess import ControlBinding
+from lsml_cli.models.ocr.binding import ControlBinding
 from lsml_cli.models.openmmlab.image_files import TrainingImage, decode_image
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SEVERAL_LINES = "of several lines"
 
 @dataclass(frozen=True)
 class TextCrop:
-    """A crop in a file, and what is written on it."""
+    """A crop in a file, and the text in it."""
 
     path: Path
     text: str
@@ -31,15 +31,21 @@ class TextCrop:
 
 def extract_text_crops(
     training_images: Iterable[tuple[TrainingImage, ControlBinding]], folder: Path, skipped: Counter[str]
-) -> Iterator[TextCrop]:  # fmt: skip
-    """The texts that somebody has transcribed, one picture at a time; what cannot be learned is counted, by reason."""
+) -> Iterator[TextCrop]:
+    """Write the crops of transcribed texts into files.
+
+    Args:
+        training_images: Images with the controls about them.
+        folder: For the crops; created.
+        skipped: Counts, by reason, the texts that cannot be learned.
+    """
     import cv2
 
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
-    for each, filling in training_images:
-        picture = decode_image(each.path.read_bytes())
-        for crop, text in _iter_texts(picture, each, filling):
+    for training_image, control_binding in training_images:
+        image = decode_image(training_image.path.read_bytes())
+        for crop, text in _iter_texts(image, training_image, control_binding):
             if "\n" in text:
                 skipped[SEVERAL_LINES] += 1
             elif crop is None:
@@ -55,26 +61,26 @@ def extract_text_crops(
 def _iter_texts(
     image: ImageArray, training_image: TrainingImage, control_binding: ControlBinding
 ) -> Iterator[tuple[ImageArray | None, str]]:
-    """Each transcription with its crop."""
+    """Yield each transcription with its crop; None for one that is too small."""
     result = training_image.example.annotation.result
     if control_binding.is_whole_image:
         if text := existing_shapes.whole_image_text(result, control_binding):
             yield crops.fit_crop(image), text
         return
-    for one in existing_shapes.transcribed_shapes(result, control_binding, training_image.size):
-        if one.text:
-            yield crops.rectify(image, one.points, has_reading_order=one.has_reading_order), one.text
+    for shape in existing_shapes.transcribed_shapes(result, control_binding, training_image.size):
+        if shape.text:
+            yield crops.rectify(image, shape.points, has_reading_order=shape.has_reading_order), shape.text
 
 
 def normalize_text(text: str) -> str:
-    """An é is one character, and so is whatever space there is between two words."""
+    """Normalize to Unicode NFC, so that an é is one character, and to single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def write_recognition_dataset(text_crops: Sequence[TextCrop], path: Path, transform: Callable[[str], str]) -> None:
-    """In MMOCR's form. spelled: a text -> the text as it is learned."""
+def write_recognition_dataset(text_crops: Sequence[TextCrop], path: Path) -> None:
+    """Write crops and their texts as a dataset."""
     _write(
-        [{"img_path": str(each.path), "instances": [{"text": transform(each.text)}]} for each in text_crops],
+        [{"img_path": str(crop.path), "instances": [{"text": crop.text}]} for crop in text_crops],
         path,
         {"dataset_type": "TextRecogDataset", "task_name": "textrecog"},
     )
@@ -83,28 +89,28 @@ def write_recognition_dataset(text_crops: Sequence[TextCrop], path: Path, transf
 def write_detection_dataset(
     training_images: Iterable[tuple[TrainingImage, ControlBinding]], path: Path
 ) -> tuple[int, int]:
-    """Pictures with the polygons of their texts, in MMOCR's form; how many of both there are.
+    """Write images and the polygons of their texts as a dataset; return the numbers of images and of texts.
 
-    A picture without any is left out: the toolkit's own recipes cut out parts with text, and find none.
+    Images without text are left out: the toolkit's own training pipelines look for a crop with text.
     """
-    found: list[dict[str, Any]] = []
-    texts = 0
-    for each, filling in training_images:
-        written = existing_shapes.transcribed_shapes(each.example.annotation.result, filling, each.size)
-        shapes = [crops.clip_polygon(one.points, each.size) for one in written]
-        if instances := [_instance(points) for points in shapes if points]:
-            width, height = each.size
-            found.append({"img_path": str(each.path), "height": height, "width": width, "instances": instances})
-            texts += len(instances)
-    about = {"dataset_type": "TextDetDataset", "task_name": "textdet", "category": [{"id": 0, "name": "text"}]}
-    _write(found, path, about)
-    return len(found), texts
+    data_list: list[dict[str, Any]] = []
+    num_texts = 0
+    for image, control_binding in training_images:
+        shapes = existing_shapes.transcribed_shapes(image.example.annotation.result, control_binding, image.size)
+        polygons = [crops.clip_polygon(shape.points, image.size) for shape in shapes]
+        if instances := [_instance(points) for points in polygons if points]:
+            width, height = image.size
+            data_list.append({"img_path": str(image.path), "height": height, "width": width, "instances": instances})
+            num_texts += len(instances)
+    metainfo = {"dataset_type": "TextDetDataset", "task_name": "textdet", "category": [{"id": 0, "name": "text"}]}
+    _write(data_list, path, metainfo)
+    return len(data_list), num_texts
 
 
 def _instance(points: Sequence[crops.Point]) -> dict[str, Any]:
     return {
-        "polygon": [round(part, 2) for point in points for part in point],
-        "bbox": [round(part, 2) for part in crops.bounding_box(points)],
+        "polygon": [round(coordinate, 2) for point in points for coordinate in point],
+        "bbox": [round(coordinate, 2) for coordinate in crops.bounding_box(points)],
         "bbox_label": 0,
         "ignore": False,
     }

@@ -1,12 +1,13 @@
-"""What people, or earlier predictions, have drawn around text and written about it."""
+"""Read the shapes around text, and their transcriptions, that a task has already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lsml_cli.models.ocr.binding import ControlBinding
 from lsml_cli.models.ocr.crops import Point, Size
-from lsml_cli.models.ocr.postprocess import ControlBinding, ExistingShape, RegionValue
+from lsml_cli.models.ocr.text_lines import ExistingShape, RegionValue
 from lsml_cli.schema.annotations import iter_task_annotations
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
@@ -22,10 +23,13 @@ RegionGroup = list[tuple[Mapping[str, Any], RegionValue]]  # regions with their 
 
 
 class TranscribedShape(NamedTuple):
-    """A shape around a line of text, with what is written there, "" where nobody has said.
+    """A shape around a line of text, and its transcription.
 
-    points    in pixels
-    in_order  whether they are four that begin where the text does
+    Args:
+        existing_shape: The shape as it is stored.
+        points: Its outline in pixels.
+        has_reading_order: Whether the points are four corners that start where the text does.
+        text: "" if there is no transcription.
     """
 
     existing_shape: ExistingShape
@@ -35,31 +39,35 @@ class TranscribedShape(NamedTuple):
 
 
 def latest_regions(task: Task, config: LabelConfig) -> Result:
-    """The regions that count: of an editor that asks, the annotation, the draft, or the last prediction."""
-    if task.context is not None and (asked := _regions(task.context)):
-        return asked
-    counting = next(iter(iter_task_annotations([task], config)), None)
-    if counting is not None and counting.selected:
-        return counting.selected[-1].result
+    """Return the regions to read: those in the editor, of the annotation, the draft, or the last prediction."""
+    if task.context is not None and (regions := _regions(task.context)):
+        return regions
+    annotations = next(iter(iter_task_annotations([task], config)), None)
+    if annotations is not None and annotations.selected:
+        return annotations.selected[-1].result
     drafts = task.raw.get("drafts")
-    for each in [*(drafts if isinstance(drafts, list) else ())][::-1] + stored_predictions(task.raw)[::-1]:
-        if found := _regions(each):
-            return found
+    for stored in [*(drafts if isinstance(drafts, list) else ())][::-1] + stored_predictions(task.raw)[::-1]:
+        if regions := _regions(stored):
+            return regions
     return ()
 
 
 def _regions(stored: Any) -> Result:
     result = stored.get("result") if isinstance(stored, Mapping) else None
-    return [each for each in result if isinstance(each, Mapping)] if isinstance(result, list) else []
+    return [region for region in result if isinstance(region, Mapping)] if isinstance(result, list) else []
 
 
 def transcribed_shapes(
     result: Iterable[Mapping[str, Any]], control_binding: ControlBinding, size: Size
 ) -> list[TranscribedShape]:
-    """The shapes of one picture, in the order in which they were drawn.
+    """Return the shapes of one image, in the order in which they were drawn.
 
-    Shape, label and transcription belong together by their id; where an export has dropped those, by their place.
-    size  (width, height) of the picture in pixels
+    Shape, label and transcription belong together by their id; where an export has dropped it, by their geometry.
+
+    Args:
+        result: The regions of the task.
+        control_binding: The controls about the image.
+        size: (width, height) of the image in pixels.
     """
     groups: dict[Any, RegionGroup] = {}
     for region in result:
@@ -69,8 +77,8 @@ def transcribed_shapes(
             and region.get("to_name", control_binding.image.name) == control_binding.image.name
         ):
             groups.setdefault(_group_key(region, value), []).append((region, dict(value)))
-    found = []
-    for group in (shaped for every in groups.values() for shaped in _split_by_shape(every)):
+    shapes = []
+    for group in (shape_group for id_group in groups.values() for shape_group in _split_by_shape(id_group)):
         region, value = group[0]
         shape = parse_shape({"value": value, "original_width": size[0], "original_height": size[1]})
         if shape is None or not (outline := shape.outline()):
@@ -80,43 +88,37 @@ def transcribed_shapes(
         geometry = {name: value[name] for name in names if name in value}
         own_id = region.get("id") if isinstance(region.get("id"), str) and region.get("id") else None
         points = tuple((x * size[0] / 100, y * size[1] / 100) for x, y in outline)
-        turned = kind == "rectangle" and bool(value.get("rotation"))
-        found.append(
-            TranscribedShape(
-                ExistingShape(own_id, kind, geometry, _labels(group)), points, turned, _text(group, control_binding)
-            )
-        )
-    return found
+        is_rotated = kind == "rectangle" and bool(value.get("rotation"))
+        existing_shape = ExistingShape(own_id, kind, geometry, _labels(group))
+        shapes.append(TranscribedShape(existing_shape, points, is_rotated, _text(group, control_binding)))
+    return shapes
 
 
 def whole_image_text(result: Iterable[Mapping[str, Any]], control_binding: ControlBinding) -> str:
-    """What is written about the whole picture."""
-    return _text(
-        [(each, dict(each["value"])) for each in result if isinstance(each.get("value"), Mapping)], control_binding
-    )
+    """Return the transcription of an image that is one line of text."""
+    group = [(region, dict(region["value"])) for region in result if isinstance(region.get("value"), Mapping)]
+    return _text(group, control_binding)
 
 
-def _group_key(region: Mapping[str, Any], value: Mapping[str, Any]) -> Any:
-    own = region.get("id")
-    if isinstance(own, str) and own:
-        return own
-    return _geometry_key(value)
+def _group_key(region: Mapping[str, Any], value: Mapping[str, Any]) -> str:
+    region_id = region.get("id")
+    return region_id if isinstance(region_id, str) and region_id else _geometry_key(value)
 
 
 def _split_by_shape(group: RegionGroup) -> list[RegionGroup]:
-    """The regions of one id, shape by shape, each behind its shape: those at the same place, behind the first the rest.
+    """Split the regions of one id into a group per shape, which comes first in it.
 
-    No group where there is no shape.
+    Other regions join the shape with their geometry, else the first one. Without a shape there is no group.
     """
-    placed = [each for each in group if _shape_kind(each[1])]
-    shapes = [each for each in placed if each[0].get("type") in _SHAPES] or placed[:1]
-    found: dict[str, RegionGroup] = {}
-    for each in shapes:
-        found.setdefault(_geometry_key(each[1]), []).append(each)
-    for each in group if found else ():
-        if not any(each is shape for shape in shapes):
-            found.get(_geometry_key(each[1]), next(iter(found.values()))).append(each)
-    return list(found.values())
+    placed = [item for item in group if _shape_kind(item[1])]
+    shapes = [item for item in placed if item[0].get("type") in _SHAPES] or placed[:1]
+    groups: dict[str, RegionGroup] = {}
+    for shape in shapes:
+        groups.setdefault(_geometry_key(shape[1]), []).append(shape)
+    for item in group if groups else ():
+        if not any(item is shape for shape in shapes):
+            groups.get(_geometry_key(item[1]), next(iter(groups.values()))).append(item)
+    return list(groups.values())
 
 
 def _geometry_key(value: Mapping[str, Any]) -> str:
@@ -124,22 +126,22 @@ def _geometry_key(value: Mapping[str, Any]) -> str:
 
 
 def _shape_kind(value: Mapping[str, Any]) -> str:
-    """ "" for what is neither a box nor a polygon."""
+    """Return "polygon", "rectangle", or "" for a value that is neither."""
     return "polygon" if "points" in value else "rectangle" if "width" in value and "x" in value else ""
 
 
 def _labels(group: RegionGroup) -> tuple[str, ...]:
-    """Each once."""
+    """Return the labels of a group, each once."""
     lists = [value.get(key) for _, value in group for key in _LABELS]
-    every = [each for given in lists if isinstance(given, list) for each in given]
-    return tuple(dict.fromkeys(each for each in every if isinstance(each, str)))
+    labels = [label for value in lists if isinstance(value, list) for label in value]
+    return tuple(dict.fromkeys(label for label in labels if isinstance(label, str)))
 
 
 def _text(group: RegionGroup, control_binding: ControlBinding) -> str:
-    """What was written last; several lines where a <TextArea> was filled several times."""
+    """Return the last transcription; several lines if its <TextArea> was filled several times."""
     for region, value in reversed(group):
         if region.get("from_name") == control_binding.text.name:
-            given = value.get("text")
-            lines = [given] if isinstance(given, str) else given if isinstance(given, list) else []
-            return "\n".join(each for each in lines if isinstance(each, str)).strip()
+            text = value.get("text")
+            lines = [text] if isinstance(text, str) else text if isinstance(text, list) else []
+            return "\n".join(line for line in lines if isinstance(line, str)).strip()
     return ""

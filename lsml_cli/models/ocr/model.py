@@ -1,81 +1,80 @@
-"""OCR with MMOCR: finds the text in pictures and reads it; or reads where somebody has drawn boxes already.
+"""Find and read text in images with MMOCR, or read where shapes are drawn already.
 
-filling.py  text meets a label config: shape, label and transcription
-drawn.py    what is drawn in a task already
-crops.py    a polygon in a picture -> the upright crop of it
-parts.py    the text detector and the recogniser
-dataset.py  annotated pictures -> datasets of MMOCR's kind
-recipe.py   configs -> those that train on them
-learning.py a training of either
+binding.py          lines of text -> regions: shape, label, transcription
+text_lines.py       a line of text
+existing_shapes.py  shapes that a task has already -> lines of text
+crops.py            a polygon in an image -> the upright crop of it
+components.py       the text detector and the recognizer
+inference.py        images -> lines of text
+postprocess.py      outputs of the models -> lines, in reading order
+dataset.py          annotated images -> datasets in MMOCR's format
+config.py           MMOCR's configs -> those that train on these datasets
+train.py            these datasets -> weights
 """
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from statistics import median, median_low
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lsml_cli.errors import ModelError, UsageError
-from lsml_cli.models import torch_runtime
-from lsml_cli.models.base import AutotuneResult, Binding, Model, Progress
+from lsml_cli.models import autotune, torch_runtime
+from lsml_cli.models.base import AutotuneResult, Model, Progress
 from lsml_cli.models.media_reader import MediaReader
-from lsml_cli.models.ocr import crops, existing_shapes, postprocess
-from lsml_cli.models.ocr import train as learning
+from lsml_cli.models.media_refs import read_image_ref, require_media
+from lsml_cli.models.ocr import binding as ocr_binding
+from lsml_cli.models.ocr import existing_shapes
+from lsml_cli.models.ocr.binding import CONTROL_TAGS, OBJECT_TAGS, ControlBinding, OcrBinding
 from lsml_cli.models.ocr.components import SCOPE, ComponentName, OcrComponent
-from lsml_cli.models.ocr.postprocess import CONTROL_TAGS, OBJECT_TAGS, ControlBinding, OcrBinding, TextLine
+from lsml_cli.models.ocr.inference import PageInput, PageReader, PageText
+from lsml_cli.models.ocr.postprocess import agreement
+from lsml_cli.models.ocr.text_lines import TextLine
+from lsml_cli.models.ocr.train import (
+    TrainConfig,
+    TrainingPages,
+    prepare_detector_training,
+    prepare_recognizer_training,
+    save_component,
+)
 from lsml_cli.models.openmmlab import configs, image_files, inference, toolkit
-from lsml_cli.models.openmmlab.inference import Input, Predictor
+from lsml_cli.models.openmmlab.inference import Predictor
+from lsml_cli.models.parameters import Parameter
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.models.torch_runtime import PRECISIONS, Precision
-from lsml_cli.schema.label_config import LabelConfig, Object
+from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
-from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
-
-if TYPE_CHECKING:
-    from lsml_cli.models.openmmlab.image_files import ImageArray, TrainingImage
+from lsml_cli.schema.tasks import AnnotatedTask, Task
 
 __all__ = ["Ocr"]
 
-PROBE_SIZE = 8  # pictures by which precisions are compared
-MIN_AGREEMENT = 0.98  # share of equal polygons from which a lower precision is as good as fp32
-MATCH_IOU = 0.8  # overlap of two texts that are the same
-MIN_CROSSWISE_ANGLE = 45.0  # degrees between a text and the others of its page from which it runs across them
-RUN_DIR = "run"  # the folder of a training within that of its version; gone when it is done, unless keep_run
+RUN_DIR = "run"  # subfolder of a version while it is trained; removed at the end, unless keep_run
+PRECISION_POLICY = autotune.PrecisionPolicy(
+    min_agreement=0.98, result_noun="texts", timed_batch_size=inference.PROBE_SIZE, min_speedup=inference.MIN_SPEEDUP
+)
+_TASK_NAMES: Mapping[ComponentName, str] = {"det": "detection", "recog": "recognition"}
+_UNTRAINED_NOTES: Mapping[ComponentName, str] = {
+    "det": "The text detector has random weights, so what it finds means nothing: name a det_ckpt, train it, or "
+    "--with det=none to read where boxes are drawn already.",
+    "recog": "The recogniser has random weights, so what it reads means nothing: name a recog_ckpt, or train it.",
+}
 
 
-@dataclass(frozen=True)
-class PageInput:
-    """A picture on its way.
-
-    size     (width, height)
-    picture  for the crops of what is found in it, and `input` what the text detector takes of it; None where it is
-             known already where the text is
-    lines    those that are known, with what the recogniser takes of each; None for what is too small to be read
-    """
-
-    size: tuple[int, int]
-    image: ImageArray | None = None
-    input: Input | None = None
-    lines: Sequence[TextLine] = ()
-    crops: Sequence[Input | None] = ()
+def _config_parameter(default: str, help: str) -> Parameter:
+    return Parameter(
+        default, help, check=bool, expected="the path of a config, or the name of one that comes with mmocr"
+    )
 
 
-@dataclass(frozen=True)
-class PageText:
-    """What is written in a picture."""
-
-    size: tuple[int, int]
-    lines: Sequence[TextLine]
+def _checkpoint_parameter(help: str) -> Parameter:
+    return Parameter(None, help, kind="str", check=bool, expected="the path of a checkpoint")
 
 
-class Ocr(Model):
-    """Any text detector and any recogniser of MMOCR, by their configs and checkpoints."""
+class Ocr(Model[OcrBinding]):
+    """Find and read text with any text detector and any recognizer of MMOCR, by their configs and checkpoints."""
 
     parallelism: ClassVar = "threads"
     batch_size: ClassVar[int] = 8
@@ -86,33 +85,55 @@ class Ocr(Model):
     supported_controls: ClassVar[Mapping[str, Sequence[str]]] = dict.fromkeys(CONTROL_TAGS, OBJECT_TAGS)
     auto_params: ClassVar[tuple[str, ...]] = ("precision",)
     file_params: ClassVar[tuple[str, ...]] = ("det_config", "det_ckpt", "recog_config", "recog_ckpt")
-    params: ClassVar[Mapping[str, Json]] = {
-        "det_config": "dbnet_resnet18_fpnc_1200e_icdar2015",
-        "det_ckpt": None,
-        "recog_config": "crnn_mini-vgg_5e_mj",
-        "recog_ckpt": None,
-        "det": "auto",
-        "trust_checkpoint": False,
-        "text_threshold": 0.0,
-        "precision": "auto",
-        "train": "recognition",
-        "dictionary": "auto",
-        "epochs": 60,
-        "lr": None,
-        "batch_size": None,
-        "patience": 10,
-        "pretrained": True,
-        "seed": 0,
-        "keep_run": False,
+    params: ClassVar[Mapping[str, Json | Parameter]] = {
+        "det_config": _config_parameter("dbnet_resnet18_fpnc_1200e_icdar2015", "config of the text detector"),
+        "det_ckpt": _checkpoint_parameter("weights of the text detector"),
+        "recog_config": _config_parameter("crnn_mini-vgg_5e_mj", "config of the recognizer"),
+        "recog_ckpt": _checkpoint_parameter("weights of the recognizer"),
+        "det": Parameter(
+            "auto",
+            "whether text is searched for",
+            choices=("auto", "none"),
+            expected="auto, or none to read where boxes are drawn already",
+        ),
+        "trust_checkpoint": Parameter(False, "read a checkpoint that holds more than weights, which may run code"),
+        "text_threshold": Parameter(
+            0.0,
+            "confidence below which a text is dropped; its shape stays",
+            minimum=0,
+            maximum=1,
+            expected="a score in 0..1",
+        ),
+        "precision": Parameter(
+            "auto",
+            "precision of the text detector; auto measures which is fastest and equally good",
+            choices=("auto", *PRECISIONS),
+            expected="auto, fp32, bf16 or fp16",
+        ),
+        "train": Parameter(
+            "recognition",
+            "what is trained",
+            choices=("recognition", "detection", "both"),
+            expected="recognition, detection or both",
+        ),
+        "dictionary": Parameter(
+            "auto",
+            "characters that are learned: those of the training data or those of the config",
+            choices=("auto", "data", "config"),
+            expected="auto, data or config",
+        ),
+        "epochs": Parameter(60, "most passes over the training data", minimum=1),
+        "lr": Parameter(None, "learning rate", kind="float", above=0),
+        "batch_size": Parameter(None, "images or crops per training step", kind="int", minimum=2),
+        "patience": Parameter(10, "epochs without improvement after which training stops", minimum=1),
+        "pretrained": Parameter(True, "start from the weights that the config names"),
+        "seed": Parameter(0, "seed of everything random in training"),
+        "keep_run": Parameter(False, "keep the run folder of a training in its version"),
     }
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
-        for name, (is_fine, wanted) in _PARAM_CHECKS.items():
-            if not is_fine(self.param(name)):
-                raise UsageError(f"{name} must be {wanted}, not {self.param(name)!r}.")
-        self._detector: Predictor | None = None
-        self._recognizer: Predictor | None = None
+        self._page_reader: PageReader | None = None
 
     @classmethod
     def available_devices(cls) -> Sequence[str]:
@@ -124,135 +145,119 @@ class Ocr(Model):
 
     @cached_property
     def det(self) -> OcrComponent | None:
-        """The text detector; None where text is only read where it is drawn already."""
+        """The text detector; None if text is only read in existing shapes."""
         return None if self.param("det") == "none" else self._component("det")
 
     @cached_property
     def recog(self) -> OcrComponent:
+        """The recognizer."""
         return self._component("recog")
 
     def load(self, device: str) -> None:
         torch_runtime.use_all_cpu_cores(device)
-        # Recognisers are not fused: theirs are not always a convolution and then its normalisation.
-        self._recognizer = Predictor(self.recog.build_model(), SCOPE, self.recog.pipeline_steps, device, fuse=False)
+        # A recognizer is not fused: its layers are not always a convolution followed by its normalization.
+        recognizer = Predictor(self.recog.build_model(), SCOPE, self.recog.pipeline_steps, device, fuse=False)
+        detector = None
         if self.det is not None:
             precision: Precision = "fp32" if self.param("precision") == "auto" else self.param("precision")
-            self._detector = Predictor(self.det.build_model(), SCOPE, self.det.pipeline_steps, device, precision)
+            detector = Predictor(self.det.build_model(), SCOPE, self.det.pipeline_steps, device, precision)
+        self._page_reader = PageReader(detector, recognizer)
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> OcrBinding:
-        found = postprocess.bind(OcrBinding(config, label_map, project), self.spec.name)
-        for part in [self.recog] if self.det is None or _has_only_whole_images(found) else [self.det, self.recog]:
-            part.config  # noqa: B018 - what is wrong with it is said here, before anything is read
-            if part.is_untrained:
-                found.notes = (*found.notes, _UNTRAINED_NOTES[part.name])
-        return found
+        binding = ocr_binding.bind(OcrBinding(config, label_map, project), self.spec.name)
+        for name in self._component_names(binding):
+            component = self.det if name == "det" and self.det is not None else self.recog
+            component.config  # noqa: B018 - errors in it are raised here, before any task is read
+            if component.is_untrained:
+                binding.notes = (*binding.notes, _UNTRAINED_NOTES[name])
+        return binding
 
     def input_controls(self, config: LabelConfig) -> frozenset[str]:
-        """The shapes and their labels, where text is only read."""
+        """Return the shapes and their labels, if text is only read in existing shapes."""
         if self.param("det") != "none":
             return frozenset()
-        fillings = postprocess.bind(OcrBinding(config), self.spec.name).control_bindings
-        return frozenset(control.name for each in fillings for control in each.controls if control is not each.text)
-
-    def media_refs(self, task: Task, binding: Binding) -> list[str]:
-        assert isinstance(binding, OcrBinding)
-        return [read_media_ref(each.image, task) for each in binding.control_bindings]
-
-    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> tuple[PageInput, ...]:
-        """What the models take of each picture."""
-        assert isinstance(binding, OcrBinding)
-        return tuple(
-            self._prepare_page(task, each, binding.config, media[read_media_ref(each.image, task)])
-            for each in binding.control_bindings
+        control_bindings = ocr_binding.bind(OcrBinding(config), self.spec.name).control_bindings
+        return frozenset(
+            control.name
+            for control_binding in control_bindings
+            for control in control_binding.controls
+            if control is not control_binding.text
         )
 
-    def forward(self, inputs: Sequence[Sequence[PageInput]], binding: Binding) -> Sequence[tuple[PageText, ...]]:
-        """What is written in the pictures of each task: found in all of them together, then read together."""
-        assert isinstance(binding, OcrBinding)
-        least = binding.threshold or 0.0
-        pages = self._detect([page for given in inputs for page in given], least)
-        read = iter(self._recognize(pages))
-        return [tuple(islice(read, len(given))) for given in inputs]
+    def media_refs(self, task: Task, binding: OcrBinding) -> list[str]:
+        return [read_image_ref(control_binding.image, task) for control_binding in binding.control_bindings]
 
-    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
-        assert isinstance(binding, OcrBinding)
-        least, least_text = binding.threshold or 0.0, float(self.param("text_threshold"))
+    def encode(self, task: Task, binding: OcrBinding, media: Mapping[str, bytes]) -> tuple[PageInput, ...]:
+        """Return what the models take of each image."""
+        return tuple(
+            self._prepare_page(
+                task, control_binding, binding.config, media[read_image_ref(control_binding.image, task)]
+            )
+            for control_binding in binding.control_bindings
+        )
+
+    def forward(self, inputs: Sequence[Sequence[PageInput]], binding: OcrBinding) -> Sequence[tuple[PageText, ...]]:
+        """Return the text in the images of each task: found in all of them together, then read together."""
+        pages = [page for task_pages in inputs for page in task_pages]
+        texts = self._loaded_reader().read(pages, binding.threshold or 0.0)
+        return [tuple(islice(texts, len(task_pages))) for task_pages in inputs]
+
+    def decode(self, output: Any, task: Task, binding: OcrBinding) -> Prediction:
+        min_score, min_text_confidence = binding.threshold or 0.0, float(self.param("text_threshold"))
         regions = [
             region
-            for each, read in zip(binding.control_bindings, output, strict=True)
-            for region in each.regions(task, read.lines, read.size, least, least_text)
+            for control_binding, page in zip(binding.control_bindings, output, strict=True)
+            for region in control_binding.regions(task, page.lines, page.size, min_score, min_text_confidence)
         ]
         return Prediction.of(tuple(regions), self.version)
 
-    def autotune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> AutotuneResult | None:
-        """The quickest precision in which the detector finds the same, and the smallest batch about as quick as any."""
-        asked = self.param("precision")
-        if asked != "auto" and batch_size is not None:
-            return None
-        params: dict[str, Json] = {} if asked != "auto" else {"precision": "fp32"}
-        sample = [page.input for given in inputs for page in given if page.input is not None][:PROBE_SIZE]
-        net, notes = self._detector, []
-        if not sample or net is None:
-            return AutotuneResult(params, batch_size or self.batch_size, "")
-        if params:
-            params["precision"], why = inference.best_precision(net, sample, agreement, MIN_AGREEMENT)
-            notes.append(why)
-            net = net.with_precision(params["precision"])  # type: ignore[arg-type]
-        if batch_size is None:
-            batch_size = inference.best_batch_size(net, sample)
-            notes.append(f"{batch_size} pictures at a time.")
-        torch_runtime.free_memory()
-        return AutotuneResult(params, batch_size, " ".join(notes))
+    def autotune(self, binding: OcrBinding, inputs: Sequence[Any], batch_size: int | None) -> AutotuneResult | None:
+        """Choose the fastest precision in which the text detector finds the same, and a batch size."""
+        detector = self._loaded_reader().detector
+        images = [
+            page.detector_input for task_pages in inputs for page in task_pages if page.detector_input is not None
+        ]
+        trial = None if detector is None or not images else inference.PredictorTrial(detector, images, agreement)
+        return autotune.autotune(self, trial, batch_size, PRECISION_POLICY, batch_sizes=inference.BATCH_SIZES)
 
     def fit(
         self,
         train: Sequence[AnnotatedTask],
         validation: Sequence[AnnotatedTask],
-        binding: Binding,
+        binding: OcrBinding,
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Json]:
-        """Learn to read, to find, or both, by mmengine's Runner; the best epoch is kept.
+        """Train the recognizer, the text detector, or both; the best epoch is kept.
 
-        The version also holds the part that is not trained, unless nobody ever has.
+        The version also holds the component that is not trained, unless that has random weights.
         """
-        assert isinstance(binding, OcrBinding)
-        if binding.media is None:
-            raise UsageError(
-                "Pictures cannot be fetched here.", "Say where they are: fit_version(..., media=Media(...))."
-            )
-        run = out_dir / RUN_DIR
-        names: list[ComponentName] = (
-            ["recog"] if self.det is None or _has_only_whole_images(binding) else ["det", "recog"]
-        )
-        wanted = [name for name in names if self.param("train") in ("both", _TASK_NAMES[name])]
-        if not wanted:
+        require_media(binding)
+        names = self._component_names(binding)
+        trained = [name for name in names if self.param("train") in ("both", _TASK_NAMES[name])]
+        if not trained:
             raise UsageError(
                 "There is no text detector to train: text is only read here, and not looked for.",
                 "Leave out train=detection, or det=none; a label config with a <Rectangle> or a <Polygon> is needed.",
             )
-        parts = {name: self._component(name) for name in names}
-        held = [name for name in names if name in wanted or not parts[name].is_untrained]
-        state: dict[str, Any] = {"parts": held, "trained": wanted}
+        components = {name: self._component(name) for name in names}
+        stored = [name for name in names if name in trained or not components[name].is_untrained]
+        state: dict[str, Any] = {"parts": stored, "trained": trained}
         try:
-            # Whatever can be wrong is found before anything is trained: that may take hours.
+            # All that can be wrong is found before the first training, which may take hours.
             for name in names:
-                if name not in held:
+                if name not in stored:
                     progress(f"{_UNTRAINED_NOTES[name]} The version does without.")
-                elif name not in wanted:
-                    learning.save_component(parts[name], out_dir)
-            lesson = self._train_config(train, validation, binding, out_dir, progress)
-            learns = {
-                name: (learning.prepare_detector_training if name == "det" else learning.prepare_recognizer_training)(
-                    parts[name], lesson
-                )
-                for name in wanted
-            }
-            for name, learn in learns.items():
-                state[_TASK_NAMES[name]] = learn()
+                elif name not in trained:
+                    save_component(components[name], out_dir)
+            config = self._train_config(train, validation, binding, out_dir, progress)
+            prepare = {"det": prepare_detector_training, "recog": prepare_recognizer_training}
+            train_functions = {name: prepare[name](components[name], config) for name in trained}
+            for name, train_component in train_functions.items():
+                state[_TASK_NAMES[name]] = train_component()
         finally:
             if not self.param("keep_run"):
-                shutil.rmtree(run, ignore_errors=True)
+                shutil.rmtree(out_dir / RUN_DIR, ignore_errors=True)
         return state
 
     def _train_config(
@@ -262,217 +267,61 @@ class Ocr(Model):
         binding: OcrBinding,
         out_dir: Path,
         progress: Progress,
-    ) -> learning.TrainConfig:
-        """The pictures as files, and how to learn from them."""
-        assert binding.media is not None
-        source = MediaReader(binding.media.fetch, self.retry_delays)
-        shown: dict[str, list[tuple[TrainingImage, ControlBinding]]] = {"train": [], "holdout": []}
-        for side, examples in (("train", train), ("holdout", validation)):
-            for number, each in enumerate(binding.control_bindings):
-                folder = out_dir / RUN_DIR / "pictures" / f"{side}-{number}"
-                found = image_files.fetch_images(examples, media_ref_getter(each), source, folder, progress)
-                shown[side] += [(one, each) for one in found]
-        settings = ("dictionary", "epochs", "lr", "batch_size", "patience", "pretrained", "seed")
-        given: dict[str, Any] = {name: self.param(name) for name in settings}
-        return learning.TrainConfig(
-            train=shown["train"],
-            validation=shown["holdout"],
-            run_dir=out_dir / RUN_DIR,
+    ) -> TrainConfig:
+        """Fetch the images into files, and say how to train on them."""
+        run_dir = out_dir / RUN_DIR
+        media_reader = MediaReader(require_media(binding).fetch, self.retry_delays)
+
+        def fetch_pages(split: str, examples: Sequence[AnnotatedTask]) -> TrainingPages:
+            pages = []
+            for number, control_binding in enumerate(binding.control_bindings):
+                folder = run_dir / "pictures" / f"{split}-{number}"
+                images = image_files.fetch_images(examples, control_binding.image, media_reader, folder, progress)
+                pages += [(image, control_binding) for image in images]
+            return pages
+
+        names = ("dictionary", "epochs", "lr", "batch_size", "patience", "pretrained", "seed")
+        settings: dict[str, Any] = {name: self.param(name) for name in names}
+        return TrainConfig(
+            train=fetch_pages("train", train),
+            validation=fetch_pages("holdout", validation),
+            run_dir=run_dir,
             out_dir=out_dir,
             device=binding.device,
             progress=progress,
-            **given,
+            **settings,
         )
 
+    def _component_names(self, binding: OcrBinding) -> list[ComponentName]:
+        """Return the components that a label config needs."""
+        return ["recog"] if self.det is None or binding.has_only_whole_images else ["det", "recog"]
+
     def _component(self, name: ComponentName) -> OcrComponent:
-        """Of the version where that holds it, or of the one to continue from."""
-        of = self.spec.init_from or self.spec
-        state: Any = of.state
-        held = of.path is not None and name in state.get("parts", ())
+        """Return a component of the version or the one to continue from, if that holds it, else of the parameters."""
+        spec = self.spec.init_from or self.spec
+        state: Any = spec.state
+        is_stored = spec.path is not None and name in state.get("parts", ())
         config, checkpoint = self.param(f"{name}_config"), self.param(f"{name}_ckpt")
-        return OcrComponent(name, of.path if held else None, config, checkpoint, self.param("trust_checkpoint"))
+        return OcrComponent(name, spec.path if is_stored else None, config, checkpoint, self.param("trust_checkpoint"))
 
     def _prepare_page(
         self, task: Task, control_binding: ControlBinding, config: LabelConfig, content: bytes
     ) -> PageInput:
-        picture = image_files.decode_image(content)
-        size = picture.shape[1], picture.shape[0]
+        reader = self._loaded_reader()
+        image = image_files.decode_image(content)
         if control_binding.is_whole_image:
-            whole = crops.fit_crop(picture)
-            return PageInput(
-                size, lines=[TextLine()], crops=[None if whole is None else self._predictor("recog").prepare(whole)]
-            )
+            return reader.prepare_whole_image(image)
         if self.det is not None:
-            return PageInput(size, picture, self._predictor("det").prepare(picture))
-        known = existing_shapes.transcribed_shapes(existing_shapes.latest_regions(task, config), control_binding, size)
+            return reader.prepare_page(image)
+        regions = existing_shapes.latest_regions(task, config)
+        size = image.shape[1], image.shape[0]
         lines = [
-            TextLine(one.points, has_reading_order=one.has_reading_order, existing_shape=one.existing_shape)
-            for one in known
+            TextLine(shape.points, has_reading_order=shape.has_reading_order, existing_shape=shape.existing_shape)
+            for shape in existing_shapes.transcribed_shapes(regions, control_binding, size)
         ]
-        return PageInput(size, lines=lines, crops=[self._prepare_crop(picture, line) for line in lines])
+        return reader.prepare_lines(image, lines)
 
-    def _prepare_crop(self, image: ImageArray, line: TextLine) -> Input | None:
-        crop = crops.rectify(image, line.points, has_reading_order=line.has_reading_order)
-        return None if crop is None else self._predictor("recog").prepare(crop)
-
-    def _detect(self, pages: Sequence[PageInput], min_score: float) -> list[PageInput]:
-        """The pages with the lines that are at least that sure, from top to bottom, and their crops."""
-        asked = [page.input for page in pages if page.input is not None]
-        samples = iter(self._predictor("det").predict(asked) if asked else ())
-
-        def searched(page: PageInput, sample: Any) -> PageInput:
-            assert page.image is not None
-            lines = sort_in_reading_order(
-                [line for line in extract_lines(sample) if line.score is None or line.score >= min_score]
-            )
-            return PageInput(page.size, lines=lines, crops=[self._prepare_crop(page.image, line) for line in lines])
-
-        return [page if page.input is None else searched(page, next(samples)) for page in pages]
-
-    def _recognize(self, pages: Sequence[PageInput]) -> Iterator[PageText]:
-        """The pages with what is written in their lines; the crops of all of them are read together."""
-        asked = [crop for page in pages for crop in page.crops if crop is not None]
-        samples = iter(self._predictor("recog").predict_same_shape(asked) if asked else ())
-        for page in pages:
-            lines = [
-                line if crop is None else replace(line, **extract_text(next(samples)))
-                for line, crop in zip(page.lines, page.crops, strict=True)
-            ]
-            yield PageText(page.size, lines)
-
-    def _predictor(self, name: ComponentName) -> Predictor:
-        found = self._detector if name == "det" else self._recognizer
-        if found is None:
+    def _loaded_reader(self) -> PageReader:
+        if self._page_reader is None:
             raise ModelError(f"{self.spec.name} has not been loaded.")
-        return found
-
-
-_TASK_NAMES: Mapping[ComponentName, str] = {"det": "detection", "recog": "recognition"}
-_UNTRAINED_NOTES: Mapping[ComponentName, str] = {
-    "det": "The text detector has random weights, so what it finds means nothing: name a det_ckpt, train it, or "
-    "--with det=none to read where boxes are drawn already.",
-    "recog": "The recogniser has random weights, so what it reads means nothing: name a recog_ckpt, or train it.",
-}
-
-
-def _has_only_whole_images(binding: OcrBinding) -> bool:
-    """Whether nothing has to be looked for, since each picture is one line of text."""
-    return all(each.is_whole_image for each in binding.control_bindings)
-
-
-def read_media_ref(image_object: Object, task: Task) -> str:
-    """The value that points to the picture. Raises ValueError with a sentence when there is none."""
-    found = image_object.read(task.data)
-    if not isinstance(found, str) or not found:
-        raise ValueError(
-            f'"{image_object.data_key}" is {describe_json_type(found)}, but {image_object} wants one address or path of a picture'
-        )
-    return found
-
-
-def media_ref_getter(control_binding: ControlBinding) -> Callable[[AnnotatedTask], str]:
-    """What points to the picture of an example."""
-    return lambda example: read_media_ref(control_binding.image, example.task)
-
-
-def extract_lines(sample: Any) -> list[TextLine]:
-    """What a text detector found."""
-    found = sample.pred_instances
-    return [
-        TextLine(tuple((float(x), float(y)) for x, y in zip(each[::2], each[1::2], strict=True)), float(score))
-        for each, score in zip(found.polygons, found.scores, strict=True)
-    ]
-
-
-def extract_text(sample: Any) -> dict[str, Any]:
-    """What a recogniser read: `text`, and `sure`, the mean of what it says about each character."""
-    found = sample.pred_text
-    scores = [float(each) for each in found.score]
-    sure = min(max(sum(scores) / len(scores), 0.0), 1.0) if scores else 0.0
-    return {"text": found.item.strip(), "sure": sure}
-
-
-def sort_in_reading_order(lines: Sequence[TextLine]) -> list[TextLine]:
-    """From top to bottom, and in a row from left to right, as the page is turned: by the median angle of its lines.
-
-    The first of a row says how far down that reaches: as the text is high, at most the median height below its middle.
-    Text across the others, as in a margin, comes where its middle is, and makes no row for others.
-
-    A list of regions is read by people, and a detector has no order of its own.
-    """
-    if not lines:
-        return []
-    quads = [crops.reading_quad(line.points) for line in lines]
-    angles = [crops.text_angle(quad) for quad in quads]
-    heights = [math.dist(quad[0], quad[3]) for quad in quads]
-    turn, most = median_low(angles), median(heights)
-    sine, cosine = math.sin(math.radians(turn)), math.cos(math.radians(turn))
-    middles = [quad.mean(axis=0).tolist() for quad in quads]
-    places = [(x * cosine + y * sine, y * cosine - x * sine) for x, y in middles]
-    rows: list[list[int]] = []
-    bottom = float("-inf")
-    for i in sorted(range(len(lines)), key=lambda i: places[i][1]):
-        if places[i][1] > bottom:
-            rows.append([])
-            if abs(angles[i] - turn) < MIN_CROSSWISE_ANGLE or abs(angles[i] - turn) > 180 - MIN_CROSSWISE_ANGLE:
-                bottom = places[i][1] + min(heights[i] / 2, most)
-        rows[-1].append(i)
-    return [lines[i] for row in rows for i in sorted(row, key=lambda i: places[i][0])]
-
-
-def agreement(reference: Sequence[Any], candidate: Sequence[Any]) -> float | None:
-    """Share of the texts that both find in one place. None where neither finds any."""
-    import torch
-    from torchvision.ops import box_iou
-
-    matched = total = 0
-    for first, second in zip(reference, candidate, strict=True):
-        boxes = [
-            torch.tensor([crops.bounding_box(line.points) for line in extract_lines(each)]) for each in (first, second)
-        ]
-        total += len(boxes[0]) + len(boxes[1])
-        if len(boxes[0]) and len(boxes[1]):
-            same = box_iou(*boxes) >= MATCH_IOU
-            matched += int(same.any(dim=0).sum()) + int(same.any(dim=1).sum())
-    return matched / total if total else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_file(value: Any) -> bool:
-    return value is None or _is_text(value)
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-_PARAM_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "det_config": (_is_text, "the path of a config, or the name of one that comes with mmocr"),
-    "det_ckpt": (_is_file, "the path of a checkpoint"),
-    "recog_config": (_is_text, "the path of a config, or the name of one that comes with mmocr"),
-    "recog_ckpt": (_is_file, "the path of a checkpoint"),
-    "det": (lambda value: value in ("auto", "none"), "auto, or none to read where boxes are drawn already"),
-    "trust_checkpoint": (_is_bool, "true or false"),
-    "text_threshold": (lambda value: _is_number(value) and 0 <= value <= 1, "a score in 0..1"),
-    "precision": (lambda value: value in ("auto", *PRECISIONS), "auto, fp32, bf16 or fp16"),
-    "train": (lambda value: value in ("recognition", "detection", "both"), "recognition, detection or both"),
-    "dictionary": (lambda value: value in ("auto", "data", "config"), "auto, data or config"),
-    "epochs": (_is_count, "a whole number from 1"),
-    "lr": (lambda value: value is None or (_is_number(value) and 0 < value < float("inf")), "a number above 0"),
-    "batch_size": (lambda value: value is None or (_is_count(value) and value >= 2), "a whole number from 2"),
-    "patience": (_is_count, "a whole number from 1"),
-    "pretrained": (_is_bool, "true or false"),
-    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
-    "keep_run": (_is_bool, "true or false"),
-}
+        return self._page_reader

@@ -1,10 +1,13 @@
-"""OpenMMLab's toolkits, as the detector and the OCR share them.
+"""Use OpenMMLab's toolkits: what the object detector and the OCR share.
 
-toolkit.py      MMDetection and MMOCR, imported without their noise
-configs.py      a config by path or by packaged name -> what a model is built of
-checkpoints.py  weights in, weights out; a checkpoint is code unless it was read as weights alone
-looking.py      batches of pictures through such a model, on a device, in a precision
-pictures.py     tasks -> files that a training can read again and again
-running.py      a config and a dataset -> trained weights, by mmengine's Runner
-install         the script that installs all of it
+toolkit.py       import MMDetection and MMOCR without their output
+configs.py       read a config by its path or packaged name; store it in a version
+checkpoints.py   read weights without running code; store them in a version
+inference.py     run batches of images through a model, on a device, in a precision
+geometry.py      boxes in pixels -> boxes in percent
+image_files.py   fetch the images of a training into files
+schedule.py      length and learning rate of a training
+train.py         train a model in a process of its own
+train_worker.py  that process
+install          the script that installs the toolkits
 """

@@ -1,7 +1,7 @@
-"""A config by its path, or by the name of a packaged one -> what a model is built of.
+"""Read a config by its path or by the name of a packaged one, and store it in a version.
 
-A config in Python is code, and whoever names its path lets it run. The one in a version is read as literals alone,
-and names nothing but registered parts: of a dotted path mmengine would import, and call, whatever lies there.
+A config in Python is code, and naming its path means to run it. The config in a version is read as literals only, and
+names nothing but registered modules: mmengine would import and call whatever a dotted path leads to.
 """
 
 from __future__ import annotations
@@ -26,32 +26,34 @@ _REGISTERED_TYPE = re.compile(r"(?:(?:mmengine|mmcv|mmdet|mmocr)\.)?\w+")
 _BASE_STATEMENT = re.compile(r"""^[\s{]*["']?_base_["']?\s*[:=]\s*(\[.*?\]|\(.*?\)|[^\n]+)""", re.MULTILINE | re.DOTALL)
 _CONFIG_PATH = re.compile(r"""[^\s"',()\[\]]+\.(?:py|json|ya?ml)\b""")
 _RELATIVE_IMPORT = re.compile(r"^\s*from\s+(\.+)([\w.]+)\s+import\b", re.MULTILINE)  # below `with read_base():`
-_COMPLETE_CONFIG = re.compile(
-    r"^(model|_base_)\b|read_base", re.MULTILINE
-)  # what is none of these is a part for other configs
+_COMPLETE_CONFIG = re.compile(r"^(model|_base_)\b|read_base", re.MULTILINE)  # else it is a part for other configs
 _LOADING_STEPS = ("LoadImageFromFile", "LoadImageFromNDArray", "InferencerLoader")
 _ANNOTATION_STEPS = ("LoadAnnotations", "LoadPanopticAnnotations", "LoadOCRAnnotations", "FilterAnnotations")
 
-Config = dict[str, Any]  # dicts, lists, tuples, texts, numbers
+Config = dict[str, Any]  # dicts, lists, tuples, strings, numbers
 
 
 @cache
 def packaged_configs(scope: Scope) -> Mapping[str, Path]:
-    """The configs that come with a toolkit, by name. The toolkit is looked for, not imported."""
-    found = importlib.util.find_spec(scope)
-    if found is None or not found.submodule_search_locations:
+    """Return the configs that come with a toolkit, by name. The toolkit is located, not imported."""
+    package = importlib.util.find_spec(scope)
+    if package is None or not package.submodule_search_locations:
         raise ModelError(f"{scope} is not installed here.", toolkit.INSTALL_HINT)
-    configs = Path(found.submodule_search_locations[0]) / ".mim" / "configs"
+    configs = Path(package.submodule_search_locations[0]) / ".mim" / "configs"
     paths = sorted(path for path in configs.rglob("*.py") if "_base_" not in path.relative_to(configs).as_posix())
     return {path.stem: path for path in paths}
 
 
 def find(name_or_path: str, scope: Scope, param_name: str) -> Path:
-    """Where a config is: a file, or a packaged one by its name.
+    """Locate a config.
 
-    param  of the model, for the sentence
+    Args:
+        name_or_path: A file, or the name of a packaged config.
+        scope: The toolkit.
+        param_name: The parameter that names it, for the error message.
 
-    Raises UsageError that lists the packaged names most like it, unless it can only be a path.
+    Raises:
+        UsageError: There is no such config; lists the most similar packaged ones, unless it can only be a path.
     """
     name = name_or_path.removesuffix(".py")
     if name_or_path.endswith(SUFFIXES) and Path(name_or_path).is_file():
@@ -61,24 +63,25 @@ def find(name_or_path: str, scope: Scope, param_name: str) -> Path:
     known = packaged_configs(scope)
     if name in known:
         return known[name]
-    near = format_list(
-        [each for each in _closest_names(name, known) if _COMPLETE_CONFIG.search(known[each].read_text("utf-8"))], 6
-    )
+    complete = [
+        candidate
+        for candidate in _closest_names(name, known)
+        if _COMPLETE_CONFIG.search(known[candidate].read_text("utf-8"))
+    ]
     raise UsageError(
         f"{param_name} is {name_or_path!r}, which is neither a file nor a config that comes with {scope}.",
-        f"Near are: {near}. {len(known)} configs come with {scope}; your own is named by its path.",
+        f"Near are: {format_list(complete, 6)}. {len(known)} configs come with {scope}; your own is named by its path.",
     )
 
 
 def read(name_or_path: str, scope: Scope, param_name: str) -> Config:
-    """The whole config. Raises UsageError when there is none, ModelError when it cannot be read."""
+    """Read a config with all its bases. Raises UsageError if there is none, ModelError if it cannot be read."""
     path = find(name_or_path, scope, param_name)
     with toolkit.default_scope(scope):
         from mmengine.config import Config as Reader
 
         try:
-            found = Reader.fromfile(path, import_custom_modules=True)
-            config: Config = found.to_dict()
+            config: Config = Reader.fromfile(path, import_custom_modules=True).to_dict()
         except Exception as error:  # a config in Python may raise anything
             raise ModelError(f"The config {path} cannot be read: {type(error).__name__}: {error}.") from error
     if not isinstance(config.get("model"), dict):
@@ -87,26 +90,26 @@ def read(name_or_path: str, scope: Scope, param_name: str) -> Config:
 
 
 def base_config_paths(path: Path) -> list[Path]:
-    """The files that a config of one's own builds on, as its text names them; none for what is no config.
+    """Return the files that a user's config names as its bases, without those of a toolkit (mmdet::...).
 
-    Those that come with a toolkit (mmdet::...) are not among them.
+    Empty for a file that is no config.
     """
     if path.suffix not in SUFFIXES:
         return []
     text = path.read_text("utf-8", "replace")
-    named = [
+    bases = [
         path.parent / name
-        for given in _BASE_STATEMENT.findall(text)
-        for name in _CONFIG_PATH.findall(given)
+        for statement in _BASE_STATEMENT.findall(text)
+        for name in _CONFIG_PATH.findall(statement)
         if "::" not in name
     ]
     for dots, module in _RELATIVE_IMPORT.findall(text):
-        named.append(path.parent.joinpath(*[".."] * (len(dots) - 1), *module.split(".")).with_suffix(".py"))
-    return named
+        bases.append(path.parent.joinpath(*[".."] * (len(dots) - 1), *module.split(".")).with_suffix(".py"))
+    return bases
 
 
 def load(folder: Path, name: str = CONFIG_FILENAME) -> Config:
-    """The config of a trained version. Raises ModelError when it is missing, damaged, or would run code."""
+    """Read the config of a trained version. Raises ModelError if it is missing, damaged, or would run code."""
     path = folder / name
     try:
         text = path.read_text("utf-8")
@@ -124,7 +127,7 @@ def load(folder: Path, name: str = CONFIG_FILENAME) -> Config:
 
 
 def save(config: Config, folder: Path, name: str = CONFIG_FILENAME) -> None:
-    """As Python without any code: a line `name = {...}` for each part."""
+    """Write a config as Python literals: a line `name = {...}` for each part."""
     lines = [f"{key} = {pprint.pformat(value, width=120, sort_dicts=False)}\n" for key, value in config.items()]
     (folder / name).write_text("".join(lines), "utf-8")
 
@@ -136,77 +139,85 @@ def _parse_assignment(line: ast.stmt) -> tuple[str, Any]:
 
 
 def require_registered(config: Config, description: str) -> None:
-    """Raises ModelError when a config names anything but parts that the toolkits have registered."""
+    """Raise ModelError if a config names anything but modules that the toolkits have registered."""
     if config.get("custom_imports"):
         raise ModelError(
             f"{description} imports code of its own (custom_imports), which a version cannot hold.",
-            "Make that code a package that registers its parts when mmdet or mmocr is imported, and leave it out.",
+            "Make that code a package that registers its modules when mmdet or mmocr is imported, and leave it out.",
         )
     for part in iter_dicts(config):
-        kind = part.get("type")
-        if isinstance(kind, str) and not _REGISTERED_TYPE.fullmatch(kind):
-            raise ModelError(f"{description} would run {kind}, which is no registered part of a model.")
+        type_path = part.get("type")
+        if isinstance(type_path, str) and not _REGISTERED_TYPE.fullmatch(type_path):
+            raise ModelError(f"{description} would run {type_path}, which is no registered part of a model.")
 
 
 def iter_dicts(config: Any) -> Iterator[dict[str, Any]]:
-    """Every dict of a config, however deep."""
+    """Yield every dict in a config, outer ones first."""
     if isinstance(config, dict):
         yield config
-        for each in config.values():
-            yield from iter_dicts(each)
+        for value in config.values():
+            yield from iter_dicts(value)
     elif isinstance(config, list | tuple):
-        for each in config:
-            yield from iter_dicts(each)
+        for item in config:
+            yield from iter_dicts(item)
 
 
 def test_pipeline(config: Config) -> list[dict[str, Any]]:
-    """What is done to a picture before the model sees it, without loading it and without annotations."""
+    """Return the steps that prepare an image for a model, without those for annotations.
+
+    Raises:
+        ModelError: The config has none.
+    """
     dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
     while not isinstance(dataset.get("pipeline"), list):
         inner = dataset.get("dataset") or next(iter(dataset.get("datasets", ())), None)
         if not isinstance(inner, dict):
-            raise ModelError(
-                "The config has no test_dataloader with a pipeline: nothing says how pictures are prepared."
-            )
+            raise ModelError("The config has no test_dataloader with a pipeline: nothing says how images are prepared.")
         dataset = inner
     return [copy.deepcopy(step) for step in dataset["pipeline"] if type_name(step) not in _ANNOTATION_STEPS]
 
 
 def is_loading_step(step: Mapping[str, Any]) -> bool:
-    """Whether a step of a pipeline loads the picture."""
+    """Tell whether a pipeline step loads the image."""
     return type_name(step) in _LOADING_STEPS
 
 
 def type_name(step: Mapping[str, Any]) -> str:
-    """The type of a part without its toolkit: "Resize" for "mmdet.Resize"."""
+    """Return the type of a module without its toolkit: "Resize" for "mmdet.Resize"."""
     return str(step.get("type", "")).rpartition(".")[2]
 
 
 def update_dicts(config: Config, change: Callable[[dict[str, Any]], None]) -> None:
-    """Let `change` see every dict of a config, from the outside to the inside, and alter it in place."""
+    """Call `change` on every dict in a config, outer ones first; it may alter them in place."""
     for part in list(iter_dicts(config)):
         change(part)
 
 
-def without_pretrained(model: Config) -> Config:
-    """The model's config without weights that building it would fetch."""
-    found = copy.deepcopy(model)
+def replace_sync_batch_norm(part: dict[str, Any]) -> None:
+    """Replace SyncBN by BN, which is the same where one device trains; for `update_dicts`."""
+    if part.get("type") in ("SyncBN", "MMSyncBN"):
+        part["type"] = "BN"
 
-    def forget(part: dict[str, Any]) -> None:
+
+def without_pretrained(model: Config) -> Config:
+    """Return a model's config without weights that building it would download."""
+    changed = copy.deepcopy(model)
+
+    def drop_pretrained(part: dict[str, Any]) -> None:
         if isinstance(part.get("init_cfg"), dict) and type_name(part["init_cfg"]) == "Pretrained":
             part["init_cfg"] = None
         if isinstance(part.get("pretrained"), str):
             part["pretrained"] = None
 
-    update_dicts(found, forget)
-    return found
+    update_dicts(changed, drop_pretrained)
+    return changed
 
 
 def pretrained_checkpoints(model: Config) -> list[str]:
-    """The weights that a model's config wants to begin with, by address."""
-    found = [part["init_cfg"].get("checkpoint") for part in iter_dicts(model) if _has_pretrained_init(part)]
-    found += [part.get("pretrained") for part in iter_dicts(model)]
-    return [each for each in found if isinstance(each, str)]
+    """Return the URLs of the weights that a model's config starts from."""
+    urls = [part["init_cfg"].get("checkpoint") for part in iter_dicts(model) if _has_pretrained_init(part)]
+    urls += [part.get("pretrained") for part in iter_dicts(model)]
+    return [url for url in urls if isinstance(url, str)]
 
 
 def _has_pretrained_init(part: Mapping[str, Any]) -> bool:
@@ -214,11 +225,11 @@ def _has_pretrained_init(part: Mapping[str, Any]) -> bool:
 
 
 def _closest_names(name: str, known: Mapping[str, Path]) -> Sequence[str]:
-    """Those that contain it first, then those that have most of its words, then those that are spelled most like it."""
+    """Sort names by similarity: those that contain `name`, then those that share most words, else by spelling."""
     words = _words(name)
-    containing = [each for each in known if _alphanumeric(name) in _alphanumeric(each)]
-    sharing = [each for each in known if words & _words(each)]
-    by_words = sorted(sharing, key=lambda each: (-len(words & _words(each)), len(each), each))
+    containing = [other for other in known if _alphanumeric(name) in _alphanumeric(other)]
+    sharing = [other for other in known if words & _words(other)]
+    by_words = sorted(sharing, key=lambda other: (-len(words & _words(other)), len(other), other))
     return list(dict.fromkeys([*sorted(containing, key=len), *by_words])) or sort_by_similarity(name, known)
 
 

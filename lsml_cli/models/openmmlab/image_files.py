@@ -1,9 +1,9 @@
-"""Pictures for the toolkits: blue, green, red, upright; from the bytes of a task, or from the files of a training."""
+"""Decode images for the toolkits, and fetch the images of a training into files."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,9 @@ from lsml_cli.errors import ModelError
 from lsml_cli.media import images
 from lsml_cli.models.base import Progress
 from lsml_cli.models.media_reader import MediaReader
+from lsml_cli.models.media_refs import format_task_name, read_image_ref
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, error_reason
+from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.tasks import AnnotatedTask
 
 if TYPE_CHECKING:
@@ -24,15 +26,16 @@ if TYPE_CHECKING:
 
     ImageArray = NDArray[np.uint8]
 
-IMAGE_LOADER = "LsmlPicture"  # the step of a pipeline that loads a picture as lsml does
-BATCH_SAMPLER = "LsmlBatches"  # the sampler of batches without one of a single picture
-MAX_LISTED = 20  # pictures that are named when they cannot be used
+IMAGE_LOADER = "LsmlImageLoader"  # the pipeline step that loads an image as lsml does
+BATCH_SAMPLER = "LsmlBatchSampler"  # the sampler that makes no batch of a single image
+MAX_LISTED = 20  # unusable images that are reported by name
 
 
 def decode_image(content: bytes) -> ImageArray:
-    """(H, W, 3) as a person sees the picture; blue, green, red, as the toolkits want them.
+    """Decode an image to (H, W, 3), upright; blue, green, red, as the toolkits expect.
 
-    Raises ValueError with a sentence when there is no picture.
+    Raises:
+        ValueError: It is no usable image; the sentence says why.
     """
     import numpy as np
 
@@ -41,50 +44,58 @@ def decode_image(content: bytes) -> ImageArray:
 
 @cache
 def register_modules() -> None:
-    """Make `LOADER` and `BATCHES` known to the toolkits, which have been imported: see `toolkit.toolkit`.
-
-    LOADER   takes `img`, or reads the file `img_path`
-    BATCHES  wide pictures together, and tall ones; see `batched`
-    """
+    """Register `IMAGE_LOADER` and `BATCH_SAMPLER` with the toolkits, which have to be imported already."""
     import cv2
     import numpy as np
     from mmdet.datasets.samplers import AspectRatioBatchSampler
     from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
 
-    class Picture:
+    class ImageLoader:
+        """Take the array `img`, or read the file `img_path`."""
+
         def __init__(self, color_type: str = "color", to_float32: bool = False, **_: Any) -> None:
-            self.grey = color_type.startswith("grayscale")
+            self.is_grayscale = color_type.startswith("grayscale")
             self.to_float32 = to_float32
 
         def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-            picture = results.get("img")
-            if picture is None:
-                picture = decode_image(Path(results["img_path"]).read_bytes())
-            if self.grey:
-                picture = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-            results["img"] = picture.astype(np.float32) if self.to_float32 else picture
-            results["img_shape"] = results["ori_shape"] = picture.shape[:2]
+            image = results.get("img")
+            if image is None:
+                image = decode_image(Path(results["img_path"]).read_bytes())
+            if self.is_grayscale:
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+            results["img"] = image.astype(np.float32) if self.to_float32 else image
+            results["img_shape"] = results["ori_shape"] = image.shape[:2]
             return results
 
-    class Batches(AspectRatioBatchSampler):  # type: ignore[misc]
-        def __init__(self, sampler: Any, batch_size: int) -> None:
-            pictures = len(sampler)  # of this process
-            super().__init__(sampler, batch_size, drop_last=images_per_epoch(pictures, batch_size) < pictures)
+    class BatchSampler(AspectRatioBatchSampler):  # type: ignore[misc]
+        """Batch wide images and tall images apart; see `images_per_epoch`."""
 
-    TRANSFORMS.register_module(name=IMAGE_LOADER, force=True, module=Picture)
-    DATA_SAMPLERS.register_module(name=BATCH_SAMPLER, force=True, module=Batches)
+        def __init__(self, sampler: Any, batch_size: int) -> None:
+            num_images = len(sampler)  # of this process
+            super().__init__(sampler, batch_size, drop_last=images_per_epoch(num_images, batch_size) < num_images)
+
+    TRANSFORMS.register_module(name=IMAGE_LOADER, force=True, module=ImageLoader)
+    DATA_SAMPLERS.register_module(name=BATCH_SAMPLER, force=True, module=BatchSampler)
+
+
+def loading_step(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the step that loads an image as lsml does, in place of a toolkit's own."""
+    return {"type": IMAGE_LOADER} | {key: step[key] for key in ("color_type", "to_float32") if key in step}
 
 
 def images_per_epoch(num_images: int, batch_size: int) -> int:
-    """How many pictures of an epoch are learned from: a last batch of one, which BatchNorm cannot take, is left out."""
+    """Return the images of an epoch without a last batch of one, which batch normalization cannot take."""
     return num_images - 1 if num_images > batch_size and num_images % batch_size == 1 else num_images
 
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A picture of a training, as a file.
+    """An image of a training, in a file.
 
-    size  (width, height) as a person sees it
+    Args:
+        path: The file.
+        size: (width, height) of the upright image.
+        example: The annotated task that shows it.
     """
 
     path: Path
@@ -94,71 +105,74 @@ class TrainingImage:
 
 def fetch_images(
     examples: Sequence[AnnotatedTask],
-    get_media_ref: Callable[[AnnotatedTask], str],
+    image_object: Object,
     media_reader: MediaReader,
     folder: Path,
     progress: Progress,
 ) -> list[TrainingImage]:
-    """Write what the tasks show into files, in the order of the tasks; those that are no pictures are left out, named.
+    """Write the images of tasks into files.
 
-    value_of  the value of a task that points to its picture; raises ValueError with a sentence when there is none
+    Args:
+        examples: The tasks.
+        image_object: Which of their images.
+        media_reader: Fetches them.
+        folder: For the files; created.
+        progress: Told which images cannot be used, and why.
 
-    Raises ModelError when no picture is left.
+    Returns:
+        The usable images, in the order of the tasks.
+
+    Raises:
+        ModelError: There is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found: list[TrainingImage] = []
-    bad = 0
-    for example, gathered in _fetch_to_files(examples, get_media_ref, media_reader, folder):
-        if isinstance(gathered, TrainingImage):
-            found.append(gathered)
+    usable: list[TrainingImage] = []
+    num_unusable = 0
+    for example, image in _fetch_to_files(examples, image_object, media_reader, folder):
+        if isinstance(image, TrainingImage):
+            usable.append(image)
             continue
-        bad += 1
-        if bad <= MAX_LISTED:
-            progress(f"Not learned from {_describe_example(example)}: {gathered}.")
-    if bad > MAX_LISTED:
-        progress(f"Nor from {bad - MAX_LISTED:,} more: {bad:,} of {len(examples):,} pictures are no use.")
-    if not found and examples:
+        num_unusable += 1
+        if num_unusable <= MAX_LISTED:
+            progress(f"Not learned from {format_task_name(example.task.id, example.task.index)}: {image}.")
+    if num_unusable > MAX_LISTED:
+        progress(
+            f"Nor from {num_unusable - MAX_LISTED:,} more: {num_unusable:,} of {len(examples):,} images cannot be used."
+        )
+    if not usable and examples:
         raise ModelError(
-            "No picture can be used.",
+            "No image can be used.",
             "What is wrong with them stands above; `lsml predict --check` looks for all that is missing.",
         )
-    return found
+    return usable
 
 
 def _fetch_to_files(
-    examples: Sequence[AnnotatedTask],
-    get_media_ref: Callable[[AnnotatedTask], str],
-    media_reader: MediaReader,
-    folder: Path,
+    examples: Sequence[AnnotatedTask], image_object: Object, media_reader: MediaReader, folder: Path
 ) -> Iterator[tuple[AnnotatedTask, TrainingImage | str]]:
-    """Each with its file, or with the reason why there is none; fetched in threads, some ahead."""
+    """Yield each task with its image, or with the reason why there is none; fetched ahead in threads."""
 
-    def written(number: int, example: AnnotatedTask) -> TrainingImage | str:
+    def fetch(number: int, example: AnnotatedTask) -> TrainingImage | str:
         try:
-            content = media_reader.read(get_media_ref(example), example.task.id)
-            picture = images.decode(content)  # all of it: a picture that is torn would end the training
+            content = media_reader.read(read_image_ref(image_object, example.task), example.task.id)
+            image = images.decode(content)  # completely: a truncated image would end the training
             path = folder / f"{number:07}"
             path.write_bytes(content)
-            return TrainingImage(path, picture.size, example)
+            return TrainingImage(path, image.size, example)
         except OSError as error:
             if error.filename is not None and Path(error.filename).parent == folder:
-                raise  # a full disk is nobody's bad picture
+                raise  # a full disk is not the fault of an image
             return error_reason(error)
-        except Exception as error:  # one bad picture costs one example
+        except Exception as error:  # one bad image costs one example
             return error_reason(error)
 
-    waiting: deque[tuple[AnnotatedTask, Future[TrainingImage | str]]] = deque()
-    coming = enumerate(examples)
+    pending: deque[tuple[AnnotatedTask, Future[TrainingImage | str]]] = deque()
+    remaining = enumerate(examples)
     with ThreadPoolExecutor(DEFAULT_FETCH_THREADS, "fetch") as pool:
         while True:
-            for number, example in islice(coming, 4 * DEFAULT_FETCH_THREADS - len(waiting)):
-                waiting.append((example, pool.submit(written, number, example)))
-            if not waiting:
+            for number, example in islice(remaining, 4 * DEFAULT_FETCH_THREADS - len(pending)):
+                pending.append((example, pool.submit(fetch, number, example)))
+            if not pending:
                 return
-            example, future = waiting.popleft()
+            example, future = pending.popleft()
             yield example, future.result()
-
-
-def _describe_example(example: AnnotatedTask) -> str:
-    task = example.task
-    return f"task {task.id}" if task.id is not None else f"the task at position {task.index + 1}"

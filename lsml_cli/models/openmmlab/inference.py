@@ -1,22 +1,23 @@
-"""Batches of pictures through a toolkit's model on a device, as quickly as the device can."""
+"""Run batches of images through a model of a toolkit, on a device, in a precision."""
 
 from __future__ import annotations
 
 import copy
 import importlib
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import chain, groupby
 from operator import itemgetter
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import ModelError
+from lsml_cli.models import autotune
 from lsml_cli.models.openmmlab import configs, toolkit
-from lsml_cli.models.openmmlab.image_files import IMAGE_LOADER, register_modules
+from lsml_cli.models.openmmlab.image_files import loading_step, register_modules
 from lsml_cli.models.openmmlab.toolkit import Scope
-from lsml_cli.models.torch_runtime import Precision, autocast, lower_precisions, map_batch_chunks
+from lsml_cli.models.torch_runtime import Precision, autocast, map_batch_chunks
 from lsml_cli.runtime import available_cores
 
 if TYPE_CHECKING:
@@ -24,24 +25,23 @@ if TYPE_CHECKING:
 
     from lsml_cli.models.openmmlab.image_files import ImageArray
 
-Input = Mapping[str, Any]  # of the toolkit: the picture as a tensor, and what was done to it
+Input = Mapping[str, Any]  # of the toolkit: the image as a tensor, and what was done to it
 
-CPU_CHUNK_SIZE = 4  # pictures that a core of a CPU looks at together
-CROP_BATCH_SIZE, CROP_BATCH_SIZE_PER_CORE = (
-    64,
-    8,
-)  # small pictures of one shape that a device, and a core of a CPU, looks at together
-# What computes in a lower precision; what comes out of it is fp32 again, for everything that counts and compares.
+CPU_CHUNK_SIZE = 4  # images per CPU core
+CROP_BATCH_SIZE, CROP_BATCH_SIZE_PER_CORE = 64, 8  # crops of one shape per forward on a GPU, and per CPU core
+# Modules that compute in a lower precision; their outputs are fp32 again, for everything that counts and compares.
 _LOW_PRECISION_MODULES = frozenset({"backbone", "neck", "bbox_head", "rpn_head", "mask_head", "det_head", "encoder"})
-_MAX_TIMED_RUNS = 3  # timed batches; the quickest counts, since anything else on the machine only slows them down
-_TIMING_BUDGET = 1.0  # seconds after which no further batch is timed
-MIN_SPEEDUP = 1.1  # times as quick as fp32 that a lower precision has to be
-MIN_RELATIVE_RATE = 0.97  # of the best rate: the smallest batch that reaches it is taken
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)  # tasks per batch that are tried for --batch-size auto
+MIN_SPEEDUP = 1.1  # of a lower precision
+PROBE_SIZE = 8  # images by which precisions are compared
 
 
 def build_model(config: configs.Config, scope: Scope) -> nn.Module:
-    """The model of a config with random weights, the same every time; nothing is fetched."""
+    """Build the model of a config with random weights, the same every time. Nothing is downloaded.
+
+    Raises:
+        ModelError: The config does not describe a model of this toolkit.
+    """
     import torch
 
     with toolkit.default_scope(scope), torch.random.fork_rng(devices=()):
@@ -49,22 +49,25 @@ def build_model(config: configs.Config, scope: Scope) -> nn.Module:
         from mmengine.config import ConfigDict
         from mmengine.model import revert_sync_batchnorm
 
-        described = configs.without_pretrained(config["model"])
+        model_config = configs.without_pretrained(config["model"])
         try:
             registry = importlib.import_module(f"{scope}.registry").MODELS
-            net: nn.Module = revert_sync_batchnorm(registry.build(ConfigDict(described)))
-        except Exception as error:  # a config may ask for anything
+            net: nn.Module = revert_sync_batchnorm(registry.build(ConfigDict(model_config)))
+        except Exception as error:  # a config may name anything
             raise ModelError(f"The model of this config cannot be built: {type(error).__name__}: {error}.") from error
     return net
 
 
 class Predictor:
-    """A model on a device, ready to look at pictures.
+    """A model on a device.
 
-    scope      the toolkit that it is of
-    steps      what is done to a picture before, without loading it; see `configs.test_pipeline`
-    device     "cpu", "cuda:0"
-    precision  of what computes most: "bf16" and "fp16" by autocast, which keeps in fp32 what needs it
+    Args:
+        net: The model; it is moved to the device.
+        scope: Its toolkit.
+        pipeline_steps: What is done to an image before; see `configs.test_pipeline`.
+        device: "cpu", "cuda:0".
+        precision: Of the modules that compute most; "bf16" and "fp16" by autocast.
+        fuse: Whether to fold batch normalization into convolutions.
     """
 
     def __init__(
@@ -86,66 +89,72 @@ class Predictor:
         if fuse:
             _fuse_conv_bn(self._net)
         self._copies: SimpleQueue[nn.Module] = SimpleQueue()
-        lanes = available_cores() if self.device.type == "cpu" else 1
-        for _ in range(lanes):  # a model may keep notes while it works; the weights are shared
+        num_lanes = available_cores() if self.device.type == "cpu" else 1
+        for _ in range(num_lanes):  # a model may store things on itself while it runs; the weights are shared
             self._copies.put(_with_autocast(_copy_sharing_weights(self._net), self.device.type, precision))
         register_modules()
         with toolkit.default_scope(scope):
             from mmengine.dataset import Compose
 
             self._pipeline = Compose(
-                [_loading_step(step) if configs.is_loading_step(step) else dict(step) for step in pipeline_steps]
+                [loading_step(step) if configs.is_loading_step(step) else dict(step) for step in pipeline_steps]
             )
         self._thread_local = threading.local()
 
     def prepare(self, image: ImageArray) -> Input:
-        """(H, W, 3), blue, green, red -> what the model takes. Called in many threads at a time."""
-        if not hasattr(
-            self._thread_local, "pipeline"
-        ):  # a step may write down what it does to this picture, and go by that
+        """Turn an image (H, W, 3), blue, green, red, into an input of the model. Thread-safe."""
+        if not hasattr(self._thread_local, "pipeline"):  # a step may store on itself what it did to the current image
             self._thread_local.pipeline = copy.deepcopy(self._pipeline)
         prepared: Input = self._thread_local.pipeline({"img": image, "img_path": "", "img_id": 0})
         return prepared
 
     def predict(self, batch: Sequence[Input], postprocess: Callable[[Any], Any] | None = None) -> list[Any]:
-        """n inputs -> n data samples of the toolkit, in order; or what `keep` makes of each, as soon as it is there.
+        """Run inputs through the model, images of one shape together: others are padded to the largest.
 
-        A sample's masks are a byte for each pixel of the picture, a hundred of them: gigabytes for a batch.
+        On a CPU each core has a chunk of the batch.
 
-        Pictures of one shape go together, since others are filled up to the largest. On a CPU each part of a batch has
-        a core of its own; see `pytorch.in_lanes`.
+        Args:
+            batch: n inputs.
+            postprocess: What to keep of a data sample, as soon as it is there: masks of a full batch, one byte per
+                pixel and object, would take gigabytes.
+
+        Returns:
+            n data samples of the toolkit, in order, or what `postprocess` made of them.
         """
         if not batch:
             return []
         order = sorted(range(len(batch)), key=lambda i: tuple(batch[i]["inputs"].shape))
         ordered = [batch[i] for i in order]
 
-        def look(part: Sequence[Input]) -> list[Any]:
-            samples = self._run_batch(part)
-            return samples if postprocess is None else [postprocess(each) for each in samples]
+        def run(chunk: Sequence[Input]) -> list[Any]:
+            samples = self._run_batch(chunk)
+            return samples if postprocess is None else [postprocess(sample) for sample in samples]
 
-        parts = [look(ordered)] if self.device.type != "cpu" else map_batch_chunks(ordered, CPU_CHUNK_SIZE, look)
-        found: list[Any] = [None] * len(batch)
-        for i, sample in zip(order, chain.from_iterable(parts), strict=True):
-            found[i] = sample
-        return found
+        chunks = [run(ordered)] if self.device.type != "cpu" else map_batch_chunks(ordered, CPU_CHUNK_SIZE, run)
+        outputs: list[Any] = [None] * len(batch)
+        for i, output in zip(order, chain.from_iterable(chunks), strict=True):
+            outputs[i] = output
+        return outputs
 
     def predict_same_shape(self, batch: Sequence[Input]) -> list[Any]:
-        """Like `found`, but nothing is filled up: only what has one shape goes together, so that no result depends on
-        what else there is. For crops, which are small and many."""
+        """Run inputs like `predict`, but only inputs of one shape together, so that nothing is padded.
+
+        So no result depends on what else is in the batch. For crops, which are small and many.
+        """
         on_cpu = self.device.type == "cpu"
+        chunk_size = CROP_BATCH_SIZE_PER_CORE if on_cpu else CROP_BATCH_SIZE
         order = sorted(range(len(batch)), key=lambda i: tuple(batch[i]["inputs"].shape), reverse=True)
-        parts = [
-            alike[first : first + (CROP_BATCH_SIZE_PER_CORE if on_cpu else CROP_BATCH_SIZE)]
-            for alike in (list(each) for _, each in groupby(order, key=lambda i: tuple(batch[i]["inputs"].shape)))
-            for first in range(0, len(alike), CROP_BATCH_SIZE_PER_CORE if on_cpu else CROP_BATCH_SIZE)
+        same_shape = [list(group) for _, group in groupby(order, key=lambda i: tuple(batch[i]["inputs"].shape))]
+        chunks = [
+            group[first : first + chunk_size] for group in same_shape for first in range(0, len(group), chunk_size)
         ]
 
-        def look(part: Sequence[int]) -> list[Any]:
-            return self._run_batch([batch[i] for i in part])
+        def run(chunk: Sequence[int]) -> list[Any]:
+            return self._run_batch([batch[i] for i in chunk])
 
-        seen = map_batch_chunks(parts, 1, lambda each: look(each[0])) if on_cpu else map(look, parts)
-        return [sample for _, sample in sorted(zip(chain(*parts), chain(*seen), strict=True), key=itemgetter(0))]
+        samples = map_batch_chunks(chunks, 1, lambda lane: run(lane[0])) if on_cpu else map(run, chunks)
+        ordered = sorted(zip(chain(*chunks), chain(*samples), strict=True), key=itemgetter(0))
+        return [sample for _, sample in ordered]
 
     def _run_batch(self, batch: Sequence[Input]) -> list[Any]:
         import torch
@@ -154,80 +163,63 @@ class Predictor:
         net: Any = self._copies.get()
         try:
             with torch.inference_mode():
-                # A shallow copy: what a model writes down on the way belongs to this try.
-                samples = [dict(each) | {"data_samples": each["data_samples"].clone()} for each in batch]
-                found: list[Any] = net.test_step(pseudo_collate(samples))
+                # Shallow copies, since a model writes into its inputs, and a failed batch is tried again.
+                inputs = [dict(item) | {"data_samples": item["data_samples"].clone()} for item in batch]
+                samples: list[Any] = net.test_step(pseudo_collate(inputs))
         finally:
             self._copies.put(net)
-        return found
+        return samples
 
     def with_precision(self, precision: Precision) -> Predictor:
+        """Return a predictor of the same model in another precision; it shares the weights."""
         return Predictor(self._net, self._scope, self._pipeline_steps, str(self.device), precision, fuse=False)
 
-    def time_batch(self, batch: Sequence[Input]) -> float:
-        """How long one batch takes, at its quickest."""
-        times: list[float] = []
-        while len(times) < _MAX_TIMED_RUNS and sum(times) < _TIMING_BUDGET:
-            begun = time.perf_counter()
-            self.predict(batch, lambda _: None)
-            times.append(time.perf_counter() - begun)
-        return min(times)
 
+class PredictorTrial(autotune.Trial):
+    """A model in one precision, with up to `PROBE_SIZE` sample inputs.
 
-def best_precision(
-    predictor: Predictor,
-    inputs: Sequence[Input],
-    agreement: Callable[[Sequence[Any], Sequence[Any]], float | None],
-    min_agreement: float,
-    postprocess: Callable[[Any], Any] | None = None,
-) -> tuple[Precision, str]:
-    """The quickest precision that finds the same as fp32 in some pictures, and a sentence about it.
-
-    agreement  how far two lists of data samples agree, 0..1; None where there is nothing to go by
-    least      of agreement
-    keep       what is kept of each data sample, for `agreement`
+    Args:
+        predictor: The model.
+        inputs: At least one.
+        agreement: Compares two lists of data samples; returns a share (0..1), or None if both are empty.
+        postprocess: What to keep of a data sample for `agreement`.
     """
-    plain, seconds = predictor.predict(inputs, postprocess), predictor.time_batch(inputs)
-    best, quickest, said = "fp32", seconds, []
-    for precision in lower_precisions(predictor.device.type):
-        other = predictor.with_precision(precision)
-        try:
-            share = agreement(plain, other.predict(inputs, postprocess))
-            took = other.time_batch(inputs)
-        except RuntimeError:  # the device, or this PyTorch on it, does not know it
-            continue
-        if share is None:
-            return "fp32", "Precision fp32: the model finds nothing here by which others could be judged."
-        said.append(f"{precision} is {seconds / took:.1f} times as quick and finds the same to {share:.1%}")
-        if share >= min_agreement and took * MIN_SPEEDUP < quickest:
-            best, quickest = precision, took
-    return best, f"Precision {best}: {'; '.join(said) or 'nothing else works here'}."  # type: ignore[return-value]
 
+    def __init__(
+        self,
+        predictor: Predictor,
+        inputs: Sequence[Input],
+        agreement: Callable[[Sequence[Any], Sequence[Any]], float | None],
+        postprocess: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._predictor = predictor
+        self._inputs = inputs[:PROBE_SIZE]
+        self._agreement = agreement
+        self._postprocess = postprocess
+        self.device_type = predictor.device.type
+        self.precision = predictor.precision
 
-def best_batch_size(predictor: Predictor, inputs: Sequence[Input]) -> int:
-    """The smallest batch that is about as quick as any; where memory ends, so does the search."""
-    rates: dict[int, float] = {}
-    for size in BATCH_SIZES:
-        batch = [inputs[i % len(inputs)] for i in range(size)]
-        try:
-            rates[size] = size / predictor.time_batch(batch)
-        except RuntimeError:
-            break
-        good = min(each for each, rate in rates.items() if rate >= MIN_RELATIVE_RATE * max(rates.values()))
-        if size >= 4 * good:  # twice as many did not help, nor did four times as many
-            break
-    return min((each for each, rate in rates.items() if rate >= MIN_RELATIVE_RATE * max(rates.values())), default=1)
+    @cached_property
+    def samples(self) -> list[Any]:
+        """What the model finds in the inputs."""
+        return self._predictor.predict(self._inputs, self._postprocess)
 
+    def with_precision(self, precision: Precision) -> PredictorTrial:
+        predictor = self._predictor.with_precision(precision)
+        return PredictorTrial(predictor, self._inputs, self._agreement, self._postprocess)
 
-def _loading_step(step: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in step.items() if key in ("color_type", "to_float32")}
-    return {"type": f"mmengine.{IMAGE_LOADER}", **kept}
+    def seconds_per_batch(self, batch_size: int) -> float:
+        batch = [self._inputs[i % len(self._inputs)] for i in range(batch_size)]
+        return autotune.quickest_seconds(lambda: self._predictor.predict(batch, lambda _: None))
+
+    def agreement(self, other: PredictorTrial) -> float | None:
+        return self._agreement(self.samples, other.samples)
 
 
 def _fuse_conv_bn(net: nn.Module) -> None:
-    """Make one convolution of each convolution and the normalisation behind it, in place.
+    """Fold each batch normalization into the convolution before it, in place.
 
-    mmcv's own fuse_conv_bn changes the convolution that is there, which heads share between their levels.
+    mmcv's own fuse_conv_bn changes the convolution itself, which heads share between their levels.
     """
     from mmcv.cnn import ConvModule
     from torch import nn
@@ -242,13 +234,13 @@ def _fuse_conv_bn(net: nn.Module) -> None:
 
 
 def _copy_sharing_weights(net: nn.Module) -> nn.Module:
-    """A copy with the same weights, not with copies of them."""
-    shared = {id(each): each for each in chain(net.parameters(), net.buffers())}
+    """Copy a model without copying its weights."""
+    shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
     return copy.deepcopy(net, shared)
 
 
 def _with_autocast(net: nn.Module, device_type: str, precision: Precision) -> nn.Module:
-    """The model with its heavy parts in a lower precision, in place."""
+    """Let the heavy modules of a model compute in a lower precision, in place, and return it."""
     if precision == "fp32":
         return net
     for name, module in net.named_modules():
@@ -258,21 +250,21 @@ def _with_autocast(net: nn.Module, device_type: str, precision: Precision) -> nn
 
 
 def _autocast_forward(forward: Callable[..., Any], device_type: str, precision: Precision) -> Callable[..., Any]:
-    def lowered(*args: Any, **kwargs: Any) -> Any:
+    def autocast_forward(*args: Any, **kwargs: Any) -> Any:
         with autocast(device_type, precision):
             return _to_fp32(forward(*args, **kwargs))
 
-    return lowered
+    return autocast_forward
 
 
 def _to_fp32(output: Any) -> Any:
-    """Every tensor of floating-point numbers in fp32."""
+    """Convert every floating-point tensor in a nested output to fp32."""
     import torch
 
     if isinstance(output, torch.Tensor):
         return output.float() if output.is_floating_point() else output
     if isinstance(output, dict):
-        return {key: _to_fp32(each) for key, each in output.items()}
+        return {key: _to_fp32(value) for key, value in output.items()}
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         return type(output)(*map(_to_fp32, output))
     return type(output)(map(_to_fp32, output)) if isinstance(output, list | tuple) else output

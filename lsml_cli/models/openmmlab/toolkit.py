@@ -1,7 +1,7 @@
-"""MMDetection and MMOCR, imported without their noise.
+"""Import MMDetection and MMOCR without their output.
 
-The releases that work beside a recent PyTorch are the ones that `install` brings: onedl-mmcv, onedl-mmdetection and
-onedl-mmengine under their old import names, and mmocr 1.0.1, which takes them for too new.
+The releases that work with a recent PyTorch are those that the script `install` installs: onedl-mmcv, onedl-mmdetection
+and onedl-mmengine under their old import names, and mmocr 1.0.1, which considers them too new.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Scope = Literal["mmdet", "mmocr"]
 REQUIRED_MODULES: tuple[str, ...] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmocr")
 INSTALL_EXTRA = "openmmlab"
 INSTALL_HINT = "`lsml doctor openmmlab` says what is missing, and the command that installs it."
-_SPOOFED_VERSIONS = {"mmcv": "2.1.0", "mmdet": "3.1.0"}  # what mmocr 1.0.1 takes for new enough, and not too new
+_SPOOFED_VERSIONS = {"mmcv": "2.1.0", "mmdet": "3.1.0"}  # neither too old nor too new for mmocr 1.0.1
 _NOISY_LOGGERS = ("mmengine", "mmdet", "mmocr", "mmcv", "current", "torch.distributed")
 _import_lock = threading.Lock()
 
 
 @cache
 def import_mmdet() -> Any:
-    """MMDetection, everything of it registered. Takes seconds the first time. Raises ModelError where it is missing."""
+    """Import MMDetection with all its modules registered. Takes seconds. Raises ModelError if it does not work."""
     with _import_lock, suppress_output():
         try:
             import mmdet
             from mmdet.utils import register_all_modules
-        except Exception as error:  # what is half installed fails in any way
+        except Exception as error:  # an incomplete installation fails in all kinds of ways
             raise ModelError(f"MMDetection does not work here: {_format_error(error)}.", INSTALL_HINT) from error
         register_all_modules(init_default_scope=False)
     _silence_runtime_warnings()
@@ -43,34 +43,33 @@ def import_mmdet() -> Any:
 
 @cache
 def import_mmocr() -> Any:
-    """MMOCR, everything of it registered; with MMDetection, parts of which it is made of."""
-    detection = import_mmdet()
+    """Import MMOCR with all its modules registered, after MMDetection, which it uses."""
+    mmdet = import_mmdet()
     with _import_lock, suppress_output():
         import mmcv
 
-        real = mmcv.__version__, detection.__version__
-        mmcv.__version__, detection.__version__ = (
-            _SPOOFED_VERSIONS["mmcv"],
-            _SPOOFED_VERSIONS["mmdet"],
-        )  # it asks once, while it is imported
+        versions = mmcv.__version__, mmdet.__version__
+        # It looks at them once, when it is imported.
+        mmcv.__version__, mmdet.__version__ = _SPOOFED_VERSIONS["mmcv"], _SPOOFED_VERSIONS["mmdet"]
         try:
             import mmocr
             from mmocr.utils import register_all_modules
         except Exception as error:
             raise ModelError(f"MMOCR does not work here: {_format_error(error)}.", INSTALL_HINT) from error
         finally:
-            mmcv.__version__, detection.__version__ = real
+            mmcv.__version__, mmdet.__version__ = versions
         register_all_modules(init_default_scope=False)
     return mmocr
 
 
 def import_toolkit(scope: Scope) -> Any:
+    """Import a toolkit by its name."""
     return import_mmdet() if scope == "mmdet" else import_mmocr()
 
 
 @contextmanager
 def default_scope(scope: Scope) -> Iterator[None]:
-    """What a config calls by a plain name is looked for in this toolkit first."""
+    """Look up plain names in a config in this toolkit first."""
     import_toolkit(scope)
     from mmengine.registry import DefaultScope
 
@@ -80,10 +79,9 @@ def default_scope(scope: Scope) -> Iterator[None]:
 
 @contextmanager
 def suppress_output() -> Iterator[None]:
-    """What the toolkits log, warn about and print stays off the terminal; errors are raised all the same."""
-    shown = os.environ.get("LSML_DEBUG") == "1"
+    """Keep logs, warnings and prints of the toolkits off the terminal, except with LSML_DEBUG=1."""
     with warnings.catch_warnings():
-        if shown:
+        if os.environ.get("LSML_DEBUG") == "1":
             yield
             return
         warnings.simplefilter("ignore")
@@ -94,14 +92,14 @@ def suppress_output() -> Iterator[None]:
 
 
 def _silence_runtime_warnings() -> None:
-    """For good: what they warn about while they compute is nothing that a user could change."""
+    """Ignore, until the process ends, warnings from computing that a user can do nothing about."""
     warnings.filterwarnings("ignore", module=r"mm(cv|det|engine|ocr)\b")
     warnings.filterwarnings("ignore", message=r"torch\.meshgrid")
     warnings.filterwarnings("ignore", message="Support for mismatched .*key_padding_mask")
 
 
 class _NullWriter:
-    """Takes what is printed. There is one thing in every process that may print: the command."""
+    """Discard what is printed: only the command itself may print."""
 
     encoding: ClassVar[str] = "utf-8"
 
@@ -115,23 +113,27 @@ class _NullWriter:
 
 
 def available_devices() -> tuple[str, ...]:
-    """The devices that the ops were compiled for, the best first: GPUs only with an mmcv that was built with CUDA."""
+    """Return the devices that mmcv's ops were compiled for, the fastest first: GPUs only if it was built with CUDA."""
     from lsml_cli.models import torch_runtime
 
     import_mmdet()
     from mmcv.ops import get_compiling_cuda_version
 
-    built = get_compiling_cuda_version() != "not available"
+    has_cuda = get_compiling_cuda_version() != "not available"
     return tuple(
-        name for name in torch_runtime.available_devices() if name == "cpu" or (built and name.startswith("cuda"))
+        name for name in torch_runtime.available_devices() if name == "cpu" or (has_cuda and name.startswith("cuda"))
     )
 
 
 def probe() -> str:
-    """What works here, in a few words. Raises whatever is wrong: `lsml doctor` asks in a process of its own."""
+    """Describe the installed toolkits and their devices; `lsml doctor` calls this in a process of its own.
+
+    Raises:
+        Exception: Something does not work.
+    """
     import torch
 
-    detection, ocr = import_mmdet(), import_mmocr()
+    mmdet, mmocr = import_mmdet(), import_mmocr()
     import mmcv
     from mmcv.ops import nms
 
@@ -139,9 +141,10 @@ def probe() -> str:
     for device in available_devices():
         _, kept = nms(boxes.to(device), torch.tensor([0.9, 0.8], device=device), 0.5)
         assert kept.tolist() == [0], f"the ops give wrong answers on {device}"
-    versions = f"mmdet {detection.__version__}, mmocr {ocr.__version__}, ops of mmcv {mmcv.__version__}"
-    lacking = "; the ops are for the CPU alone" if torch.cuda.is_available() and available_devices() == ("cpu",) else ""
-    return f"{versions} on {', '.join(available_devices())}{lacking}"
+    versions = f"mmdet {mmdet.__version__}, mmocr {mmocr.__version__}, ops of mmcv {mmcv.__version__}"
+    is_cpu_only = torch.cuda.is_available() and available_devices() == ("cpu",)
+    note = "; the ops are for the CPU alone" if is_cpu_only else ""
+    return f"{versions} on {', '.join(available_devices())}{note}"
 
 
 def _format_error(error: BaseException) -> str:
