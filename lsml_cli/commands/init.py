@@ -18,21 +18,19 @@ def init(
     ] = None,
     script: Annotated[
         str | None,
-        typer.Option(
-            "--script", "--from", metavar="FILE[:CLASS]", help="Wrap a backend that was written for an older SDK."
-        ),
+        typer.Option("--script", metavar="FILE[:CLASS]", help="Wrap a backend that was written for an older SDK."),
     ] = None,
     label_config: Annotated[
         Path | None,
-        typer.Option("--label-config", "-c", metavar="FILE", help="Your labelling XML; then no samples are written."),
+        typer.Option("--label-config", "-c", metavar="FILE", help="Your labelling XML, instead of sample tasks."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask what is not given.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask for the kind of project.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write a folder with a model that runs at once: sample tasks, tests, README, Dockerfile, compose file, workflow.
 
-    `--model NAME` means that folder from then on, in every command. Works offline; asks nothing unless it is told to.
+    Every command accepts the folder as `--model NAME`. Works offline, and asks nothing without --interactive.
 
     Examples:
 
@@ -52,29 +50,38 @@ def init(
         raise UsageError("--model and --script are two kinds of project.", "Leave out one of them.")
     if model is not None and model not in scaffold.PROJECT_KINDS:
         known = ", ".join(sort_by_similarity(model, scaffold.PROJECT_KINDS))
-        raise UsageError(f"There is no kind of project {model!r}.", f"There is: {known}; a model of your own without.")
+        raise UsageError(
+            f"There is no kind of project {model!r}.",
+            f"There is: {known}; without --model you get a model of your own.",
+        )
     kind = model or (scaffold.BACKEND_SCRIPT if script else scaffold.OWN_MODEL)
-    asked = scaffold.ProjectOptions(folder, kind, _resolve_script(script) if script else None, label_config, force)
+    project = scaffold.ProjectOptions(folder, kind, _resolve_script(script) if script else None, label_config, force)
     with Console(quiet) as console:
-        written = scaffold.write_project(asked)
+        written = scaffold.write_project(project)
         console.note(f"Wrote {folder} ({len(written)} files): {', '.join(written)}.")
         console.note(
-            f"Next: cd {folder} && lsml fit annotated.json --model . -c label_config.xml -o models/{asked.name}"
+            f"Next: cd {folder} && lsml fit annotated.json --model . -c label_config.xml -o models/{project.name}"
         )
 
 
 def _prompt_for_kind() -> tuple[str | None, str | None]:
+    """Ask for the kind of project; return the values of --model and --script."""
     from lsml_cli import scaffold
 
-    kinds = ["own", "script", *scaffold.PROJECT_KINDS]
-    kind = typer.prompt("What kind of model? " + ", ".join(kinds), default="own", err=True)
-    if kind == "script":
+    kinds = [scaffold.OWN_MODEL, scaffold.BACKEND_SCRIPT, *scaffold.PROJECT_KINDS]
+    kind = typer.prompt("What kind of model? " + ", ".join(kinds), default=scaffold.OWN_MODEL, err=True)
+    if kind == scaffold.BACKEND_SCRIPT:
         return None, typer.prompt("Which file, and which class in it (path/to/model.py:Class)?", err=True)
-    return (None if kind == "own" else kind), None
+    return (None if kind == scaffold.OWN_MODEL else kind), None
 
 
 def _resolve_script(script: str) -> tuple[Path, str]:
-    """The file, and the class in it. Raises UsageError where there is no such file, UnknownModel for no such class."""
+    """Return the file and the class of `--script`.
+
+    Raises:
+        UsageError: there is no such file.
+        UnknownModel: the file has no such class, or several.
+    """
     from lsml_cli.errors import UsageError
     from lsml_cli.registry.project_file import find_single_class
 
