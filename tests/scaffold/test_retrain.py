@@ -1,4 +1,4 @@
-"""`retrain`, which `lsml init` writes, against a server that plays Label Studio; tests/slow has a real one."""
+"""The `retrain` script against a stub of Label Studio; tests/slow uses a real one."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tests.helpers.cli import ROOT
 from tests.helpers.studio_project import StubProject, run_stub_project
 from tests.helpers.studio_server import KEY
 
-SCRIPT = ROOT / "lsml_cli" / "scaffold" / "templates" / "common" / "retrain"
+SCRIPT = ROOT / "examples" / "ci-retrain" / "retrain"
 Retrain = Callable[..., subprocess.CompletedProcess[str]]
-SAID = {"ham": "see you at the station at eight", "spam": "you win a free prize, call now"}
+MESSAGES = {"ham": "see you at the station at eight", "spam": "you win a free prize, call now"}
 
 
 @pytest.fixture
 def server() -> Iterator[StubProject]:
-    with run_stub_project() as running:
+    with run_stub_project() as stub:
         for number in range(60):
             kind = ["ham", "spam"][number % 2]
             choice: dict[str, Any] = {"from_name": "kind", "to_name": "text", "type": "choices"}
             result = [{**choice, "id": "r", "value": {"choices": [kind]}}]
-            made = {"id": number, "result": result, "was_cancelled": False}
-            running.add_task({"text": f"{SAID[kind]} {number}"}, annotations=[made])
-        yield running
+            annotation = {"id": number, "result": result, "was_cancelled": False}
+            stub.add_task({"text": f"{MESSAGES[kind]} {number}"}, annotations=[annotation])
+        yield stub
 
 
 @pytest.fixture
@@ -49,47 +49,45 @@ def retrain(server: StubProject, tmp_path: Path) -> Retrain:
     return run
 
 
-def test_one_task_that_cannot_be_predicted_does_not_keep_the_others(
-    server: StubProject, retrain: Retrain, tmp_path: Path
-) -> None:
-    """Nor does one that nothing can be learned from; and there is a version to be compared with."""
-    fresh = [server.add_task({"text": "win a prize"}), server.add_task({"text": "at eight"})]
+def test_failing_tasks_do_not_stop_the_others(server: StubProject, retrain: Retrain, tmp_path: Path) -> None:
+    """One annotated and one unlabelled task cannot be read, in the second run, which has a version to compare with."""
+    unlabelled = [server.add_task({"text": "win a prize"}), server.add_task({"text": "at eight"})]
     run = retrain()
     assert run.returncode == 0, run.stderr
-    one = server.model_version
-    assert server.count_predictions(one) == dict.fromkeys(fresh, 1)
+    first = server.model_version
+    assert server.count_predictions(first) == dict.fromkeys(unlabelled, 1)
 
     annotated = next(task for task in server.tasks.values() if task["annotations"])
     server.add_task({"title": "no text"}, annotations=annotated["annotations"])
     bad = server.add_task({"title": "no text"})
-    fresh.append(server.add_task({"text": "the station"}))
+    unlabelled.append(server.add_task({"text": "the station"}))
     run = retrain()
     assert run.returncode == 3, run.stderr
     assert f"task {bad}" in run.stderr or f"id {bad}" in run.stderr, run.stderr
-    two = server.model_version
-    assert (two != one, server.count_predictions(two)) == (True, dict.fromkeys(fresh, 1))
+    second = server.model_version
+    assert (second != first, server.count_predictions(second)) == (True, dict.fromkeys(unlabelled, 1))
     versions = tmp_path / "models" / "project-3"
-    assert (versions / "current").read_text().strip() == two.partition("@")[2]
+    assert (versions / "current").read_text().strip() == second.partition("@")[2]
 
 
-def test_a_torn_file_ends_it(server: StubProject, retrain: Retrain, tmp_path: Path) -> None:
+def test_truncated_export_is_not_promoted(server: StubProject, retrain: Retrain, tmp_path: Path) -> None:
     server.add_task({"text": "win a prize"})
-    tearing = tmp_path / "bin" / "lsml"
-    tearing.parent.mkdir()
-    tearing.write_text(
+    truncating_lsml = tmp_path / "bin" / "lsml"
+    truncating_lsml.parent.mkdir()
+    truncating_lsml.write_text(
         f'#!/bin/sh\n"{sys.executable}" -m lsml_cli "$@" || exit $?\n'
         'case "$*" in pull*annotated*) truncate -s -40 work/annotated.jsonl;; esac\n'
     )
-    tearing.chmod(0o755)
-    run = retrain(f"{tearing.parent}:")
+    truncating_lsml.chmod(0o755)
+    run = retrain(f"{truncating_lsml.parent}:")
     assert run.returncode == 1, run.stderr
     assert "ends too early" in run.stderr
     assert (server.model_version, server.predictions) == ("", [])
     assert not (tmp_path / "models" / "project-3" / "current").exists()
 
 
-def test_that_of_a_project_trains_what_its_model_toml_says(retrain: Retrain, tmp_path: Path) -> None:
-    """On the first night, and when there is a version to be compared with; nothing is left to be predicted."""
+def test_project_script_trains_the_model_of_model_toml(retrain: Retrain, tmp_path: Path) -> None:
+    """In the first run, and in one with a version to compare with; there are no unlabelled tasks."""
     folder = tmp_path / "mine"
     scaffold.write_project(scaffold.ProjectOptions(folder, "text-classifier"))
     with (folder / "model.toml").open("a") as file:
@@ -97,5 +95,5 @@ def test_that_of_a_project_trains_what_its_model_toml_says(retrain: Retrain, tmp
     for _ in range(2):
         run = retrain(script=folder / "retrain", cwd=folder)
         assert run.returncode == 0, run.stderr
-    found = sorted((folder / "models" / "mine").glob("*/model.json"))
-    assert [json.loads(path.read_bytes())["params"]["C"] for path in found] == [7.5, 7.5]
+    versions = sorted((folder / "models" / "mine").glob("*/model.json"))
+    assert [json.loads(path.read_bytes())["params"]["C"] for path in versions] == [7.5, 7.5]

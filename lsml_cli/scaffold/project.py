@@ -1,0 +1,172 @@
+"""Write the folder of a project: its files from templates, a wrapped script with its imports, and sample tasks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsml_cli.errors import OutputError, UsageError
+from lsml_cli.registry.local_imports import find_local_modules
+from lsml_cli.scaffold.kinds import OWN_MODEL, get_kind
+from lsml_cli.scaffold.rendering import TemplateValues, render_files
+from lsml_cli.schema.label_config import LabelConfig
+
+# Docker, pip and GitHub accept such a name.
+PROJECT_NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
+REQUIREMENTS_HEADER = "# What the model imports; lsml itself is installed from a checkout or a wheel, see README.md."
+
+
+@dataclass(frozen=True)
+class ProjectOptions:
+    """What to write.
+
+    Attributes:
+        folder: the new folder; its name is the project's.
+        kind: a key of PROJECT_KINDS, OWN_MODEL or BACKEND_SCRIPT.
+        script: the file and the class of a script, for BACKEND_SCRIPT.
+        label_config: a label config that replaces the sample's; there are no sample tasks then.
+        force: overwrite existing files.
+    """
+
+    folder: Path
+    kind: str
+    script: tuple[Path, str] | None = None
+    label_config: Path | None = None
+    force: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+
+def write_project(options: ProjectOptions) -> list[str]:
+    """Write the folder and return its files' paths below it, sorted; generated images are not listed.
+
+    All input is read and checked before anything is written.
+
+    Raises:
+        UsageError: the folder cannot be used, or an input file cannot be read.
+        ModelError: the script is not Python.
+        OutputError: writing fails.
+    """
+    _require_usable_folder(options)
+    config_path = options.label_config or _find_label_config(options)
+    config = LabelConfig.load(config_path).xml if config_path else None
+    text_files, copied = list(render_files(_template_values(options))), list(_files_to_copy(options))
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for name, content in text_files:
+            _write_text_file(options.folder / name, content)
+        for source in copied:
+            _copy_path(source, options.folder / source.name)
+        _write_samples(options, config)
+    except OSError as error:
+        raise OutputError(f"{options.folder} cannot be written: {error.strerror or error}.") from error
+    return sorted(
+        path.relative_to(options.folder).as_posix()
+        for path in options.folder.rglob("*")
+        if path.is_file() and path.suffix not in (".png", ".pyc")
+    )
+
+
+def _write_text_file(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, "utf-8")
+    if content.startswith("#!"):
+        path.chmod(0o755)
+
+
+def _find_label_config(options: ProjectOptions) -> Path | None:
+    """Return the `label_config.xml` beside a script, if there is one: the script knows its labels."""
+    path = options.script[0].with_name("label_config.xml") if options.script else None
+    return path if path is not None and path.is_file() else None
+
+
+def _require_usable_folder(options: ProjectOptions) -> None:
+    if not PROJECT_NAME_PATTERN.fullmatch(options.name):
+        raise UsageError(
+            f"{options.name!r} is no good name for a project: its image, volumes and versions get this name.",
+            "Use lower-case letters, digits, - and _: lsml init mood-of-messages",
+        )
+    if options.folder.exists() and not options.folder.is_dir():
+        raise UsageError(f"{options.folder} is a file.", "Choose another name.")
+    if not options.force and options.folder.is_dir() and any(options.folder.iterdir()):
+        raise UsageError(f"{options.folder} is there already, and not empty.", "Choose another name, or --force.")
+
+
+def _template_values(options: ProjectOptions) -> TemplateValues:
+    kind = get_kind(options.kind)
+    class_name = "".join(part.capitalize() for part in re.split(r"[-_]", options.name))
+    class_name = class_name if class_name[0].isalpha() else f"Model{class_name}"
+    model, script_name = options.kind, None
+    if options.kind == OWN_MODEL:
+        model = f"model.py:{class_name}"
+    elif options.script is not None:
+        script_name = options.script[0].name
+        model = f"{script_name}:{options.script[1]}"
+    names_code = ":" in model
+    requirements = [REQUIREMENTS_HEADER, *kind.requirements]
+    requirements += [line for line in _read_requirements(options) if line not in requirements]
+    return TemplateValues(
+        name=options.name,
+        description=kind.description,
+        model=model,
+        class_name=class_name,
+        family=model if names_code else ".",
+        versions=f"models/{options.name}",
+        version_prefix=f"{model}@" if names_code else "",
+        metric=kind.metric,
+        script_name=script_name,
+        is_own_model=options.kind == OWN_MODEL,
+        needs_openmmlab=kind.needs_openmmlab,
+        requirements=requirements,
+        params=dict(kind.params),
+        extras="redis,openmmlab" if kind.needs_openmmlab else "redis",
+    )
+
+
+def _read_requirements(options: ProjectOptions) -> list[str]:
+    """Return the lines of the requirements.txt beside a script."""
+    path = options.script[0].with_name("requirements.txt") if options.script else None
+    if path is None or not path.is_file():
+        return []
+    try:
+        return path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from None
+
+
+def _files_to_copy(options: ProjectOptions) -> Iterator[Path]:
+    """Yield the script, its `config.json`, and the files and packages beside it that it imports, directly or not."""
+    if options.script is None:
+        return
+    script = options.script[0]
+    siblings = {path.relative_to(script.parent).parts[0] for path in find_local_modules(script)}
+    names = [script.name, "config.json", *sorted(siblings)]
+    yield from (path for path in map(script.with_name, names) if path.exists())
+
+
+def _copy_path(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copyfile(source, target)
+
+
+def _write_samples(options: ProjectOptions, config: str | None) -> None:
+    """Write the given label config, or the sample's with its tasks."""
+    if config is not None:
+        (options.folder / "label_config.xml").write_text(config, "utf-8")
+        return
+    sample = get_kind(options.kind).sample
+    annotated, unlabeled = sample.make_tasks(options.folder / "pictures")
+    (options.folder / "label_config.xml").write_text(sample.label_config, "utf-8")
+    for name, tasks in (("annotated.json", annotated), ("tasks.json", unlabeled)):
+        lines = ",\n".join(json.dumps(task) for task in tasks)
+        (options.folder / name).write_text(f"[\n{lines}\n]\n", "utf-8")
