@@ -1,4 +1,4 @@
-"""Masks by the functions that scripts import from the SDK's converter."""
+"""Provide the functions for brush masks that scripts import from label_studio_converter."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from lsml_cli.schema import brush_rle
 
 
 def encode_rle(values: Any, *_: Any) -> list[int]:
-    """The code of values in 0..255, flat: RGBA of a picture, row by row."""
+    """Encode the flat RGBA values of an image, row by row, each in 0..255."""
     return list(brush_rle.encode_rle(values))
 
 
 def mask_to_rle(mask: Any) -> list[int]:
-    """The code of a mask, (height, width), 0 or 255."""
+    """Encode a mask of shape (height, width) with values 0 and 255."""
     return list(brush_rle.encode_rle(mask, 4))
 
 
 def decode_rle(code: Sequence[int], print_params: bool = False) -> Any:
-    """What a code says, flat: RGBA whose four channels are the mask."""
+    """Decode to a flat array of RGBA values; each channel is the mask, 0 or 255."""
     import numpy as np
 
     content = bytes(code)
@@ -27,8 +27,5 @@ def decode_rle(code: Sequence[int], print_params: bool = False) -> Any:
     return np.repeat(brush_rle.decode_rle(content, pixels, 1).ravel() * 255, 4)
 
 
-BRUSH_FUNCTIONS = {
-    "decode_rle": decode_rle,
-    "encode_rle": encode_rle,
-    "mask2rle": mask_to_rle,
-}  # by the converter's names
+# By the names in label_studio_converter.brush.
+BRUSH_FUNCTIONS = {"decode_rle": decode_rle, "encode_rle": encode_rle, "mask2rle": mask_to_rle}

@@ -1,4 +1,4 @@
-"""htx (pyheartex): a class that gets data items instead of tasks, and a function that trains."""
+"""Run scripts for htx (pyheartex): a class that predicts for data items instead of tasks, and a training function."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 
 from lsml_cli.errors import UsageError
 from lsml_cli.models.legacy_backends import labels
-from lsml_cli.models.legacy_backends.import_sandbox import get_local_path, make_module
-from lsml_cli.models.legacy_backends.v0_v1 import TrainingRequest, accepted_arguments
+from lsml_cli.models.legacy_backends.import_sandbox import ScriptSandbox
+from lsml_cli.models.legacy_backends.module_isolation import make_module
+from lsml_cli.models.legacy_backends.sdk_adapter import Params, SdkAdapter, TrainingRequest, accepted_arguments
 
-recorded_server_calls: list[dict[str, Any]] = []  # what the script that is being imported tells `init_model_server`
+# Arguments of `init_model_server` that its training function does not get.
+SERVER_OPTIONS = {"model_dir", "redis_host", "redis_port", "redis_url", "redis_queue", "port", "debug"}
 
 
 class BaseModel:
-    """What a script of htx derives from."""
+    """Base class of scripts for htx."""
 
     INPUT_TYPES: tuple[str, ...] = ()
     OUTPUT_TYPES: tuple[str, ...] = ()
@@ -44,11 +46,11 @@ class BaseModel:
         raise NotImplementedError
 
     def load(self, resources: Any, **kwargs: Any) -> None:
-        """For scripts to override."""
+        """Do nothing: scripts override this."""
 
     def get_data_item(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """What `predict` and `train` get of a task."""
-        found = {
+        """Return what `predict` and `train` get for a task."""
+        item = {
             "id": task.get("id"),
             "input": self.get_input(task),
             "input_names": self.input_names,
@@ -56,39 +58,40 @@ class BaseModel:
             "meta": task.get("meta") or {},
         }
         if task.get("result"):
-            found["output"] = self.get_output(task)
-        return found
+            item["output"] = self.get_output(task)
+        return item
 
     @classmethod
     def get_valid_schemas(cls, config: str) -> list[dict[str, list[str]]]:
-        """A schema for each control of a type that the class fills, about objects of the types that it takes."""
+        """Return a schema for each control of one of OUTPUT_TYPES whose objects all are of INPUT_TYPES."""
         parsed = labels.parse_config(config) if isinstance(config, str) else config
-        found = []
+        schemas = []
         for name, control in parsed.items():
-            types = [shown["type"] for shown in control["inputs"]]
+            types = [object_tag["type"] for object_tag in control["inputs"]]
             if cls.OUTPUT_TYPES and control["type"] not in cls.OUTPUT_TYPES:
                 continue
             if cls.INPUT_TYPES and not set(types) <= set(cls.INPUT_TYPES):
                 continue
-            found.append(
+            schemas.append(
                 {
                     "input_names": control["to_name"],
                     "output_names": [name],
-                    "input_values": [shown["value"] for shown in control["inputs"]],
+                    "input_values": [object_tag["value"] for object_tag in control["inputs"]],
                     "input_types": types,
                 }
             )
-        return found
+        return schemas
 
 
 class _SingleChoice(BaseModel):
+    """A classifier; `get_input` returns the value of the only object, or a list if there may be several."""
+
     OUTPUT_TYPES = ("Choices",)
+    has_multiple_inputs = False
 
     def get_input(self, task: Mapping[str, Any]) -> Any:
-        found = super().get_input(task)
-        return found[0] if len(self.input_values) == 1 and not self.has_multiple_inputs else found
-
-    has_multiple_inputs = False
+        values = super().get_input(task)
+        return values[0] if len(self.input_values) == 1 and not self.has_multiple_inputs else values
 
     def get_output(self, task: Mapping[str, Any]) -> Any:
         return _find_result(task, self.output_names[0])["value"]["choices"][0]
@@ -126,7 +129,7 @@ class _Tagger(BaseModel):
         return super().get_input(task)[0]
 
     def get_output(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [each["value"] for each in task["result"] if each["from_name"] == self.output_names[0]]
+        return [region["value"] for region in task["result"] if region["from_name"] == self.output_names[0]]
 
     def make_results(
         self, tasks: Sequence[Any], predicted_spans: Sequence[Sequence[Any]], scores: Sequence[float]
@@ -152,7 +155,7 @@ class _Regions(BaseModel):
         return super().get_input(task)[0]
 
     def get_output(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [each["value"] for each in task["result"] if each["from_name"] == self.output_names[0]]
+        return [region["value"] for region in task["result"] if region["from_name"] == self.output_names[0]]
 
     def make_result(self, task: Any, values: Sequence[Any], score: float | None = None) -> dict[str, Any]:
         return _make_prediction(self, self.result_type, values, score)
@@ -174,7 +177,7 @@ class ListBaseModel(_Regions):
 
 
 def _find_result(task: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return next(each for each in task["result"] if each["from_name"] == name)
+    return next(region for region in task["result"] if region["from_name"] == name)
 
 
 def _make_prediction(model: BaseModel, result_type: str, values: Sequence[Any], score: Any) -> dict[str, Any]:
@@ -183,7 +186,7 @@ def _make_prediction(model: BaseModel, result_type: str, values: Sequence[Any], 
 
 
 class SklearnModel(_SingleChoice):
-    """What `htx.adapters.sklearn.serve(model)` makes of a pipeline of scikit-learn."""
+    """The model of `htx.adapters.sklearn.serve(pipeline)`; `pipeline` is scikit-learn's."""
 
     INPUT_TYPES = ("Text", "HyperText")
     pipeline: Any = None
@@ -191,46 +194,46 @@ class SklearnModel(_SingleChoice):
     def load(self, resources: Any, **kwargs: Any) -> None:
         import pickle
 
-        with open(resources["model"], "rb") as file:  # noqa: PTH123 - the version's own file, which lsml checks
+        with open(resources["model"], "rb") as file:  # noqa: PTH123 - a file of the version, whose digest lsml checks
             self.pipeline = pickle.load(file)
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], **kwargs: Any) -> Any:
         texts = [task["input"] for task in tasks]
-        sure = self.pipeline.predict_proba(texts)
-        found = [str(self.pipeline.classes_[row.argmax()]) for row in sure]
-        return self.make_results(tasks, found, [float(row.max()) for row in sure])
+        probabilities = self.pipeline.predict_proba(texts)
+        predicted_labels = [str(self.pipeline.classes_[row.argmax()]) for row in probabilities]
+        return self.make_results(tasks, predicted_labels, [float(row.max()) for row in probabilities])
 
 
-def _serve_sklearn(model: Any, port: int = 16118, debug: bool = True, **fit_kwargs: Any) -> None:
-    import pickle
+class _ServerStub:
+    """The functions with which a script starts its server; they record their arguments and start nothing."""
 
-    class Served(SklearnModel):
-        pipeline = model
+    def __init__(self, calls: list[dict[str, Any]]) -> None:
+        self._calls = calls
 
-    def train(items: Iterator[Mapping[str, Any]], output_dir: str, **_: Any) -> dict[str, str]:
-        learned = [item for item in items if item.get("output") is not None]
-        model.fit([item["input"] for item in learned], [item["output"] for item in learned], **fit_kwargs)
-        path = Path(output_dir) / "model.pkl"
-        path.write_bytes(pickle.dumps(model))
-        return {"model": str(path)}
+    def init_model_server(self, create_model_func: Any = None, train_script: Any = None, **server_options: Any) -> None:
+        """`htx.init_model_server`."""
+        train_kwargs = {name: value for name, value in server_options.items() if name not in SERVER_OPTIONS}
+        self._calls.append({"model": create_model_func, "train": train_script, "train_kwargs": train_kwargs})
 
-    init_model_server(create_model_func=Served, train_script=train)
+    def serve(self, model: Any, port: int = 16118, debug: bool = True, **fit_kwargs: Any) -> None:
+        """`htx.adapters.sklearn.serve`."""
+        import pickle
 
+        class ServedModel(SklearnModel):
+            pipeline = model
 
-def init_model_server(create_model_func: Any = None, train_script: Any = None, **server_options: Any) -> None:
-    """Recorded; no server starts."""
-    not_for_training = {"model_dir", "redis_host", "redis_port", "redis_url", "redis_queue", "port", "debug"}
-    recorded_server_calls.append(
-        {
-            "model": create_model_func,
-            "train": train_script,
-            "train_kwargs": {name: value for name, value in server_options.items() if name not in not_for_training},
-        }
-    )
+        def train(items: Iterator[Mapping[str, Any]], output_dir: str, **_: Any) -> dict[str, str]:
+            examples = [item for item in items if item.get("output") is not None]
+            model.fit([item["input"] for item in examples], [item["output"] for item in examples], **fit_kwargs)
+            path = Path(output_dir) / "model.pkl"
+            path.write_bytes(pickle.dumps(model))
+            return {"model": str(path)}
+
+        self.init_model_server(create_model_func=ServedModel, train_script=train)
 
 
 class _AppStub:
-    """`from htx import app`, and what a script does with it: `app.run(…)`, `@app.route(…)`."""
+    """`htx.app`: `app.run(…)` and other calls do nothing, `@app.route(…)` returns the function as it is."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -238,66 +241,72 @@ class _AppStub:
         return lambda *_, **__: (lambda function: function) if name == "route" else None
 
 
-class HtxAdapter:
-    """How a script of htx is built, asked and taught."""
+BASE_CLASSES = (
+    BaseModel,
+    SingleClassTextClassifier,
+    SingleClassImageClassifier,
+    SingleClassAudioClassifier,
+    SingleClassImageAndTextClassifier,
+    TextTagger,
+    AudioTagger,
+    ImageObjectDetection,
+    ImageSegmentation,
+    ListBaseModel,
+)
 
-    annotations_key = "annotations"
 
-    def modules(self) -> dict[str, ModuleType]:
-        bases = {
-            each.__name__: each
-            for each in (
-                *(BaseModel, SingleClassTextClassifier, SingleClassImageClassifier, SingleClassAudioClassifier),
-                *(SingleClassImageAndTextClassifier, TextTagger, AudioTagger, ImageObjectDetection),
-                *(ImageSegmentation, ListBaseModel),
-            )
+class HtxAdapter(SdkAdapter):
+    """Drive scripts for htx."""
+
+    def build_stubs(self, sandbox: ScriptSandbox) -> dict[str, ModuleType]:
+        server = _ServerStub(sandbox.server_calls)
+        content = {"app": _AppStub(), "init_model_server": server.init_model_server}
+        utils = {
+            "encode_labels": _encode_labels,
+            "download": sandbox.get_local_path,
+            "generate_version": lambda: "0",
         }
-        app = {"app": _AppStub(), "init_model_server": init_model_server}
-        tools = {"encode_labels": _encode_labels, "download": get_local_path, "generate_version": lambda: "0"}
         return {
-            "htx": make_module("htx", app),
-            "htx.base_model": make_module("htx.base_model", bases),
-            "htx.utils": make_module("htx.utils", tools),
+            "htx": make_module("htx", content),
+            "htx.base_model": make_module("htx.base_model", {base.__name__: base for base in BASE_CLASSES}),
+            "htx.utils": make_module("htx.utils", utils),
             "htx.adapters": make_module("htx.adapters", {}),
-            "htx.adapters.sklearn": make_module("htx.adapters.sklearn", {"serve": _serve_sklearn}),
+            "htx.adapters.sklearn": make_module("htx.adapters.sklearn", {"serve": server.serve}),
         }
 
     def build(
-        self, script_class: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
+        self, script_class: Any, sandbox: ScriptSandbox, config: str, project: str, params: Params, state: Params
     ) -> Any:
         schemas = script_class.get_valid_schemas(config) if hasattr(script_class, "get_valid_schemas") else [{}]
         if not schemas:
             raise UsageError(
-                f"The label config does not have what the script fills: {', '.join(script_class.OUTPUT_TYPES)} over "
-                f"{', '.join(script_class.INPUT_TYPES)}."
+                f"The label config has no control that the script can fill: {', '.join(script_class.OUTPUT_TYPES)} "
+                f"over {', '.join(script_class.INPUT_TYPES)}."
             )
         instance = script_class(**schemas[0])
         if state.get("train_output"):
             instance.load(state["train_output"])
         return instance
 
-    def convert_tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [dict(task) for task in raw]
-
     def predict(self, instance: Any, tasks: Sequence[Mapping[str, Any]], context: Any) -> Any:
         return instance.predict([instance.get_data_item(task) for task in tasks])
 
     def fit(self, instance: Any, request: TrainingRequest) -> dict[str, Any]:
-        told = next((each for each in reversed(request.server_calls) if each["train"] is not None), None)
-        if told is None:
-            raise UsageError("The script does not say how it is trained: it gives init_model_server no train_script.")
+        server_call = next((call for call in reversed(request.server_calls) if call["train"] is not None), None)
+        if server_call is None:
+            raise UsageError("The script cannot be trained: it passes no train_script to init_model_server.")
 
         def items() -> Iterator[dict[str, Any]]:
             for task in request.tasks:
                 for annotation in (task.get("annotations") or ())[:1]:
                     yield instance.get_data_item({**task, "result": annotation["result"]})
 
-        given = told["train_kwargs"] | dict(request.params)
-        resources = told["train"](items(), str(request.workdir), **accepted_arguments(told["train"], given))
+        train, arguments = server_call["train"], server_call["train_kwargs"] | dict(request.params)
+        resources = train(items(), str(request.workdir), **accepted_arguments(train, arguments))
         return {"train_output": dict(resources or {})}
 
 
 def _encode_labels(values: Sequence[Any]) -> tuple[list[str], list[int]]:
-    """(the labels in order, the position of each one among them)."""
+    """Return the sorted labels, and the index of each value among them."""
     names = sorted(set(map(str, values)))
-    return names, [names.index(str(each)) for each in values]
+    return names, [names.index(str(value)) for value in values]

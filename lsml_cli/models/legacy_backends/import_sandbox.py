@@ -1,226 +1,165 @@
-"""What a script finds around itself while it runs: old module names, its own folder, files of what tasks point to."""
+"""Import a script under a module name of its own, and provide what it needs while it is imported and while it runs."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import importlib.util
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-from lsml_cli.models.loading import FILE_MODULE_PREFIX
+from lsml_cli.errors import ModelError
+from lsml_cli.models.legacy_backends.media_files import Fetch, MediaFiles
+from lsml_cli.models.legacy_backends.module_isolation import (
+    RESERVED_MODULE_NAMES,
+    SiblingModules,
+    environment_variables,
+    patched_module,
+    stub_modules,
+)
+from lsml_cli.models.legacy_backends.sdk_detection import SDK_NAMES, Generation, ScriptSource
+from lsml_cli.models.loading import FILE_MODULE_PREFIX, error_location
 
-Fetch = Callable[[str, int | None], bytes]
-SiblingModules = dict[str, ModuleType]  # what a script has imported from its own folder, by its names in sys.modules
-INSTALL_FOLDERS = {"site-packages", "dist-packages"}  # folders, also of an environment that lies beside a script
+SANDBOX_ATTR = "_lsml_sandbox"  # the attribute of a script's module that holds its sandbox
 
 
-class MediaFiles:
-    """What tasks point to, as files that last as long as the script needs them. See `running`."""
+class ScriptSandbox:
+    """One import of a script, with the SDK stubs that it sees.
 
-    def __init__(self, fetch: Fetch | None, folder: Path) -> None:
-        self._fetch = fetch
-        self._folder = folder
+    A script has one sandbox for each version that it predicts with, and one for each training: what it keeps in
+    globals, or reads from the environment when it is imported, must not reach another version.
 
-    def get_path(self, value: str, task_id: int | None = None) -> str:
-        """A file with the bytes at a value; its name ends as the value does. Raises ValueError when there is none.
+    Attributes:
+        stubs: the SDK's modules by their full names, as the script imports them.
+        server_calls: the arguments of each `init_model_server` of htx.
+        update_functions: functions decorated with `update_fn` of label_studio_ml 2.0, by the name of their module.
+        initial_state: values and parameters for the next `LabelStudioMLBase` of label_studio_ml 2.0.
+    """
 
-        Where something fetches, it alone decides which paths may be opened: a task may name any file of this machine.
+    def __init__(
+        self,
+        source: ScriptSource,
+        generation: Generation,
+        module_name: str,
+        build_stubs: Callable[[ScriptSandbox], dict[str, ModuleType]],
+    ) -> None:
+        self.source = source
+        self.generation = generation
+        self.module_name = module_name
+        self.server_calls: list[dict[str, Any]] = []
+        self.update_functions: dict[str, Callable[..., Any]] = {}
+        self.initial_state: Mapping[str, Any] = {}
+        self._siblings: SiblingModules = {}
+        self._files: MediaFiles | None = None
+        self.stubs = build_stubs(self)
+
+    def get_local_path(self, url: str, *_: Any, task_id: int | None = None, **__: Any) -> str:
+        """Return a file with the content of a media value: `get_local_path` of every SDK.
+
+        The options of the command decide how media are fetched; other arguments of the SDKs are ignored.
         """
-        if Path(value).parent == self._folder and Path(value).is_file():  # asked for what it was answered with
-            return value
-        if self._fetch is None:
-            if "://" not in value and not value.startswith(("/data/", "data:")) and Path(value).is_file():
-                return value
-            raise ValueError(f"nothing here can fetch {value}")
-        parts = urlsplit(value)
-        named = parse_qs(parts.query).get("d", [parts.path])[0]
-        suffix = Path(named).suffix if not value.startswith("data:") else ""
-        path = self._folder / f"{hashlib.blake2b(value.encode(), digest_size=12).hexdigest()}{suffix}"
-        if not path.exists():
-            path.write_bytes(self._fetch(value, task_id))
-        return str(path)
+        if self._files is None:
+            raise ValueError(f"{url} cannot be fetched before there are tasks")
+        return self._files.get_path(url, task_id)
 
-
-_active_files: list[MediaFiles] = []  # of the script that runs; the last one counts
-
-
-def get_local_path(url: str, *_: Any, task_id: int | None = None, **__: Any) -> str:
-    """What `get_local_path` of every SDK answers, whatever else it is told: where things are is settled here."""
-    if not _active_files:
-        raise ValueError(f"{url} cannot be fetched before there are tasks")
-    return _active_files[-1].get_path(url, task_id)
-
-
-def make_module(name: str, content: Mapping[str, Any]) -> ModuleType:
-    made = ModuleType(name, "Lent by lsml to a script that was written for it.")
-    made.__dict__.update(content)
-    return made
-
-
-@cache
-def is_installed(name: str) -> bool:
-    """Whether there is a real package of this name."""
-    with suppress(ImportError, ValueError):  # ValueError: it is in sys.modules, lent by us
-        return importlib.util.find_spec(name) is not None
-    return False
-
-
-@contextmanager
-def stub_modules(modules: Mapping[str, ModuleType], folder: Path, siblings: SiblingModules) -> Iterator[None]:
-    """The modules, and what lies in the script's folder, are there to be imported; all of it is gone afterwards.
-
-    siblings  what the script has imported from its folder before, and what it imports now
-
-    Where the real package is installed it wins, as a whole.
-    """
-    mine = {name: each for name, each in modules.items() if not is_installed(_root_package(name))}
-    for name, each in mine.items():
-        parent, _, last = name.rpartition(".")
-        if parent in mine:
-            mine[parent].__path__ = []  # a package, as the import of what is in it wants
-            setattr(mine[parent], last, each)
-    before = {name: sys.modules.get(name) for name in mine}
-    sys.modules.update(mine)
-    sys.path.insert(0, str(folder))
-    try:
-        with _isolated_siblings(folder, siblings):
+    @contextmanager
+    def importing(self) -> Iterator[None]:
+        """Provide what the script needs while it is imported: the stubs, and the modules in its folder."""
+        with stub_modules(self.stubs, self.source.path.parent, self._siblings):
             yield
-    finally:
-        with suppress(ValueError):  # the script has removed it itself
-            sys.path.remove(str(folder))
-        for name, known in before.items():
-            if known is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = known
+
+    @contextmanager
+    def running(
+        self, fetch: Fetch | None, environ: Mapping[str, str], replacements: Mapping[str, ModuleType]
+    ) -> Iterator[None]:
+        """Provide what the script needs while it predicts or trains.
+
+        Args:
+            fetch: fetches media of tasks.
+            environ: environment variables to set.
+            replacements: modules that replace stubs, and whose attributes replace those of an installed module.
+        """
+        with ExitStack() as stack:
+            stubs = {**self.stubs, **replacements}
+            stack.enter_context(stub_modules(stubs, self.source.path.parent, self._siblings))
+            for name, module in replacements.items():
+                stack.enter_context(patched_module(name, module))
+            stack.enter_context(environment_variables(environ))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lsml-script-", ignore_cleanup_errors=True))
+            stack.callback(setattr, self, "_files", self._files)
+            self._files = MediaFiles(fetch, Path(folder))
+            yield
+
+    def import_script(self) -> ModuleType:
+        """Import the script, once; only inside `importing` or `running`.
+
+        For itself and for its siblings the module has the name of its file, so that an instance of its own class that
+        one version has pickled can be loaded by another.
+
+        Raises:
+            ModelError: importing it fails.
+        """
+        name, path = self.module_name, self.source.path
+        if name in sys.modules:
+            return sys.modules[name]
+        stem = path.stem
+        own_name = name if stem in RESERVED_MODULE_NAMES or stem in sys.modules or "." in stem else stem
+        module_spec = importlib.util.spec_from_file_location(own_name, path)
+        if module_spec is None or module_spec.loader is None:
+            raise ModelError(f"{path} cannot be imported as Python.")
+        module = importlib.util.module_from_spec(module_spec)
+        setattr(module, SANDBOX_ATTR, self)
+        sys.modules[name] = sys.modules[own_name] = module
+        try:
+            module_spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            for key in (name, own_name):
+                sys.modules.pop(key, None)
+            missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
+            raise ModelError(
+                f"{path} was recognised as a script for {SDK_NAMES[self.generation]}, and cannot be imported: "
+                f"{error_location(error)}.",
+                f"Install the package that provides {missing}, unless it is a file of the script." if missing else None,
+            ) from error
+        return module
 
 
-@contextmanager
-def _isolated_siblings(folder: Path, siblings: SiblingModules) -> Iterator[None]:
-    """Of the modules in a script's folder there are those that are its own, and afterwards none.
+def open_sandbox(
+    source: ScriptSource,
+    generation: Generation,
+    build_stubs: Callable[[ScriptSandbox], dict[str, ModuleType]],
+    folder: Path | None,
+    purpose: str = "predicting",
+) -> ScriptSandbox:
+    """Return the sandbox of a script that is already imported for this version and purpose, else a new one.
 
-    Another script's folder may have modules of the same names. And what a module keeps in globals, or takes from the
-    SDK and from the environment when it is imported, must not be another version's.
+    Args:
+        build_stubs: returns the SDK's modules for a sandbox.
+        folder: the folder of the version; None for an untrained model.
+        purpose: "predicting" or "learning".
     """
-    others = {name: sys.modules[name] for name in _find_shadowed_modules(folder)} | {
-        name: sys.modules[name] for name in siblings if name in sys.modules
-    }
-    for name in others:
-        del sys.modules[name]
-    known = set(sys.modules)
-    sys.modules.update(siblings)
-    try:
-        yield
-    finally:
-        mine = [name for name in sys.modules if name not in known and _is_local_module(folder, name)]
-        siblings.clear()
-        siblings.update({name: sys.modules.pop(name) for name in mine})
-        sys.modules.update(others)
+    version = f"{folder}, {purpose}" if folder else ""
+    key = blake2b(f"{source.path}\0{version}".encode(), digest_size=4).hexdigest()
+    module_name = f"{FILE_MODULE_PREFIX}{source.path.stem}_{key}"
+    sandbox = getattr(sys.modules.get(module_name), SANDBOX_ATTR, None)
+    if isinstance(sandbox, ScriptSandbox):
+        return sandbox
+    return ScriptSandbox(source, generation, module_name, build_stubs)
 
 
-def _find_shadowed_modules(folder: Path) -> list[str]:
-    """The modules here that somebody has imported from elsewhere, and of which a script's folder has its own."""
-    there = [name for name in _importable_names(folder) if name in sys.modules and not _is_in_site_packages(name)]
-    return [name for name in sys.modules if name.partition(".")[0] in there] if there else []
+def bind_classes(sandbox: ScriptSandbox, classes: Sequence[type]) -> dict[str, type]:
+    """Return subclasses that know their sandbox as `_sandbox`, by name; they derive from each other as the given do.
 
-
-@cache
-def _importable_names(folder: Path) -> frozenset[str]:
-    """What can be imported from a folder, unless Python or lsml have that name for themselves."""
-    with os.scandir(folder) as entries:
-        names = {each.name.removesuffix(".py") for each in entries if each.name.endswith(".py") or each.is_dir()}
-    return frozenset({name for name in names if name.isidentifier()} - RESERVED_MODULE_NAMES)
-
-
-RESERVED_MODULE_NAMES = sys.stdlib_module_names | {"lsml_cli", "__main__", "__init__"}
-
-
-def _is_in_site_packages(name: str) -> bool:
-    return not INSTALL_FOLDERS.isdisjoint(Path(_module_path(name)).parts)
-
-
-def _is_local_module(folder: Path, name: str) -> bool:
-    """Whether a module is one of those in a folder, and not of an environment there. A script itself is none."""
-    if name.startswith(FILE_MODULE_PREFIX) or name.partition(".")[0] in RESERVED_MODULE_NAMES:
-        return False
-    place = Path(_module_path(name))
-    return place.is_relative_to(folder) and INSTALL_FOLDERS.isdisjoint(place.relative_to(folder).parts)
-
-
-def _module_path(name: str) -> str:
-    """The file of a module, or the folder of a package without one; "" for what is built in, or made by a program."""
-    known = getattr(sys.modules[name], "__dict__", {})
-    return str(known.get("__file__") or next(iter(known.get("__path__") or ()), ""))
-
-
-def _root_package(name: str) -> str:
-    """What is installed or not: newer releases of label_studio come without `ml`."""
-    return "label_studio.ml" if f"{name}.".startswith("label_studio.ml.") else name.partition(".")[0]
-
-
-@contextmanager
-def script_environment(
-    modules: Mapping[str, ModuleType],
-    folder: Path,
-    fetch: Fetch | None,
-    environ: Mapping[str, str],
-    replacements: Mapping[str, ModuleType],
-    siblings: SiblingModules,
-) -> Iterator[None]:
-    """Everything that a script needs while it predicts or learns.
-
-    instead   modules whose content takes the place of the real one's, where that is installed
-    siblings  see `lent`
+    Args:
+        classes: base classes for scripts, parents before children.
     """
-    with ExitStack() as stack:
-        stack.enter_context(stub_modules({**modules, **replacements}, folder, siblings))
-        for name, each in replacements.items():
-            stack.enter_context(_patched_module(name, each))
-        stack.enter_context(environment_variables(environ))
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="lsml-script-", ignore_cleanup_errors=True))
-        _active_files.append(MediaFiles(fetch, Path(place)))
-        stack.callback(_active_files.pop)
-        yield
-
-
-@contextmanager
-def _patched_module(name: str, replacement: ModuleType) -> Iterator[None]:
-    """Where the real module is there, it has the other one's content for a while."""
-    if not is_installed(_root_package(name)):
-        yield
-        return
-    real = importlib.import_module(name)
-    mine = {key: value for key, value in vars(replacement).items() if not key.startswith("__")}
-    before = {key: vars(real).get(key) for key in mine}
-    vars(real).update(mine)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                vars(real).pop(key, None)
-            else:
-                vars(real)[key] = value
-
-
-@contextmanager
-def environment_variables(environment: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    bound: dict[type, type] = {}
+    for original in classes:
+        parents = [bound[ancestor] for ancestor in original.__mro__[1:] if ancestor in bound]
+        attributes = {"_sandbox": sandbox, "__module__": original.__module__, "__doc__": original.__doc__}
+        bound[original] = type(original.__name__, (original, *parents[:1]), attributes)
+    return {original.__name__: subclass for original, subclass in bound.items()}

@@ -1,4 +1,4 @@
-"""What the older SDKs made of a label config, and the small functions that scripts import from them."""
+"""Provide the SDKs' functions and classes for label configs, tasks and annotations."""
 
 from __future__ import annotations
 
@@ -8,53 +8,64 @@ from xml.etree.ElementTree import Element
 
 from lsml_cli.schema.label_config import CONTROLS, OBJECTS
 
-DATA_UNDEFINED_NAME = "$undefined$"  # in the place of a task's data that is one value and has no name
+DATA_UNDEFINED_NAME = "$undefined$"  # the key of task data that is a single value
 
 ParsedConfig = Mapping[str, Mapping[str, Any]]
 
 
 def parse_config(xml: str) -> dict[str, dict[str, Any]]:
-    """{control: {"type", "to_name", "inputs", "labels", "labels_attrs"}}, as `label_studio_sdk` has it."""
+    """Parse a label config as label_studio_sdk does.
+
+    Returns:
+        {control name: {"type", "to_name", "inputs", "labels", "labels_attrs"}}
+    """
     from defusedxml.ElementTree import fromstring
 
     root: Element = fromstring(xml)
-    objects = {each.get("name"): each for each in root.iter() if each.tag.lower() in OBJECTS and each.get("name")}
-    found: dict[str, dict[str, Any]] = {}
-    for each in root.iter():
-        name, to_names = each.get("name"), each.get("toName")
-        if not (each.tag.lower() in CONTROLS and name and to_names):
+    objects = {tag.get("name"): tag for tag in root.iter() if tag.tag.lower() in OBJECTS and tag.get("name")}
+    controls: dict[str, dict[str, Any]] = {}
+    for tag in root.iter():
+        name, to_names = tag.get("name"), tag.get("toName")
+        if not (tag.tag.lower() in CONTROLS and name and to_names):
             continue
-        seen = [objects[to_name] for to_name in to_names.split(",") if to_name in objects]
         labels = {
             label.get("alias") or label.get("value") or "": dict(label.attrib)
-            for label in each.iter()
+            for label in tag.iter()
             if label.tag in ("Choice", "Label") and label.get("value")
         }
-        found[name] = {
-            "type": each.tag,
+        controls[name] = {
+            "type": tag.tag,
             "to_name": to_names.split(","),
-            "inputs": [
-                {
-                    "type": shown.tag,
-                    "valueType": shown.get("valueType"),
-                    "value": (shown.get("value") or shown.get("valueList") or "").lstrip("$"),
-                }
-                for shown in seen
-            ],
+            "inputs": [_object_fields(objects[to_name]) for to_name in to_names.split(",") if to_name in objects],
             "labels": list(labels),
             "labels_attrs": labels,
         }
-    return found
+    return controls
+
+
+def _object_fields(tag: Element) -> dict[str, Any]:
+    return {
+        "type": tag.tag,
+        "valueType": tag.get("valueType"),
+        "value": (tag.get("value") or tag.get("valueList") or "").lstrip("$"),
+    }
 
 
 def get_single_tag_keys(parsed: ParsedConfig, control_type: str, object_type: str) -> tuple[str, str, str, list[str]]:
-    """(from_name, to_name, value, labels) of a config that has one control of this type, about one such object."""
+    """Return the names of the only control, which has these types of control and object.
+
+    Returns:
+        (from_name, to_name, value, labels)
+
+    Raises:
+        AssertionError: the label config has other or more controls.
+    """
     assert len(parsed) == 1, f"expected one control, the label config has {len(parsed)}: {', '.join(parsed)}"
     [(from_name, control)] = parsed.items()
     assert control["type"] == control_type, f"expected <{control_type}>, the label config has <{control['type']}>"
-    [to_name], [shown] = control["to_name"], control["inputs"]
-    assert shown["type"] == object_type, f"expected <{object_type}>, the label config has <{shown['type']}>"
-    return from_name, to_name, shown["value"], list(control["labels"])
+    [to_name], [object_tag] = control["to_name"], control["inputs"]
+    assert object_tag["type"] == object_type, f"expected <{object_type}>, the label config has <{object_tag['type']}>"
+    return from_name, to_name, object_tag["value"], list(control["labels"])
 
 
 def get_first_tag_keys(
@@ -64,19 +75,30 @@ def get_first_tag_keys(
     name_filter: Any = None,
     to_name_filter: Any = None,
 ) -> tuple[str, str, str, list[str]]:
-    """The same for the first control of such a type that is about such an object. Raises ValueError without one."""
-    controls, objects = (_as_tuple(each) for each in (control_type, object_type))
+    """Return the names of the first control with one of these types of control and object.
+
+    Args:
+        name_filter: a predicate on the control's name.
+        to_name_filter: a predicate on the object's name.
+
+    Returns:
+        (from_name, to_name, value, labels)
+
+    Raises:
+        ValueError: there is no such control.
+    """
+    controls, objects = _as_tuple(control_type), _as_tuple(object_type)
     for from_name, control in parsed.items():
         if control["type"] not in controls or (name_filter and not name_filter(from_name)):
             continue
-        for to_name, shown in zip(control["to_name"], control["inputs"], strict=False):
-            if shown["type"] in objects and (not to_name_filter or to_name_filter(to_name)):
-                return from_name, to_name, shown["value"], list(control["labels"])
+        for to_name, object_tag in zip(control["to_name"], control["inputs"], strict=False):
+            if object_tag["type"] in objects and (not to_name_filter or to_name_filter(to_name)):
+                return from_name, to_name, object_tag["value"], list(control["labels"])
     raise ValueError(f"the label config has no <{'> or <'.join(controls)}> about <{'> or <'.join(objects)}>")
 
 
 class Tag:
-    """A control or an object, as `LabelInterface` gives it."""
+    """A control or an object of `LabelInterface`."""
 
     def __init__(self, name: str, tag: str, **attributes: Any) -> None:
         self.name = name
@@ -85,7 +107,7 @@ class Tag:
 
 
 class LabelInterface:
-    """The part of label_studio_sdk's class of this name that scripts use; lent where that is not installed."""
+    """The part of label_studio_sdk's LabelInterface that scripts use, for an environment without the SDK."""
 
     def __init__(self, config: str, *_: Any, **__: Any) -> None:
         self.config = config
@@ -94,21 +116,27 @@ class LabelInterface:
     @property
     def controls(self) -> list[Tag]:
         return [
-            Tag(name, each["type"], to_name=each["to_name"], labels=each["labels"], labels_attrs=each["labels_attrs"])
-            for name, each in self._parsed.items()
+            Tag(
+                name,
+                control["type"],
+                to_name=control["to_name"],
+                labels=control["labels"],
+                labels_attrs=control["labels_attrs"],
+            )
+            for name, control in self._parsed.items()
         ]
 
     @property
     def objects(self) -> list[Tag]:
-        found = {
-            to_name: Tag(to_name, shown["type"], value=f"${shown['value']}", value_name=shown["value"])
-            for each in self._parsed.values()
-            for to_name, shown in zip(each["to_name"], each["inputs"], strict=False)
+        tags = {
+            to_name: Tag(to_name, object_tag["type"], value=f"${object_tag['value']}", value_name=object_tag["value"])
+            for control in self._parsed.values()
+            for to_name, object_tag in zip(control["to_name"], control["inputs"], strict=False)
         }
-        return list(found.values())
+        return list(tags.values())
 
     def get_tag(self, name: str) -> Tag:
-        return next(each for each in (*self.controls, *self.objects) if each.name == name)
+        return next(tag for tag in (*self.controls, *self.objects) if tag.name == name)
 
     def get_control(self, name: str | None = None) -> Tag:
         return self.controls[0] if name is None else self.get_tag(name)
@@ -125,53 +153,64 @@ def _as_tuple(types: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def build_label_map(parsed: ParsedConfig, tag_name: str, names: Iterable[str]) -> dict[str, str]:
-    """{name of the model: label}: equal names first, regardless of case, then the labels' predicted_values."""
+    """Map model classes to labels: by name, ignoring case, else by the labels' `predicted_values`."""
     attributes = parsed[tag_name]["labels_attrs"]
-    known = {str(label).lower(): str(label) for label in attributes}
-    values = {
+    by_name = {str(label).lower(): str(label) for label in attributes}
+    by_predicted_value = {
         value.strip().lower(): str(label)
-        for label, each in attributes.items()
-        for value in str(each.get("predicted_values") or "").split(",")
+        for label, label_attributes in attributes.items()
+        for value in str(label_attributes.get("predicted_values") or "").split(",")
         if value.strip()
     }
-    return {name: label for name in names if (label := known.get(name.lower()) or values.get(name.lower()))}
+    return {
+        name: label for name in names if (label := by_name.get(name.lower()) or by_predicted_value.get(name.lower()))
+    }
 
 
 def is_skipped(task: Mapping[str, Any], key: str) -> bool:
-    """Whether its only annotation is a skipped one. `key`: "annotations", or "completions" in v0."""
-    made = task[key]
-    return len(made) == 1 and bool(made[0].get("skipped") or made[0].get("was_cancelled"))
+    """Whether a task's only annotation is a skipped one.
+
+    Args:
+        key: of the annotations: "annotations", or "completions" in v0.
+    """
+    annotations = task[key]
+    return len(annotations) == 1 and bool(annotations[0].get("skipped") or annotations[0].get("was_cancelled"))
 
 
 def get_choice(task: Mapping[str, Any], key: str) -> str:
+    """Return the first choice of a task's first annotation; see `is_skipped` for the key."""
     return str(task[key][0]["result"][0]["value"]["choices"][0])
 
 
 def get_image_size(path: Any) -> tuple[int, int]:
-    """(width, height) in pixels, as a person sees the picture."""
+    """Return (width, height) in pixels, with the EXIF orientation applied."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
-        turned = ImageOps.exif_transpose(image)
-        return turned.size if turned is not None else image.size
+        transposed = ImageOps.exif_transpose(image)
+        return transposed.size if transposed is not None else image.size
 
 
 def match_labels(task: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """The names among the values of a task's data."""
+    """Return the names that are values of a task's data, ignoring case."""
     values = {str(value).lower() for value in task.get("data", {}).values()}
     return [name for name in names if name.lower() in values]
 
 
 def compare_nested_structures(left: Any, right: Any, path: str = "") -> None:
-    """Raises AssertionError where two structures of dictionaries and lists differ; numbers may by a thousandth."""
+    """Raise AssertionError if two structures of dictionaries and lists differ; floats may differ by 0.001.
+
+    Args:
+        path: what the message calls the structures.
+    """
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         assert left.keys() == right.keys(), f"{path}: {sorted(left)} against {sorted(right)}"
         for key in left:
             compare_nested_structures(left[key], right[key], f"{path}.{key}")
     elif isinstance(left, list) and isinstance(right, list):
         assert len(left) == len(right), f"{path}: {len(left)} against {len(right)} items"
-        for position, (first, second) in enumerate(zip(left, right, strict=True)):
-            compare_nested_structures(first, second, f"{path}[{position}]")
+        for index, (left_item, right_item) in enumerate(zip(left, right, strict=True)):
+            compare_nested_structures(left_item, right_item, f"{path}[{index}]")
     elif isinstance(left, float) and isinstance(right, float):
         assert abs(left - right) <= 1e-3, f"{path}: {left} against {right}"
     else:

@@ -1,34 +1,22 @@
-"""Scripts that were written for older SDKs, as they are: `label_studio.ml`, `label_studio_ml` 1.0 and 2.0, `htx`.
-
-    recognising.py   which SDK, and which class, without running anything
-    surroundings.py  what a script finds while it runs: modules under their old names, files of what tasks point to
-    v1.py, v2.py, htx.py   a generation each: what it lends, how its class is built, asked and taught; v1 has v0 in it
-    labels.py        what they all made of a label config, and the small functions of their `utils`
-    offline.py       label_studio_sdk, answered from the export that a script learns from
-
-None of these SDKs has to be installed; where one is, the real one wins.
-"""
+"""Wrap a script for an older SDK in an lsml model."""
 
 from __future__ import annotations
 
-import importlib.util
-import re
-import sys
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import orjson
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError
 from lsml_cli.models.base import Binding, Model, Progress
-from lsml_cli.models.legacy_backends import htx, import_sandbox, sdk_stub
 from lsml_cli.models.legacy_backends.htx import HtxAdapter
+from lsml_cli.models.legacy_backends.import_sandbox import ScriptSandbox, open_sandbox
+from lsml_cli.models.legacy_backends.json_values import replace_path_prefix, to_json_value
+from lsml_cli.models.legacy_backends.offline_client import build_offline_sdk
+from lsml_cli.models.legacy_backends.sdk_adapter import SdkAdapter, TrainingRequest
 from lsml_cli.models.legacy_backends.sdk_detection import (
     PREDICT_DECORATOR,
     SDK_NAMES,
@@ -38,9 +26,9 @@ from lsml_cli.models.legacy_backends.sdk_detection import (
     find_folder_model,
     find_model_class_name,
 )
-from lsml_cli.models.legacy_backends.v0_v1 import Params, TrainingRequest, V0Adapter, V1Adapter
+from lsml_cli.models.legacy_backends.v0_v1 import V0Adapter, V1Adapter
 from lsml_cli.models.legacy_backends.v2 import V2Adapter, class_from_functions
-from lsml_cli.models.loading import FILE_MODULE_PREFIX, error_location
+from lsml_cli.models.loading import error_location
 from lsml_cli.models.spec import Json
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction, Region, region_id
@@ -48,26 +36,8 @@ from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
 
 __all__ = ["PREDICT_DECORATOR", "Script", "find_folder_model", "find_model_class_name", "wrap_script"]
 
-VERSION_FOLDER_PLACEHOLDER = (
-    "{version}"  # stands for the folder of a version in what a script has returned from its training
-)
-SERVER_CALLS_ATTR = "_lsml_served"  # in a script of htx: what it has told `init_model_server`
-MODEL_DIR = "MODEL_DIR"  # the environment variable that says where scripts keep what they have learned
-
-
-class SdkAdapter(Protocol):
-    """A generation: what it lends to scripts, and how it builds, asks and teaches what they define."""
-
-    def modules(self) -> dict[str, ModuleType]: ...
-
-    def build(self, script_class: Any, config: str, project: str, params: Params, state: Params) -> Any: ...
-
-    def convert_tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]: ...
-
-    def predict(self, instance: Any, tasks: Sequence[Mapping[str, Any]], context: Any) -> Any: ...
-
-    def fit(self, instance: Any, request: TrainingRequest) -> dict[str, Any]: ...
-
+VERSION_FOLDER_PLACEHOLDER = "{version}"  # stands for the version's folder in the state that a script's `fit` returned
+MODEL_DIR = "MODEL_DIR"  # the environment variable with the folder in which scripts keep their weights
 
 SDK_ADAPTERS: dict[Generation, SdkAdapter] = {
     "v0": V0Adapter(),
@@ -79,17 +49,17 @@ SDK_ADAPTERS: dict[Generation, SdkAdapter] = {
 
 @dataclass
 class ScriptBinding(Binding):
-    """A script's own object for one label config and project, built when it is first needed."""
+    """A binding with the script's own model, which is created for the first batch."""
 
     script_object: Any = None
 
 
-class Script(Model):
-    """A class of somebody else's that was written for an older SDK."""
+class Script(Model[ScriptBinding]):
+    """A model whose class was written for an older SDK; see `wrap_script`."""
 
     parallelism = "process"
     batch_size = 16
-    params = None  # whatever the script takes
+    params = None  # the script takes any parameters
 
     source: ClassVar[ScriptSource]
     class_name: ClassVar[str]
@@ -103,101 +73,97 @@ class Script(Model):
         note = f"{self.source.path.name} was written for {SDK_NAMES[self.generation]}."
         return ScriptBinding(config, label_map, project, notes=(note,) if self.spec.version is None else ())
 
-    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Any:
+    def encode(self, task: Task, binding: ScriptBinding, media: Mapping[str, bytes]) -> Any:
+        """Return the task as a script gets it, and the interactive context."""
         raw = dict(task.raw) if "data" in task.raw else {"id": task.id}
         return raw | {"id": task.id, "data": dict(task.data)}, task.context
 
-    def forward(self, inputs: Sequence[Any], binding: Binding) -> Sequence[Any]:
-        assert isinstance(binding, ScriptBinding)
-        edition = _module_name(self.source, self.spec.path)
-        with self._script_environment(edition, self.spec.path, binding.fetch):
+    def forward(self, inputs: Sequence[Any], binding: ScriptBinding) -> Sequence[Any]:
+        """Call the script's `predict` with all tasks, or with single tasks if they have contexts."""
+        folder = self.spec.path
+        sandbox = open_sandbox(self.source, self.generation, self.adapter.build_stubs, folder)
+        with sandbox.running(binding.fetch, _script_variables(folder), {}):
             if binding.script_object is None:
-                binding.script_object = self._build_instance(binding, edition, self.spec.path, self.spec.state)
+                binding.script_object = self._build_instance(binding, sandbox, folder, self.spec.state)
             if len(inputs) == 1 or not any(context for _, context in inputs):
                 return self._predict_tasks(binding.script_object, [task for task, _ in inputs], inputs[0][1])
             return [self._predict_tasks(binding.script_object, [task], context)[0] for task, context in inputs]
 
-    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
-        """A script's version is lsml's: it says what the predictions of a run have in common."""
-        one = output[0] if isinstance(output, list) and len(output) == 1 else output
-        if hasattr(one, "to_json") or hasattr(one, "model_dump"):
-            one = one.to_json() if hasattr(one, "to_json") else one.model_dump()
-        if not isinstance(one, Mapping) or not isinstance(one.get("result"), list | tuple):
-            what = "no prediction" if not one else f"{describe_json_type(one)} without a result"
-            raise ValueError(f"the script returned {what} for this task")
-        regions = tuple(self._to_region(each, number, task, binding) for number, each in enumerate(one["result"]))
+    def decode(self, output: Any, task: Task, binding: ScriptBinding) -> Prediction:
+        """Convert a script's prediction. Its `model_version` is replaced by lsml's: predictions of a run share one."""
+        raw = output[0] if isinstance(output, list) and len(output) == 1 else output
+        if hasattr(raw, "to_json") or hasattr(raw, "model_dump"):
+            raw = raw.to_json() if hasattr(raw, "to_json") else raw.model_dump()
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("result"), list | tuple):
+            problem = "no prediction" if not raw else f"{describe_json_type(raw)} without a result"
+            raise ValueError(f"the script returned {problem} for this task")
+        regions = tuple(self._to_region(region, index, task, binding) for index, region in enumerate(raw["result"]))
         prediction = Prediction.of(regions, self.version)
-        score = _to_json_value(one.get("score"))
+        score = to_json_value(raw.get("score"))
         return prediction if score is None else Prediction(regions, float(score), self.version)
 
     def fit(
         self,
         train: Sequence[AnnotatedTask],
         validation: Sequence[AnnotatedTask],
-        binding: Binding,
+        binding: ScriptBinding,
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Json]:
-        assert isinstance(binding, ScriptBinding)
-        tasks = [_to_export_task(each, binding.config) for each in train]
-        project = binding.project or next((each.task.project for each in train if each.task.project), None) or "0"
-        taught = TrainingRequest(
-            tasks, binding.config.xml, project, out_dir, self.spec.params, self.source.identifiers, self.source.imports
+        tasks = [_to_export_task(example, binding.config) for example in train]
+        project = binding.project or next((task.project for task, _ in train if task.project), None) or "0"
+        sandbox = open_sandbox(self.source, self.generation, self.adapter.build_stubs, out_dir, "learning")
+        request = TrainingRequest(
+            tasks=tasks,
+            label_config=binding.config.xml,
+            project=project,
+            workdir=out_dir,
+            params=self.spec.params,
+            identifiers=self.source.identifiers,
+            imports=self.source.imports,
+            server_calls=sandbox.server_calls,
         )
-        number = int(project) if project.isdecimal() else 0
-        sdk = sdk_stub.build_sdk_stub(number, tasks, binding.config.xml)
-        progress(f"{self.source.path.name} learns as {SDK_NAMES[self.generation]} taught it.")
-        edition = _module_name(self.source, out_dir, "learning")
-        with self._script_environment(edition, out_dir, binding.media.fetch if binding.media else None, sdk):
-            instance = self._build_instance(binding, edition, out_dir, {})
-            taught.server_calls = vars(sys.modules[edition])[SERVER_CALLS_ATTR]
-            state = self.adapter.fit(instance, taught)
-        written: dict[str, Json] = _replace_path_prefix(_to_json_value(state), str(out_dir), VERSION_FOLDER_PLACEHOLDER)
-        if not any(written.values()) and not any(out_dir.iterdir()):
+        offline_sdk = build_offline_sdk(request.project_payload()["id"], tasks, binding.config.xml)
+        progress(f"{self.source.path.name} trains through {SDK_NAMES[self.generation]}.")
+        fetch = binding.media.fetch if binding.media else None
+        with sandbox.running(fetch, _script_variables(out_dir), offline_sdk):
+            state = self.adapter.fit(self._build_instance(binding, sandbox, out_dir, {}), request)
+        stored: dict[str, Json] = replace_path_prefix(to_json_value(state), str(out_dir), VERSION_FOLDER_PLACEHOLDER)
+        if not any(stored.values()) and not any(out_dir.iterdir()):
             raise ModelError(
                 f"{self.spec.name} has learned nothing that could be kept: its fit returned and wrote nothing.",
                 f"It should return a dict, call self.set(…), or write into workdir (also in the variable {MODEL_DIR}).",
             )
-        return written
+        return stored
 
-    def _build_instance(self, binding: Binding, module_name: str, folder: Path | None, state: Mapping[str, Any]) -> Any:
-        settled = _replace_path_prefix(dict(state), VERSION_FOLDER_PLACEHOLDER, str(folder)) if folder else dict(state)
-        original = _get_script_class(
-            _import_script(self.source, self.generation, module_name), self.class_name, self.generation
-        )
+    def _build_instance(
+        self, binding: Binding, sandbox: ScriptSandbox, folder: Path | None, state: Mapping[str, Any]
+    ) -> Any:
+        if folder is not None:
+            state = replace_path_prefix(dict(state), VERSION_FOLDER_PLACEHOLDER, str(folder))
+        script_class = _get_script_class(sandbox, sandbox.import_script(), self.class_name)
         params = _load_config_json(self.source.path) | dict(self.spec.params)
+        config, project = binding.config.xml, binding.project or "0"
         try:
-            return self.adapter.build(original, binding.config.xml, binding.project or "0", params, settled)
+            return self.adapter.build(script_class, sandbox, config, project, params, state)
         except LsmlError:
             raise
         except (Exception, SystemExit) as error:
             raise ModelError(
-                f"{self._recognition_message()}, but {self.class_name} cannot be built: {error_location(error)}."
+                f"{self.source.path} was recognised as a script for {SDK_NAMES[self.generation]}, but "
+                f"{self.class_name} cannot be built: {error_location(error)}."
             ) from error
 
-    @contextmanager
-    def _script_environment(
-        self,
-        module_name: str,
-        folder: Path | None,
-        fetch: import_sandbox.Fetch | None,
-        sdk: Mapping[str, ModuleType] | None = None,
-    ) -> Iterator[None]:
-        learned = {MODEL_DIR: str(folder)} if folder else {}
-        lent, home = self.adapter.modules(), self.source.path.parent
-        with import_sandbox.script_environment(lent, home, fetch, learned, sdk or {}, _sibling_modules[module_name]):
-            yield
-
     def _predict_tasks(self, instance: Any, tasks: list[dict[str, Any]], context: Any) -> list[Any]:
-        found = self.adapter.predict(instance, self.adapter.convert_tasks(tasks), context)
-        if isinstance(found, Mapping) or not hasattr(found, "__iter__"):
+        predictions = self.adapter.predict(instance, self.adapter.convert_tasks(tasks), context)
+        if isinstance(predictions, Mapping) or not hasattr(predictions, "__iter__"):
             raise ValueError(
-                f"the script's predict returned {describe_json_type(found)}, expected a list of predictions"
+                f"the script's predict returned {describe_json_type(predictions)}, expected a list of predictions"
             )
-        return _align_with_tasks(list(found), tasks)
+        return _align_with_tasks(list(predictions), tasks)
 
     def _to_region(self, raw: Any, index: int, task: Task, binding: Binding) -> Region:
-        fields = _to_json_value(raw)
+        fields = to_json_value(raw)
         if not isinstance(fields, dict) or not {"from_name", "to_name", "value"} <= fields.keys():
             raise ValueError(
                 f"the script returned {describe_json_type(fields)} as a region, expected from_name, to_name and value"
@@ -208,150 +174,86 @@ class Script(Model):
         if binding.label_map and isinstance(value.get(type_), list):
             value = value | {type_: [binding.label_map.get(label, label) for label in value[type_]]}
         score = fields.pop("score", None)
-        given = fields.pop("id", None)
+        script_id = fields.pop("id", None)
         name, to_name = fields.pop("from_name"), fields.pop("to_name")
-        known = str(given) if given else region_id(task.id if task.id is not None else task.index, name, index)
-        return Region(known, name, to_name, type_, value, None if score is None else float(score), fields)
-
-    @classmethod
-    def _recognition_message(cls) -> str:
-        return f"{cls.source.path} was recognised as a script for {SDK_NAMES[cls.generation]}"
+        id_ = str(script_id) if script_id else region_id(task.id if task.id is not None else task.index, name, index)
+        return Region(id_, name, to_name, type_, value, None if score is None else float(score), fields)
 
 
 def wrap_script(path: Path, name: str) -> type[Script] | None:
-    """The model that a class in a file stands for; None for a file that was written for none of the older SDKs.
+    """Return a model class for a class in a script; None if the file was not written for an older SDK.
 
-    Raises ModelError when the file cannot be imported, or has no such class.
+    Raises:
+        ModelError: the file cannot be imported, or has no such class.
     """
     source = ScriptSource(path)
     generation = detect_generation(source)
     if generation is None:
         return None
-    edition = _module_name(source, None)
-    with import_sandbox.stub_modules(SDK_ADAPTERS[generation].modules(), path.parent, _sibling_modules[edition]):
-        module = _import_script(source, generation, edition)
-    _get_script_class(module, name, generation)
-    content = {"source": source, "class_name": name, "generation": generation, "__module__": edition}
-    return type(name, (Script,), content | {"__doc__": f"Written for {SDK_NAMES[generation]}."})
+    sandbox = open_sandbox(source, generation, SDK_ADAPTERS[generation].build_stubs, None)
+    with sandbox.importing():
+        module = sandbox.import_script()
+    _get_script_class(sandbox, module, name)
+    attributes = {"__module__": sandbox.module_name, "__doc__": f"Written for {SDK_NAMES[generation]}."}
+    wrapper: type[Script] = type(name, (Script,), attributes)
+    wrapper.source, wrapper.class_name, wrapper.generation = source, name, generation
+    return wrapper
 
 
-def _module_name(source: ScriptSource, folder: Path | None, purpose: str = "predicting") -> str:
-    """The name that a script has as a module. What belongs to a version has a module of its own: what a script keeps in
-    globals, and reads from the environment when it is imported, must not be another version's."""
-    version = f"{folder}, {purpose}" if folder else ""
-    key = blake2b(f"{source.path}\0{version}".encode(), digest_size=4).hexdigest()
-    return f"{FILE_MODULE_PREFIX}{source.path.stem}_{key}"
-
-
-_sibling_modules: defaultdict[str, import_sandbox.SiblingModules] = defaultdict(dict)  # of each edition
-
-
-def _import_script(source: ScriptSource, generation: Generation, name: str) -> ModuleType:
-    """The script as a module of this name. What it imports must have been lent.
-
-    To itself, and to what lies beside it, it is called like its file: so a class of its own that one edition has
-    pickled is found by another.
-    """
-    if name in sys.modules:
-        return sys.modules[name]
-    stem = source.path.stem
-    plain = name if stem in import_sandbox.RESERVED_MODULE_NAMES or stem in sys.modules or "." in stem else stem
-    found = importlib.util.spec_from_file_location(plain, source.path)
-    if found is None or found.loader is None:
-        raise ModelError(f"{source.path} cannot be imported as Python.")
-    made = importlib.util.module_from_spec(found)
-    sys.modules[name] = sys.modules[plain] = made
-    htx.recorded_server_calls.clear()
-    try:
-        found.loader.exec_module(made)
-    except (Exception, SystemExit) as error:
-        for each in (name, plain):
-            sys.modules.pop(each, None)
-        missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
-        hint = f"pip install what brings {missing}, if it is a package of its own." if missing else None
-        raise ModelError(
-            f"{source.path} was recognised as a script for {SDK_NAMES[generation]}, and cannot be imported: "
-            f"{error_location(error)}.",
-            hint,
-        ) from error
-    vars(made)[SERVER_CALLS_ATTR] = list(htx.recorded_server_calls)
-    return made
-
-
-def _get_script_class(module: ModuleType, name: str, generation: Generation) -> Any:
-    if generation == "htx" and name == "serve":
-        return vars(module)[SERVER_CALLS_ATTR][-1]["model"]
-    found = getattr(module, name, None)
-    if found is None:
+def _get_script_class(sandbox: ScriptSandbox, module: ModuleType, name: str) -> Any:
+    """Return the class of this name, or one that stands for a decorated function or for a served pipeline."""
+    if sandbox.generation == "htx" and name == "serve":
+        return sandbox.server_calls[-1]["model"]
+    script_class = getattr(module, name, None)
+    if script_class is None:
         raise ModelError(f"{module.__file__} has no {name}.", f"It has: {', '.join(_public_names(module))}.")
-    if generation == "v2" and not isinstance(found, type):
-        return class_from_functions(found)
-    if not callable(getattr(found, "predict", None)):
+    if sandbox.generation == "v2" and not isinstance(script_class, type):
+        return class_from_functions(script_class, sandbox)
+    if not callable(getattr(script_class, "predict", None)):
         raise ModelError(f"{module.__file__}: {name} cannot predict.", f"It has: {', '.join(_public_names(module))}.")
-    return found
+    return script_class
 
 
 def _public_names(module: ModuleType) -> list[str]:
-    mine = [name for name, each in vars(module).items() if getattr(each, "__module__", None) == module.__name__]
-    return mine or ["nothing"]
+    """Return the names that a module defines itself; ["nothing"] if there are none."""
+    names = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    return names or ["nothing"]
 
 
-def _load_config_json(path: Path) -> dict[str, Any]:
-    """The parameters that the older `init` left in a `config.json` beside the script."""
-    file = path.with_name("config.json")
+def _script_variables(folder: Path | None) -> dict[str, str]:
+    """Return the environment variables for a script whose version is in this folder."""
+    return {MODEL_DIR: str(folder)} if folder else {}
+
+
+def _load_config_json(script: Path) -> dict[str, Any]:
+    """Return the parameters in the `config.json` beside a script, which the SDK's own `init` writes."""
+    file = script.with_name("config.json")
     if not file.is_file():
         return {}
     try:
-        found = orjson.loads(file.read_bytes())
+        config = orjson.loads(file.read_bytes())
     except orjson.JSONDecodeError as error:
         raise UsageError(f"{file} is no JSON: {error}.") from None
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _to_export_task(example: AnnotatedTask, config: LabelConfig) -> dict[str, Any]:
-    """A task as Label Studio's export has it, with the one annotation that counts."""
+    """Return a task as in Label Studio's export, with its annotation."""
     task, annotation = example
-    made = {
+    exported = {
         "id": annotation.id,
-        "result": [dict(each) for each in annotation.result],
+        "result": [dict(region) for region in annotation.result],
         "was_cancelled": annotation.cancelled,
         "ground_truth": annotation.ground_truth,
     }
-    return {**task.raw, "id": task.id, "data": dict(task.data), "annotations": [made]}
+    return {**task.raw, "id": task.id, "data": dict(task.data), "annotations": [exported]}
 
 
 def _align_with_tasks(predictions: list[Any], tasks: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Predictions in the order of the tasks, where each says which task it is about."""
-    about = [each.get("task", each.get("task_id")) if isinstance(each, Mapping) else None for each in predictions]
+    """Put predictions in the order of the tasks if each names its task's id, with None where there is none."""
+    task_ids = [item.get("task", item.get("task_id")) if isinstance(item, Mapping) else None for item in predictions]
     ids = [task["id"] for task in tasks]
-    if None in about or None in ids or len(set(ids)) != len(ids) or not set(about) <= set(ids) or about == ids:
+    if None in task_ids or None in ids or len(set(ids)) != len(ids) or not set(task_ids) <= set(ids) or task_ids == ids:
         return predictions
-    by_task = dict(zip(about, predictions, strict=True))
-    return [by_task.get(each) for each in ids]
-
-
-def _to_json_value(value: Any) -> Any:
-    """Numbers and arrays of NumPy, tuples and objects as JSON has them."""
-    if isinstance(value, Mapping):
-        return {str(key): _to_json_value(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_to_json_value(each) for each in value]
-    if isinstance(value, Path):
-        return str(value)
-    if type(value).__module__ in ("numpy", "torch") and hasattr(value, "tolist"):
-        return _to_json_value(value.tolist())
-    for name in ("_dict", "model_dump", "to_dict"):
-        if callable(method := getattr(value, name, None)):
-            return _to_json_value(method())
-    return value
-
-
-def _replace_path_prefix(value: Any, old: str, new: str) -> Any:
-    """The same with another beginning of every path below a folder."""
-    if isinstance(value, dict):
-        return {key: _replace_path_prefix(each, old, new) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_replace_path_prefix(each, old, new) for each in value]
-    if isinstance(value, str):
-        return re.sub(rf"^{re.escape(old)}(?=$|[/\\])", lambda _: new, value)
-    return value
+    by_task = dict(zip(task_ids, predictions, strict=True))
+    return [by_task.get(id_) for id_ in ids]

@@ -1,4 +1,4 @@
-"""Which SDK a script was written for, and which of its classes is the model; found without running it."""
+"""Detect which SDK a script was written for and which of its classes is the model, without running it."""
 
 from __future__ import annotations
 
@@ -18,36 +18,33 @@ SDK_NAMES: dict[Generation, str] = {
     "v2": "label_studio_ml 2.0",
     "htx": "htx (pyheartex)",
 }
-PREDICT_DECORATOR = "predict_fn"  # of label_studio_ml 2.0: the decorated function predicts, and there is no class
-SERVER_FUNCTION = (
-    "init_model_server"  # of htx, which is told what the model is; `serve` of its adapter for scikit-learn too
-)
+PREDICT_DECORATOR = "predict_fn"  # of label_studio_ml 2.0, for a function that predicts instead of a class
 
-# Each is in one generation of label_studio_ml alone.
+# Names that only one generation of label_studio_ml has.
 _V2_IDENTIFIERS = {
-    *(
-        "ModelResponse",
-        "PredictionValue",
-        PREDICT_DECORATOR,
-        "update_fn",
-        "get_first_tag_occurence",
-        "preload_task_data",
-    ),
-    *(
-        "build_label_map",
-        "label_interface",
-        "bump_model_version",
-        "use_label_config",
-        "extra_params",
-        "set_extra_params",
-    ),
+    "ModelResponse",
+    "PredictionValue",
+    PREDICT_DECORATOR,
+    "update_fn",
+    "get_first_tag_occurence",
+    "preload_task_data",
+    "build_label_map",
+    "label_interface",
+    "bump_model_version",
+    "use_label_config",
+    "extra_params",
+    "set_extra_params",
 }
 _V1_IDENTIFIERS = {"train_output", "LabelStudioMLBaseHelper", "LabelStudioMLChoices", "hostname", "access_token"}
 
 
 @dataclass(frozen=True)
 class ScriptSource:
-    """A script as it is written. Raises ModelError when it is no Python."""
+    """The source code of a script.
+
+    Raises:
+        ModelError: the file cannot be read, or is not Python.
+    """
 
     path: Path
 
@@ -63,38 +60,38 @@ class ScriptSource:
         try:
             return ast.parse(self.text)
         except (SyntaxError, ValueError) as error:
-            line, what = (f", line {error.lineno}", error.msg) if isinstance(error, SyntaxError) else ("", str(error))
-            raise ModelError(f"{self.path}{line}: this is no Python ({what}).") from None
+            line, cause = (f", line {error.lineno}", error.msg) if isinstance(error, SyntaxError) else ("", str(error))
+            raise ModelError(f"{self.path}{line}: this is no Python ({cause}).") from None
 
     @cached_property
     def imports(self) -> frozenset[str]:
-        """The modules that it imports anywhere, with their parents: "label_studio_ml.model", "label_studio_ml"."""
-        found = set()
+        """Names of all imported modules and their parents: "label_studio_ml.model", "label_studio_ml"."""
+        modules = set()
         for node in ast.walk(self.tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             for name in names:
                 parts = name.split(".")
-                found |= {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-        return frozenset(found)
+                modules |= {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+        return frozenset(modules)
 
     @cached_property
     def identifiers(self) -> frozenset[str]:
-        """Every name and attribute in it, and every string that is a plain word."""
-        found = set()
+        """All names, attributes and arguments, and strings that are identifiers."""
+        identifiers = set()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Name):
-                found.add(node.id)
+                identifiers.add(node.id)
             elif isinstance(node, ast.Attribute):
-                found.add(node.attr)
+                identifiers.add(node.attr)
             elif isinstance(node, ast.alias):
-                found.add(node.name.rpartition(".")[2])
+                identifiers.add(node.name.rpartition(".")[2])
             elif isinstance(node, ast.arg):
-                found.add(node.arg)
+                identifiers.add(node.arg)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
-                found.add(node.value)
-        return frozenset(found)
+                identifiers.add(node.value)
+        return frozenset(identifiers)
 
     @property
     def classes(self) -> list[ast.ClassDef]:
@@ -102,7 +99,7 @@ class ScriptSource:
 
 
 def detect_generation(source: ScriptSource) -> Generation | None:
-    """None for a script that was written for none of them."""
+    """Return the SDK generation that a script was written for, None if for none of them."""
     if "htx" in source.imports:
         return "htx"
     if "label_studio.ml" in source.imports:
@@ -113,11 +110,12 @@ def detect_generation(source: ScriptSource) -> Generation | None:
 
 
 def _is_v2(source: ScriptSource) -> bool:
+    """Tell label_studio_ml 2.0 from 1.0 by names and, without any, by the signatures of methods."""
     if source.identifiers & _V2_IDENTIFIERS or "label_studio_ml.response" in source.imports:
         return True
     if source.identifiers & _V1_IDENTIFIERS:
         return False
-    methods = {method.name: method for each in source.classes for method in _methods(each)}
+    methods = {method.name: method for class_node in source.classes for method in _methods(class_node)}
     if "setup" in methods:
         return True
     if (init := methods.get("__init__")) is not None:
@@ -128,16 +126,17 @@ def _is_v2(source: ScriptSource) -> bool:
 
 
 def find_model_class_name(path: Path) -> str:
-    """The name of the one class in a file that is a model, of whatever kind; for who names the file alone.
+    """Return the name of the only model class in a file, be it lsml's or an SDK's.
 
-    Raises UnknownModel when there is none, or more than one.
+    Raises:
+        UnknownModel: the file has no model class, or more than one.
     """
     source = ScriptSource(path)
     names = list(_model_candidates(source))
     if len(names) == 1:
         return names[0]
     if not names:
-        raise UnknownModel(f"{path} has no model in it.", "A class that is one derives from lsml_cli.Model.")
+        raise UnknownModel(f"{path} has no model in it.", "A model is a class that derives from lsml_cli.Model.")
     raise UnknownModel(
         f"{path} is a file; which class in it is the model? It has {format_list(names)}.",
         f"Name it: {path}:{names[-1]}",
@@ -145,8 +144,8 @@ def find_model_class_name(path: Path) -> str:
 
 
 def _model_candidates(source: ScriptSource) -> Iterator[str]:
-    """Classes that derive from something and that no other class here derives from; decorated functions."""
-    bases = {name for each in source.classes for name in _last_name_parts(each.bases)}
+    """Yield the classes that may be models: derived ones from which no other class derives, and decorated functions."""
+    bases = {name for class_node in source.classes for name in _last_name_parts(class_node.bases)}
     served = _served_model_names(source)
     for node in source.tree.body:
         if isinstance(node, ast.ClassDef):
@@ -164,24 +163,24 @@ _NON_MODEL_BASES = {"object", "ABC", "Exception", "NamedTuple", "TypedDict", "En
 
 
 def _served_model_names(source: ScriptSource) -> set[str]:
-    """What a script of htx, or the `_wsgi.py` beside it, gives to its server as the model."""
-    found = set()
+    """Return the model classes that a script or a `_wsgi.py` passes to its server; "serve" for htx's scikit-learn."""
+    names = set()
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.Call):
             continue
         called = _last_name_parts([node.func])
         for keyword in node.keywords:
             if keyword.arg in ("create_model_func", "model_class") and isinstance(keyword.value, ast.Name):
-                found.add(keyword.value.id)
+                names.add(keyword.value.id)
         if called == ["serve"] and any(name.startswith("htx") for name in source.imports):
-            found.add("serve")
-    return found
+            names.add("serve")
+    return names
 
 
 def find_folder_model(folder: Path) -> tuple[Path, str] | None:
-    """The file and the class that a folder with a `model.py` means; None where there is none.
+    """Return the file and class name of the model in a folder with a `model.py`; None without such a file.
 
-    The `_wsgi.py` that the older `init` wrote says which one it is where there are several.
+    If there is a `_wsgi.py`, written by the SDK's own `init`, the model is the class that it serves.
     """
     wsgi, model = folder / "_wsgi.py", folder / "model.py"
     if wsgi.is_file():
@@ -196,20 +195,20 @@ def find_folder_model(folder: Path) -> tuple[Path, str] | None:
 
 
 def _methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
-    return (each for each in node.body if isinstance(each, ast.FunctionDef))
+    return (statement for statement in node.body if isinstance(statement, ast.FunctionDef))
 
 
 def _argument_names(node: ast.FunctionDef) -> list[str]:
-    return [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    return [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
 
 
 def _last_name_parts(nodes: list[ast.expr]) -> list[str]:
-    """The last part of each dotted name."""
-    found = []
+    """Return the last part of each dotted name; of a call, that of the called function."""
+    parts = []
     for node in nodes:
         node = node.func if isinstance(node, ast.Call) else node
         if isinstance(node, ast.Attribute):
-            found.append(node.attr)
+            parts.append(node.attr)
         elif isinstance(node, ast.Name):
-            found.append(node.id)
-    return found
+            parts.append(node.id)
+    return parts

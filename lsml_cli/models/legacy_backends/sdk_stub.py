@@ -1,165 +1,115 @@
-"""label_studio_sdk while a script learns from an export: what it asks Label Studio for is answered from the tasks.
-
-Nothing leaves this machine. What an export cannot tell raises a sentence.
-"""
+"""Stubs of modules that scripts of several SDK generations import: utils, label_studio_tools, label_studio_sdk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-from lsml_cli.errors import ModelError
-from lsml_cli.models.legacy_backends.import_sandbox import make_module
-
-ExportedTasks = Sequence[Mapping[str, Any]]
-
-
-class AttrDict(dict[str, Any]):
-    """JSON as both generations of the SDK give it: `task["data"]` and `task.data`."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"an export has no {name!r} here; it has: {', '.join(self)}") from None
+from lsml_cli.models.legacy_backends import brush, labels
+from lsml_cli.models.legacy_backends.import_sandbox import ScriptSandbox
+from lsml_cli.models.legacy_backends.module_isolation import make_module
 
 
-class _OfflineStub:
-    """Anything of the SDK that an export has no answer for."""
+def build_utils(sandbox: ScriptSandbox, annotations_key: str) -> dict[str, Any]:
+    """Return the functions of the SDKs' `utils` by name.
 
-    _sdk_name = "label_studio_sdk"
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        what = f"{self._sdk_name}.{name}"
-
-        def refuse(*_: Any, **__: Any) -> NoReturn:
-            raise ModelError(
-                f"The script asks Label Studio for {what}, which an export cannot answer.",
-                "It learns from a file here: it can have tasks, their annotations and the label config.",
-            )
-
-        return refuse
-
-
-class Project(_OfflineStub):
-    """`Client(…).get_project(id)`: the tasks of the export, and the label config."""
-
-    _sdk_name = "Project"
-
-    def __init__(self, project: int, tasks: ExportedTasks, label_config: str) -> None:
-        self.id = project
-        self.label_config = label_config
-        self.params = {"id": project, "title": "export", "label_config": label_config}
-        self.title = "export"
-        self._tasks = [AttrDict(task) for task in tasks]
-
-    def get_params(self) -> dict[str, Any]:
-        return self.params
-
-    def get_tasks(self, selected_ids: Sequence[int] | None = None, **_: Any) -> list[AttrDict]:
-        return [task for task in self._tasks if selected_ids is None or task.get("id") in selected_ids]
-
-    def get_labeled_tasks(self, only_ids: bool = False) -> list[Any]:
-        found = [task for task in self._tasks if task.get("annotations")]
-        return [task.get("id") for task in found] if only_ids else found
-
-    def get_labeled_tasks_ids(self) -> list[Any]:
-        return self.get_labeled_tasks(only_ids=True)
-
-    def get_task(self, task_id: int) -> AttrDict:
-        return _find_task(self._tasks, task_id)
-
-    def export_tasks(self, export_type: str = "JSON", **_: Any) -> list[AttrDict]:
-        if export_type != "JSON":
-            raise ModelError(f"The script asks for an export as {export_type}; a file answers with JSON.")
-        return self.get_labeled_tasks()
+    Args:
+        annotations_key: the key of a task's annotations: "annotations", or "completions" in v0.
+    """
+    return {
+        "DATA_UNDEFINED_NAME": labels.DATA_UNDEFINED_NAME,
+        "get_single_tag_keys": labels.get_single_tag_keys,
+        "get_first_tag_keys": labels.get_first_tag_keys,
+        "is_skipped": partial(labels.is_skipped, key=annotations_key),
+        "get_choice": partial(labels.get_choice, key=annotations_key),
+        "get_image_size": labels.get_image_size,
+        "get_image_local_path": sandbox.get_local_path,
+        "get_local_path": sandbox.get_local_path,
+        "get_env": _get_env,
+    }
 
 
-class _TasksClient(_OfflineStub):
-    _sdk_name = "tasks"
-
-    def __init__(self, project: Project) -> None:
-        self._project = project
-
-    def list(self, **_: Any) -> Iterator[AttrDict]:
-        return iter(self._project.get_tasks())
-
-    def get(self, id: Any, **_: Any) -> AttrDict:
-        return self._project.get_task(int(id))
-
-
-class _AnnotationsClient(_OfflineStub):
-    _sdk_name = "annotations"
-
-    def __init__(self, project: Project) -> None:
-        self._project = project
-
-    def list(self, id: Any, **_: Any) -> list[AttrDict]:
-        return [AttrDict(each) for each in self._project.get_task(int(id)).get("annotations", ())]
+def build_tools_modules(sandbox: ScriptSandbox) -> dict[str, ModuleType]:
+    """Return label_studio_tools and label_studio_converter, as far as scripts use them."""
+    return _make_modules(
+        {
+            "label_studio_tools": {},
+            "label_studio_tools.core": {},
+            "label_studio_tools.core.label_config": {"parse_config": labels.parse_config},
+            "label_studio_tools.core.utils": {},
+            "label_studio_tools.core.utils.io": {
+                "get_local_path": sandbox.get_local_path,
+                "get_data_dir": _get_data_dir,
+            },
+            "label_studio_tools.core.utils.params": {"get_env": _get_env, "get_bool_env": _get_bool_env},
+            "label_studio_converter": {},
+            "label_studio_converter.brush": brush.BRUSH_FUNCTIONS,
+        }
+    )
 
 
-class _ExportsClient(_OfflineStub):
-    _sdk_name = "projects.exports"
+def build_sdk_modules(sandbox: ScriptSandbox, prediction_classes: Mapping[str, type]) -> dict[str, ModuleType]:
+    """Return label_studio_sdk for an environment without it: what scripts name in type annotations, and its helpers.
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
-
-    def as_json(self, project_id: Any = None, **_: Any) -> list[AttrDict]:
-        return self._project.get_labeled_tasks()
-
-
-class _ProjectsClient(_OfflineStub):
-    _sdk_name = "projects"
-
-    def __init__(self, project: Project) -> None:
-        self._project = project
-        self.exports = _ExportsClient(project)
-
-    def get(self, id: Any = None, **_: Any) -> AttrDict:
-        return AttrDict(self._project.params)
-
-    def list(self, **_: Any) -> list[AttrDict]:
-        return [self.get()]
-
-
-def build_sdk_stub(project: int, tasks: ExportedTasks, label_config: str) -> dict[str, ModuleType]:
-    """The modules of label_studio_sdk, whose clients know one project."""
-    known = Project(project, tasks, label_config)
-
-    class Client(_OfflineStub):
-        _sdk_name = "Client"
-
-        def __init__(self, *_: Any, **__: Any) -> None:
-            pass
-
-        def check_connection(self) -> dict[str, str]:
-            return {"status": "UP"}
-
-        def get_project(self, *_: Any, **__: Any) -> Project:
-            return known
-
-        def get_projects(self, **_: Any) -> list[Project]:
-            return [known]
-
-        list_projects = get_projects
-
-    class LabelStudio(_OfflineStub):
-        _sdk_name = "LabelStudio"
-
-        def __init__(self, *_: Any, **__: Any) -> None:
-            self.tasks = _TasksClient(known)
-            self.annotations = _AnnotationsClient(known)
-            self.projects = _ProjectsClient(known)
-
-    content = {"Client": Client, "LabelStudio": LabelStudio, "Project": Project}
-    return {name: make_module(name, content) for name in ("label_studio_sdk", "label_studio_sdk.client")}
+    Args:
+        prediction_classes: `PredictionValue` and `ModelResponse` by name.
+    """
+    clients = {name: _make_missing_client(name) for name in ("Client", "LabelStudio")}
+    tools = "label_studio_sdk._extensions.label_studio_tools"
+    return _make_modules(
+        {
+            "label_studio_sdk": clients,
+            "label_studio_sdk.client": clients,
+            "label_studio_sdk.objects": prediction_classes,
+            "label_studio_sdk.label_interface": {"LabelInterface": labels.LabelInterface},
+            "label_studio_sdk.label_interface.objects": prediction_classes,
+            "label_studio_sdk.converter": {},
+            "label_studio_sdk.converter.brush": brush.BRUSH_FUNCTIONS,
+            "label_studio_sdk._extensions": {},
+            tools: {},
+            f"{tools}.core": {},
+            f"{tools}.core.label_config": {"parse_config": labels.parse_config},
+            f"{tools}.core.utils": {},
+            f"{tools}.core.utils.io": {"get_local_path": sandbox.get_local_path},
+        }
+    )
 
 
-def _find_task(tasks: Sequence[AttrDict], task_id: int) -> AttrDict:
-    for task in tasks:
-        if task.get("id") == task_id:
-            return task
-    raise ModelError(f"The script asks Label Studio for task {task_id}, which the export does not have.")
+def skip_server(*_: Any, **__: Any) -> None:
+    """Do nothing: the stub of `init_app`, whose server is `lsml serve`."""
+
+
+def _make_modules(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, ModuleType]:
+    return {name: make_module(name, content) for name, content in contents.items()}
+
+
+def _make_missing_client(name: str) -> type:
+    """Return a class that can be named but not created."""
+
+    def __init__(self: Any, *_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError(f"{name} needs label_studio_sdk, which is not installed here")
+
+    return type(name, (), {"__init__": __init__})
+
+
+def _get_env(name: str, default: Any = None, is_bool: bool = False) -> Any:
+    """Return an environment variable with one of the prefixes of Label Studio, or without."""
+    for prefix in ("LABEL_STUDIO_", "HEARTEX_", ""):
+        if (value := os.environ.get(f"{prefix}{name}")) is not None:
+            return value.lower() in ("1", "true", "yes", "on") if is_bool else value
+    return default
+
+
+def _get_bool_env(name: str, default: bool = False) -> bool:
+    return bool(_get_env(name, default, is_bool=True))
+
+
+def _get_data_dir() -> str:
+    """Return the folder in which the older SDKs keep files between runs; create it if necessary."""
+    folder = Path.home() / ".local" / "share" / "label-studio"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)

@@ -1,28 +1,29 @@
-"""label_studio_ml 1.0, and label_studio.ml before it: a class that is built anew after each training.
+"""Run scripts for label_studio_ml 1.0 and label_studio.ml, whose class is created again after each training.
 
-What they lend each other: version 0 calls annotations "completions", and its modules have other names.
+Version 0 calls annotations "completions" and has other module names.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
-from lsml_cli.models.legacy_backends import brush, labels
-from lsml_cli.models.legacy_backends.import_sandbox import get_local_path, make_module
+from lsml_cli.models.legacy_backends import labels
+from lsml_cli.models.legacy_backends.import_sandbox import ScriptSandbox, bind_classes
+from lsml_cli.models.legacy_backends.module_isolation import make_module
+from lsml_cli.models.legacy_backends.sdk_adapter import Params, SdkAdapter, TrainingRequest, accepted_arguments
+from lsml_cli.models.legacy_backends.sdk_stub import build_tools_modules, build_utils, skip_server
 
-Params = Mapping[str, Any]
 TRAIN_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED", "PROJECT_UPDATED")
 
 
 class LabelStudioMLBase:
-    """What a script of label_studio_ml 1.0 derives from."""
+    """Base class of scripts for label_studio_ml 1.0."""
 
     TRAIN_EVENTS = TRAIN_EVENTS
+    _sandbox: ClassVar[ScriptSandbox]  # see `bind_classes`
 
     def __init__(self, label_config: str | None = None, train_output: Any = None, **kwargs: Any) -> None:
         self.label_config = label_config
@@ -41,11 +42,11 @@ class LabelStudioMLBase:
         return self.fit((), event=event, data=data, job_id=job_id, **additional_params)
 
     def get_local_path(self, url: str, project_dir: str | None = None, **kwargs: Any) -> str:
-        return get_local_path(url, **kwargs)
+        return self._sandbox.get_local_path(url, **kwargs)
 
 
 class LabelStudioMLBaseHelper(LabelStudioMLBase):
-    """A script that says how tasks become X and y, and predictions become results."""
+    """Base class of scripts that convert tasks to X and y, and predictions to results."""
 
     tasks_key = "annotations"
 
@@ -71,21 +72,21 @@ class LabelStudioMLBaseHelper(LabelStudioMLBase):
 
 
 class LabelStudioMLChoices(LabelStudioMLBaseHelper):
-    """X are the values of one object, y the lists of choices that people have made about them."""
+    """Base class of classifiers: X are the values of one object tag, y the lists of annotated choices."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         [(self.from_name, self.info)] = self.parsed_label_config.items()
         assert self.info["type"] == "Choices"
-        [self.to_name], [shown] = self.info["to_name"], self.info["inputs"]
-        self.value = shown["value"]
+        [self.to_name], [object_tag] = self.info["to_name"], self.info["inputs"]
+        self.value = object_tag["value"]
 
     def prepare_tasks(self, tasks: Any, workdir: str | None = None, **kwargs: Any) -> tuple[list[Any], list[Any]]:
         X, y = [], []
         for task in tasks:
-            made = task.get("completions") or task.get("annotations")
+            annotations = task.get("completions") or task.get("annotations")
             X.append(task["data"][self.value])
-            y.append(made[0]["result"][0]["value"]["choices"] if made else None)
+            y.append(annotations[0]["result"][0]["value"]["choices"] if annotations else None)
         return X, y
 
     def convert_predictions(self, predictions: Any, **kwargs: Any) -> list[dict[str, Any]]:
@@ -96,196 +97,70 @@ class LabelStudioMLChoices(LabelStudioMLBaseHelper):
         ]
 
 
-class V1Adapter:
-    """How a script of label_studio_ml 1.0 is built, asked and taught."""
+class V1Adapter(SdkAdapter):
+    """Drive scripts for label_studio_ml 1.0."""
 
-    annotations_key = "annotations"  # under which a task has what people said
-
-    def modules(self) -> dict[str, ModuleType]:
-        tools = build_utils(self.annotations_key)
-        base = {"LabelStudioMLBase": LabelStudioMLBase}
-        helpers = base | {
-            "LabelStudioMLBaseHelper": LabelStudioMLBaseHelper,
-            "LabelStudioMLChoices": LabelStudioMLChoices,
-        }
-        served = {"init_app": _skip_server, "start_server": _skip_server}
+    def build_stubs(self, sandbox: ScriptSandbox) -> dict[str, ModuleType]:
+        classes = bind_classes(sandbox, (LabelStudioMLBase, LabelStudioMLBaseHelper, LabelStudioMLChoices))
+        base = {"LabelStudioMLBase": classes["LabelStudioMLBase"]}
+        server = {"init_app": skip_server, "start_server": skip_server}
+        utils = build_utils(sandbox, self.annotations_key)
         return {
             "label_studio_ml": make_module("label_studio_ml", {}),
             "label_studio_ml.model": make_module("label_studio_ml.model", base | {"parse_config": labels.parse_config}),
-            "label_studio_ml.helpers": make_module("label_studio_ml.helpers", helpers),
-            "label_studio_ml.utils": make_module("label_studio_ml.utils", tools),
-            "label_studio_ml.api": make_module("label_studio_ml.api", served),
-        } | build_tools_modules()
+            "label_studio_ml.helpers": make_module("label_studio_ml.helpers", classes),
+            "label_studio_ml.utils": make_module("label_studio_ml.utils", utils),
+            "label_studio_ml.api": make_module("label_studio_ml.api", server),
+        } | build_tools_modules(sandbox)
 
     def build(
-        self, script_class: Any, config: str, project: str, params: Mapping[str, Any], state: Mapping[str, Any]
+        self, script_class: Any, sandbox: ScriptSandbox, config: str, project: str, params: Params, state: Params
     ) -> Any:
-        given = {"label_config": config, "train_output": state.get("train_output") or {}}
-        return script_class(**accepted_arguments(script_class.__init__, given | dict(params)))
-
-    def convert_tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [dict(task) for task in raw]
+        arguments = {"label_config": config, "train_output": state.get("train_output") or {}}
+        return script_class(**accepted_arguments(script_class.__init__, arguments | dict(params)))
 
     def predict(self, instance: Any, tasks: Sequence[Mapping[str, Any]], context: Any) -> Any:
-        given = {"login": None, "password": None, "context": context}
-        return instance.predict(tasks, **accepted_arguments(instance.predict, given))
+        arguments = {"login": None, "password": None, "context": context}
+        return instance.predict(tasks, **accepted_arguments(instance.predict, arguments))
 
     def fit(self, instance: Any, request: TrainingRequest) -> dict[str, Any]:
+        """Call `fit` in the style that its signature shows: with tasks, or with a webhook's event."""
         tasks = self.convert_tasks(request.tasks)
         first = next(iter(inspect.signature(instance.fit).parameters.values()), None)
         webhook = {"event": "ANNOTATION_UPDATED", "data": request.last_webhook_payload(tasks), "job_id": request.job_id}
-        given = {"workdir": str(request.workdir), **request.params}
+        arguments = {"workdir": str(request.workdir), **request.params}
         if first and first.kind is not first.VAR_KEYWORD and first.name not in webhook:
-            # `tasks`, `completions`, …: the webhook gave it nothing there
+            # `fit(tasks, …)` or `fit(completions, …)`. The SDK's webhook passed no tasks here, so a script may read the
+            # event instead.
             wants_event = request.has_identifiers("event", "data") and not set(request.params) & {"event", "data"}
-            more = webhook if wants_event else {}
-            found = instance.fit(iter(tasks), **accepted_arguments(instance.fit, given | more))
+            arguments |= webhook if wants_event else {}
+            output = instance.fit(iter(tasks), **accepted_arguments(instance.fit, arguments))
         else:
-            found = instance.fit(**accepted_arguments(instance.fit, given | webhook))
-        output = dict(found) if isinstance(found, Mapping) else {}
-        return {"train_output": output}
+            output = instance.fit(**accepted_arguments(instance.fit, arguments | webhook))
+        return {"train_output": dict(output) if isinstance(output, Mapping) else {}}
 
 
 class V0Adapter(V1Adapter):
-    """The same for label_studio.ml."""
+    """Drive scripts for label_studio.ml."""
 
     annotations_key = "completions"
 
-    def modules(self) -> dict[str, ModuleType]:
-        found = super().modules()
-        renamed = {
-            name.replace("label_studio_ml", "label_studio.ml"): each
-            for name, each in found.items()
-            if name.startswith("label_studio_ml")
-        }
-        content = {"LabelStudioMLBase": LabelStudioMLBase, "init_app": _skip_server}
-        package = {
+    def build_stubs(self, sandbox: ScriptSandbox) -> dict[str, ModuleType]:
+        v1_stubs = super().build_stubs(sandbox)
+        renamed = {name.replace("label_studio_ml", "label_studio.ml"): module for name, module in v1_stubs.items()}
+        base = vars(v1_stubs["label_studio_ml.model"])["LabelStudioMLBase"]
+        content = {"LabelStudioMLBase": base, "init_app": skip_server}
+        return renamed | {
             "label_studio": make_module("label_studio", {}),
             "label_studio.ml": make_module("label_studio.ml", content),
         }
-        return renamed | package | build_tools_modules()
 
     def convert_tasks(self, raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [_with_completions(task) for task in raw]
 
 
-class TrainingRequest:
-    """What a script learns from: an export, and the folder for what comes of it."""
-
-    def __init__(
-        self,
-        tasks: Sequence[Mapping[str, Any]],
-        label_config: str,
-        project: str,
-        workdir: Path,
-        params: Mapping[str, Any],
-        identifiers: frozenset[str],
-        imports: frozenset[str],
-    ) -> None:
-        self.tasks = tasks
-        self.label_config = label_config
-        self.project = project
-        self.workdir = workdir
-        self.params = params
-        self.imports = imports
-        self.job_id = "1"
-        self.server_calls: list[dict[str, Any]] = []
-        self._identifiers = identifiers
-
-    def has_identifiers(self, *names: str) -> bool:
-        """Whether the script has every one of these words in it."""
-        return self._identifiers.issuperset(names)
-
-    def project_payload(self) -> dict[str, Any]:
-        number = int(self.project) if self.project.isdecimal() else 0
-        return {"id": number, "title": "export", "label_config": self.label_config}
-
-    def last_webhook_payload(self, tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The webhook about the last task."""
-        return self.webhook_payloads(tasks[-1:])[0] if tasks else {"project": self.project_payload()}
-
-    def webhook_payloads(self, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The webhook about each task, as Label Studio sends it when somebody has annotated it."""
-        return [
-            {
-                "action": "ANNOTATION_CREATED",
-                "annotation": {**annotation, "task": task.get("id"), "project": self.project_payload()["id"]},
-                "project": self.project_payload(),
-                "task": {"id": task.get("id"), "data": task["data"], "project": self.project_payload()["id"]},
-            }
-            for task in tasks
-            for annotation in (task.get("annotations") or task.get("completions") or ())[:1]
-        ]
-
-
-def accepted_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a function takes by name; all of them where it has **kwargs."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return dict(arguments)
-    names = {each.name for each in parameters if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)}
-    return {name: value for name, value in arguments.items() if name in names}
-
-
-def build_utils(annotations_key: str) -> dict[str, Any]:
-    """The small functions of `utils`. `key`: what annotations are called."""
-    return {
-        "DATA_UNDEFINED_NAME": labels.DATA_UNDEFINED_NAME,
-        "get_single_tag_keys": labels.get_single_tag_keys,
-        "get_first_tag_keys": labels.get_first_tag_keys,
-        "is_skipped": partial(labels.is_skipped, key=annotations_key),
-        "get_choice": partial(labels.get_choice, key=annotations_key),
-        "get_image_size": labels.get_image_size,
-        "get_image_local_path": get_local_path,
-        "get_local_path": get_local_path,
-        "get_env": _get_env,
-    }
-
-
-def build_tools_modules() -> dict[str, ModuleType]:
-    """label_studio_tools and label_studio_converter, as far as scripts use them."""
-    io = {"get_local_path": get_local_path, "get_data_dir": _get_data_dir}
-    params = {"get_env": _get_env, "get_bool_env": _get_bool_env}
-    return {
-        "label_studio_tools": make_module("label_studio_tools", {}),
-        "label_studio_tools.core": make_module("label_studio_tools.core", {}),
-        "label_studio_tools.core.label_config": make_module(
-            "label_studio_tools.core.label_config", {"parse_config": labels.parse_config}
-        ),
-        "label_studio_tools.core.utils": make_module("label_studio_tools.core.utils", {}),
-        "label_studio_tools.core.utils.io": make_module("label_studio_tools.core.utils.io", io),
-        "label_studio_tools.core.utils.params": make_module("label_studio_tools.core.utils.params", params),
-        "label_studio_converter": make_module("label_studio_converter", {}),
-        "label_studio_converter.brush": make_module("label_studio_converter.brush", brush.BRUSH_FUNCTIONS),
-    }
-
-
 def _with_completions(task: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: value for key, value in task.items() if key != "annotations"}
+    converted = {key: value for key, value in task.items() if key != "annotations"}
     if "annotations" in task:
-        found["completions"] = task["annotations"]
-    return found
-
-
-def _skip_server(*_: Any, **__: Any) -> None:
-    """`init_app` at the end of a script: the server is `lsml serve`."""
-
-
-def _get_env(name: str, default: Any = None, is_bool: bool = False) -> Any:
-    import os
-
-    for prefix in ("LABEL_STUDIO_", "HEARTEX_", ""):
-        if (found := os.environ.get(f"{prefix}{name}")) is not None:
-            return found.lower() in ("1", "true", "yes", "on") if is_bool else found
-    return default
-
-
-def _get_bool_env(name: str, default: bool = False) -> bool:
-    return bool(_get_env(name, default, is_bool=True))
-
-
-def _get_data_dir() -> str:
-    """Where the older SDKs keep files between runs."""
-    folder = Path.home() / ".local" / "share" / "label-studio"
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)
+        converted["completions"] = task["annotations"]
+    return converted
