@@ -1,4 +1,4 @@
-"""Print some predictions of an output file, one line each: score, category, signals, the beginning of the ticket."""
+"""Print the first predictions of an output file: score, category, signals and the start of the ticket."""
 
 import json
 import sys
