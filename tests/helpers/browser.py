@@ -1,4 +1,4 @@
-"""A real browser without a window, and what slow tests do in it."""
+"""Drive a headless browser in slow tests."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ import pytest
 from tests.helpers.serve_process import wait_until
 
 if TYPE_CHECKING:
-    from labelling import LabelStudio
     from selenium.webdriver import Chrome
 
-TIMEOUT = 60  # seconds until something is on the page
+    from tests.helpers.label_studio_server import LabelStudio
+
+TIMEOUT = 60  # seconds to wait for an element of a page
 
 
 class Page:
-    """The browser, with what these tests do in it. Every look waits until what it looks for is there."""
+    """The browser's page. Methods wait until the elements that they need are visible.
+
+    Args:
+        folder: receives screenshots.
+    """
 
     def __init__(self, browser: Chrome, folder: Path) -> None:
         self._browser = browser
@@ -32,49 +37,50 @@ class Page:
         self._browser.get(url)
 
     def wait_visible(self, selector: str) -> Any:
-        """The first visible element of this CSS selector."""
+        """Return the first visible element of a CSS selector."""
         from selenium.webdriver.common.by import By
         from selenium.webdriver.support import expected_conditions
         from selenium.webdriver.support.ui import WebDriverWait
 
-        found = expected_conditions.visibility_of_element_located((By.CSS_SELECTOR, selector))
-        return WebDriverWait(self._browser, TIMEOUT).until(found, f"{selector} at {self._browser.current_url}")
+        visible = expected_conditions.visibility_of_element_located((By.CSS_SELECTOR, selector))
+        return WebDriverWait(self._browser, TIMEOUT).until(visible, f"{selector} at {self._browser.current_url}")
 
     def selected_choices(self) -> set[str]:
-        """The names of all choices that have their tick, once there is one."""
+        """Return the names of the selected choices; wait until there is one."""
         from selenium.webdriver.common.by import By
 
         self.wait_visible(".lsf-choice .ant-checkbox-checked")
-        found = self._browser.find_elements(By.CSS_SELECTOR, ".lsf-choice input:checked")
-        return {str(each.get_attribute("name")) for each in found}
+        inputs = self._browser.find_elements(By.CSS_SELECTOR, ".lsf-choice input:checked")
+        return {str(element.get_attribute("name")) for element in inputs}
 
     def region_labels(self) -> list[str]:
-        """What the list of regions says, once there is one: their labels, and texts that belong to them."""
+        """Return the labels, and texts, in the list of regions; wait until there is one."""
         from selenium.webdriver.common.by import By
 
         self.wait_visible(".lsf-outliner-item__title")
-        return [each.text for each in self._browser.find_elements(By.CSS_SELECTOR, ".lsf-outliner-item__title")]
+        titles = self._browser.find_elements(By.CSS_SELECTOR, ".lsf-outliner-item__title")
+        return [element.text for element in titles]
 
     def log_in(self, label_studio: LabelStudio) -> None:
         self.open(f"{label_studio.url}/user/login/")
         self.wait_visible("input[name=email]").send_keys(label_studio.email)
         self.wait_visible("input[name=password]").send_keys(label_studio.password)
         self.wait_visible("form button[type=submit]").click()
-        wait_until("somebody is logged in", lambda: self._browser.get_cookie("sessionid"))
+        wait_until("the login has succeeded", lambda: self._browser.get_cookie("sessionid"))
 
     def emulate(self, width: int, height: int, dark: bool = False, mobile: bool = False) -> None:
-        """Another screen, in CSS pixels, and what its owner prefers."""
+        """Emulate a screen of this size in CSS pixels, and a preferred color scheme."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 2 if mobile else 1, "mobile": mobile}
         self._browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
     def run(self, script: str) -> Any:
-        """What a piece of JavaScript returns."""
+        """Run JavaScript and return its result."""
         return self._browser.execute_script(script)
 
     def tab_through(self, max_steps: int) -> tuple[list[str], bool]:
-        """The addresses of the links that the tab key leads to, and whether each one that has the focus shows it."""
+        """Press the tab key through the page: (URLs of focused links, whether all had an outline)."""
         from selenium.webdriver.common.action_chains import ActionChains
         from selenium.webdriver.common.keys import Keys
 
@@ -92,29 +98,30 @@ class Page:
         return reached, visible
 
     def console_messages(self) -> list[str]:
-        """What the console says of errors and warnings, since it was asked last."""
-        return [str(each["message"]) for each in self._browser.get_log("browser") if each["level"] != "INFO"]
+        """Return errors and warnings in the console since the last call."""
+        return [str(entry["message"]) for entry in self._browser.get_log("browser") if entry["level"] != "INFO"]
 
     def take_screenshot(self, name: str, full_page: bool = False) -> None:
-        """A failing test shows where it is; LSML_SCREENSHOTS names a folder for copies of what was to be seen.
+        """Save a screenshot and print its path; copy it into the folder LSML_SCREENSHOTS if that is set.
 
-        whole  all of the page, not only what the window shows
+        Args:
+            full_page: capture the whole page instead of the window.
         """
         path = self._folder / f"{name}.png"
         if full_page:
-            taken = self._browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
-            path.write_bytes(base64.b64decode(taken["data"]))
+            screenshot = self._browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+            path.write_bytes(base64.b64decode(screenshot["data"]))
         else:
             self._browser.save_screenshot(str(path))
         print(f"screenshot: {path}")
-        if name != "end" and (keep := os.environ.get("LSML_SCREENSHOTS")):
-            Path(keep).mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, keep)
+        if name != "end" and (copies := os.environ.get("LSML_SCREENSHOTS")):
+            Path(copies).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copies)
 
 
 @contextlib.contextmanager
 def open_browser(folder: Path) -> Iterator[Page]:
-    """Chromium without a window, which reaches this machine and nothing else."""
+    """Start headless Chromium, which can reach only this machine."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: `make test-slow` installs it")
     from selenium.webdriver.chrome.service import Service
 
@@ -129,8 +136,8 @@ def open_browser(folder: Path) -> Iterator[Page]:
         "--headless=new",
         "--window-size=1400,1000",
         f"--user-data-dir={folder / 'profile'}",
-        "--no-sandbox",  # root has none
-        "--disable-dev-shm-usage",  # which is small in a container
+        "--no-sandbox",  # it does not work for root
+        "--disable-dev-shm-usage",  # it is small in a container
         "--disable-gpu",
         "--no-proxy-server",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",

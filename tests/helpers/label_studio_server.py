@@ -1,7 +1,7 @@
-"""A real, headless Label Studio for slow tests, and `lsml serve` to connect to it: fixtures for a conftest.py.
+"""Fixtures with a real, headless Label Studio for slow tests, and with `lsml serve` to connect to it.
 
-LSML_LABEL_STUDIO names the `label-studio` program; `make test-slow` installs one and sets it. The first start of
-a server migrates an empty database, which takes a minute: that is done once, and every module starts on a copy.
+LSML_LABEL_STUDIO is the path of the `label-studio` program; `make test-slow` installs one and sets it. The first start
+migrates an empty database, which takes a minute: this is done once, and the server of each module gets a copy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +18,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.helpers.serve_process import ServerFactory, free_port, read_tail, send_request, sigterm_as_interrupt
+from tests.helpers.serve_process import (
+    ServerFactory,
+    free_port,
+    read_tail,
+    send_request,
+    sigterm_as_interrupt,
+    stop_process,
+)
 
 FIRST_START_TIMEOUT = 300  # seconds; migrations
 START_TIMEOUT = 90  # seconds
@@ -28,7 +34,7 @@ ACCESS_TOKEN_LIFETIME = 200  # seconds that an access token is used for; Label S
 
 
 class DataTemplate(NamedTuple):
-    """A migrated, empty data folder, and its user. Copy the folder, do not start on it."""
+    """A data folder with a migrated, empty database, and its user. Start servers on copies of the folder only."""
 
     data: Path
     token: str
@@ -36,7 +42,7 @@ class DataTemplate(NamedTuple):
 
 
 class LabelStudio:
-    """A running server. `request` is all that is needed; the rest are short names for what tests do often."""
+    """A running server, with methods for the API calls that tests need."""
 
     def __init__(self, url: str, token: str, password: str, log: Path) -> None:
         self.url = url
@@ -48,7 +54,7 @@ class LabelStudio:
         self._is_legacy_allowed = True
 
     def request(self, method: str, path: str, body: object = None, timeout: float = 300) -> tuple[int, Any]:
-        """(status, parsed JSON or text); a status of 400 and above is an answer, not an exception."""
+        """Return (status, parsed JSON or text); no status raises an exception."""
         return send_request(method, self.url + path, body, {"Authorization": self.authorization()}, timeout)
 
     def authorization(self) -> str:
@@ -56,14 +62,14 @@ class LabelStudio:
 
     @property
     def personal_token(self) -> str:
-        """What users of a Label Studio with its default settings get; it is shown once, so it is kept here."""
+        """The personal access token, which Label Studio shows only once."""
         if not self._personal_token:
             self._personal_token = self.request_ok("POST", "/api/token/")["token"]
         return self._personal_token
 
     @contextlib.contextmanager
     def legacy_tokens_disabled(self) -> Iterator[None]:
-        """As Label Studio is by default: the old kind of token, which `/setup` hands out, is worth nothing."""
+        """Reject legacy tokens, which `/setup` passes on, for the duration; Label Studio's default."""
         assert self.personal_token
         self.request_ok("POST", "/api/jwt/settings", {"legacy_api_tokens_enabled": False})
         self._is_legacy_allowed = False
@@ -74,16 +80,16 @@ class LabelStudio:
             self._is_legacy_allowed = True
 
     def _access_token(self) -> str:
-        token, since = self._access_cache
-        if not token or time.monotonic() - since > ACCESS_TOKEN_LIFETIME:
+        token, created_at = self._access_cache
+        if not token or time.monotonic() - created_at > ACCESS_TOKEN_LIFETIME:
             status, answer = send_request("POST", f"{self.url}/api/token/refresh/", {"refresh": self.personal_token})
             assert status == 200, answer
-            token, since = answer["access"], time.monotonic()
-            self._access_cache = token, since
+            token, created_at = answer["access"], time.monotonic()
+            self._access_cache = token, created_at
         return token
 
     def request_ok(self, method: str, path: str, body: object = None) -> Any:
-        """`request` that must succeed."""
+        """Make a request that must succeed, and return its answer."""
         status, answer = self.request(method, path, body)
         assert status < 300, f"{method} {path} -> {status} {str(answer)[:2000]}"
         return answer
@@ -94,50 +100,50 @@ class LabelStudio:
         return int(created["id"])
 
     def import_tasks(self, project: int, tasks: object) -> dict[str, Any]:
-        """`task_count`, `prediction_count`, `annotation_count`, `task_ids` of what was taken."""
+        """Import tasks; return `task_count`, `prediction_count`, `annotation_count` and `task_ids`."""
         answer = self.request_ok("POST", f"/api/projects/{project}/import?return_task_ids=true", tasks)
         assert isinstance(answer, dict)
         return answer
 
     def export(self, project: int) -> list[dict[str, Any]]:
-        """The JSON export of all tasks, as the Export button gives it: `predictions` are ids."""
+        """Return the JSON export of all tasks; `predictions` are ids."""
         answer = self.request_ok("GET", f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true")
         assert isinstance(answer, list)
         return answer
 
     def predictions(self, project: int) -> list[dict[str, Any]]:
-        """Every stored prediction, in full."""
+        """Return all stored predictions in full."""
         answer = self.request_ok("GET", f"/api/predictions?project={project}")
         assert isinstance(answer, list)
         return answer
 
     def connect_backend(self, project: int, url: str, **fields: object) -> int:
-        """Make the server at `url` the project's model, and return the backend's id."""
-        asked = {"url": url, "project": project, "title": "lsml", **fields}
-        backend = self.request_ok("POST", "/api/ml", asked)
+        """Connect the server at `url` as the project's model; return the backend's id."""
+        fields = {"url": url, "project": project, "title": "lsml", **fields}
+        backend = self.request_ok("POST", "/api/ml", fields)
         assert backend["readable_state"] == "Connected", backend
         return int(backend["id"])
 
     def model_version(self, backend: int) -> str:
-        """What the backend says now: Label Studio asks it whenever somebody looks."""
+        """Return the backend's current version, which Label Studio requests from it."""
         answer = self.request_ok("GET", f"/api/ml/{backend}")
         assert answer["readable_state"] == "Connected", answer
         return str(answer["model_version"])
 
     def retrieve_predictions(self, project: int, tasks: list[int] | None = None) -> None:
-        """Retrieve Predictions, of the Data Manager, for these tasks or for all."""
-        chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": tasks}
+        """Run the Data Manager's action Retrieve Predictions for these tasks, or for all."""
+        selection = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": tasks}
         path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
-        self.request_ok("POST", path, {"selectedItems": chosen})
+        self.request_ok("POST", path, {"selectedItems": selection})
 
     def annotate(self, task: int, result: list[dict[str, Any]]) -> int:
-        """Submit an annotation, as the editor does, and return its id."""
+        """Submit an annotation as the editor does; return its id."""
         return int(
             self.request_ok("POST", f"/api/tasks/{task}/annotations/", {"result": result, "lead_time": 2.5})["id"]
         )
 
     def counts(self, project: int) -> dict[str, int]:
-        """The server's own counts: tasks, annotations (skipped ones apart), predictions."""
+        """Return the server's counts of tasks, annotations, skipped annotations and predictions."""
         answer = self.request_ok("GET", f"/api/projects/{project}")
         return {
             "tasks": answer["task_number"],
@@ -149,11 +155,11 @@ class LabelStudio:
 
 @pytest.fixture(scope="session")
 def label_studio_program() -> Path:
-    named = os.environ.get("LSML_LABEL_STUDIO")
-    if not named:
-        pytest.skip("needs a Label Studio: `make test-slow` installs one, or LSML_LABEL_STUDIO names the program")
-    program = Path(named)
-    assert program.is_file(), f"LSML_LABEL_STUDIO names {program}, which is not there"
+    path = os.environ.get("LSML_LABEL_STUDIO")
+    if not path:
+        pytest.skip("needs Label Studio: `make test-slow` installs it, or set LSML_LABEL_STUDIO to the program")
+    program = Path(path)
+    assert program.is_file(), f"LSML_LABEL_STUDIO is {program}, which does not exist"
     return program
 
 
@@ -171,7 +177,7 @@ def label_studio_template(label_studio_program: Path, tmp_path_factory: pytest.T
 def label_studio(
     label_studio_program: Path, label_studio_template: DataTemplate, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LabelStudio]:
-    """A server with no project yet, shared by the tests of one module."""
+    """A server without projects, shared by the tests of one module."""
     data = tmp_path_factory.mktemp("label-studio") / "data"
     shutil.copytree(label_studio_template.data, data)  # .env too: it holds the key that signs tokens
     with run_label_studio(label_studio_program, label_studio_template._replace(data=data), START_TIMEOUT) as server:
@@ -180,24 +186,24 @@ def label_studio(
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[ServerFactory]:
-    """`serve("--model", model, …)` -> a running `lsml serve`, gone when the test ends."""
+    """`serve("--model", model, …)` starts `lsml serve`, which ends with the test."""
     folder = tmp_path / "serve"
     folder.mkdir()
-    started = ServerFactory(folder)
+    factory = ServerFactory(folder)
     try:
-        yield started
+        yield factory
     finally:
-        started.close()
+        factory.close()
 
 
 @contextlib.contextmanager
 def run_label_studio(program: Path, template: DataTemplate, timeout: float) -> Iterator[LabelStudio]:
-    """A server on `on.data`, logging beside it; gone when the block ends, however it ends."""
+    """Start a server on a template's data folder, with its log beside it; stop it when the block ends."""
     folder = template.data.parent
     port = free_port()
     log = folder / "server.log"
     command = [
-        *(program, "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)),
+        *(str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)),
         *("--log-level", "WARNING"),
     ]
     with log.open("wb") as sink:
@@ -208,7 +214,7 @@ def run_label_studio(program: Path, template: DataTemplate, timeout: float) -> I
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a group of its own: nothing it starts outlives it
+            start_new_session=True,  # a process group, which `stop_process` kills as a whole
         )
     server = LabelStudio(f"http://127.0.0.1:{port}", template.token, template.password, log)
     with sigterm_as_interrupt():
@@ -216,7 +222,7 @@ def run_label_studio(program: Path, template: DataTemplate, timeout: float) -> I
             wait_until_up(server, process, timeout)
             yield server
         finally:
-            stop_process(process)
+            stop_process(process, whole_group=True)
 
 
 def label_studio_env(template: DataTemplate) -> dict[str, str]:
@@ -235,9 +241,9 @@ def label_studio_env(template: DataTemplate) -> dict[str, str]:
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
         "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(template.data / "local"),
-        # Without this, Label Studio refuses every backend on this machine.
+        # Without this, Label Studio rejects backends on this machine.
         "USE_DEFAULT_BANNED_SUBNETS": "false",
-        # Nothing leaves this machine.
+        # No requests to other machines.
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",
         "SENTRY_DSN": "",
@@ -252,34 +258,21 @@ def wait_until_up(server: LabelStudio, process: subprocess.Popen[bytes], timeout
             pytest.fail(f"Label Studio ended with {process.returncode}\n{read_tail(server.log)}", pytrace=False)
         with contextlib.suppress(OSError):
             if server.request("GET", "/health", timeout=5)[0] == 200:
-                # Where the port was taken in between, Label Studio has silently moved to the next one, and
-                # whoever answers here does not know the token.
+                # If the port was taken, Label Studio uses the next one; the server on this one does not know the token.
                 server.request_ok("GET", "/api/current-user/whoami")
                 return
         time.sleep(0.5)
     pytest.fail(f"Label Studio was not up after {timeout:.0f} seconds\n{read_tail(server.log)}", pytrace=False)
 
 
-def stop_process(process: subprocess.Popen[bytes]) -> None:
-    """End the whole process group, politely first, and wait for it."""
-    for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            break
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # whatever its leader left behind
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """A failed test shows the end of each log."""
+    """Add the end of each server's log to the report of a failed test."""
     report = yield
     if report.failed:
-        used = getattr(item, "funcargs", {})
-        serving = [program.log for program in used["serve"].programs] if "serve" in used else []
-        studio = [used["label_studio"].log] if "label_studio" in used else []
-        for log in studio + serving:
+        fixtures = getattr(item, "funcargs", {})
+        logs = [fixtures["label_studio"].log] if "label_studio" in fixtures else []
+        logs += [program.log for program in fixtures["serve"].programs] if "serve" in fixtures else []
+        for log in logs:
             report.sections.append((f"end of {log}", read_tail(log)))
     return report

@@ -1,4 +1,4 @@
-"""`lsml serve` and `lsml worker` as processes, for more than one suite; nothing here is a test."""
+"""Run `lsml serve` and `lsml worker` as processes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LOG_TAIL = 6000  # characters of a log that a failure shows
 
 T = TypeVar("T")
 
-# A proxy set for the machine has no business with a server on it.
+# Ignores the proxies of the environment: the servers are on this machine.
 DIRECT_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def send_request(
     method: str, url: str, body: object = None, headers: Mapping[str, str] | None = None, timeout: float = 300
 ) -> tuple[int, Any]:
-    """(status, parsed JSON or text); a status of 400 and above is an answer, not an exception."""
+    """Return (status, parsed JSON or text); no status raises an exception."""
     request = urllib.request.Request(
         url,
         method=method,
@@ -54,7 +54,7 @@ def send_request(
 
 
 class Program:
-    """A started command: its log, and its end."""
+    """A running command and its log."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -64,19 +64,20 @@ class Program:
         return self.log.read_text("utf-8", errors="replace").splitlines()
 
     def kill(self) -> None:
-        """As a crash of the machine would: it and all that it started, in groups of their own too, without a word."""
+        """Kill the command and all its descendants, also those in other process groups."""
         leader = psutil.Process(self.process.pid)
-        for each in (leader, *leader.children(recursive=True)):
+        for descendant in (leader, *leader.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
+                descendant.kill()
         self.process.wait(10)
 
 
 class Server(Program):
     """A running `lsml serve`.
 
-    root  where its port is
-    url   what Label Studio is told: the root, and the secret path where there is one
+    Attributes:
+        root: its URL without a path.
+        url: the URL for Label Studio: the root, and the secret path if there is one.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, root: str, secret_path: str) -> None:
@@ -91,7 +92,7 @@ class Server(Program):
         return send_request(method, self.url + path, body, headers, timeout)
 
     def request_ok(self, method: str, path: str, body: object = None, *, basic_auth: str = "") -> Any:
-        """`request` that must succeed."""
+        """Make a request that must succeed, and return its answer."""
         status, answer = self.request(method, path, body, basic_auth=basic_auth)
         assert status < 300, f"{method} {path} -> {status} {str(answer)[:2000]}"
         return answer
@@ -102,7 +103,11 @@ class Server(Program):
 
 
 class ServerFactory:
-    """Starts servers and workers for one test, and ends them all with it."""
+    """Start servers and workers for one test; `close` stops them all.
+
+    Args:
+        folder: receives logs.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -110,22 +115,22 @@ class ServerFactory:
         self._open = contextlib.ExitStack()
 
     def __call__(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Server:
-        """`lsml serve ARGUMENTS` on a free port, once it answers."""
-        given = [str(each) for each in arguments]
-        command = [sys.executable, "-m", "lsml_cli", "serve", "--port", "0", *given]
+        """Start `lsml serve ARGUMENTS` on a free port and wait until it answers."""
+        options = [str(argument) for argument in arguments]
+        command = [sys.executable, "-m", "lsml_cli", "serve", "--port", "0", *options]
         program = self._start(command, env)
-        secret_path = given[given.index("--secret-path") + 1] if "--secret-path" in given else ""
-        root = wait_until("the server's port is open", lambda: _root(program), START_TIMEOUT)
+        secret_path = options[options.index("--secret-path") + 1] if "--secret-path" in options else ""
+        root = wait_until("the server's port is open", lambda: _find_root(program), START_TIMEOUT)
         server = Server(program.process, program.log, root, secret_path)
         self.programs[self.programs.index(program)] = server
         return server
 
     def worker(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Program:
-        """`lsml worker ARGUMENTS`, in a group of its own."""
+        """Start `lsml worker ARGUMENTS` in a process group of its own."""
         return self._start([sys.executable, "-m", "lsml_cli", "worker", *map(str, arguments)], env)
 
     def redis(self) -> str:
-        """A redis-server of this test's own that keeps nothing on disk; its URL."""
+        """Start a redis-server that keeps nothing on disk; return its URL."""
         port = free_port()
         binary = shutil.which("redis-server")
         if binary is None:
@@ -145,11 +150,12 @@ class ServerFactory:
         self._open.close()
 
 
-def _root(program: Program) -> str | None:
+def _find_root(program: Program) -> str | None:
+    """Return the URL that a server logs when it is ready; fail the test if it has ended."""
     if program.process.poll() is not None:
-        pytest.fail(f"it ended with {program.process.returncode}\n{read_tail(program.log)}", pytrace=False)
-    found = re.search(r"Serving on (https?://127\.0\.0\.1:\d+)", program.log.read_text("utf-8", errors="replace"))
-    return found.group(1) if found else None
+        pytest.fail(f"lsml serve ended with {program.process.returncode}\n{read_tail(program.log)}", pytrace=False)
+    match = re.search(r"Serving on (https?://127\.0\.0\.1:\d+)", program.log.read_text("utf-8", errors="replace"))
+    return match.group(1) if match else None
 
 
 def _is_responding(port: int) -> bool:
@@ -161,14 +167,14 @@ def _is_responding(port: int) -> bool:
 
 @contextlib.contextmanager
 def run_program(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
-    """The command as the leader of a process group, logging to a file; gone when the block ends, however it ends."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("LSML_", "LABEL_STUDIO_"))}
-    own |= {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    """Run a command in a process group of its own that logs to a file; stop it when the block ends."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("LSML_", "LABEL_STUDIO_"))}
+    variables |= {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command,
             cwd=log.parent,
-            env=own | dict(env or {}),
+            env=variables | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -183,38 +189,45 @@ def run_program(command: list[str], log: Path, env: Mapping[str, str] | None = N
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """A suite that is stopped from outside (by a time limit) ends as if by ctrl-C, so that `finally` still runs."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Turn SIGTERM, for example of a time limit, into KeyboardInterrupt, so that `finally` blocks run."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def stop_process(process: subprocess.Popen[bytes]) -> None:
-    """End the whole process group, politely first, and wait for it."""
+def stop_process(process: subprocess.Popen[bytes], *, whole_group: bool = False) -> None:
+    """Terminate the leader of a process group, kill the rest of the group, and wait.
+
+    Args:
+        whole_group: also send SIGTERM to the other processes, if the leader does not end them.
+    """
     with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)  # its leader alone: what it started is its own business
+        if whole_group:
+            os.killpg(process.pid, signal.SIGTERM)
+        else:
+            process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(15)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # whatever its leader left behind
+        os.killpg(process.pid, signal.SIGKILL)  # what its leader left behind
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(10)
 
 
 def read_jobs(versions: Path) -> list[dict[str, Any]]:
-    """The training jobs on record below `--versions`, oldest first."""
+    """Return the stored training jobs below `--versions`, oldest first."""
     return [json.loads(path.read_bytes()) for path in sorted((versions / ".jobs").glob("*.json"))]
 
 
 def wait_until(description: str, check: Callable[[], T | None], timeout: float = 60) -> T:
-    """What `check` gives as soon as that is true; a test fails when it does not become true in time."""
+    """Call `check` until its result is true, and return the result; fail the test after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
-        found = check()
-        if found:
-            return found
+        result = check()
+        if result:
+            return result
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout:.0f} seconds: {description}")
         time.sleep(0.1)

@@ -143,8 +143,8 @@ def test_script_predicts_five_thousand_messages_in_order(
     lsml: Lsml, shared_data: Path, tmp_path: Path, script: str
 ) -> None:
     exports, model = shared_data / "exports", f"{BACKENDS / script}:{TRAINABLE_SCRIPTS[script][1]}"
-    options = ("--model", model, "-c", exports / "sms-spam.xml", "-o", "sms")
-    run = lsml("fit", exports / "sms-spam-annotated.json", *options, cwd=tmp_path)
+    fit_options = ("--model", model, "-c", exports / "sms-spam.xml", "-o", "sms")
+    run = lsml("fit", exports / "sms-spam-annotated.json", *fit_options, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     options = ("--model", f"{model}@sms", "--batch-size", "512", "-o", "out.json")
     run = lsml("predict", exports / "sms-spam-all-tasks.json", *options, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What an annotator sees in a real Label Studio, in a real browser: filled in by `lsml serve`, or by `lsml push`."""
+"""Predictions of `lsml serve` and `lsml push` as an annotator sees them in Label Studio, in a browser."""
 
 from __future__ import annotations
 
@@ -9,66 +9,66 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.browser import Page, open_browser
-from tests.helpers.serve_process import wait_until
+from tests.helpers.serve_process import ServerFactory, wait_until
 from tests.slow.scenario import CATEGORIES, category_of, create_ticket_project
 
 if TYPE_CHECKING:
-    from conftest import LabelStudio, Lsml
-    from serving import Serve
+    from tests.helpers.cli import Lsml
+    from tests.helpers.label_studio_server import LabelStudio
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
 def page(label_studio: LabelStudio, tmp_path: Path) -> Iterator[Page]:
-    """A browser, logged in."""
+    """A browser that is logged in."""
     with open_browser(tmp_path) as page:
         page.log_in(label_studio)
         yield page
 
 
-def test_the_labelling_page_shows_the_prediction(
-    label_studio: LabelStudio, serve: Serve, ticket_model: Path, page: Page
+def test_labelling_page_shows_the_prediction(
+    label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, page: Page
 ) -> None:
     server = serve("--model", ticket_model)
-    made = create_ticket_project(label_studio, "in a browser", annotated=0, unlabeled=3)
-    backend = label_studio.connect_backend(made.project, server.url)
-    task = made.unlabeled[1]
+    tickets = create_ticket_project(label_studio, "in a browser", annotated=0, unlabeled=3)
+    backend = label_studio.connect_backend(tickets.project, server.url)
+    task = tickets.unlabeled[1]
 
-    # Opening the task is what asks for its prediction.
-    assert label_studio.predictions(made.project) == []
-    page.open(f"{label_studio.url}/projects/{made.project}/data?task={task}")
+    # Opening the task requests its prediction.
+    assert label_studio.predictions(tickets.project) == []
+    page.open(f"{label_studio.url}/projects/{tickets.project}/data?task={task}")
     chosen = page.selected_choices()
     tab = page.wait_visible(".lsf-annotation-button:has(.lsf-annotation-button__userpic_prediction)").text
     page.take_screenshot("task")
 
-    (prediction,) = label_studio.predictions(made.project)
+    (prediction,) = label_studio.predictions(tickets.project)
     assert prediction["task"] == task
     category = category_of(prediction["result"])
     assert category in CATEGORIES
     assert chosen == {choice for region in prediction["result"] for choice in region["value"]["choices"]}
-    # A tab names the model and how sure it is: "tickets@...015328", "seconds ago · 88.30%".
+    # A tab shows the version and the score: "tickets@...015328", "seconds ago · 88.30%".
     version = label_studio.model_version(backend)
     assert version[:8] in tab
     assert version[-6:] in tab
     assert f"{prediction['score']:.2%}" in tab
 
 
-def test_an_annotator_submits_what_the_model_says(
-    label_studio: LabelStudio, serve: Serve, ticket_model: Path, page: Page
+def test_annotator_submits_the_prediction(
+    label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, page: Page
 ) -> None:
-    """The label stream: the task comes filled in, one click makes an annotation of it."""
+    """The label stream shows the prediction, and one click turns it into an annotation."""
     server = serve("--model", ticket_model)
-    made = create_ticket_project(label_studio, "in a stream", annotated=0, unlabeled=3)
-    label_studio.connect_backend(made.project, server.url)
+    tickets = create_ticket_project(label_studio, "in a stream", annotated=0, unlabeled=3)
+    label_studio.connect_backend(tickets.project, server.url)
 
-    page.open(f"{label_studio.url}/projects/{made.project}/data?labeling=1")
+    page.open(f"{label_studio.url}/projects/{tickets.project}/data?labeling=1")
     chosen = page.selected_choices()
     page.take_screenshot("stream")
     page.wait_visible("button[name=submit]").click()
 
-    wait_until("the annotation is stored", lambda: label_studio.counts(made.project)["annotations"])
-    (task,) = [each for each in label_studio.export(made.project) if each["annotations"]]
+    wait_until("the annotation is stored", lambda: label_studio.counts(tickets.project)["annotations"])
+    (task,) = [task for task in label_studio.export(tickets.project) if task["annotations"]]
     (annotation,) = task["annotations"]
     assert category_of(annotation["result"]) in CATEGORIES & chosen
     assert {choice for region in annotation["result"] for choice in region["value"]["choices"]} == chosen
@@ -77,22 +77,22 @@ def test_an_annotator_submits_what_the_model_says(
 def test_pushed_predictions_show_in_the_stream(
     label_studio: LabelStudio, lsml: Lsml, ticket_model: Path, page: Page, tmp_path: Path
 ) -> None:
-    made = create_ticket_project(label_studio, "pushed", annotated=0, unlabeled=3)
+    tickets = create_ticket_project(label_studio, "pushed", annotated=0, unlabeled=3)
     env = {
         "LABEL_STUDIO_URL": label_studio.url,
         "LABEL_STUDIO_API_KEY": label_studio.token,
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
-    tasks = lsml("pull", "--project", str(made.project), env=env)
+    tasks = lsml("pull", "--project", str(tickets.project), env=env)
     predicted = lsml("predict", "-", "--model", ticket_model, "--shape", "predictions", input=tasks.stdout)
-    pushed = lsml("push", "-", "--project", str(made.project), input=predicted.stdout, env=env)
+    pushed = lsml("push", "-", "--project", str(tickets.project), input=predicted.stdout, env=env)
     assert pushed.returncode == 0, pushed.stderr
 
-    page.open(f"{label_studio.url}/projects/{made.project}/data?labeling=1")
+    page.open(f"{label_studio.url}/projects/{tickets.project}/data?labeling=1")
     chosen = page.selected_choices()
     page.take_screenshot("pushed")
-    answers = [
+    stored = [
         {choice for region in prediction["result"] for choice in region["value"]["choices"]}
-        for prediction in label_studio.predictions(made.project)
+        for prediction in label_studio.predictions(tickets.project)
     ]
-    assert chosen in answers
+    assert chosen in stored

@@ -1,4 +1,4 @@
-"""What `lsml init` writes, in an environment that has nothing but what its Dockerfile installs."""
+"""Projects of `lsml init` in an environment with only what their Dockerfile installs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of this checkout, as the README of a new project says it is made."""
+    """A folder with the wheel of this checkout, built as the README of a project describes."""
     folder = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*pip, "--wheel-dir", folder, ROOT], check=True)
@@ -29,36 +29,37 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an environment with nothing in it but pip."""
-    folder = tmp_path_factory.mktemp("clean") / "venv"
+def clean_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an environment with only pip."""
+    folder = tmp_path_factory.mktemp("clean_venv") / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     return folder
 
 
-def in_it(clean: Path, command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_in_venv(clean_venv: Path, command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell command that must succeed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "LSML_"))}
-    env["PATH"] = f"{clean / 'bin'}:{env['PATH']}"
+    env["PATH"] = f"{clean_venv / 'bin'}:{env['PATH']}"
     run = subprocess.run(["bash", "-ec", command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
     return run
 
 
-def steps(dockerfile: str) -> list[str]:
-    """The commands of the RUN lines that install something."""
+def install_commands(dockerfile: str) -> list[str]:
+    """Return the pip commands of the RUN lines."""
     joined = dockerfile.replace("\\\n", " ")
     return [line.removeprefix("RUN ") for line in joined.splitlines() if line.startswith("RUN pip ")]
 
 
 @pytest.mark.parametrize(("name", "options"), [("moods", []), ("mails", ["--model", "text-classifier"])])
-def test_the_readme_holds_in_a_fresh_environment(
-    name: str, options: list[str], wheels: Path, clean: Path, tmp_path: Path
+def test_readme_commands_work_in_a_fresh_environment(
+    name: str, options: list[str], wheels: Path, clean_venv: Path, tmp_path: Path
 ) -> None:
     subprocess.run([sys.executable, "-m", "lsml_cli", "init", name, *options], cwd=tmp_path, check=True)
     folder = tmp_path / name
-    (install,) = steps((folder / "Dockerfile").read_text())
-    in_it(clean, install.replace("/tmp/wheels", str(wheels)), folder)
-    in_it(clean, "pip install -qq --disable-pip-version-check pytest", folder)
+    (install,) = install_commands((folder / "Dockerfile").read_text())
+    run_in_venv(clean_venv, install.replace("/tmp/wheels", str(wheels)), folder)
+    run_in_venv(clean_venv, "pip install -qq --disable-pip-version-check pytest", folder)
 
     (block,) = re.findall(r"^```sh\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     commands = block.splitlines()
@@ -66,34 +67,35 @@ def test_the_readme_holds_in_a_fresh_environment(
     served = next(command for command in commands if " serve " in command)
     for command in commands:
         if command != served:
-            in_it(clean, command, folder)
+            run_in_venv(clean_venv, command, folder)
     assert "<html" in (folder / "report.html").read_text()
 
     port = free_port()
     program, *arguments = shlex.split(served.replace("9090", str(port)))
-    with subprocess.Popen([clean / "bin" / program, *arguments], cwd=folder, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen([clean_venv / "bin" / program, *arguments], cwd=folder, stderr=subprocess.DEVNULL) as server:
         try:
-            status = wait_until("it is up", lambda: answer(f"http://127.0.0.1:{port}/health"))
+            status = wait_until("the server answers", lambda: read_health(f"http://127.0.0.1:{port}/health"))
         finally:
             server.terminate()
     assert status["model_version"].startswith(f"{name}@2")
 
 
-def answer(url: str) -> dict[str, str] | None:
+def read_health(url: str) -> dict[str, str] | None:
     try:
-        status, found = send_request("GET", url)
+        status, health = send_request("GET", url)
     except OSError:
         return None
-    return dict(found) if status == 200 else None
+    return dict(health) if status == 200 else None
 
 
-def test_files_for_docker_and_github_are_what_these_expect(tmp_path: Path) -> None:
+def test_compose_and_workflow_files_match_their_schemas(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "lsml_cli", "init", "moods"], cwd=tmp_path, check=True)
     for schema, file in (
         ("vendor.compose-spec", "compose.yml"),
         ("vendor.github-workflows", ".github/workflows/retrain.yml"),
     ):
-        check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, tmp_path / "moods" / file]
+        path = str(tmp_path / "moods" / file)
+        check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, path]
         run = subprocess.run(check, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
-    assert not list((tmp_path / "moods" / "tests").glob("*.txt"))
+    assert not list((tmp_path / "moods" / "tests").glob("*.jinja"))

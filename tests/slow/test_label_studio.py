@@ -1,4 +1,4 @@
-"""What lsml writes, a real Label Studio takes: nothing rejected, nothing dropped, nothing doubled."""
+"""Files that lsml writes import into Label Studio completely and without duplicates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import LabelStudio, Lsml
+    from tests.helpers.cli import Lsml
+    from tests.helpers.label_studio_server import LabelStudio
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "support-tickets"
 SMS = ROOT.parent / "shared" / "data" / "exports"
 
-# A label config with an alias, a multiple choice and a second text field that no control uses.
+# A label config with aliases, a multiple choice and a text field without a control.
 REVIEWS = """
 <View>
   <Header value="$title"/>
@@ -42,8 +43,8 @@ class Corpus(NamedTuple):
     config: Path
 
 
-class Written(NamedTuple):
-    """What `lsml predict` wrote, and the version that stands in it."""
+class PredictedFile(NamedTuple):
+    """The records that `lsml predict` wrote, and their model version."""
 
     records: list[dict[str, Any]]
     version: str
@@ -51,7 +52,7 @@ class Written(NamedTuple):
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    """5,574 real messages where they are at hand, else the shipped example."""
+    """5,574 real messages if they are available, else the support-tickets example."""
     if SMS.is_dir():
         return Corpus(SMS / "sms-spam-annotated.json", SMS / "sms-spam-all-tasks.json", SMS / "sms-spam.xml")
     return Corpus(EXAMPLE / "annotated.json", EXAMPLE / "tasks.json", EXAMPLE / "label_config.xml")
@@ -68,7 +69,7 @@ def fit(lsml: Lsml, export: Path, config: Path, output: Path) -> Path:
     return output
 
 
-def predict(lsml: Lsml, tasks: Path, model: Path | str, output: Path, *options: str | Path) -> Written:
+def predict(lsml: Lsml, tasks: Path, model: Path | str, output: Path, *options: str | Path) -> PredictedFile:
     run = lsml("predict", tasks, "--model", model, "-o", output, *options, timeout=300)
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
@@ -76,10 +77,10 @@ def predict(lsml: Lsml, tasks: Path, model: Path | str, output: Path, *options: 
     versions = {prediction["model_version"] for record in records for prediction in record.get("predictions", [record])}
     (version,) = versions
     assert isinstance(version, str)
-    return Written(records, version)
+    return PredictedFile(records, version)
 
 
-def saved(path: Path, content: object) -> Path:
+def write_file(path: Path, content: object) -> Path:
     path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
     return path
 
@@ -92,44 +93,44 @@ def test_tasks_with_predictions_import(
     label_studio: LabelStudio, lsml: Lsml, corpus: Corpus, model: Path, tmp_path: Path
 ) -> None:
     written = predict(lsml, corpus.tasks, model, tmp_path / "out.json")
-    given = json.loads(corpus.tasks.read_text("utf-8"))
-    assert len(written.records) == len(given)
+    tasks = json.loads(corpus.tasks.read_text("utf-8"))
+    assert len(written.records) == len(tasks)
 
     project = label_studio.create_project("tasks shape", corpus.config.read_text("utf-8"))
-    taken = label_studio.import_tasks(project, written.records)
+    imported = label_studio.import_tasks(project, written.records)
 
-    assert taken["task_count"] == taken["prediction_count"] == len(given)
+    assert imported["task_count"] == imported["prediction_count"] == len(tasks)
     assert label_studio.counts(project) == {
-        "tasks": len(given),
+        "tasks": len(tasks),
         "annotations": 0,
         "skipped": 0,
-        "predictions": len(given),
+        "predictions": len(tasks),
     }
     stored = label_studio.predictions(project)
-    assert Counter(prediction["task"] for prediction in stored) == Counter(taken["task_ids"])
+    assert Counter(prediction["task"] for prediction in stored) == Counter(imported["task_ids"])
     assert {prediction["model_version"] for prediction in stored} == {written.version}
     assert all(prediction["result"] for prediction in stored)
 
-    # ... and it is the prediction of this very task, to the last field that Label Studio keeps.
+    # Each task has its own prediction, with all fields that Label Studio stores.
     by_task = {prediction["task"]: prediction for prediction in stored}
-    for task_id, record in zip(taken["task_ids"], written.records, strict=True):
+    for task_id, record in zip(imported["task_ids"], written.records, strict=True):
         (sent,) = record["predictions"]
         assert by_task[task_id]["result"] == sent["result"]
         assert by_task[task_id]["score"] == pytest.approx(sent["score"])
 
 
-def test_predictions_import_to_tasks_that_are_there(
+def test_predictions_import_into_existing_tasks(
     label_studio: LabelStudio, lsml: Lsml, corpus: Corpus, model: Path, tmp_path: Path
 ) -> None:
     project = label_studio.create_project("predictions shape", corpus.config.read_text("utf-8"))
     tasks = json.loads(corpus.tasks.read_text("utf-8"))[:1000]
     label_studio.import_tasks(project, [{"data": task["data"]} for task in tasks])
-    export = saved(tmp_path / "export.json", label_studio.export(project))
+    export = write_file(tmp_path / "export.json", label_studio.export(project))
 
     written = predict(lsml, export, model, tmp_path / "out.json", "--shape", "predictions")
     assert len(written.records) == len(tasks)
 
-    # This endpoint validates, and drops in silence what it does not like.
+    # This endpoint validates, and drops invalid predictions without an error.
     answer = label_studio.request_ok("POST", f"/api/projects/{project}/import/predictions", written.records)
     assert answer["created"] == len(tasks)
 
@@ -138,14 +139,16 @@ def test_predictions_import_to_tasks_that_are_there(
         record["task"]: record["result"] for record in written.records
     }
     assert label_studio.counts(project)["tasks"] == len(tasks)
-    # What makes them visible to annotators: the version is one that the project knows.
+    # The project accepts the version, which makes its predictions visible to annotators.
     label_studio.request_ok("PATCH", f"/api/projects/{project}", {"model_version": written.version})
 
 
-def test_an_export_with_everything_in_it_comes_back(label_studio: LabelStudio, lsml: Lsml, tmp_path: Path) -> None:
-    """Prediction ids, drafts, skipped and finished annotations: such a file breaks the import when sent as it is."""
+def test_export_with_predictions_drafts_and_skipped_tasks_imports_again(
+    label_studio: LabelStudio, lsml: Lsml, tmp_path: Path
+) -> None:
+    """Label Studio's import fails for the unmodified export."""
     config = (EXAMPLE / "label_config.xml").read_text("utf-8")
-    project = label_studio.create_project("lived in", config)
+    project = label_studio.create_project("used", config)
     tasks = json.loads((EXAMPLE / "annotated.json").read_text("utf-8"))
     label_studio.import_tasks(project, [{"data": task["data"], "meta": {"row": n}} for n, task in enumerate(tasks)])
     ids = [task["id"] for task in label_studio.export(project)]
@@ -159,8 +162,8 @@ def test_an_export_with_everything_in_it_comes_back(label_studio: LabelStudio, l
         label_studio.request_ok("POST", f"/api/tasks/{task}/drafts", {"result": example, "lead_time": 1})
     for task in ids[6:10]:
         label_studio.request_ok("POST", f"/api/tasks/{task}/annotations", {"result": [], "was_cancelled": True})
-    for task, given in zip(ids[10:], tasks[10:], strict=True):
-        result = next((a["result"] for a in given["annotations"] if not a["was_cancelled"]), example)
+    for task, ticket in zip(ids[10:], tasks[10:], strict=True):
+        result = next((a["result"] for a in ticket["annotations"] if not a["was_cancelled"]), example)
         label_studio.request_ok("POST", f"/api/tasks/{task}/annotations", {"result": result})
 
     exported = label_studio.export(project)
@@ -168,23 +171,28 @@ def test_an_export_with_everything_in_it_comes_back(label_studio: LabelStudio, l
     assert exported[0]["predictions"]
     assert exported[4]["drafts"]
     assert exported[6]["annotations"][0]["was_cancelled"]
-    export = saved(tmp_path / "export.json", exported)
-    model = fit(lsml, export, saved(tmp_path / "config.xml", config), tmp_path / "model")
+    export = write_file(tmp_path / "export.json", exported)
+    model = fit(lsml, export, write_file(tmp_path / "config.xml", config), tmp_path / "model")
 
     written = predict(lsml, export, model, tmp_path / "out.json")
     assert [record["id"] for record in written.records] == ids
 
-    fresh = label_studio.create_project("lived in, again", config)
-    taken = label_studio.import_tasks(fresh, written.records)
-    assert taken["task_count"] == taken["prediction_count"] == len(ids)
-    assert label_studio.counts(fresh) == {"tasks": len(ids), "annotations": 0, "skipped": 0, "predictions": len(ids)}
-    again = label_studio.export(fresh)
-    assert [task["data"] for task in again] == [task["data"] for task in exported]
-    assert [task["meta"] for task in again] == [task["meta"] for task in exported]
-    assert not any(task["drafts"] for task in again)
-    assert {prediction["model_version"] for prediction in label_studio.predictions(fresh)} == {written.version}
+    new_project = label_studio.create_project("used, again", config)
+    imported = label_studio.import_tasks(new_project, written.records)
+    assert imported["task_count"] == imported["prediction_count"] == len(ids)
+    assert label_studio.counts(new_project) == {
+        "tasks": len(ids),
+        "annotations": 0,
+        "skipped": 0,
+        "predictions": len(ids),
+    }
+    reexported = label_studio.export(new_project)
+    assert [task["data"] for task in reexported] == [task["data"] for task in exported]
+    assert [task["meta"] for task in reexported] == [task["meta"] for task in exported]
+    assert not any(task["drafts"] for task in reexported)
+    assert {prediction["model_version"] for prediction in label_studio.predictions(new_project)} == {written.version}
 
-    # The same predictions, for the project that has lived: what people made there stays as it was.
+    # The same predictions for the first project leave its annotations and drafts unchanged.
     before = label_studio.counts(project)
     pushed = predict(lsml, export, model, tmp_path / "predictions.json", "--shape", "predictions")
     answer = label_studio.request_ok("POST", f"/api/projects/{project}/import/predictions", pushed.records)
@@ -199,7 +207,7 @@ def test_aliases_and_multiple_choice(label_studio: LabelStudio, lsml: Lsml, tmp_
         project,
         [{"data": {"title": f"Review {n}", "body": body}} for n, (body, _, _) in enumerate(reviews())],
     )
-    config = saved(tmp_path / "reviews.xml", REVIEWS)
+    config = write_file(tmp_path / "reviews.xml", REVIEWS)
     exported = label_studio.export(project)
     model: Path | str = "text-classifier"
     options: list[str | Path] = ["--label-config", config]
@@ -208,32 +216,32 @@ def test_aliases_and_multiple_choice(label_studio: LabelStudio, lsml: Lsml, tmp_
             label_studio.request_ok(
                 "POST", f"/api/tasks/{task['id']}/annotations", {"result": regions(verdict, topics)}
             )
-        annotated = saved(tmp_path / "annotated.json", label_studio.export(project))
+        annotated = write_file(tmp_path / "annotated.json", label_studio.export(project))
         model, options = fit(lsml, annotated, config, tmp_path / "model"), []
-    export = saved(tmp_path / "export.json", label_studio.export(project))
+    export = write_file(tmp_path / "export.json", label_studio.export(project))
 
     pushed = predict(lsml, export, model, tmp_path / "predictions.json", "--shape", "predictions", *options)
     answer = label_studio.request_ok("POST", f"/api/projects/{project}/import/predictions", pushed.records)
     assert answer["created"] == len(exported)
 
     written = predict(lsml, export, model, tmp_path / "tasks.json", *options)
-    fresh = label_studio.create_project("reviews, again", REVIEWS)
-    taken = label_studio.import_tasks(fresh, written.records)
-    assert taken["task_count"] == taken["prediction_count"] == len(exported)
+    new_project = label_studio.create_project("reviews, again", REVIEWS)
+    imported = label_studio.import_tasks(new_project, written.records)
+    assert imported["task_count"] == imported["prediction_count"] == len(exported)
 
-    stored = label_studio.predictions(fresh)
+    stored = label_studio.predictions(new_project)
     for prediction in stored:
         (verdict,) = choices_of(prediction["result"], "verdict")
         assert verdict in {"pos", "neg"}
         assert set(choices_of(prediction["result"], "topics")) <= {"Food", "Service", "money"}
     if trained:
-        # It has seen these very tasks, so this says that labels and tasks belong together, not that it is good.
+        # It was trained on these tasks: this checks that labels belong to their tasks, not that the model is good.
         by_task = {prediction["task"]: prediction["result"] for prediction in stored}
-        right = [
+        correct = [
             choices_of(by_task[task], "verdict") == [verdict]
-            for task, (_, verdict, _) in zip(taken["task_ids"], reviews(), strict=True)
+            for task, (_, verdict, _) in zip(imported["task_ids"], reviews(), strict=True)
         ]
-        assert sum(right) / len(right) > 0.9
+        assert sum(correct) / len(correct) > 0.9
         assert any(len(choices_of(result, "topics")) > 1 for result in by_task.values())
 
 
@@ -246,8 +254,8 @@ def regions(verdict: str, topics: list[str]) -> list[dict[str, Any]]:
 
 
 def reviews() -> list[tuple[str, str, list[str]]]:
-    """(text, verdict, topics) of 60 made-up restaurant reviews."""
-    said = {
+    """Return (text, verdict, topics) of 60 generated restaurant reviews."""
+    phrases = {
         "pos": {
             "Food": ["the soup was wonderful", "best noodles in town", "fresh bread and great fish"],
             "Service": ["the waiter was kind and quick", "friendly people", "we were looked after so well"],
@@ -260,10 +268,10 @@ def reviews() -> list[tuple[str, str, list[str]]]:
         },
     }
     topics = ["Food", "Service", "money"]
-    made = []
+    generated = []
     for n in range(60):
         verdict = "pos" if n % 2 else "neg"
-        named = [topic for k, topic in enumerate(topics) if (n // 2 + 1) >> k & 1] or ["Food"]
-        parts = [said[verdict][topic][(n // 6 + k) % 3] for k, topic in enumerate(named)]
-        made.append((f"Visit number {n}: {', and '.join(parts)}.", verdict, named))
-    return made
+        chosen_topics = [topic for k, topic in enumerate(topics) if (n // 2 + 1) >> k & 1] or ["Food"]
+        parts = [phrases[verdict][topic][(n // 6 + k) % 3] for k, topic in enumerate(chosen_topics)]
+        generated.append((f"Visit number {n}: {', and '.join(parts)}.", verdict, chosen_topics))
+    return generated

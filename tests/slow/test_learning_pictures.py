@@ -1,4 +1,4 @@
-"""The image classifier on real pictures: handwritten digits, photographs of ants and bees."""
+"""The image classifier on handwritten digits and on photographs of ants and bees."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from label_studio_sdk.label_interface import LabelInterface
+from label_studio_sdk.label_interface.interface import LabelInterface
 from PIL import Image
 
 if TYPE_CHECKING:
-    from conftest import Lsml
+    from tests.helpers.cli import Lsml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -19,14 +19,14 @@ DIGITS = """<View><Image name="digit" value="$image"/><Choices name="number" toN
 {}</Choices></View>""".format("".join(f'<Choice value="{number}"/>' for number in range(10)))
 
 
-def test_every_layer_learns_handwritten_digits(lsml: Lsml, tmp_path: Path) -> None:
+def test_full_training_learns_handwritten_digits(lsml: Lsml, tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     tasks: list[dict[str, Any]] = []
     for number, (pixels, target) in enumerate(zip(digits.images, digits.target, strict=True)):
-        picture = Image.fromarray((pixels * (255 / 16)).astype("uint8")).resize((32, 32))
-        picture.save(tmp_path / f"{number}.png")
+        image = Image.fromarray((pixels * (255 / 16)).astype("uint8")).resize((32, 32))
+        image.save(tmp_path / f"{number}.png")
         value = {"choices": [str(target)]}
         result = [{"from_name": "number", "to_name": "digit", "type": "choices", "value": value}]
         tasks.append(
@@ -46,13 +46,13 @@ def test_every_layer_learns_handwritten_digits(lsml: Lsml, tmp_path: Path) -> No
     run = lsml(
         *("fit", tmp_path / "export.json", "--model", "image-classifier", "-c", tmp_path / "config.xml"),
         *("-o", tmp_path / "digits", "--fail-under", "accuracy=0.97"),
-        *(each for option in options for each in ("--with", option)),
+        *(argument for option in options for argument in ("--with", option)),
         timeout=580,
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_ants_and_bees(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+def test_trained_version_predicts_ants_and_bees(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
     exports = shared_data / "exports"
     fit = lsml(
         *("fit", exports / "ants-bees-annotated.json", "--model", "image-classifier", "--with", "weights=none"),
@@ -75,8 +75,8 @@ def test_ants_and_bees(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     written = json.loads(out.read_text())
-    asked = json.loads((exports / "ants-bees-all-tasks.json").read_text())
-    assert [task["id"] for task in written] == [task["id"] for task in asked]
+    tasks = json.loads((exports / "ants-bees-all-tasks.json").read_text())
+    assert [task["id"] for task in written] == [task["id"] for task in tasks]
     assert len(written) == 243
     interface = LabelInterface((exports / "ants-bees.xml").read_text())
     for task in written:
@@ -86,15 +86,15 @@ def test_ants_and_bees(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_every_architecture_is_saved_and_loaded_or_refused_with_a_sentence(tmp_path: Path) -> None:
-    """Small pictures where an architecture takes them. Those of more than 2 GB are left out."""
+def test_every_architecture_is_saved_and_loaded_or_rejected(tmp_path: Path) -> None:
+    """With the usual image size of each architecture, except those of more than 2 GB."""
     import torch
 
     from lsml_cli.errors import UsageError
     from lsml_cli.models.image_classifier import backbones
 
     huge = {"regnet_y_128gf", "vit_h_14"}
-    refused = []
+    rejected = []
     for arch in sorted(set(backbones.architectures()) - huge):
         usual = backbones.preprocessing_of(arch).crop
         torch.manual_seed(0)
@@ -102,16 +102,16 @@ def test_every_architecture_is_saved_and_loaded_or_refused_with_a_sentence(tmp_p
             backbones.require_size(arch, usual)
             net = backbones.build(arch, 3, usual).eval()
         except UsageError as error:
-            refused.append(arch)
-            assert "does not end in a linear layer" in error.message  # noqa: PT017 - which ones are is asserted below
+            rejected.append(arch)
+            assert "does not end in a linear layer" in error.message  # noqa: PT017 - the end of the test asserts which ones
             continue
         backbones.save(tmp_path, [net])
-        (again,) = backbones.load(tmp_path, arch, usual, [3])
+        (loaded,) = backbones.load(tmp_path, arch, usual, [3])
         with torch.inference_mode():
             pixels = torch.rand(1, 3, usual, usual)
-            assert torch.equal(net(pixels), again.eval()(pixels)), arch
+            assert torch.equal(net(pixels), loaded.eval()(pixels)), arch
         headless = backbones.remove_last_layer(net, arch)
         name, last = backbones._last_linear(net, arch)
-        with torch.inference_mode():  # what is below the last layer is all that it is given
+        with torch.inference_mode():  # the last layer gets the output of all others
             torch.testing.assert_close(last(headless(pixels)), net(pixels), msg=f"{arch}: {name}")
-    assert refused == ["squeezenet1_0", "squeezenet1_1"]
+    assert rejected == ["squeezenet1_0", "squeezenet1_1"]

@@ -1,4 +1,4 @@
-"""s:// through the real driver, against a server that speaks S3: what is there, and what is not or may not be read."""
+"""Media at s3:// addresses through the real driver, against a local S3 server."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BRIGHT = b"P5\n4 4\n255\n" + bytes([250]) * 16
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment in which s3:// is a server of this machine with one bucket."""
+    """The environment variables for a local S3 server with one bucket."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
     server = subprocess.Popen([Path(sys.executable).with_name("moto_server"), "-p", str(port)], stdout=log, stderr=log)
     try:
-        wait_until("the server of S3 listens", lambda: _listens(port), 60)
+        wait_until("the S3 server listens", lambda: _listens(port), 60)
         for method, path, content in (
             ("PUT", "/photos", b""),
             ("PUT", "/photos/some%20dir/%C3%A9.png", BRIGHT),
@@ -56,28 +56,42 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_pictures_come_out_of_a_bucket(lsml: Lsml, s3: dict[str, str], tmp_path: Path) -> None:
+def test_images_are_read_from_a_bucket(lsml: Lsml, s3: dict[str, str], tmp_path: Path) -> None:
     values = ["s3://photos/one.png", "s3://photos/nothing.png", "s3://photos/some dir/é.png", "s3://elsewhere/one.png"]
     tasks = [{"id": n, "data": {"image": value}} for n, value in enumerate(values)]
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     (tmp_path / "config.xml").write_text(IMAGE_CONFIG)
-    asked = ("predict", "tasks.json", "--model", f"{ROOT / 'tests' / 'models.py'}:Brightness", "-c", "config.xml")
-    ran = lsml(*asked, "-o", "out.json", "--errors", "errors.jsonl", env=s3, cwd=tmp_path)
-    assert ran.returncode == 3, ran.stderr
+    command = (
+        "predict",
+        "tasks.json",
+        "--model",
+        f"{ROOT / 'tests' / 'helpers' / 'models.py'}:Brightness",
+        "-c",
+        "config.xml",
+    )
+    run = lsml(*command, "-o", "out.json", "--errors", "errors.jsonl", env=s3, cwd=tmp_path)
+    assert run.returncode == 3, run.stderr
     written = json.loads((tmp_path / "out.json").read_text())
     assert [len(task["predictions"]) for task in written] == [1, 0, 1, 0]
     for task in written[::2]:
         assert task["predictions"][0]["result"][0]["value"]["choices"] == ["bright"]
     failed = [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
-    assert [each["reason"] for each in failed] == [f"there is no file {values[1]}", f"there is no file {values[3]}"]
+    assert [error["reason"] for error in failed] == [f"there is no file {values[1]}", f"there is no file {values[3]}"]
 
 
-def test_what_no_credentials_open_is_a_sentence(lsml: Lsml, s3: dict[str, str], tmp_path: Path) -> None:
+def test_missing_credentials_are_reported(lsml: Lsml, s3: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "tasks.json").write_text(json.dumps([{"id": 1, "data": {"image": "s3://photos/one.png"}}]))
     (tmp_path / "config.xml").write_text(IMAGE_CONFIG)
-    asked = ("predict", "tasks.json", "--model", f"{ROOT / 'tests' / 'models.py'}:Brightness", "-c", "config.xml")
+    command = (
+        "predict",
+        "tasks.json",
+        "--model",
+        f"{ROOT / 'tests' / 'helpers' / 'models.py'}:Brightness",
+        "-c",
+        "config.xml",
+    )
     keyless = s3 | {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
-    ran = lsml(*asked, "-o", "out.json", env=keyless, cwd=tmp_path)
-    assert ran.returncode == 3
-    assert "s3://photos/one.png: NoCredentialsError: Unable to locate credentials" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    run = lsml(*command, "-o", "out.json", env=keyless, cwd=tmp_path)
+    assert run.returncode == 3
+    assert "s3://photos/one.png: NoCredentialsError: Unable to locate credentials" in run.stderr
+    assert "Traceback" not in run.stderr

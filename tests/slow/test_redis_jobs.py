@@ -1,4 +1,4 @@
-"""Training jobs on a real Redis: who runs them, who refuses, and what is left when a worker is killed."""
+"""Training jobs in a Redis queue: workers that run and reject them, and workers that are killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,169 +30,176 @@ from tests.helpers.trainable_models import Waiting
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 TRAINABLE = Path(__file__).parents[1] / "helpers" / "trainable_models.py"
-ENV = {label_studio.API_KEY_ENV_VAR: KEY, "NO_PROXY": "127.0.0.1"}
-PATIENCE = 60.0  # seconds
+WORKER_ENV = {label_studio.API_KEY_ENV_VAR: KEY, "NO_PROXY": "127.0.0.1"}
+TIMEOUT = 60.0  # seconds
 
 
 @pytest.fixture
 def server() -> Iterator[StubExportServer]:
-    with run_export_server() as running:
-        yield running
+    with run_export_server() as stub:
+        yield stub
 
 
-def recipe(server: StubExportServer, name: str = "Counting", **params: Any) -> TrainingJobConfig:
+def job_config(server: StubExportServer, name: str = "Counting", **params: Any) -> TrainingJobConfig:
     return TrainingJobConfig(f"{TRAINABLE}:{name}", server.url, params)
 
 
 @asynccontextmanager
-async def training(folder: Path, url: str, common: TrainingJobConfig, **options: Any) -> AsyncIterator[TrainScheduler]:
-    trainer = TrainScheduler(JobStore(folder), RedisRunner(folder, url), common, **{"poll_interval": 0.05} | options)
-    watch = asyncio.create_task(trainer.run())
+async def training(folder: Path, url: str, config: TrainingJobConfig, **options: Any) -> AsyncIterator[TrainScheduler]:
+    trainer = TrainScheduler(JobStore(folder), RedisRunner(folder, url), config, **{"poll_interval": 0.05} | options)
+    run_task = asyncio.create_task(trainer.run())
     try:
         yield trainer
     finally:
-        watch.cancel()
+        run_task.cancel()
         await trainer.close()
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.02)
 
 
-def only(trainer: TrainScheduler) -> Job:
+def get_only_job(trainer: TrainScheduler) -> Job:
     (job,) = trainer.jobs()
     return job
 
 
 def rq_worker(url: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """RQ's own worker, until the queue is empty."""
+    """Run RQ's own worker until the queue is empty."""
     return subprocess.run(
         [Path(sys.executable).with_name("rq"), "worker", "lsml", "--url", url, "--burst"],
-        env={"PATH": "/usr/bin:/bin", **ENV},
+        env={"PATH": "/usr/bin:/bin", **WORKER_ENV},
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
 
 
-@pytest.mark.parametrize("who", ["lsml worker", "rq worker"])
-def test_either_worker_runs_the_job(
+@pytest.mark.parametrize("worker", ["lsml worker", "rq worker"])
+def test_lsml_worker_and_rq_worker_run_the_job(
     server: StubExportServer,
     serve: ServerFactory,
     lsml: Lsml,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    who: str,
+    worker: str,
 ) -> None:
     monkeypatch.setenv(label_studio.API_KEY_ENV_VAR, KEY)
     url = serve.redis()
     folder = tmp_path / "served"
 
     async def scenario() -> None:
-        async with training(folder, url, recipe(server)) as trainer:
+        async with training(folder, url, job_config(server)) as trainer:
             trainer.request_training(3, "START_TRAINING")
             await until(lambda: trainer._submitted_job_ids)
             with redis_client.Redis.from_url(url) as connection:
-                entry = Entry.fetch(f"{only(trainer).id}-1", connection=connection)
-                assert entry.args == (str(folder), only(trainer).id, 1), "nothing else travels"
-            if who == "rq worker":
+                entry = Entry.fetch(f"{get_only_job(trainer).id}-1", connection=connection)
+                assert entry.args == (str(folder), get_only_job(trainer).id, 1), "the queue holds only these arguments"
+            if worker == "rq worker":
                 run = await asyncio.to_thread(rq_worker, url, tmp_path)
                 assert run.returncode == 0, run.stderr
             else:
-                run = await asyncio.to_thread(lsml, "worker", "--jobs", url, "--burst", env=ENV)
+                run = await asyncio.to_thread(lsml, "worker", "--jobs", url, "--burst", env=WORKER_ENV)
                 assert (run.returncode, run.stdout) == (0, "")
                 lines = run.stderr.splitlines()
                 assert lines[0] == f"lsml: Waiting for jobs on the queue lsml at {url}."
-                assert lines[1] == f"lsml: Job {only(trainer).id}: training project 3 (attempt 1)."
-                assert lines[2].startswith(f"lsml: Job {only(trainer).id}: done. project-3@")
+                assert lines[1] == f"lsml: Job {get_only_job(trainer).id}: training project 3 (attempt 1)."
+                assert lines[2].startswith(f"lsml: Job {get_only_job(trainer).id}: done. project-3@")
                 assert len(lines) == 3
-            await until(lambda: only(trainer).is_finished)
-            assert (only(trainer).state, only(trainer).reason) == ("done", None)
+            await until(lambda: get_only_job(trainer).is_finished)
+            assert (get_only_job(trainer).state, get_only_job(trainer).reason) == ("done", None)
 
     asyncio.run(scenario())
     assert versions.current_version(folder / "project-3") is not None
     assert find_files_containing(folder, KEY) == []
     with redis_client.Redis.from_url(url) as connection:
         connection.config_set("rdbcompression", "no")
-        connection.save()  # everything that Redis holds, as a file
+        connection.save()  # writes all that Redis holds to a file
     (dump,) = tmp_path.rglob("dump.rdb")
     assert find_files_containing(dump.parent, "rq:queues") == [dump]
-    assert find_files_containing(tmp_path, KEY) == [], "the key stands nowhere"
+    assert find_files_containing(tmp_path, KEY) == [], "the API key was stored"
 
 
-def test_a_worker_killed_in_the_middle_is_replaced(
+def test_job_of_a_killed_worker_is_run_by_another(
     server: StubExportServer, serve: ServerFactory, tmp_path: Path
 ) -> None:
     url = serve.redis()
-    sign = tmp_path / "go"
+    release_file = tmp_path / "go"
     folder = tmp_path / "served"
 
     async def scenario() -> None:
-        async with training(folder, url, recipe(server, "Waiting", until=str(sign)), heartbeat_timeout=4.0) as trainer:
-            doomed = serve.worker("--jobs", url, env=ENV)
+        async with training(
+            folder, url, job_config(server, "Waiting", until=str(release_file)), heartbeat_timeout=4.0
+        ) as trainer:
+            killed_worker = serve.worker("--jobs", url, env=WORKER_ENV)
             trainer.request_training(3, "START_TRAINING")
-            await until(lambda: only(trainer).progress == Waiting.MESSAGE)
-            doomed.kill()
-            died = time.monotonic()
-            serve.worker("--jobs", url, env=ENV)
-            await until(lambda: only(trainer).attempt == 2)
-            assert 3.0 < time.monotonic() - died < 15.0, "it is its silence that tells"
-            assert only(trainer).reason == "Nothing was heard of it for 4 seconds: what ran it has died."
-            await until(lambda: only(trainer).state == "running")
-            sign.touch()
-            await until(lambda: only(trainer).is_finished)
-            assert (only(trainer).state, only(trainer).attempt, only(trainer).reason) == ("done", 2, None)
+            await until(lambda: get_only_job(trainer).progress == Waiting.MESSAGE)
+            killed_worker.kill()
+            killed_at = time.monotonic()
+            serve.worker("--jobs", url, env=WORKER_ENV)
+            await until(lambda: get_only_job(trainer).attempt == 2)
+            assert 3.0 < time.monotonic() - killed_at < 15.0, "the missing heartbeat is noticed"
+            assert get_only_job(trainer).reason == "Nothing was heard of it for 4 seconds: what ran it has died."
+            await until(lambda: get_only_job(trainer).state == "running")
+            release_file.touch()
+            await until(lambda: get_only_job(trainer).is_finished)
+            assert (get_only_job(trainer).state, get_only_job(trainer).attempt, get_only_job(trainer).reason) == (
+                "done",
+                2,
+                None,
+            )
 
     asyncio.run(scenario())
     assert len(versions.list_versions(folder / "project-3")) == 1
 
 
-def test_a_job_whose_process_is_killed_twice_has_failed(
+def test_job_fails_when_its_process_is_killed_twice(
     server: StubExportServer, serve: ServerFactory, tmp_path: Path
 ) -> None:
-    """A worker sees at once when the process of its job is killed, out of memory for one."""
+    """A worker notices at once that the process of its job was killed, for example by the out-of-memory killer."""
     import psutil
 
     url = serve.redis()
 
     async def scenario() -> None:
-        common = recipe(server, "Waiting", until=str(tmp_path / "never"))
-        async with training(tmp_path / "served", url, common) as trainer:
-            worker = serve.worker("--jobs", url, env=ENV)
+        config = job_config(server, "Waiting", until=str(tmp_path / "never"))
+        async with training(tmp_path / "served", url, config) as trainer:
+            worker = serve.worker("--jobs", url, env=WORKER_ENV)
             trainer.request_training(3, "START_TRAINING")
+
+            def is_waiting(attempt: int) -> bool:
+                job = get_only_job(trainer)
+                return job.attempt == attempt and job.progress == Waiting.MESSAGE
+
             for attempt in (1, 2):
-                await until(
-                    lambda attempt=attempt: (
-                        only(trainer).attempt == attempt and only(trainer).progress == Waiting.MESSAGE
-                    )
-                )
-                (horse,) = psutil.Process(worker.process.pid).children()
-                horse.kill()
-            await until(lambda: only(trainer).is_finished)
-            assert only(trainer).state == "failed"
-            assert only(trainer).reason == (
+                await until(partial(is_waiting, attempt))
+                (job_process,) = psutil.Process(worker.process.pid).children()
+                job_process.kill()
+            await until(lambda: get_only_job(trainer).is_finished)
+            assert get_only_job(trainer).state == "failed"
+            assert get_only_job(trainer).reason == (
                 "Its process on the worker was killed by SIGKILL. That was attempt 2, and the last one."
             )
 
     asyncio.run(scenario())
 
 
-def test_a_worker_that_cannot_see_the_folder_refuses(
+def test_worker_without_the_versions_folder_rejects_the_job(
     server: StubExportServer, serve: ServerFactory, lsml: Lsml, tmp_path: Path
 ) -> None:
     url = serve.redis()
     (tmp_path / "elsewhere").mkdir()
 
     async def scenario(mounted: Path) -> str:
-        async with training(tmp_path / "served", url, recipe(server)) as trainer:
+        async with training(tmp_path / "served", url, job_config(server)) as trainer:
             job = trainer.request_training(3, "START_TRAINING")
             await until(lambda: job.id in trainer._submitted_job_ids)
             run = await asyncio.to_thread(
-                lsml, "worker", "--jobs", url, "--burst", "--versions", mounted, env=ENV, cwd=tmp_path
+                lsml, "worker", "--jobs", url, "--burst", "--versions", mounted, env=WORKER_ENV, cwd=tmp_path
             )
             assert run.returncode == 0
             assert "Traceback" not in run.stderr
@@ -207,31 +215,30 @@ def test_a_worker_that_cannot_see_the_folder_refuses(
     assert "has to be shared with this host; where it has another name here, say so: lsml worker --versions" in reason
     (tmp_path / "mounted").symlink_to(tmp_path / "served")
     asyncio.run(scenario(Path("mounted")))
-    run = lsml("worker", "--jobs", url, "--versions", tmp_path / "gone", env=ENV)
+    run = lsml("worker", "--jobs", url, "--versions", tmp_path / "gone", env=WORKER_ENV)
     assert run.returncode == 2
     assert run.stderr.startswith("lsml: There is no folder ")
 
 
-def test_a_redis_that_loses_everything_is_told_again(
+def test_job_is_queued_again_after_redis_lost_it(
     server: StubExportServer, serve: ServerFactory, tmp_path: Path
 ) -> None:
     url = serve.redis()
 
     async def scenario() -> None:
-        async with training(tmp_path / "served", url, recipe(server)) as trainer:
+        async with training(tmp_path / "served", url, job_config(server)) as trainer:
             trainer.request_training(3, "START_TRAINING")
             await until(lambda: trainer._submitted_job_ids)
             with redis_client.Redis.from_url(url) as connection:
                 connection.flushall()
-            serve.worker("--jobs", url, env=ENV)
-            await until(lambda: only(trainer).is_finished)
-            assert (only(trainer).state, only(trainer).attempt) == ("done", 1)
+            serve.worker("--jobs", url, env=WORKER_ENV)
+            await until(lambda: get_only_job(trainer).is_finished)
+            assert (get_only_job(trainer).state, get_only_job(trainer).attempt) == ("done", 1)
 
     asyncio.run(scenario())
 
 
-def test_starting_twice_queues_once(serve: ServerFactory, tmp_path: Path) -> None:
-    """A restarted server finds its waiting jobs in the queue already."""
+def test_job_is_queued_once_by_a_restarted_server(serve: ServerFactory, tmp_path: Path) -> None:
     url = serve.redis()
     job = new_job(3, "START_TRAINING", TrainingJobConfig("m", "http://localhost"))
     first = RedisRunner(tmp_path, url)
@@ -245,26 +252,26 @@ def test_starting_twice_queues_once(serve: ServerFactory, tmp_path: Path) -> Non
     assert (first.stop(), second.stop()) == ([], [])
 
 
-def test_an_idle_worker_ends_with_ctrl_c(serve: ServerFactory) -> None:
+def test_idle_worker_ends_with_ctrl_c(serve: ServerFactory) -> None:
     import signal
 
-    worker = serve.worker("--jobs", serve.redis(), env=ENV)
-    deadline = time.monotonic() + PATIENCE
+    worker = serve.worker("--jobs", serve.redis(), env=WORKER_ENV)
+    deadline = time.monotonic() + TIMEOUT
     while not any("Waiting for jobs" in line for line in worker.lines()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(1.0)  # RQ has put its own handlers in place by then
+    time.sleep(1.0)  # until RQ has installed its signal handlers
     worker.process.send_signal(signal.SIGINT)
     assert worker.process.wait(15) == 0
     assert len(worker.lines()) == 1, worker.lines()
 
 
-def test_what_is_no_redis_is_a_sentence(lsml: Lsml) -> None:
+def test_invalid_and_unreachable_redis_are_reported(lsml: Lsml) -> None:
     with pytest.raises(UsageError, match=r"http://localhost is not the address of a Redis"):
         connect_redis("http://localhost")
-    with pytest.raises(LsmlError, match=r"There is no Redis at redis://127\.0\.0\.1:9/0: ") as raised:
+    with pytest.raises(LsmlError, match=r"There is no Redis at redis://127\.0\.0\.1:9/0: ") as error_info:
         connect_redis("redis://somebody:secret@127.0.0.1:9/0")
-    assert "secret" not in str(raised.value)
+    assert "secret" not in str(error_info.value)
     run = lsml("worker", "--jobs", "redis://127.0.0.1:9/0")
     assert run.returncode == 1
     assert run.stderr.startswith("lsml: There is no Redis at redis://127.0.0.1:9/0: ")

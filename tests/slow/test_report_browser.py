@@ -1,4 +1,4 @@
-"""The report of `lsml evaluate` in a real browser: on a laptop and on a phone, by day and by night."""
+"""The report of `lsml evaluate` in a browser, on laptop and phone screens, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.helpers.browser import Page, open_browser
 from tests.slow.scenario import EXAMPLE
 
 if TYPE_CHECKING:
-    from conftest import Lsml
+    from tests.helpers.cli import Lsml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-SCREENS = {"laptop": (1366, 768, False), "phone": (390, 844, True)}  # width and height in CSS pixels, a phone
-CUT_OFF = """
+SCREENS = {"laptop": (1366, 768, False), "phone": (390, 844, True)}  # width and height in CSS pixels, whether mobile
+OVERFLOWING_ELEMENTS = """
 const wide = document.documentElement.clientWidth;
 const scrolls = element => {
   for (let each = element.parentElement; each; each = each.parentElement)
@@ -38,14 +38,14 @@ def page(tmp_path: Path) -> Iterator[Page]:
         yield page
 
 
-def looked_at(page: Page, report: Path, name: str) -> None:
-    """Nothing is wider than the window, nothing is missing, and the console has nothing to say."""
+def check_report(page: Page, report: Path, name: str) -> None:
+    """Check on all screens: no overflow, all images load, the color scheme applies, and the console is empty."""
     for screen, (width, height, mobile) in SCREENS.items():
         for dark in (False, True):
             page.emulate(width, height, dark, mobile)
             page.open(report.as_uri())
             assert page.run("return document.documentElement.scrollWidth") <= width
-            assert page.run(CUT_OFF) == []
+            assert page.run(OVERFLOWING_ELEMENTS) == []
             assert page.run("return [...document.images].filter(each => !each.naturalWidth).length") == 0
             brightness = page.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
             assert (sum(brightness[:3]) < 3 * 128) == dark
@@ -53,7 +53,7 @@ def looked_at(page: Page, report: Path, name: str) -> None:
             page.take_screenshot(f"{name}-{screen}-{'dark' if dark else 'light'}", full_page=True)
 
 
-def test_a_report_on_texts(lsml: Lsml, page: Page, ticket_model: Path, tmp_path: Path) -> None:
+def test_report_on_texts(lsml: Lsml, page: Page, ticket_model: Path, tmp_path: Path) -> None:
     export, report = EXAMPLE / "annotated.json", tmp_path / "texts.html"
     other = lsml("fit", export, "-m", "text-classifier", "-c", EXAMPLE / "label_config.xml", "-o", tmp_path / "other")
     assert other.returncode == 0, other.stderr
@@ -62,22 +62,22 @@ def test_a_report_on_texts(lsml: Lsml, page: Page, ticket_model: Path, tmp_path:
         *("--fail-under", "category.accuracy=0.5", "--label-studio-url", "https://label.example.com"),
     )
     assert run.returncode == 0, run.stderr
-    looked_at(page, report, "texts")
+    check_report(page, report, "texts")
 
 
-def test_a_report_on_boxes(lsml: Lsml, page: Page, shared_data: Path, tmp_path: Path) -> None:
+def test_report_on_boxes(lsml: Lsml, page: Page, shared_data: Path, tmp_path: Path) -> None:
     exports, report = shared_data / "exports", tmp_path / "boxes.html"
     tasks = json.loads((exports / "coco128-annotated.json").read_text())
-    (tmp_path / "predictions.json").write_text(json.dumps(roughly(tasks)))
+    (tmp_path / "predictions.json").write_text(json.dumps(make_noisy_predictions(tasks)))
     run = lsml(
         *("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "predictions.json"),
         *("-c", exports / "coco128.xml", "--document-root", shared_data, "--report", report),
     )
     assert run.returncode == 0, run.stderr
-    looked_at(page, report, "boxes")
+    check_report(page, report, "boxes")
 
 
-def test_the_keyboard_reaches_every_task(page: Page, lsml: Lsml, ticket_model: Path, tmp_path: Path) -> None:
+def test_keyboard_reaches_every_task_link(page: Page, lsml: Lsml, ticket_model: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     command = ("evaluate", EXAMPLE / "annotated.json", "--model", ticket_model, "--report", report)
     assert lsml(*command, "--label-studio-url", "https://label.example.com").returncode == 0
@@ -85,14 +85,14 @@ def test_the_keyboard_reaches_every_task(page: Page, lsml: Lsml, ticket_model: P
     links = page.run("return document.querySelectorAll('a[href*=\"task=\"]').length")
     assert links > 5
     reached, visible = page.tab_through(300)
-    assert len([each for each in reached if "task=" in each]) == links
-    assert visible, "what has the focus is not to be seen"
+    assert len([url for url in reached if "task=" in url]) == links
+    assert visible, "a focused link has no outline"
 
 
-def roughly(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The annotated boxes as a model might find them: a little off, some missing, some called something else."""
+def make_noisy_predictions(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the annotated boxes with noise: shifted, some missing, some with a wrong label."""
     rng = random.Random(0)
-    found = []
+    predictions = []
     for task in tasks:
         result = []
         for region in task["annotations"][0]["result"]:
@@ -104,5 +104,5 @@ def roughly(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 value["rectanglelabels"] = ["person"]
             if rng.random() > 0.15:
                 result.append({**region, "value": value, "score": round(rng.uniform(0.3, 1), 3)})
-        found.append({"task": task["id"], "result": result, "score": 0.5, "model_version": "roughly"})
-    return found
+        predictions.append({"task": task["id"], "result": result, "score": 0.5, "model_version": "roughly"})
+    return predictions

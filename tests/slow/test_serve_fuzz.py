@@ -1,4 +1,4 @@
-"""Whatever is sent to `lsml serve`, the answer is never a 5xx."""
+"""No request to `lsml serve` is answered with a 5xx status."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[ServerFactory]:
-    started = ServerFactory(tmp_path)
-    yield started
-    started.close()
+    factory = ServerFactory(tmp_path)
+    yield factory
+    factory.close()
 
 
-def test_no_request_that_the_openapi_allows_or_forbids_ends_in_a_5xx(serve: ServerFactory, tmp_path: Path) -> None:
+def test_generated_requests_get_no_5xx(serve: ServerFactory, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis", reason="needs schemathesis: `make test-slow` installs it")
     server = serve("--model", f"{MODEL}:Anything")
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""Training on a worker that a real Redis hands the job to, and that dies over it."""
+"""Training in `lsml worker` with a Redis queue, interrupted by kills of the worker and of the server."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from tests.helpers.serve_process import ServerFactory, read_jobs, wait_until
 from tests.slow.scenario import create_ticket_project, train_and_repredict
 
 if TYPE_CHECKING:
-    from conftest import LabelStudio, Lsml
+    from tests.helpers.cli import Lsml
+    from tests.helpers.label_studio_server import LabelStudio
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_the_worker_is_killed_in_the_middle(
+def test_job_of_a_killed_worker_is_repeated(
     label_studio: LabelStudio, lsml: Lsml, serve: ServerFactory, ticket_model: Path, tmp_path: Path
 ) -> None:
     versions = tmp_path / "versions"
@@ -27,20 +28,20 @@ def test_the_worker_is_killed_in_the_middle(
         *("--model", ticket_model, "--versions", versions, "--label-studio-url", label_studio.url, "--jobs", redis),
         env=key,
     )
-    doomed = serve.worker("--jobs", redis, env=key)
+    killed_worker = serve.worker("--jobs", redis, env=key)
 
-    def learns() -> bool:
+    def is_training() -> bool:
         (job,) = read_jobs(versions) or [{"progress": None}]
         return job["progress"] is not None and not job["progress"].startswith("Asking")
 
     def kill_the_worker(project: int) -> None:
-        """When it has the annotations and learns from them, which it says in the job's file."""
-        wait_until("the model learns", learns)
-        doomed.kill()
+        """Kill the worker while it trains, which the job's progress shows, and start another."""
+        wait_until("the model trains", is_training)
+        killed_worker.kill()
         (job,) = read_jobs(versions)
-        assert job["state"] == "running", "the worker was done before it could be killed"
-        wait_until("the server has seen that it runs", lambda: server.is_training(project), 10)
-        # Whoever labels meanwhile is served.
+        assert job["state"] == "running", "the job ended before the worker was killed"
+        wait_until("the server reports the training", lambda: server.is_training(project), 10)
+        # The server answers meanwhile.
         assert server.request_ok("GET", "/health")["status"] == "UP"
         serve.worker("--jobs", redis, env=key)
 
@@ -49,29 +50,29 @@ def test_the_worker_is_killed_in_the_middle(
     wait_until("the job is finished", lambda: [job["state"] for job in read_jobs(versions)] == ["done"])
     (job,) = read_jobs(versions)
     assert (job["attempt"], job["version"]) == (2, version)
-    # One version came out, and nothing of the first attempt is left beside it.
+    # There is one version, and nothing is left of the first attempt.
     listed = lsml("versions", versions / f"project-{job['project']}", "--json")
     assert listed.returncode == 0, listed.stderr
-    assert [each["version"] for each in json.loads(listed.stdout)] == [version.partition("@")[2]]
+    assert [row["version"] for row in json.loads(listed.stdout)] == [version.partition("@")[2]]
 
 
-def test_a_job_waits_for_a_worker_and_outlives_the_server(
+def test_job_survives_a_restart_of_the_server(
     label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, tmp_path: Path
 ) -> None:
-    """Nobody works yet, and the server is restarted: the job is done all the same, and the new server uses it."""
+    """There is no worker until the server was restarted; the new server uses the trained version."""
     versions = tmp_path / "versions"
     redis = serve.redis()
     key = {"LABEL_STUDIO_API_KEY": label_studio.token}
-    started = ("--model", ticket_model, "--versions", versions, "--label-studio-url", label_studio.url, "--jobs", redis)
-    server = serve(*started, env=key)
-    made = create_ticket_project(label_studio, "patient", annotated=60, unlabeled=1)
-    backend = label_studio.connect_backend(made.project, server.url)
+    options = ("--model", ticket_model, "--versions", versions, "--label-studio-url", label_studio.url, "--jobs", redis)
+    server = serve(*options, env=key)
+    tickets = create_ticket_project(label_studio, "patient", annotated=60, unlabeled=1)
+    backend = label_studio.connect_backend(tickets.project, server.url)
     label_studio.request_ok("POST", f"/api/ml/{backend}/train", {})
     wait_until("the job is on record", lambda: read_jobs(versions))
     server.kill()
 
-    again = serve(*started, env=key)
-    label_studio.request_ok("PATCH", f"/api/ml/{backend}", {"url": again.url, "project": made.project})
+    restarted = serve(*options, env=key)
+    label_studio.request_ok("PATCH", f"/api/ml/{backend}", {"url": restarted.url, "project": tickets.project})
     assert [job["state"] for job in read_jobs(versions)] == ["waiting"]
     serve.worker("--jobs", redis, env=key)
     version = wait_until(
@@ -79,4 +80,4 @@ def test_a_job_waits_for_a_worker_and_outlives_the_server(
         lambda: next((v for v in [label_studio.model_version(backend)] if v.startswith("project-")), None),
         90,
     )
-    wait_until("the job says which", lambda: [job["version"] for job in read_jobs(versions)] == [version])
+    wait_until("the job has the version", lambda: [job["version"] for job in read_jobs(versions)] == [version])
