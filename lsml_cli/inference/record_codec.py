@@ -1,4 +1,4 @@
-"""What is done to a record where the model is: parsed before, rendered after."""
+"""Turn records into tasks before the model, and outcomes into records after it, in the process where the model is."""
 
 from __future__ import annotations
 
@@ -30,21 +30,38 @@ MISSING_ID_REASON = "this task has no id, and --shape predictions names tasks by
 
 
 class OutputRecord(NamedTuple):
-    """A record of the output that is not simply a new prediction."""
+    """A record of the output that is more than a new prediction.
+
+    Attributes:
+        body: The bytes to write, empty for nothing.
+        task_id: The id of the task, for the error file.
+        failure: Why there is no prediction.
+        is_kept: The task keeps the prediction of this version that it had.
+        dropped_predictions: Older predictions that do not fit the label config and were left out.
+    """
 
     body: bytes
     task_id: int | None = None
     failure: Failure | None = None
-    is_kept: bool = False  # the task keeps the prediction of this version that it had
-    dropped_predictions: int = 0  # older predictions that do not fit the label config and were left out
+    is_kept: bool = False
+    dropped_predictions: int = 0
 
 
-RenderedRecord = bytes | OutputRecord
+RenderedRecord = bytes | OutputRecord  # bytes: a new prediction, and nothing else to count
 
 
 @dataclass(frozen=True)
 class BulkCodec:
-    """Bytes to bytes, where the replica is: parse the record before the model, render its outcome after it."""
+    """Bytes in, bytes out: only they cross the process boundary, not object trees. A picklable `RecordCodec`.
+
+    Args:
+        config: The label config that older predictions must fit.
+        model_version: The version under which predictions are written.
+        id_column: See `read_tasks`.
+        output_shape: "tasks" for whole tasks, "predictions" for predictions that name their task.
+        keep_annotations: Keep annotations and drafts in whole tasks.
+        skip_predicted: Keep a valid prediction of this version instead of predicting again.
+    """
 
     config: LabelConfig
     model_version: str
@@ -54,6 +71,7 @@ class BulkCodec:
     skip_predicted: bool
 
     def read(self, record: Record) -> tuple[Task | None, Outcome | None]:
+        """Parse a record; an outcome beside the task means that the model is not needed."""
         try:
             task = parse_task(record, self._controls, self.id_column)
         except MissingDataError as error:
@@ -63,19 +81,20 @@ class BulkCodec:
         if self.output_shape == "predictions" and task.id is None:
             return task, Failure("read", MISSING_ID_REASON)
         if self.skip_predicted:
-            for old in stored_predictions(task.raw):
-                if old["model_version"] == self.model_version and self._is_valid_prediction(old):
-                    return task, ExistingPrediction(old)
+            for stored in stored_predictions(task.raw):
+                if stored["model_version"] == self.model_version and self._is_valid_prediction(stored):
+                    return task, ExistingPrediction(stored)
         return task, None
 
     def write(self, record: Record, task: Task | None, outcome: Outcome) -> RenderedRecord:
+        """Render the record of the output for an outcome."""
         if self.output_shape == "predictions":
             body, dropped = dumps(prediction_record(task, outcome)), 0
-        elif task is None:  # something unreadable is no task: nothing could be imported in its place
+        elif task is None:  # an unreadable record is no task: nothing could be imported in its place
             body, dropped = b"", 0
         else:
-            older, dropped = self._other_predictions(task)
-            body = self._render_task(record, task, outcome, older)
+            other_predictions, dropped = self._other_predictions(task)
+            body = self._render_task(record, task, outcome, other_predictions)
         if isinstance(outcome, Failure):
             return OutputRecord(body, task.id if task else None, outcome, dropped_predictions=dropped)
         if isinstance(outcome, ExistingPrediction) or dropped:
@@ -87,10 +106,10 @@ class BulkCodec:
         return frozenset(self.config.controls)
 
     def _other_predictions(self, task: Task) -> tuple[list[dict[str, Any]], int]:
-        """The predictions of other versions that stay, and how many do not fit the label config."""
-        stored = [old for old in stored_predictions(task.raw) if old["model_version"] != self.model_version]
-        fitting = [old for old in stored if self._is_valid_prediction(old)]
-        return fitting, len(stored) - len(fitting)
+        """Return the predictions of other versions that fit the label config, and how many do not."""
+        others = [stored for stored in stored_predictions(task.raw) if stored["model_version"] != self.model_version]
+        valid = [stored for stored in others if self._is_valid_prediction(stored)]
+        return valid, len(others) - len(valid)
 
     def _is_valid_prediction(self, stored: Mapping[str, Any]) -> bool:
         try:
@@ -113,7 +132,14 @@ class BulkCodec:
 
 @dataclass(frozen=True)
 class BindingKey:
-    """What a model is bound to. Picklable; a replica keeps one `Binding` for each."""
+    """What a model is bound to; picklable. A replica caches one `Binding` for each.
+
+    Args:
+        config: The label config.
+        label_map: {class of the model: label of the config}, where the names differ.
+        project: The Label Studio project, None outside of one.
+        threshold: Drop regions that score below this probability.
+    """
 
     config: LabelConfig
     label_map: Mapping[str, str] = field(default_factory=dict)
@@ -124,25 +150,26 @@ class BindingKey:
         return self.config.digest, tuple(sorted(self.label_map.items())), self.project, self.threshold
 
     def bind(self, model: Model) -> Binding:
+        """Bind a model; raise LabelMismatch where it cannot fill the label config."""
         binding: Binding = model.bind(self.config, self.label_map, self.project)
         binding.threshold = self.threshold
         return binding
 
 
 class RecordCodec(Protocol):
-    """What is done to an item where the replica is, before and after the model."""
+    """Converts items to tasks before the model, and outcomes to results after it, in the replica's process."""
 
     def read(self, item: Any) -> tuple[Task | None, Outcome | None]:
-        """The task in an item. An outcome beside it means that the model need not be asked."""
+        """Return the task in an item; an outcome beside it means that the model is not needed."""
         ...
 
     def write(self, item: Any, task: Task | None, outcome: Outcome) -> Any:
-        """What goes back to the caller of `predict_stream`."""
+        """Return the result for the caller of `predict_stream`."""
         ...
 
 
 class TaskCodec:
-    """The job of a notebook: tasks go in, `(task, outcome)` comes out. What was unreadable is a failure already."""
+    """Tasks in, `(task, outcome)` out; an `UnreadableRecord` becomes a failure without a task."""
 
     def read(self, item: Task | UnreadableRecord) -> tuple[Task | None, Outcome | None]:
         return (None, Failure("read", item.reason)) if isinstance(item, UnreadableRecord) else (item, None)

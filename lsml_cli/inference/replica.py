@@ -1,6 +1,6 @@
-"""One loaded model on one device, and what is done to a batch.
+"""One loaded model on one device: read, fetch, encode, forward, decode, check and write the items of a batch.
 
-What travels to a replica and back is up to a `Job`: tasks and outcomes by default, bytes in bulk.
+What goes in and what comes out is up to a `RecordCodec`: tasks and outcomes by default, bytes in bulk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lsml_cli.schema.predictions import Failure, Outcome, Prediction, Stage
 from lsml_cli.schema.tasks import Task, describe_json_type
 
 PREFETCH_BATCHES = 2  # batches that wait for a replica while it works on another
-MAX_CACHED_BINDINGS = 64  # bindings that a replica keeps; a server meets a new label config whenever somebody edits one
+MAX_CACHED_BINDINGS = 64  # per replica; a server gets a new label config whenever one is edited
 
 T = TypeVar("T")
 
@@ -32,12 +32,15 @@ T = TypeVar("T")
 class Replica:
     """One loaded model on one device, in this process.
 
-    Threads, if any, fetch and encode tasks ahead, while one more thread has the device and goes through the batches
-    in the order in which they were submitted; another decodes what comes out. Without threads a batch is done when
-    `submit` returns.
+    With threads, some fetch and encode items ahead, one owns the device and takes the batches in the order in which
+    they were submitted, and one decodes the outputs. Without threads a batch is done when `submit` returns.
 
-    threads   that encode
-    fetchers  threads that wait for media: many, since they have nothing to do but wait
+    Args:
+        model: The model, loaded.
+        binding_key: What to bind it to by default; None: every batch brings its own.
+        fetch: Returns the bytes of a media reference.
+        encode_threads: Threads that encode, 0 for none at all.
+        fetch_threads: Threads that wait for media: many, since they only wait.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Replica:
             self.get_binding(binding_key)
 
     def get_binding(self, binding_key: BindingKey) -> Binding:
-        """The model bound to this. The last `BOUND` of them are kept."""
+        """Return the model's binding for a key; the `MAX_CACHED_BINDINGS` used last are cached."""
         key = binding_key.cache_key()
         binding = self._bindings.pop(key, None) or self._bind(binding_key)
         self._bindings[key] = binding  # the most recent one comes last
@@ -81,25 +84,26 @@ class Replica:
         return binding
 
     def predict(self, tasks: Sequence[Task], binding_key: BindingKey | None = None) -> list[Outcome]:
-        """One outcome for each task, in order. A single task is a batch of one."""
+        """Return one outcome per task, in order. A single task is a batch of one."""
         results: list[tuple[Task, Outcome]] = self.submit(tasks, binding_key, TaskCodec()).result()
         return [outcome for _, outcome in results]
 
     def encode_items(self, items: Sequence[Any], binding_key: BindingKey, codec: RecordCodec) -> list[Any]:
-        """What `encode` makes of these items; those that fail are left out."""
+        """Return the encoded inputs of items; those that fail are left out."""
         binding = self.get_binding(binding_key)
-        prepared = [self._prepare(item, binding, codec) for item in items]
-        return [each.input for each in prepared if each.task is not None and each.outcome is None]
+        work_items = [self._prepare(item, binding, codec) for item in items]
+        return [work.input for work in work_items if work.task is not None and work.outcome is None]
 
     def submit(self, batch: Sequence[Any], binding_key: BindingKey | None, codec: RecordCodec) -> Future[list[Any]]:
+        """Start to predict a batch; the future holds one result per item, in order."""
         binding_key = binding_key or self.binding_key
         if binding_key is None:
             raise ModelError("This replica was bound to nothing, and the batch does not say what to bind it to.")
         binding = self.get_binding(binding_key)
         done: Future[list[Any]] = Future()
         if self._encode_pool is None or self._forward_pool is None or self._decode_pool is None:
-            prepared = [self._prepare(item, binding, codec) for item in batch]
-            done.set_result(self._decode_all(self._forward_all(prepared, binding), binding, codec))
+            work_items = [self._prepare(item, binding, codec) for item in batch]
+            done.set_result(self._decode_all(self._forward_all(work_items, binding), binding, codec))
             return done
         encoded = []
         for item in batch:
@@ -108,11 +112,11 @@ class Replica:
             else:
                 read = self._fetch_pool.submit(self._read, item, binding, codec)
                 encoded.append(self._encode_pool.submit(self._encode_read, read, binding))
-        forwarded = self._forward_pool.submit(lambda: self._forward_all([each.result() for each in encoded], binding))
+        forwarded = self._forward_pool.submit(lambda: self._forward_all([work.result() for work in encoded], binding))
         return self._decode_pool.submit(lambda: self._decode_all(forwarded.result(), binding, codec))
 
     def close(self) -> None:
-        """Drop what is waiting. What is running is not waited for: after ctrl-C that could take minutes."""
+        """Drop what is waiting. Running work is not waited for: after ctrl-C that could take minutes."""
         self._retrier.cancel()
         for pool in (self._fetch_pool, self._encode_pool, self._forward_pool, self._decode_pool):
             if pool is not None:
@@ -130,66 +134,68 @@ class Replica:
             return self._retrier.call(step, stage)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # somebody else's code, which may even call sys.exit
+        except BaseException as error:  # foreign code, which may even call sys.exit
             return Failure(stage, error_reason(error), transient=isinstance(error, TRANSIENT_ERRORS))
 
     def _read(self, item: Any, binding: Binding, codec: RecordCodec) -> _WorkItem:
-        """The task in an item, and what it points to."""
+        """Read the task in an item, and fetch the media that it points to."""
         read = self._attempt("read", lambda: codec.read(item))
         if isinstance(read, Failure):
             return _WorkItem(item, None, read)
         task, outcome = read
-        prepared = _WorkItem(item, task, outcome)
+        work = _WorkItem(item, task, outcome)
         if task is not None and outcome is None and self._has_media_refs:
-            fetched = self._attempt("fetch", lambda: self._fetch_all(task, binding))
-            if isinstance(fetched, Failure):
-                prepared.outcome = fetched
+            media = self._attempt("fetch", lambda: self._fetch_all(task, binding))
+            if isinstance(media, Failure):
+                work.outcome = media
             else:
-                prepared.media = fetched
-        return prepared
+                work.media = media
+        return work
 
-    def _encode(self, prepared: _WorkItem, binding: Binding) -> _WorkItem:
-        task, media = prepared.task, prepared.media
-        if task is None or prepared.outcome is not None:
-            return prepared
+    def _encode(self, work: _WorkItem, binding: Binding) -> _WorkItem:
+        task, media = work.task, work.media
+        if task is None or work.outcome is not None:
+            return work
         encoded = self._attempt("encode", lambda: self.model.encode(task, binding, media))
-        prepared.media = {}  # the bytes are no longer needed
+        work.media = {}  # the bytes are no longer needed
         if isinstance(encoded, Failure):
-            prepared.outcome = encoded
+            work.outcome = encoded
         else:
-            prepared.input = encoded
-        return prepared
+            work.input = encoded
+        return work
 
     def _fetch_all(self, task: Task, binding: Binding) -> dict[str, bytes]:
-        sources = self.model.media_refs(task, binding)
-        if sources and self.fetch is None:
-            raise ValueError(f"nothing here can fetch {sources[0]}")
-        return {source: self.fetch(source, task.id) for source in sources} if self.fetch else {}
+        """Return the bytes of everything that a task points to, by reference."""
+        media_refs = self.model.media_refs(task, binding)
+        if media_refs and self.fetch is None:
+            raise ValueError(f"nothing here can fetch {media_refs[0]}")
+        return {media_ref: self.fetch(media_ref, task.id) for media_ref in media_refs} if self.fetch else {}
 
     def _forward_all(self, batch: list[_WorkItem], binding: Binding) -> list[_WorkItem]:
-        ready = [prepared for prepared in batch if prepared.outcome is None]
-        for prepared, output in zip(ready, self._forward(ready, binding), strict=True):
-            prepared.input = None
+        """Run the model on the items that have an input, and store their outputs."""
+        ready = [work for work in batch if work.outcome is None]
+        for work, output in zip(ready, self._forward(ready, binding), strict=True):
+            work.input = None
             if isinstance(output, Failure):
-                prepared.outcome = output
+                work.outcome = output
             else:
-                prepared.output = output
+                work.output = output
         return batch
 
     def _decode_all(self, batch: list[_WorkItem], binding: Binding, codec: RecordCodec) -> list[Any]:
-        for prepared in batch:
-            if prepared.outcome is None:
-                prepared.outcome = self._decode(prepared.output, prepared, binding)
-        return [self._write(prepared, codec) for prepared in batch]
+        for work in batch:
+            if work.outcome is None:
+                work.outcome = self._decode(work.output, work, binding)
+        return [self._write(work, codec) for work in batch]
 
     def _forward(self, ready: list[_WorkItem], binding: Binding) -> Sequence[Any]:
-        """One output or one Failure for each input.
+        """Return one output or one Failure per input.
 
-        A failing batch is tried again one by one; one that is too large for the memory in halves.
+        A failing batch is tried again one by one, one that is too large for the memory in halves.
         """
         if not ready:
             return []
-        inputs = [prepared.input for prepared in ready]
+        inputs = [work.input for work in ready]
         outputs = self._attempt("forward", lambda: self._forward_checked(inputs, binding))
         if not isinstance(outputs, Failure):
             return outputs
@@ -198,9 +204,10 @@ class Replica:
         if _is_out_of_memory(outputs):
             half = len(ready) // 2
             return [*self._forward(ready[:half], binding), *self._forward(ready[half:], binding)]
-        return [self._forward([prepared], binding)[0] for prepared in ready]
+        return [self._forward([work], binding)[0] for work in ready]
 
     def _forward_checked(self, inputs: list[Any], binding: Binding) -> Sequence[Any]:
+        """Call the model's forward; raise ValueError unless it returns one output per input."""
         outputs = self.model.forward(inputs, binding)
         if not hasattr(outputs, "__len__"):
             raise ValueError(f"the model's forward returned {describe_json_type(outputs)}, expected a list of outputs")
@@ -208,8 +215,9 @@ class Replica:
             raise ValueError(f"the model returned {len(outputs)} outputs for {len(inputs)} inputs")
         return outputs
 
-    def _decode(self, output: Any, prepared: _WorkItem, binding: Binding) -> Outcome:
-        task = prepared.task
+    def _decode(self, output: Any, work: _WorkItem, binding: Binding) -> Outcome:
+        """Decode an output, apply the threshold, and check the prediction against the label config."""
+        task = work.task
         assert task is not None
         prediction: Any = self._attempt("decode", lambda: self.model.decode(output, task, binding))
         if isinstance(prediction, Failure):
@@ -218,28 +226,28 @@ class Replica:
             return Failure(
                 "decode", f"the model's decode returned {describe_json_type(prediction)}, expected a Prediction"
             )
-        as_it_is = binding.threshold is None or binding.applies_threshold
-        sure = prediction if as_it_is else prediction.drop_low_scores(binding.threshold or 0.0)
-        problem = self._attempt("check", lambda: binding.config.check(sure))
+        keeps_all = binding.threshold is None or binding.applies_threshold
+        kept = prediction if keeps_all else prediction.drop_low_scores(binding.threshold or 0.0)
+        problem = self._attempt("check", lambda: binding.config.check(kept))
         if problem is None:
-            return sure
+            return kept
         return problem if isinstance(problem, Failure) else Failure("check", problem)
 
-    def _write(self, prepared: _WorkItem, codec: RecordCodec) -> Any:
-        """What goes back. A prediction that cannot be written down fails the task; so does a task."""
-        assert prepared.outcome is not None
-        outcome: Outcome = prepared.outcome
-        written = self._attempt("check", lambda: codec.write(prepared.item, prepared.task, outcome))
-        if not isinstance(written, Failure):
-            return written
-        failure = written
-        written = self._attempt("check", lambda: codec.write(prepared.item, prepared.task, failure))
-        return codec.write(prepared.item, None, failure) if isinstance(written, Failure) else written
+    def _write(self, work: _WorkItem, codec: RecordCodec) -> Any:
+        """Return the result of an item; where prediction or task cannot be written, that of a failure."""
+        assert work.outcome is not None
+        outcome: Outcome = work.outcome
+        result = self._attempt("check", lambda: codec.write(work.item, work.task, outcome))
+        if not isinstance(result, Failure):
+            return result
+        failure = result
+        result = self._attempt("check", lambda: codec.write(work.item, work.task, failure))
+        return codec.write(work.item, None, failure) if isinstance(result, Failure) else result
 
 
 @dataclass(slots=True)
 class _WorkItem:
-    """An item on its way through a replica: first its task and input, at last its outcome."""
+    """An item on its way through a replica, which fills one field after the other."""
 
     item: Any
     task: Task | None
@@ -250,5 +258,5 @@ class _WorkItem:
 
 
 def _is_out_of_memory(failure: Failure) -> bool:
-    """Whether a batch was too large for the memory of the device, or of the machine."""
+    """Return whether a batch was too large for the memory of the device or the machine."""
     return "OutOfMemory" in failure.reason or "out of memory" in failure.reason or "MemoryError" in failure.reason

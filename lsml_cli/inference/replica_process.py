@@ -1,4 +1,4 @@
-"""A replica in a process of its own: the same calls, answered from the other side of a pipe."""
+"""A replica in a process of its own: the same calls, answered through a pipe."""
 
 from __future__ import annotations
 
@@ -25,20 +25,28 @@ from lsml_cli.media.fetcher import Media
 from lsml_cli.models.spec import ModelSpec
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores, error_reason
 
-GC_THRESHOLD = (100_000, 20, 100)  # a batch makes and drops thousands of objects and no cycles: 5 % of the time
-SHUTDOWN_TIMEOUT = 5.0  # seconds that a process gets to end by itself
+# For gc.set_threshold: a batch makes thousands of objects and no cycles, and collecting took 5 % of the time.
+GC_THRESHOLD = (100_000, 20, 100)
+SHUTDOWN_TIMEOUT = 5.0  # seconds for a process to end by itself
 DRAIN_TIMEOUT = 1.0  # seconds to read what a process had answered before it was killed
 
 
 @dataclass(frozen=True)
 class ReplicaConfig:
-    """Where a replica goes and what it is made of. Picklable.
+    """What a replica is made of and where it goes; picklable.
 
-    share  replicas, this one among them, that have the cores of the machine between them
+    Args:
+        spec: The model.
+        binding_key: What to bind it to; None: every batch brings its own.
+        device: "cpu", "cuda:0", ...
+        encode_threads: Threads that encode, 0 for none at all.
+        media: Fetches what tasks point to.
+        fetch_threads: Threads that wait for media.
+        replicas_on_host: Replicas that share the cores of this machine, this one included.
     """
 
     spec: ModelSpec
-    binding_key: BindingKey | None  # None: every batch brings its own
+    binding_key: BindingKey | None
     device: str
     encode_threads: int = 0
     media: Media | None = None
@@ -46,7 +54,7 @@ class ReplicaConfig:
     replicas_on_host: int = 1
 
     def open(self) -> Replica:
-        """The replica, loaded and bound. Raises ModelError with the reason when it cannot be."""
+        """Load and bind the replica in this process; raise ModelError when it cannot be loaded."""
         try:
             model = self.spec.open(self.device)
         except LsmlError:
@@ -63,10 +71,12 @@ class ReplicaConfig:
 
 
 class ReplicaDied(Exception):
-    """The process behind a replica ended.
+    """The process of a replica ended before it answered a batch.
 
-    guilty  this batch was the first of those that had no answer, so probably the one it was working on
-    alone   this batch was the only one, so nothing else can be to blame
+    Args:
+        cause: "killed by SIGKILL", "exit code 1", ...
+        is_suspect: This batch was the first without an answer, so probably the one that the process was working on.
+        is_only_batch: This batch was the only one, so no other can be to blame.
     """
 
     def __init__(self, cause: str, is_suspect: bool, is_only_batch: bool) -> None:
@@ -77,7 +87,7 @@ class ReplicaDied(Exception):
 
 
 class ReplicaProcess:
-    """A replica in a spawned process. Batches and results are pickled; the model is built over there from its spec."""
+    """A replica in a spawned process: batches and results are pickled, the model is built there from its spec."""
 
     prefetch = PREFETCH_BATCHES
 
@@ -86,35 +96,37 @@ class ReplicaProcess:
         self._worker = _WorkerProcess(config)
         self._restart_lock = threading.Lock()
         self._closed = False
-        self.recovery_lock = (
-            threading.Lock()
-        )  # held while a lost batch is done again: two at a time would kill each other
+        self.recovery_lock = threading.Lock()  # for submitting a lost batch again: two at a time would kill each other
 
     @property
     def pending_count(self) -> int:
-        """Batches that were submitted and have not come back."""
+        """Number of batches that were submitted and have not come back."""
         return len(self._worker.pending)
 
     def wait_until_ready(self) -> None:
-        """Raises what opening the replica raised over there."""
+        """Wait until the process has loaded the model; raise what loading raised there."""
         try:
             self._worker.ready.result()
         except ReplicaDied as death:
             raise ModelError(f"The process of {self._config.spec.name} died while it loaded ({death.cause}).") from None
 
     def submit(self, batch: Sequence[Any], binding_key: BindingKey | None, codec: RecordCodec) -> Future[list[Any]]:
+        """Send a batch; the future raises ReplicaDied when the process ends before it answers."""
         return self._worker.submit(list(batch), binding_key, codec)
 
     def restart(self) -> None:
-        """A new process in the place of a dead one; nothing if it is alive. Raises ModelError after `close`."""
-        with self._restart_lock:  # several batches may have been lost, each with somebody who waits for it
+        """Replace a dead process; do nothing if it is alive. Raise ModelError after `close`."""
+        with self._restart_lock:  # several batches may have been lost, each with a caller that restarts
             self._replace_dead_worker()
 
     def kill_if_stuck(self, results: Future[list[Any]]) -> bool:
-        """Kill the process that is stuck at the batch with these results, and start another one.
+        """Kill the process if it is working on the batch with these results, and start another one.
 
-        False, and nothing is done, where it works on another batch or has none any more: a batch that only stands
-        behind a stuck one is none that is stuck. Raises ModelError when the new process does not load.
+        Returns:
+            False, and nothing is done, where it works on another batch: a batch behind a stuck one is not stuck.
+
+        Raises:
+            ModelError: The new process does not load.
         """
         with self._restart_lock:
             if not self._worker.is_working_on(results):
@@ -124,8 +136,8 @@ class ReplicaProcess:
         return True
 
     def close(self) -> None:
-        """End the process, at once where it still has batches: whoever waits for one is told that it died."""
-        self._closed = True  # first, as `_renew` looks at it last: one of the two sees what the other has done
+        """End the process, at once where it still has batches; their futures raise ReplicaDied."""
+        self._closed = True  # first, since `_replace_dead_worker` reads it last: one of the two sees the other
         self._worker.close()
 
     def _replace_dead_worker(self) -> None:
@@ -140,32 +152,28 @@ class ReplicaProcess:
 
 
 class _WorkerProcess:
-    """One process from its start to its end, with a thread that sends to it and one that listens."""
+    """One process from its start to its end, with a thread that sends to it and one that receives."""
 
     def __init__(self, config: ReplicaConfig) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, there = context.Pipe()
-        self._process: BaseProcess = context.Process(target=_run_worker, args=(there, config), daemon=True)
+        self._connection, worker_end = context.Pipe()
+        self._process: BaseProcess = context.Process(target=_run_worker, args=(worker_end, config), daemon=True)
         _start_ignoring_sigint(self._process)
-        there.close()  # so that the end of the process is the end of the pipe
+        worker_end.close()  # so that the end of the process is the end of the pipe
         self.ready: Future[list[Any]] = Future()
         self.pending: deque[Future[list[Any]]] = deque([self.ready])
         self.is_dead = False
         self._lock = threading.Lock()
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        sending, self._listener_thread = (
-            threading.Thread(target=work, name=f"replica-{work.__name__}", daemon=True)
-            for work in (self._send, self._listen)
-        )
-        sending.start()
+        self._listener_thread = threading.Thread(target=self._listen, name="replica-listener", daemon=True)
+        threading.Thread(target=self._send, name="replica-sender", daemon=True).start()
         self._listener_thread.start()
 
     def submit(self, batch: list[Any], binding_key: BindingKey | None, codec: RecordCodec) -> Future[list[Any]]:
-        message = ForkingPickler.dumps(
-            (batch, binding_key, codec)
-        )  # here, so that what cannot travel is the caller's to see
+        # Pickled here, so that the caller sees the error about what cannot be pickled.
+        message = ForkingPickler.dumps((batch, binding_key, codec))
         results: Future[list[Any]] = Future()
-        results.set_running_or_notify_cancel()  # whoever loses interest cannot take the answer from the pipe
+        results.set_running_or_notify_cancel()  # it can no longer be cancelled: the answer will come through the pipe
         with self._lock:
             if self.is_dead:
                 results.set_exception(ReplicaDied("it was dead already", is_suspect=False, is_only_batch=False))
@@ -175,28 +183,28 @@ class _WorkerProcess:
         return results
 
     def is_working_on(self, results: Future[list[Any]]) -> bool:
-        """Whether this is the batch that the process has to answer next."""
+        """Return whether this is the batch that the process has to answer next."""
         with self._lock:
             return bool(self.pending) and self.pending[0] is results
 
     def kill(self) -> None:
-        """End the process at once; when this returns it is known to be dead, and everybody who waits has been told."""
+        """End the process at once; when this returns, every batch without an answer has failed."""
         self._process.kill()
         self._listener_thread.join(DRAIN_TIMEOUT)
-        self._mark_dead()  # for what the model has started may hold the other end of the pipe, which then does not end
+        self._mark_dead()  # a process that the model has started may keep the pipe open, so that it does not end
 
     def close(self) -> None:
         self._outbox.put(ForkingPickler.dumps(None))
         if not self.is_dead:
             self._process.join(SHUTDOWN_TIMEOUT if not self.pending else 0)
-            self.kill()  # which only says so where it has ended
+            self.kill()  # of a process that has ended, only marks it dead
 
     def _send(self) -> None:
         while not self.is_dead:
             message = self._outbox.get()
             try:
                 self._connection.send_bytes(message)
-            except OSError:  # the process is gone: the listening thread tells everybody who waits
+            except OSError:  # the process is gone: the listener fails the batches
                 return
 
     def _listen(self) -> None:
@@ -206,21 +214,22 @@ class _WorkerProcess:
             except (EOFError, OSError):
                 self._mark_dead()
                 return
-            except Exception as error:  # an answer that only its own process understands
+            except Exception as error:  # an answer that cannot be unpickled here
                 answer = _to_picklable_error(error)
             with self._lock:
-                if self.is_dead:  # what is answered now comes too late
+                if self.is_dead:  # too late: the batch has failed already
                     return
-                waiting = self.pending.popleft()
+                results = self.pending.popleft()
             if isinstance(answer, BaseException):
-                waiting.set_exception(answer)
+                results.set_exception(answer)
             else:
-                waiting.set_result(answer)
+                results.set_result(answer)
 
     def _mark_dead(self) -> None:
+        """Wait for the end of the process, and fail every batch without an answer."""
         self._process.join()
-        code = self._process.exitcode or 0
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        exit_code = self._process.exitcode or 0
+        cause = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
         with self._lock:
             if self.is_dead:
                 return
@@ -228,24 +237,24 @@ class _WorkerProcess:
             lost = list(self.pending)
             self.pending.clear()
         for position, results in enumerate(lost):
-            results.set_exception(ReplicaDied(how, is_suspect=position == 0, is_only_batch=len(lost) == 1))
+            results.set_exception(ReplicaDied(cause, is_suspect=position == 0, is_only_batch=len(lost) == 1))
 
 
 def _start_ignoring_sigint(process: BaseProcess) -> None:
-    """Start a process that ignores SIGINT from its first moment: ctrl-C is the parent's to handle."""
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    """Start a process that ignores SIGINT from its first moment: the parent handles ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
         process.start()
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.start()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
 def _run_worker(pipe: Connection, config: ReplicaConfig) -> None:
-    """The other side: open the replica, then answer batches in order until the pipe ends."""
-    if config.replicas_on_host > 1:  # or the threads of each would wait for those of the others
+    """Run in the worker process: open the replica, then answer batches in order until the pipe ends."""
+    if config.replicas_on_host > 1:  # otherwise the threads of the replicas would compete for the cores
         os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // config.replicas_on_host))
     try:
         replica = config.open()
@@ -258,20 +267,20 @@ def _run_worker(pipe: Connection, config: ReplicaConfig) -> None:
     with suppress(OSError):
         pipe.send([])
     done: queue.SimpleQueue[Future[list[Any]] | None] = queue.SimpleQueue()
-    answering = threading.Thread(target=_send_results, args=(pipe, done), daemon=True)
-    answering.start()
+    sender = threading.Thread(target=_send_results, args=(pipe, done), daemon=True)
+    sender.start()
     while (message := _receive_batch(pipe)) is not None:
         done.put(message if isinstance(message, Future) else _submit_safely(replica, *message))
     done.put(None)
-    answering.join()
+    sender.join()
     replica.close()
 
 
 def _receive_batch(pipe: Connection) -> Any:
-    """The next batch, None at the end, or a future with the reason why the batch cannot be understood here."""
+    """Return the next batch, None at the end, or a failed future for a batch that cannot be unpickled here."""
     try:
         return pipe.recv()
-    except (EOFError, OSError):  # the parent is gone, however it went
+    except (EOFError, OSError):  # the parent is gone
         return None
     except Exception as error:
         failed: Future[list[Any]] = Future()
@@ -282,15 +291,17 @@ def _receive_batch(pipe: Connection) -> Any:
 def _submit_safely(
     replica: Replica, batch: list[Any], binding_key: BindingKey | None, codec: RecordCodec
 ) -> Future[list[Any]]:
+    """Submit a batch; whatever that raises becomes its answer, since only the end of the pipe may end this process."""
     try:
         return replica.submit(batch, binding_key, codec)
-    except BaseException as error:  # nothing may end this process but the end of the pipe
+    except BaseException as error:
         failed: Future[list[Any]] = Future()
         failed.set_exception(error)
         return failed
 
 
 def _send_results(pipe: Connection, done: queue.SimpleQueue[Future[list[Any]] | None]) -> None:
+    """Send the results of batches in order, until None comes."""
     while (results := done.get()) is not None:
         try:
             answer: Any = results.result()
@@ -298,13 +309,14 @@ def _send_results(pipe: Connection, done: queue.SimpleQueue[Future[list[Any]] | 
             answer = _to_picklable_error(error)
         try:
             pipe.send(answer)
-        except OSError:  # nobody listens any more
+        except OSError:  # the parent is gone
             return
-        except Exception as error:  # somebody else's object may refuse to be pickled in any way
+        except Exception as error:  # pickling a foreign object may raise anything
             pipe.send(ModelError(f"What the model returned cannot leave its process: {error_reason(error)}."))
 
 
 def _to_picklable_error(error: BaseException) -> BaseException:
+    """Return the error itself if it is one of lsml's, else a ModelError with its reason: its class may not unpickle."""
     if type(error).__module__ == LsmlError.__module__:
         return error
-    return ModelError(f"{error_reason(error)}.")  # a class of somebody else's might not survive the journey
+    return ModelError(f"{error_reason(error)}.")
