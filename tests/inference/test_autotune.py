@@ -73,7 +73,7 @@ def scores(output: str = "out.json") -> set[float]:
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_it_is_settled_once_for_all_replicas_and_said(lsml: Lsml, work: Path, workers: str) -> None:
+def test_autotune_runs_once_for_all_replicas(lsml: Lsml, work: Path, workers: str) -> None:
     run = lsml(*arguments("--workers", workers))
     assert run.returncode == 0, run.stderr
     assert asked() == [{"inputs": 64, "batch_size": 16}]
@@ -83,13 +83,13 @@ def test_it_is_settled_once_for_all_replicas_and_said(lsml: Lsml, work: Path, wo
     assert [task["id"] for task in found] == list(range(COUNT))  # those that it was tried on are there once
 
 
-def test_a_batch_size_is_found_where_it_is_asked_for(lsml: Lsml, work: Path) -> None:
+def test_batch_size_auto_is_measured(lsml: Lsml, work: Path) -> None:
     run = lsml(*arguments("--batch-size", "auto", "--with", "precision=fp32"))
     assert run.returncode == 0, run.stderr
     assert asked() == [{"inputs": 64, "batch_size": None}]
 
 
-def test_what_is_given_is_not_asked_for(lsml: Lsml, work: Path) -> None:
+def test_given_values_are_not_autotuned(lsml: Lsml, work: Path) -> None:
     assert lsml(*arguments("--precision", "fp32")).returncode == 0
     assert asked() == []
     assert scores() == {1.0}
@@ -99,7 +99,7 @@ def test_what_is_given_is_not_asked_for(lsml: Lsml, work: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [["--limit", "63"], []])
-def test_a_short_run_settles_nothing(lsml: Lsml, work: Path, options: list[str]) -> None:
+def test_short_run_is_not_autotuned(lsml: Lsml, work: Path, options: list[str]) -> None:
     Path("few.jsonl").write_text("\n".join(lines(100 if options else 63, few=True)))
     run = lsml(*arguments(*options, "--batch-size", "auto", tasks="few.jsonl"))
     assert run.returncode == 0, run.stderr
@@ -107,7 +107,7 @@ def test_a_short_run_settles_nothing(lsml: Lsml, work: Path, options: list[str])
     assert len(json.loads(Path("out.json").read_bytes())) == 63
 
 
-def test_tasks_that_cannot_be_used_are_not_tried_out(lsml: Lsml, work: Path) -> None:
+def test_unusable_tasks_are_left_out_of_sample(lsml: Lsml, work: Path) -> None:
     bad = lines(COUNT)
     bad[3] = json.dumps({"id": 3, "data": {"text": "x", "bad": True}})
     bad[5] = "{torn"
@@ -117,7 +117,7 @@ def test_tasks_that_cannot_be_used_are_not_tried_out(lsml: Lsml, work: Path) -> 
     assert asked() == [{"inputs": 62, "batch_size": 16}]
 
 
-def test_a_model_with_nothing_to_settle(lsml: Lsml, work: Path) -> None:
+def test_model_may_decline_to_autotune(lsml: Lsml, work: Path) -> None:
     Path("tasks.jsonl").write_text("\n".join(lines(COUNT, few=True)))
     run = lsml(*arguments("--with", "settles=false"))
     assert run.returncode == 0, run.stderr
@@ -125,7 +125,7 @@ def test_a_model_with_nothing_to_settle(lsml: Lsml, work: Path) -> None:
     assert scores() == {1.0}
 
 
-def test_it_comes_through_a_pipe_too(lsml: Lsml, work: Path) -> None:
+def test_autotune_on_pipe_keeps_all_tasks(lsml: Lsml, work: Path) -> None:
     run = lsml("predict", "-", "-m", TUNED, "-c", "config.xml", input=Path("tasks.jsonl").read_text())
     assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == list(range(COUNT))
     assert "It was tried out." in run.stderr
@@ -140,7 +140,7 @@ def unfinished(work: Path) -> Path:
     return work
 
 
-def test_a_resumed_run_goes_by_what_was_settled(lsml: Lsml, unfinished: Path) -> None:
+def test_resumed_run_reuses_autotuned_values(lsml: Lsml, unfinished: Path) -> None:
     header = json.loads(Path("out.json.part.journal").read_text().splitlines()[0])
     assert header["started_with"]["tuned"] == {"precision": "bf16", "batch_size": 16}
     run = lsml(*arguments("--with", "pause=0.05", "--resume"))
@@ -158,7 +158,7 @@ def test_a_resumed_run_goes_by_what_was_settled(lsml: Lsml, unfinished: Path) ->
         (["--precision", "bf16"], "model digest was"),
     ],
 )
-def test_other_options_are_refused_when_it_is_resumed(
+def test_resume_rejects_other_autotune_options(
     lsml: Lsml, unfinished: Path, options: list[str], sentence: str
 ) -> None:
     run = lsml(*arguments("--with", "pause=0.05", "--resume", *options))

@@ -59,7 +59,7 @@ def labels(outcomes: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("placement", [{}, {"workers": 2}, {"devices": ["cpu", "cpu"]}, {"workers": 3}])
-def test_text_like_on_one_or_several_processes(placement):
+def test_process_model_on_one_or_several_processes(placement):
     outcomes = run(spec("Words"), text_tasks(41), **placement)
     assert labels(outcomes) == ["long" if n % 9 > 5 else "short" for n in range(41)]
 
@@ -73,13 +73,13 @@ def pictures(tmp_path: Path) -> list[Task]:
 
 @pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cpu"]])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_picture_like_with_threads_ahead_of_forward(tmp_path, pictures, devices, workers):
+def test_threaded_model_encodes_ahead_of_forward(tmp_path, pictures, devices, workers):
     config = LabelConfig.parse(models.IMAGE_CONFIG)
     outcomes = run(spec("Brightness"), pictures, config, devices=devices, workers=workers, media=Media(tmp_path))
     assert labels(outcomes) == ["bright" if n * 8 > 127.5 else "dark" for n in range(30)]
 
 
-def test_encoding_runs_in_threads_and_forward_in_one(tmp_path, pictures):
+def test_encode_runs_in_threads_and_forward_in_one(tmp_path, pictures):
     config = LabelConfig.parse(models.IMAGE_CONFIG)
     with open_replicas(spec("Brightness"), config, workers=3, media=Media(tmp_path)) as [replica]:
         assert isinstance(replica, Replica)
@@ -90,7 +90,7 @@ def test_encoding_runs_in_threads_and_forward_in_one(tmp_path, pictures):
     assert not model.forward_threads & model.encoding_threads
 
 
-def test_a_bad_picture_costs_one_task(tmp_path, pictures):
+def test_bad_image_fails_one_task(tmp_path, pictures):
     (tmp_path / "7.pgm").write_bytes(b"P5\n4 4\n255\nshort")
     (tmp_path / "8.pgm").unlink()
     pictures[9].data["image"] = "../outside.pgm"
@@ -103,7 +103,7 @@ def test_a_bad_picture_costs_one_task(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("placement", [{}, {"workers": 2}])
-def test_two_stages_keep_crops_with_their_pictures(placement):
+def test_two_stage_model_keeps_crops_with_their_images(placement):
     config = LabelConfig.parse(models.OCR_CONFIG)
     texts = ["one 22 three", "", "4", "a 1 b 2 c 3", "word"] * 3
     outcomes = run(
@@ -114,14 +114,14 @@ def test_two_stages_keep_crops_with_their_pictures(placement):
     assert outcomes[1].score is None  # nothing found is an answer
 
 
-def test_script_like_gets_whole_batches_and_keeps_its_state():
+def test_script_model_gets_whole_batches_and_keeps_state():
     with open_replicas(spec("Script"), TEXT) as [replica]:
         outcomes = [outcome for _, outcome in predict_stream([replica], text_tasks(10), batch_size=4)]
         assert labels(outcomes) == ["short"] * 10
         assert replica.get_binding(replica.binding_key).calls == [4, 4, 2]
 
 
-def test_a_single_task_is_a_batch_of_one():
+def test_single_task_is_batch_of_one():
     with open_replicas(spec("Words"), TEXT) as [replica]:
         tasks = text_tasks(12)
         assert [replica.predict([task])[0] for task in tasks] == replica.predict(tasks)
@@ -129,7 +129,7 @@ def test_a_single_task_is_a_batch_of_one():
 
 
 @pytest.mark.parametrize("placement", [{}, {"workers": 2}])
-def test_one_bad_task_costs_one_task(placement):
+def test_each_failing_stage_fails_one_task(placement):
     does = {
         "i2": "raise in encode",
         "i5": "raise in forward",
@@ -152,13 +152,13 @@ def test_one_bad_task_costs_one_task(placement):
     assert outcomes[15] == Prediction((), None, outcomes[15].model_version)
 
 
-def test_a_process_that_dies_costs_the_task_that_killed_it():
+def test_killed_process_fails_only_suspect_task():
     outcomes = run(spec("Fragile"), text_tasks(30, i6="die", i21="die"), workers=2)
     failures = {n: outcome.reason for n, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
     assert failures == {n: "the model's process died: killed by SIGKILL" for n in (6, 21)}
 
 
-def test_of_two_batches_done_again_at_a_time_none_pays_for_the_other():
+def test_concurrent_recoveries_do_not_affect_each_other():
     """As in `serve`, where each batch has somebody of its own who waits for it."""
     batches = [text_tasks(12), text_tasks(12, i5="die", i9="die"), text_tasks(12, i0="die")]
     with ExitStack() as stack:
@@ -191,7 +191,7 @@ def reasons(results: list[Any]) -> list[str | None]:
     return [outcome.reason if isinstance(outcome, Failure) else None for _, outcome in results]
 
 
-def test_a_batch_behind_one_that_hangs_is_done_again_and_given_up_where_it_hangs_too():
+def test_batch_behind_stuck_one_is_resubmitted_with_timeout():
     with patient() as replica:
         batches = [hanging(), hanging()], [hanging()], [hanging(0)]
         first, second, third = (InFlightBatch(replica, batch, None, TaskCodec()) for batch in batches)
@@ -202,7 +202,7 @@ def test_a_batch_behind_one_that_hangs_is_done_again_and_given_up_where_it_hangs
         assert reasons(third.collect(10)) == [None]
 
 
-def test_a_guilty_batch_loses_the_items_that_hang_and_is_given_up_after_three():
+def test_suspect_batch_fails_hanging_items_and_gives_up_after_three():
     mixed = [hanging(0), hanging(), hanging(0), hanging(), hanging(), hanging(0)]
     with patient() as replica:
         sent = InFlightBatch(replica, mixed, None, TaskCodec())
@@ -214,7 +214,7 @@ def test_a_guilty_batch_loses_the_items_that_hang_and_is_given_up_after_three():
             sent.collect(0.3)
 
 
-def test_a_replica_that_is_closed_lets_nobody_wait_and_does_not_come_back():
+def test_closed_replica_fails_waiting_batches_and_stays_closed():
     with patient() as replica, ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(InFlightBatch(replica, [hanging()], None, TaskCodec()).collect) for _ in range(2)]
         replica.close()
@@ -223,7 +223,7 @@ def test_a_replica_that_is_closed_lets_nobody_wait_and_does_not_come_back():
                 each.result(30)
 
 
-def test_a_process_that_is_killed_is_known_to_be_dead_whatever_it_has_left_behind(tmp_path):
+def test_killed_process_is_detected_despite_open_pipe(tmp_path):
     """What a model has started may hold the pipe open long after the process has gone."""
     with patient() as replica:
         pid = tmp_path / "pid"
@@ -238,19 +238,19 @@ def test_a_process_that_is_killed_is_known_to_be_dead_whatever_it_has_left_behin
             os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def test_a_process_that_dies_again_and_again_ends_the_run():
+def test_process_that_keeps_dying_ends_run():
     with pytest.raises(ModelError, match="dies again and again"):
         run(spec("Fragile"), text_tasks(12, i0="die", i1="die", i2="die"), workers=2)
 
 
-def test_transient_failures_are_tried_again_and_marked(tmp_path):
+def test_transient_failures_are_retried_and_marked(tmp_path):
     model = spec("Fragile", marker=str(tmp_path / "tried"))
     outcomes = run(model, text_tasks(6, i1="recover", i4="stay away"))
     assert isinstance(outcomes[1], Prediction)
     assert outcomes[4] == Failure("encode", "ConnectionError: nobody there", transient=True)
 
 
-def test_an_outage_does_not_make_every_task_wait():
+def test_outage_stops_retries_of_later_tasks():
     with open_replicas(spec("Fragile"), TEXT) as [replica]:
         assert isinstance(replica, Replica)
         naps: list[float] = []
@@ -262,19 +262,19 @@ def test_an_outage_does_not_make_every_task_wait():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_model_that_does_not_load_says_why(workers):
+def test_load_error_is_reported(workers):
     with pytest.raises(
         ModelError, match="NeverLoads cannot be loaded: RuntimeError: the weights are in another castle"
     ):
         run(spec("NeverLoads"), text_tasks(3), workers=workers)
 
 
-def test_a_process_that_dies_while_loading_is_reported():
+def test_process_death_while_loading_is_reported():
     with pytest.raises(ModelError, match="died while it loaded \\(exit code 7\\)"):
         run(spec("DiesLoading"), text_tasks(3), workers=2)
 
 
-def test_memory_holds_a_few_batches_only():
+def test_only_a_few_batches_are_read_ahead():
     taken = 0
 
     def endless() -> Any:
@@ -290,7 +290,7 @@ def test_memory_holds_a_few_batches_only():
             assert taken <= at_most
 
 
-def test_devices_are_those_the_model_can_use():
+def test_find_devices_goes_by_model():
     family = spec("Words").model_class()
     assert find_devices("auto", family) == ["cpu"]
     assert find_devices("cpu, cpu", family) == ["cpu", "cpu"]
@@ -303,7 +303,7 @@ def test_devices_are_those_the_model_can_use():
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("name", ["Exits", "ExitsInEncode", "Unpicklable"])
-def test_a_model_cannot_end_or_block_the_run(name, workers):
+def test_misbehaving_model_fails_one_task(name, workers):
     model = find_model(f"{MISBEHAVING_MODELS}:{name}")
     outcomes = run(model, text_tasks(8, i3="misbehave"), workers=workers)
     assert [isinstance(outcome, Failure) for outcome in outcomes] == [n == 3 for n in range(8)]
@@ -311,22 +311,22 @@ def test_a_model_cannot_end_or_block_the_run(name, workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("name", ["ExitsLoading", "RaisesItsOwnError"])
-def test_a_model_that_leaves_while_loading_says_so(name, workers):
+def test_exit_while_loading_is_reported(name, workers):
     with pytest.raises(LsmlError):
         run(find_model(f"{MISBEHAVING_MODELS}:{name}"), text_tasks(3), workers=workers)
 
 
-def test_what_cannot_travel_is_refused_to_who_sends_it():
+def test_unpicklable_item_raises_at_caller():
     with open_replicas(spec("Words"), TEXT, workers=2) as replicas, pytest.raises((TypeError, AttributeError)):
         list(predict_stream(replicas, [Task(0, 0, {"text": lambda: 1}, {})], batch_size=1))
 
 
-def test_a_threshold_counts_for_every_model():
+def test_threshold_applies_to_every_model():
     sure = run(spec("Words"), text_tasks(9), threshold=0.3)
     assert [len(outcome.result) for outcome in sure] == [1 / (1 + n % 9) >= 0.3 for n in range(9)]
 
 
-def test_what_was_unreadable_is_a_failure_in_its_place():
+def test_unreadable_record_becomes_failure_in_order():
     task, *_ = text_tasks(1)
     with open_replicas(spec("Words"), TEXT) as replicas:
         first, second = predict_stream(replicas, [UnreadableRecord(0, "line 1", "torn"), task], batch_size=2)
@@ -334,7 +334,7 @@ def test_what_was_unreadable_is_a_failure_in_its_place():
     assert isinstance(second[1], Prediction)
 
 
-def test_large_tasks_make_smaller_batches():
+def test_batch_ends_at_byte_limit():
     from lsml_cli.inference import dispatch
 
     sizes = [1, 1, 9 << 20, 1, 5 << 20, 5 << 20, 1]

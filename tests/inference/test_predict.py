@@ -28,7 +28,7 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_tasks_come_out_whole_and_in_order(lsml, work):
+def test_output_keeps_tasks_whole_and_in_order(lsml, work):
     tasks = [make_task(n) for n in range(40)]
     Path("tasks.json").write_text(json.dumps(tasks))
     run = predict(lsml, "tasks.json", "-o", "out.json", "--summary", "summary.json")
@@ -56,7 +56,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_the_same_tasks_gives_the_same_lines(lsml, work, form):
+def test_every_input_format_gives_same_output(lsml, work, form):
     Path("tasks").write_bytes(FORMS[form]([make_task(n) for n in range(7)]))
     run = predict(lsml, "tasks", "--quiet")
     assert run.stderr == ""
@@ -64,7 +64,7 @@ def test_every_form_of_the_same_tasks_gives_the_same_lines(lsml, work, form):
     assert run.stdout == predict(lsml, "-", input="\n".join(json.dumps(make_task(n)) for n in range(7))).stdout
 
 
-def test_csv_bare_items_and_json_min(lsml, work):
+def test_csv_bare_items_and_json_min_are_read(lsml, work):
     Path("tasks.csv").write_text('id,text\n7,"one, two"\n')
     [line] = predict(lsml, "tasks.csv").stdout.splitlines()
     assert {key: value for key, value in json.loads(line).items() if key != "predictions"} == {
@@ -87,7 +87,7 @@ def test_csv_bare_items_and_json_min(lsml, work):
     assert (json.loads(line)["id"], json.loads(line)["data"]) == (3, {"text": "one"})
 
 
-def test_annotations_drafts_and_prediction_ids_stay_behind(lsml, work):
+def test_annotations_drafts_and_prediction_ids_are_dropped(lsml, work):
     old = {"id": 9, "result": [], "model_version": "other", "score": None, "created_ago": "1 day", "task": 1}
     export = make_task(1) | {
         "annotations": [{"id": 5, "completed_by": 77, "result": [], "was_cancelled": True}],
@@ -106,7 +106,7 @@ def test_annotations_drafts_and_prediction_ids_stay_behind(lsml, work):
     assert json.loads(line)["drafts"] == export["drafts"]
 
 
-def test_predicting_twice_replaces_and_skipping_leaves_alone(lsml, work):
+def test_predicting_twice_replaces_and_skip_predicted_keeps(lsml, work):
     Path("tasks.json").write_text(json.dumps([make_task(n) for n in range(5)]))
     predict(lsml, "tasks.json", "-o", "once.json")
     predict(lsml, "once.json", "-o", "twice.json")
@@ -120,12 +120,12 @@ def test_predicting_twice_replaces_and_skipping_leaves_alone(lsml, work):
     assert json.loads(run.stdout.splitlines()[0])["score"] == 0.123
 
 
-def test_the_model_version_can_be_named(lsml, work):
+def test_model_version_option_names_version(lsml, work):
     run = predict(lsml, "-", "--model-version", "mine", input=json.dumps(make_task(1)))
     assert json.loads(run.stdout)["predictions"][0]["model_version"] == "mine"
 
 
-def test_shape_predictions(lsml, work):
+def test_shape_predictions_names_tasks_by_id(lsml, work):
     tasks = [make_task(n, **({"do": "raise in forward"} if n == 2 else {})) for n in range(1, 4)]
     run = predict(lsml, "-", "--shape", "predictions", model=FRAGILE, input=json.dumps(tasks))
     assert run.returncode == 3
@@ -139,7 +139,7 @@ def test_shape_predictions(lsml, work):
     assert "--id-column" in run.stderr
 
 
-def test_bad_tasks_keep_their_places_and_are_listed(lsml, work):
+def test_failed_tasks_keep_place_and_are_listed_in_errors(lsml, work):
     does = {3: "raise in encode", 5: "raise in forward", 7: "unknown label"}
     lines = [json.dumps(make_task(n, do=does.get(n))) for n in range(10)]
     lines[8] = '{"id": 8, "data": '
@@ -161,7 +161,7 @@ def test_bad_tasks_keep_their_places_and_are_listed(lsml, work):
     assert "All failures are in errors.jsonl." in run.stderr
 
 
-def test_what_is_readable_before_a_tear_is_predicted(lsml, work):
+def test_truncated_input_is_predicted_up_to_its_end(lsml, work):
     whole = json.dumps([make_task(n) for n in range(50)])
     Path("tasks.json").write_text(whole[: len(whole) * 3 // 4])
     run = predict(lsml, "tasks.json", "-o", "out.json")
@@ -173,7 +173,7 @@ def test_what_is_readable_before_a_tear_is_predicted(lsml, work):
     assert "tasks.json ends in the middle of a task" in run.stderr
 
 
-def test_on_error_fail_stops_at_the_first(lsml, work):
+def test_on_error_fail_stops_at_first_failure(lsml, work):
     tasks = [make_task(n, **({"do": "raise in encode"} if n == 40 else {})) for n in range(80)]
     Path("tasks.json").write_text(json.dumps(tasks))
     run = predict(lsml, "tasks.json", "-o", "out.json", "--on-error", "fail", model=FRAGILE)
@@ -186,7 +186,7 @@ def test_on_error_fail_stops_at_the_first(lsml, work):
     assert len(json.loads(Path("out.json").read_bytes())) == 80
 
 
-def test_max_failures(lsml, work):
+def test_max_failures_stops_run(lsml, work):
     tasks = [make_task(n, do="raise in encode") for n in range(40)]
     assert predict(lsml, "-", "--max-failures", "50", model=FRAGILE, input=json.dumps(tasks)).returncode == 3
     run = predict(lsml, "-", "--max-failures", "5", model=FRAGILE, input=json.dumps(tasks))
@@ -194,7 +194,7 @@ def test_max_failures(lsml, work):
     assert "More than 5 tasks failed" in run.stderr
 
 
-def test_a_model_that_prints_does_not_disturb_the_data(lsml, work):
+def test_printing_model_does_not_corrupt_stdout(lsml, work):
     for workers in ("1", "2"):
         run = predict(lsml, "-", "--workers", workers, model=FRAGILE, input=json.dumps(make_task(1, do="print")))
         assert json.loads(run.stdout)["id"] == 1
@@ -202,7 +202,7 @@ def test_a_model_that_prints_does_not_disturb_the_data(lsml, work):
         assert "below Python" in run.stderr
 
 
-def test_head_ends_the_pipe_quietly(work):
+def test_closed_pipe_ends_run_quietly(work):
     Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(20_000)))
     lsml = f"{sys.executable} -m lsml_cli predict tasks.jsonl -m {WORDS} -c config.xml -q"
     command = f"{lsml} | head -3; echo ${{PIPESTATUS[0]}}"
@@ -212,7 +212,7 @@ def test_head_ends_the_pipe_quietly(work):
     assert (code, run.stderr) == ("0", "")
 
 
-def test_lines_leave_before_the_input_ends(work):
+def test_records_are_written_before_input_ends(work):
     command = [sys.executable, "-m", "lsml_cli", "predict", "-", "-m", WORDS, "-c", "config.xml", "--batch-size", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
         assert run.stdin
@@ -227,7 +227,7 @@ def test_lines_leave_before_the_input_ends(work):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_says_how_to_go_on(work, workers):
+def test_ctrl_c_tells_how_to_resume(work, workers):
     Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(5_000)))
     command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
     command += ["-o", "out.json", "--with", "pause=0.05", "--workers", workers]
@@ -242,7 +242,7 @@ def test_ctrl_c_says_how_to_go_on(work, workers):
     assert not Path("out.json").exists()
 
 
-def test_progress_is_a_bar_on_a_terminal_and_nothing_when_quiet(work):
+def test_progress_bar_on_terminal_unless_quiet(work):
     Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(200)))
     command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
     for quiet in ([], ["--quiet"]):
@@ -284,7 +284,7 @@ BAD_INPUT: dict[str, tuple[bytes | None, int, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_one_clear_sentence(lsml, work, ticket_model, case):
+def test_bad_input_gives_one_sentence(lsml, work, ticket_model, case):
     content, code, sentence = BAD_INPUT[case]
     if content is not None:
         Path("tasks.json").write_bytes(content)
@@ -300,7 +300,7 @@ def test_bad_input_gets_one_clear_sentence(lsml, work, ticket_model, case):
         assert not list(Path().glob("*.part*"))
 
 
-def test_an_empty_list_is_no_error(lsml, work):
+def test_empty_list_is_no_error(lsml, work):
     run = predict(lsml, "-", "-o", "out.json", input="[]")
     assert run.returncode == 0
     assert json.loads(Path("out.json").read_bytes()) == []
@@ -330,7 +330,7 @@ def test_an_empty_list_is_no_error(lsml, work):
         (["--shape", "boxes"], 2, "--shape"),
     ],
 )
-def test_wrong_usage_gets_one_clear_sentence(lsml, work, options, code, sentence):
+def test_wrong_usage_gives_one_sentence(lsml, work, options, code, sentence):
     Path("tasks.json").write_text(json.dumps([make_task(1)]))
     arguments = {"--model": WORDS, "--label-config": "config.xml"} | dict(
         zip(options[::2], options[1::2], strict=False)
@@ -343,7 +343,7 @@ def test_wrong_usage_gets_one_clear_sentence(lsml, work, options, code, sentence
     assert run.stdout == ""
 
 
-def test_broken_label_configs(lsml, work):
+def test_broken_label_config_is_rejected(lsml, work):
     for xml, sentence in {
         "<View>": "no element found",
         '<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>': "DOCTYPE",
@@ -360,7 +360,7 @@ def test_broken_label_configs(lsml, work):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_full_disk_loses_nothing(lsml, work, workers):
+def test_full_disk_is_reported_and_resumable(lsml, work, workers):
     Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(2_000)))
     arguments = ["predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml", "-o", "out.jsonl", "--workers", workers]
     command = [sys.executable, "-m", "lsml_cli", *arguments]
@@ -387,7 +387,7 @@ def test_a_full_disk_loses_nothing(lsml, work, workers):
         ({"n": 123456789012345678901234, "f": 1e30}, {"n": 123456789012345678901234, "f": 1e30}),
     ],
 )
-def test_odd_tasks_come_out_as_they_were(lsml, work, odd, kept):
+def test_unusual_tasks_are_written_unchanged(lsml, work, odd, kept):
     run = predict(lsml, "-", input=json.dumps([make_task(1), make_task(2) | odd, make_task(3)]))
     assert run.returncode == 0, run.stderr
     records = [json.loads(line) for line in run.stdout.splitlines()]
@@ -398,7 +398,7 @@ def test_odd_tasks_come_out_as_they_were(lsml, work, odd, kept):
     assert {key: records[1][key] for key in expected} == expected
 
 
-def test_a_task_without_data_keeps_its_place(lsml, work):
+def test_task_without_data_keeps_its_place(lsml, work):
     run = predict(lsml, "-", input=json.dumps([make_task(1), {"id": 2, "data": None, "meta": {}}, make_task(3)]))
     assert run.returncode == 3
     records = [json.loads(line) for line in run.stdout.splitlines()]
@@ -406,7 +406,7 @@ def test_a_task_without_data_keeps_its_place(lsml, work):
     assert records[1] == {"id": 2, "data": None, "meta": {}, "predictions": []}
 
 
-def test_whatever_an_exception_says_it_costs_one_task(lsml, work):
+def test_exception_with_odd_text_fails_one_task(lsml, work):
     model = f"{MISBEHAVING_MODELS}:SaysOddThings"
     tasks = json.dumps([make_task(1), make_task(2, do="surrogate"), make_task(3, do="no text"), make_task(4)])
     for workers in ("1", "2"):
@@ -416,7 +416,7 @@ def test_whatever_an_exception_says_it_costs_one_task(lsml, work):
         assert len(Path("errors.jsonl").read_text().splitlines()) == 2
 
 
-def test_standard_output_is_not_led_into_the_input(work):
+def test_stdout_redirected_into_input_is_rejected(work):
     Path("tasks.jsonl").write_text(json.dumps(make_task(1)) + "\n")
     command = f"{sys.executable} -m lsml_cli predict tasks.jsonl -m {WORDS} -c config.xml >> tasks.jsonl"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
@@ -424,7 +424,7 @@ def test_standard_output_is_not_led_into_the_input(work):
     assert Path("tasks.jsonl").read_text() == json.dumps(make_task(1)) + "\n"
 
 
-def test_a_prediction_that_cannot_be_written_fails_its_task(lsml, work):
+def test_unwritable_prediction_fails_its_task(lsml, work):
     model = f"{MISBEHAVING_MODELS}:Unpicklable"
     for workers in ("1", "2"):
         tasks = json.dumps([make_task(n, do="misbehave" if n == 2 else None) for n in range(1, 4)])
@@ -433,7 +433,7 @@ def test_a_prediction_that_cannot_be_written_fails_its_task(lsml, work):
         assert [bool(json.loads(line)["predictions"]) for line in run.stdout.splitlines()] == [True, False, True]
 
 
-def test_older_predictions_stay_only_if_they_fit_and_are_of_another_version(lsml, work):
+def test_older_predictions_stay_if_valid_and_of_other_version(lsml, work):
     fits = {"id": "r", "from_name": "size", "to_name": "text", "type": "choices", "value": {"choices": ["long"]}}
     good = {"result": [fits], "score": 0.5, "model_version": "other"}
     unfit = {"result": [fits | {"from_name": "zzz"}], "score": 0.5, "model_version": "another"}
@@ -464,7 +464,7 @@ def test_older_predictions_stay_only_if_they_fit_and_are_of_another_version(lsml
         ["-o", "out.json", "--summary", "settings.toml"],
     ],
 )
-def test_nothing_is_written_over_what_is_read_or_written(lsml, work, options):
+def test_output_may_not_overwrite_inputs_or_outputs(lsml, work, options):
     Path("tasks.json").write_text(json.dumps([make_task(1)]))
     Path("map.json").write_text("{}")
     Path("settings.toml").write_text("[predict]")
@@ -475,7 +475,7 @@ def test_nothing_is_written_over_what_is_read_or_written(lsml, work, options):
     assert {path.name: path.read_bytes() for path in work.iterdir()} == before
 
 
-def test_standard_input_is_not_written_over_either(work):
+def test_output_may_not_overwrite_stdin(work):
     Path("tasks.json").write_text(json.dumps([make_task(1)]))
     command = [sys.executable, "-m", "lsml_cli", "predict", "-", "-m", WORDS, "-c", "config.xml", "-o", "tasks.json"]
     with Path("tasks.json").open("rb") as stdin:
@@ -483,7 +483,7 @@ def test_standard_input_is_not_written_over_either(work):
     assert json.loads(Path("tasks.json").read_bytes()) == [make_task(1)]
 
 
-def test_a_link_stays_and_its_target_gets_the_content(lsml, work):
+def test_output_link_stays_and_target_is_written(lsml, work):
     Path("big-disk").mkdir()
     Path("out.json").symlink_to("big-disk/out.json")
     assert predict(lsml, "-", "-o", "out.json", input=json.dumps([make_task(1)])).returncode == 0
@@ -491,7 +491,7 @@ def test_a_link_stays_and_its_target_gets_the_content(lsml, work):
     assert json.loads(Path("big-disk/out.json").read_bytes())[0]["id"] == 1
 
 
-def test_a_pipe_as_output_is_written_into(lsml, work):
+def test_named_pipe_as_output(lsml, work):
     os.mkfifo("pipe")
     with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True) as cat:
         run = predict(lsml, "-", "-o", "pipe", input=json.dumps([make_task(1), make_task(2)]))
@@ -510,7 +510,7 @@ def test_a_pipe_as_output_is_written_into(lsml, work):
         ("2>&-", 0, ""),
     ],
 )
-def test_closed_and_full_streams(work, redirection, code, sentence):
+def test_closed_and_full_streams_are_reported(work, redirection, code, sentence):
     lsml = f"{sys.executable} -m lsml_cli predict - -m {WORDS} -c config.xml {redirection}"
     tasks = json.dumps(make_task(1))
     feed = "" if "<" in redirection else f"echo '{tasks}' | "
@@ -522,13 +522,13 @@ def test_closed_and_full_streams(work, redirection, code, sentence):
         assert json.loads(line)["id"] == 1
 
 
-def test_a_summary_that_cannot_be_written_is_known_at_once(lsml, work):
+def test_unwritable_summary_is_rejected_at_start(lsml, work):
     run = predict(lsml, "-", "-o", "out.json", "--summary", "nowhere/s.json", input=json.dumps([make_task(1)]))
     assert run.returncode == 2
     assert not Path("out.json").exists()
 
 
-def test_a_run_whose_file_vanishes_says_so(work):
+def test_removed_part_file_is_reported(work):
     Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(300)))
     command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
     command += ["-o", "out.json", "--with", "pause=0.05"]
@@ -540,7 +540,7 @@ def test_a_run_whose_file_vanishes_says_so(work):
     assert "was removed while it was written" in stderr
 
 
-def test_ctrl_c_while_the_model_loads_says_so(work):
+def test_ctrl_c_while_model_loads(work):
     command = [sys.executable, "-m", "lsml_cli", "predict", "-", "-m", f"{MODELS}:LoadsSlowly", "-c", "config.xml"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdin
@@ -553,13 +553,13 @@ def test_ctrl_c_while_the_model_loads_says_so(work):
         assert "Interrupted." in run.stderr.read()
 
 
-def test_a_failure_is_told_even_when_quiet(lsml, work):
+def test_failures_are_reported_when_quiet(lsml, work):
     run = predict(lsml, "-", "--quiet", model=FRAGILE, input=json.dumps([make_task(1, do="raise in encode")]))
     assert run.returncode == 3
     assert "1 failed" in run.stderr
 
 
-def test_a_label_map_leads_to_labels_that_there_are(lsml, work):
+def test_label_map_must_name_existing_labels(lsml, work):
     Path("map.json").write_text('{"a": "lnog"}')
     run = predict(lsml, "-", "--label-map", "map.json", input="[]")
     assert run.returncode == 2

@@ -30,14 +30,14 @@ def check(lsml, tasks, *options: str | Path, **kwargs: Any) -> dict[str, Any]:
     return found
 
 
-def test_nothing_to_say_about_good_tasks(lsml, work):
+def test_valid_tasks_have_no_problems(lsml, work):
     run = predict(lsml, "-", "--check", "-o", "out.json", input=json.dumps([make_task(n) for n in range(20)]))
     assert run.returncode == 0
     assert "20 tasks checked, 0 offences" in run.stdout
     assert not list(Path().glob("out*"))
 
 
-def test_planted_offences_are_found_and_named(lsml, work):
+def test_planted_problems_are_counted_and_located(lsml, work):
     chance = random.Random(5)
     tasks: list[Any] = [make_task(n) for n in range(100_000)]
     planted = chance.sample(range(100_000), 60)
@@ -64,7 +64,7 @@ def test_planted_offences_are_found_and_named(lsml, work):
     assert all(sentence.startswith("tasks.jsonl, line ") for sentence in sentences)
 
 
-def test_memory_is_flat(lsml, work):
+def test_check_memory_is_flat(lsml, work):
     """The same check of ten times as many tasks, in this process: the ids are on disk."""
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.inference import preflight
@@ -83,7 +83,7 @@ def test_memory_is_flat(lsml, work):
     assert peaks[1] - peaks[0] < 20_000_000
 
 
-def test_media_that_are_not_there(lsml, work):
+def test_missing_media_are_reported(lsml, work):
     Path("config.xml").write_text(models.IMAGE_CONFIG)
     Path("a.pgm").write_bytes(b"")
     images = ["a.pgm", "b.pgm", "../c.pgm", "gs://bucket/d.pgm", "https://example.com/d.pgm"]
@@ -92,7 +92,7 @@ def test_media_that_are_not_there(lsml, work):
     assert found["offences"] == {"media": 3}
 
 
-def test_both_label_lists_and_how_they_meet(lsml, work, ticket_model):
+def test_label_mapping_is_shown(lsml, work, ticket_model):
     Path("config.xml").write_text(
         '<View><Text name="ticket" value="$text"/><Choices name="category" toName="ticket">'
         '<Choice value="Billing"/><Choice value="Versand" predicted_values="Shipping"/><Choice value="Other"/>'
@@ -104,7 +104,7 @@ def test_both_label_lists_and_how_they_meet(lsml, work, ticket_model):
     assert "Shipping -> Versand" in run.stdout
 
 
-def test_output_and_resume_are_looked_at_and_not_touched(lsml, work):
+def test_check_validates_output_without_touching_it(lsml, work):
     tasks = json.dumps([make_task(1)])
     assert check(lsml, "-", "-o", "nowhere/out.json", input=tasks)["offences"] == {"output": 1}
     Path("out.json.part").write_text("[\n{}")
@@ -118,12 +118,12 @@ def test_output_and_resume_are_looked_at_and_not_touched(lsml, work):
     assert journal.read_bytes() == before
 
 
-def test_tasks_without_ids_for_shape_predictions(lsml, work):
+def test_shape_predictions_requires_ids(lsml, work):
     found = check(lsml, "-", "--shape", "predictions", input='{"text": "a"}\n{"id": 1, "data": {"text": "a"}}')
     assert found["offences"] == {"no id": 1}
 
 
-def test_servers_are_asked_only_on_request(lsml, work):
+def test_remote_media_are_requested_only_with_check_media(lsml, work):
     """The address is one where nobody listens: a check that asks finds out, one that does not cannot know."""
     Path("config.xml").write_text(models.IMAGE_CONFIG)
     tasks = json.dumps([{"id": 1, "data": {"image": "http://127.0.0.1:9/a.pgm"}}])

@@ -40,7 +40,7 @@ def arguments(tasks: str, output: str, workers: int = 1) -> list[str]:
 
 
 @pytest.mark.parametrize(("form", "workers"), [("json", 1), ("jsonl", 1), ("json", 2), ("jsonl", 2)])
-def test_killed_at_random_moments(lsml, work, form, workers):
+def test_run_killed_at_random_resumes_to_same_bytes(lsml, work, form, workers):
     chance = random.Random(f"{SEED} {form} {workers}")
     tasks = "tasks.json" if form == "json" else "tasks.jsonl"
     assert lsml(*arguments(tasks, f"clean.{form}")).returncode == 3
@@ -58,7 +58,7 @@ def test_killed_at_random_moments(lsml, work, form, workers):
     assert not list(Path().glob("*.part*"))
 
 
-def test_whatever_the_kill_leaves_behind_is_cut_back(lsml, work):
+def test_bytes_behind_last_journal_entry_are_cut_off(lsml, work):
     """A kill between any two writes, made by hand: each file is longer than the journal says, by anything."""
     assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
     clean = Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()
@@ -77,7 +77,7 @@ def test_whatever_the_kill_leaves_behind_is_cut_back(lsml, work):
 
 
 @pytest.mark.parametrize("moment", ["before the renames", "between the renames", "before the journal goes"])
-def test_killed_while_finishing(lsml, work, moment):
+def test_run_killed_while_finishing_resumes(lsml, work, moment):
     assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
     clean = Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()
     script = f"""
@@ -102,7 +102,7 @@ cli.main()
     assert not list(Path().glob("*.part*"))
 
 
-def test_workers_end_with_the_run_that_started_them(work):
+def test_workers_end_when_run_is_killed(work):
     run = start_lsml(*arguments("tasks.json", "out.json", workers=2))
     wait_for(lambda: count_journaled("out.json") > 0)
     kill_process(run)
@@ -136,7 +136,7 @@ def unfinished(work):
         (["--model-version", "mine"], "model was models:Fragile@"),
     ],
 )
-def test_another_option_is_refused_by_name(lsml, unfinished, change, sentence):
+def test_resume_rejects_changed_option(lsml, unfinished, change, sentence):
     before = Path("out.json.part").read_bytes()
     run = lsml(*arguments("tasks.json", "out.json"), "--resume", *change)
     assert run.returncode == 2
@@ -144,7 +144,7 @@ def test_another_option_is_refused_by_name(lsml, unfinished, change, sentence):
     assert Path("out.json.part").read_bytes() == before
 
 
-def test_another_input_or_label_config_is_refused(lsml, unfinished):
+def test_resume_rejects_changed_input_or_label_config(lsml, unfinished):
     good = Path("tasks.json").read_text()
     Path("tasks.json").write_text(good + " ")
     run = lsml(*arguments("tasks.json", "out.json"), "--resume")
@@ -159,7 +159,7 @@ def test_another_input_or_label_config_is_refused(lsml, unfinished):
     assert (run.returncode, "label config was" in run.stderr) == (2, True)
 
 
-def test_a_file_of_the_model_that_was_replaced_is_refused(lsml, work):
+def test_resume_rejects_changed_model_file(lsml, work):
     options = ["predict", "tasks.json", "-m", f"{models.__file__}:Stored", "-c", "config.xml", "-o", "out.json"]
     options += ["--with", "weights=w.bin", "--with", "pause=0.004", "--quiet"]
     Path("w.bin").write_text("one")
@@ -173,7 +173,7 @@ def test_a_file_of_the_model_that_was_replaced_is_refused(lsml, work):
     assert lsml(*options, "--resume").returncode in (0, 3)
 
 
-def test_unfinished_work_is_not_thrown_away(lsml, unfinished):
+def test_unfinished_run_is_not_overwritten(lsml, unfinished):
     run = lsml(*arguments("tasks.json", "out.json"))
     assert run.returncode == 2
     assert "tasks of an unfinished run" in run.stderr
@@ -182,7 +182,7 @@ def test_unfinished_work_is_not_thrown_away(lsml, unfinished):
     assert lsml(*arguments("tasks.json", "out.json"), "--limit", "10").returncode == 3
 
 
-def test_a_pipe_can_be_resumed_too(lsml, work):
+def test_run_over_pipe_resumes(lsml, work):
     assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
     text = Path("tasks.json").read_text()
     command = [sys.executable, "-m", "lsml_cli", *arguments("-", "out.json")]
@@ -194,7 +194,7 @@ def test_a_pipe_can_be_resumed_too(lsml, work):
     assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
 
 
-def test_two_runs_cannot_write_the_same_file(lsml, work):
+def test_output_is_locked_against_second_run(lsml, work):
     run = start_lsml(*arguments("tasks.json", "out.json"))
     wait_for(lambda: count_journaled("out.json") > 0)
     second = lsml(*arguments("tasks.json", "out.json"), "--resume")
@@ -204,7 +204,7 @@ def test_two_runs_cannot_write_the_same_file(lsml, work):
     assert "out.json right now" in second.stderr
 
 
-def test_a_journal_trusts_whole_lines_only(tmp_path):
+def test_journal_ignores_truncated_lines_and_missing_bytes(tmp_path):
     path = tmp_path / "journal"
     journal = Journal.create(path, {"model": "a"})
     for records in (10, 20):

@@ -32,7 +32,7 @@ def run(lsml, *options: str, output: str = "out.json", tasks: str = "tasks.json"
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("shape", ["tasks", "predictions"])
 @pytest.mark.parametrize("form", ["json", "jsonl"])
-def test_after_an_outage_the_output_is_that_of_a_clean_run(lsml, work, shape, workers, form):
+def test_retry_after_outage_gives_bytes_of_clean_run(lsml, work, shape, workers, form):
     output, clean = f"out.{form}", f"clean.{form}"
     assert run(lsml, "--shape", shape, output=output).returncode == 3
     assert len(Path("errors.jsonl").read_text().splitlines()) == 300
@@ -46,7 +46,7 @@ def test_after_an_outage_the_output_is_that_of_a_clean_run(lsml, work, shape, wo
     assert not list(Path().glob("*.part*"))
 
 
-def test_some_lines_of_the_error_file_are_enough(lsml, work):
+def test_retry_of_some_error_lines_leaves_others_failed(lsml, work):
     run(lsml)
     errors = Path("errors.jsonl").read_text().splitlines(keepends=True)
     Path("some.jsonl").write_text("".join(errors[::3]))
@@ -56,14 +56,14 @@ def test_some_lines_of_the_error_file_are_enough(lsml, work):
     assert unpredicted == [json.loads(line)["id"] for n, line in enumerate(errors) if n % 3]
 
 
-def test_what_fails_again_stays_listed(lsml, work):
+def test_tasks_that_fail_again_stay_in_errors(lsml, work):
     run(lsml)
     before = Path("out.json").read_bytes(), Path("errors.jsonl").read_bytes()
     assert run(lsml, "--retry-failed", "errors.jsonl").returncode == 3
     assert (Path("out.json").read_bytes(), Path("errors.jsonl").read_bytes()) == before
 
 
-def test_an_unreadable_line_that_was_mended_finds_its_place(lsml, work):
+def test_repaired_line_takes_its_place(lsml, work):
     lines = [json.dumps(make_task(n)) for n in range(40)]
     broken = [*lines]
     broken[17] = broken[17][:-1] + " "
@@ -74,7 +74,7 @@ def test_an_unreadable_line_that_was_mended_finds_its_place(lsml, work):
     assert [task["id"] for task in json.loads(Path("out.json").read_bytes())] == list(range(40))
 
 
-def test_files_that_do_not_belong_together_are_refused_and_nothing_changes(lsml, work):
+def test_mismatched_files_are_rejected_unchanged(lsml, work):
     run(lsml)
     Path("outage").unlink()
     finished, errors = Path("out.json").read_bytes(), Path("errors.jsonl").read_text()
