@@ -1,4 +1,4 @@
-"""The `lsml` command. `main` is the only place where an error becomes a message and an exit code."""
+"""Define the `lsml` command; `main` is the only place that turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def _root_callback(
 
 
 def main() -> None:
-    """Run the command line. An error is one sentence and the next action; LSML_DEBUG=1 shows the traceback as well."""
+    """Run the command line.
+
+    An error is printed as one sentence and the next action; LSML_DEBUG=1 adds the traceback.
+    """
     _reopen_standard_streams()
     try:
         app()
@@ -80,10 +83,10 @@ def main() -> None:
         _print_error(f"{error.filename or 'The system'}: {error.strerror or error}.", None)
         sys.exit(1)
     except SystemExit as ended:
-        if ended.code == EXIT_INTERRUPTED:  # typer says nothing when ctrl-C comes
+        if ended.code == EXIT_INTERRUPTED:  # Typer prints nothing after ctrl-C
             _print_error("Interrupted.", None)
             _exit_immediately()
-        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # so typer marks a closed pipe, which is no failure
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # how Typer marks a closed pipe, which is not a failure
             sys.exit(0)
         raise
     except Exception as error:
@@ -95,13 +98,13 @@ def main() -> None:
 
 
 def _exit_immediately() -> NoReturn:
-    """End without waiting for threads that still encode or fetch; what was to be cleaned up is."""
+    """Exit without waiting for threads that still encode or fetch; cleaning up is done by now."""
     sys.stderr.flush()
     os._exit(EXIT_INTERRUPTED)
 
 
 def _reopen_standard_streams() -> None:
-    """Make sure that descriptors 0 to 2 are taken, or the first file that is opened would become standard output."""
+    """Open descriptors 0 to 2 if they are closed, or the first file that is opened would become standard output."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -117,5 +120,5 @@ def _print_error(message: str, hint: str | None) -> None:
 
         traceback.print_exc()
     text = f"lsml: {message}" + (f"\n      {hint}" if hint else "")
-    # Names of files and labels may hold anything, and a terminal obeys control characters.
-    print("".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in text), file=sys.stderr)
+    # Names of files and labels may hold control characters, which a terminal would obey.
+    print("".join(char if char.isprintable() or char == "\n" else "?" for char in text), file=sys.stderr)

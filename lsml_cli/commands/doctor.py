@@ -1,4 +1,4 @@
-"""`lsml doctor`: what is installed, and whether it works."""
+"""`lsml doctor`: check which extras are installed and whether they work."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import typer
 def doctor(
     extras: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXTRA]...", help="Look at these alone, and insist on them: vision, openmmlab, redis."),
+        typer.Argument(metavar="[EXTRA]...", help="Check only these, and require them: vision, openmmlab, redis."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for programs.")] = False,
 ) -> None:
-    """Say which extras are installed, whether they work, and what to run where they do not.
+    """Check which extras are installed and whether they work, and print the command that repairs them.
 
-    Exits with 1 when something is broken, or when an extra that was asked for is not there. What was never installed is
-    no fault. Heavy toolkits are imported and tried, which takes some seconds.
+    Exit code 1: something is broken, or a named extra is missing. An extra that was never installed is not an error.
+    Heavy toolkits are imported and tried, which takes some seconds.
 
     Examples:
 
@@ -26,23 +26,26 @@ def doctor(
 
         lsml doctor openmmlab && lsml fit boxes.json --model object-detector --output models/boxes
     """
-    from lsml_cli.commands.console.progress import emit
+    from lsml_cli.commands.console.stdout import emit, print_json
     from lsml_cli.commands.console.tables import print_table
     from lsml_cli.registry.extras import check_installation
 
-    found = list(check_installation(extras or ()))
+    findings = list(check_installation(extras or ()))
     if as_json:
-        import orjson
-
-        emit(orjson.dumps([asdict(finding) for finding in found], option=orjson.OPT_INDENT_2).decode())
+        print_json([asdict(finding) for finding in findings])
     else:
         rows = [
-            (each.part, each.state, each.what, each.detail if each.state != "not installed" else each.remedy or "")
-            for each in found
+            (
+                finding.part,
+                finding.state,
+                finding.what,
+                finding.detail if finding.state != "not installed" else finding.remedy or "",
+            )
+            for finding in findings
         ]
         print_table(("part", "state", "for", "remarks"), rows)
-        for each in found:
-            if each.state == "broken" and each.remedy:
-                emit("", f"To mend {each.part}, run:  {each.remedy}")
-    if any(each.state == "broken" for each in found):
+        for finding in findings:
+            if finding.state == "broken" and finding.remedy:
+                emit("", f"To repair {finding.part}, run:  {finding.remedy}")
+    if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)

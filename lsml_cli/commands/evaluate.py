@@ -1,18 +1,22 @@
-"""`lsml evaluate`: predictions against annotations."""
+"""`lsml evaluate`: measure a model or a file of predictions against annotations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lsml_cli.commands import completion, options
+from lsml_cli.commands.media_options import MediaOptions
 
 if TYPE_CHECKING:
-    from lsml_cli.evaluation.evaluate import PredictionSource
+    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.evaluation.evaluate import Evaluation, PredictionSource
+    from lsml_cli.evaluation.gates import ComparisonResult, GateResult
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.spec import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
@@ -27,27 +31,29 @@ def evaluate(
             "-m",
             metavar="MODEL",
             autocompletion=completion.complete_models,
-            help="The model to measure, see predict.",
+            help="The model to measure, named as in lsml predict.",
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", metavar="FILE", help="Measure this file instead; what predict wrote, any shape."),
+        typer.Option(
+            "--predictions", metavar="FILE", help="Measure this file instead, written by lsml predict in either shape."
+        ),
     ] = None,
     model_version: Annotated[
         str | None,
         typer.Option(
-            "--model-version", metavar="TEXT", help="Which predictions of FILE; the last of a task if not given."
+            "--model-version", metavar="TEXT", help="Which predictions of FILE; default: the last of each task."
         ),
     ] = None,
     label_config: options.LabelConfigFile = None,
     annotation_policy: Annotated[
         Literal["first", "last", "all"],
-        typer.Option("--annotation", help="Which counts of several; a ground truth goes first, a skipped one never."),
+        typer.Option("--annotation", help="Which of several counts; ground truths first, skipped ones never."),
     ] = "last",
     held_out: Annotated[
         bool,
-        typer.Option("--held-out", help="Only tasks that no model here was trained on: those that lsml fit held out."),
+        typer.Option("--held-out", help="Measure only on tasks that lsml fit held out from every model here."),
     ] = False,
     threshold: Annotated[
         float,
@@ -56,7 +62,7 @@ def evaluate(
             min=0.0,
             max=1.0,
             metavar="X",
-            help="Regions that count for precision and recall; all for mAP.",
+            help="Lowest score of a region that counts for precision and recall (mAP uses all).",
         ),
     ] = 0.0,
     fail_under: Annotated[
@@ -64,7 +70,7 @@ def evaluate(
         typer.Option(
             "--fail-under",
             metavar="METRIC=VALUE",
-            help="Exit 4 when below: accuracy=0.98, f1:spam=0.9, label.map50=0.6; above for cer, wer; repeat.",
+            help="Exit 4 below this: accuracy=0.98, f1:spam=0.9, label.map50=0.6 (above it for cer, wer); repeat.",
         ),
     ] = None,
     compare: Annotated[
@@ -73,7 +79,7 @@ def evaluate(
             "--compare",
             metavar="MODEL|FILE",
             autocompletion=completion.complete_models,
-            help="Another model, or another file of predictions: measured on the same tasks.",
+            help="Another model or file of predictions to measure on the same tasks.",
         ),
     ] = None,
     fail_if_worse: Annotated[
@@ -81,20 +87,20 @@ def evaluate(
         typer.Option(
             "--fail-if-worse",
             metavar="METRIC[=MARGIN]",
-            help="Exit 4 when worse than --compare by more than the margin (0 if not given); repeat.",
+            help="Exit 4 when worse than --compare by more than MARGIN (default 0); repeat.",
         ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers as JSON.")] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write them as one HTML page to look at.")
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the evaluation as one HTML page.")
     ] = None,
     examples: Annotated[
         int,
         typer.Option(
-            "--examples", min=0, metavar="N", help="Tasks in the report where model and people disagree most."
+            "--examples", min=0, metavar="N", help="Tasks in the report on which model and annotators disagree most."
         ),
     ] = 12,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")] = 0,
     model_params: options.ModelParams = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
@@ -110,7 +116,7 @@ def evaluate(
 ) -> None:
     """Measure a model, or a file of predictions, against the annotations of ANNOTATED.
 
-    Choices: accuracy, F1, calibration; regions of pictures: mAP, precision, recall; texts: CER, WER, detection.
+    Choices: accuracy, F1, calibration; regions of images: mAP, precision, recall; texts: CER, WER, detection.
     Intervals of 95 % are from a bootstrap over tasks. Numbers go to stdout, everything else to stderr.
     Exit code 0: fine; 3: done, but some tasks could not be read, or failed (they count as wrong); 4: a gate was missed,
     or it is worse than what it was compared with; 1: failed; 2: wrong usage.
@@ -121,118 +127,214 @@ def evaluate(
 
         lsml evaluate export.json -m models/new --compare models/news --held-out --fail-if-worse accuracy=0.01
     """
+    _evaluate(
+        EvaluateArguments(
+            annotated=annotated,
+            model=model,
+            predictions=predictions,
+            model_version=model_version,
+            label_config=label_config,
+            annotation_policy=annotation_policy,
+            held_out=held_out,
+            threshold=threshold,
+            fail_under=tuple(fail_under or ()),
+            compare=compare,
+            fail_if_worse=tuple(fail_if_worse or ()),
+            json_file=json_file,
+            report=report,
+            max_examples=examples,
+            seed=seed,
+            model_params=tuple(model_params or ()),
+            device=device,
+            batch_size=batch_size,
+            media=MediaOptions(
+                document_root, upload_root, label_studio_url, tuple(maps or ()), media_cache, media_cache_size
+            ),
+            quiet=quiet,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """What `lsml evaluate` was called with; each field is the option of that name."""
+
+    annotated: str
+    model: str | None
+    predictions: Path | None
+    model_version: str | None
+    label_config: Path | None
+    annotation_policy: Literal["first", "last", "all"]
+    held_out: bool
+    threshold: float
+    fail_under: tuple[str, ...]
+    compare: str | None
+    fail_if_worse: tuple[str, ...]
+    json_file: Path | None
+    report: Path | None
+    max_examples: int
+    seed: int
+    model_params: tuple[str, ...]
+    device: str
+    batch_size: int | None
+    media: MediaOptions
+    quiet: bool
+
+    @property
+    def compares_with_file(self) -> bool:
+        """Whether --compare names a file of predictions, not a model."""
+        return self.compare is not None and not self.compare.endswith(".py") and Path(self.compare).is_file()
+
+
+def _evaluate(arguments: EvaluateArguments) -> None:
     from lsml_cli.commands.console import evaluate_report
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.commands.console.progress import Console
-    from lsml_cli.commands.media_options import build_media
-    from lsml_cli.errors import InputError, UsageError
-    from lsml_cli.evaluation import evaluate as evaluation
+    from lsml_cli.errors import InputError
     from lsml_cli.evaluation import gates
+    from lsml_cli.evaluation.evaluate import measurable_controls
     from lsml_cli.evaluation.report import page
-    from lsml_cli.inference import plan
-    from lsml_cli.io import task_reader
-    from lsml_cli.io.output_paths import require_different_files
-    from lsml_cli.io.stdout import reserve_stdout
-    from lsml_cli.training import fit as training
+    from lsml_cli.inference.plan import media_root
 
-    if (model is None) == (predictions is None):
-        raise UsageError("What should be measured?", "Name either --model MODEL or --predictions FILE.")
-    if fail_if_worse and compare is None:
-        raise UsageError("--fail-if-worse has nothing to go by.", "Name what to compare with: --compare MODEL")
-    if model_version is not None and predictions is None:
-        raise UsageError("--model-version chooses among the predictions of a file.", "Leave it out, or --predictions.")
-    with_file = compare is not None and not compare.endswith(".py") and Path(compare).is_file()
-    specs = _ModelSpecs(model, compare if not with_file else None, model_params or [])
-    config = specs.label_config(label_config)
-    known = evaluation.measurable_controls(config)
-    wanted = gates.parse_gates(fail_under or [], *known)
-    not_worse = gates.parse_comparisons(fail_if_worse or [], *known)
-    summary_file.require_writable(json_file, "--json")
-    page.require_writable(report)
-    require_different_files(
-        {
-            "the annotated tasks": annotated,
-            "the predictions": str(predictions) if predictions else None,
-            "what it is compared with": compare if with_file else None,
-            "the label config": str(label_config) if label_config else None,
-        },
-        {"--json": str(json_file) if json_file else None, "--report": str(report) if report else None},
-    )
-    media = build_media(
-        root=plan.media_root(annotated),
-        document_root=document_root,
-        upload_root=upload_root,
-        label_studio_url=label_studio_url,
-        maps=maps or [],
-        cache=media_cache,
-        cache_size=media_cache_size,
-    )
-    fitted = [spec for spec in (specs.model, specs.compared) if spec is not None]
-    if held_out and not fitted:
-        raise UsageError("--held-out is about what a model was trained on.", "Name one with --model or --compare.")
-    sides = [training.make_unseen_filter(spec, media) for spec in fitted] if held_out else []
-    with Console(quiet) as console:
+    _check_usage(arguments)
+    specs = _ModelSpecs(arguments)
+    config = specs.label_config(arguments.label_config)
+    known = measurable_controls(config)
+    wanted = gates.parse_gates(list(arguments.fail_under), *known)
+    not_worse = gates.parse_comparisons(list(arguments.fail_if_worse), *known)
+    _check_files(arguments)
+    media = arguments.media.build(media_root(arguments.annotated))
+    with Console(arguments.quiet) as console:
         for warning in config.warnings:
             console.note(warning)
-        with reserve_stdout(), ExitStack() as stack:
-            opener = _SourceOpener(stack, config, media, device, batch_size)
-            subject = (
-                opener.open_model(specs.model) if specs.model else opener.open_file(str(predictions), model_version)
-            )
-            other = opener.open_model(specs.compared) if specs.compared else None
-            if compare and with_file:
-                other = opener.open_file(compare, None)
-            found = evaluation.evaluate(
-                task_reader.read_tasks(annotated, controls=frozenset(config.controls)),
-                config,
-                subject,
-                other,
-                annotation_policy=annotation_policy,
-                threshold=threshold,
-                max_examples=examples,
-                seed=seed,
-                is_unseen=lambda task: all(unseen(task) for unseen in sides),
-                progress=lambda done, failed: console.progress(done, failed, None),
-            )
-            opener.require_versions()
-            for sentence in opener.unreadable_notes():
-                console.note(sentence, important=True)
-        if not found.tasks:
+        evaluation, is_truncated = _measure(arguments, specs, config, media, console)
+        if not evaluation.tasks:
+            reasons = evaluate_report.format_exclusions(evaluation)
             raise InputError(
-                f"There is no task to measure with: {evaluate_report.format_exclusions(found)}.", _ANNOTATE_HINT
+                f"There is no task to measure with: {reasons}.",
+                "Export tasks that have been annotated, from the project that was predicted.",
             )
-        verdicts = gates.evaluate_gates(wanted, found.metrics, "annotated task")
-        comparisons = found.compare_gates(not_worse)
-        judged = {"gates": [each.to_json() for each in verdicts], "not_worse": [each.to_json() for each in comparisons]}
-        summary_file.write_summary(json_file, found.to_json() | judged)
-        if report is not None:
-            facts = page.ReportInfo(annotations_name=Path(annotated).name, label_studio_url=label_studio_url)
-            page.write(report, found, [*verdicts, *comparisons], config, media, facts)
-        evaluate_report.print_evaluation(found)
-        for sentence in evaluate_report.summary_lines(found, [*verdicts, *comparisons]):
-            console.note(sentence)
-        for sentence in evaluate_report.unreadable_lines(found, annotated):
-            console.note(sentence, important=True)
-        if report is not None:
-            console.note(f"Wrote {report}.")
-    evaluate_report.require_gates_passed(found, [*verdicts, *comparisons])
-    if found.failed or found.left_out.get("unreadable") or opener.is_truncated:
+        gate_results = gates.evaluate_gates(wanted, evaluation.metrics, "annotated task")
+        comparisons = evaluation.compare_gates(not_worse)
+        summary_file.write_summary(
+            arguments.json_file,
+            evaluation.to_json()
+            | {
+                "gates": [result.to_json() for result in gate_results],
+                "not_worse": [result.to_json() for result in comparisons],
+            },
+        )
+        all_results: list[GateResult | ComparisonResult] = [*gate_results, *comparisons]
+        if arguments.report is not None:
+            info = page.ReportInfo(
+                annotations_name=Path(arguments.annotated).name, label_studio_url=arguments.media.label_studio_url
+            )
+            page.write(arguments.report, evaluation, all_results, config, media, info)
+        evaluate_report.print_evaluation(evaluation)
+        for line in evaluate_report.summary_lines(evaluation, all_results):
+            console.note(line)
+        for line in evaluate_report.unreadable_lines(evaluation, arguments.annotated):
+            console.note(line, important=True)
+        if arguments.report is not None:
+            console.note(f"Wrote {arguments.report}.")
+    evaluate_report.require_gates_passed(evaluation, all_results)
+    if evaluation.failed or evaluation.left_out.get("unreadable") or is_truncated:
         raise typer.Exit(3)
 
 
-_ANNOTATE_HINT = "Export tasks that have been annotated, from the project that was predicted."
+def _check_usage(arguments: EvaluateArguments) -> None:
+    """Raise UsageError for options that do not go together."""
+    from lsml_cli.errors import UsageError
+
+    if (arguments.model is None) == (arguments.predictions is None):
+        raise UsageError("What should be measured?", "Name either --model MODEL or --predictions FILE.")
+    if arguments.fail_if_worse and arguments.compare is None:
+        raise UsageError("--fail-if-worse needs something to compare with.", "Name it: --compare MODEL")
+    if arguments.model_version is not None and arguments.predictions is None:
+        raise UsageError(
+            "--model-version chooses among the predictions of a file.", "Leave it out, or name --predictions FILE."
+        )
+
+
+def _check_files(arguments: EvaluateArguments) -> None:
+    """Raise UsageError for a file that cannot be written, or that would overwrite an input."""
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.evaluation.report import page
+    from lsml_cli.io.output_paths import require_different_files
+
+    summary_file.require_writable(arguments.json_file, "--json")
+    page.require_writable(arguments.report)
+    require_different_files(
+        {
+            "the annotated tasks": arguments.annotated,
+            "the predictions": str(arguments.predictions) if arguments.predictions else None,
+            "the file to compare with": arguments.compare if arguments.compares_with_file else None,
+            "the label config": str(arguments.label_config) if arguments.label_config else None,
+        },
+        {
+            "--json": str(arguments.json_file) if arguments.json_file else None,
+            "--report": str(arguments.report) if arguments.report else None,
+        },
+    )
+
+
+def _measure(
+    arguments: EvaluateArguments, specs: _ModelSpecs, config: LabelConfig, media: Media, console: Console
+) -> tuple[Evaluation, bool]:
+    """Return the evaluation, and whether a file of predictions ended too early."""
+    from lsml_cli.errors import UsageError
+    from lsml_cli.evaluation.evaluate import evaluate as evaluate_predictions
+    from lsml_cli.io import task_reader
+    from lsml_cli.io.stdout import reserve_stdout
+    from lsml_cli.training.fit import make_unseen_filter
+
+    named_specs = [spec for spec in (specs.model, specs.compared) if spec is not None]
+    if arguments.held_out and not named_specs:
+        raise UsageError("--held-out needs a model, whose hold-out it means.", "Name one with --model or --compare.")
+    filters = [make_unseen_filter(spec, media) for spec in named_specs] if arguments.held_out else []
+    with reserve_stdout(), ExitStack() as stack:
+        opener = _SourceOpener(stack, config, media, arguments.device, arguments.batch_size)
+        source = (
+            opener.open_model(specs.model)
+            if specs.model
+            else opener.open_file(str(arguments.predictions), arguments.model_version)
+        )
+        baseline = opener.open_model(specs.compared) if specs.compared else None
+        if arguments.compare and arguments.compares_with_file:
+            baseline = opener.open_file(arguments.compare, None)
+        evaluation = evaluate_predictions(
+            task_reader.read_tasks(arguments.annotated, controls=frozenset(config.controls)),
+            config,
+            source,
+            baseline,
+            annotation_policy=arguments.annotation_policy,
+            threshold=arguments.threshold,
+            max_examples=arguments.max_examples,
+            seed=arguments.seed,
+            is_unseen=lambda task: all(is_unseen(task) for is_unseen in filters),
+            progress=lambda done, failed: console.progress(done, failed, None),
+        )
+        opener.require_versions()
+        for line in opener.unreadable_notes():
+            console.note(line, important=True)
+        return evaluation, opener.is_truncated
 
 
 class _ModelSpecs:
-    """The models that are named, and the label config that they agree on."""
+    """The models named by --model and --compare, and their label config."""
 
-    def __init__(self, model: str | None, compared: str | None, params: list[str]) -> None:
+    def __init__(self, arguments: EvaluateArguments) -> None:
         from lsml_cli.registry import resolve
 
-        self.model: ModelSpec | None = resolve.find_model(model, resolve.parse_params(params)) if model else None
-        self.compared: ModelSpec | None = resolve.find_model(compared) if compared else None
+        self.model: ModelSpec | None = None
+        self.compared: ModelSpec | None = None
+        if arguments.model is not None:
+            self.model = resolve.find_model(arguments.model, resolve.parse_params(list(arguments.model_params)))
+        if arguments.compare is not None and not arguments.compares_with_file:
+            self.compared = resolve.find_model(arguments.compare)
 
     def label_config(self, path: Path | None) -> LabelConfig:
+        """Load the label config at `path`, or the first that a named version stores."""
         from lsml_cli.errors import UsageError
         from lsml_cli.registry import resolve
         from lsml_cli.schema.label_config import LabelConfig
@@ -246,7 +348,7 @@ class _ModelSpecs:
 
 
 class _SourceOpener:
-    """Opens what is to be measured; everything is closed with the stack."""
+    """Open models and files of predictions to measure; they are closed with `stack`."""
 
     def __init__(
         self,
@@ -271,14 +373,19 @@ class _SourceOpener:
         from lsml_cli.evaluation.evaluate import ModelPredictionSource, model_output_controls
         from lsml_cli.inference.placement import find_devices, open_replicas
 
-        family = spec.model_class()
-        [device, *_] = find_devices(self._device, family)
-        workers = (os.cpu_count() or 1) if family.parallelism == "threads" else 1
+        model_class = spec.model_class()
+        [device, *_] = find_devices(self._device, model_class)
+        workers = (os.cpu_count() or 1) if model_class.parallelism == "threads" else 1
         opened = open_replicas(spec, self._config, devices=[device], workers=workers, media=self._media)
         replicas = self._stack.enter_context(opened)
         built = spec.build()
-        given, filled = built.input_controls(self._config), model_output_controls(built, self._config)
-        return ModelPredictionSource(spec.model_version, replicas, self._batch_size or family.batch_size, given, filled)
+        return ModelPredictionSource(
+            spec.model_version,
+            replicas,
+            self._batch_size or model_class.batch_size,
+            built.input_controls(self._config),
+            model_output_controls(built, self._config),
+        )
 
     def open_file(self, path: str, version: str | None) -> PredictionSource:
         from lsml_cli.evaluation.evaluate import FilePredictionSource

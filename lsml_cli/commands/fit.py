@@ -1,16 +1,25 @@
-"""`lsml fit`: annotated tasks in, a new version of a model out."""
+"""`lsml fit`: train a model from annotated tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lsml_cli.commands import completion, options
+from lsml_cli.commands.media_options import MediaOptions
 
 if TYPE_CHECKING:
+    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.errors import OutputError
+    from lsml_cli.media.fetcher import Media
     from lsml_cli.models.spec import ModelSpec
+    from lsml_cli.schema.label_config import LabelConfig
+    from lsml_cli.schema.tasks import Task, UnreadableRecord
+    from lsml_cli.training.fit import FitResult
 
 
 def fit(
@@ -23,11 +32,11 @@ def fit(
             metavar="MODEL",
             autocompletion=completion.complete_models,
             help="What to train: text-classifier, image-classifier, object-detector, ocr; file.py:Class, "
-            "package.module:Class; a version: afresh, like it.",
+            "package.module:Class; or a version, which is trained again from scratch.",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the versions of this model live.")
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the versions of this model.")
     ] = None,
     label_config: options.LabelConfigFile = None,
     holdout: Annotated[
@@ -35,24 +44,27 @@ def fit(
         typer.Option(
             "--holdout",
             metavar="FRACTION|FILE",
-            help="Share of the tasks to measure with, 0 for none; or a file of annotated tasks never trained on.",
+            help="Fraction of the tasks to measure on, 0 for none; or a file of annotated tasks to measure on.",
         ),
     ] = "0.2",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Changes which tasks are held out.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the hold-out split.")] = 0,
     annotation_policy: Annotated[
         Literal["first", "last", "all"],
-        typer.Option("--annotation", help="Which counts of several; a ground truth goes first, a skipped one never."),
+        typer.Option(
+            "--annotation",
+            help="Which of several counts; ground truths first, skipped ones never.",
+        ),
     ] = "last",
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
             "--fail-under",
             metavar="METRIC=VALUE",
-            help="Exit 4 and do not promote when below: accuracy=0.98, f1:spam=0.9, category.macro-f1=0.8; repeat.",
+            help="Exit 4 and do not promote below this: accuracy=0.98, f1:spam=0.9, category.macro-f1=0.8; repeat.",
         ),
     ] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Once measured and past the gates, train again on everything.")
+        bool, typer.Option("--refit", help="After the measurement and the gates, train again on all tasks.")
     ] = False,
     init_from: Annotated[
         str | None,
@@ -60,15 +72,13 @@ def fit(
             "--init-from",
             metavar="MODEL",
             autocompletion=completion.complete_models,
-            help="Continue from the weights of this version, where the model can.",
+            help="Start from the weights of this version, if the model supports that.",
         ),
     ] = None,
     no_promote: Annotated[
-        bool, typer.Option("--no-promote", help="Keep the version, and leave the one that is in use as it is.")
+        bool, typer.Option("--no-promote", help="Keep the new version, but do not put it into use.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained on, and do nothing else.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be trained on, then exit.")] = False,
     model_params: options.ModelParams = None,
     device: options.Device = "auto",
     document_root: options.DocumentRoot = None,
@@ -80,7 +90,7 @@ def fit(
     summary: options.SummaryFile = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE", help="Write what the hold-out says as one HTML page to look at."),
+        typer.Option("--report", metavar="FILE", help="Write the evaluation on the hold-out as one HTML page."),
     ] = None,
     quiet: options.Quiet = False,
     settings: options.SettingsFile = None,
@@ -99,128 +109,246 @@ def fit(
 
         lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
     """
-    from lsml_cli.commands.console import fit_report, metrics_tables
+    _fit(
+        FitArguments(
+            export=export,
+            model=model,
+            output=output,
+            label_config=label_config,
+            holdout=_parse_holdout(holdout),
+            seed=seed,
+            annotation_policy=annotation_policy,
+            fail_under=tuple(fail_under or ()),
+            refit=refit,
+            init_from=init_from,
+            promote=not no_promote,
+            dry_run=dry_run,
+            model_params=tuple(model_params or ()),
+            device=device,
+            media=MediaOptions(
+                document_root, upload_root, label_studio_url, tuple(maps or ()), media_cache, media_cache_size
+            ),
+            summary=summary,
+            report=report,
+            quiet=quiet,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class FitArguments:
+    """What `lsml fit` was called with; each field is the option of that name."""
+
+    export: str
+    model: str | None
+    output: Path | None
+    label_config: Path | None
+    holdout: float | Path
+    seed: int
+    annotation_policy: Literal["first", "last", "all"]
+    fail_under: tuple[str, ...]
+    refit: bool
+    init_from: str | None
+    promote: bool
+    dry_run: bool
+    model_params: tuple[str, ...]
+    device: str
+    media: MediaOptions
+    summary: Path | None
+    report: Path | None
+    quiet: bool
+
+
+def _fit(arguments: FitArguments) -> None:
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.commands.console.progress import Console
-    from lsml_cli.commands.media_options import build_media
-    from lsml_cli.errors import Interrupted, OutputClosed, OutputError, UsageError
-    from lsml_cli.evaluation.report import page
-    from lsml_cli.inference import plan
-    from lsml_cli.inference.placement import find_devices
+    from lsml_cli.errors import UsageError
+    from lsml_cli.inference.plan import media_root
     from lsml_cli.io import task_reader
-    from lsml_cli.io.output_paths import require_different_files
-    from lsml_cli.registry import resolve
-    from lsml_cli.schema.label_config import LabelConfig
-    from lsml_cli.training import fit as training
-    from lsml_cli.training.splits import split_tasks
 
-    spec = _resolve_spec(model, init_from, model_params or [])
-    config = LabelConfig.load(label_config) if label_config else resolve.stored_label_config(spec)
-    if config is None:
-        raise UsageError(f"{spec.name} needs a label config.", "Name the labelling XML with --label-config FILE.")
-    if output is None and not dry_run:
-        raise UsageError("The new version needs a place.", "Name a folder for the model's versions: --output DIR")
-    held_out = _parse_holdout(holdout)
-    summary_file.require_writable(summary)
-    page.require_writable(report)
-    if report is not None and held_out == 0:
-        raise UsageError("--report has nothing to show: with --holdout 0 nothing is measured.")
-    require_different_files(
-        {
-            "the export": export,
-            "the hold-out": str(held_out) if isinstance(held_out, Path) else None,
-            "the label config": str(label_config) if label_config else None,
-        },
-        {"--summary": str(summary) if summary else None, "--report": str(report) if report else None},
-    )
-    media = build_media(
-        root=plan.media_root(export),
-        document_root=document_root,
-        upload_root=upload_root,
-        label_studio_url=label_studio_url,
-        maps=maps or [],
-        cache=media_cache,
-        cache_size=media_cache_size,
-    )
-    devices = find_devices(device, spec.model_class())
-    if len(devices) > 1:
-        raise UsageError("A model is trained on one device.", f"Name one: --device {devices[0]}")
-    export_tasks = task_reader.read_tasks(export, controls=frozenset(config.controls))
-    with Console(quiet) as console:
+    spec = _resolve_spec(arguments)
+    config = options.load_label_config(arguments.label_config, spec, spec.name)
+    if arguments.output is None and not arguments.dry_run:
+        raise UsageError("The new version needs a folder.", "Name a folder for the model's versions: --output DIR")
+    _check_files(arguments)
+    media = arguments.media.build(media_root(arguments.export))
+    device = _find_device(arguments.device, spec)
+    tasks = task_reader.read_tasks(arguments.export, controls=frozenset(config.controls))
+    with Console(arguments.quiet) as console:
         for warning in config.warnings:
             console.note(warning)
-        if dry_run or output is None:
-            start = training.build_training_spec(spec, init_from is not None)
-            start.build().bind(config, {}, None)
-            training.validate_options(config, held_out, fail_under or [], refit)
-            asked = split_tasks(
-                export_tasks, config, holdout=held_out, seed=seed, annotation_policy=annotation_policy, media=media
-            )
-            training.resolve_gates(config, asked, fail_under or [])
-            for sentence in fit_report.unreadable_lines(asked, export):
-                console.note(sentence, important=True)
-            summary_file.write_summary(summary, asked.to_json())
-            fit_report.print_plan(asked)
-            raise typer.Exit(3 if asked.unreadable_count else 0)
-        try:
-            found = training.fit_version(
-                spec,
-                export_tasks,
-                config,
-                output,
-                holdout=held_out,
-                seed=seed,
-                annotation_policy=annotation_policy,
-                fail_under=fail_under or [],
-                refit=refit,
-                warm_start=init_from is not None,
-                promote=not no_promote,
-                media=media,
-                device=devices[0],
-                progress=console.note,
-            )
-        except KeyboardInterrupt:
-            there = f"To see what is there: lsml versions {output}" if output.is_dir() else None
-            raise Interrupted("Interrupted; nothing is half-written.", there) from None
-        summary_file.write_summary(summary, found.to_json())
-        if report is not None:
-            measured_on = held_out.name if isinstance(held_out, Path) else "held-out tasks"
-            facts = page.ReportInfo(measured_on, label_studio_url)
-            page.write(report, found.evaluation, found.gate_results, config, media, facts)
-        unsaid = None
-        try:
-            metrics_tables.print_metrics(found.evaluation.controls, "held-out tasks")
-        except OutputClosed:
-            pass  # whoever reads the numbers may have enough; the version is there all the same
-        except OutputError as error:
-            unsaid = error
-        for sentence in fit_report.summary_lines(found, resolve.model_argument(spec, output)):
-            console.note(sentence)
-        for sentence in (*fit_report.unreadable_lines(found.split, export), *fit_report.truncation_lines(found)):
-            console.note(sentence, important=True)
-    found.require_gates_passed()
-    if unsaid is not None:
-        raise unsaid
-    if found.split.unreadable_count:
+        if arguments.dry_run or arguments.output is None:
+            unreadable_count = _report_plan(arguments, spec, config, tasks, media, console)
+            raise typer.Exit(3 if unreadable_count else 0)
+        result = _train(arguments, arguments.output, spec, config, tasks, media, device, console)
+        summary_file.write_summary(arguments.summary, result.to_json())
+        output_error = _report_result(arguments, arguments.output, spec, config, media, result, console)
+    result.require_gates_passed()
+    if output_error is not None:
+        raise output_error
+    if result.split.unreadable_count:
         raise typer.Exit(3)
 
 
-def _resolve_spec(model: str | None, init_from: str | None, params: list[str]) -> ModelSpec:
-    """What to train; with `--init-from` the version to continue, which `--model` may only confirm."""
+def _check_files(arguments: FitArguments) -> None:
+    """Raise UsageError for a report or summary that cannot be written, or that would overwrite an input."""
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.errors import UsageError
+    from lsml_cli.evaluation.report import page
+    from lsml_cli.io.output_paths import require_different_files
+
+    summary_file.require_writable(arguments.summary)
+    page.require_writable(arguments.report)
+    if arguments.report is not None and arguments.holdout == 0:
+        raise UsageError("--report has nothing to show: with --holdout 0 nothing is measured.")
+    require_different_files(
+        {
+            "the export": arguments.export,
+            "the hold-out": str(arguments.holdout) if isinstance(arguments.holdout, Path) else None,
+            "the label config": str(arguments.label_config) if arguments.label_config else None,
+        },
+        {
+            "--summary": str(arguments.summary) if arguments.summary else None,
+            "--report": str(arguments.report) if arguments.report else None,
+        },
+    )
+
+
+def _find_device(name: str, spec: ModelSpec) -> str:
+    """Return the one device to train on; raise UsageError if several are named."""
+    from lsml_cli.errors import UsageError
+    from lsml_cli.inference.placement import find_devices
+
+    devices = find_devices(name, spec.model_class())
+    if len(devices) > 1:
+        raise UsageError("A model is trained on one device.", f"Name one: --device {devices[0]}")
+    return devices[0]
+
+
+def _report_plan(
+    arguments: FitArguments,
+    spec: ModelSpec,
+    config: LabelConfig,
+    tasks: Iterable[Task | UnreadableRecord],
+    media: Media,
+    console: Console,
+) -> int:
+    """Print what a training would learn from and be measured on; return how many tasks could not be read."""
+    from lsml_cli.commands.console import fit_report
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.training import fit as training
+    from lsml_cli.training.splits import split_tasks
+
+    training.build_training_spec(spec, arguments.init_from is not None).build().bind(config, {}, None)
+    fail_under = list(arguments.fail_under)
+    training.validate_options(config, arguments.holdout, fail_under, arguments.refit)
+    split = split_tasks(
+        tasks,
+        config,
+        holdout=arguments.holdout,
+        seed=arguments.seed,
+        annotation_policy=arguments.annotation_policy,
+        media=media,
+    )
+    training.resolve_gates(config, split, fail_under)
+    for line in fit_report.unreadable_lines(split, arguments.export):
+        console.note(line, important=True)
+    summary_file.write_summary(arguments.summary, split.to_json())
+    fit_report.print_plan(split)
+    return split.unreadable_count
+
+
+def _train(
+    arguments: FitArguments,
+    output: Path,
+    spec: ModelSpec,
+    config: LabelConfig,
+    tasks: Iterable[Task | UnreadableRecord],
+    media: Media,
+    device: str,
+    console: Console,
+) -> FitResult:
+    from lsml_cli.errors import Interrupted
+    from lsml_cli.training.fit import fit_version
+
+    try:
+        return fit_version(
+            spec,
+            tasks,
+            config,
+            output,
+            holdout=arguments.holdout,
+            seed=arguments.seed,
+            annotation_policy=arguments.annotation_policy,
+            fail_under=list(arguments.fail_under),
+            refit=arguments.refit,
+            warm_start=arguments.init_from is not None,
+            promote=arguments.promote,
+            media=media,
+            device=device,
+            progress=console.note,
+        )
+    except KeyboardInterrupt:
+        hint = f"To list its versions: lsml versions {output}" if output.is_dir() else None
+        raise Interrupted("Interrupted; no version was left half-written.", hint) from None
+
+
+def _report_result(
+    arguments: FitArguments,
+    output: Path,
+    spec: ModelSpec,
+    config: LabelConfig,
+    media: Media,
+    result: FitResult,
+    console: Console,
+) -> OutputError | None:
+    """Write the report and print the result; return the error if stdout could not be written.
+
+    It is returned, not raised: the version exists, and the notes about it come first.
+    """
+    from lsml_cli.commands.console import fit_report, metrics_tables
+    from lsml_cli.errors import OutputClosed, OutputError
+    from lsml_cli.evaluation.report import page
+    from lsml_cli.registry.resolve import model_argument
+
+    if arguments.report is not None:
+        measured_on = arguments.holdout.name if isinstance(arguments.holdout, Path) else "held-out tasks"
+        info = page.ReportInfo(measured_on, arguments.media.label_studio_url)
+        page.write(arguments.report, result.evaluation, result.gate_results, config, media, info)
+    output_error = None
+    try:
+        metrics_tables.print_metrics(result.evaluation.controls, "held-out tasks")
+    except OutputClosed:
+        pass  # the reader of the numbers has seen enough; the version exists all the same
+    except OutputError as error:
+        output_error = error
+    for line in fit_report.summary_lines(result, model_argument(spec, output)):
+        console.note(line)
+    for line in (
+        *fit_report.unreadable_lines(result.split, arguments.export),
+        *fit_report.truncation_lines(result),
+    ):
+        console.note(line, important=True)
+    return output_error
+
+
+def _resolve_spec(arguments: FitArguments) -> ModelSpec:
+    """Return what to train: the version of --init-from, which --model may only confirm, else --model."""
     from lsml_cli.errors import UsageError
     from lsml_cli.registry import resolve
 
-    given = resolve.parse_params(params)
+    model, init_from = arguments.model, arguments.init_from
+    params = resolve.parse_params(list(arguments.model_params))
     if init_from is None:
         if model is None:
-            listed = ", ".join(resolve.BUILT_IN)
-            raise UsageError("What should be trained?", f"Name a model with --model: {listed}, or file.py:Class.")
-        return resolve.find_model(model, given)
-    spec = resolve.find_model(init_from, given)
+            names = ", ".join(resolve.BUILT_IN)
+            raise UsageError("What should be trained?", f"Name a model with --model: {names}, or file.py:Class.")
+        return resolve.find_model(model, params)
+    spec = resolve.find_model(init_from, params)
     if model is not None and resolve.find_model(model).model_class() is not spec.model_class():
         raise UsageError(
             f"--init-from {init_from} is a {spec.model_class().__name__}, and --model {model} is not.",
-            "Leave out --model: the version knows what it is.",
+            "Leave out --model: the version stores what it is.",
         )
     return spec
 

@@ -1,15 +1,16 @@
-"""`lsml jobs`: what `lsml serve` has trained in the background, and what became of it."""
+"""`lsml jobs`: list the training jobs of `lsml serve`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lsml_cli.commands import options
-from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.stdout import print_json
 from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def jobs(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the versions live: --versions of lsml serve.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the versions: --versions of lsml serve.")],
     project: Annotated[
         int | None, typer.Option("--project", metavar="ID", help="Only the jobs of this Label Studio project.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for programs.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """List the training jobs of a server, newest first, with the version that came out or the reason why none did.
+    """List the training jobs of a server, newest first, each with its version or the reason why it failed.
 
     Reads files below DIR; neither the server nor its queue has to run. The last hundred finished jobs are kept.
 
@@ -41,12 +42,12 @@ def jobs(
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Name the folder that `lsml serve --versions` was given.")
     with Console(quiet) as console:
-        found = JobStore(folder).list_jobs(lambda sentence: console.note(sentence, important=True))
-        found = [job for job in found if project in (None, job.project)]
+        job_list = JobStore(folder).list_jobs(lambda sentence: console.note(sentence, important=True))
+        job_list = [job for job in job_list if project in (None, job.project)]
         if as_json:
-            _print_json(found)
-        elif found:
-            _print_jobs(found)
+            print_json([asdict(job) | {"seconds": job.seconds} for job in job_list])
+        elif job_list:
+            _print_jobs(job_list)
         else:
             console.note(f"There are no jobs in {folder}{f' for project {project}' if project is not None else ''}.")
 
@@ -76,12 +77,3 @@ def _format_outcome(job: Job) -> str:
     if job.state == "running":
         return job.progress or "-"
     return job.reason or job.version or "-"
-
-
-def _print_json(job_list: Sequence[Job]) -> None:
-    from dataclasses import asdict
-
-    import orjson
-
-    lines = [asdict(job) | {"seconds": job.seconds} for job in job_list]
-    emit(orjson.dumps(lines, option=orjson.OPT_INDENT_2).decode())

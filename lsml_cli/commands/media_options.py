@@ -1,56 +1,72 @@
-"""The options about media, as the `Media` that they mean: the same for every command that has them."""
+"""The options about media that several commands share, and the `Media` that they mean."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsml_cli.errors import UsageError
-from lsml_cli.media.fetcher import ANY_HOST, AllowedHosts, Cache, LabelStudioCredentials, Media
+
+if TYPE_CHECKING:
+    from lsml_cli.media.fetcher import AllowedHosts, Cache, Media
 
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}  # bytes
 
 
-def build_media(
-    *,
-    root: Path | None,
-    confined: bool = True,
-    document_root: Path | None = None,
-    upload_root: Path | None = None,
-    label_studio_url: str | None = None,
-    maps: Sequence[str] = (),
-    cache: Path | None = None,
-    cache_size: str | None = None,
-    hosts: AllowedHosts = ANY_HOST,
-) -> Media:
-    """Where media are looked for. The key of Label Studio comes from LABEL_STUDIO_API_KEY, which is read here.
+@dataclass(frozen=True)
+class MediaOptions:
+    """Where the media of tasks are: the values of the command-line options, as they were given.
 
-    root        folder that plain paths are below; None: no plain path is read
-    confined    whether a plain path has to lie there, see `Media`
-    maps        "PREFIX=DIR"
-    cache_size  "10G", "500M", or bytes
-
-    Raises UsageError when one of them makes no sense, or names a folder that is not there.
+    Args:
+        document_root: Folder that /data/local-files/?d=... is relative to.
+        upload_root: Folder that /data/upload/... is relative to.
+        label_studio_url: Label Studio that serves the other files; its key comes from LABEL_STUDIO_API_KEY.
+        maps: "PREFIX=DIR", for values that begin with PREFIX.
+        cache: Folder that keeps remote media.
+        cache_size: "10G", "500M", or a number of bytes.
     """
-    for option, folder in (("--document-root", document_root), ("--upload-root", upload_root)):
-        if folder is not None:
-            _require_folder(option, folder)
-    size = parse_size(cache_size) if cache_size is not None else None
-    return Media(
-        root=root,
-        confined=confined,
-        document_root=document_root,
-        upload_root=upload_root,
-        prefix_map=tuple(map(parse_map, maps)),
-        label_studio=LabelStudioCredentials.from_env(label_studio_url) if label_studio_url else None,
-        allowed_hosts=hosts,
-        cache=_make_cache(cache, size) if cache is not None else None,
-    )
+
+    document_root: Path | None = None
+    upload_root: Path | None = None
+    label_studio_url: str | None = None
+    maps: tuple[str, ...] = ()
+    cache: Path | None = None
+    cache_size: str | None = None
+
+    def build(self, root: Path | None, *, confined: bool = True, allowed_hosts: AllowedHosts | None = None) -> Media:
+        """Check the options and return the `Media` that they describe.
+
+        Args:
+            root: Folder that plain paths are below; None: no plain path is read.
+            confined: Whether a plain path has to lie below `root`.
+            allowed_hosts: Hosts that may be asked; any, if not given.
+
+        Raises:
+            UsageError: An option has no valid value, or names a folder that does not exist.
+        """
+        from lsml_cli.media.fetcher import ANY_HOST, LabelStudioCredentials, Media
+
+        for option, folder in (("--document-root", self.document_root), ("--upload-root", self.upload_root)):
+            if folder is not None:
+                _require_folder(option, folder)
+        max_cache_bytes = parse_size(self.cache_size) if self.cache_size is not None else None
+        url = self.label_studio_url
+        return Media(
+            root=root,
+            confined=confined,
+            document_root=self.document_root,
+            upload_root=self.upload_root,
+            prefix_map=tuple(map(parse_map, self.maps)),
+            label_studio=LabelStudioCredentials.from_env(url) if url else None,
+            allowed_hosts=ANY_HOST if allowed_hosts is None else allowed_hosts,
+            cache=_make_cache(self.cache, max_cache_bytes) if self.cache is not None else None,
+        )
 
 
 def parse_map(text: str) -> tuple[str, Path]:
-    """PREFIX=DIR. A prefix may hold "=" itself, as that of /data/local-files/?d= does; a folder may not."""
+    """Parse PREFIX=DIR. The prefix may hold "=" itself, as that of /data/local-files/?d= does; the folder may not."""
     prefix, equals, folder = text.rpartition("=")
     if not (equals and prefix and folder):
         raise UsageError(
@@ -62,25 +78,27 @@ def parse_map(text: str) -> tuple[str, Path]:
 
 
 def parse_size(text: str) -> int:
-    """ "10G" -> 10 * 2**30."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(float(found[1]) * SIZE_UNITS[found[2].upper()]) if found else 0
+    """Parse a size in bytes: "10G" is 10 * 2**30."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * SIZE_UNITS[match[2].upper()]) if match else 0
     if size <= 0:
-        raise UsageError(f"{text!r} is no size.", "Write a number of bytes, or 500M, 10G.")
+        raise UsageError(f"{text!r} is not a size.", "Write a number of bytes, or 500M, 10G.")
     return size
 
 
-def _make_cache(folder: Path, size: int | None) -> Cache:
-    """The cache, with its folder made: nobody else may look into it, since it holds what a key opened."""
+def _make_cache(folder: Path, max_bytes: int | None) -> Cache:
+    """Create the cache and its folder, readable by its owner alone: it holds what a key opened."""
+    from lsml_cli.media.fetcher import Cache
+
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"The folder {folder} (--media-cache) cannot be made: {error.strerror}.", "Name another."
+            f"The folder {folder} (--media-cache) cannot be created: {error.strerror}.", "Name another."
         ) from None
-    return Cache(folder) if size is None else Cache(folder, size)
+    return Cache(folder) if max_bytes is None else Cache(folder, max_bytes)
 
 
 def _require_folder(option: str, folder: Path) -> None:
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder} ({option}).", "Name the one that the files are below.")
+        raise UsageError(f"There is no folder {folder} ({option}).", "Name the folder that the files are below.")

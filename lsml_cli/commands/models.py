@@ -37,14 +37,12 @@ def models(
 
         lsml models --json | jq -r '.[].name'
     """
-    from lsml_cli.commands.console.progress import emit
+    from lsml_cli.commands.console.stdout import print_json
     from lsml_cli.registry.catalog import get_model, list_models
 
     entries = list(list_models()) if name is None else [get_model(name)]
     if as_json:
-        import orjson
-
-        emit(orjson.dumps([asdict(entry) for entry in entries], option=orjson.OPT_INDENT_2).decode())
+        print_json([asdict(entry) for entry in entries])
     elif name is None:
         print_models(entries)
     else:
@@ -75,7 +73,7 @@ def print_params(entry: ModelInfo) -> None:
     """Print a line for each parameter of a model."""
     import orjson
 
-    from lsml_cli.commands.console.progress import emit
+    from lsml_cli.commands.console.stdout import emit
     from lsml_cli.commands.console.tables import print_table
 
     if not entry.params:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lsml_cli.commands import completion
+
+if TYPE_CHECKING:
+    from lsml_cli.models.spec import ModelSpec
+    from lsml_cli.schema.label_config import LabelConfig
 
 ModelName = Annotated[
     str,
@@ -31,27 +35,27 @@ Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps; several with commas.")
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", min=1, metavar="N", help="Tasks per forward; the model knows a good one.")
+    int | None, typer.Option("--batch-size", min=1, metavar="N", help="Tasks per batch; each model has a default.")
 ]
 BatchSizeOrAuto = Annotated[
     str | None,
     typer.Option(
         "--batch-size",
         metavar="N|auto",
-        help="Tasks per forward; the model knows a good one, auto finds the best for this device.",
+        help="Tasks per batch; each model has a default, auto finds the fastest on this device.",
     ),
 ]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"] | None,
-    typer.Option("--precision", help="Of models that have one; auto takes the quickest that gives the same answers."),
+    typer.Option("--precision", help="Number format; auto takes the fastest that gives the same predictions."),
 ]
 FetchConcurrency = Annotated[
     int,
-    typer.Option("--fetch-concurrency", min=1, metavar="N", help="Media that are fetched at a time."),
+    typer.Option("--fetch-concurrency", min=1, metavar="N", help="How many media files are fetched at once."),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", min=0.0, max=1.0, metavar="X", help="Leave out what the model is less sure of."),
+    typer.Option("--threshold", min=0.0, max=1.0, metavar="X", help="Drop regions that score below X."),
 ]
 LabelMap = Annotated[
     Path | None,
@@ -67,45 +71,49 @@ LabelStudioUrl = Annotated[
         help="The Label Studio that the tasks belong to; its key comes from LABEL_STUDIO_API_KEY.",
     ),
 ]
-Project = Annotated[int, typer.Option("--project", min=1, metavar="ID", help="The project in Label Studio, its id.")]
+Project = Annotated[int, typer.Option("--project", min=1, metavar="ID", help="Id of the project in Label Studio.")]
 DocumentRoot = Annotated[
     Path | None,
     typer.Option(
-        "--document-root", metavar="DIR", help="Where /data/local-files/?d=... lies here: Label Studio's document root."
+        "--document-root",
+        metavar="DIR",
+        help="Label Studio's document root here: /data/local-files/?d=... lies below it.",
     ),
 ]
 UploadRoot = Annotated[
     Path | None,
     typer.Option(
-        "--upload-root", metavar="DIR", help="Where /data/upload/... lies here: media/upload of Label Studio's data."
+        "--upload-root", metavar="DIR", help="Label Studio's media/upload here: /data/upload/... lies below it."
     ),
 ]
 MediaMaps = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="PREFIX=DIR", help="Media whose value begins so lie in this folder; repeat."),
+    typer.Option("--map", metavar="PREFIX=DIR", help="Values that begin with PREFIX are files below DIR; repeat."),
 ]
 MediaCache = Annotated[
     Path | None,
-    typer.Option("--media-cache", metavar="DIR", help="Keep remote media there, and do not fetch them again."),
+    typer.Option("--media-cache", metavar="DIR", help="Keep remote media in this folder and do not fetch them again."),
 ]
 MediaCacheSize = Annotated[
-    str, typer.Option("--media-cache-size", metavar="SIZE", help="Most that is kept: 500M, 10G.")
+    str, typer.Option("--media-cache-size", metavar="SIZE", help="Largest size of the media cache: 500M, 10G.")
 ]
-SummaryFile = Annotated[
-    Path | None, typer.Option("--summary", metavar="FILE", help="Write the summary as JSON as well.")
-]
+SummaryFile = Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Also write the summary as JSON.")]
 SettingsFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings; lsml.toml beside the data if not given. Flags win."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML file of settings; default: lsml.toml beside the data.",
+    ),
 ]
 ShowSettings = Annotated[
-    bool, typer.Option("--show-settings", help="Print every setting and where it comes from, and do nothing else.")
+    bool, typer.Option("--show-settings", help="Print every setting and where it comes from, then exit.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary on stderr; errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only: no progress, no summary.")]
 
 
 def require_label_studio_url(url: str | None) -> str:
-    """Raises UsageError where a command that talks to Label Studio was not told where that is."""
+    """Return `url`; raise UsageError if neither --label-studio-url nor LABEL_STUDIO_URL gave one."""
     from lsml_cli.errors import UsageError
 
     if not url:
@@ -113,3 +121,19 @@ def require_label_studio_url(url: str | None) -> str:
             "Which Label Studio?", "Give --label-studio-url https://label.example.com, or set LABEL_STUDIO_URL."
         )
     return url
+
+
+def load_label_config(path: Path | None, spec: ModelSpec, model_name: str) -> LabelConfig:
+    """Load the labelling XML at `path`, or the one that a trained version stores.
+
+    Raises:
+        UsageError: No file was named, and the model stores no label config.
+    """
+    from lsml_cli.errors import UsageError
+    from lsml_cli.registry.resolve import stored_label_config
+    from lsml_cli.schema.label_config import LabelConfig
+
+    config = LabelConfig.load(path) if path else stored_label_config(spec)
+    if config is None:
+        raise UsageError(f"{model_name} needs a label config.", "Name the labelling XML with --label-config FILE.")
+    return config

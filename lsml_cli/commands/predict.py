@@ -1,37 +1,43 @@
-"""`lsml predict`: tasks in, predictions out."""
+"""`lsml predict`: predict tasks in bulk."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lsml_cli.commands import options
+from lsml_cli.commands.media_options import MediaOptions
+
+if TYPE_CHECKING:
+    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.inference.plan import PredictOptions, PredictPlan
 
 
 def predict(
     tasks: Annotated[
-        str, typer.Argument(metavar="TASKS", help="A file of tasks, a folder of pictures, or - for standard input.")
+        str, typer.Argument(metavar="TASKS", help="A file of tasks, a folder of images, or - for standard input.")
     ],
     model: options.ModelName,
     label_config: options.LabelConfigFile = None,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
     format: Annotated[
         Literal["json", "jsonl"] | None,
-        typer.Option("--format", help="From the ending of --output by default; stdout is jsonl."),
+        typer.Option("--format", help="Default: by the suffix of --output; stdout is jsonl."),
     ] = None,
     shape: Annotated[
         Literal["tasks", "predictions"],
         typer.Option(
             "--shape",
-            help="tasks: whole tasks that import as they are; predictions: what import/predictions takes.",
+            help="tasks: whole tasks, ready to import; predictions: records for import/predictions.",
         ),
     ] = "tasks",
     batch_size: options.BatchSizeOrAuto = None,
     workers: Annotated[
         int,
-        typer.Option("--workers", "-w", min=1, metavar="N", help="Processes (text) or encoding threads (pictures)."),
+        typer.Option("--workers", "-w", min=1, metavar="N", help="Processes (text) or encoding threads (images)."),
     ] = 1,
     fetch_concurrency: options.FetchConcurrency = 16,
     device: options.Device = "auto",
@@ -40,17 +46,20 @@ def predict(
     threshold: options.Threshold = None,
     label_map: options.LabelMap = None,
     model_version: Annotated[
-        str | None, typer.Option("--model-version", metavar="TEXT", help="What predictions carry as model_version.")
+        str | None,
+        typer.Option("--model-version", metavar="TEXT", help="model_version of the predictions."),
     ] = None,
     model_params: options.ModelParams = None,
     input: Annotated[
         Literal["tasks", "paths"],
-        typer.Option("--from", help="What TASKS holds; paths: a path or URL on each line (or NUL-separated)."),
+        typer.Option("--from", help="What TASKS holds; paths: one path or URL a line, or NUL-separated."),
     ] = "tasks",
     data_key: Annotated[
         str | None,
         typer.Option(
-            "--data-key", metavar="NAME", help="Where paths go in a task's data; what the config shows if not given."
+            "--data-key",
+            metavar="NAME",
+            help="Key of a task's data that gets the path; default: by the label config.",
         ),
     ] = None,
     id_column: Annotated[
@@ -58,35 +67,35 @@ def predict(
         typer.Option("--id-column", metavar="NAME", help="Column or key with the task id, for CSV and bare items."),
     ] = None,
     keep_annotations: Annotated[
-        bool, typer.Option("--keep-annotations", help="Write annotations and drafts too (same project only).")
+        bool, typer.Option("--keep-annotations", help="Also write annotations and drafts (for the same project only).")
     ] = False,
     skip_predicted: Annotated[
-        bool, typer.Option("--skip-predicted", help="Leave tasks alone that carry a prediction of this version.")
+        bool, typer.Option("--skip-predicted", help="Skip tasks that already have a prediction of this version.")
     ] = False,
     on_error: Annotated[
-        Literal["skip", "fail"], typer.Option("--on-error", help="What one bad task does: skip it, or fail the run.")
+        Literal["skip", "fail"], typer.Option("--on-error", help="After a task that fails: skip it, or fail the run.")
     ] = "skip",
     errors: Annotated[
-        Path | None, typer.Option("--errors", metavar="FILE", help="JSON Lines about each task that failed.")
+        Path | None, typer.Option("--errors", metavar="FILE", help="Write a JSON line about each task that failed.")
     ] = None,
     max_failures: Annotated[
-        int | None, typer.Option("--max-failures", min=0, metavar="N", help="Give up when more than N tasks failed.")
+        int | None, typer.Option("--max-failures", min=0, metavar="N", help="Stop when more than N tasks failed.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an unfinished run; the same bytes come out.")
+        bool, typer.Option("--resume", help="Continue an interrupted run; the output is the same, byte by byte.")
     ] = False,
     check: Annotated[
         Literal["tasks", "media"] | None,
         typer.Option(
             "--check",
             metavar="[=media]",
-            help="Run nothing; look for all that would go wrong. --check=media also asks servers for the media.",
+            help="Predict nothing; report what would go wrong. --check=media also asks servers for the media.",
         ),
     ] = None,
     retry_failed: Annotated[
         Path | None,
         typer.Option(
-            "--retry-failed", metavar="ERRORS", help="Redo the tasks of an error file in the finished output."
+            "--retry-failed", metavar="ERRORS", help="Redo the tasks of an error file, in the finished output."
         ),
     ] = None,
     document_root: options.DocumentRoot = None,
@@ -103,7 +112,7 @@ def predict(
     """Predict every task of TASKS and write Label Studio predictions.
 
     TASKS is what Label Studio exports or imports: a JSON array, JSON Lines, JSON_MIN, CSV, TSV, each also gzipped.
-    Or it is a folder, and each picture below it is a task; or, with --from paths, a list of paths and URLs.
+    A folder means that each image below it is a task; --from paths reads a list of paths and URLs.
     Exit code 0: all predicted; 3: finished, but tasks failed; 1: stopped; 2: wrong usage.
 
     Examples:
@@ -116,87 +125,162 @@ def predict(
 
         find photos -name '*.jpg' | lsml predict - --from paths --model models/rooms
     """
-    from dataclasses import replace
+    _predict(
+        PredictArguments(
+            tasks=tasks,
+            model=model,
+            label_config=label_config,
+            output=output,
+            format=format,
+            shape=shape,
+            batch_size=batch_size,
+            workers=workers,
+            fetch_concurrency=fetch_concurrency,
+            device=device,
+            precision=precision,
+            limit=limit,
+            threshold=threshold,
+            label_map=label_map,
+            model_version=model_version,
+            model_params=tuple(model_params or ()),
+            input_kind=input,
+            data_key=data_key,
+            id_column=id_column,
+            keep_annotations=keep_annotations,
+            skip_predicted=skip_predicted,
+            on_error=on_error,
+            errors=errors,
+            max_failures=max_failures,
+            resume=resume,
+            check=check,
+            retry_failed=retry_failed,
+            media=MediaOptions(
+                document_root, upload_root, label_studio_url, tuple(maps or ()), media_cache, media_cache_size
+            ),
+            summary=summary,
+            quiet=quiet,
+        )
+    )
 
+
+@dataclass(frozen=True)
+class PredictArguments:
+    """What `lsml predict` was called with; each field is the option of that name."""
+
+    tasks: str
+    model: str
+    label_config: Path | None
+    output: str
+    format: Literal["json", "jsonl"] | None
+    shape: Literal["tasks", "predictions"]
+    batch_size: str | None
+    workers: int
+    fetch_concurrency: int
+    device: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None
+    limit: int | None
+    threshold: float | None
+    label_map: Path | None
+    model_version: str | None
+    model_params: tuple[str, ...]
+    input_kind: Literal["tasks", "paths"]
+    data_key: str | None
+    id_column: str | None
+    keep_annotations: bool
+    skip_predicted: bool
+    on_error: Literal["skip", "fail"]
+    errors: Path | None
+    max_failures: int | None
+    resume: bool
+    check: Literal["tasks", "media"] | None
+    retry_failed: Path | None
+    media: MediaOptions
+    summary: Path | None
+    quiet: bool
+
+
+def _predict(arguments: PredictArguments) -> None:
     from lsml_cli.commands.console import summary as summary_file
-    from lsml_cli.commands.console.progress import Console, emit
-    from lsml_cli.commands.media_options import build_media
-    from lsml_cli.errors import UsageError
-    from lsml_cli.inference import plan, preflight, run
-    from lsml_cli.inference import predict as bulk
-    from lsml_cli.inference import retry_failed as retry
+    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.commands.console.stdout import emit
+    from lsml_cli.inference import preflight
+    from lsml_cli.inference.predict import predict_file
+    from lsml_cli.inference.retry_failed import retry_failed
+    from lsml_cli.inference.run import PredictSummary
     from lsml_cli.io.output_paths import STDOUT, require_different_files
     from lsml_cli.io.stdout import reserve_stdout
-    from lsml_cli.registry import resolve
-    from lsml_cli.schema.label_config import LabelConfig
 
-    summary_file.require_writable(summary)
-    if output == STDOUT:  # which may have been led into the input: `>> tasks.jsonl` would never end
-        require_different_files({"the input": tasks}, {"standard output": "/dev/fd/1"})
-    with reserve_stdout(), Console(quiet) as console:
-        given = resolve.parse_params(model_params or []) | ({"precision": precision} if precision else {})
-        spec = resolve.find_model(model, given)
-        if model_version is not None:
-            spec = replace(spec, model_version_override=model_version)
-        config = LabelConfig.load(label_config) if label_config else resolve.stored_label_config(spec)
-        if config is None:
-            raise UsageError(f"{model} needs a label config.", "Name the labelling XML with --label-config FILE.")
-        for warning in config.warnings:
-            console.note(warning)
-        asked = plan.PredictPlan.from_options(
-            spec,
-            config,
-            plan.PredictOptions(
-                input_path=tasks,
-                input_kind=input,
-                data_key=data_key,
-                output=output,
-                format=format,
-                output_shape=shape,
-                batch_size=plan.parse_batch_size(batch_size) if batch_size is not None else None,
-                fetch_threads=fetch_concurrency,
-                workers=workers,
-                device=device,
-                limit=limit,
-                threshold=threshold,
-                label_map=plan.read_label_map(label_map) if label_map else {},
-                id_column=id_column,
-                keep_annotations=keep_annotations,
-                skip_predicted=skip_predicted,
-                on_error=on_error,
-                errors=str(errors) if errors else None,
-                max_failures=max_failures,
-                resume=resume,
-                summary=str(summary) if summary else None,
-                media=build_media(
-                    root=plan.media_root(tasks, input),
-                    confined=not plan.is_path_input(tasks, input),
-                    document_root=document_root,
-                    upload_root=upload_root,
-                    label_studio_url=label_studio_url,
-                    maps=maps or [],
-                    cache=media_cache,
-                    cache_size=media_cache_size,
-                ),
-                protected_files={
-                    "the label config": str(label_config) if label_config else None,
-                    "the label map": str(label_map) if label_map else None,
-                    "the model": model.rpartition(":")[0],
-                },
-            ),
-        )
-        done: run.PredictSummary | preflight.CheckResult
-        if check is not None:
-            done = preflight.check_file(asked, console, check_remote=check == "media")
-        elif retry_failed is not None:
-            done = retry.retry_failed(asked, retry_failed, console)
+    summary_file.require_writable(arguments.summary)
+    if arguments.output == STDOUT:  # stdout may be redirected into the input: `>> tasks.jsonl` would never end
+        require_different_files({"the input": arguments.tasks}, {"standard output": "/dev/fd/1"})
+    result: PredictSummary | preflight.CheckResult
+    with reserve_stdout(), Console(arguments.quiet) as console:
+        plan = _make_plan(arguments, console)
+        if arguments.check is not None:
+            result = preflight.check_file(plan, console, check_remote=arguments.check == "media")
+        elif arguments.retry_failed is not None:
+            result = retry_failed(plan, arguments.retry_failed, console)
         else:
-            done = bulk.predict_file(asked, console)
-    summary_file.write_summary(summary, done.to_json())
-    if isinstance(done, preflight.CheckResult):
-        emit(*done.summary_lines())
+            result = predict_file(plan, console)
+    summary_file.write_summary(arguments.summary, result.to_json())
+    if isinstance(result, preflight.CheckResult):
+        emit(*result.summary_lines())
+        has_problems = bool(result.problem_count)
     else:
-        for sentence in done.summary_lines():
-            console.note(sentence, important=done.failed > 0)
-    if done.problem_count if isinstance(done, preflight.CheckResult) else done.failed:
+        for line in result.summary_lines():
+            console.note(line, important=result.failed > 0)
+        has_problems = bool(result.failed)
+    if has_problems:
         raise typer.Exit(3)
+
+
+def _make_plan(arguments: PredictArguments, console: Console) -> PredictPlan:
+    """Resolve the model and the label config, and check that everything fits together."""
+    from lsml_cli.inference import plan
+    from lsml_cli.registry import resolve
+
+    params = resolve.parse_params(list(arguments.model_params))
+    if arguments.precision:
+        params = params | {"precision": arguments.precision}
+    spec = resolve.find_model(arguments.model, params)
+    if arguments.model_version is not None:
+        spec = replace(spec, model_version_override=arguments.model_version)
+    config = options.load_label_config(arguments.label_config, spec, arguments.model)
+    for warning in config.warnings:
+        console.note(warning)
+    return plan.PredictPlan.from_options(spec, config, _plan_options(arguments))
+
+
+def _plan_options(arguments: PredictArguments) -> PredictOptions:
+    from lsml_cli.inference import plan
+
+    is_path_input = plan.is_path_input(arguments.tasks, arguments.input_kind)
+    return plan.PredictOptions(
+        input_path=arguments.tasks,
+        input_kind=arguments.input_kind,
+        data_key=arguments.data_key,
+        output=arguments.output,
+        format=arguments.format,
+        output_shape=arguments.shape,
+        batch_size=plan.parse_batch_size(arguments.batch_size) if arguments.batch_size is not None else None,
+        fetch_threads=arguments.fetch_concurrency,
+        workers=arguments.workers,
+        device=arguments.device,
+        limit=arguments.limit,
+        threshold=arguments.threshold,
+        label_map=plan.read_label_map(arguments.label_map) if arguments.label_map else {},
+        id_column=arguments.id_column,
+        keep_annotations=arguments.keep_annotations,
+        skip_predicted=arguments.skip_predicted,
+        on_error=arguments.on_error,
+        errors=str(arguments.errors) if arguments.errors else None,
+        max_failures=arguments.max_failures,
+        resume=arguments.resume,
+        summary=str(arguments.summary) if arguments.summary else None,
+        media=arguments.media.build(plan.media_root(arguments.tasks, arguments.input_kind), confined=not is_path_input),
+        protected_files={
+            "the label config": str(arguments.label_config) if arguments.label_config else None,
+            "the label map": str(arguments.label_map) if arguments.label_map else None,
+            "the model": arguments.model.rpartition(":")[0],
+        },
+    )

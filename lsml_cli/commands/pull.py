@@ -1,4 +1,4 @@
-"""`lsml pull`: the tasks of a Label Studio project, out to a pipe or a file."""
+"""`lsml pull`: write the tasks of a Label Studio project to a pipe or a file."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ def pull(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
     format: Annotated[
         Literal["json", "jsonl"] | None,
-        typer.Option("--format", help="From the ending of --output by default; stdout is jsonl."),
+        typer.Option("--format", help="Default: by the suffix of --output; stdout is jsonl."),
     ] = None,
     only: Annotated[
         Literal["all", "annotated", "unlabelled", "unpredicted"],
-        typer.Option("--only", help="Which tasks; a skipped annotation is none."),
+        typer.Option("--only", help="Which tasks; a skipped annotation does not count as one."),
     ] = "all",
     view: Annotated[
         int | None, typer.Option("--view", min=1, metavar="N", help="Only the tasks of this Data Manager tab.")
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option("--since", metavar="DATE", help="Only tasks updated or annotated then or later: 2026-11-21."),
+        typer.Option("--since", metavar="DATE", help="Only tasks updated or annotated since this date: 2026-11-21."),
     ] = None,
     fields: Annotated[
         str | None,
-        typer.Option("--fields", metavar="NAMES", help="all; data (ids and data, much quicker); or id,data,meta,..."),
+        typer.Option("--fields", metavar="NAMES", help="all; data (ids and data, much faster); or id,data,meta,..."),
     ] = None,
     label_config_out: Annotated[
-        Path | None, typer.Option("--label-config-out", metavar="FILE", help="Write the project's label config there.")
+        Path | None, typer.Option("--label-config-out", metavar="FILE", help="Also write the project's label config.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run, behind its last task.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run after its last task.")] = False,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
     settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
-    """Write the tasks of a project, one JSON object a line, in the order of their ids.
+    """Write the tasks of a project, one JSON object per line, ordered by id.
 
-    What comes out goes into `lsml predict -` and `lsml fit -` as it is. Annotated tasks are those of the JSON export,
-    with their annotations in full; of tasks that are only to be predicted, ids and data come by themselves.
+    The output is input for `lsml predict -` and `lsml fit -`. Annotated tasks come as in the JSON export, with their
+    annotations; tasks that are only to be predicted come with id and data alone.
     The key comes from LABEL_STUDIO_API_KEY: a personal access token or a legacy token.
 
     Examples:
@@ -69,7 +69,7 @@ def pull(
             "--summary": str(summary) if summary else None,
         },
     )
-    asked = pulling.PullOptions(
+    pull_options = pulling.PullOptions(
         project=project,
         task_filter=only,
         view=view,
@@ -80,9 +80,9 @@ def pull(
         resume=resume,
     )
     url = options.require_label_studio_url(label_studio_url)
-    with Console(quiet) as console, label_studio.connect(url) as there:
+    with Console(quiet) as console, label_studio.connect(url) as client:
         if label_config_out is not None:
-            pulling.write_label_config(there, project, label_config_out)
-        done = pulling.pull_to_output(there, asked, console)
-        summary_file.write_summary(summary, done.to_json())
-        console.note(done.summary_line())
+            pulling.write_label_config(client, project, label_config_out)
+        result = pulling.pull_to_output(client, pull_options, console)
+        summary_file.write_summary(summary, result.to_json())
+        console.note(result.summary_line())

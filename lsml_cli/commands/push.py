@@ -1,4 +1,4 @@
-"""`lsml push`: predictions into a Label Studio project."""
+"""`lsml push`: push predictions to a Label Studio project."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ def push(
     ] = None,
     label_studio_url: options.LabelStudioUrl = None,
     version: Annotated[
-        str | None, typer.Option("--version", metavar="TEXT", help="Only this model version, of several in FILE.")
+        str | None, typer.Option("--version", metavar="TEXT", help="Push only this model version, of several in FILE.")
     ] = None,
     existing: Annotated[
         Literal["skip", "replace"],
-        typer.Option("--existing", help="What becomes of predictions of the same version that a task has."),
+        typer.Option("--existing", help="If a task already has a prediction of this version: skip or replace it."),
     ] = "skip",
     no_activate: Annotated[
-        bool, typer.Option("--no-activate", help="Leave the version that the project shows as it is.")
+        bool, typer.Option("--no-activate", help="Do not make this the version that the project shows.")
     ] = False,
     create_tasks: Annotated[
         bool, typer.Option("--create-tasks", help="Import whole tasks with their predictions, as new ones.")
     ] = False,
     delete: Annotated[
         str | None,
-        typer.Option("--delete", metavar="VERSION", help="Take a version back: delete its predictions, push nothing."),
+        typer.Option("--delete", metavar="VERSION", help="Delete the predictions of this version, and push nothing."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, count, and send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count everything, but send nothing.")] = False,
     errors: Annotated[
-        Path | None, typer.Option("--errors", metavar="FILE", help="JSON Lines about each prediction rejected.")
+        Path | None, typer.Option("--errors", metavar="FILE", help="Write a JSON line about each rejected prediction.")
     ] = None,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
     settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
-    """Push predictions to the tasks of a project, each once: run again, it adds what is missing and nothing else.
+    """Push predictions to the tasks of a project. Running it again adds only those that are missing.
 
-    Everything is checked against the project's label config and its tasks before anything is sent.
+    All predictions are checked against the project's label config and tasks before the first is sent.
     The key comes from LABEL_STUDIO_API_KEY: a personal access token or a legacy token.
-    Exit code 0: all there; 3: finished, but some were rejected; 1: stopped; 2: wrong usage.
+    Exit code 0: all are there; 3: finished, but some were rejected; 1: stopped; 2: wrong usage.
 
     Examples:
 
@@ -65,30 +65,32 @@ def push(
     from lsml_cli.label_studio.push_options import PushOptions
 
     if delete is not None and (file is not None or create_tasks or version is not None):
-        raise UsageError("--delete takes a version back and pushes nothing.", "Leave out FILE and the other options.")
+        raise UsageError("--delete deletes a version and pushes nothing.", "Leave out FILE and the other options.")
     if delete is None and file is None:
         raise UsageError("What should be pushed?", "Name the file that `lsml predict` wrote, or - for standard input.")
     if create_tasks and existing == "replace":
-        raise UsageError("--create-tasks makes new tasks, which have nothing to replace.", "Leave out --existing.")
+        raise UsageError(
+            "--create-tasks creates new tasks, which have no predictions to replace.", "Leave out --existing."
+        )
     summary_file.require_writable(summary)
     require_different_files(
         {"the input": file},
         {"--errors": str(errors) if errors else None, "--summary": str(summary) if summary else None},
     )
     url = options.require_label_studio_url(label_studio_url)
-    with Console(quiet) as console, label_studio.connect(url) as there:
+    with Console(quiet) as console, label_studio.connect(url) as client:
         if file is None:
-            count = pushing.delete_pushed_version(there, project, str(delete), dry_run)
+            count = pushing.delete_pushed_version(client, project, str(delete), dry_run)
             summary_file.write_summary(
                 summary, {"project": project, "version": delete, "deleted": count, "dry_run": dry_run}
             )
             done = "would be deleted" if dry_run else "were deleted"
             console.note(f"{count:,} predictions of {delete} {done} from project {project}.")
             return
-        asked = PushOptions(file, project, version, existing, not no_activate, create_tasks, dry_run, errors)
-        pushed = pushing.push(there, asked, console)
-        summary_file.write_summary(summary, pushed.to_json())
-        for sentence in pushed.summary_lines():
-            console.note(sentence, important=pushed.rejected > 0)
-    if pushed.rejected:
+        push_options = PushOptions(file, project, version, existing, not no_activate, create_tasks, dry_run, errors)
+        result = pushing.push(client, push_options, console)
+        summary_file.write_summary(summary, result.to_json())
+        for line in result.summary_lines():
+            console.note(line, important=result.rejected > 0)
+    if result.rejected:
         raise typer.Exit(3)

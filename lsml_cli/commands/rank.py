@@ -1,8 +1,9 @@
-"""`lsml rank`: the predictions that people should look at first."""
+"""`lsml rank`: sort predictions so that the least confident come first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,21 +14,25 @@ from lsml_cli.commands import options
 if TYPE_CHECKING:
     from lsml_cli.evaluation.ranking import AcceptanceEstimate, RankingResult
 
+MAX_LISTED_UNREADABLE = 3
+
 
 def rank(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A file that predict wrote, or - for standard input.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A file that lsml predict wrote, or - for standard input.")
+    ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
     format: Annotated[
         Literal["json", "jsonl"] | None,
-        typer.Option("--format", help="From the ending of --output by default; stdout is jsonl."),
+        typer.Option("--format", help="Default: by the suffix of --output; stdout is jsonl."),
     ] = None,
     by: Annotated[
         Literal["least-confident", "margin", "entropy", "score"],
         typer.Option(
-            "--by", help="What makes a prediction doubtful; the least sure region, or the prediction's score."
+            "--by", help="How confidence is measured: by the least confident region, or by the prediction's score."
         ),
     ] = "least-confident",
-    limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Only the first N.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Write only the first N.")] = None,
     accept_above: Annotated[
         float | None,
         typer.Option(
@@ -40,12 +45,12 @@ def rank(
     ] = None,
     accepted_output: Annotated[
         Path | None,
-        typer.Option("--accepted", metavar="FILE", help="Write these there instead, as they are; .json or .jsonl."),
+        typer.Option("--accepted", metavar="FILE", help="Write those to this file instead, .json or .jsonl."),
     ] = None,
     annotated: Annotated[
         Path | None,
         typer.Option(
-            "--annotated", metavar="FILE", help="Annotated tasks that tell how often accepting would be wrong."
+            "--annotated", metavar="FILE", help="Annotated tasks, to estimate how often accepting would be wrong."
         ),
     ] = None,
     label_config: options.LabelConfigFile = None,
@@ -54,9 +59,9 @@ def rank(
     settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
-    """Sort the predictions of FILE, the least sure first, so that people label what teaches most.
+    """Sort the predictions of FILE, the least confident first, so that people label what teaches the model most.
 
-    Records are written as they are. What no score tells anything about comes last, and tasks that failed after that.
+    Records are written unchanged. Those without a score come last, after them the tasks that failed.
     Exit code 0: fine; 3: done, but some records could not be read; 1: failed; 2: wrong usage.
 
     Examples:
@@ -65,86 +70,132 @@ def rank(
 
         lsml rank predictions.json -o doubtful.json --accept-above 0.95 --accepted sure.json
     """
-    from lsml_cli.commands.console import summary as summary_file
-    from lsml_cli.commands.console.progress import Console
-    from lsml_cli.errors import UsageError
-    from lsml_cli.evaluation import ranking
-    from lsml_cli.io.output_paths import require_different_files
-    from lsml_cli.io.output_target import output_format
-    from lsml_cli.io.source import STDIN
-    from lsml_cli.io.stdout import reserve_stdout
-
-    if accept_above is None and (accepted_output or annotated):
-        raise UsageError("Which predictions could be accepted?", "Say how sure they have to be: --accept-above 0.95")
-    if annotated is not None and label_config is None:
-        raise UsageError("--annotated needs a label config.", "Name the labelling XML with --label-config FILE.")
-    if annotated is not None and file == STDIN:
-        raise UsageError("--annotated reads the predictions twice, and standard input is there once.", "Name a file.")
-    summary_file.require_writable(summary)
-    require_different_files(
-        {"the predictions": file, "the annotated tasks": str(annotated) if annotated else None},
-        {
-            "--output": output,
-            "--accepted": str(accepted_output) if accepted_output else None,
-            "--summary": str(summary) if summary else None,
-        },
-    )
-    with reserve_stdout(), Console(quiet) as console:
-        trust = (
-            _estimate_acceptance(file, annotated, label_config, accept_above) if annotated and label_config else None
-        )
-        form = output_format(output, format)
-        found = ranking.rank_file(
-            file,
-            output,
-            form,
+    _rank(
+        RankArguments(
+            file=file,
+            output=output,
+            format=format,
             by=by,
             limit=limit,
             accept_above=accept_above,
-            accepted_output=str(accepted_output) if accepted_output else None,
+            accepted_output=accepted_output,
+            annotated=annotated,
+            label_config=label_config,
+            summary=summary,
+            quiet=quiet,
         )
-    summary_file.write_summary(summary, found.to_json() | ({"trust": trust.to_json()} if trust else {}))
-    for sentence in _summary_lines(found, trust, accept_above, output):
-        console.note(sentence)
-    for place in found.unreadable[:3]:
-        console.note(f"{file}, {place}.", important=True)
-    if found.unreadable:
+    )
+
+
+@dataclass(frozen=True)
+class RankArguments:
+    """What `lsml rank` was called with; each field is the option of that name."""
+
+    file: str
+    output: str
+    format: Literal["json", "jsonl"] | None
+    by: Literal["least-confident", "margin", "entropy", "score"]
+    limit: int | None
+    accept_above: float | None
+    accepted_output: Path | None
+    annotated: Path | None
+    label_config: Path | None
+    summary: Path | None
+    quiet: bool
+
+
+def _rank(arguments: RankArguments) -> None:
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.evaluation.ranking import rank_file
+    from lsml_cli.io.output_target import output_format
+    from lsml_cli.io.stdout import reserve_stdout
+
+    _check_usage(arguments)
+    with reserve_stdout(), Console(arguments.quiet) as console:
+        estimate = _estimate_acceptance(arguments)
+        ranked = rank_file(
+            arguments.file,
+            arguments.output,
+            output_format(arguments.output, arguments.format),
+            by=arguments.by,
+            limit=arguments.limit,
+            accept_above=arguments.accept_above,
+            accepted_output=str(arguments.accepted_output) if arguments.accepted_output else None,
+        )
+    estimate_json = {"trust": estimate.to_json()} if estimate else {}
+    summary_file.write_summary(arguments.summary, ranked.to_json() | estimate_json)
+    for line in _summary_lines(ranked, estimate, arguments.accept_above, arguments.output):
+        console.note(line)
+    for problem in ranked.unreadable[:MAX_LISTED_UNREADABLE]:
+        console.note(f"{arguments.file}, {problem}.", important=True)
+    if ranked.unreadable:
         raise typer.Exit(3)
 
 
-def _estimate_acceptance(
-    file: str, annotated: Path, label_config: Path, accept_above: float | None
-) -> AcceptanceEstimate:
+def _check_usage(arguments: RankArguments) -> None:
+    """Raise UsageError for options that do not go together, and for files that cannot be written."""
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.errors import UsageError
+    from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.source import STDIN
+
+    if arguments.accept_above is None and (arguments.accepted_output or arguments.annotated):
+        raise UsageError("Which predictions could be accepted?", "Name the lowest score: --accept-above 0.95")
+    if arguments.annotated is not None and arguments.label_config is None:
+        raise UsageError("--annotated needs a label config.", "Name the labelling XML with --label-config FILE.")
+    if arguments.annotated is not None and arguments.file == STDIN:
+        raise UsageError(
+            "--annotated reads the predictions twice, which standard input does not allow.", "Name a file."
+        )
+    summary_file.require_writable(arguments.summary)
+    require_different_files(
+        {
+            "the predictions": arguments.file,
+            "the annotated tasks": str(arguments.annotated) if arguments.annotated else None,
+        },
+        {
+            "--output": arguments.output,
+            "--accepted": str(arguments.accepted_output) if arguments.accepted_output else None,
+            "--summary": str(arguments.summary) if arguments.summary else None,
+        },
+    )
+
+
+def _estimate_acceptance(arguments: RankArguments) -> AcceptanceEstimate | None:
+    """Compare the predictions with annotated tasks, if there are any; None if not."""
+    if arguments.annotated is None or arguments.label_config is None:
+        return None
     from lsml_cli.evaluation.prediction_file import PredictionFile
     from lsml_cli.evaluation.ranking import estimate_acceptance
     from lsml_cli.io.task_reader import read_tasks
     from lsml_cli.schema.label_config import LabelConfig
 
-    config = LabelConfig.load(label_config)
-    with PredictionFile(file, config) as predictions:
-        tasks = read_tasks(str(annotated), controls=frozenset(config.controls))
-        return estimate_acceptance(tasks, config, predictions.lookup, accept_above or 0.0)
+    config = LabelConfig.load(arguments.label_config)
+    with PredictionFile(arguments.file, config) as predictions:
+        tasks = read_tasks(str(arguments.annotated), controls=frozenset(config.controls))
+        return estimate_acceptance(tasks, config, predictions.lookup, arguments.accept_above or 0.0)
 
 
 def _summary_lines(
     ranked: RankingResult, estimate: AcceptanceEstimate | None, accept_above: float | None, output: str
 ) -> Iterator[str]:
-    where = f" -> {output}" if output != "-" else ""
-    yield f"{ranked.records:,} records, {ranked.written:,} written{where}"
+    target = f" -> {output}" if output != "-" else ""
+    yield f"{ranked.records:,} records, {ranked.written:,} written{target}"
     if ranked.without_score:
         yield f"{ranked.without_score:,} have no score, and come last."
     if ranked.failed:
         tasks = "1 task has" if ranked.failed == 1 else f"{ranked.failed:,} tasks have"
-        yield f"{tasks} no prediction; such come after the others."
+        yield f"{tasks} no prediction, and come after the others."
     if accept_above is not None:
         yield f"{ranked.accepted:,} of {ranked.records:,} could be accepted: every score is at least {accept_above:g}."
     if estimate is None:
         return
     if estimate.interval is None or estimate.error_rate is None:
-        yield "Nobody knows how often that would be wrong: none of them is annotated."
+        yield "How often that would be wrong is not known: none of them is annotated."
         return
     low, high = estimate.interval
     yield (
-        f"Of {estimate.compared:,} of them that people have annotated, {estimate.wrong:,} would be wrong: {estimate.error_rate:.1%} "
-        f"(95 %: {low:.1%} to {high:.1%})."
+        f"Of {estimate.compared:,} of them that people have annotated, {estimate.wrong:,} would be wrong: "
+        f"{estimate.error_rate:.1%} (95 %: {low:.1%} to {high:.1%})."
     )

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from lsml_cli.commands import completion, options
+from lsml_cli.commands.media_options import MediaOptions
 
 
 def serve(
     folder: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="The model, as --model names it: a folder of lsml init.")
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="The model, instead of --model: a folder that lsml init wrote."),
     ] = None,
     model: Annotated[
         str | None,
@@ -34,13 +36,15 @@ def serve(
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: Annotated[
-        int, typer.Option("--workers", "-w", min=1, metavar="N", help="Threads that fetch and encode pictures ahead.")
+        int, typer.Option("--workers", "-w", min=1, metavar="N", help="Threads that fetch and encode images ahead.")
     ] = 4,
     threshold: options.Threshold = None,
     label_map: options.LabelMap = None,
     max_wait_ms: Annotated[
         float,
-        typer.Option("--max-wait-ms", min=0.0, max=1000.0, metavar="N", help="How long a task waits for others."),
+        typer.Option(
+            "--max-wait-ms", min=0.0, max=1000.0, metavar="N", help="How long a task waits for others to fill a batch."
+        ),
     ] = 2.0,
     deadline: Annotated[
         float,
@@ -48,14 +52,15 @@ def serve(
             "--deadline",
             min=0.1,
             metavar="SECONDS",
-            help="Answer with what is done after this long; Label Studio drops everything after 100.",
+            help="Answer after this long with what is done; Label Studio gives up after 100.",
         ),
     ] = 90.0,
     max_tasks: Annotated[
-        int, typer.Option("--max-tasks", min=1, metavar="N", help="Most tasks of one request; further ones wait.")
+        int,
+        typer.Option("--max-tasks", min=1, metavar="N", help="Largest number of tasks in one request; the rest wait."),
     ] = 50_000,
     max_body: Annotated[
-        int, typer.Option("--max-body", min=1, metavar="MB", help="Most megabytes of one request.")
+        int, typer.Option("--max-body", min=1, metavar="MB", help="Largest size of one request.")
     ] = 256,
     basic_auth: Annotated[
         str | None,
@@ -64,7 +69,7 @@ def serve(
             metavar="USER:PASS",
             envvar="LSML_BASIC_AUTH",
             show_envvar=False,
-            help="User and password to ask for; better in LSML_BASIC_AUTH, where nobody sees it.",
+            help="User and password that are required; safer in the variable LSML_BASIC_AUTH.",
         ),
     ] = None,
     secret_path: Annotated[
@@ -74,17 +79,19 @@ def serve(
             metavar="PATH",
             envvar="LSML_SECRET_PATH",
             show_envvar=False,
-            help="Answer only below /PATH/. Annotation events come without password; knowing this path lets them in.",
+            help="Answer only below /PATH/, which also admits webhooks: they carry no password.",
         ),
     ] = None,
     label_studio_url: options.LabelStudioUrl = None,
     versions: Annotated[
         Path | None,
-        typer.Option("--versions", metavar="DIR", help="Turns training on: each project's own versions live here."),
+        typer.Option("--versions", metavar="DIR", help="Turn training on: the versions of each project go here."),
     ] = None,
     jobs: Annotated[
         str,
-        typer.Option("--jobs", metavar="embedded|redis://…", help="Who trains: this machine, or RQ workers."),
+        typer.Option(
+            "--jobs", metavar="embedded|redis://…", help="Where training runs: on this machine, or on RQ workers."
+        ),
     ] = "embedded",
     train_every: Annotated[
         int | None,
@@ -92,14 +99,18 @@ def serve(
     ] = None,
     fail_under: Annotated[
         list[str] | None,
-        typer.Option("--fail-under", metavar="METRIC=VALUE", help="A version below keeps the old one serving; repeat."),
+        typer.Option(
+            "--fail-under",
+            metavar="METRIC=VALUE",
+            help="Do not promote a version below this; the old one stays in use. Repeat.",
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             "--allow-host",
             metavar="HOST",
-            help="Fetch pictures from here too; '*' for any public host. Repeat for several.",
+            help="Also fetch media from this host; '*' for any public one. Repeat.",
         ),
     ] = None,
     document_root: options.DocumentRoot = None,
@@ -107,15 +118,15 @@ def serve(
     maps: options.MediaMaps = None,
     media_cache: options.MediaCache = None,
     media_cache_size: options.MediaCacheSize = "10G",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for each request.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log a line for each request.")] = False,
     settings: options.SettingsFile = None,
     show_settings: options.ShowSettings = False,
 ) -> None:
-    """Serve a model to Label Studio: pre-annotations while people label, training when they ask for it.
+    """Serve a model over Label Studio's ML-backend protocol: predictions while people label, and training.
 
     In Label Studio: project, Settings, Model, Connect Model, this server's URL. Since 1.23 it refuses servers on
     private addresses unless it was started with USE_DEFAULT_BANNED_SUBNETS=false.
-    Runs until ctrl-C or SIGTERM, which lets it finish the requests it has begun. Everything is logged to stderr.
+    Runs until ctrl-C or SIGTERM; requests that have begun are finished. The log goes to stderr.
 
     Examples:
 
@@ -123,7 +134,6 @@ def serve(
 
         lsml serve --model models/news --versions models/served --label-studio-url http://localhost:8080
     """
-    from lsml_cli.commands.media_options import build_media
     from lsml_cli.errors import UsageError
     from lsml_cli.inference import plan
     from lsml_cli.media.fetcher import AllowedHosts
@@ -133,11 +143,10 @@ def serve(
     if (model is None) == (folder is None):
         raise UsageError("Which model should be served?", "Name one: lsml serve --model models/news")
     model = str(model or folder)
-    given = resolve.parse_params(model_params or [])
     runner.serve(
         runner.ServeOptions(
             model=model,
-            params=given,
+            params=resolve.parse_params(model_params or []),
             host=host,
             port=port,
             device=device,
@@ -156,15 +165,16 @@ def serve(
             jobs=jobs,
             train_every=train_every,
             fail_under=tuple(fail_under or ()),
-            media=build_media(
+            media=MediaOptions(
+                document_root,
+                upload_root,
+                label_studio_url,
+                tuple(maps or ()),
+                media_cache,
+                media_cache_size if media_cache else None,
+            ).build(
                 root=None,  # no path of a request is ever read
-                document_root=document_root,
-                upload_root=upload_root,
-                label_studio_url=label_studio_url,
-                maps=maps or [],
-                cache=media_cache,
-                cache_size=media_cache_size if media_cache else None,
-                hosts=AllowedHosts(tuple(allow_host or ())),
+                allowed_hosts=AllowedHosts(tuple(allow_host or ())),
             ),
             verbose=verbose,
         )

@@ -1,4 +1,4 @@
-"""`lsml versions`: the trained versions of a model, and which of them the model's name means."""
+"""`lsml versions`: list, promote and prune the trained versions of a model."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lsml_cli.commands import options
-from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.stdout import print_json
 from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
     from lsml_cli.registry.versions import Version, VersionEntry
 
-MAX_CONTROLS = 3  # whose metrics have columns; more would not fit a screen
+MAX_CONTROLS = 3  # controls whose metrics have columns; more would not fit a screen
 
 
 def versions(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the versions live: --output of lsml fit.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the versions: --output of lsml fit.")],
     promote: Annotated[
         str | None,
-        typer.Option("--promote", metavar="VERSION", help="Make DIR mean this version from now on, older or newer."),
+        typer.Option("--promote", metavar="VERSION", help="Put this version into use, older or newer."),
     ] = None,
     prune: Annotated[
         int | None,
-        typer.Option("--prune", metavar="KEEP", min=1, help="Remove all but the newest KEEP; never the promoted one."),
+        typer.Option("--prune", metavar="KEEP", min=1, help="Delete all but the newest KEEP; never the promoted one."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for programs.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """List the versions of a model, oldest first, with what they were trained on and their metrics.
 
-    After --promote or --prune the list is what there is then. A reader never sees anything in between: whoever opens
-    the model gets the version promoted before, or the one promoted now.
+    With --promote or --prune the list shows the state afterwards. Promotion is atomic: a process that opens the model
+    gets either the version promoted before or the one promoted now.
 
     Examples:
 
@@ -49,34 +49,38 @@ def versions(
     with Console(quiet) as console:
         _require_model(folder)
         if promote is not None:
-            before = store.current_version(folder)
+            previous = store.current_version(folder)
             promotion.promote(folder, promote)
-            was = f", instead of {before}" if before and before != promote else ""
-            console.note(f"{folder} means {promote} now{was}.")
+            instead = f", instead of {previous}" if previous and previous != promote else ""
+            console.note(f"{folder} now means {promote}{instead}.")
         if prune is not None:
             removed = promotion.prune(folder, prune)
-            console.note(f"Removed {len(removed)} versions: {', '.join(removed)}." if removed else "Removed nothing.")
-        found = store.scan_versions(folder)
+            console.note(
+                f"Removed {len(removed)} versions: {', '.join(removed)}." if removed else "No version was removed."
+            )
+        entries = store.scan_versions(folder)
         if as_json:
-            _print_json(found)
+            print_json([_to_json(entry) for entry in entries])
         else:
-            _print_versions(found)
-        if (promoted := next((each for each in found if each.is_promoted), None)) is None:
-            console.note(f"None of them is promoted: lsml versions {folder} --promote {found[-1].name}")
+            _print_versions(entries)
+        promoted = next((entry for entry in entries if entry.is_promoted), None)
+        if promoted is None:
+            console.note(f"None of them is promoted: lsml versions {folder} --promote {entries[-1].name}")
         elif promoted.damage:
             console.note(f"The promoted version {promoted.name} is damaged: {promoted.damage}")
 
 
 def _require_model(folder: Path) -> None:
-    """Raises UsageError or ModelError with a sentence when the folder holds no versions."""
+    """Raise UsageError or ModelError if the folder holds no versions."""
     from lsml_cli.errors import ModelError, UsageError, sort_by_similarity
     from lsml_cli.registry import versions as store
 
     if not folder.is_dir():
         siblings = [path.name for path in folder.parent.glob("*") if (path / store.CURRENT_FILE).is_file()]
-        near = ", ".join(str(folder.parent / name) for name in sort_by_similarity(folder.name, siblings)[:5])
+        nearby = ", ".join(str(folder.parent / name) for name in sort_by_similarity(folder.name, siblings)[:5])
         raise UsageError(
-            f"There is no folder {folder}.", f"Models nearby: {near}." if near else "Name a folder `lsml fit` wrote."
+            f"There is no folder {folder}.",
+            f"Models nearby: {nearby}." if nearby else "Name a folder `lsml fit` wrote.",
         )
     if (folder / store.METADATA_FILE).is_file():
         raise UsageError(f"{folder} is one version of a model.", f"Name the folder above: {folder.resolve().parent}")
@@ -84,31 +88,31 @@ def _require_model(folder: Path) -> None:
         raise ModelError(f"{folder} holds no trained model.", store.training_hint(folder))
 
 
-def _print_versions(listed: Sequence[VersionEntry]) -> None:
-    named = [each.version for each in listed if each.version is not None]
-    controls = list(dict.fromkeys(name for version in named for name in version.metrics))[:MAX_CONTROLS]
+def _print_versions(entries: Sequence[VersionEntry]) -> None:
+    readable = [entry.version for entry in entries if entry.version is not None]
+    controls = list(dict.fromkeys(name for version in readable for name in version.metrics))[:MAX_CONTROLS]
     headings = ["version", "promoted", "created", "tasks", *_metric_headings(controls), "remarks"]
     rows = []
-    for each in listed:
-        version = each.version
+    for entry in entries:
+        version = entry.version
         created = version.created if version else "-"
         tasks = f"{version.trained_on:,}" if version and version.trained_on is not None else "-"
-        numbers = [number for control in controls for number in _format_metrics(version, control)]
-        remarks = "; ".join(_remark_lines(each)) or "-"
-        rows.append([each.name, "yes" if each.is_promoted else "-", created, tasks, *numbers, remarks])
+        metrics = [number for control in controls for number in _format_metrics(version, control)]
+        remarks = "; ".join(_remark_lines(entry)) or "-"
+        rows.append([entry.name, "yes" if entry.is_promoted else "-", created, tasks, *metrics, remarks])
     print_table(headings, rows, right_aligned=range(3, len(headings) - 1))
 
 
 def _metric_headings(controls: Sequence[str]) -> Iterator[str]:
     for control in controls:
-        before = f"{control} " if len(controls) > 1 else ""
-        yield from (f"{before}accuracy", f"{before}macro F1")
+        prefix = f"{control} " if len(controls) > 1 else ""
+        yield from (f"{prefix}accuracy", f"{prefix}macro F1")
 
 
 def _format_metrics(version: Version | None, control: str) -> tuple[str, str]:
-    metrics = version.metrics.get(control) if version else None
-    found: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
-    return _format_number(found.get("accuracy")), _format_number(found.get("macro_f1"))
+    stored = version.metrics.get(control) if version else None
+    metrics: dict[str, Any] = stored if isinstance(stored, dict) else {}
+    return _format_number(metrics.get("accuracy")), _format_number(metrics.get("macro_f1"))
 
 
 def _format_number(value: object) -> str:
@@ -128,13 +132,6 @@ def _remark_lines(entry: VersionEntry) -> Iterator[str]:
         yield "trained on a file that ends too early"
     if version.failed_gates:
         yield f"gate missed: {', '.join(version.failed_gates)}"
-
-
-def _print_json(listed: Sequence[VersionEntry]) -> None:
-    import orjson
-
-    lines = [_to_json(each) for each in listed]
-    emit(orjson.dumps(lines, option=orjson.OPT_INDENT_2).decode())
 
 
 def _to_json(entry: VersionEntry) -> dict[str, Any]:

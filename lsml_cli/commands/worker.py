@@ -1,4 +1,4 @@
-"""`lsml worker`: trains what a server on another host, or on this one, has put into the queue."""
+"""`lsml worker`: run the training jobs that a server has put into its Redis queue."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lsml_cli.commands import options
 if TYPE_CHECKING:
     from rq import Worker
 
-WORKER_TTL = 60  # seconds; whoever has said nothing for that long is no worker any more
-MONITORING_INTERVAL = 5  # seconds between two looks at the process of a job, and two signs of life
+WORKER_TTL = 60  # seconds without a heartbeat after which RQ gives a worker up
+MONITORING_INTERVAL = 5  # seconds between two checks of a job's process, and between two heartbeats
 
 
 def worker(
@@ -21,17 +21,17 @@ def worker(
     versions: Annotated[
         Path | None,
         typer.Option(
-            "--versions", metavar="DIR", help="The server's --versions folder, where it has another name on this host."
+            "--versions", metavar="DIR", help="The server's --versions folder, if it has another path on this host."
         ),
     ] = None,
-    burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="Exit when the queue is empty.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Run training jobs from a queue on Redis, one at a time, each in a process of its own, until ctrl-C.
+    """Run training jobs from a Redis queue, one at a time, each in its own process, until ctrl-C.
 
-    The server's --versions folder has to be shared with this host, and so do the model's files; the key of Label Studio
-    is taken from LABEL_STUDIO_API_KEY here, as it never travels. Ctrl-C waits for the job that runs; a second one ends
-    it, and the server hands it out once more. Exit code 0 then; 1 when there is no Redis.
+    The server's --versions folder and the model's files have to be shared with this host. The key of Label Studio is
+    read from LABEL_STUDIO_API_KEY on this host; it is never put into the queue. Ctrl-C waits for the running job; a
+    second one ends it, and the server queues it again. Exit code 0 after that; 1 if Redis cannot be reached.
 
     Examples:
 
@@ -65,20 +65,20 @@ def worker(
 
 
 def _make_rq_worker(url: str, note: Any) -> Worker:
-    """An RQ worker that forks for each job: it has imported nothing that would mind, and the job's process ends."""
+    """Return an RQ worker that forks for each job; nothing is imported here that a fork would break."""
     import redis
     from rq import Worker
 
     from lsml_cli.server import job_runners
 
-    class Polite(Worker):
+    class NotifyingWorker(Worker):
         def handle_warm_shutdown_request(self) -> None:
             if self.get_state() == "busy":
-                note("Ends when the running job is done; ctrl-C again ends it at once.")
+                note("Waiting for the running job; press ctrl-C again to end it now.")
 
-    # A connection of its own: RQ waits for a job for longer than anybody else would wait for an answer.
+    # Its own connection, without a read timeout: RQ blocks until there is a job.
     connection = redis.Redis.from_url(url, socket_connect_timeout=job_runners.REDIS_TIMEOUT)
-    return Polite(
+    return NotifyingWorker(
         [job_runners.QUEUE_NAME],
         connection=connection,
         worker_ttl=WORKER_TTL,
@@ -88,16 +88,16 @@ def _make_rq_worker(url: str, note: Any) -> Worker:
 
 
 def _forward_logs(note: Any) -> None:
-    """What the jobs and RQ have to say goes to stderr, a line each."""
+    """Print the log records of jobs and of RQ to stderr, one line each."""
     import logging
 
-    class Notes(logging.Handler):
+    class NoteHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage().splitlines() or [""]
             note(text[0], important=record.levelno >= logging.WARNING)
 
     for name in ("lsml.serve", "rq.worker", "rq.job"):
         logger = logging.getLogger(name)
-        logger.addHandler(Notes())
+        logger.addHandler(NoteHandler())
         logger.propagate = False
     logging.getLogger("lsml.serve").setLevel(logging.INFO)

@@ -513,7 +513,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing_half_written(place: Path) -> None:
         _, stderr = process.communicate(timeout=60)
         codes.append(process.returncode)
         if process.returncode == 130:
-            told += "Interrupted; nothing is half-written." in stderr
+            told += "Interrupted; no version was left half-written." in stderr
             assert "Traceback" not in stderr
             assert not list(root.glob(".*")), list(root.glob(".*"))
         else:  # it was done, or Python itself had not started yet
@@ -591,7 +591,7 @@ def test_a_version_works_on_another_machine(lsml: Lsml, place: Path) -> None:
 
 def test_a_model_that_leaves_while_it_trains_is_a_failure(lsml, tmp_path: Path) -> None:
     (tmp_path / "leaves.py").write_text(
-        "import sys\nfrom tests.models import Words\n\n\nclass Leaves(Words):\n"
+        "import sys\nfrom tests.helpers.models import Words\n\n\nclass Leaves(Words):\n"
         "    def fit(self, *args):\n        sys.exit(0)\n"
     )
     example = Path(__file__).parents[2] / "examples" / "support-tickets"

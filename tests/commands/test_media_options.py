@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.commands.media_options import build_media, parse_map, parse_size
+from lsml_cli.commands.media_options import MediaOptions, parse_map, parse_size
 from lsml_cli.errors import UsageError
 from lsml_cli.media.fetcher import ANY_HOST, AllowedHosts, Cache, LabelStudioCredentials
 from tests.helpers import models
@@ -96,7 +96,7 @@ def test_the_key_is_never_shown(lsml, work):
     assert not [path for path in work.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
 
 
-def test_where_media_come_from_does_not_count_as_an_option(lsml, work):
+def test_resume_accepts_other_media_locations(lsml, work):
     """A run that is resumed on another machine finds its pictures in another place."""
     tasks = write_tasks(*["/data/upload/3/%C3%A9.pgm"] * 3, "s3://bucket/c.pgm", "d.pgm")
     first = ("--upload-root", "uploads", "--on-error", "fail", "--batch-size", "1")
@@ -130,32 +130,31 @@ def test_where_media_come_from_does_not_count_as_an_option(lsml, work):
         ("--map", "a=", "is not PREFIX=DIR."),
         ("--map", "a=nowhere", "There is no folder nowhere (--map a)."),
         ("--label-studio-url", "label.example.com", "'label.example.com' is no address of a Label Studio."),
-        ("--media-cache-size", "many", "'many' is no size."),
-        ("--media-cache", "config.xml", "The folder config.xml (--media-cache) cannot be made: File exists."),
+        ("--media-cache-size", "many", "'many' is not a size."),
+        ("--media-cache", "config.xml", "The folder config.xml (--media-cache) cannot be created: File exists."),
     ],
 )
-def test_options_that_make_no_sense(lsml, work, option, value, sentence):
+def test_invalid_media_options_are_usage_errors(lsml, work, option, value, sentence):
     run = predict(lsml, write_tasks("d.pgm"), option, value, model=MODEL)
     assert run.returncode == 2
     assert sentence in run.stderr
 
 
-def test_as_values(work, monkeypatch):
+def test_options_become_media_values(work, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
-    media = build_media(
-        root=None,
+    options = MediaOptions(
         label_studio_url="http://ls/",
-        maps=["a=copy", "a/long/one==copy"],
+        maps=("a=copy", "a/long/one==copy"),
         cache=Path("new/cache"),
         cache_size="2K",
-        hosts=AllowedHosts(("example.com",)),
     )
+    media = options.build(root=None, allowed_hosts=AllowedHosts(("example.com",)))
     assert media.root is None
     assert media.label_studio == LabelStudioCredentials("http://ls", "key")
     assert media.prefix_map == (("a/long/one=", Path("copy")), ("a", Path("copy")))
     assert media.cache == Cache(Path("new/cache"), 2048)
     assert Path("new/cache").stat().st_mode & 0o077 == 0
-    plain = build_media(root=Path())
+    plain = MediaOptions().build(root=Path())
     assert (plain.allowed_hosts, plain.label_studio, plain.cache) == (ANY_HOST, None, None)
     assert parse_map("/data/local-files/?d==copy") == ("/data/local-files/?d=", Path("copy"))
 
@@ -164,11 +163,11 @@ def test_as_values(work, monkeypatch):
     ("text", "size"),
     [("1000", 1000), ("2K", 2048), ("1.5k", 1536), ("10G", 10 << 30), ("1 MiB", 1 << 20), ("1TB", 1 << 40)],
 )
-def test_sizes(text, size):
+def test_parse_size(text, size):
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "G", "1X", "1e9", "inf"])
-def test_sizes_that_are_none(text):
-    with pytest.raises(UsageError, match="is no size"):
+def test_parse_size_rejects_invalid_texts(text):
+    with pytest.raises(UsageError, match="is not a size"):
         parse_size(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -61,17 +62,22 @@ def run_lsml(
 
 
 def run_in_process(
-    *args: str | Path, input: str | None = None, env: dict[str, str] | None = None
+    *args: str | Path,
+    input: str | None = None,
+    timeout: float = 120,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> CompletedProcess[str]:
-    """Run `lsml ARGS` inside of this process, in its current folder: twenty times faster than a process of its own.
+    """Run `lsml ARGS` inside of this process: twenty times faster than a process of its own.
 
     For usage errors, help and short reports. Whatever starts replicas, reads signals or measures memory needs
-    `run_lsml`. The parameters are those of `run_lsml`.
+    `run_lsml`. The parameters are those of `run_lsml`; `timeout` is not used.
     """
     command = ["lsml", *map(str, args)]
     with (
         mock.patch.object(sys, "argv", command),
         mock.patch.dict(os.environ, _environment() | (env or {}), clear=True),
+        contextlib.chdir(cwd or Path()),
         CliRunner().isolation(input or "") as streams,
     ):
         code = 0

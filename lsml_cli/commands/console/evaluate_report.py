@@ -1,4 +1,4 @@
-"""What `lsml evaluate` says: numbers on stdout, sentences on stderr."""
+"""Report an evaluation: numbers on stdout, sentences on stderr."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
+    """Print metrics, comparison, calibration and agreement."""
     metrics_tables.print_metrics(evaluation.controls, "tasks", intervals=True)
     if evaluation.comparison is not None:
         metrics_tables.print_comparison(evaluation.comparison, evaluation.controls)
@@ -22,9 +23,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 
 def summary_lines(evaluation: Evaluation, gate_results: Sequence[GateResult | ComparisonResult]) -> Iterator[str]:
-    """What was measured, what was not, and which gates were passed."""
-    several = f" with {evaluation.annotations:,} annotations" if evaluation.annotations != evaluation.tasks else ""
-    yield f"Measured {evaluation.name} on {evaluation.tasks:,} annotated tasks{several}."
+    """Say what was measured, what was not, and which gates were passed."""
+    annotations = f" with {evaluation.annotations:,} annotations" if evaluation.annotations != evaluation.tasks else ""
+    yield f"Measured {evaluation.name} on {evaluation.tasks:,} annotated tasks{annotations}."
     if evaluation.left_out:
         yield f"Left out: {format_exclusions(evaluation)}."
     for reason, count in evaluation.failed.items():
@@ -40,28 +41,26 @@ def summary_lines(evaluation: Evaluation, gate_results: Sequence[GateResult | Co
         yield f"Nothing was predicted, so nothing measured, for: {format_list(evaluation.unpredicted_controls)}."
     if not evaluation.controls:
         yield "Nothing was measured: people and predictions fill no control together."
-    for verdict in gate_results:
-        if verdict.passed:
-            yield f"Gate passed: {verdict}."
+    for gate_result in gate_results:
+        if gate_result.passed:
+            yield f"Gate passed: {gate_result}."
 
 
 def unreadable_lines(evaluation: Evaluation, annotated: str) -> Iterator[str]:
-    """The first places where no task could be read."""
-    for place in evaluation.unreadable:
-        where = "standard input" if annotated == "-" else annotated
-        yield f"{where}, {place.location} could not be read: {place.reason}."
+    """Say where the first unreadable records are, and why."""
+    source = "standard input" if annotated == "-" else annotated
+    for record in evaluation.unreadable:
+        yield f"{source}, {record.location} could not be read: {record.reason}."
 
 
 def format_exclusions(evaluation: Evaluation) -> str:
-    """Why tasks were left out: "no annotation (5), skipped (2)"."""
-    return (
-        ", ".join(f"{reason} ({count:,})" for reason, count in evaluation.left_out.items()) or "there is no task at all"
-    )
+    """Format why tasks were left out: "no annotation (5), skipped (2)"."""
+    return ", ".join(f"{reason} ({count:,})" for reason, count in evaluation.left_out.items()) or "it holds no tasks"
 
 
 def require_gates_passed(evaluation: Evaluation, gate_results: Sequence[GateResult | ComparisonResult]) -> None:
-    """Raises GateMissed that names every missed gate, and by how much."""
-    missed = [str(verdict) for verdict in gate_results if not verdict.passed]
+    """Raise GateMissed, naming every missed gate and by how much, if there is one."""
+    missed = [str(result) for result in gate_results if not result.passed]
     if missed:
         count = f"{len(missed)} of {len(gate_results)} gates" if len(gate_results) > 1 else "its gate"
         raise GateMissed(f"{evaluation.name} missed {count}: {'; '.join(missed)}.")

@@ -1,11 +1,11 @@
-"""What `lsml fit` says: numbers on stdout, sentences on stderr."""
+"""Report the result of `lsml fit`: numbers on stdout, sentences on stderr."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.console.tables import print_table
 from lsml_cli.errors import format_list
 
@@ -14,52 +14,58 @@ if TYPE_CHECKING:
     from lsml_cli.training.splits import DataSplit
 
 
-def print_plan(plan: DataSplit) -> None:
-    """What would be trained on, and measured with."""
-    counts = plan.counts
+def print_plan(split: DataSplit) -> None:
+    """Print what would be trained on and what measured on."""
+    counts = split.counts
     emit(f"{counts['train']:,} tasks to train on, {counts['holdout']:,} held out")
-    for sentence in plan_lines(plan):
-        emit(sentence)
-    for control, labels in plan.classes.items():
+    for line in plan_lines(split):
+        emit(line)
+    for control, labels in split.classes.items():
         rows = [(label, f"{train:,}", f"{held_out:,}") for label, (train, held_out) in labels.items()]
         print_table((control, "train", "held out"), rows, right_aligned=(1, 2))
 
 
-def plan_lines(plan: DataSplit) -> Iterator[str]:
-    """What is remarkable about the tasks on both sides."""
-    for side, several in plan.counts["annotations"].items():
-        if several != plan.counts[side]:
-            where = "train on" if side == "train" else "measure with"
-            yield f"Every annotation counts: {several:,} to {where}."
-    if plan.left_out:
-        yield f"Left out: {_format_counts(plan.left_out)}."
-    if plan.held_out_left_out:
-        yield f"Left out of {plan.options['holdout_file']}: {_format_counts(plan.held_out_left_out)}."
-    for control, names in plan.classes_without_holdout.items():
+def plan_lines(split: DataSplit) -> Iterator[str]:
+    """Describe left-out tasks, and classes that are missing on one side of the split."""
+    for side, annotation_count in split.counts["annotations"].items():
+        if annotation_count != split.counts[side]:
+            purpose = "train on" if side == "train" else "measure with"
+            yield f"Every annotation counts: {annotation_count:,} to {purpose}."
+    if split.left_out:
+        yield f"Left out: {_format_counts(split.left_out)}."
+    if split.held_out_left_out:
+        yield f"Left out of {split.options['holdout_file']}: {_format_counts(split.held_out_left_out)}."
+    for control, names in split.classes_without_holdout.items():
         yield f'Too small to be held out, so not measured, for "{control}": {", ".join(names)}.'
-    for control, names in plan.classes_without_training.items():
+    for control, names in split.classes_without_training.items():
         yield f'Only in held-out tasks, so never learned, for "{control}": {", ".join(names)}.'
 
 
-def unreadable_lines(plan: DataSplit, export: str) -> Iterator[str]:
-    """What could not be read, with the first places: nothing is swallowed. Nothing when everything was readable."""
-    if plan.unreadable_count:
-        places = "1 task" if plan.unreadable_count == 1 else f"{plan.unreadable_count:,} tasks"
-        shown = plan.describe_unreadable("standard input" if export == "-" else export)
-        more = f"; and {plan.unreadable_count - len(shown):,} more" if plan.unreadable_count > len(shown) else ""
-        yield f"{places} could not be read: {'; '.join(shown)}{more}."
+def unreadable_lines(split: DataSplit, export: str) -> Iterator[str]:
+    """Say how many records could not be read, and where the first of them are."""
+    count = split.unreadable_count
+    if count:
+        tasks = "1 task" if count == 1 else f"{count:,} tasks"
+        examples = split.describe_unreadable("standard input" if export == "-" else export)
+        more = f"; and {count - len(examples):,} more" if count > len(examples) else ""
+        yield f"{tasks} could not be read: {'; '.join(examples)}{more}."
 
 
 def truncation_lines(result: FitResult) -> Iterator[str]:
-    """Why the version was not promoted although no gate was missed."""
+    """Explain why a version was not promoted although it passed every gate."""
     if result.split.truncated and not result.failed_gates:
         root, name = result.version.folder.parent, result.version.version
-        yield "The new version was not promoted, because nobody knows how much is missing."
-        yield f"It is kept in {result.version.folder}; to promote it anyhow: lsml versions {root} --promote {name}"
+        yield "The new version was not promoted, because the export ends too early."
+        yield f"It is kept in {result.version.folder}; to promote it anyway: lsml versions {root} --promote {name}"
 
 
 def summary_lines(result: FitResult, model: str) -> Iterator[str]:
-    """What was done, and what to run next. `model` is what `--model` means the new version from now on."""
+    """Describe the training and say what to run next.
+
+    Args:
+        result: What `fit_version` returned.
+        model: What to give to `--model` for the new version.
+    """
     version, counts = result.version, result.version.counts
     held_out = f"held out {counts['holdout']:,}"
     if version.refit:
@@ -79,8 +85,8 @@ def summary_lines(result: FitResult, model: str) -> Iterator[str]:
     if result.evaluation.unpredicted_controls:
         yield f"Nothing was predicted, so nothing measured, for: {format_list(result.evaluation.unpredicted_controls)}."
     elif not result.metrics:
-        why = "no held-out task has an answer" if counts["holdout"] else "nothing was held out"
-        yield f"Nothing was measured: {why}."
+        reason = "no held-out task has an answer" if counts["holdout"] else "nothing was held out"
+        yield f"Nothing was measured: {reason}."
     yield from _gate_lines(result)
     if result.promoted:
         yield f"Wrote and promoted {version.folder}."
@@ -91,9 +97,9 @@ def summary_lines(result: FitResult, model: str) -> Iterator[str]:
 
 
 def _gate_lines(result: FitResult) -> Iterator[str]:
-    for verdict in result.gate_results:
-        if verdict.passed:
-            yield f"Gate passed: {verdict}."
+    for gate_result in result.gate_results:
+        if gate_result.passed:
+            yield f"Gate passed: {gate_result}."
 
 
 def _format_counts(reasons: Mapping[str, int]) -> str:

@@ -1,11 +1,11 @@
-"""The numbers of an evaluation on standard output, for every command that measures."""
+"""Print the metrics of an evaluation, for every command that measures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
@@ -37,48 +37,58 @@ HEADLINE_METRICS = {
 CLASS_METRICS = {"choices": ("precision", "recall", "f1"), "regions": ("ap", "ap50", "precision", "recall", "f1")}
 
 
-def headline_metrics(judged: ControlEvaluation) -> list[str]:
-    """The few numbers that stand first; only where any number of labels may apply is micro F1 not the accuracy."""
-    several = judged.kind == "choices" and not judged.control.is_single_choice
-    shown = [*HEADLINE_METRICS[judged.kind], *(["micro-f1"] if several else [])]
-    return [name for name in shown if judged.metrics.values()[name] is not None]
+def headline_metrics(evaluation: ControlEvaluation) -> list[str]:
+    """Return the names of the headline metrics that have a value.
+
+    Micro F1 is one of them only where several labels may apply; elsewhere it equals the accuracy.
+    """
+    is_multi_label = evaluation.kind == "choices" and not evaluation.control.is_single_choice
+    names = [*HEADLINE_METRICS[evaluation.kind], *(["micro-f1"] if is_multi_label else [])]
+    return [name for name in names if evaluation.metrics.values()[name] is not None]
 
 
 def print_metrics(controls: Mapping[str, ControlEvaluation], task_label: str, *, intervals: bool = False) -> None:
-    """The metrics of each control, and a table of its classes. `tasks` is what was measured on: "held-out tasks"."""
-    for name, judged in controls.items():
-        numbers = [_format_metric(judged, metric, intervals) for metric in headline_metrics(judged)]
-        emit(f"{name}: {', '.join(numbers)} on {judged.metrics.count:,} {task_label}")
-        metrics = CLASS_METRICS.get(judged.kind, ())
+    """Print the headline metrics of each control and a table of its classes.
+
+    Args:
+        controls: The evaluation of each control, by its name.
+        task_label: What was measured on: "held-out tasks".
+        intervals: Whether to add 95 % intervals.
+    """
+    for name, evaluation in controls.items():
+        numbers = [_format_metric(evaluation, metric, intervals) for metric in headline_metrics(evaluation)]
+        emit(f"{name}: {', '.join(numbers)} on {evaluation.metrics.count:,} {task_label}")
+        metrics = CLASS_METRICS.get(evaluation.kind, ())
         if not metrics:
             continue
         rows = [
             (
-                each.name,
-                *(_format_number(each.values()[metric]) for metric in metrics),
-                f"{each.support:,}",
-                f"{each.predicted:,}",
+                class_metrics.name,
+                *(_format_number(class_metrics.values()[metric]) for metric in metrics),
+                f"{class_metrics.support:,}",
+                f"{class_metrics.predicted:,}",
             )
-            for each in judged.metrics.classes
+            for class_metrics in evaluation.metrics.classes
         ]
         headings = ("class", *(METRIC_LABELS[metric] for metric in metrics), "support", "predicted")
         print_table(headings, rows, right_aligned=range(1, len(headings)))
 
 
 def print_comparison(comparison: BaselineComparison, controls: Mapping[str, ControlEvaluation]) -> None:
-    """What the two have, and by how much they differ, for the headline numbers of each control."""
+    """Print the headline metrics of both sides and their difference, for each control."""
     rows = []
-    for control, judged in controls.items():
+    for control, evaluation in controls.items():
         differences = comparison.differences.get(control, {})
-        for metric in headline_metrics(judged):
-            each = differences.get(metric)
-            if each is None:
+        for metric in headline_metrics(evaluation):
+            difference = differences.get(metric)
+            if difference is None:
                 continue
-            interval = f"{each.interval.low:+.4f} to {each.interval.high:+.4f}" if each.interval else "-"
+            bounds = difference.interval
+            interval = f"{bounds.low:+.4f} to {bounds.high:+.4f}" if bounds else "-"
             numbers = (
-                _format_number(each.candidate),
-                _format_number(each.baseline),
-                f"{each.candidate - each.baseline:+.4f}",
+                _format_number(difference.candidate),
+                _format_number(difference.baseline),
+                f"{difference.candidate - difference.baseline:+.4f}",
                 interval,
             )
             rows.append((f"{control} {METRIC_LABELS[metric]}", *numbers))
@@ -87,10 +97,10 @@ def print_comparison(comparison: BaselineComparison, controls: Mapping[str, Cont
         print_table(("metric", "measured", "other", "difference", "95 %"), rows, right_aligned=range(1, 5))
 
 
-def _format_metric(judged: ControlEvaluation, metric: str, intervals: bool) -> str:
-    text = f"{METRIC_LABELS[metric]} {_format_number(judged.metrics.values()[metric])}"
-    each = judged.intervals.get(metric) if intervals else None
-    return f"{text} ({each.low:.4f} to {each.high:.4f})" if each else text
+def _format_metric(evaluation: ControlEvaluation, metric: str, intervals: bool) -> str:
+    text = f"{METRIC_LABELS[metric]} {_format_number(evaluation.metrics.values()[metric])}"
+    interval = evaluation.intervals.get(metric) if intervals else None
+    return f"{text} ({interval.low:.4f} to {interval.high:.4f})" if interval else text
 
 
 def _format_number(value: Any) -> str:
@@ -98,29 +108,30 @@ def _format_number(value: Any) -> str:
 
 
 def print_agreement(controls: Mapping[str, ControlEvaluation]) -> None:
-    """People against people."""
-    for name, judged in controls.items():
-        found = judged.agreement
-        if found is not None:
-            alpha = f", Krippendorff's alpha {found.alpha:.4f}" if found.alpha is not None else ""
-            emit(f"{name}: people agree ({found.measure}) {found.mean:.4f}{alpha} on {found.tasks:,} tasks")
+    """Print how far annotators agree with each other, for each control."""
+    for name, evaluation in controls.items():
+        agreement = evaluation.agreement
+        if agreement is not None:
+            alpha = f", Krippendorff's alpha {agreement.alpha:.4f}" if agreement.alpha is not None else ""
+            emit(f"{name}: people agree ({agreement.measure}) {agreement.mean:.4f}{alpha} on {agreement.tasks:,} tasks")
 
 
 def print_calibration(controls: Mapping[str, ControlEvaluation]) -> None:
+    """Print the expected calibration error of each classifier, and its bins."""
     rows: list[Sequence[str]] = []
-    for name, judged in controls.items():
-        if judged.calibration is not None and judged.kind == "choices":
-            found = judged.calibration
+    for name, evaluation in controls.items():
+        if evaluation.calibration is not None and evaluation.kind == "choices":
+            calibration = evaluation.calibration
             rows += [
                 (
                     name,
-                    f"{each.low:.1f} to {each.high:.1f}",
-                    f"{each.count:,}",
-                    _format_number(each.score),
-                    _format_number(each.right),
+                    f"{bin.low:.1f} to {bin.high:.1f}",
+                    f"{bin.count:,}",
+                    _format_number(bin.score),
+                    _format_number(bin.right),
                 )
-                for each in found.bins
+                for bin in calibration.bins
             ]
-            emit(f"{name}: expected calibration error {found.ece:.4f} over {found.count:,} scores")
+            emit(f"{name}: expected calibration error {calibration.ece:.4f} over {calibration.count:,} scores")
     if rows:
         print_table(("control", "score", "answers", "mean score", "right"), rows, right_aligned=range(2, 5))

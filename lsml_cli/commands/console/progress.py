@@ -1,43 +1,24 @@
-"""What people read while a command runs. All of it goes to stderr: stdout is data."""
+"""Report progress and notes on standard error while a command runs."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lsml_cli.errors import OutputClosed, OutputError
-
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-PROGRESS_INTERVAL = 30.0  # seconds between two lines of progress where there is no terminal
-
-
-def emit(*lines: str) -> None:
-    """Print lines of data to stdout: the only way there for a report.
-
-    Raises OutputClosed when nobody reads them any more, OutputError when there is no room for them.
-    """
-    try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
-    except OSError as error:
-        # What is left in Python's buffer has to go somewhere, or Python complains once more when it exits.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        if isinstance(error, BrokenPipeError):
-            raise OutputClosed from None
-        raise OutputError(f"Standard output cannot be written: {error.strerror}.") from None
+PROGRESS_INTERVAL = 30.0  # seconds between two lines of progress where stderr is not a terminal
 
 
 class Console:
-    """Notes and progress: a bar on a terminal, a plain line every now and then elsewhere, nothing if `quiet`."""
+    """Print notes and progress to stderr.
+
+    Progress is a bar on a terminal and an occasional line elsewhere; with `quiet` it is not shown.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -53,7 +34,7 @@ class Console:
             self._bar.close()
 
     def note(self, message: str, important: bool = False) -> None:
-        """Show a sentence; one that is `important` also when everything else is quiet."""
+        """Print a sentence; an `important` one is printed even if `quiet`."""
         if self.quiet and not important:
             return
         if self._bar is not None:
@@ -61,11 +42,16 @@ class Console:
         print(f"lsml: {message}", file=sys.stderr, flush=True)
 
     def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
+        """Show how far a run is.
+
+        Args:
+            tasks: Tasks that are done.
+            failed: How many of them failed.
+            fraction: How much of the input is read, 0..1; None if its size is unknown.
+        """
         if self.quiet:
             return
-        if (
-            self._first_count is None
-        ):  # the tasks of an earlier run, and the first batch with the model's start, set the scale
+        if self._first_count is None:  # tasks of a resumed run and the start of the model do not count for the rate
             self._first_count, self._started_at = tasks, time.monotonic()
         rate = (tasks - self._first_count) / max(time.monotonic() - self._started_at, 1e-6)
         text = f"{tasks:,} tasks" + (f", {rate:,.0f}/s" if rate else "") + (f", {failed:,} failed" if failed else "")
@@ -80,10 +66,10 @@ class Console:
             from tqdm import tqdm
 
             columns, rows = shutil.get_terminal_size()  # tqdm draws nothing where a terminal has no size
-            known = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-            unknown = "{desc} {elapsed}"
-            form = unknown if fraction is None else known
-            self._bar = tqdm(total=1.0, file=sys.stderr, bar_format=form, leave=False, ncols=columns, nrows=rows)
+            with_total = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+            without_total = "{desc} {elapsed}"
+            bar_format = without_total if fraction is None else with_total
+            self._bar = tqdm(total=1.0, file=sys.stderr, bar_format=bar_format, leave=False, ncols=columns, nrows=rows)
         self._bar.set_description_str(text, refresh=False)
         self._bar.update((fraction or 0.0) - self._bar.n)
         self._bar.refresh()

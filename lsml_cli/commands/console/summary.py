@@ -1,4 +1,4 @@
-"""`--summary FILE`: what a command did, as JSON. For every command that has the option."""
+"""Write the summary of a command as JSON: `--summary FILE`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lsml_cli.errors import OutputError, UsageError
 
 
 def require_writable(path: Path | None, option: str = "--summary") -> None:
-    """Raises UsageError for a place where no file can be: before hours of work, not after them."""
+    """Raise UsageError if no file can be written at `path`, before hours of work."""
     if path is None:
         return
     if path.is_dir():
@@ -19,7 +19,7 @@ def require_writable(path: Path | None, option: str = "--summary") -> None:
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}.", f"Create it first: mkdir -p {path.parent}")
     if path.is_file() and not _looks_like_summary(path):
-        raise UsageError(f"{option} {path} is there already, and is no summary.", "Name another file.")
+        raise UsageError(f"{option} {path} already exists and is not a summary.", "Name another file.")
 
 
 def _looks_like_summary(path: Path) -> bool:
@@ -28,23 +28,28 @@ def _looks_like_summary(path: Path) -> bool:
 
 
 def write_summary(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Write the summary as JSON, if there is a place for one; it appears when it is complete.
+    """Write the summary as JSON; the file appears when it is complete.
 
-    Text in it may hold the bytes of a path that are no UTF-8. Raises OutputError when it cannot be written.
+    Args:
+        path: Where to write; None: nowhere.
+        content: The summary. A path in it may hold bytes that are not UTF-8.
+
+    Raises:
+        OutputError: The file cannot be written.
     """
     if path is None:
         return
     body = _to_json(content)
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        if path.exists() and not path.is_file():  # /dev/stderr, a named pipe: nothing can take its place
+        if path.exists() and not path.is_file():  # /dev/stderr or a named pipe, which cannot be replaced
             path.write_bytes(body)
             return
         try:
-            aside.write_bytes(body)
-            aside.replace(path)
+            temporary.write_bytes(body)
+            temporary.replace(path)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"The summary {path} cannot be written: {error.strerror}.") from None
 
@@ -56,5 +61,5 @@ def _to_json(content: Mapping[str, Any]) -> bytes:
 
     try:
         return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # no UTF-8, or a whole number beyond 64 bits
+    except TypeError:  # not UTF-8, or an integer beyond 64 bits
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")

@@ -1,15 +1,21 @@
-"""Tables on standard output: drawn on a terminal, plain columns elsewhere, of which nothing is cut."""
+"""Print tables to standard output: drawn on a terminal, plain columns elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
 
-from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.stdout import emit
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right_aligned: Collection[int] = ()) -> None:
-    """One row per line below the headings; the columns whose positions are in `right` hold numbers."""
+    """Print one row per line below the headings; no cell is truncated.
+
+    Args:
+        headings: Names of the columns.
+        rows: Cells as text.
+        right_aligned: Positions of the columns that hold numbers.
+    """
     if sys.stdout.isatty():
         emit(_render_table(headings, rows, right_aligned))
         return

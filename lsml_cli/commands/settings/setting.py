@@ -1,4 +1,4 @@
-"""An option of a command as a setting: what its values in a TOML file may be, and how click takes them."""
+"""Describe an option of a command as a setting, and convert its TOML value for click."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lsml_cli.errors import UsageError
 
-# Options about one run, or about the settings themselves.
+# Options about one run, or about the settings themselves: no settings.
 COMMAND_LINE_ONLY = frozenset(
     {
         "config",
@@ -28,7 +28,8 @@ COMMAND_LINE_ONLY = frozenset(
     }
 )
 
-# What the metavar of an option says about a string. Whatever is in none of these is not taken from beside the data.
+# What the metavar of an option says about its value. A file beside the data may not set an option whose metavar is in
+# none of these.
 PATH_METAVARS = frozenset({"FILE", "DIR", "ERRORS"})
 MODEL_METAVARS = frozenset({"MODEL"})
 SAFE_METAVARS = frozenset(
@@ -49,13 +50,13 @@ SAFE_METAVARS = frozenset(
         "SIZE",
     }
 )
-# What is not, though it is a choice or a number: with `from = "paths"` the lines of a file may lead anywhere on this
-# machine, and a project is somewhere to send things, or to change what is there.
+# Options that a file beside the data may not set although they are choices or numbers: with `from = "paths"` the lines
+# of a file may name any file of this machine, and `project` decides what is changed in Label Studio.
 RESTRICTED_OPTIONS = {
-    "from": "says what is read, and from where",
-    "project": "says where something is sent, or comes from",
-    "existing": "says what becomes of predictions that are there",
-    "create-tasks": "says what is sent",
+    "from": "decides what is read, and from where",
+    "project": "decides which project is read or changed",
+    "existing": "decides what happens to existing predictions",
+    "create-tasks": "decides what is sent",
 }
 NUMBER_METAVARS = frozenset({"SHARE", "FRACTION", "N", "SIZE"})  # a string option that may be a number
 
@@ -70,14 +71,16 @@ _TYPE_NAMES: Mapping[Any, str] = {
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a command as a setting.
+    """An option of a command that lsml.toml may set.
 
-    key    "batch-size", its long spelling; `name` is the parameter of the command's function
-    param  click's own object
-    kinds  what its values may be: bool, int, float, str, Path, list, or the strings of a Literal
-    words  of its metavar: {"FILE"}, {"KEY", "VALUE"}
-    table  whether it is repeated as KEY=VALUE, and so a table of its own in the file. PREFIX=DIR is none: a prefix may
-           hold "=", so that is a list of strings there as on the command line
+    Args:
+        key: Its long spelling without the dashes: "batch-size".
+        param_name: The parameter of the command's function.
+        param: Click's object.
+        value_types: Types that its value may have: bool, int, float, str, Path, list, or a Literal.
+        metavar_words: Words of its metavar: {"FILE"}, {"KEY", "VALUE"}.
+        is_table: Whether it is repeated as KEY=VALUE, and so a table in the file. PREFIX=DIR is not: a prefix may hold
+            "=", so it is a list of strings in the file too.
     """
 
     key: str
@@ -92,18 +95,18 @@ class Option:
         return Path in self.value_types or bool(self.metavar_words & PATH_METAVARS)
 
     def is_path_value(self, value: str) -> bool:
-        """Whether this value is one: "-" is standard output, and --holdout takes a share as well as a file."""
+        """Tell whether `value` is a path: "-" is standard output, and --holdout takes a fraction as well as a file."""
         return self.is_path and value != "-" and not (self.metavar_words & NUMBER_METAVARS and _is_number(value))
 
     def parse_number(self, value: Any) -> Any:
-        """A whole number where that is what the text of such an option says."""
-        written = (
+        """Return the integer that the text of a numeric option spells, or `value` itself."""
+        is_integer_text = (
             isinstance(value, str)
             and bool(self.metavar_words & NUMBER_METAVARS)
             and value.isascii()
             and value.isdigit()
         )
-        return int(value) if written else value
+        return int(value) if is_integer_text else value
 
     @property
     def is_model(self) -> bool:
@@ -111,7 +114,7 @@ class Option:
 
     @property
     def is_unrestricted(self) -> bool:
-        """Whether what could stand here may be more than a name or a text."""
+        """Whether a value could be more than a name or a text, so that a file beside the data may not set it."""
         if self.key in RESTRICTED_OPTIONS:
             return True
         return bool({str, list} & set(self.value_types)) and not (
@@ -120,16 +123,16 @@ class Option:
 
 
 def collect_options(command: Any) -> dict[str, Option]:
-    """Every option of a click command that is a setting, by its key."""
+    """Return the options of a click command that are settings, by key."""
     hints = get_type_hints(command.callback)
-    found = {}
+    options = {}
     for param in command.params:
         long = [spelling[2:] for spelling in param.opts if spelling.startswith("--")]
         if param.param_type_name != "option" or not long or long[0] in COMMAND_LINE_ONLY:
             continue
         metavar = param.metavar or ""
         words = frozenset(re.findall(r"[A-Z]+", metavar))
-        found[long[0]] = Option(
+        options[long[0]] = Option(
             long[0],
             param.name,
             param,
@@ -137,7 +140,7 @@ def collect_options(command: Any) -> dict[str, Option]:
             words,
             "=" in metavar and not words & PATH_METAVARS,
         )
-    return found
+    return options
 
 
 def _value_types(hint: Any) -> tuple[Any, ...]:
@@ -146,16 +149,22 @@ def _value_types(hint: Any) -> tuple[Any, ...]:
     members = get_args(hint) or (hint,)
     if len(members) == 1:
         return members
-    return tuple(kind for each in members if each is not NoneType for kind in _value_types(each))
+    return tuple(kind for member in members if member is not NoneType for kind in _value_types(member))
 
 
 def convert_value(option: Option, value: Any, error_location: str) -> Any:
-    """The value as click takes it. Raises UsageError when it is of the wrong type.
+    """Convert a TOML value to what click takes.
 
-    where  "data/lsml.toml: [predict] workers", how sentences about it begin
+    Args:
+        option: The option that the value is for.
+        value: The value as tomllib returned it.
+        error_location: How an error message begins: "data/lsml.toml: [predict] workers".
+
+    Raises:
+        UsageError: The value has the wrong type.
     """
     if option.is_table:
-        # A model's parameter may itself be a table; elsewhere one only stands for a dot: category.macro-f1 = 0.8
+        # A model's parameter may itself be a table; elsewhere a table is how TOML reads a dot: category.macro-f1 = 0.8
         flat = _flatten(value) if isinstance(value, dict) and "KEY" not in option.metavar_words else value
         return _to_key_value_pairs(flat, error_location)
     if (
@@ -175,7 +184,7 @@ def convert_value(option: Option, value: Any, error_location: str) -> Any:
 
 def _is_of_type(value_type: Any, value: Any) -> bool:
     if value_type is list:
-        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if value_type is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if get_origin(value_type) is Literal:
@@ -186,7 +195,7 @@ def _is_of_type(value_type: Any, value: Any) -> bool:
 
 def _describe_type(value_type: Any) -> str:
     if get_origin(value_type) is Literal:
-        return " or ".join(f'"{each}"' for each in get_args(value_type))
+        return " or ".join(f'"{choice}"' for choice in get_args(value_type))
     return "a list of strings" if value_type is list else _TYPE_NAMES[value_type]
 
 
@@ -197,7 +206,7 @@ def _describe_value(value: Any) -> str:
 
 
 def _to_key_value_pairs(value: Any, error_location: str) -> list[str]:
-    """A table as KEY=VALUE, the values as JSON, which is how a command line is read: "3" stays a string."""
+    """Convert a table to KEY=VALUE texts with JSON values, as a command line spells them: "3" stays a string."""
     import orjson
 
     if not isinstance(value, dict):
@@ -205,21 +214,23 @@ def _to_key_value_pairs(value: Any, error_location: str) -> list[str]:
             f"{error_location} must be a table of names and values.", "Write it as a table: { name = value }."
         )
     pairs = []
-    for key, each in value.items():
-        if not key or "=" in key or not _is_json(each):
+    for key, item in value.items():
+        if not key or "=" in key or not _is_json(item):
             raise UsageError(
-                f"{error_location} cannot hold {key} = {each}.", "It takes numbers, strings, true, false, lists."
+                f"{error_location} cannot hold {key} = {item}.", "It takes numbers, strings, true, false, lists."
             )
-        pairs.append(f"{key}={orjson.dumps(each).decode()}")
+        pairs.append(f"{key}={orjson.dumps(item).decode()}")
     return pairs
 
 
 def _flatten(table: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in table.items():
-        below = _flatten(value) if isinstance(value, dict) else None
-        found |= {key: value} if below is None else {f"{key}.{rest}": each for rest, each in below.items()}
-    return found
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner_key}": inner for inner_key, inner in _flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _is_json(value: Any) -> bool:

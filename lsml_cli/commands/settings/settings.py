@@ -1,10 +1,10 @@
-"""How a command takes part in `lsml.toml`: flags win, then the file, then what is built in.
+"""Give the options of a command their defaults from `lsml.toml`: options win, then the file, then built-in defaults.
 
     app.command(cls=SettingsCommand)(predict)        # in cli.py
 
-    def predict(..., config: options.Config = None, show_settings: options.ShowSettings = False) -> None:
+    def predict(..., settings: options.SettingsFile = None, show_settings: options.ShowSettings = False) -> None:
 
-That is all: the file is click's `default_map`, so a command's function sees values and never where they come from.
+The file becomes click's `default_map`, so a command's function sees values and never where they come from.
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from lsml_cli.commands.console.progress import emit
+from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.settings import settings_file
 from lsml_cli.commands.settings.setting import Option, collect_options
 from lsml_cli.commands.settings.settings_file import Settings
 
 EMPTY_STRING = '""'  # in TOML
-MAX_ALIGNED_WIDTH = 48  # columns of a value before the place it comes from is no longer aligned
+MAX_ALIGNED_WIDTH = 48  # columns; comments after longer settings are not aligned
 
-
-# What an option means without its value, which Typer itself knows no way to say.
+# What an option means without its value, which Typer cannot express.
 IMPLICIT_VALUES = {"--check": "tasks"}
 
 
 class SettingsCommand(TyperCommand):
-    """A command whose options have their defaults in lsml.toml."""
+    """A command that reads defaults of its options from lsml.toml."""
 
     def make_parser(self, ctx: Any) -> Any:
-        """The usual parser, and --no-SWITCH for each switch: without it a flag could not win against `quiet = true`."""
+        """Return the usual parser with --no-SWITCH for each switch, so that an option can win over `quiet = true`."""
         parser = super().make_parser(ctx)
         params: list[Any] = self.params
         for param in params:
@@ -44,29 +43,29 @@ class SettingsCommand(TyperCommand):
         return parser
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse, with the file's settings as defaults. Raises UsageError when something is wrong with the file."""
+        """Parse with the file's settings as defaults; raise UsageError if the file is invalid."""
         if ctx.resilient_parsing:  # a shell asks for completions
             return super().parse_args(ctx, args)
-        args = [f"{each}={IMPLICIT_VALUES[each]}" if each in IMPLICIT_VALUES else each for each in args]
-        given = dict(self.make_parser(ctx).parse_args(list(args))[0])
-        if given.get("help"):
+        args = [f"{arg}={IMPLICIT_VALUES[arg]}" if arg in IMPLICIT_VALUES else arg for arg in args]
+        parsed = dict(self.make_parser(ctx).parse_args(list(args))[0])
+        if parsed.get("help"):
             return super().parse_args(ctx, args)
         options = collect_options(self)
-        settings = self._load_settings(ctx, given, options)
+        settings = self._load_settings(ctx, parsed, options)
         ctx.default_map = {options[key].param_name: value for key, value in settings.values.items()}
-        if given.get(self._param_name("--show-settings")):
-            emit(*_format_settings(ctx, str(self.name), given, options, settings))
+        if parsed.get(self._param_name("--show-settings")):
+            emit(*_format_settings(ctx, str(self.name), parsed, options, settings))
             raise typer.Exit
         rest = super().parse_args(ctx, args)
         for key, value in settings.values.items():
-            if options[key].is_table and given.get(options[key].param_name):
-                ctx.params[options[key].param_name] = _merge_pairs(value, given[options[key].param_name])
-        _report_settings_file(ctx, given, options, settings)
+            if options[key].is_table and parsed.get(options[key].param_name):
+                ctx.params[options[key].param_name] = _merge_pairs(value, parsed[options[key].param_name])
+        _report_settings_file(ctx, parsed, options, settings)
         return rest
 
     def _load_settings(self, ctx: Any, parsed: Mapping[str, Any], options: Mapping[str, Option]) -> Settings:
         arguments = [parsed.get(param.name) for param in self.params if param.param_type_name == "argument"]
-        data = next((each for each in arguments if isinstance(each, str)), None)
+        data = next((argument for argument in arguments if isinstance(argument, str)), None)
         path, named = settings_file.find_settings_file(parsed.get(self._param_name("--config")), data)
         document = settings_file.read_toml(path, named)
         if document is None:
@@ -89,7 +88,7 @@ class SettingsCommand(TyperCommand):
 
 
 def _require_safe(option: Option, value: Any, flag: Any, path: Path, error_location: str) -> None:
-    """Look at what the command line leaves to the file."""
+    """Check the values that the command line does not override."""
     from lsml_cli.commands.settings.trust import require_safe_value
 
     if option.is_table:
@@ -103,7 +102,7 @@ def _merge_pairs(defaults: list[str], flags: list[str]) -> list[str]:
 
 
 def _drop_overridden(defaults: list[str], flags: list[str]) -> list[str]:
-    """KEY=VALUE pairs of the file, but for the keys that the command line gives."""
+    """Return the KEY=VALUE pairs whose keys the command line does not give."""
     keys = {pair.partition("=")[0] for pair in flags}
     return [pair for pair in defaults if pair.partition("=")[0] not in keys]
 
@@ -111,7 +110,7 @@ def _drop_overridden(defaults: list[str], flags: list[str]) -> list[str]:
 def _report_settings_file(
     ctx: Any, parsed: Mapping[str, Any], options: Mapping[str, Option], settings: Settings
 ) -> None:
-    """Say which settings a file that nobody named has decided."""
+    """Print which options come from a settings file that was not named with --config."""
     from lsml_cli.commands.console.progress import Console
 
     def decides(option: Option, value: Any) -> bool:
@@ -126,23 +125,23 @@ def _report_settings_file(
 def _format_settings(
     ctx: Any, command: str, parsed: Mapping[str, Any], options: Mapping[str, Option], settings: Settings
 ) -> Iterator[str]:
-    """The settings as TOML, a line each, with where they come from: what is printed is a lsml.toml itself."""
+    """Format the settings as TOML, one per line with its origin; the output is a valid lsml.toml."""
     lines: list[tuple[str, str]] = []
     tables: dict[str, list[tuple[str, str]]] = {}
     for key, option in options.items():
         value, source = option.param.consume_value(ctx, parsed)
         if value is not None:
-            value = option.param.process_value(ctx, value)  # 0 for a float is 0.0; nonsense is refused
-        place = _describe_origin(source.name, option, settings)
+            value = option.param.process_value(ctx, value)  # 0 for a float becomes 0.0; invalid values are rejected
+        origin = _describe_origin(source.name, option, settings)
         if option.is_table:
             tables[key] = list(
                 _format_pairs(settings.values.get(key, []), parsed.get(option.param_name) or [], settings.path)
             )
         elif value is None or value in ([], ()):
-            lines.append((f"# {key} is not set", "required" if option.param.required else place))
+            lines.append((f"# {key} is not set", "required" if option.param.required else origin))
         else:
-            lines.append((f"{key} = {to_toml(option.parse_number(value))}", place))
-    yield f"# {settings.path}: {'read' if settings.exists else 'not there'}"
+            lines.append((f"{key} = {to_toml(option.parse_number(value))}", origin))
+    yield f"# {settings.path}: {'read' if settings.exists else 'does not exist'}"
     yield f"[{command}]"
     yield from _align_comments(lines)
     for key, pairs in tables.items():
@@ -159,35 +158,35 @@ def _describe_origin(source: str, option: Option, settings: Settings) -> str:
 def _format_pairs(defaults: list[str], flags: list[str], path: Path) -> Iterator[tuple[str, str]]:
     from lsml_cli.registry.resolve import parse_params
 
-    mine = parse_params(flags)
-    for key, value in (parse_params(defaults) | mine).items():
+    overrides = parse_params(flags)
+    for key, value in (parse_params(defaults) | overrides).items():
         text = to_toml(value)
         yield (
             f"{_toml_key(key)} = {text}" if text else f"# {_toml_key(key)} is null",
-            "command line" if key in mine else str(path),
+            "command line" if key in overrides else str(path),
         )
 
 
 def _align_comments(lines: list[tuple[str, str]]) -> Iterator[str]:
-    width = max((len(left) for left, _ in lines if len(left) <= MAX_ALIGNED_WIDTH), default=0)
-    for left, place in lines:
-        yield f"{left:{width}}  # {place}"
+    width = max((len(setting) for setting, _ in lines if len(setting) <= MAX_ALIGNED_WIDTH), default=0)
+    for setting, origin in lines:
+        yield f"{setting:{width}}  # {origin}"
 
 
 def to_toml(value: Any) -> str | None:
-    """A value as TOML on one line, None when TOML has nothing for it (null)."""
+    """Format a value as TOML on one line; None for null, which TOML cannot express."""
     if isinstance(value, dict):
-        inner = [f"{_toml_key(key)} = {to_toml(each)}" for key, each in value.items() if each is not None]
+        inner = [f"{_toml_key(key)} = {to_toml(item)}" for key, item in value.items() if item is not None]
         return f"{{ {', '.join(inner)} }}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(to_toml(each) or EMPTY_STRING for each in value) + "]"
+        return "[" + ", ".join(to_toml(item) or EMPTY_STRING for item in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     if value is None:
         return None
-    # JSON's escapes are TOML's, but for DEL. A file name that is no UTF-8 can only be hinted at.
+    # JSON's escapes are TOML's, except for DEL. Bytes of a file name that are not UTF-8 are shown escaped.
     import orjson
 
     text = str(value).encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What a `lsml.toml` says for one command: found, read, checked, its paths put where they belong.
+"""Find, read and check the settings of one command in `lsml.toml`, and resolve the paths in them.
 
     [predict]
     model = "models/news"      # relative to this file
@@ -7,10 +7,9 @@
     [predict.with]             # --with KEY=VALUE
     ngrams = [1, 2]
 
-A file named with `--config` is the user's own word. One that merely lies beside the data may have come with the data,
-from somebody else. So it decides only about what is harmless: its paths stay below its folder, its model is one that
-comes with lsml, was installed as a plug-in, or was trained by one of these; and an option that is not known to be
-harmless (an address, a token) is not taken from it.
+A file named with `--config` is trusted. One that lies beside the data may have come with the data, from a stranger. So
+it may set only harmless options: its paths stay below its folder; its model is built in, an installed plug-in, or a
+version trained by one of these; an option that is not known to be harmless (an address, a token) is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +31,14 @@ FILE_NAME = "lsml.toml"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the file at `path` says for a command: option key -> the value as click takes it. `named`: by --config."""
+    """The settings of one command.
+
+    Args:
+        path: The file.
+        is_explicit: Whether --config named it.
+        exists: Whether it exists.
+        values: Option key -> value as click takes it.
+    """
 
     path: Path
     is_explicit: bool
@@ -41,14 +47,21 @@ class Settings:
 
 
 def find_settings_file(config_option: str | Path | None, data: str | None) -> tuple[Path, bool]:
-    """Where the settings are: the file that --config names, else lsml.toml beside the data or in the working folder."""
+    """Return the settings file and whether --config named it.
+
+    Without --config it is lsml.toml beside the data, or in the working folder for standard input.
+    """
     if config_option is not None:
         return Path(config_option), True
     return (Path() if data in (None, "-") else Path(str(data)).parent) / FILE_NAME, False
 
 
 def read_toml(path: Path, is_explicit: bool) -> dict[str, Any] | None:
-    """The TOML document, None when there is no file beside the data. Raises UsageError when it cannot be read."""
+    """Read the TOML document; None if there is no file beside the data.
+
+    Raises:
+        UsageError: The file cannot be read, or is not TOML.
+    """
     import tomllib
 
     if not is_explicit and not path.is_file():
@@ -63,17 +76,17 @@ def read_toml(path: Path, is_explicit: bool) -> dict[str, Any] | None:
         raise UsageError(f"The settings {path} are not TOML: {error}.", _FIX_FILE_HINT) from None
 
 
-_FIX_FILE_HINT = "Mend the file, or name another with --config (--config /dev/null for none)."
+_FIX_FILE_HINT = "Correct the file, or name another with --config (--config /dev/null for none)."
 
 
 def get_command_table(document: Mapping[str, Any], path: Path, command: str, commands: Iterable[str]) -> dict[str, Any]:
-    """The table of a command. Raises UsageError when the document holds anything but tables of commands."""
+    """Return the table of a command; raise UsageError if the document holds anything but tables of commands."""
     known = list(commands)
     for name, value in document.items():
         if name not in known and not isinstance(value, dict):
             raise UsageError(
-                f"{path}: {name} stands outside of a table.",
-                f"Put it below the command it is meant for: {_format_table_names(known)}.",
+                f"{path}: {name} is outside of a table.",
+                f"Move it into the table of its command: {_format_table_names(known)}.",
             )
         if name not in known:
             raise UsageError(
@@ -90,11 +103,17 @@ def _format_table_names(names: Iterable[str]) -> str:
 
 
 def check_table(table: Mapping[str, Any], error_location: str, options: Mapping[str, Option]) -> dict[str, Any]:
-    """The settings by key, spelled like the options. Raises UsageError for an unknown key or a wrong type.
+    """Return the settings by option key.
 
-    where  "data/lsml.toml: [predict]", how sentences about it begin
+    Args:
+        table: The table of the command; keys may be spelled with hyphens or underscores.
+        error_location: How an error message begins: "data/lsml.toml: [predict]".
+        options: The options of the command.
+
+    Raises:
+        UsageError: A key is unknown or given twice, or a value has the wrong type.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for spelled, value in table.items():
         key = spelled.replace("_", "-")
         if key in COMMAND_LINE_ONLY:
@@ -104,14 +123,14 @@ def check_table(table: Mapping[str, Any], error_location: str, options: Mapping[
         if key not in options:
             known = ", ".join(sort_by_similarity(key, options))
             raise UsageError(f"{error_location} has no setting {spelled!r}.", f"It has: {known}.")
-        if key in found:
-            raise UsageError(f"{error_location} {key} is there twice.", "Spell it with hyphens only.")
-        found[key] = setting.convert_value(options[key], value, f"{error_location} {spelled}")
-    return found
+        if key in settings:
+            raise UsageError(f"{error_location} {key} is given twice.", "Spell it with hyphens only.")
+        settings[key] = setting.convert_value(options[key], value, f"{error_location} {spelled}")
+    return settings
 
 
 def resolve_relative_paths(option: Option, value: Any, folder: Path) -> Any:
-    """The value with a relative path made relative to the folder of the file."""
+    """Return the value with relative paths resolved against the folder of the file."""
     if isinstance(value, list) and option.is_path:
         return [f"{prefix}={folder / path}" if equals else path for prefix, equals, path in map(_split_map, value)]
     if not isinstance(value, str):
@@ -123,32 +142,32 @@ def resolve_relative_paths(option: Option, value: Any, folder: Path) -> Any:
 
 
 def _split_map(pair: str) -> tuple[str, str, str]:
-    """PREFIX=DIR: the folder is what stands behind the last "="."""
+    """Split PREFIX=DIR at the last "="."""
     return pair.rpartition("=")
 
 
 def _resolve_model(value: str, folder: Path) -> str:
-    """As `registry.find_model` would read it in that folder."""
+    """Return a model name that means what `value` means in `folder`."""
     from lsml_cli.registry.resolve import BUILT_IN, split_class
 
-    there = folder / value
+    path = folder / value
     if value in BUILT_IN:
         return value
-    if not is_model_folder(str(there)) and (both := split_class(value)) is not None:
-        return f"{_resolve_model(both[0], folder)}@{folder / both[1]}"
+    if not is_model_folder(str(path)) and (class_and_folder := split_class(value)) is not None:
+        return f"{_resolve_model(class_and_folder[0], folder)}@{folder / class_and_folder[1]}"
     file, colon, _ = value.rpartition(":")
-    # A plain name is a plug-in unless it is a folder; in the working folder it must not become one by accident.
+    # A plain name is a plug-in unless it is a folder; a folder of the working directory must not be taken for it.
     if (
-        is_model_folder(str(there))
+        is_model_folder(str(path))
         or (colon and file.endswith(".py"))
         or (not colon and ("/" in value or is_model_folder(value)))
     ):
-        return str(there)
+        return str(path)
     return value
 
 
 def validate_value(option: Option, value: Any, ctx: Any, error_location: str) -> None:
-    """Let click look at the value: ranges, choices. Raises UsageError that names the file."""
+    """Check the value against the option's range or choices; raise UsageError that names the file."""
     try:
         option.param.process_value(ctx, value)
     except typer.BadParameter as error:

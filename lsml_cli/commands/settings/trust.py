@@ -1,4 +1,4 @@
-"""What a `lsml.toml` that lies beside the data may decide: it may have come with the data, from somebody else."""
+"""Decide which settings a `lsml.toml` beside the data may make: it may have come with the data, from a stranger."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from lsml_cli.registry.versions import is_model_folder
 
 
 def require_safe_value(option: Option, value: Any, path: Path, error_location: str) -> None:
-    """Raises UsageError when a value could run code, touch files elsewhere, or send something somewhere.
+    """Raise UsageError if a value could run code, touch files elsewhere, or send data somewhere.
 
-    value  as `settings_file.placed` returned it
-    path   of the lsml.toml
+    Args:
+        option: The option that the value is for.
+        value: The value, as `settings_file.resolve_relative_paths` returned it.
+        path: The lsml.toml.
+        error_location: How the error message begins.
     """
-    why = _find_objection(option, value, path.parent)
-    if why is not None:
+    objection = _find_objection(option, value, path.parent)
+    if objection is not None:
         raise UsageError(
-            f"{error_location} {option.key} {why}; a file that merely lies beside the data may not decide that.",
+            f"{error_location} {option.key} {objection}; a settings file beside the data may not set that.",
             f"Give --{option.key} on the command line or, if the file is your own, --config {path}.",
         )
 
@@ -41,7 +44,7 @@ def _find_objection(option: Option, value: Any, folder: Path) -> str | None:
 
 
 def _find_model_objection(model: str) -> str | None:
-    """A class in a file is code. A version is arrays and JSON, and by itself never more than a registered model."""
+    """A class in a file is code; a trained version is arrays and JSON of a registered class."""
     from lsml_cli.registry.project_file import runs_user_code
 
     if runs_user_code(model):
@@ -50,8 +53,9 @@ def _find_model_objection(model: str) -> str | None:
 
 
 def _find_path_objection(path: Path, folder: Path) -> str | None:
-    """Links are followed; and .bashrc or .git are nobody's predictions."""
-    root, target = (Path(os.path.realpath(each)) for each in (folder, path))  # unlike resolve, no error for a loop
+    """Refuse paths that lead out of the folder, through links too, and hidden files such as .bashrc or .git."""
+    # Unlike Path.resolve, realpath raises no error for a loop of links.
+    root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     if not target.is_relative_to(root):
         return f"is {path}, outside of its folder"
     hidden = any(part.startswith(".") for part in target.relative_to(root).parts)
@@ -59,7 +63,7 @@ def _find_path_objection(path: Path, folder: Path) -> str | None:
 
 
 def _find_table_objection(pairs: list[str]) -> str | None:
-    """A parameter of a model may be the path of a checkpoint, or of a config that is Python."""
+    """Refuse model parameters that may name a file: a checkpoint, or a config that is Python."""
     import orjson
 
     for pair in pairs:
@@ -71,7 +75,7 @@ def _find_table_objection(pairs: list[str]) -> str | None:
     return None
 
 
-_CODE_RUNNING_PARAMS = frozenset({"trust_checkpoint", "launch"})  # parameters of models by which somebody's code is run
+_CODE_RUNNING_PARAMS = frozenset({"trust_checkpoint", "launch"})  # parameters of models that run code
 
 
 def _may_name_file(value: Any) -> bool:
