@@ -114,7 +114,7 @@ def test_an_older_version_comes_back_and_a_newer_one_too(lsml: Lsml, root: Path)
     promoted = versions.current_version(root)
     run = lsml("versions", root, "--promote", names[0])
     assert run.returncode == 0
-    assert run.stderr == f"lsml: {root} means {names[0]} now, instead of {promoted}.\n"
+    assert run.stderr == f"lsml: {root} now means {names[0]}, instead of {promoted}.\n"
     assert versions.current_version(root) == names[0]
     assert lsml("versions", root, "--promote", names[-1], "--quiet").stderr == ""
     assert versions.current_version(root) == names[-1]
