@@ -113,7 +113,7 @@ class Parameter:
             case "int":
                 return isinstance(value, int) and not isinstance(value, bool)
             case "float":
-                return _is_number(value) and math.isfinite(value)
+                return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             case "str":
                 return isinstance(value, str)
             case "list":

@@ -1,13 +1,13 @@
-"""The conformance suite for a model: what lsml relies on, and a test of it for your own.
+"""Check that a model keeps the contract that lsml relies on.
 
     from lsml_cli import check_model
 
-    def test_it_keeps_the_contract():
+    def test_model_keeps_the_contract():
         check_model("shouting.py:Shouting", label_config="config.xml", tasks=[{"text": "HELLO"}, {"text": "hello"}])
 
-subject.py   the model under test, and how a breach is told
-clauses.py   what every model keeps
-training.py  what a model that overrides `fit` keeps as well
+subject.py   the model under test, and the description of violations
+clauses.py   the clauses for every model
+training.py  the clauses for a model that overrides `fit`
 """
 
 from __future__ import annotations
@@ -35,7 +35,18 @@ Tasks = Iterable[Task | UnreadableRecord | Mapping[str, Any]]
 
 
 class ContractBroken(ModelError, AssertionError):
-    """A model breaks its contract. `broken` has the clauses; the first error of the model's own is the cause."""
+    """A model breaks the contract; the first error that the model raised is the `__cause__`.
+
+    Attributes:
+        name: Name of the model.
+        violations: What was found, each with its clause.
+
+    Example:
+        try:
+            check_model("shouting.py:Shouting", label_config="config.xml", tasks=tasks)
+        except ContractBroken as error:
+            print({violation.clause.name for violation in error.violations})
+    """
 
     def __init__(self, name: str, violations: Sequence[Violation]) -> None:
         self.name = name
@@ -43,7 +54,7 @@ class ContractBroken(ModelError, AssertionError):
         super().__init__(_report(name, violations))
 
     def __reduce__(self) -> tuple[type[ModelError], tuple[str]]:
-        return ModelError, (self.message,)  # what the model raised need not survive pickling
+        return ModelError, (self.message,)  # without the model's own errors, which may not be picklable
 
 
 def check_model(
@@ -58,111 +69,123 @@ def check_model(
     tolerance: float = 1e-4,
     timeout: float = 60.0,
 ) -> None:
-    """Raise ContractBroken, an AssertionError, with every clause of the contract that the model breaks.
+    """Check that a model keeps every clause of the contract, untrained and, if it can be trained, trained.
 
-    model         as on the command line, a class, or a spec; a trained version as well as an untrained model
-    label_config  labelling XML that the model can fill, or the path of a file with it
-    tasks         at least two that the model can predict, from `read_tasks` or as dicts. Choose some that get
-                  different predictions: what is in the wrong order cannot be seen otherwise
-    annotated     what to train a model on that overrides `fit`: tasks as they were exported; those of `tasks` that
-                  are annotated if not given; () leaves training out
-    params        the model's own parameters
-    media_root    folder that the tasks' pictures lie in
-    device        "cpu" where the model can use it, else its first one
-    tolerance     up to which numbers in predictions count as equal
-    patience      seconds that the model in a process of its own has to answer
+    Args:
+        model: A name as on the command line, a class, or a spec; a trained version as well as an untrained model.
+        label_config: Labelling XML that the model can fill, or the path of a file with it.
+        tasks: At least two tasks that the model can predict, from `read_tasks` or as dicts. Choose some that get
+            different predictions, because a wrong order cannot be seen otherwise.
+        annotated: What a model that overrides `fit` is trained on: exported tasks with annotations. The annotated ones
+            of `tasks` if not given; () leaves training out.
+        params: The model's own parameters.
+        media_root: Folder of the tasks' media.
+        device: Where to run; "cpu" if the model can use it, else its first device.
+        tolerance: Difference up to which numbers in predictions are equal.
+        timeout: Seconds for all predictions in a process of the model's own.
 
-    Raises UsageError when this is not enough to check the model with.
+    Raises:
+        ContractBroken: The model breaks the contract; an AssertionError that lists every violation.
+        UsageError: The model cannot be checked with these tasks.
+
+    Example:
+        def test_model_keeps_the_contract():
+            check_model("shouting.py:Shouting", label_config="config.xml", tasks=[{"text": "HEY"}, {"text": "hey"}])
     """
-    __tracebackhide__ = True  # pytest shows the test, not this
+    __tracebackhide__ = True  # pytest shows the line of the test instead
     spec, config = to_spec(model, params), to_config(label_config)
     assert config is not None
-    given = _to_tasks(tasks)
-    if len(given) < 2:
-        raise UsageError(f"check_model needs at least two tasks, not {len(given)}.")
-    examples = _examples(spec, config, given, annotated)
+    task_list = _to_tasks(tasks)
+    if len(task_list) < 2:
+        raise UsageError(f"check_model needs at least two tasks, not {len(task_list)}.")
+    examples = _training_examples(spec, config, task_list, annotated)
     device = device or _choose_device(spec.model_class().devices)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(media_root) if media_root is not None else None
-        subject = ModelUnderTest(spec, config, given, device, root, tolerance, timeout, examples, Path(folder))
-        broken = _find_violations(subject)
-    if broken:
-        raise ContractBroken(spec.name, broken) from next((each.error for each in broken if each.error), None)
+        subject = ModelUnderTest(spec, config, task_list, device, root, tolerance, timeout, examples, Path(folder))
+        violations = _find_violations(subject)
+    if violations:
+        cause = next((violation.error for violation in violations if violation.error), None)
+        raise ContractBroken(spec.name, violations) from cause
 
 
 def _find_violations(subject: ModelUnderTest) -> list[Violation]:
-    broken = run_clauses(CLAUSES, subject)
+    """Run all clauses; those for every model a second time on what was trained."""
+    violations = run_clauses(CLAUSES, subject)
     if not subject.examples:
-        if subject.needs_training and not broken:
+        if subject.needs_training and not violations:
             raise UsageError(
                 f"{subject.spec.name} has to be trained before it can predict.",
                 "Give check_model tasks to train it on: annotated=[...].",
             )
-        return broken
-    learning = replace(subject)
-    broken += run_clauses(TRAINING_CLAUSES, learning)
-    if any(each.clause.is_prerequisite for each in broken):
-        return broken
-    known = {each.clause.name for each in broken}
-    again = run_clauses(CLAUSES, replace(subject, spec=trained_spec(learning)))
-    return broken + [
-        replace(each, sentence=f"once trained, {each.sentence}") for each in again if each.clause.name not in known
+        return violations
+    training = replace(subject)
+    violations += run_clauses(TRAINING_CLAUSES, training)
+    if any(violation.clause.is_prerequisite for violation in violations):
+        return violations
+    known = {violation.clause.name for violation in violations}
+    trained_violations = run_clauses(CLAUSES, replace(subject, spec=trained_spec(training)))
+    return violations + [
+        replace(violation, sentence=f"once trained, {violation.sentence}")
+        for violation in trained_violations
+        if violation.clause.name not in known
     ]
 
 
 def _report(name: str, violations: Sequence[Violation]) -> str:
-    """What stands in the output of pytest: for each breach what was found, and what the contract asks."""
-    clauses = list(dict.fromkeys(each.clause.name for each in violations))
+    """Format the violations for the output of pytest: what was found, and what the contract requires."""
+    clauses = list(dict.fromkeys(violation.clause.name for violation in violations))
     lines = [f"{name} breaks {len(clauses)} clause{'s' * (len(clauses) > 1)} of the contract: {', '.join(clauses)}."]
-    for each in violations:
-        lines += ["", f"  {each.clause.name}: {each.sentence}.", f"      The contract: {each.clause.requirement}"]
-    if any(each.clause.is_prerequisite for each in violations):
-        lines += ["", "  There may be more: some clauses can only be looked at once this is right."]
+    for violation in violations:
+        clause = violation.clause
+        lines += ["", f"  {clause.name}: {violation.sentence}.", f"      The contract: {clause.requirement}"]
+    if any(violation.clause.is_prerequisite for violation in violations):
+        lines += ["", "  There may be more: some clauses can only be checked once this is fixed."]
     return "\n".join(lines)
 
 
-def _examples(
+def _training_examples(
     spec: ModelSpec, config: LabelConfig, tasks: Sequence[Task], annotated: Iterable[AnnotatedTask] | Tasks | None
 ) -> list[AnnotatedTask]:
-    """What to train on; nothing for a model that cannot be trained, or is trained."""
+    """Choose the tasks to train on; none for a model that cannot be trained, or is trained already."""
     if spec.model_class().fit is Model.fit:
         if annotated:
             raise UsageError(f"{spec.name} does not override fit, so it learns nothing.", "Leave annotated out.")
         return []
     if annotated is None:
-        found = _annotated_tasks(tasks, config)
-        if not found and spec.path is None:
+        examples = _annotated_tasks(tasks, config)
+        if not examples and spec.path is None:
             raise UsageError(
                 f"{spec.name} overrides fit, so check_model needs annotated tasks to train it on.",
                 "Give them with annotated=[...], or annotated=() to leave training out.",
             )
-        return found if spec.path is None else []
-    given = list(annotated)
-    ready = [item for item in given if isinstance(item, AnnotatedTask)]
-    found = ready + _annotated_tasks(_to_tasks(item for item in given if not isinstance(item, AnnotatedTask)), config)
-    if given and not found:
+        return examples if spec.path is None else []
+    items = list(annotated)
+    exported = _to_tasks(item for item in items if not isinstance(item, AnnotatedTask))
+    examples = [item for item in items if isinstance(item, AnnotatedTask)] + _annotated_tasks(exported, config)
+    if items and not examples:
         raise UsageError("None of the tasks in annotated has an annotation.", "Export tasks that have been annotated.")
-    return found
+    return examples
 
 
 def _annotated_tasks(tasks: Sequence[Task], config: LabelConfig) -> list[AnnotatedTask]:
-    nothing_is_an_answer = not all(control.is_single_choice for control in config.controls.values())
-    return select_annotated_tasks(tasks, config, allow_empty=nothing_is_an_answer)[0]
+    may_be_empty = not all(control.is_single_choice for control in config.controls.values())
+    return select_annotated_tasks(tasks, config, allow_empty=may_be_empty)[0]
 
 
 def _choose_device(devices: Any) -> str:
-    """Where to run; whether `devices` is what it should be is for a clause to say."""
-    usable = isinstance(devices, tuple | list) and devices and "cpu" not in devices
-    return str(devices[0]) if usable else "cpu"
+    """Choose where to run. `devices` may be anything, because a clause checks it later."""
+    needs_other = isinstance(devices, tuple | list) and devices and "cpu" not in devices
+    return str(devices[0]) if needs_other else "cpu"
 
 
 def _to_tasks(items: Iterable[Any]) -> list[Task]:
-    found = []
+    tasks = []
     for index, item in enumerate(items):
         if isinstance(item, UnreadableRecord):
             raise UsageError(f"Task {index} ({item.location}) cannot be read: {item.reason}.")
         try:
-            found.append(item if isinstance(item, Task) else to_task(index, item))
+            tasks.append(item if isinstance(item, Task) else to_task(index, item))
         except ValueError as error:
             raise UsageError(f"Task {index} cannot be read: {error}.") from error
-    return found
+    return tasks

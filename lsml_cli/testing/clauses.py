@@ -1,4 +1,4 @@
-"""The clauses that every model keeps, each with the check that looks for a breach."""
+"""The clauses of the contract for every model, each with its check."""
 
 from __future__ import annotations
 
@@ -13,43 +13,39 @@ from lsml_cli.inference.record_codec import BindingKey, TaskCodec
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaDied, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
-from lsml_cli.models.parameters import Parameter
 from lsml_cli.schema.label_config import CONTROLS, OBJECTS, LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import describe_json_type
 from lsml_cli.testing.subject import Clause, ModelRaised, ModelUnderTest, ViolationFound, clause, describe_task, is_json
 
-SPEC_BYTES = 1 << 20  # of a pickled spec: it travels to every replica
+MAX_SPEC_BYTES = 1 << 20  # of a pickled spec, which is sent to every replica
 THREADS = 8
-MIN_ENCODE_CALLS = 64  # calls of `encode` that threads make between them, at least
+MIN_ENCODE_CALLS = 64  # calls of `encode` by all threads together
 
 CLAUSES: list[Clause] = []
 
 
 @clause(CLAUSES, "class", is_prerequisite=True)
 def _class(subject: ModelUnderTest) -> Iterator[str]:
-    """`parallelism`, `batch_size`, `devices`, `supported_controls` and `required_modules` are what `Model` says they are."""
-    family = subject.model_class
-    values: dict[str, Any] = {
-        name: getattr(family, name) for name in ("parallelism", "batch_size", "supported_controls")
-    }
-    if values["parallelism"] not in ("process", "threads"):
-        yield f'parallelism is {family.parallelism!r}; it has to be "process" or "threads"'
-    if type(values["batch_size"]) is not int or values["batch_size"] < 1:
-        yield f"batch_size is {family.batch_size!r}; it has to be a whole number from 1"
-    for name in ("devices", "required_modules"):
-        value: Any = getattr(family, name)
+    """`parallelism`, `batch_size`, `devices`, `supported_controls` and `required_modules` have the right types."""
+    model_class: Any = subject.model_class
+    if model_class.parallelism not in ("process", "threads"):
+        yield f'parallelism is {model_class.parallelism!r}; it has to be "process" or "threads"'
+    if type(model_class.batch_size) is not int or model_class.batch_size < 1:
+        yield f"batch_size is {model_class.batch_size!r}; it has to be a whole number from 1"
+    for name, example in (("devices", ("cpu",)), ("required_modules", ("torch",))):
+        value = getattr(model_class, name)
         if not _is_sequence_of_names(value) or (name == "devices" and not value):
-            yield f"{name} is {value!r}; it has to be a tuple of names, such as {'(' + repr('cpu') + ',)'}"
-    fills = values["supported_controls"]
-    if not isinstance(fills, Mapping) or not all(map(_is_sequence_of_names, fills.values())):
-        yield f'supported_controls is {fills!r}; it has to be control tags with object tags: {{"Choices": ("Text",)}}'
+            yield f"{name} is {value!r}; it has to be a tuple of names, such as {example!r}"
+    controls = model_class.supported_controls
+    if not isinstance(controls, Mapping) or not all(map(_is_sequence_of_names, controls.values())):
+        yield f'supported_controls is {controls!r}; it has to map control tags to object tags: {{"Choices": ("Text",)}}'
         return
-    objects = {tag for tags in fills.values() for tag in tags}
-    for known, what, tags in ((CONTROLS, "control", set(fills)), (OBJECTS, "object", objects)):
+    objects = {tag for tags in controls.values() for tag in tags}
+    for known, tag_kind, tags in ((CONTROLS, "control", set(controls)), (OBJECTS, "object", objects)):
         for tag in sorted(tags):
             if tag.lower() not in known:
-                yield f"supported_controls names <{tag}>, which is not the tag of a Label Studio {what}"
+                yield f"supported_controls names <{tag}>, which is not the tag of a Label Studio {tag_kind}"
 
 
 def _is_sequence_of_names(value: Any) -> bool:
@@ -58,12 +54,12 @@ def _is_sequence_of_names(value: Any) -> bool:
 
 @clause(CLAUSES, "spec", is_prerequisite=True)
 def _spec(subject: ModelUnderTest) -> Iterator[str]:
-    """The spec is small, and pickling keeps it as it is."""
+    """The spec is small, and the same after pickling."""
     pickled = pickle.dumps(subject.spec)
-    if len(pickled) > SPEC_BYTES:
-        yield f"the pickled spec has {len(pickled):,} bytes; what is large belongs into files that fit writes"
+    if len(pickled) > MAX_SPEC_BYTES:
+        yield f"the pickled spec has {len(pickled):,} bytes; large data belongs into files that fit writes"
     if pickle.loads(pickled) != subject.spec:
-        yield "the spec is another one after pickling; its parameters and its state have to be plain JSON"
+        yield "the spec is different after pickling; its parameters and its state have to be plain JSON"
 
 
 @clause(CLAUSES, "params", is_prerequisite=True)
@@ -75,15 +71,16 @@ def _params(subject: ModelUnderTest) -> Iterator[str]:
     if not isinstance(params, Mapping):
         yield f"params is {describe_json_type(params)}; it has to map each name to its default"
         return
-    for name, parameter in (subject.model_class.declared_params() or {}).items():
+    declared: Any = subject.model_class.declared_params()
+    for name, parameter in declared.items():
         if not isinstance(name, str):
             yield f"params has the name {name!r}; it has to be text"
         elif (problem := _declaration_problem(name, parameter)) is not None:
             yield problem
 
 
-def _declaration_problem(name: str, parameter: Parameter) -> str | None:
-    """Describe what is wrong with the declaration of a parameter."""
+def _declaration_problem(name: str, parameter: Any) -> str | None:
+    """Describe what is wrong with a `Parameter`, None if nothing is."""
     for label, value in (("the default", parameter.default), *(("a choice", choice) for choice in parameter.choices)):
         if not is_json(value):
             return f"{label} of {name} is {value!r}, which is not JSON, so --with and specs cannot carry it"
@@ -105,7 +102,7 @@ def _build(subject: ModelUnderTest) -> Iterator[str]:
 
 @clause(CLAUSES, "bind", is_prerequisite=True)
 def _bind(subject: ModelUnderTest) -> Iterator[str]:
-    """`bind` gives a Binding of the label config, before and without `load`."""
+    """`bind` returns a Binding of the label config, before and without `load`."""
     try:
         binding: Any = subject.spec.build().bind(subject.config, {}, None)
     except LabelMismatch as mismatch:
@@ -123,37 +120,37 @@ def _bind(subject: ModelUnderTest) -> Iterator[str]:
 def _mismatch(subject: ModelUnderTest) -> Iterator[str]:
     """`bind` raises LabelMismatch, and nothing else, for a label config that the model cannot fill."""
     config = _unsupported_config(subject.model_class)
-    there = ", ".join(map(str, config.controls.values())) or "no control at all"
+    controls = ", ".join(map(str, config.controls.values())) or "no control at all"
     try:
         subject.spec.build().bind(config, {}, None)
     except LabelMismatch:
         return
     except (Exception, SystemExit) as error:
-        raise ModelRaised(f"for a label config with {there}, instead of LabelMismatch ", error) from error
+        raise ModelRaised(f"for a label config with {controls}, instead of LabelMismatch ", error) from error
     if subject.model_class.supported_controls:
-        yield f"bind takes a label config with {there}, which the class does not fill; it has to raise LabelMismatch"
+        yield f"bind takes a label config with {controls}, which the class does not fill; it has to raise LabelMismatch"
 
 
 def _unsupported_config(model_class: type[Model]) -> LabelConfig:
-    """A label config with controls that are not among those the class fills; without any where it does not say."""
-    filled = {tag.lower() for tag in model_class.supported_controls}
-    others = {
+    """Make a label config with controls that the class does not declare; without any if it declares none."""
+    supported = {tag.lower() for tag in model_class.supported_controls}
+    candidates = {
         "Rating": '<Rating name="rating" toName="text"/>',
         "Taxonomy": '<Taxonomy name="taxonomy" toName="text"><Choice value="a"/></Taxonomy>',
         "Number": '<Number name="number" toName="text"/>',
     }
-    controls = "".join(xml for tag, xml in others.items() if filled and tag.lower() not in filled)
+    controls = "".join(xml for tag, xml in candidates.items() if supported and tag.lower() not in supported)
     return LabelConfig.parse(f'<View><Text name="text" value="$text"/>{controls}</View>')
 
 
 @clause(CLAUSES, "load", is_prerequisite=True)
 def _load(subject: ModelUnderTest) -> Iterator[str]:
     """`load` brings the weights into memory; a model that has to be trained first raises ModelError there."""
-    trainable = subject.model_class.fit is not Model.fit
+    is_trainable = subject.model_class.fit is not Model.fit
     try:
         subject.model = subject.spec.open(subject.device)
     except LsmlError:
-        if trainable and subject.spec.path is None:
+        if is_trainable and subject.spec.path is None:
             subject.needs_training = True
             return
         raise
@@ -181,11 +178,11 @@ def _encode(subject: ModelUnderTest) -> Iterator[str]:
 @clause(CLAUSES, "forward", is_prerequisite=True)
 def _forward(subject: ModelUnderTest) -> Iterator[str]:
     """n inputs give n outputs."""
-    given = list(subject.inputs)
-    subject.outputs = subject.forward(given)
-    if len(given) != len(subject.inputs) or any(a is not b for a, b in zip(given, subject.inputs, strict=True)):
+    inputs = list(subject.inputs)
+    subject.outputs = subject.forward(inputs)
+    if len(inputs) != len(subject.inputs) or any(a is not b for a, b in zip(inputs, subject.inputs, strict=True)):
         subject.changes.append("forward changed the list of inputs that it was given")
-    if subject.model_class.encode is Model.encode and any(a != b for a, b in zip(given, subject.tasks, strict=False)):
+    if subject.model_class.encode is Model.encode and any(a != b for a, b in zip(inputs, subject.tasks, strict=False)):
         subject.changes.append("forward changed a task that it was given")
     yield from ()
 
@@ -201,7 +198,8 @@ def _decode(subject: ModelUnderTest) -> Iterator[str]:
         except (Exception, SystemExit) as error:
             raise ModelRaised(f"for {describe_task(task)} ", error) from error
         if not isinstance(prediction, Prediction):
-            yield f"decode returned {describe_json_type(prediction)} for {describe_task(task)}; it has to return a Prediction"
+            returned = describe_json_type(prediction)
+            yield f"decode returned {returned} for {describe_task(task)}; it has to return a Prediction"
             return
         if task != subject.tasks[position]:
             subject.changes.append(f"decode changed {describe_task(task)}, which belongs to the caller")
@@ -210,7 +208,7 @@ def _decode(subject: ModelUnderTest) -> Iterator[str]:
 
 @clause(CLAUSES, "version", is_prerequisite=True)
 def _version(subject: ModelUnderTest) -> Iterator[str]:
-    """`version` is a text, the same in every instance, and what predictions carry."""
+    """`version` is a text, the same in every instance, and the `model_version` of predictions."""
     versions: list[Any] = [subject.model.version, subject.spec.build().version, subject.model.version]
     for version in versions:
         if not isinstance(version, str) or not version.strip():
@@ -219,14 +217,14 @@ def _version(subject: ModelUnderTest) -> Iterator[str]:
     if len(set(versions)) > 1:
         yield f"version changes: {' and '.join(map(repr, dict.fromkeys(versions)))}; runs could not be resumed"
         return
-    if other := {each.model_version for each in subject.predictions} - {versions[0]}:
-        carried = sorted(map(str, other))[0]
-        yield f"predictions carry {carried!r} as model_version, and the model's version is {versions[0]!r}"
+    if others := {prediction.model_version for prediction in subject.predictions} - {versions[0]}:
+        other = sorted(map(str, others))[0]
+        yield f"predictions carry {other!r} as model_version, and the model's version is {versions[0]!r}"
 
 
 @clause(CLAUSES, "valid")
 def _valid(subject: ModelUnderTest) -> Iterator[str]:
-    """Label Studio takes every prediction for the label config."""
+    """Label Studio accepts every prediction for the label config."""
     for task, prediction in zip(subject.tasks, subject.predictions, strict=True):
         if (problem := subject.config.check(prediction)) is not None:
             yield f"the prediction for {describe_task(task)} would not be imported: {problem}"
@@ -235,7 +233,7 @@ def _valid(subject: ModelUnderTest) -> Iterator[str]:
 
 @clause(CLAUSES, "untouched")
 def _untouched(subject: ModelUnderTest) -> Iterator[str]:
-    """Tasks and inputs are as they were after the model has seen them."""
+    """The model does not change tasks and inputs."""
     yield from dict.fromkeys(subject.changes)
 
 
@@ -251,8 +249,8 @@ def _repeated_prediction(subject: ModelUnderTest) -> Iterator[str]:
     """The same tasks get the same predictions again, and from another instance."""
     yield from subject.compare("The second time", subject.positions, subject.predict(subject.positions))
     other = subject.spec.open(subject.device)
-    found = subject.predict(subject.positions, other, other.bind(subject.config, {}, None))
-    yield from subject.compare("From another instance", subject.positions, found)
+    predictions = subject.predict(subject.positions, other, other.bind(subject.config, {}, None))
+    yield from subject.compare("From another instance", subject.positions, predictions)
 
 
 @clause(CLAUSES, "batches")
@@ -265,7 +263,7 @@ def _batches(subject: ModelUnderTest) -> Iterator[str]:
 
 @clause(CLAUSES, "order")
 def _order(subject: ModelUnderTest) -> Iterator[str]:
-    """Outputs stand in the order of the inputs, whatever stands beside them."""
+    """Outputs are in the order of the inputs, and independent of each other."""
     backwards = range(len(subject.tasks) - 1, -1, -1)
     yield from subject.compare("In a batch in reverse order", backwards, subject.predict(backwards))
 
@@ -275,11 +273,11 @@ def _threads(subject: ModelUnderTest) -> Iterator[str]:
     """`encode` can run in several threads at once."""
     if subject.model_class.encode is Model.encode:
         return
-    every = list(subject.positions)
-    positions = every * -(-MIN_ENCODE_CALLS // len(every))
+    batch_size = len(subject.tasks)
+    positions = list(subject.positions) * -(-MIN_ENCODE_CALLS // batch_size)
     tasks = [subject.copy_task(position) for position in positions]
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # seconds; so that threads meet where they would meet once in a million tasks
+    sys.setswitchinterval(1e-5)  # seconds; makes a race likely that would otherwise occur once in a million tasks
     try:
         with ThreadPoolExecutor(THREADS) as pool:
             inputs = list(pool.map(subject.encode, tasks))
@@ -287,14 +285,14 @@ def _threads(subject: ModelUnderTest) -> Iterator[str]:
         raise ModelRaised(f"in {THREADS} threads at once, ", error) from error
     finally:
         sys.setswitchinterval(interval)
-    found = []
-    for first in range(0, len(inputs), len(every)):  # in batches as before, so that nothing else is different
-        outputs = subject.forward(inputs[first : first + len(every)])
-        found += [
+    predictions = []
+    for first in range(0, len(inputs), batch_size):  # in the same batches as before, so that only threads differ
+        outputs = subject.forward(inputs[first : first + batch_size])
+        predictions += [
             subject.model.decode(output, task, subject.binding)
             for output, task in zip(outputs, tasks[first:], strict=False)
         ]
-    yield from subject.compare(f"With {THREADS} threads that encode", positions, found)
+    yield from subject.compare(f"With {THREADS} threads that encode", positions, predictions)
 
 
 @clause(CLAUSES, "process")
@@ -309,7 +307,7 @@ def _process(subject: ModelUnderTest) -> Iterator[str]:
     replica = ReplicaProcess(ReplicaConfig(subject.spec, BindingKey(subject.config), subject.device, threads, media))
     try:
         replica.wait_until_ready()
-        outcomes = [each for _, each in replica.submit(subject.tasks, None, TaskCodec()).result(subject.timeout)]
+        outcomes = [outcome for _, outcome in replica.submit(subject.tasks, None, TaskCodec()).result(subject.timeout)]
     except TimeoutError:
         raise ViolationFound(f"a process of its own has not answered within {subject.timeout:g} s") from None
     except ReplicaDied as death:
@@ -318,10 +316,10 @@ def _process(subject: ModelUnderTest) -> Iterator[str]:
         raise ViolationFound(f"a process of its own says: {error}") from error
     finally:
         replica.close()
-    for task, here, outcome in zip(subject.tasks, subject.predictions, outcomes, strict=True):
+    for task, prediction, outcome in zip(subject.tasks, subject.predictions, outcomes, strict=True):
         if isinstance(outcome, Failure):
-            if subject.config.check(here) is not None:
-                return  # it has been told that this prediction is not valid
+            if subject.config.check(prediction) is not None:
+                return  # an invalid prediction, which the clause "valid" reports
             yield f"in a process of its own {describe_task(task)} fails in {outcome.stage}: {outcome.reason}"
             return
     yield from subject.compare("In a process of its own", subject.positions, outcomes)

@@ -1,4 +1,4 @@
-"""A model under test, what the clauses of the contract are, and how a breach is told."""
+"""The model under test, the clauses of the contract, and the description of violations."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
 
-MAX_SHOWN_CHARACTERS = 120  # characters of a prediction in a sentence
-
+MAX_SHOWN_CHARACTERS = 120  # of a prediction in a message
 
 Check = Callable[["ModelUnderTest"], Iterator[str]]
 
 
 class ViolationFound(Exception):
-    """A breach that was found deep down; its text is the sentence."""
+    """A violation that a helper of a check found; its text is the sentence."""
 
 
 class ModelRaised(Exception):
-    """What a model raised, with when it did."""
+    """An exception of the model, with a phrase that says when it was raised: "before load, "."""
 
     def __init__(self, context: str, error: BaseException) -> None:
         super().__init__(context, error)
@@ -43,9 +42,13 @@ class ModelRaised(Exception):
 
 @dataclass(frozen=True)
 class Clause:
-    """`asks` is one sentence; without a `basic` clause those after it cannot be looked at.
+    """One clause of the contract.
 
-    A check yields one sentence for each breach that it finds; what it raises is one more.
+    Attributes:
+        name: Short name, shown in the report.
+        requirement: What the contract requires, in one sentence.
+        check: Yields a sentence for each violation; an exception is a violation as well.
+        is_prerequisite: The clauses after it can only be checked if this one is kept.
     """
 
     name: str
@@ -56,7 +59,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Violation:
-    """One breach: the clause, a sentence, and what the model raised, if it was that."""
+    """One violation: the clause, a sentence, and the exception if the model raised one."""
 
     clause: Clause
     sentence: str
@@ -65,13 +68,29 @@ class Violation:
 
 @dataclass
 class ModelUnderTest:
-    """A model under test, with what it is tested on. Checks of basic clauses fill in the lower half for those after.
+    """A model under test and the tasks that it is tested with.
 
-    tolerance  up to which numbers in predictions count as equal
-    patience   seconds that a process of its own has to answer
-    folder     for what `fit` writes
-    changes    sentences about tasks and inputs that the model changed
-    untrained  the model said that it has to be trained first, which is an answer
+    The checks of prerequisite clauses set the attributes from `model` on for the clauses after them.
+
+    Attributes:
+        spec: The model.
+        config: The label config that it has to fill.
+        tasks: The tasks that it has to predict.
+        device: Where it runs.
+        media_root: Folder of the tasks' media.
+        tolerance: Difference up to which numbers in predictions are equal.
+        timeout: Seconds for all predictions in a process of the model's own.
+        examples: Annotated tasks to train on.
+        folder: Folder for what `fit` writes.
+        model: The loaded model.
+        binding: The model bound to the label config.
+        inputs: What `encode` returned for each task.
+        outputs: What `forward` returned for all inputs.
+        predictions: What `decode` returned for each output.
+        changes: Sentences about tasks and inputs that the model changed.
+        states: What `fit` returned, by name of its folder.
+        needs_training: The model has to be trained before it can load.
+        media_cache: Bytes of the media by the value of the task.
     """
 
     spec: ModelSpec
@@ -96,34 +115,46 @@ class ModelUnderTest:
 
     @property
     def positions(self) -> range:
+        """Return the positions of all tasks."""
         return range(len(self.tasks))
 
     @cached_property
     def model_class(self) -> type[Model]:
+        """Return the model's class."""
         return self.spec.model_class()
 
     def copy_task(self, position: int) -> Task:
-        """A task of the model's own to spoil."""
+        """Return a copy of a task, so that a model that changes it does not affect other checks."""
         return copy.deepcopy(self.tasks[position])
 
     def encode(self, task: Task, model: Model | None = None, binding: Binding | None = None) -> Any:
+        """Fetch the media of a task and encode it.
+
+        Raises:
+            ViolationFound: The task has media, and there is no `media_root`.
+        """
         model, binding = model or self.model, binding or self.binding
-        sources = model.media_refs(task, binding)
-        if sources and self.media_root is None:
+        refs = model.media_refs(task, binding)
+        if refs and self.media_root is None:
             raise ViolationFound(
-                f"{describe_task(task)} points to {sources[0]}, and check_model was given no media_root to read it from"
+                f"{describe_task(task)} points to {refs[0]}, and check_model was given no media_root to read it from"
             )
-        for source in sources:
-            if source not in self.media_cache:
-                self.media_cache[source] = Media(self.media_root or Path()).fetch(source)
-        return model.encode(task, binding, {source: self.media_cache[source] for source in sources})
+        for ref in refs:
+            if ref not in self.media_cache:
+                self.media_cache[ref] = Media(self.media_root or Path()).fetch(ref)
+        return model.encode(task, binding, {ref: self.media_cache[ref] for ref in refs})
 
     def forward(self, inputs: list[Any], model: Model | None = None, binding: Binding | None = None) -> Sequence[Any]:
-        """As many outputs as inputs, or a Breach."""
+        """Run `forward`.
+
+        Raises:
+            ViolationFound: The number of outputs is not that of the inputs.
+        """
         outputs: Any = (model or self.model).forward(inputs, binding or self.binding)
         if not hasattr(outputs, "__len__"):
             raise ViolationFound(
-                f"forward returned {describe_json_type(outputs)}; it has to be a list or an array of {len(inputs)} outputs"
+                f"forward returned {describe_json_type(outputs)}; "
+                f"it has to be a list or an array of {len(inputs)} outputs"
             )
         if len(outputs) != len(inputs):
             raise ViolationFound(f"forward returned {len(outputs)} outputs for {len(inputs)} inputs")
@@ -133,33 +164,35 @@ class ModelUnderTest:
     def predict(
         self, positions: Sequence[int], model: Model | None = None, binding: Binding | None = None
     ) -> list[Prediction]:
-        """The predictions of these tasks as one batch."""
+        """Predict these tasks as one batch."""
         model, binding = model or self.model, binding or self.binding
         tasks = [self.copy_task(position) for position in positions]
         outputs = self.forward([self.encode(task, model, binding) for task in tasks], model, binding)
         return [model.decode(output, task, binding) for output, task in zip(outputs, tasks, strict=True)]
 
     def compare(self, condition: str, positions: Sequence[int], predictions: Sequence[Any]) -> Iterator[str]:
-        """A sentence when predictions differ from those of the whole batch."""
+        """Yield a sentence if predictions differ from those of one batch with all tasks."""
         pairs = list(zip(positions, predictions, strict=True))
-        differing = [(i, each) for i, each in pairs if not self.is_same_prediction(each, self.predictions[i])]
+        differing = [pair for pair in pairs if not self.is_same_prediction(pair[1], self.predictions[pair[0]])]
         if differing:
-            first, other = differing[0]
+            position, prediction = differing[0]
             yield (
-                f"{condition}, {len(differing)} of {len(pairs)} predictions are others: {describe_task(self.tasks[first])} gets "
-                f"{format_prediction(other)}, and {format_prediction(self.predictions[first])} when all tasks are one batch"
+                f"{condition}, {len(differing)} of {len(pairs)} predictions are others: "
+                f"{describe_task(self.tasks[position])} gets {format_prediction(prediction)}, "
+                f"and {format_prediction(self.predictions[position])} when all tasks are one batch"
             )
 
     def is_same_prediction(self, left_prediction: Any, right_prediction: Any) -> bool:
-        """Whether two predictions say the same. Versions have a clause of their own."""
+        """Tell whether two predictions are equal except for their versions, which have a clause of their own."""
         if not isinstance(left_prediction, Prediction):
             return False
-        left, right = ({**each.to_json(), "model_version": None} for each in (left_prediction, right_prediction))
+        left = {**left_prediction.to_json(), "model_version": None}
+        right = {**right_prediction.to_json(), "model_version": None}
         return _is_close(left, right, self.tolerance)
 
 
 def clause(clauses: list[Clause], name: str, *, is_prerequisite: bool = False) -> Callable[[Check], Check]:
-    """Append the check below to a list of clauses; its docstring says what the clause asks."""
+    """Decorate a check to append it to a list of clauses; its docstring is the requirement of the clause."""
 
     def add(check: Check) -> Check:
         clauses.append(Clause(name, (check.__doc__ or "").strip(), check, is_prerequisite))
@@ -169,27 +202,27 @@ def clause(clauses: list[Clause], name: str, *, is_prerequisite: bool = False) -
 
 
 def run_clauses(clauses: Sequence[Clause], subject: ModelUnderTest) -> list[Violation]:
-    """What is broken, up to the first basic clause that is."""
-    broken: list[Violation] = []
+    """Check clauses in order, up to the first prerequisite that is violated; return the violations."""
+    violations: list[Violation] = []
     for clause in clauses:
-        before = len(broken)
+        count = len(violations)
         try:
-            broken += [Violation(clause, sentence) for sentence in clause.check(subject)]
-        except ViolationFound as breach:
-            broken.append(Violation(clause, str(breach)))
-        except ModelRaised as noted:
-            broken.append(_violation_from_error(clause, noted.error, subject.model_class, noted.context))
+            violations += [Violation(clause, sentence) for sentence in clause.check(subject)]
+        except ViolationFound as violation:
+            violations.append(Violation(clause, str(violation)))
+        except ModelRaised as raised:
+            violations.append(_violation_from_error(clause, raised.error, subject.model_class, raised.context))
         except (Exception, SystemExit) as error:
-            broken.append(_violation_from_error(clause, error, subject.model_class))
-        if subject.needs_training or (clause.is_prerequisite and len(broken) > before):
+            violations.append(_violation_from_error(clause, error, subject.model_class))
+        if subject.needs_training or (clause.is_prerequisite and len(violations) > count):
             break
-    return broken
+    return violations
 
 
 def _violation_from_error(
     clause: Clause, error: BaseException, model_class: type[Model], context: str = ""
 ) -> Violation:
-    """A breach that is an exception: the model's own, where lsml has made a sentence about the model of it."""
+    """Describe an exception as a violation; `ModelSpec.build` wraps the model's own, which is unwrapped here."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ModelError) and error.__cause__ is not None and frames[-1].filename == spec.__file__:
         error = error.__cause__
@@ -197,29 +230,31 @@ def _violation_from_error(
 
 
 def describe_error(error: BaseException, model_class: type[Model]) -> str:
-    """An exception as one sentence: type, message, and the line of the model's own code that it came from."""
-    own = {str(path) for path in source_files(model_class).values()}
+    """Describe an exception in one sentence: type, message, and the line of the model's own code that it came from."""
+    own_files = {str(path) for path in source_files(model_class).values()}
     frames = traceback.extract_tb(error.__traceback__)
-    frame = next((frame for frame in reversed(frames) if frame.filename in own), frames[-1])
-    where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {frame.line}"
+    frame = next((frame for frame in reversed(frames) if frame.filename in own_files), frames[-1])
+    location = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {frame.line}"
     text = " ".join(str(error).split())
-    return f"raised {type(error).__name__}{': ' + text if text else ''} ({where})"
+    return f"raised {type(error).__name__}{': ' + text if text else ''} ({location})"
 
 
 def describe_task(task: Task) -> str:
+    """Name a task by its position, and its id if it has one: "task 0 (id 8)"."""
     return f"task {task.index}" + (f" (id {task.id})" if task.id is not None else "")
 
 
 def format_prediction(prediction: Any) -> str:
-    """What a prediction says, as short JSON."""
+    """Format a prediction as JSON of at most `MAX_SHOWN_CHARACTERS`: [value, score] of each region."""
     if not isinstance(prediction, Prediction):
         return describe_json_type(prediction)
-    said = [[dict(region.value), region.to_json().get("score")] for region in prediction.result]
-    text = orjson.dumps(said, default=repr).decode()
+    regions = [[dict(region.value), region.to_json().get("score")] for region in prediction.result]
+    text = orjson.dumps(regions, default=repr).decode()
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
 
 
 def is_json(value: Any) -> bool:
+    """Tell whether a value is the same after a round trip through JSON."""
     try:
         return bool(orjson.loads(orjson.dumps(value)) == value)
     except (orjson.JSONEncodeError, TypeError):
@@ -227,7 +262,7 @@ def is_json(value: Any) -> bool:
 
 
 def _is_close(left: Any, right: Any, tolerance: float) -> bool:
-    """Whether two JSON values are equal, numbers up to `tolerance`."""
+    """Tell whether two JSON values are equal, numbers up to `tolerance`."""
     if isinstance(left, float | int) and isinstance(right, float | int) and not isinstance(left, bool):
         return abs(left - right) <= tolerance
     if isinstance(left, Mapping) and isinstance(right, Mapping):

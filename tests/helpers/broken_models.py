@@ -56,7 +56,7 @@ class DefaultIsOutOfRange(Lengths):
 
 
 class ChoiceIsNoJson(Lengths):
-    params: ClassVar = {"limit": 10, "folder": Parameter(None, choices=(Path("/tmp"),))}
+    params: ClassVar = {"limit": 10, "folder": Parameter(None, choices=(Path("/tmp"),))}  # type: ignore[arg-type]
 
 
 class HelpIsNoText(Lengths):

@@ -1,4 +1,4 @@
-"""The conformance suite: models that keep the contract pass, and whoever breaks a clause is told which."""
+"""The conformance suite: models that keep the contract pass; for others the report names the violated clause."""
 
 from __future__ import annotations
 
@@ -80,43 +80,45 @@ BROKEN = {
     "RemembersPath": ("moved", "after its folder was moved, the model raised FileNotFoundError"),
     "WrongOnceTrained": ("valid", "once trained, the prediction for task 0 (id 8) would not be imported"),
 }
-COMPANY = {"SortsOutputs": {"batches"}}  # nobody's outputs are in a wrong order, and right one by one
+ALSO_VIOLATED = {"SortsOutputs": {"batches"}}  # outputs in a wrong order are wrong in batches of one as well
 
 
-def broken(name: str, **options: Any) -> ContractBroken:
+def check_broken(name: str, **options: Any) -> ContractBroken:
+    """Check a model of `broken_models` that breaks the contract; return the error."""
     with pytest.raises(ContractBroken) as caught:
         check(name, **options)
     return caught.value
 
 
 def check(name: str, **options: Any) -> None:
-    family = getattr(broken_models, name)
-    learns = {"annotated": ANNOTATED} if issubclass(family, broken_models.Learner) else {}
-    check_model(family, **({"label_config": models.TEXT_CONFIG, "tasks": TASKS} | learns | options))
+    """Check a model of `broken_models`."""
+    model_class = getattr(broken_models, name)
+    training = {"annotated": ANNOTATED} if issubclass(model_class, broken_models.Learner) else {}
+    check_model(model_class, **({"label_config": models.TEXT_CONFIG, "tasks": TASKS} | training | options))
 
 
 @pytest.mark.parametrize("name", ["Lengths", "Learner"])
-def test_who_keeps_the_contract_passes(name: str) -> None:
+def test_model_that_keeps_the_contract_passes(name: str) -> None:
     check(name)
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_who_breaks_a_clause_is_told_which(name: str) -> None:
+def test_report_names_the_violated_clause_only(name: str) -> None:
     clause, sentence = BROKEN[name]
-    error = broken(name)
-    assert clause in {each.clause.name for each in error.violations}
-    assert {each.clause.name for each in error.violations} - {clause} <= COMPANY.get(name, set()), error
+    error = check_broken(name)
+    violated = {violation.clause.name for violation in error.violations}
+    assert clause in violated
+    assert violated - {clause} <= ALSO_VIOLATED.get(name, set()), error
     assert sentence in str(error)
 
 
-def test_every_clause_is_broken_by_somebody() -> None:
-    assert {clause for clause, _ in BROKEN.values()} == {each.name for each in (*CLAUSES, *TRAINING_CLAUSES)} - {"spec"}
-    assert all(
-        each.requirement.endswith(".") and "\n" not in each.requirement for each in (*CLAUSES, *TRAINING_CLAUSES)
-    )
+def test_every_clause_is_tested_and_has_a_requirement() -> None:
+    clauses = [*CLAUSES, *TRAINING_CLAUSES]
+    assert {clause for clause, _ in BROKEN.values()} == {clause.name for clause in clauses} - {"spec"}
+    assert all(clause.requirement.endswith(".") and "\n" not in clause.requirement for clause in clauses)
 
 
-def test_a_spec_that_is_not_small() -> None:
+def test_large_spec_is_a_violation() -> None:
     spec = find_model("tests.helpers.broken_models:Lengths", {"limit": 10})
     large = pickle.loads(pickle.dumps(spec))
     large.state["vocabulary"] = ["word" * 100 + str(n) for n in range(10_000)]
@@ -136,11 +138,11 @@ TEXTS = [{"text": "word " * n} for n in (1, 8, 3, 7, 2)]
         ("TwoStage", models.OCR_CONFIG, [{"image": text} for text in ("one 22 three", "", "4", "a 1 b 2")]),
     ],
 )
-def test_models_of_every_shape_pass(name: str, config: str, tasks: list[dict[str, Any]]) -> None:
+def test_models_of_every_kind_pass(name: str, config: str, tasks: list[dict[str, Any]]) -> None:
     check_model(f"{models.__file__}:{name}", label_config=config, tasks=tasks)
 
 
-def test_a_model_with_pictures_passes(tmp_path: Path) -> None:
+def test_model_with_images_needs_a_media_root(tmp_path: Path) -> None:
     for level in (0, 80, 160, 240):
         (tmp_path / f"{level}.pgm").write_bytes(b"P5\n4 4\n255\n" + bytes([level]) * 16)
     tasks = [{"image": f"{level}.pgm"} for level in (0, 160, 80, 240)]
@@ -150,31 +152,31 @@ def test_a_model_with_pictures_passes(tmp_path: Path) -> None:
         check_model(f"{models.__file__}:Brightness", label_config=config, tasks=tasks)
 
 
-def test_the_text_classifier_passes_untrained_and_fitted(ticket_model: Path) -> None:
+def test_text_classifier_passes_untrained_and_trained(ticket_model: Path) -> None:
     config = EXAMPLE / "label_config.xml"
     tasks = list(islice(read_tasks(str(EXAMPLE / "annotated.json")), 40))
     check_model("text-classifier", label_config=config, tasks=tasks[:12], annotated=tasks)
     check_model(str(ticket_model), label_config=config, tasks=tasks[:12])
 
 
-def test_the_report_is_one_to_work_from() -> None:
-    error = broken("SortsOutputs")
+def test_report_lists_violations_and_requirements() -> None:
+    error = check_broken("SortsOutputs")
     first, *rest = str(error).splitlines()
     assert first == "tests.helpers.broken_models:SortsOutputs breaks 2 clauses of the contract: batches, order."
-    assert any(line.strip().startswith("The contract: Outputs stand in the order") for line in rest)
+    assert any(line.strip().startswith("The contract: Outputs are in the order") for line in rest)
     assert isinstance(error, AssertionError)
     assert isinstance(error, LsmlError)
     assert pickle.loads(pickle.dumps(error)).message == error.message
 
 
-def test_what_the_model_raised_is_shown_with_its_line() -> None:
-    error = broken("DecodeFails")
+def test_report_shows_the_line_of_the_models_exception() -> None:
+    error = check_broken("DecodeFails")
     assert isinstance(error.__cause__, KeyError)
     assert 'in decode: return self.make_prediction({1: "short"}[output], 0.5, task, binding))' in str(error)
     assert "There may be more" in str(error)
 
 
-def test_pytest_shows_the_report_and_the_models_own_traceback(tmp_path: Path) -> None:
+def test_pytest_shows_the_report_and_the_models_traceback(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "from lsml_cli import check_model\n"
         "def test_it():\n"
@@ -189,7 +191,7 @@ def test_pytest_shows_the_report_and_the_models_own_traceback(tmp_path: Path) ->
     assert "testing/__init__.py:" not in run.stdout
 
 
-def test_what_is_not_enough_to_check_a_model_with() -> None:
+def test_unusable_arguments_are_usage_errors() -> None:
     with pytest.raises(UsageError, match="at least two tasks"):
         check("Lengths", tasks=TASKS[:1])
     with pytest.raises(UsageError, match="needs annotated tasks"):
@@ -208,7 +210,7 @@ def test_what_is_not_enough_to_check_a_model_with() -> None:
         check("Lengths", label_config=models.OCR_CONFIG)
 
 
-def test_a_class_that_no_other_process_could_find() -> None:
+def test_class_that_no_other_process_can_import_is_refused() -> None:
     class Inner(broken_models.Lengths):
         pass
 
@@ -216,12 +218,12 @@ def test_a_class_that_no_other_process_could_find() -> None:
         check_model(Inner, label_config=models.TEXT_CONFIG, tasks=TASKS)
 
 
-def test_annotated_tasks_among_the_tasks_are_learned_from() -> None:
+def test_annotated_tasks_are_trained_on() -> None:
     check("Learner", tasks=ANNOTATED, annotated=None)
 
 
-def test_every_model_that_comes_with_lsml_is_checked_here() -> None:
-    # The image classifier: test_image_classifier.py
-    here = {"text-classifier", "image-classifier"}
-    with_toolkits = {"object-detector", "ocr"}  # tests/openmmlab
-    assert set(BUILT_IN) == here | with_toolkits, "call check_model with it, then add its name"
+def test_every_built_in_model_is_checked_somewhere() -> None:
+    checked = (
+        {"text-classifier"} | {"image-classifier"} | {"object-detector", "ocr"}
+    )  # here, tests/models, tests/openmmlab
+    assert set(BUILT_IN) == checked, "call check_model with it, then add its name"
