@@ -1,18 +1,19 @@
-"""Gates: what a new version must reach before it is promoted, `--fail-under METRIC=VALUE`.
+"""Gates: thresholds that a new version must reach before it is promoted, `--fail-under METRIC=VALUE`.
 
 accuracy=0.98            of every <Choices>; also macro-f1, micro-f1
 f1:spam=0.92             of every control that has this class; also precision:spam, recall:spam
 category.f1:Billing=0.9  of one control
-map=0.5, ap50:car=0.8    of regions of pictures; also map50, precision, recall, f1, and by class ap, precision, ...
+map=0.5, ap50:car=0.8    of regions of images; also map50, precision, recall, f1, and by class ap, precision, ...
 hmean=0.8, cer=0.05      of texts; also wer, cer-found, wer-found, precision, recall, exact
 
-Of error rates (cer, wer) less is better: their gate is the most that they may be.
+Of error rates (cer, wer) less is better: their gate is a maximum.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from lsml_cli.errors import UsageError, format_list, sort_by_similarity
@@ -31,14 +32,14 @@ CLASS_METRICS: Mapping[str, Sequence[str]] = {
 LOWER_IS_BETTER = frozenset({"cer", "wer", "cer-found", "wer-found"})
 FAIL_UNDER, FAIL_IF_WORSE = "--fail-under", "--fail-if-worse"
 
-_TOLERANCE = 1e-9  # a mean of several numbers may end one bit below the value that was typed
+_TOLERANCE = 1e-9  # a mean may end one bit below the value that was typed
 
-# The classes of each control that is measured; None where they come with the tasks, so that any may be named.
+# The classes of each control that has metrics; None if they come with the tasks, so that any name is valid.
 KnownClasses = Mapping[str, Sequence[str] | None]
 
 
 class MetricsLike(Protocol):
-    """The metrics of a control, or of one of its classes: its numbers by the name that a gate has for them."""
+    """The metrics of a control or of one of its classes, by the names that gates use."""
 
     def values(self) -> Mapping[str, float | None]: ...
 
@@ -58,9 +59,13 @@ class ControlMetricsLike(MetricsLike, Protocol):
 
 @dataclass(frozen=True)
 class Gate:
-    """One metric of one control, and the least it must be (of an error rate the most).
+    """One metric of one control and its threshold: a minimum, or of an error rate a maximum.
 
-    `label` is None for a metric of the whole control.
+    Attributes:
+        control: The name of the control.
+        metric: The name of the metric.
+        label: The class whose metric it is; None for the whole control.
+        threshold: In 0..1. For `--fail-if-worse` the margin by which the metric may be worse.
     """
 
     control: str
@@ -78,13 +83,13 @@ class Gate:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, -1 where less is."""
+        """1 if more is better, -1 if less is."""
         return -1 if self.metric in LOWER_IS_BETTER else 1
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What a gate saw. `measured` is None when there was nothing to measure, which does not pass; `why` says why."""
+    """The outcome of a gate. `measured` is None, for the given reason, if there was nothing to measure: a failure."""
 
     gate: Gate
     measured: float | None
@@ -99,22 +104,32 @@ class GateResult:
             return f"{self.gate.name} could not be measured, because {self.reason}"
         gap = self.gate.threshold - self.measured
         digits = 8 if _TOLERANCE < abs(gap) < 0.0001 else 4
-        where = "below" if gap > _TOLERANCE else "above" if gap < -_TOLERANCE else "at"
-        distance = "" if where == "at" else f"{abs(gap):.{digits}f} "
-        return f"{self.gate.name} is {self.measured:.{digits}f}, {distance}{where} {self.gate.threshold}"
+        relation = "below" if gap > _TOLERANCE else "above" if gap < -_TOLERANCE else "at"
+        distance = "" if relation == "at" else f"{abs(gap):.{digits}f} "
+        return f"{self.gate.name} is {self.measured:.{digits}f}, {distance}{relation} {self.gate.threshold}"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self.gate) | {"name": self.gate.name, "measured": self.measured, "passed": self.passed}
+        return {
+            "control": self.gate.control,
+            "metric": self.gate.metric,
+            "label": self.gate.label,
+            "at_least": self.gate.threshold,
+            "name": self.gate.name,
+            "measured": self.measured,
+            "passed": self.passed,
+        }
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What a comparison saw: a metric of what is measured (`mine`) and of what it is compared with (`other`).
+    """The outcome of a comparison gate. A number is None if there was nothing to measure: a failure.
 
-    low, high  where the difference is with a probability of 95 %; None where that is not known
-    gate       its `at_least` is the margin: by how much the metric may be worse
-
-    None instead of a number when there was nothing to measure, which does not pass.
+    Attributes:
+        gate: Its threshold is the margin by which the metric may be worse.
+        candidate: The metric of what is evaluated.
+        baseline: The metric of what it is compared with.
+        low: Lower end of the 95 % interval of the difference, if known.
+        high: Its upper end.
     """
 
     gate: Gate
@@ -136,30 +151,37 @@ class ComparisonResult:
             return f"{self.gate.name} could not be compared, because one of the two has no number for it"
         interval = f" (95 %: {self.low:+.4f} to {self.high:+.4f})" if self.low is not None else ""
         margin = f", the margin is {self.gate.threshold:g}" if self.gate.threshold else ""
-        return f"{self.gate.name} is {self.candidate:.4f}, {self.difference:+.4f}{interval} from {self.baseline:.4f}{margin}"
+        values = f"{self.candidate:.4f}, {self.difference:+.4f}{interval} from {self.baseline:.4f}"
+        return f"{self.gate.name} is {values}{margin}"
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **{"name": self.gate.name, "control": self.gate.control, "metric": self.gate.metric},
-            **{
-                "label": self.gate.label,
-                "margin": self.gate.threshold,
-                "measured": self.candidate,
-                "other": self.baseline,
-            },
-            **{"difference": self.difference, "low": self.low, "high": self.high, "passed": self.passed},
+            "name": self.gate.name,
+            "control": self.gate.control,
+            "metric": self.gate.metric,
+            "label": self.gate.label,
+            "margin": self.gate.threshold,
+            "measured": self.candidate,
+            "other": self.baseline,
+            "difference": self.difference,
+            "low": self.low,
+            "high": self.high,
+            "passed": self.passed,
         }
 
 
 def parse_gates(
     texts: Iterable[str], known_classes: KnownClasses, metric_kinds: Mapping[str, str] | None = None
 ) -> list[Gate]:
-    """`--fail-under` options as gates, one for each control that they apply to.
+    """Parse `--fail-under` options into gates, one for each control that they apply to.
 
-    known  see `Known`
-    kinds  what is measured of each control, see OF_CONTROL; "choices" where it does not say
+    Args:
+        texts: "METRIC=VALUE", see the top of this module.
+        known_classes: By control.
+        metric_kinds: By control, the keys of `CONTROL_METRICS`; "choices" by default.
 
-    Raises UsageError that lists the known names when a metric, a control or a class is unknown.
+    Raises:
+        UsageError: A metric, a control or a class is unknown. The message lists the known ones.
     """
     return [
         gate
@@ -171,7 +193,7 @@ def parse_gates(
 def parse_comparisons(
     texts: Iterable[str], known_classes: KnownClasses, metric_kinds: Mapping[str, str] | None = None
 ) -> list[Gate]:
-    """`--fail-if-worse METRIC[=MARGIN]` options as gates whose value is the margin, 0 if it is not given."""
+    """Parse `--fail-if-worse METRIC[=MARGIN]` options into gates whose threshold is the margin, by default 0."""
     return [
         gate
         for text in texts
@@ -182,13 +204,13 @@ def parse_comparisons(
 def evaluate_gates(
     gates: Iterable[Gate], metrics: Mapping[str, ControlMetricsLike], task_noun: str = "held-out task"
 ) -> list[GateResult]:
-    """All of them, also after the first that is missed. `task` is what is measured on, for sentences about it."""
+    """Evaluate all gates, also after one that fails. `task_noun` names the tasks in messages."""
     return [_evaluate_gate(gate, metrics.get(gate.control), task_noun) for gate in gates]
 
 
 @dataclass(frozen=True)
 class _GateOption:
-    """An option as it was given."""
+    """An option as it was typed, with what is needed to interpret it."""
 
     option: str
     text: str
@@ -199,7 +221,7 @@ class _GateOption:
         return self.metric_kinds.get(control, CHOICES)
 
     def metric_names(self) -> list[str]:
-        """The names of all metrics that some control has."""
+        """Return the names of the metrics that at least one control has."""
         kinds = dict.fromkeys(self.metric_kind(control) for control in self.known_classes)
         of_control = dict.fromkeys(name for kind in kinds for name in CONTROL_METRICS[kind])
         return [*of_control, *dict.fromkeys(f"{name}:CLASS" for kind in kinds for name in CLASS_METRICS[kind])]
@@ -209,68 +231,81 @@ class _GateOption:
 
 
 def _parse_option(option: _GateOption) -> list[Gate]:
-    name, at_least = _split_option(option)
-    known = option.known_classes
-    if not known:
+    name, threshold = _split_option(option)
+    if not option.known_classes:
         option.raise_usage_error(
             ": nothing of this label config can be measured.",
             "Gates are for <Choices> about whole tasks, labelled regions of pictures, and <TextArea>.",
         )
-    controls, metric = _split_control(name, known)
-    kind, colon, label = metric.partition(":")
-    if colon and label and any(kind in CLASS_METRICS[option.metric_kind(control)] for control in controls):
-        able = [control for control in controls if kind in CLASS_METRICS[option.metric_kind(control)]]
-        having = [control for control in able if (classes := known[control]) is None or label in classes]
-        if not having:
-            there = dict.fromkeys(each for control in able for each in known[control] or ())
-            known_classes = format_list(sort_by_similarity(label, there))
-            option.raise_usage_error(f": there is no class {label!r}.", f"Known classes: {known_classes}.")
-        return [Gate(control, kind, label, at_least) for control in having]
-    able = [control for control in controls if kind in CONTROL_METRICS[option.metric_kind(control)]]
-    if colon or not able:
-        _raise_unknown_metric(option, metric)
-    return [Gate(control, kind, None, at_least) for control in able]
+    controls, metric_name = _split_control(name, option.known_classes)
+    metric, colon, label = metric_name.partition(":")
+    with_class = [control for control in controls if metric in CLASS_METRICS[option.metric_kind(control)]]
+    if label and with_class:
+        return [Gate(control, metric, label, threshold) for control in _require_class(option, with_class, label)]
+    of_control = [control for control in controls if metric in CONTROL_METRICS[option.metric_kind(control)]]
+    if colon or not of_control:
+        _raise_unknown_metric(option, metric_name)
+    return [Gate(control, metric, None, threshold) for control in of_control]
+
+
+def _require_class(option: _GateOption, controls: Sequence[str], label: str) -> list[str]:
+    """Return the controls that have a class; raise UsageError if none has."""
+    having = []
+    known: dict[str, None] = {}
+    for control in controls:
+        classes = option.known_classes[control]
+        known |= dict.fromkeys(classes or ())
+        if classes is None or label in classes:
+            having.append(control)
+    if not having:
+        option.raise_usage_error(
+            f": there is no class {label!r}.", f"Known classes: {format_list(sort_by_similarity(label, known))}."
+        )
+    return having
 
 
 def _split_option(option: _GateOption) -> tuple[str, float]:
-    """The name of a metric, and the value behind it; a margin may be left out."""
-    name, equals, value = option.text.rpartition("=")
-    if option.option == FAIL_IF_WORSE and not _is_number(value):
+    """Split an option into the name of a metric and its value; a margin may be left out."""
+    name, equals, text = option.text.rpartition("=")
+    value = _parse_number(text)
+    if option.option == FAIL_IF_WORSE and value is None:
         return option.text, 0.0
     if not equals or not name:
         option.raise_usage_error(" is not METRIC=VALUE.", f"For example: {option.option} accuracy=0.98")
-    if not _is_number(value) or not 0 <= float(value) <= 1:
-        what = "value" if option.option == FAIL_UNDER else "margin"
-        option.raise_usage_error(f": the {what} must be a number from 0 to 1, not {value!r}.")
-    return name, float(value)
+    if value is None or not 0 <= value <= 1:
+        noun = "value" if option.option == FAIL_UNDER else "margin"
+        option.raise_usage_error(f": the {noun} must be a number from 0 to 1, not {text!r}.")
+    return name, value
 
 
-def _is_number(text: str) -> bool:
+def _parse_number(text: str) -> float | None:
+    """Return the number in a text; None if it is none, or NaN."""
     try:
-        return float(text) == float(text)
+        value = float(text)
     except ValueError:
-        return False
+        return None
+    return None if math.isnan(value) else value
 
 
 def _split_control(name: str, known_classes: KnownClasses) -> tuple[list[str], str]:
-    """The controls that a name is about, and the metric in it. A control's own name may hold dots."""
+    """Split "CONTROL.METRIC"; without a control all controls are meant. Names of controls may contain dots."""
     for control in sorted(known_classes, key=len, reverse=True):
         if name.startswith(f"{control}."):
             return [control], name.removeprefix(f"{control}.")
     return list(known_classes), name
 
 
-def _raise_unknown_metric(option: _GateOption, metric: str) -> NoReturn:
-    before, dot, rest = metric.split(":")[0].rpartition(".")
-    of_class = {name for each in CLASS_METRICS.values() for name in each}
-    if dot and rest in of_class.union(*CONTROL_METRICS.values()):
-        controls = format_list(sort_by_similarity(before, option.known_classes))
-        option.raise_usage_error(f": there is no control {before!r} to be measured.", f"Known controls: {controls}.")
+def _raise_unknown_metric(option: _GateOption, metric_name: str) -> NoReturn:
+    prefix, dot, rest = metric_name.split(":")[0].rpartition(".")
+    all_metrics = {name for by_kind in (CONTROL_METRICS, CLASS_METRICS) for names in by_kind.values() for name in names}
+    if dot and rest in all_metrics:
+        controls = format_list(sort_by_similarity(prefix, option.known_classes))
+        option.raise_usage_error(f": there is no control {prefix!r} to be measured.", f"Known controls: {controls}.")
     known = option.metric_names()
-    needs_class = " (it needs a class)" if f"{metric.rstrip(':')}:CLASS" in known else ""
+    needs_class = " (it needs a class)" if f"{metric_name.rstrip(':')}:CLASS" in known else ""
     option.raise_usage_error(
-        f": there is no metric {metric!r}{needs_class}.",
-        f"Known metrics: {format_list(sort_by_similarity(metric, known))}.",
+        f": there is no metric {metric_name!r}{needs_class}.",
+        f"Known metrics: {format_list(sort_by_similarity(metric_name, known))}.",
     )
 
 
@@ -279,7 +314,7 @@ def _evaluate_gate(gate: Gate, metrics: ControlMetricsLike | None, task_noun: st
         return GateResult(gate, None, f"no {task_noun} has an answer for it, or the model gave none at all")
     if gate.label is None:
         return GateResult(gate, metrics.values()[gate.metric], f"no {task_noun} has anything to count")
-    found = next((each for each in metrics.classes if each.name == gate.label), None)
-    if found is None or not found.support:
+    of_class = next((each for each in metrics.classes if each.name == gate.label), None)
+    if of_class is None or not of_class.support:
         return GateResult(gate, None, f'no {task_noun} has the class "{gate.label}"')
-    return GateResult(gate, found.values()[gate.metric])
+    return GateResult(gate, of_class.values()[gate.metric])

@@ -19,7 +19,8 @@ from pycocotools.cocoeval import COCOeval
 
 from lsml_cli.evaluation.metrics import regions, texts
 from lsml_cli.evaluation.metrics.geometry import iou_matrix
-from lsml_cli.evaluation.metrics.regions import RegionCounts, ScoredRegion
+from lsml_cli.evaluation.metrics.matching import ScoredRegion
+from lsml_cli.evaluation.metrics.regions import RegionCounts
 from lsml_cli.evaluation.metrics.texts import TextCounts, Transcription
 from lsml_cli.schema import brush_rle
 from lsml_cli.schema.shapes import Shape, parse_shape

@@ -1,15 +1,18 @@
-"""Numbers from pairs of truth and prediction.
+"""Metrics computed from annotations and predictions.
 
-choices      labels of whole tasks: accuracy, F1, per class, confusion
-calibration  whether scores are the probabilities that they claim to be
-regions      labelled regions of pictures: average precision as in COCO, precision and recall
-geometry     boxes, polygons and brush strokes -> how much they overlap
-texts        transcriptions: character and word error rates, detection as in ICDAR
-agreement    people against people
-bootstrap    how far a number may be off, from resampling tasks
+choices            labels of whole tasks: accuracy, F1, per class, confusion
+calibration        whether scores are the probabilities that they claim to be
+regions            labelled regions of images: average precision as in COCO, precision and recall
+average_precision  AP of weighted images
+matching           which detection matches which true region
+geometry           overlap of boxes, polygons and brush masks
+texts              transcriptions: character and word error rates, detection as in ICDAR
+agreement          agreement of people with each other
+bootstrap          confidence intervals from resampling tasks
+numeric            NumPy results as plain numbers
 
-Whatever measures one control over many tasks keeps compact arrays and answers two questions: its `metrics`, and the
-`values` of its headline numbers if every task counted as often as some weights say, which is all that a bootstrap asks.
+Each `*Counts` class accumulates one control over many tasks in compact arrays. It computes its `metrics`, and the
+`weighted_values` of its headline metrics for given weights of the tasks, which is all that the bootstrap needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""People against people: how far those who annotated the same task agree. No model can be expected to do better."""
+"""Agreement of people who annotated the same tasks. No model can be expected to do better."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Agreement:
-    """Over the tasks that several people annotated.
+    """The agreement on the tasks that several people annotated.
 
-    measure  what `mean` is the mean of, over all pairs of annotations of a task
-    alpha    Krippendorff's alpha for names: 1 is full agreement, 0 is what chance would give; None where there are no
-             names, or only one
+    Attributes:
+        tasks: Number of these tasks.
+        measure: What `mean` is the mean of, over all pairs of annotations of a task.
+        mean: In 0..1.
+        alpha: Krippendorff's alpha for nominal data: 1 is full agreement, 0 is agreement by chance; None if there are
+            no nominal data, or only one value.
     """
 
     tasks: int
@@ -27,7 +30,7 @@ class Agreement:
 
 
 class NominalAgreement:
-    """Of answers that are equal or not.
+    """Accumulates nominal data: answers that are either equal or not.
 
     alpha = 1 - (n - 1) * sum_u [disagreeing pairs of u / (m_u - 1)] / sum_c n_c (n - n_c)
 
@@ -41,15 +44,16 @@ class NominalAgreement:
         self._answers: Counter[Hashable] = Counter()
 
     def add(self, answers: Sequence[Hashable]) -> None:
-        """All answers to one task."""
-        several = len(answers)
-        if several < 2:
+        """Add all answers to one task; fewer than two are ignored."""
+        answer_count = len(answers)
+        if answer_count < 2:
             return
         counts = Counter(answers)
-        agreeing = sum(count * (count - 1) for count in counts.values())
+        pairs = answer_count * (answer_count - 1)
+        agreeing_pairs = sum(count * (count - 1) for count in counts.values())
         self._tasks += 1
-        self._agreement_sum += agreeing / (several * (several - 1))
-        self._disagreement_sum += (several * (several - 1) - agreeing) / (several - 1)
+        self._agreement_sum += agreeing_pairs / pairs
+        self._disagreement_sum += (pairs - agreeing_pairs) / (answer_count - 1)
         self._answers.update(counts)
 
     def compute(self) -> Agreement | None:
@@ -62,7 +66,7 @@ class NominalAgreement:
 
 
 class MeanAgreement:
-    """Of answers of which every two are more or less alike."""
+    """Accumulates answers whose similarity is measured pair by pair."""
 
     def __init__(self, measure: str) -> None:
         self._measure = measure
@@ -70,7 +74,7 @@ class MeanAgreement:
         self._sum = 0.0
 
     def add(self, similarities: Sequence[float]) -> None:
-        """How alike each two annotations of one task are."""
+        """Add the similarities, in 0..1, of all pairs of annotations of one task."""
         if similarities:
             self._tasks += 1
             self._sum += sum(similarities) / len(similarities)

@@ -1,4 +1,4 @@
-"""Whether scores are the probabilities that they claim to be: of answers with a score of 0.8, 80 % should be right."""
+"""Calibration of scores: of the answers with a score of 0.8, 80 % should be correct."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-BIN_COUNT = 10  # of equal width
+BIN_COUNT = 10  # bins of equal width
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Scores in (low, high], the first bin with its lower end: how many, their mean, and the share that is right."""
+    """Scores in (low, high], in the first bin also `low`: their number, their mean, and the share that is correct."""
 
     low: float
     high: float
@@ -25,10 +25,13 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """ece is the expected calibration error (Guo et al., 2017): by how much score and share differ, over all answers.
+    """The calibration of `count` scores.
 
-    bins  those that are not empty
-    wrong, right  how many answers there are in each of 20 bins of scores, for a histogram
+    Attributes:
+        ece: Expected calibration error (Guo et al., 2017): the mean difference of score and share that is correct.
+        bins: Those that are not empty.
+        right: Number of correct answers in each of 20 bins of scores, for a histogram.
+        wrong: The same for wrong answers.
     """
 
     count: int
@@ -42,26 +45,37 @@ class Calibration:
 
 
 def compute_calibration(scores: npt.NDArray[np.float32], correct: npt.NDArray[np.float32]) -> Calibration | None:
-    """scores  probabilities in 0..1, shape (n,)
-    right   whether each answer is right, in 0..1 where several people disagree, shape (n,)
+    """Compute the calibration of scores.
 
-    None without any. The bins are those of scikit-learn's `calibration_curve`.
+    Args:
+        scores: Probabilities in 0..1, shape (n,).
+        correct: Whether each answer is correct, or the share of people who agree with it; in 0..1, shape (n,).
+
+    Returns:
+        None if n is 0. The bins are those of scikit-learn's `calibration_curve`.
     """
     import numpy as np
 
     if not len(scores):
         return None
     edges = np.linspace(0.0, 1.0, BIN_COUNT + 1)
-    of_bin = np.searchsorted(edges[1:-1], scores)
-    counts, sums, rights = (np.bincount(of_bin, each, BIN_COUNT) for each in (None, scores, correct))
+    bin_index = np.searchsorted(edges[1:-1], scores)
+    counts, score_sums, correct_sums = (np.bincount(bin_index, each, BIN_COUNT) for each in (None, scores, correct))
     bins = tuple(
-        Bin(float(edges[i]), float(edges[i + 1]), int(counts[i]), sums[i] / counts[i], rights[i] / counts[i])
+        Bin(
+            low=float(edges[i]),
+            high=float(edges[i + 1]),
+            count=int(counts[i]),
+            score=score_sums[i] / counts[i],
+            right=correct_sums[i] / counts[i],
+        )
         for i in range(BIN_COUNT)
         if counts[i]
     )
-    ece = float(np.abs(sums - rights).sum() / len(scores))
-    fine = np.minimum((np.clip(scores, 0, 1) * 2 * BIN_COUNT).astype(int), 2 * BIN_COUNT - 1)
-    good, bad = (
-        np.bincount(fine[chosen], minlength=2 * BIN_COUNT).tolist() for chosen in (correct >= 0.5, correct < 0.5)
+    ece = float(np.abs(score_sums - correct_sums).sum() / len(scores))
+    fine_count = 2 * BIN_COUNT
+    fine_index = np.minimum((np.clip(scores, 0, 1) * fine_count).astype(int), fine_count - 1)
+    right, wrong = (
+        np.bincount(fine_index[mask], minlength=fine_count).tolist() for mask in (correct >= 0.5, correct < 0.5)
     )
-    return Calibration(len(scores), ece, bins, tuple(good), tuple(bad))
+    return Calibration(len(scores), ece, bins, tuple(right), tuple(wrong))

@@ -1,7 +1,7 @@
-"""Regions of a picture -> how much they overlap.
+"""Compute how much regions of an image overlap.
 
-Boxes that are not turned are compared as they are, everything else as pixels of the picture in its own size, with the
-masks of pycocotools: what it says is what people compare their detectors by.
+Boxes that are not rotated are compared by their coordinates, everything else by the pixels of the image at its own
+size, with the masks of pycocotools: object detectors are usually compared by its results.
 """
 
 from __future__ import annotations
@@ -17,15 +17,24 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+ImageSize = tuple[int, int]  # (width, height) in pixels
+
 
 def iou_matrix(
-    first: Sequence[Shape], second: Sequence[Shape], image_size: tuple[int, int] | None
+    first: Sequence[Shape], second: Sequence[Shape], image_size: ImageSize | None
 ) -> npt.NDArray[np.float64]:
-    """Intersection over union of each of `first` with each of `second`, in 0..1, shape (len(first), len(second)).
+    """Return the intersection over union of each of `first` with each of `second`.
 
-    size  (width, height) of the picture in pixels; None: not known
+    Args:
+        first: Shapes.
+        second: Shapes on the same image.
+        image_size: Of the image; None if unknown.
 
-    Raises UsageError with the command that installs pycocotools when it is missing.
+    Returns:
+        Values in 0..1, shape (len(first), len(second)).
+
+    Raises:
+        UsageError: pycocotools is not installed.
     """
     import numpy as np
 
@@ -33,19 +42,23 @@ def iou_matrix(
         return np.zeros((len(first), len(second)))
     mask = _import_pycocotools()
     if all(shape.box for shape in (*first, *second)):
-        # The union of boxes in percent of both sides is that of boxes in pixels: both sides cancel out.
-        sides: list[Any] = [np.array([shape.box for shape in shapes], np.float64) for shapes in (first, second)]
+        # Width and height of the image cancel out, so boxes in percent have the IoU of boxes in pixels.
+        operands: list[Any] = [np.array([shape.box for shape in shapes], np.float64) for shapes in (first, second)]
     else:
-        sides = [
+        operands = [
             [_encode_mask(shape, image_size or DEFAULT_IMAGE_SIZE, mask) for shape in shapes]
             for shapes in (first, second)
         ]
-    found: npt.NDArray[np.float64] = np.asarray(mask.iou(sides[0], sides[1], [0] * len(second)), np.float64)
-    return found.reshape(len(first), len(second))
+    iou: npt.NDArray[np.float64] = np.asarray(mask.iou(*operands, [0] * len(second)), np.float64)
+    return iou.reshape(len(first), len(second))
 
 
 def require_pycocotools() -> None:
-    """Raises UsageError when regions cannot be compared here."""
+    """Check that regions can be compared.
+
+    Raises:
+        UsageError: pycocotools is not installed.
+    """
     _import_pycocotools()
 
 
@@ -59,17 +72,17 @@ def _import_pycocotools() -> Any:
     return mask
 
 
-def _encode_mask(shape: Shape, image_size: tuple[int, int], mask_api: Any) -> Any:
-    """The pixels of a shape in COCO's own run-length code."""
+def _encode_mask(shape: Shape, image_size: ImageSize, mask_api: Any) -> Any:
+    """Return the pixels of a shape in COCO's run-length encoding."""
     import numpy as np
 
     width, height = image_size
     if shape.brush_rle is not None:
-        code, (across, down) = shape.brush_rle
-        pixels = brush_rle.decode_rle(code, across, down)
-        if (across, down) != image_size:  # nearest neighbours
-            rows, columns = np.arange(height) * down // height, np.arange(width) * across // width
+        encoded, (brush_width, brush_height) = shape.brush_rle
+        pixels = brush_rle.decode_rle(encoded, brush_width, brush_height)
+        if (brush_width, brush_height) != image_size:  # resize by nearest neighbours
+            rows, columns = np.arange(height) * brush_height // height, np.arange(width) * brush_width // width
             pixels = pixels[rows][:, columns]
         return mask_api.encode(np.asfortranarray(pixels))
-    flat = [part for x, y in shape.outline() for part in (x * width / 100, y * height / 100)]
-    return mask_api.frPyObjects([flat], height, width)[0]
+    coordinates = [value for x, y in shape.outline() for value in (x * width / 100, y * height / 100)]
+    return mask_api.frPyObjects([coordinates], height, width)[0]

@@ -1,8 +1,8 @@
-"""Transcriptions: how many characters and words are wrong, and how many of the regions with text were found.
+"""Metrics of transcriptions: character and word error rates, and detection of the regions with text.
 
-CER and WER are Levenshtein distances (characters, words) divided by the length of what is true, as in jiwer. A region
-that was missed counts with all its characters, one that was invented with all it says. Regions meet as in ICDAR 2015:
-one to one, with an IoU above 0.5, whatever they say.
+CER and WER are Levenshtein distances (of characters, of words) divided by the length of the true text, as in jiwer. A
+missed region counts with all its characters as errors, and so does one that is not there. Regions are matched as in
+ICDAR 2015: one to one, with an IoU above 0.5, regardless of their texts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lsml_cli.errors import UsageError
-from lsml_cli.evaluation.metrics.geometry import iou_matrix
+from lsml_cli.evaluation.metrics.geometry import ImageSize, iou_matrix
+from lsml_cli.evaluation.metrics.numeric import nan_to_none
 from lsml_cli.schema.shapes import Shape
 
 if TYPE_CHECKING:
@@ -23,29 +24,58 @@ if TYPE_CHECKING:
 
 IOU_THRESHOLD = 0.5
 
-# What is counted for each task.
-COUNT_COLUMNS = (
-    *("examples", "true", "found", "matched", "exact"),
-    *("edits", "characters", "word_edits", "words"),
-    *("matched_edits", "matched_characters", "matched_word_edits", "matched_words"),
-)
-
 
 class Transcription(NamedTuple):
-    """What is written, and where; without a shape it is about the whole task."""
+    """A text and where it is written; without a shape it is about the whole task."""
 
     text: str
     shape: Shape | None = None
 
 
+class CountRow(NamedTuple):
+    """What is counted for each task, summed over its selected annotations.
+
+    Attributes:
+        examples: Annotations.
+        true: True texts.
+        predicted: Predicted texts.
+        matched: Pairs of a true and a predicted text.
+        exact: Pairs without any error.
+        edits: Wrong characters.
+        characters: True characters.
+        word_edits: Wrong words.
+        words: True words.
+        matched_edits: Of matched pairs only, like the following.
+    """
+
+    examples: int = 0
+    true: int = 0
+    predicted: int = 0
+    matched: int = 0
+    exact: int = 0
+    edits: int = 0
+    characters: int = 0
+    word_edits: int = 0
+    words: int = 0
+    matched_edits: int = 0
+    matched_characters: int = 0
+    matched_word_edits: int = 0
+    matched_words: int = 0
+
+
 @dataclass(frozen=True)
 class TextMetrics:
-    """How well texts were read, over `count` tasks. Less is better of the four error rates.
+    """The metrics of one control over `count` annotations. Of the four error rates less is better.
 
-    cer, wer              of everything that is written
-    cer_found, wer_found  of the regions that were found only
-    precision, recall, hmean  of the regions, whatever they say; None for texts about whole tasks
-    exact                 share of the texts that are right to the last character
+    Attributes:
+        cer: Character error rate of all texts.
+        wer: Word error rate of all texts.
+        cer_found: Character error rate of the matched regions only.
+        wer_found: Word error rate of the matched regions only.
+        precision: Of the regions, regardless of their texts; None, like recall and hmean, for texts about whole tasks.
+        exact: Share of the texts without any error.
+        support: Number of true texts.
+        predicted: Number of predicted texts.
     """
 
     kind: ClassVar[str] = "texts"
@@ -63,6 +93,7 @@ class TextMetrics:
     classes: tuple[()] = ()
 
     def values(self) -> dict[str, float | None]:
+        """Return the metrics by the name that gates use."""
         return {
             "cer": self.cer,
             "wer": self.wer,
@@ -79,7 +110,7 @@ class TextMetrics:
 
 
 class TextErrors(NamedTuple):
-    """How well one task was read: wrong characters and those there are, regions missed and invented."""
+    """The errors of one task: wrong characters, true characters, and regions that only one side has."""
 
     edits: int
     characters: int
@@ -88,97 +119,133 @@ class TextErrors(NamedTuple):
 
 
 class TextCounts:
-    """The texts of one control, task by task, in a few numbers each."""
+    """Accumulates the texts of one control, task by task, in a few numbers each."""
 
     def __init__(self) -> None:
-        self._rows = array("i")
+        self._rows = array("i")  # a `CountRow` for each task
         self._has_regions = False
 
     def add(
         self,
         truths: Sequence[Sequence[Transcription]],
         predicted: Sequence[Transcription],
-        image_size: tuple[int, int] | None = None,
+        image_size: ImageSize | None = None,
     ) -> TextErrors:
-        """The next task: true texts by annotation that counts (none where it does not count here), found ones."""
-        totals = [0] * len(COUNT_COLUMNS)
+        """Add a task, and return the errors against the annotation with the most errors.
+
+        Args:
+            truths: The true texts of each selected annotation; none if the task is not to count.
+            predicted: The predicted texts.
+            image_size: Of the image, if known.
+        """
+        totals = CountRow()
         worst = TextErrors(0, 0, 0, 0)
         for truth in truths:
-            pairs, missed, invented = match_texts(truth, predicted, image_size)
-            self._has_regions = self._has_regions or any(each.shape for each in truth)
-            row = _count_row(pairs, missed, invented)
-            totals = [total + each for total, each in zip(totals, row, strict=True)]
-            reading = TextErrors(row[5], row[6], len(missed), len(invented))
-            worst = max(worst, reading)
+            pairs, missed, extra = match_texts(truth, predicted, image_size)
+            self._has_regions = self._has_regions or any(transcription.shape for transcription in truth)
+            row = _count_row(pairs, missed, extra)
+            totals = CountRow(*(total + count for total, count in zip(totals, row, strict=True)))
+            worst = max(worst, TextErrors(row.edits, row.characters, len(missed), len(extra)))
         self._rows.extend(totals)
         return worst
 
     @property
     def has_truth(self) -> bool:
-        return bool(self._column("true").any())
+        return bool(self._columns().true.any())
 
     @property
     def has_predictions(self) -> bool:
-        return bool(self._column("found").any())
+        return bool(self._columns().predicted.any())
 
     def metrics(self) -> TextMetrics:
         import numpy as np
 
-        ones = np.ones((1, len(self._rows) // len(COUNT_COLUMNS)), np.int32)
-        found = {name.replace("-", "_"): _nan_to_none(values[0]) for name, values in self.weighted_values(ones).items()}
-        for name in () if self._has_regions else ("precision", "recall", "hmean"):
-            found[name] = None
-        support, predicted, count = (int(self._column(name).sum()) for name in ("true", "found", "examples"))
-        return TextMetrics(count=count, support=support, predicted=predicted, **found)  # type: ignore[arg-type]
+        ones = np.ones((1, len(self._rows) // len(CountRow._fields)), np.int32)
+        values = {name: nan_to_none(value[0]) for name, value in self.weighted_values(ones).items()}
+        columns = self._columns()
+        return TextMetrics(
+            count=int(columns.examples.sum()),
+            cer=values["cer"],
+            wer=values["wer"],
+            cer_found=values["cer-found"],
+            wer_found=values["wer-found"],
+            precision=values["precision"] if self._has_regions else None,
+            recall=values["recall"] if self._has_regions else None,
+            hmean=values["hmean"] if self._has_regions else None,
+            exact=values["exact"],
+            support=int(columns.true.sum()),
+            predicted=int(columns.predicted.sum()),
+        )
 
     def task_groups(self) -> None:
+        """Return None: every task contributes different numbers, see `bootstrap.WeightedCounts`."""
         return None
 
     def weighted_values(
         self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None = None
     ) -> dict[str, npt.NDArray[np.float64]]:
-        """The headline numbers when every task counts as often as it says; see `ChoiceCounts.values`."""
+        """Return the headline metrics of all tasks, weighted; see `WeightedCounts`."""
         import numpy as np
 
-        totals = (weights @ self._table.astype(np.float64)).T
-        at = dict(zip(COUNT_COLUMNS, totals, strict=True))
+        totals = _CountColumns(*(weights @ self._table().astype(np.float64)).T)
         with np.errstate(divide="ignore", invalid="ignore"):
             values = {
-                "cer": at["edits"] / at["characters"],
-                "wer": at["word_edits"] / at["words"],
-                "cer-found": at["matched_edits"] / at["matched_characters"],
-                "wer-found": at["matched_word_edits"] / at["matched_words"],
-                "precision": at["matched"] / at["found"],
-                "recall": at["matched"] / at["true"],
-                "hmean": 2 * at["matched"] / (at["true"] + at["found"]),
-                "exact": at["exact"] / at["true"],
+                "cer": totals.edits / totals.characters,
+                "wer": totals.word_edits / totals.words,
+                "cer-found": totals.matched_edits / totals.matched_characters,
+                "wer-found": totals.matched_word_edits / totals.matched_words,
+                "precision": totals.matched / totals.predicted,
+                "recall": totals.matched / totals.true,
+                "hmean": 2 * totals.matched / (totals.true + totals.predicted),
+                "exact": totals.exact / totals.true,
             }
-        return {name: np.where(np.isfinite(each), each, np.nan) for name, each in values.items()}
+        return {name: np.where(np.isfinite(value), value, np.nan) for name, value in values.items()}
 
-    @property
     def _table(self) -> npt.NDArray[np.int32]:
+        """Return the counts, shape (tasks, fields of CountRow)."""
         import numpy as np
 
-        return np.frombuffer(self._rows, np.int32).reshape(-1, len(COUNT_COLUMNS))
+        return np.frombuffer(self._rows, np.int32).reshape(-1, len(CountRow._fields))
 
-    def _column(self, name: str) -> npt.NDArray[np.int32]:
-        return self._table[:, COUNT_COLUMNS.index(name)]
+    def _columns(self) -> _CountColumns:
+        return _CountColumns(*self._table().T)
+
+
+class _CountColumns(NamedTuple):
+    """The fields of `CountRow` as arrays over tasks or over resamples."""
+
+    examples: npt.NDArray[Any]
+    true: npt.NDArray[Any]
+    predicted: npt.NDArray[Any]
+    matched: npt.NDArray[Any]
+    exact: npt.NDArray[Any]
+    edits: npt.NDArray[Any]
+    characters: npt.NDArray[Any]
+    word_edits: npt.NDArray[Any]
+    words: npt.NDArray[Any]
+    matched_edits: npt.NDArray[Any]
+    matched_characters: npt.NDArray[Any]
+    matched_word_edits: npt.NDArray[Any]
+    matched_words: npt.NDArray[Any]
 
 
 def match_texts(
-    truth: Sequence[Transcription], predicted: Sequence[Transcription], image_size: tuple[int, int] | None
+    truth: Sequence[Transcription], predicted: Sequence[Transcription], image_size: ImageSize | None
 ) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """(texts that belong together, true ones that were missed, found ones that are not there).
+    """Match true and predicted texts by their regions.
 
-    Where a side does not say where its texts are, each side is one text, in the order in which it was written.
+    If any text has no region, each side is joined to one text in the order in which it was written.
+
+    Returns:
+        Pairs (true text, predicted text), missed true texts, and predicted texts that match none.
     """
-    if not all(each.shape for each in (*truth, *predicted)):
-        true, guess = ("\n".join(each.text for each in side) for side in (truth, predicted))
+    if not all(transcription.shape for transcription in (*truth, *predicted)):
+        true_text, predicted_text = ("\n".join(part.text for part in side) for side in (truth, predicted))
         if truth and predicted:
-            return [(true, guess)], [], []
-        return [], [true] * bool(truth), [guess] * bool(predicted)
+            return [(true_text, predicted_text)], [], []
+        return [], [true_text] * bool(truth), [predicted_text] * bool(predicted)
     overlap = iou_matrix(
-        [each.shape for each in truth if each.shape], [each.shape for each in predicted if each.shape], image_size
+        [part.shape for part in truth if part.shape], [part.shape for part in predicted if part.shape], image_size
     )
     pairs: dict[int, int] = {}
     for i in range(len(truth)):
@@ -187,58 +254,65 @@ def match_texts(
                 pairs[i] = j
     return (
         [(truth[i].text, predicted[j].text) for i, j in pairs.items()],
-        [each.text for i, each in enumerate(truth) if i not in pairs],
-        [each.text for j, each in enumerate(predicted) if j not in pairs.values()],
+        [part.text for i, part in enumerate(truth) if i not in pairs],
+        [part.text for j, part in enumerate(predicted) if j not in pairs.values()],
     )
 
 
 def character_edits(truth: str, predicted: str) -> tuple[int, int]:
-    """(characters to insert, delete or replace, characters that are true)."""
+    """Return the number of characters to insert, delete or replace, and the number of true characters."""
     true, guess = _normalize(truth), _normalize(predicted)
     return _edit_distance(true, guess), len(true)
 
 
 def word_edits(truth: str, predicted: str) -> tuple[int, int]:
+    """Return the number of words to insert, delete or replace, and the number of true words."""
     true, guess = _normalize(truth).split(), _normalize(predicted).split()
     return _edit_distance(true, guess), len(true)
 
 
-def agreement(
-    first: Sequence[Transcription], second: Sequence[Transcription], image_size: tuple[int, int] | None
-) -> float:
-    """How much two people agree: 1 - CER, the longer side being the true one; 1 where both write nothing."""
-    pairs, missed, invented = match_texts(first, second, image_size)
-    row = _count_row(pairs, missed, invented)
-    lengths = [sum(len(_normalize(each.text)) for each in side) for side in (first, second)]
-    longest = max(row[6], *lengths)
-    return max(0.0, 1 - row[5] / longest) if longest else 1.0
+def agreement(first: Sequence[Transcription], second: Sequence[Transcription], image_size: ImageSize | None) -> float:
+    """Return how much two people agree: 1 - CER, where the longer side is the true one; 1 if both wrote nothing."""
+    row = _count_row(*match_texts(first, second, image_size))
+    lengths = [sum(len(_normalize(part.text)) for part in side) for side in (first, second)]
+    longest = max(row.characters, *lengths)
+    return max(0.0, 1 - row.edits / longest) if longest else 1.0
 
 
 def _count_row(
     pairs: Sequence[tuple[str, str]], false_negatives: Sequence[str], false_positives: Sequence[str]
-) -> list[int]:
-    """A row of COLUMNS for one annotation."""
-    characters, words = [character_edits(*pair) for pair in pairs], [word_edits(*pair) for pair in pairs]
-    edits, true = sum(each for each, _ in characters), sum(each for _, each in characters)
-    word_errors, true_words = sum(each for each, _ in words), sum(each for _, each in words)
-    lost, lost_words = (
-        sum(len(_normalize(each)) for each in false_negatives),
-        sum(len(_normalize(each).split()) for each in false_negatives),
+) -> CountRow:
+    """Count the errors of one annotation."""
+    by_character, by_word = [character_edits(*pair) for pair in pairs], [word_edits(*pair) for pair in pairs]
+    edits, characters = (sum(pair[side] for pair in by_character) for side in (0, 1))
+    word_edits_, words = (sum(pair[side] for pair in by_word) for side in (0, 1))
+    missed_characters, missed_words = _count_lengths(false_negatives)
+    extra_characters, extra_words = _count_lengths(false_positives)
+    return CountRow(
+        examples=1,
+        true=len(pairs) + len(false_negatives),
+        predicted=len(pairs) + len(false_positives),
+        matched=len(pairs),
+        exact=sum(not pair_edits for pair_edits, _ in by_character),
+        edits=edits + missed_characters + extra_characters,
+        characters=characters + missed_characters,
+        word_edits=word_edits_ + missed_words + extra_words,
+        words=words + missed_words,
+        matched_edits=edits,
+        matched_characters=characters,
+        matched_word_edits=word_edits_,
+        matched_words=words,
     )
-    more, more_words = (
-        sum(len(_normalize(each)) for each in false_positives),
-        sum(len(_normalize(each).split()) for each in false_positives),
-    )
-    exact = sum(not each for each, _ in characters)
-    return [
-        *(1, len(pairs) + len(false_negatives), len(pairs) + len(false_positives), len(pairs), exact),
-        *(edits + lost + more, true + lost, word_errors + lost_words + more_words, true_words + lost_words),
-        *(edits, true, word_errors, true_words),
-    ]
+
+
+def _count_lengths(texts: Sequence[str]) -> tuple[int, int]:
+    """Return the number of characters and of words in all texts."""
+    normalized = [_normalize(text) for text in texts]
+    return sum(map(len, normalized)), sum(len(text.split()) for text in normalized)
 
 
 def _normalize(text: str) -> str:
-    """An é is an é, however many characters it is made of; space around a text is none of it."""
+    """Compose characters, so that é equals e with an accent, and strip surrounding space."""
     return unicodedata.normalize("NFC", text).strip()
 
 
@@ -252,7 +326,3 @@ def _edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
     except ImportError:
         raise UsageError("Measuring texts needs the package rapidfuzz.", "pip install 'lsml[evaluate]'") from None
     return int(Levenshtein.distance(first, second))
-
-
-def _nan_to_none(value: Any) -> float | None:
-    return float(value) if value == value else None
