@@ -15,8 +15,9 @@ from lsml_cli.commands.media_options import MediaOptions
 
 if TYPE_CHECKING:
     from lsml_cli.commands.console.progress import Console
-    from lsml_cli.evaluation.evaluate import Evaluation, PredictionSource
     from lsml_cli.evaluation.gates import ComparisonResult, GateResult
+    from lsml_cli.evaluation.results import Evaluation
+    from lsml_cli.evaluation.sources import PredictionSource
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.spec import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
@@ -370,7 +371,7 @@ class _SourceOpener:
     def open_model(self, spec: ModelSpec) -> PredictionSource:
         import os
 
-        from lsml_cli.evaluation.evaluate import ModelPredictionSource, model_output_controls
+        from lsml_cli.evaluation.sources import ModelPredictionSource, model_output_controls
         from lsml_cli.inference.placement import find_devices, open_replicas
 
         model_class = spec.model_class()
@@ -388,8 +389,8 @@ class _SourceOpener:
         )
 
     def open_file(self, path: str, version: str | None) -> PredictionSource:
-        from lsml_cli.evaluation.evaluate import FilePredictionSource
         from lsml_cli.evaluation.prediction_file import PredictionFile
+        from lsml_cli.evaluation.sources import FilePredictionSource
 
         file = self._stack.enter_context(PredictionFile(path, self._config, version))
         self._files.append(file)

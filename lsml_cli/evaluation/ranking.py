@@ -1,13 +1,13 @@
-"""What people should label first: a finished file, its least sure predictions first.
+"""Rank the records of a file of predictions, the least certain first, so that people label these first.
 
-Records stay as they are, byte by byte; nothing of them is kept in memory but the run at hand (`sorting`).
+Records are copied byte by byte. They are sorted on disk (`external_sort`), so memory does not grow with the file.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +17,13 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError
-from lsml_cli.evaluation.prediction_file import EXPECTED_FILE_HINT, StoredPrediction
+from lsml_cli.evaluation.prediction_records import (
+    EXPECTED_FILE_HINT,
+    StoredPrediction,
+    filter_regions,
+    is_prediction_object,
+    parse_score,
+)
 from lsml_cli.evaluation.scorers import build_scorers
 from lsml_cli.evaluation.uncertainty import RankingCriterion, confidence, lowest_score
 from lsml_cli.io.external_sort import KeyedRecord, sort_on_disk
@@ -31,18 +37,25 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
 from lsml_cli.schema.tasks import Task, UnreadableRecord
 
-BATCH_SIZE = 1000  # records that are written together
-UNSCORED_KEY = math.inf  # predictions that no score tells anything about come after the others, in their order
+BATCH_SIZE = 1000  # records written together
+UNSCORED_KEY = math.inf  # predictions without a score come last, in the order of the input
+FAILED_INDEX_OFFSET = 1 << 62  # failed tasks come after these
+
+_NEWLINES_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
 
 
 @dataclass
 class RankingResult:
-    """How a ranking went.
+    """The outcome of a ranking.
 
-    records     read; written to the ranking; accepted are those above the threshold
-    without     predictions that no score tells anything about; they come last
-    failed      tasks without a prediction; they come after those
-    unreadable  places without a record, with the first of them
+    Attributes:
+        records: Number of records read.
+        written: Number of records written to the ranking.
+        accepted: Number of records that could be accepted as they are.
+        without_score: Number of predictions without a score; they come last.
+        failed: Number of tasks without a prediction; they come after these.
+        unreadable: Location and reason of each unreadable record.
+        truncated: Whether the file ends within a record.
     """
 
     records: int = 0
@@ -67,10 +80,12 @@ class RankingResult:
 
 @dataclass(frozen=True)
 class AcceptanceEstimate:
-    """How often accepting would be wrong, as far as annotated tasks tell.
+    """How often accepting predictions without review would be wrong, estimated on annotated tasks.
 
-    compared  predictions above the threshold that people have annotated; wrong: those that people disagree with
-    low, high where the share of wrong ones is with a probability of 95 % (Wilson, 1927); None without any
+    Attributes:
+        threshold: The score that all regions of an accepted prediction have at least.
+        compared: Number of accepted predictions of annotated tasks.
+        wrong: Number of these that people disagree with.
     """
 
     threshold: float
@@ -83,17 +98,18 @@ class AcceptanceEstimate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the error rate (Wilson, 1927); None without any compared prediction."""
         if not self.compared:
             return None
         n, p, z = self.compared, self.wrong / self.compared, 1.959964
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        center = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half_width = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, center - half_width), min(1.0, center + half_width)
 
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval or (None, None)
-        found = {"threshold": self.threshold, "compared": self.compared, "wrong": self.wrong}
-        return found | {"share": self.error_rate, "low": low, "high": high}
+        counts = {"threshold": self.threshold, "compared": self.compared, "wrong": self.wrong}
+        return counts | {"share": self.error_rate, "low": low, "high": high}
 
 
 def rank_file(
@@ -106,79 +122,93 @@ def rank_file(
     accept_above: float | None = None,
     accepted_output: str | None = None,
 ) -> RankingResult:
-    """Write the records of a finished file to `output`, the least sure first.
+    """Write the records of a file of predictions to `output`, the least certain first.
 
-    limit         only so many
-    accept_above  predictions of which every region has at least this score can be accepted as they are
-    accepted      a file that these go to instead, in the order of the input; None: they stay among the others. Its
-                  ending says its format, where that says anything; `form` otherwise
+    Args:
+        path: The file, or "-" for stdin.
+        output: Where to write the ranking, or "-" for stdout.
+        output_format: Of the ranking.
+        by: What to rank by.
+        limit: How many records to write; None for all.
+        accept_above: Predictions of which every region has at least this score can be accepted as they are.
+        accepted_output: A file to write these to instead, in the order of the input; None to leave them in the ranking.
+            Its suffix determines its format, and `output_format` if the suffix is unknown.
 
-    Raises UsageError when there is no such file, InputError when it holds no predictions.
+    Raises:
+        UsageError: There is no such file.
+        InputError: It does not hold predictions.
     """
-    found = RankingResult()
+    result = RankingResult()
     with ExitStack() as stack:
         source = stack.enter_context(RecordSource(path))
         if source.format == "csv":
             raise InputError(f"{path} is a table, not a file of predictions.", EXPECTED_FILE_HINT)
-        accepted_form = FORMAT_BY_SUFFIX.get(Path(accepted_output or "").suffix.lower(), output_format)
-        split = _AcceptedWriter(stack, accepted_output, accepted_form, accept_above, found)
+        accepted_format = FORMAT_BY_SUFFIX.get(Path(accepted_output or "").suffix.lower(), output_format)
+        writer = _AcceptedWriter(stack, accepted_output, accepted_format, accept_above, result)
         ranking = stack.enter_context(closing(_open_output(output, output_format)))
-        keyed = split.filter_remaining(_score_records(source, path, by, found))
-        bodies = islice(sort_on_disk(keyed, _temp_folder(output)), limit)
+        remaining = writer.filter_remaining(_score_records(source, path, by, result))
+        bodies = islice(sort_on_disk(remaining, _temp_folder(output)), limit)
         for batch in _batches(_format_records(bodies, output_format)):
-            found.written += len(batch)
-            ranking.write(batch, (), JournalEntry(found.written))
-        split.finish()
+            result.written += len(batch)
+            ranking.write(batch, (), JournalEntry(result.written))
+        writer.finish()
         ranking.finish()
-    return found
+    return result
 
 
 def estimate_acceptance(
     tasks: Iterable[Task | UnreadableRecord],
     config: LabelConfig,
-    lookup: Any,
+    lookup: Callable[[Task], StoredPrediction | None],
     threshold: float,
     annotation_policy: AnnotationPolicy = "last",
 ) -> AcceptanceEstimate:
-    """Look up the predictions of annotated tasks (`predicted.PredictionFile.take`) that would be accepted.
+    """Compare the predictions that would be accepted with annotations.
 
-    A prediction is wrong when people say anything else about any control that it fills.
+    A prediction is wrong if people disagree with it about any control that it fills.
+
+    Args:
+        tasks: Annotated tasks; unreadable records are skipped.
+        config: The label config.
+        lookup: Returns the prediction of a task, see `PredictionFile.lookup`.
+        threshold: The score that all regions of an accepted prediction have at least.
+        annotation_policy: Which of several annotations count.
     """
     compared = wrong = 0
     readable = (task for task in tasks if isinstance(task, Task))
-    for each in iter_task_annotations(
-        readable, config, annotation_policy, allow_empty=is_empty_annotation_valid(config)
-    ):
-        truths = [one.result for one in each.selected if is_relevant(one, config)]
+    stream = iter_task_annotations(readable, config, annotation_policy, allow_empty=is_empty_annotation_valid(config))
+    for entry in stream:
+        truths = [annotation.result for annotation in entry.selected if is_relevant(annotation, config)]
         if not truths:
             continue
-        answer: StoredPrediction | None = lookup(each.task)
-        if answer is None or answer.failure is not None or not _is_accepted(answer.result, threshold):
+        prediction = lookup(entry.task)
+        if prediction is None or prediction.failure is not None or not _is_accepted(prediction.result, threshold):
             continue
-        filled = {region.get("from_name") for region in answer.result}
-        judges = [judge for name, judge in build_scorers(config).items() if name in filled]
-        verdicts = [verdict for judge in judges if (verdict := judge.add(truths, answer.result)).is_counted]
-        compared += bool(verdicts)
-        wrong += any(not verdict.is_correct for verdict in verdicts)
+        filled = {region.get("from_name") for region in prediction.result}
+        scorers = [scorer for name, scorer in build_scorers(config).items() if name in filled]
+        scores = [score for scorer in scorers if (score := scorer.add(truths, prediction.result)).is_counted]
+        compared += bool(scores)
+        wrong += any(not score.is_correct for score in scores)
     return AcceptanceEstimate(threshold, compared, wrong)
 
 
-def _is_accepted(result: Sequence[Any], threshold: float) -> bool:
-    least = lowest_score(result)
-    return least is not None and least >= threshold
+def _is_accepted(result: Sequence[Mapping[str, Any]], threshold: float) -> bool:
+    lowest = lowest_score(result)
+    return lowest is not None and lowest >= threshold
 
 
 @dataclass(frozen=True)
 class _RankedRecord:
-    """A record, how sure it is, and its regions."""
+    """A record with its sort key, and its regions."""
 
     keyed: KeyedRecord
-    result: Sequence[Any]
+    result: Sequence[Mapping[str, Any]]
 
 
 def _score_records(
     source: RecordSource, path: str, by: RankingCriterion, ranking: RankingResult
 ) -> Iterator[_RankedRecord]:
+    """Yield the readable records with their sort keys, and count them in `ranking`."""
     for record in source:
         if record.problem:
             ranking.truncated = ranking.truncated or record.truncated
@@ -192,36 +222,28 @@ def _score_records(
         ranking.records += 1
         if result is None:
             ranking.failed += 1
-            yield _RankedRecord(KeyedRecord(math.inf, record.index + (1 << 62), record.body), ())
+            yield _RankedRecord(KeyedRecord(UNSCORED_KEY, record.index + FAILED_INDEX_OFFSET, record.body), ())
             continue
-        sure = confidence(result, score, by)
-        ranking.without_score += sure is None
-        yield _RankedRecord(KeyedRecord(UNSCORED_KEY if sure is None else sure, record.index, record.body), result)
+        key = confidence(result, score, by)
+        ranking.without_score += key is None
+        yield _RankedRecord(KeyedRecord(UNSCORED_KEY if key is None else key, record.index, record.body), result)
 
 
-def _parse_prediction(record: Record, path: str) -> tuple[Sequence[Any] | None, float | None]:
-    """The regions and the score of the last prediction in a record; no regions for a task that failed."""
+def _parse_prediction(record: Record, path: str) -> tuple[Sequence[Mapping[str, Any]] | None, float | None]:
+    """Return regions and score of the last prediction in a record; the regions are None for a failed task."""
     raw = orjson.loads(record.body)
-    if isinstance(raw, dict) and "task" in raw and "data" not in raw and isinstance(raw.get("result"), list):
+    if isinstance(raw, dict) and is_prediction_object(raw) and isinstance(raw.get("result"), list):
         if raw.get("error") is not None:
             return None, None
-        return _filter_regions(raw["result"]), _to_float(raw.get("score"))
+        return filter_regions(raw["result"]), parse_score(raw.get("score"))
     if isinstance(raw, dict) and isinstance(raw.get("predictions"), list):
         stored = stored_predictions(raw)
-        return (_filter_regions(stored[-1]["result"]), _to_float(stored[-1]["score"])) if stored else (None, None)
+        return (filter_regions(stored[-1]["result"]), parse_score(stored[-1]["score"])) if stored else (None, None)
     raise InputError(f"{path}, {record.location}: there is no prediction, nor a list of them.", EXPECTED_FILE_HINT)
 
 
-def _filter_regions(result: Sequence[Any]) -> list[Any]:
-    return [region for region in result if isinstance(region, dict)]
-
-
-def _to_float(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 class _AcceptedWriter:
-    """Counts what can be accepted as it is and, where there is a file for it, writes it there."""
+    """Counts the predictions that can be accepted, and writes them to their own file if there is one."""
 
     def __init__(
         self,
@@ -239,7 +261,7 @@ class _AcceptedWriter:
         self._written = 0
 
     def filter_remaining(self, records: Iterable[_RankedRecord]) -> Iterator[KeyedRecord]:
-        """The records that are ranked: all of them, without a file for those that are accepted."""
+        """Yield the records to rank: all of them, or without the accepted ones if these have a file."""
         for record in records:
             if self._threshold is not None and _is_accepted(record.result, self._threshold):
                 self._ranking.accepted += 1
@@ -269,22 +291,19 @@ def _open_output(path: str, output_format: OutputFormat) -> Output:
 
 
 def _temp_folder(output: str) -> Path:
-    """Where there should be room for a file as large as the output: beside it."""
+    """Return a folder with room for a file as large as the output: the one of the output."""
     target = OutputTarget(output)
     return Path(tempfile.gettempdir()) if target.is_stream else target.path.parent
 
 
 def _format_records(bodies: Iterable[bytes], output_format: OutputFormat) -> Iterator[bytes]:
-    """Records as they are; one that spans several lines becomes one line where lines count.
+    """Yield the records unchanged, but for JSON Lines each on a single line.
 
-    A line break in JSON stands between tokens only.
+    In JSON a line break can only stand between tokens, so it may be replaced by a space.
     """
     for body in bodies:
         body = body.strip()
         yield body.translate(_NEWLINES_TO_SPACES) if output_format == "jsonl" and b"\n" in body else body
-
-
-_NEWLINES_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
 
 
 def _batches(bodies: Iterator[bytes]) -> Iterator[list[bytes]]:

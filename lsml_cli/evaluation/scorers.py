@@ -1,4 +1,4 @@
-"""One control of the label config: what people said about a task against what was predicted."""
+"""Score one control of the label config: annotations against predictions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from lsml_cli.evaluation.metrics import regions, texts
 from lsml_cli.evaluation.metrics.agreement import Agreement, MeanAgreement, NominalAgreement
 from lsml_cli.evaluation.metrics.choices import ChoiceCounts, ChoiceMetrics, LabelPair
-from lsml_cli.evaluation.metrics.regions import RegionCounts, RegionMetrics, ScoredRegion
+from lsml_cli.evaluation.metrics.geometry import ImageSize
+from lsml_cli.evaluation.metrics.matching import ScoredRegion
+from lsml_cli.evaluation.metrics.regions import RegionCounts, RegionMetrics
 from lsml_cli.evaluation.metrics.texts import TextCounts, TextMetrics, Transcription
+from lsml_cli.evaluation.prediction_records import parse_score
 from lsml_cli.schema.annotations import extract_labels
 from lsml_cli.schema.label_config import Control, LabelConfig
 from lsml_cli.schema.shapes import Shape, parse_image_size, parse_shape
@@ -22,11 +25,12 @@ REGION_CONTROL_TYPES = frozenset({"rectanglelabels", "polygonlabels", "ellipsela
 
 
 class TaskScore(NamedTuple):
-    """How one task went.
+    """The score of one task for one control.
 
-    counts   whether the task counts for this control at all
-    right    whether everything is as every annotation that counts says
-    badness  how much is wrong, for finding where model and people disagree most; the larger the worse
+    Attributes:
+        is_counted: Whether the task counts for this control at all.
+        is_correct: Whether the prediction matches every selected annotation.
+        severity: How wrong it is, compared lexicographically; higher is worse.
     """
 
     is_counted: bool
@@ -35,7 +39,7 @@ class TaskScore(NamedTuple):
 
 
 class Scorer(Protocol):
-    """Collects one control over many tasks, and knows its numbers at the end."""
+    """Accumulates one control over many tasks."""
 
     kind: ClassVar[str]
     control: Control
@@ -44,45 +48,48 @@ class Scorer(Protocol):
     def counts(self) -> ChoiceCounts | RegionCounts | TextCounts: ...
 
     def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
-        """The next task: the annotations that count (none where the task is not to count), and the prediction."""
+        """Add a task: the selected annotations, none if the task is not to count, and the prediction."""
 
     def add_agreement(self, results: Sequence[RegionList]) -> None:
-        """All annotations of one task, of which there are several."""
+        """Add all annotations of a task that has several."""
 
     def agreement(self) -> Agreement | None: ...
 
 
 def build_scorers(config: LabelConfig, threshold: float = 0.0) -> dict[str, Scorer]:
-    """A judge for each control that has numbers, by name, in the order of the config.
+    """Create a scorer for each control that has metrics, by name, in the order of the config.
 
-    threshold  regions with a lower score are no predictions, except for average precision
+    Args:
+        config: The label config.
+        threshold: Regions with a lower score do not count as predicted, except for average precision.
     """
-    found: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer] = {}
     for control in config.controls.values():
         kind = metric_kind(control, config)
         if kind == "choices":
-            found[control.name] = ChoiceScorer(control)
+            scorers[control.name] = ChoiceScorer(control)
         elif kind == "regions":
-            found[control.name] = RegionScorer(control, threshold)
+            scorers[control.name] = RegionScorer(control, threshold)
         elif kind == "texts":
-            found[control.name] = TextScorer(control)
-    return found
+            scorers[control.name] = TextScorer(control)
+    return scorers
 
 
 def metric_kind(control: Control, config: LabelConfig) -> str | None:
-    """ "choices" about whole tasks, "regions" of pictures, "texts"; None where nothing can be measured."""
+    """Return "choices" (of whole tasks), "regions" (of images) or "texts"; None if the control has no metrics."""
     if control.type == "choices":
         return None if control.per_region else "choices"
     if control.type == "textarea":
         return "texts"
-    pictures = [name for name in control.to_names if config.objects[name].tag.lower() == "image"]
-    return "regions" if control.type in REGION_CONTROL_TYPES and pictures else None
+    labels_images = any(config.objects[name].tag.lower() == "image" for name in control.to_names)
+    return "regions" if control.type in REGION_CONTROL_TYPES and labels_images else None
 
 
 class ChoiceScorer:
-    """<Choices> about whole tasks, single and multiple.
+    """Scores <Choices> of whole tasks, single and multiple.
 
-    Where several labels may apply, an annotation without any says that none does; where one has to, it says nothing.
+    An annotation without a label counts for multiple choices, where it means that no label applies. For a single choice
+    it is no answer.
     """
 
     kind: ClassVar[str] = "choices"
@@ -93,27 +100,26 @@ class ChoiceScorer:
         self._agreement = NominalAgreement()
 
     def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
-        guessed = frozenset(extract_labels(self.control, prediction))
-        pairs: list[LabelPair] = []
-        for truth in truths:
-            labels = frozenset(extract_labels(self.control, truth))
-            if labels or not self.control.is_single_choice:
-                pairs.append((labels, guessed))
-        score = lowest_control_score(self.control, prediction) if guessed else None
+        predicted = frozenset(extract_labels(self.control, prediction))
+        pairs: list[LabelPair] = [(labels, predicted) for labels in self._extract_answers(truths)]
+        score = lowest_control_score(self.control, prediction) if predicted else None
         self.counts.add(pairs, score)
-        off = max((len(truth ^ guessed) for truth, _ in pairs), default=0)
-        return TaskScore(bool(pairs), not off, (off, score or 0.0))
+        errors = max((len(truth ^ predicted) for truth, _ in pairs), default=0)
+        return TaskScore(bool(pairs), not errors, (errors, score or 0.0))
 
     def add_agreement(self, results: Sequence[RegionList]) -> None:
-        answers = [frozenset(extract_labels(self.control, result)) for result in results]
-        self._agreement.add([labels for labels in answers if labels or not self.control.is_single_choice])
+        self._agreement.add(self._extract_answers(results))
 
     def agreement(self) -> Agreement | None:
         return self._agreement.compute()
 
+    def _extract_answers(self, results: Sequence[RegionList]) -> list[frozenset[str]]:
+        answers = [frozenset(extract_labels(self.control, result)) for result in results]
+        return [labels for labels in answers if labels or not self.control.is_single_choice]
+
 
 class RegionScorer:
-    """Labelled boxes, polygons, ellipses and brush strokes on pictures."""
+    """Scores labelled boxes, polygons, ellipses and brush masks on images."""
 
     kind: ClassVar[str] = "regions"
 
@@ -123,26 +129,27 @@ class RegionScorer:
         self._agreement = MeanAgreement("F1 at IoU 0.5")
 
     def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
-        found = extract_regions(self.control, prediction)
-        matching = self.counts.add(
+        match = self.counts.add(
             [extract_regions(self.control, truth) for truth in truths],
-            found,
-            _find_image_size(self.control, (*truths, prediction)),
+            extract_regions(self.control, prediction),
+            find_image_size((*truths, prediction), self.control),
         )
-        return TaskScore(bool(truths), not matching.errors, (matching.errors, matching.max_false_positive_score))
+        return TaskScore(bool(truths), not match.errors, (match.errors, match.max_false_positive_score))
 
     def add_agreement(self, results: Sequence[RegionList]) -> None:
-        size = _find_image_size(self.control, results)
-        several = [extract_regions(self.control, result) for result in results]
-        if any(several):
-            self._agreement.add([regions.agreement(one, other, size) for one, other in combinations(several, 2)])
+        by_annotator = [extract_regions(self.control, result) for result in results]
+        if any(by_annotator):
+            image_size = find_image_size(results, self.control)
+            self._agreement.add(
+                [regions.agreement(first, second, image_size) for first, second in combinations(by_annotator, 2)]
+            )
 
     def agreement(self) -> Agreement | None:
         return self._agreement.compute()
 
 
 class TextScorer:
-    """<TextArea>: what is written in regions of a picture, or about a whole task."""
+    """Scores <TextArea>: transcriptions of regions of an image, or texts about a whole task."""
 
     kind: ClassVar[str] = "texts"
 
@@ -152,65 +159,73 @@ class TextScorer:
         self._agreement = MeanAgreement("1 - CER")
 
     def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
-        written = [extract_texts(self.control, truth) for truth in truths]
-        reading = self.counts.add(
-            written, extract_texts(self.control, prediction), _find_image_size(self.control, (*truths, prediction))
+        errors = self.counts.add(
+            [extract_texts(self.control, truth) for truth in truths],
+            extract_texts(self.control, prediction),
+            find_image_size((*truths, prediction), self.control),
         )
-        wrong = bool(reading.edits or reading.false_negatives or reading.false_positives)
-        return TaskScore(bool(truths), not wrong, (reading.edits, reading.false_negatives + reading.false_positives))
+        region_errors = errors.false_negatives + errors.false_positives
+        return TaskScore(bool(truths), not (errors.edits or region_errors), (errors.edits, region_errors))
 
     def add_agreement(self, results: Sequence[RegionList]) -> None:
-        several = [extract_texts(self.control, result) for result in results]
-        if any(several):
-            size = _find_image_size(self.control, results)
-            self._agreement.add([texts.agreement(one, other, size) for one, other in combinations(several, 2)])
+        by_annotator = [extract_texts(self.control, result) for result in results]
+        if any(by_annotator):
+            image_size = find_image_size(results, self.control)
+            self._agreement.add(
+                [texts.agreement(first, second, image_size) for first, second in combinations(by_annotator, 2)]
+            )
 
     def agreement(self) -> Agreement | None:
         return self._agreement.compute()
 
 
 def lowest_control_score(control: Control, result: RegionList) -> float | None:
-    """The lowest score that regions of a control have; None where none has one."""
-    scores = [
-        score
-        for region in result
-        if region.get("from_name") == control.name and isinstance(score := region.get("score"), int | float)
-    ]
-    return min(scores, default=None)
+    """Return the lowest score of a control's regions; None if none has one."""
+    scores = (parse_score(region.get("score")) for region in result if region.get("from_name") == control.name)
+    return min((score for score in scores if score is not None), default=None)
 
 
 def extract_regions(control: Control, result: RegionList) -> list[ScoredRegion]:
-    """The regions of a control that have a label and a place, one for each label."""
-    found = []
+    """Return the regions of a control that have a label and a shape, one for each label."""
+    scored = []
     for region in result:
         if region.get("from_name") != control.name or (shape := parse_shape(region)) is None:
             continue
-        score = region.get("score")
-        sure = float(score) if isinstance(score, int | float) else 1.0
-        found += [ScoredRegion(label, shape, sure) for label in extract_labels(control, [region])]
-    return found
+        score = parse_score(region.get("score"))
+        scored += [
+            ScoredRegion(label, shape, 1.0 if score is None else score) for label in extract_labels(control, [region])
+        ]
+    return scored
 
 
 def extract_texts(control: Control, result: RegionList) -> list[Transcription]:
-    """What is written, each with the place of its region: its own, or that of a region that shares its id."""
-    mine = [region for region in result if region.get("from_name") == control.name]
-    places: dict[Any, Shape] = {}
-    for region in result if mine else ():
+    """Return the texts of a control, each with its shape: its own, or that of a region with the same id."""
+    text_regions = [region for region in result if region.get("from_name") == control.name]
+    shapes: dict[Any, Shape] = {}
+    for region in result if text_regions else ():
         if isinstance(region.get("id"), str) and (shape := parse_shape(region)) is not None:
-            places.setdefault(region["id"], shape)
-    found = []
-    for region in mine:
+            shapes.setdefault(region["id"], shape)
+    transcriptions = []
+    for region in text_regions:
         value = region.get("value")
-        written = value.get("text") if isinstance(value, Mapping) else None
-        lines = [written] if isinstance(written, str) else written if isinstance(written, list) else []
-        shape = parse_shape(region) or places.get(region.get("id"))
-        found.append(Transcription("\n".join(line for line in lines if isinstance(line, str)), shape))
-    return found
+        text = value.get("text") if isinstance(value, Mapping) else None
+        lines = [text] if isinstance(text, str) else text if isinstance(text, list) else []
+        shape = parse_shape(region) or shapes.get(region.get("id"))
+        transcriptions.append(Transcription("\n".join(line for line in lines if isinstance(line, str)), shape))
+    return transcriptions
 
 
-def _find_image_size(control: Control, results: Sequence[RegionList]) -> tuple[int, int] | None:
-    """(width, height) of the picture in pixels, as the first region that tells says."""
+def find_image_size(results: Sequence[RegionList], control: Control | None = None) -> ImageSize | None:
+    """Return (width, height) of the image in pixels, from the first region that states it.
+
+    Args:
+        results: Regions of annotations and predictions.
+        control: Look at its regions only.
+    """
     sizes = (
-        parse_image_size(region) for result in results for region in result if region.get("from_name") == control.name
+        parse_image_size(region)
+        for result in results
+        for region in result
+        if control is None or region.get("from_name") == control.name
     )
     return next((size for size in sizes if size), None)

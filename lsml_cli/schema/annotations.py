@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import orjson
@@ -204,6 +205,11 @@ def task_content(task: Task, config: LabelConfig, media: MediaDigests | None = N
         except ValueError:
             shown.append(b"null\0")
     return b"".join(shown)
+
+
+def content_digest(content: bytes) -> bytes:
+    """Return a 16-byte digest of what `task_content` returned."""
+    return blake2b(content, digest_size=16).digest()
 
 
 def is_empty_annotation_valid(config: LabelConfig) -> bool:

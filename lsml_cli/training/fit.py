@@ -16,9 +16,11 @@ import orjson
 from lsml_cli._version import __version__
 from lsml_cli.errors import GateMissed, LsmlError, ModelError, UsageError
 from lsml_cli.evaluation import gates
-from lsml_cli.evaluation.evaluate import Evaluation, evaluate_outcomes, measurable_controls, model_output_controls
+from lsml_cli.evaluation.evaluate import evaluate_outcomes, measurable_controls
 from lsml_cli.evaluation.metrics.geometry import require_pycocotools
+from lsml_cli.evaluation.results import Evaluation
 from lsml_cli.evaluation.scorers import REGION_CONTROL_TYPES, ControlMetrics
+from lsml_cli.evaluation.sources import model_output_controls
 from lsml_cli.inference import dispatch, placement
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model, Progress

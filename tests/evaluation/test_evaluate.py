@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from lsml_cli.evaluation.evaluate import evaluate_outcomes
-from lsml_cli.schema.annotations import Annotation
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
-from lsml_cli.schema.tasks import AnnotatedTask, Task
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 from tests.helpers.cli import EXAMPLE, Lsml
 
 CONFIG = """
@@ -50,7 +49,7 @@ TOPICS = """
 from lsml_cli import Model, Prediction
 
 class Topics(Model):
-    def given(self, config):
+    def input_controls(self, config):
         return frozenset({"mood"})
 
     def forward(self, inputs, binding):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lsml_cli.errors import InputError
-from lsml_cli.evaluation.prediction_file import PredictionFile, StoredPrediction
+from lsml_cli.evaluation.prediction_file import PredictionFile
+from lsml_cli.evaluation.prediction_records import StoredPrediction
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task
 

@@ -260,7 +260,7 @@ def test_the_command_prints_the_numbers_and_nothing_else_on_stdout(
     ("arguments", "sentence"),
     [
         (["--model", "text-classifier"], "needs a label config"),
-        (["--model", "text-classifier", "-c", "config.xml", "--with", "C=none"], "C must be a number above 0"),
+        (["--model", "text-classifier", "-c", "config.xml", "--with", "C=none"], "C must be a number, not 'none'"),
         (["--model", "text-classifier", "-c", "config.xml", "--holdout", "2"], "--holdout must be"),
     ],
 )

@@ -9,8 +9,8 @@ from lsml_cli.commands.console import metrics_tables
 from lsml_cli.errors import GateMissed, format_list
 
 if TYPE_CHECKING:
-    from lsml_cli.evaluation.evaluate import Evaluation
     from lsml_cli.evaluation.gates import ComparisonResult, GateResult
+    from lsml_cli.evaluation.results import Evaluation
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

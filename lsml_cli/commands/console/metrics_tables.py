@@ -9,7 +9,7 @@ from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
-    from lsml_cli.evaluation.evaluate import BaselineComparison, ControlEvaluation
+    from lsml_cli.evaluation.results import BaselineComparison, ControlEvaluation
 
 METRIC_LABELS = {
     "accuracy": "accuracy",

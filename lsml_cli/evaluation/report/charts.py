@@ -1,197 +1,308 @@
-"""Bars, curves and matrices, as SVG and tables. Colours come from style.css, so that they follow light and dark."""
+"""Compute what the charts of the report show: bars, class tables, confusion matrices and curves.
+
+Nothing here is markup; `templates/charts.html.j2` draws it. Coordinates are in units of the SVG's view box.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lsml_cli.evaluation.metrics.bootstrap import Interval
 from lsml_cli.evaluation.metrics.calibration import Calibration
 from lsml_cli.evaluation.metrics.choices import ConfusionMatrix
-from lsml_cli.evaluation.report.markup import escape_text, format_name, format_number, pluralize, shorten
+from lsml_cli.evaluation.report.formatting import pluralize
 
-MAX_CLASSES = 30  # classes of a confusion matrix that are shown
-CHART_WIDTH = 320  # units of a chart, of which an axis takes the margin
-LEFT, BOTTOM, TOP, RIGHT = 58, 36, 10, 12
+MAX_CLASSES = 30  # classes shown in a confusion matrix
+MIN_SPREAD_WIDTH = 0.6  # so that a narrow interval stays visible; in percent of a bar
+DARK_SHARE = 0.55  # cells above this share of their row have a background too dark for dark text
 
-
-def value_bar(value: float, interval: Interval | None) -> str:
-    """A bar from 0 to 1 with the interval on it, for a headline number."""
-    end = min(max(value, 0.0), 1.0) * 100
-    spread = ""
-    if interval is not None:
-        low, high = (min(max(each, 0.0), 1.0) * 100 for each in (interval.low, interval.high))
-        spread = f'<rect class="spread" x="{low:.2f}" y="2" width="{max(high - low, 0.6):.2f}" height="4"/>'
-    return (
-        '<svg class="scale" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="track" width="100" height="8"/><rect class="fill" width="{end:.2f}" height="8"/>{spread}</svg>'
-    )
+CHART_WIDTH = 320  # units, margins included
+CHART_HEIGHT = CHART_WIDTH * 3 // 4
+LEFT, BOTTOM, TOP, RIGHT = 58, 36, 10, 12  # margins, in units
+BAR_GAP = 1.5  # units between two bars of a histogram
 
 
-def table_bar(value: float | None, interval: Interval | None = None) -> str:
-    """A number with its bar, for a cell of a table."""
-    if value is None:
-        return '<span class="none">&ndash;</span>'
-    title = f"95 %: {interval.low:.3f} to {interval.high:.3f}" if interval else ""
-    return f'<span class="bar" title="{title}">{value_bar(value, interval)}<span>{format_number(value)}</span></span>'
+@dataclass(frozen=True)
+class Spread:
+    """An interval drawn on a bar, in percent of its length."""
+
+    start: float
+    width: float
 
 
-def class_table(
-    caption: str,
-    columns: Mapping[str, str],
-    rows: Sequence[tuple[str, Mapping[str, float | None], int, int]],
-    intervals: Mapping[str, Interval],
-) -> str:
-    """Every class with its numbers.
+@dataclass(frozen=True)
+class ValueBar:
+    """A value in 0..1 drawn as a bar, in percent of its length."""
 
-    columns  metric -> heading; the first one is drawn as a bar
-    rows     (class, numbers, how often it is true, how often it was predicted)
+    end: float
+    spread: Spread | None
+
+
+@dataclass(frozen=True)
+class BarCell:
+    """A table cell with a value, its bar and its interval."""
+
+    value: float
+    interval: Interval | None
+    bar: ValueBar
+
+
+@dataclass(frozen=True)
+class ClassValues:
+    """The metrics of one class: `values` by metric name, and how often the class is true and predicted."""
+
+    label: str
+    values: Mapping[str, float | None]
+    support: int
+    predicted: int
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One row of a class table."""
+
+    label: str
+    bar: BarCell | None
+    numbers: Sequence[float | None]
+    support: int
+    predicted: int
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """A table of classes; `bar_heading` is that of the metric drawn as a bar, `headings` those of the others."""
+
+    caption: str
+    bar_heading: str
+    headings: Sequence[str]
+    rows: Sequence[ClassRow]
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """How often one class was predicted for another; `share` is in 0..1 of the row."""
+
+    count: int
+    share: float
+    title: str
+    is_correct: bool
+
+    @property
+    def is_dark(self) -> bool:
+        return self.share > DARK_SHARE
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """What was predicted for one true class."""
+
+    label: str
+    cells: Sequence[MatrixCell]
+    total: int
+
+
+@dataclass(frozen=True)
+class MatrixView:
+    """The part of a confusion matrix that is shown. The column "" counts tasks without a predicted class."""
+
+    columns: Sequence[str]
+    rows: Sequence[MatrixRow]
+    class_count: int
+    hidden_count: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    position: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The frame of a chart: its title, axis labels and ticks, and the edges of the plotted area."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    left: float
+    right: float
+    top: float
+    bottom: float
+    width: int = CHART_WIDTH
+    height: int = CHART_HEIGHT
+
+
+@dataclass(frozen=True)
+class CurveDot:
+    """One bin of scores on a reliability curve; larger bins have a larger radius."""
+
+    x: float
+    y: float
+    radius: float
+    title: str
+
+
+@dataclass(frozen=True)
+class ReliabilityCurve:
+    """For each bin of scores the share that is correct; on the diagonal scores are probabilities."""
+
+    axes: Axes
+    dots: Sequence[CurveDot]
+
+
+@dataclass(frozen=True)
+class HistogramBar:
+    """The answers with scores of one bin: correct ones from the axis to `middle`, wrong ones from there to `top`."""
+
+    x: float
+    width: float
+    top: float
+    middle: float
+    right_height: float
+    wrong_height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class ScoreHistogram:
+    """How many answers have which score. Empty bins have no bar."""
+
+    axes: Axes
+    bars: Sequence[HistogramBar]
+
+
+def build_value_bar(value: float, interval: Interval | None) -> ValueBar:
+    """Draw a value as a bar from 0 to 1, with its interval on it."""
+    end = _clip(value) * 100
+    if interval is None:
+        return ValueBar(end, None)
+    low, high = _clip(interval.low) * 100, _clip(interval.high) * 100
+    return ValueBar(end, Spread(low, max(high - low, MIN_SPREAD_WIDTH)))
+
+
+def build_class_table(
+    caption: str, columns: Mapping[str, str], classes: Sequence[ClassValues], intervals: Mapping[str, Interval]
+) -> ClassTable:
+    """Build a table of classes.
+
+    Args:
+        caption: What the table shows, for screen readers.
+        columns: Metric -> heading; the first metric is drawn as a bar.
+        classes: The rows, in order.
+        intervals: By "METRIC:CLASS".
     """
-    first, *others = columns
-    head = "".join(f'<th scope="col" class="n">{escape_text(each)}</th>' for each in list(columns.values())[1:])
-    body = []
-    for label, values, support, predicted in rows:
-        cells = "".join(f'<td class="n">{format_number(values.get(metric))}</td>' for metric in others)
-        drawn = table_bar(values.get(first), intervals.get(f"{first}:{label}"))
-        body.append(
-            f'<tr><th scope="row">{format_name(label)}</th><td>{drawn}</td>'
-            f'{cells}<td class="n">{support:,}</td><td class="n">{predicted:,}</td></tr>'
+    bar_metric, *metrics = columns
+    rows = [
+        ClassRow(
+            label=entry.label,
+            bar=_build_bar_cell(entry.values.get(bar_metric), intervals.get(f"{bar_metric}:{entry.label}")),
+            numbers=[entry.values.get(metric) for metric in metrics],
+            support=entry.support,
+            predicted=entry.predicted,
         )
-    return scrollable(
-        f'<table class="classes"><thead><tr><th scope="col">class</th><th scope="col">{escape_text(columns[first])}</th>'
-        f'{head}<th scope="col" class="n">true</th><th scope="col" class="n">predicted</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table>",
-        caption,
-    )
+        for entry in classes
+    ]
+    return ClassTable(caption, columns[bar_metric], [columns[metric] for metric in metrics], rows)
 
 
-def scrollable(content: str, label: str) -> str:
-    """Something wide in a frame of its own, which arrow keys move."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape_text(label)}">{content}</div>'
-
-
-def confusion_matrix(confusion: ConfusionMatrix) -> str:
-    """Rows are what people say, columns what was predicted. Of very many classes those that are confused most."""
-    kept = _most_confused(confusion)
-    columns = [i for i, column in enumerate(confusion.columns) if column == "" or column in kept]
-    head = "".join(
-        f'<th scope="col"><div><span title="{escape_text(confusion.columns[i] or "nothing")}">'
-        f"{_column_heading(confusion.columns[i])}</span></div></th>"
-        for i in columns
-    )
-    body = []
-    for row, counts in zip(confusion.rows, confusion.counts, strict=True):
+def build_matrix(confusion: ConfusionMatrix) -> MatrixView:
+    """Choose what is shown of a confusion matrix: all of it, or the `MAX_CLASSES` classes confused most."""
+    labels = _most_confused(confusion)
+    columns = [i for i, column in enumerate(confusion.columns) if column == "" or column in labels]
+    rows = []
+    for label, counts in zip(confusion.rows, confusion.counts, strict=True):
         total = sum(counts)
-        if row not in kept or not total:
-            continue
-        cells = []
-        for i in columns:
-            share = counts[i] / total
-            right = confusion.columns[i] == row
-            title = f"{row} → {confusion.columns[i] or 'nothing'}: {counts[i]:,} of {total:,} ({share:.0%})"
-            content = f"{counts[i]:,}" if counts[i] else ""
-            dark = " strong" if share > 0.55 else ""
-            cells.append(
-                f'<td class="{"right" if right else "wrong"}{dark}" style="--share:{share:.3f}" '
-                f'title="{escape_text(title)}">{content}</td>'
-            )
-        body.append(
-            f'<tr><th scope="row" title="{escape_text(row)}">{format_name(shorten(row, 24))}</th>{"".join(cells)}'
-            f'<td class="total">{total:,}</td></tr>'
+        if label in labels and total:
+            cells = [_build_matrix_cell(label, confusion.columns[i], counts[i], total) for i in columns]
+            rows.append(MatrixRow(label, cells, total))
+    return MatrixView([confusion.columns[i] for i in columns], rows, len(labels), len(confusion.rows) - len(labels))
+
+
+def build_reliability_curve(calibration: Calibration) -> ReliabilityCurve:
+    """Plot the share of correct answers over their scores. The calibration must have at least one bin."""
+    largest = max(score_bin.count for score_bin in calibration.bins)
+    dots = [
+        CurveDot(
+            x=_x(score_bin.score),
+            y=_y(score_bin.right),
+            radius=3 + 5 * (score_bin.count / largest) ** 0.5,
+            title=f"{pluralize(score_bin.count, 'score')}, mean {score_bin.score:.3f}: {score_bin.right:.1%} right",
         )
-    left = len(confusion.rows) - len(kept)
-    note = (
-        f'<p class="note">The {len(kept)} classes that are confused most; {left:,} more are not shown.</p>'
-        if left
-        else ""
-    )
-    table = (
-        f'<table class="matrix"><thead><tr><th class="corner">people ↓ &nbsp; model →</th>{head}'
-        f'<th scope="col" class="total">all</th></tr></thead><tbody>{"".join(body)}</tbody></table>'
-    )
-    return scrollable(table, "Confusion matrix") + note
+        for score_bin in calibration.bins
+    ]
+    title = f"Reliability curve, expected calibration error {calibration.ece:.3f}"
+    ticks = [Tick(_y(quarter / 4), f"{quarter / 4:g}") for quarter in range(5)]
+    return ReliabilityCurve(_build_axes(title, "share that is right", ticks), dots)
 
 
-def _column_heading(label: str) -> str:
-    return format_name(shorten(label, 24)) if label else "<i>nothing</i>"
-
-
-def _most_confused(confusion: ConfusionMatrix) -> set[str]:
-    if len(confusion.rows) <= MAX_CLASSES:
-        return set(confusion.rows)
-    wrong = dict.fromkeys(confusion.rows, 0)
-    for row, counts in zip(confusion.rows, confusion.counts, strict=True):
-        for column, count in zip(confusion.columns, counts, strict=True):
-            if column != row:
-                wrong[row] += count
-                if column:
-                    wrong[column] += count
-    return set(sorted(wrong, key=lambda label: (-wrong[label], label))[:MAX_CLASSES])
-
-
-def reliability_curve(calibration: Calibration) -> str:
-    """For each bin of scores the share that is right; on the diagonal scores are probabilities."""
-    points = [(_x(each.score), _y(each.right)) for each in calibration.bins]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    largest = max(each.count for each in calibration.bins)
-    dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 + 5 * (each.count / largest) ** 0.5:.1f}">'
-        f"<title>{pluralize(each.count, 'score')}, mean {each.score:.3f}: {each.right:.1%} right</title></circle>"
-        for (x, y), each in zip(points, calibration.bins, strict=True)
-    )
-    return _chart(
-        f"Reliability curve, expected calibration error {calibration.ece:.3f}",
-        f'<line class="ideal" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>'
-        f'<polyline class="curve" points="{line}"/><g class="dots">{dots}</g>',
-        "score",
-        "share that is right",
-        [(each / 4, f"{each / 4:g}") for each in range(5)],
-    )
-
-
-def score_histogram(calibration: Calibration) -> str:
-    """How many answers have which score, right ones below wrong ones."""
+def build_score_histogram(calibration: Calibration) -> ScoreHistogram:
+    """Stack the counts of wrong answers on those of correct ones, by score."""
     totals = [right + wrong for right, wrong in zip(calibration.right, calibration.wrong, strict=True)]
-    most = max(totals)
-    width = (_x(1) - _x(0)) / len(totals)
+    largest = max(totals)
+    step = (_x(1) - _x(0)) / len(totals)
     bars = []
     for i, (right, wrong) in enumerate(zip(calibration.right, calibration.wrong, strict=True)):
         if not right + wrong:
             continue
         low, high = i / len(totals), (i + 1) / len(totals)
-        x = _x(0) + i * width + 0.75
-        middle, top = _y(right / most), _y((right + wrong) / most)
+        middle, top = _y(right / largest), _y((right + wrong) / largest)
         bars.append(
-            f"<g><title>{low:.2f} to {high:.2f}: {right:,} right, {wrong:,} wrong</title>"
-            f'<rect class="good" x="{x:.1f}" y="{middle:.1f}" width="{width - 1.5:.1f}" height="{_y(0) - middle:.1f}"/>'
-            f'<rect class="bad" x="{x:.1f}" y="{top:.1f}" width="{width - 1.5:.1f}" height="{middle - top:.1f}"/></g>'
+            HistogramBar(
+                x=_x(0) + i * step + BAR_GAP / 2,
+                width=step - BAR_GAP,
+                top=top,
+                middle=middle,
+                right_height=_y(0) - middle,
+                wrong_height=middle - top,
+                title=f"{low:.2f} to {high:.2f}: {right:,} right, {wrong:,} wrong",
+            )
         )
-    ticks = [(each / most, f"{each:,}") for each in dict.fromkeys((0, round(most / 2), most))]
-    return _chart("Histogram of scores", "".join(bars), "score", "answers", ticks)
+    ticks = [Tick(_y(count / largest), f"{count:,}") for count in dict.fromkeys((0, round(largest / 2), largest))]
+    return ScoreHistogram(_build_axes("Histogram of scores", "answers", ticks), bars)
 
 
-def _chart(title: str, content: str, x_label: str, y_label: str, ticks: Sequence[tuple[float, str]]) -> str:
-    across = "".join(
-        f'<text class="tick" x="{_x(each / 4):.1f}" y="{_y(0) + 14:.1f}" text-anchor="middle">{each / 4:g}</text>'
-        for each in range(5)
-    )
-    up = "".join(
-        f'<line class="grid" x1="{_x(0)}" x2="{_x(1)}" y1="{_y(at):.1f}" y2="{_y(at):.1f}"/>'
-        f'<text class="tick" x="{_x(0) - 5}" y="{_y(at) + 3.5:.1f}" text-anchor="end">{label}</text>'
-        for at, label in ticks
-    )
-    return (
-        f'<svg class="chart" viewBox="0 0 {CHART_WIDTH} {CHART_WIDTH * 3 // 4}" role="img"><title>{escape_text(title)}</title>'
-        f"{up}{across}"
-        f'<text class="axis" x="{(_x(0) + _x(1)) / 2}" y="{CHART_WIDTH * 3 // 4 - 4}" text-anchor="middle">{x_label}</text>'
-        f'<text class="axis" transform="translate(10 {(_y(0) + _y(1)) / 2}) rotate(-90)" text-anchor="middle">{y_label}'
-        f"</text>{content}</svg>"
-    )
+def _build_bar_cell(value: float | None, interval: Interval | None) -> BarCell | None:
+    return None if value is None else BarCell(value, interval, build_value_bar(value, interval))
+
+
+def _build_matrix_cell(truth: str, predicted: str, count: int, total: int) -> MatrixCell:
+    share = count / total
+    title = f"{truth} → {predicted or 'nothing'}: {count:,} of {total:,} ({share:.0%})"
+    return MatrixCell(count, share, title, is_correct=predicted == truth)
+
+
+def _most_confused(confusion: ConfusionMatrix) -> set[str]:
+    if len(confusion.rows) <= MAX_CLASSES:
+        return set(confusion.rows)
+    errors = dict.fromkeys(confusion.rows, 0)
+    for row, counts in zip(confusion.rows, confusion.counts, strict=True):
+        for column, count in zip(confusion.columns, counts, strict=True):
+            if column != row:
+                errors[row] += count
+                if column:
+                    errors[column] += count
+    return set(sorted(errors, key=lambda label: (-errors[label], label))[:MAX_CLASSES])
+
+
+def _build_axes(title: str, y_label: str, y_ticks: Sequence[Tick]) -> Axes:
+    x_ticks = [Tick(_x(quarter / 4), f"{quarter / 4:g}") for quarter in range(5)]
+    return Axes(title, "score", y_label, x_ticks, y_ticks, left=_x(0), right=_x(1), top=_y(1), bottom=_y(0))
+
+
+def _clip(share: float) -> float:
+    return min(max(share, 0.0), 1.0)
 
 
 def _x(share: float) -> float:
+    """The x coordinate of a value in 0..1."""
     return LEFT + share * (CHART_WIDTH - LEFT - RIGHT)
 
 
 def _y(share: float) -> float:
-    height = CHART_WIDTH * 3 // 4
-    return height - BOTTOM - share * (height - BOTTOM - TOP)
+    """The y coordinate of a value in 0..1."""
+    return CHART_HEIGHT - BOTTOM - share * (CHART_HEIGHT - BOTTOM - TOP)

@@ -1,15 +1,19 @@
-"""What the page says about one control."""
+"""Build what the report says about one control. `templates/control.html.j2` renders it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from lsml_cli.evaluation.evaluate import ControlEvaluation, MetricDifference
 from lsml_cli.evaluation.gates import LOWER_IS_BETTER
 from lsml_cli.evaluation.metrics.agreement import Agreement
+from lsml_cli.evaluation.metrics.bootstrap import Interval
+from lsml_cli.evaluation.metrics.calibration import Calibration
 from lsml_cli.evaluation.report import charts
-from lsml_cli.evaluation.report.gallery import Example, render_gallery
-from lsml_cli.evaluation.report.markup import escape_text, format_name, format_number, format_signed, pluralize
+from lsml_cli.evaluation.report.examples import Example
+from lsml_cli.evaluation.report.gallery import Gallery, build_gallery
+from lsml_cli.evaluation.results import ControlEvaluation, MetricDifference
 
 METRIC_TITLES = {
     "accuracy": ("Accuracy", "share of tasks that are exactly right"),
@@ -36,126 +40,174 @@ CLASS_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "choices": {"f1": "F1", "precision": "precision", "recall": "recall"},
     "regions": {"ap": "AP", "ap50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"},
 }
-MAX_OPEN_CLASSES = 25  # classes that are shown without being asked for
+MAX_OPEN_CLASSES = 25  # classes in the open table; rarer ones are folded away
 
 
-def render_control(
+@dataclass(frozen=True)
+class Tile:
+    """A headline metric with its bar and interval."""
+
+    title: str
+    description: str
+    value: float
+    bar: charts.ValueBar
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """A metric of the candidate beside that of the baseline, and whether the difference is significant."""
+
+    title: str
+    candidate: float
+    baseline: float
+    difference: float
+    interval: Interval | None
+    verdict: Literal["better", "worse", "could be chance"]
+
+    @property
+    def css_class(self) -> str:
+        return "open" if self.verdict == "could be chance" else self.verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The headline metrics beside those of a baseline."""
+
+    baseline_name: str
+    rows: Sequence[DifferenceRow]
+
+
+@dataclass(frozen=True)
+class ControlSection:
+    """What the page says about one control. Whatever is None is not shown.
+
+    Attributes:
+        name: The control's name.
+        tag: Its tag in the label config.
+        kind: "choices", "regions" or "texts".
+        count: Annotations that it was evaluated on.
+        tiles: The headline metrics.
+        comparison: With a baseline.
+        classes: The most frequent classes.
+        rare_classes: The others.
+        matrix: The confusion matrix, of single choices.
+        curve: The reliability curve, of choices.
+        histogram: Of the scores.
+        calibration: What curve and histogram are drawn from.
+        agreement: Of people with each other.
+        gallery: The tasks on which model and people disagree most.
+    """
+
+    name: str
+    tag: str
+    kind: str
+    count: int
+    tiles: Sequence[Tile]
+    comparison: Comparison | None
+    classes: charts.ClassTable | None
+    rare_classes: charts.ClassTable | None
+    matrix: charts.MatrixView | None
+    curve: charts.ReliabilityCurve | None
+    histogram: charts.ScoreHistogram | None
+    calibration: Calibration | None
+    agreement: Agreement | None
+    gallery: Gallery
+
+    @property
+    def has_cards(self) -> bool:
+        return any((self.classes, self.matrix, self.calibration, self.agreement))
+
+
+def build_section(
     evaluation: ControlEvaluation,
     differences: Mapping[str, MetricDifference] | None,
     baseline_name: str,
     examples: Sequence[Example],
-) -> str:
-    """Everything about one control.
+) -> ControlSection:
+    """Build the section of one control.
 
-    differences  by metric, from what the evaluation is compared with, called `other`; None without a comparison
+    Args:
+        evaluation: The metrics of the control.
+        differences: From the baseline, by metric; None without a comparison.
+        baseline_name: What the baseline is called.
+        examples: The tasks to show.
     """
-    control = evaluation.control
-    tag = f"c-{escape_text(control.name)}"
-    cards = "".join(_render_cards(evaluation))
-    parts = [
-        _render_tiles(evaluation),
-        _render_differences(evaluation, differences, baseline_name) if differences else "",
-        f'<div class="grid">{cards}</div>' if cards else "",
-        render_gallery(evaluation, examples),
-    ]
-    return (
-        f'<section class="control" id="{tag}" aria-labelledby="{tag}-h"><h2 id="{tag}-h">{format_name(control.name)} '
-        f"<small>&lt;{escape_text(control.tag)}&gt; on {pluralize(evaluation.metrics.count, 'annotation')}</small></h2>"
-        f"{''.join(parts)}</section>"
+    classes, rare_classes = _build_class_tables(evaluation)
+    confusion, calibration = evaluation.confusion, evaluation.calibration
+    return ControlSection(
+        name=evaluation.control.name,
+        tag=evaluation.control.tag,
+        kind=evaluation.kind,
+        count=evaluation.metrics.count,
+        tiles=_build_tiles(evaluation),
+        comparison=_build_comparison(evaluation, differences, baseline_name) if differences else None,
+        classes=classes,
+        rare_classes=rare_classes,
+        matrix=charts.build_matrix(confusion) if confusion is not None and len(confusion.rows) > 1 else None,
+        curve=charts.build_reliability_curve(calibration) if calibration and evaluation.kind == "choices" else None,
+        histogram=charts.build_score_histogram(calibration) if calibration else None,
+        calibration=calibration,
+        agreement=evaluation.agreement,
+        gallery=build_gallery(evaluation, examples),
     )
 
 
-def _render_tiles(evaluation: ControlEvaluation) -> str:
-    values = evaluation.metrics.values()
+def _build_tiles(evaluation: ControlEvaluation) -> list[Tile]:
     tiles = []
-    for metric in _available_metrics(evaluation):
-        title, what = METRIC_TITLES[metric]
+    for metric, value in _available_metrics(evaluation).items():
+        title, description = METRIC_TITLES[metric]
         interval = evaluation.intervals.get(metric)
-        spread = f"95 %: {format_number(interval.low)} to {format_number(interval.high)}" if interval else ""
-        tiles.append(
-            f'<div class="tile"><div class="title" title="{escape_text(what)}">{title}</div>'
-            f'<div class="value">{format_number(values[metric])}</div>{charts.value_bar(values[metric] or 0.0, interval)}'
-            f'<div class="spread">{spread}</div><div class="what">{escape_text(what)}</div></div>'
-        )
-    return f'<div class="tiles">{"".join(tiles)}</div>'
+        tiles.append(Tile(title, description, value, charts.build_value_bar(value, interval), interval))
+    return tiles
 
 
-def _available_metrics(evaluation: ControlEvaluation) -> list[str]:
-    """The headline numbers that there are. Micro F1 is the accuracy, where every task has one label."""
-    single = evaluation.kind == "choices" and evaluation.control.is_single_choice
+def _available_metrics(evaluation: ControlEvaluation) -> dict[str, float]:
+    """Return the headline metrics that have a value. Of single choices micro F1 is left out: it equals the accuracy."""
+    is_single = evaluation.kind == "choices" and evaluation.control.is_single_choice
     values = evaluation.metrics.values()
-    wanted = (metric for metric in TILE_METRICS[evaluation.kind] if not (single and metric == "micro-f1"))
-    return [metric for metric in wanted if values[metric] is not None]
+    names = (metric for metric in TILE_METRICS[evaluation.kind] if not (is_single and metric == "micro-f1"))
+    return {metric: value for metric in names if (value := values[metric]) is not None}
 
 
-def _render_differences(
+def _build_comparison(
     evaluation: ControlEvaluation, differences: Mapping[str, MetricDifference], baseline_name: str
-) -> str:
-    rows = []
-    for metric in _available_metrics(evaluation):
-        if (each := differences.get(metric)) is None:
-            continue
-        change = each.candidate - each.baseline
-        good = (change < 0) if metric in LOWER_IS_BETTER else (change > 0)
-        clear = each.interval is not None and not each.interval.low <= 0 <= each.interval.high
-        verdict = ("better" if good else "worse") if clear else "could be chance"
-        kind = verdict if clear else "open"
-        spread = (
-            f"{format_signed(each.interval.low)} to {format_signed(each.interval.high)}" if each.interval else "&ndash;"
-        )
-        rows.append(
-            f'<tr><th scope="row">{METRIC_TITLES[metric][0]}</th><td class="n">{format_number(each.candidate)}</td>'
-            f'<td class="n">{format_number(each.baseline)}</td><td class="n">{format_signed(change)}</td><td class="n">{spread}</td>'
-            f'<td><span class="verdict {kind}">{verdict}</span></td></tr>'
-        )
-    table = (
-        '<table><thead><tr><th scope="col">metric</th><th scope="col" class="n">this</th><th scope="col" class="n">'
-        'other</th><th scope="col" class="n">difference</th><th scope="col" class="n">95 %</th><th></th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+) -> Comparison:
+    rows = [
+        _build_difference_row(metric, difference)
+        for metric in _available_metrics(evaluation)
+        if (difference := differences.get(metric)) is not None
+    ]
+    return Comparison(baseline_name, rows)
+
+
+def _build_difference_row(metric: str, difference: MetricDifference) -> DifferenceRow:
+    change = difference.candidate - difference.baseline
+    is_better = (change < 0) if metric in LOWER_IS_BETTER else (change > 0)
+    interval = difference.interval
+    is_significant = interval is not None and not interval.low <= 0 <= interval.high
+    return DifferenceRow(
+        METRIC_TITLES[metric][0],
+        difference.candidate,
+        difference.baseline,
+        change,
+        interval,
+        ("better" if is_better else "worse") if is_significant else "could be chance",
     )
-    return f'<div class="box"><h3>Compared with {format_name(baseline_name)}</h3>{charts.scrollable(table, "Comparison")}</div>'
 
 
-def _render_cards(evaluation: ControlEvaluation) -> list[str]:
-    cards = []
-    if evaluation.metrics.classes and evaluation.kind in CLASS_COLUMNS:
-        cards.append(_render_classes(evaluation))
-    if evaluation.confusion is not None and len(evaluation.confusion.rows) > 1:
-        cards.append(f'<div class="box"><h3>Confusion</h3>{charts.confusion_matrix(evaluation.confusion)}</div>')
-    if evaluation.calibration is not None:
-        found = evaluation.calibration
-        if evaluation.kind == "choices":
-            said = f"On the dashed line a score is the probability of being right. Calibration error: {format_number(found.ece)}."
-            curve = charts.reliability_curve(found)
-            cards.append(f'<div class="box"><h3>Reliability</h3>{curve}<p class="note">{said}</p></div>')
-        what = "answers" if evaluation.kind == "choices" else "regions, right at IoU 0.5"
-        legend = '<p class="note"><span class="key good">right</span> <span class="key bad">wrong</span> '
-        cards.append(
-            f'<div class="box"><h3>Scores</h3>{charts.score_histogram(found)}{legend}{found.count:,} {what}</p></div>'
-        )
-    if evaluation.agreement is not None:
-        cards.append(_render_agreement(evaluation.agreement))
-    return cards
-
-
-def _render_classes(evaluation: ControlEvaluation) -> str:
-    rows = [(each.name, each.values(), each.support, each.predicted) for each in evaluation.metrics.classes]
-    rows.sort(key=lambda row: (-row[2], row[0]))
-    table = charts.class_table("Classes", CLASS_COLUMNS[evaluation.kind], rows[:MAX_OPEN_CLASSES], evaluation.intervals)
-    rest = ""
-    if len(rows) > MAX_OPEN_CLASSES:
-        more = charts.class_table(
-            "More classes", CLASS_COLUMNS[evaluation.kind], rows[MAX_OPEN_CLASSES:], evaluation.intervals
-        )
-        rest = f"<details><summary>{len(rows) - MAX_OPEN_CLASSES:,} rarer classes</summary>{more}</details>"
-    return f'<div class="box wide"><h3>Classes</h3>{table}{rest}</div>'
-
-
-def _render_agreement(agreement: Agreement) -> str:
-    alpha = f" Krippendorff's alpha is {format_number(agreement.alpha)}." if agreement.alpha is not None else ""
+def _build_class_tables(evaluation: ControlEvaluation) -> tuple[charts.ClassTable | None, charts.ClassTable | None]:
+    """Build the tables of the most frequent classes and of the others."""
+    if not evaluation.metrics.classes or evaluation.kind not in CLASS_COLUMNS:
+        return None, None
+    columns, intervals = CLASS_COLUMNS[evaluation.kind], evaluation.intervals
+    classes = [
+        charts.ClassValues(entry.name, entry.values(), entry.support, entry.predicted)
+        for entry in evaluation.metrics.classes
+    ]
+    classes.sort(key=lambda entry: (-entry.support, entry.label))
+    rare = classes[MAX_OPEN_CLASSES:]
     return (
-        f'<div class="box"><h3>People against people</h3><p class="big">{format_number(agreement.mean)}</p>'
-        f"<p>Mean over the pairs of annotations of {pluralize(agreement.tasks, 'task')} that several people annotated "
-        f"({escape_text(agreement.measure)}).{alpha} A model that people disagree with less than with each other has "
-        "nothing left to learn from them.</p></div>"
+        charts.build_class_table("Classes", columns, classes[:MAX_OPEN_CLASSES], intervals),
+        charts.build_class_table("More classes", columns, rare, intervals) if rare else None,
     )

@@ -1,0 +1,169 @@
+"""The results of an evaluation, and how they are written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsml_cli.evaluation.gates import ComparisonResult, Gate
+from lsml_cli.evaluation.metrics.agreement import Agreement
+from lsml_cli.evaluation.metrics.bootstrap import Interval
+from lsml_cli.evaluation.metrics.calibration import Calibration
+from lsml_cli.evaluation.metrics.choices import ConfusionMatrix
+from lsml_cli.evaluation.scorers import ControlMetrics, RegionList
+from lsml_cli.schema.label_config import Control
+from lsml_cli.schema.tasks import Task, UnreadableRecord
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A task on which model and people disagree. `truth` is the first of the selected annotations."""
+
+    task: Task
+    truth: RegionList
+    prediction: RegionList
+    severity: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ControlEvaluation:
+    """The results for one control.
+
+    Attributes:
+        control: The control.
+        kind: "choices", "regions" or "texts".
+        metrics: Its metrics.
+        intervals: 95 % confidence intervals by the names of `metrics.values()`, those of a class as "f1:CLASS".
+        confusion: Of single choices.
+        calibration: Of single choices whose predictions have scores, and of regions (is a detected region correct?).
+        agreement: Of people with each other, if tasks have several annotations.
+        disagreements: The tasks on which model and people disagree most, the worst first.
+    """
+
+    control: Control
+    kind: str
+    metrics: ControlMetrics
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    confusion: ConfusionMatrix | None = None
+    calibration: Calibration | None = None
+    agreement: Agreement | None = None
+    disagreements: Sequence[Disagreement] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        optional = {"confusion": self.confusion, "calibration": self.calibration, "agreement": self.agreement}
+        return {
+            "kind": self.kind,
+            **self.metrics.to_json(),
+            "intervals": {name: interval.to_json() for name, interval in self.intervals.items()},
+            **{name: value.to_json() for name, value in optional.items() if value is not None},
+            "worst": [{"task": example.task.id, "index": example.task.index} for example in self.disagreements],
+        }
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """One metric of candidate and baseline on the same tasks, with the interval of their difference."""
+
+    candidate: float
+    baseline: float
+    interval: Interval | None
+
+    def to_json(self) -> dict[str, Any]:
+        values = {"measured": self.candidate, "other": self.baseline, "difference": self.candidate - self.baseline}
+        return values | (self.interval.to_json() if self.interval else {})
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """The comparison with a baseline.
+
+    Attributes:
+        name: What the baseline is called.
+        differences: By control, then by metric ("accuracy", "f1:spam").
+        failed: Tasks that the baseline has no prediction for, by reason.
+    """
+
+    name: str
+    differences: Mapping[str, Mapping[str, MetricDifference]]
+    failed: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "failed": dict(self.failed),
+            "controls": {
+                control: {metric: difference.to_json() for metric, difference in by_metric.items()}
+                for control, by_metric in self.differences.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well predictions match annotations.
+
+    Attributes:
+        name: What was evaluated: a model version or a file.
+        tasks: Number of evaluated tasks.
+        annotations: Number of annotations that these were compared with.
+        controls: By name, the controls that both people and predictions fill.
+        failed: Number of tasks without a prediction, by reason; they count as wrong.
+        left_out: Number of tasks that could not be evaluated, by reason.
+        unreadable: The first unreadable records, and the one where the file is truncated.
+        empty_controls: Those of `controls` for which no task has a predicted region or text, which is a valid answer.
+        unpredicted_controls: Controls that people filled and nothing was predicted for.
+        comparison: With a baseline, if there is one.
+        resamples: Number of bootstrap samples behind the intervals.
+        seed: Of the bootstrap.
+    """
+
+    name: str
+    tasks: int
+    annotations: int
+    controls: Mapping[str, ControlEvaluation]
+    failed: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    unreadable: Sequence[UnreadableRecord] = ()
+    empty_controls: Sequence[str] = ()
+    unpredicted_controls: Sequence[str] = ()
+    comparison: BaselineComparison | None = None
+    resamples: int = 0
+    seed: int = 0
+
+    @property
+    def has_only_empty_predictions(self) -> bool:
+        """Whether no prediction has any region or text."""
+        return bool(self.controls) and set(self.empty_controls) == set(self.controls)
+
+    @property
+    def metrics(self) -> dict[str, ControlMetrics]:
+        return {name: control.metrics for name, control in self.controls.items()}
+
+    def compare_gates(self, gates: Iterable[Gate]) -> list[ComparisonResult]:
+        """Apply the gates of `--fail-if-worse` to the comparison with the baseline."""
+        return [self._compare_gate(gate) for gate in gates]
+
+    def _compare_gate(self, gate: Gate) -> ComparisonResult:
+        differences = self.comparison.differences.get(gate.control, {}) if self.comparison else {}
+        difference = differences.get(gate.metric_name)
+        if difference is None:
+            return ComparisonResult(gate, None, None)
+        interval = difference.interval
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        return ComparisonResult(gate, difference.candidate, difference.baseline, low, high)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "tasks": self.tasks,
+            "annotations": self.annotations,
+            "failed": dict(self.failed),
+            "left_out": dict(self.left_out),
+            "controls": {name: control.to_json() for name, control in self.controls.items()},
+            "nothing_found": list(self.empty_controls),
+            "not_predicted": list(self.unpredicted_controls),
+            "compared": self.comparison.to_json() if self.comparison else None,
+            "resamples": self.resamples,
+            "seed": self.seed,
+        }
