@@ -1,4 +1,4 @@
-"""What a run settles once: asked before the first batch, stored with the run, and the same when it is resumed."""
+"""Autotune: done once before the first batch, stored with the run, and reused when it is resumed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.helpers import models
 from tests.helpers.cli import Lsml
 from tests.helpers.processes import count_journaled, wait_for
 
-TUNED = f"{__file__}:Tuned"
+AUTOTUNED_MODEL = f"{__file__}:Autotuned"
 COUNT = 400
 
 
-class Tuned(models.Words):
-    """Its answers depend on what was settled: half as sure in "bf16". Every time it is asked is a line in `log`."""
+class Autotuned(models.Words):
+    """Scores are halved in "bf16", so that they show the precision. Each call of `autotune` is a line in `log`."""
 
     batch_size = 16
     auto_params = ("precision",)
-    params: ClassVar = {"pause": 0.0, "precision": "auto", "log": "asked.log", "settles": True}
+    params: ClassVar = {"pause": 0.0, "precision": "auto", "log": "autotune.log", "decides": True}
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
         if task.data.get("bad"):
@@ -37,12 +37,12 @@ class Tuned(models.Words):
     def autotune(self, binding: Binding, inputs: Sequence[Any], batch_size: int | None) -> AutotuneResult | None:
         with Path(self.param("log")).open("a") as log:
             log.write(json.dumps({"inputs": len(inputs), "batch_size": batch_size}) + "\n")
-        if not self.param("settles"):
+        if not self.param("decides"):
             return None
         return AutotuneResult({"precision": "bf16"}, batch_size or 5, "It was tried out.")
 
     def decode(self, output: int, task: Task, binding: Binding) -> Prediction:
-        assert self.param("precision") != "auto" or len(task.data) == 2, "nothing was settled for this task"
+        assert self.param("precision") != "auto" or len(task.data) == 2, "no precision was chosen for this task"
         score = 0.5 if self.param("precision") == "bf16" else 1.0
         return models.make_choice_prediction(self, task, binding, "long" if output > 5 else "short", score)
 
@@ -60,11 +60,11 @@ def lines(count: int, **more: Any) -> list[str]:
 
 
 def arguments(*options: str, tasks: str = "tasks.jsonl", output: str = "out.json") -> list[str]:
-    return ["predict", tasks, "-m", TUNED, "-c", "config.xml", "-o", output, *options]
+    return ["predict", tasks, "-m", AUTOTUNED_MODEL, "-c", "config.xml", "-o", output, *options]
 
 
-def asked() -> list[dict[str, Any]]:
-    log = Path("asked.log")
+def autotune_calls() -> list[dict[str, Any]]:
+    log = Path("autotune.log")
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
@@ -76,22 +76,22 @@ def scores(output: str = "out.json") -> set[float]:
 def test_autotune_runs_once_for_all_replicas(lsml: Lsml, work: Path, workers: str) -> None:
     run = lsml(*arguments("--workers", workers))
     assert run.returncode == 0, run.stderr
-    assert asked() == [{"inputs": 64, "batch_size": 16}]
+    assert autotune_calls() == [{"inputs": 64, "batch_size": 16}]
     assert scores() == {0.5}
     assert run.stderr.count("It was tried out.") == 1
-    found = json.loads(Path("out.json").read_bytes())
-    assert [task["id"] for task in found] == list(range(COUNT))  # those that it was tried on are there once
+    records = json.loads(Path("out.json").read_bytes())
+    assert [task["id"] for task in records] == list(range(COUNT))  # those of the sample once, too
 
 
 def test_batch_size_auto_is_measured(lsml: Lsml, work: Path) -> None:
     run = lsml(*arguments("--batch-size", "auto", "--with", "precision=fp32"))
     assert run.returncode == 0, run.stderr
-    assert asked() == [{"inputs": 64, "batch_size": None}]
+    assert autotune_calls() == [{"inputs": 64, "batch_size": None}]
 
 
 def test_given_values_are_not_autotuned(lsml: Lsml, work: Path) -> None:
     assert lsml(*arguments("--precision", "fp32")).returncode == 0
-    assert asked() == []
+    assert autotune_calls() == []
     assert scores() == {1.0}
     wrong = lsml(*arguments("--batch-size", "many"))
     assert wrong.returncode == 2
@@ -103,30 +103,30 @@ def test_short_run_is_not_autotuned(lsml: Lsml, work: Path, options: list[str]) 
     Path("few.jsonl").write_text("\n".join(lines(100 if options else 63, few=True)))
     run = lsml(*arguments(*options, "--batch-size", "auto", tasks="few.jsonl"))
     assert run.returncode == 0, run.stderr
-    assert asked() == []
+    assert autotune_calls() == []
     assert len(json.loads(Path("out.json").read_bytes())) == 63
 
 
 def test_unusable_tasks_are_left_out_of_sample(lsml: Lsml, work: Path) -> None:
     bad = lines(COUNT)
     bad[3] = json.dumps({"id": 3, "data": {"text": "x", "bad": True}})
-    bad[5] = "{torn"
+    bad[5] = "{truncated"
     Path("tasks.jsonl").write_text("\n".join(bad))
     run = lsml(*arguments())
     assert run.returncode == 3, run.stderr
-    assert asked() == [{"inputs": 62, "batch_size": 16}]
+    assert autotune_calls() == [{"inputs": 62, "batch_size": 16}]
 
 
 def test_model_may_decline_to_autotune(lsml: Lsml, work: Path) -> None:
     Path("tasks.jsonl").write_text("\n".join(lines(COUNT, few=True)))
-    run = lsml(*arguments("--with", "settles=false"))
+    run = lsml(*arguments("--with", "decides=false"))
     assert run.returncode == 0, run.stderr
-    assert len(asked()) == 1
+    assert len(autotune_calls()) == 1
     assert scores() == {1.0}
 
 
 def test_autotune_on_pipe_keeps_all_tasks(lsml: Lsml, work: Path) -> None:
-    run = lsml("predict", "-", "-m", TUNED, "-c", "config.xml", input=Path("tasks.jsonl").read_text())
+    run = lsml("predict", "-", "-m", AUTOTUNED_MODEL, "-c", "config.xml", input=Path("tasks.jsonl").read_text())
     assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == list(range(COUNT))
     assert "It was tried out." in run.stderr
 
@@ -145,7 +145,7 @@ def test_resumed_run_reuses_autotuned_values(lsml: Lsml, unfinished: Path) -> No
     assert header["started_with"]["tuned"] == {"precision": "bf16", "batch_size": 16}
     run = lsml(*arguments("--with", "pause=0.05", "--resume"))
     assert run.returncode == 0, run.stderr
-    assert len(asked()) == 1  # by the run that was killed
+    assert len(autotune_calls()) == 1  # in the run that was killed
     assert scores() == {0.5}
     assert lsml(*arguments("--with", "pause=0.05", output="clean.json")).returncode == 0
     assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
@@ -158,9 +158,7 @@ def test_resumed_run_reuses_autotuned_values(lsml: Lsml, unfinished: Path) -> No
         (["--precision", "bf16"], "model digest was"),
     ],
 )
-def test_resume_rejects_other_autotune_options(
-    lsml: Lsml, unfinished: Path, options: list[str], sentence: str
-) -> None:
+def test_resume_rejects_other_autotune_options(lsml: Lsml, unfinished: Path, options: list[str], sentence: str) -> None:
     run = lsml(*arguments("--with", "pause=0.05", "--resume", *options))
     assert run.returncode == 2
     assert sentence in run.stderr

@@ -1,4 +1,4 @@
-"""Every shape of model through one `Replica`: order, isolation, placement."""
+"""Every kind of model through one or several replicas: order, isolation, placement, recovery."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def spec(name: str, **params: Any) -> ModelSpec:
 
 
 def text_tasks(n: int, **do: str) -> list[Task]:
-    """n tasks with ids from 100; `do` tells what the task of an index does: `i3="die"`."""
+    """Return n tasks with ids from 100; `i3="die"` tells the model what to do at the task with index 3."""
     data = [{"text": "word " * (index % 9), "do": do.get(f"i{index}")} for index in range(n)]
     return [Task(index, index + 100, item, {"id": index + 100, "data": item}) for index, item in enumerate(data)]
 
@@ -65,7 +65,7 @@ def test_process_model_on_one_or_several_processes(placement):
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Task]:
+def images(tmp_path: Path) -> list[Task]:
     for level in range(30):
         (tmp_path / f"{level}.pgm").write_bytes(b"P5\n4 4\n255\n" + bytes([level * 8]) * 16)
     return [Task(n, n, {"image": f"{n}.pgm"}, {}) for n in range(30)]
@@ -73,30 +73,30 @@ def pictures(tmp_path: Path) -> list[Task]:
 
 @pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cpu"]])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_threaded_model_encodes_ahead_of_forward(tmp_path, pictures, devices, workers):
+def test_threaded_model_encodes_ahead_of_forward(tmp_path, images, devices, workers):
     config = LabelConfig.parse(models.IMAGE_CONFIG)
-    outcomes = run(spec("Brightness"), pictures, config, devices=devices, workers=workers, media=Media(tmp_path))
+    outcomes = run(spec("Brightness"), images, config, devices=devices, workers=workers, media=Media(tmp_path))
     assert labels(outcomes) == ["bright" if n * 8 > 127.5 else "dark" for n in range(30)]
 
 
-def test_encode_runs_in_threads_and_forward_in_one(tmp_path, pictures):
+def test_encode_runs_in_threads_and_forward_in_one(tmp_path, images):
     config = LabelConfig.parse(models.IMAGE_CONFIG)
     with open_replicas(spec("Brightness"), config, workers=3, media=Media(tmp_path)) as [replica]:
         assert isinstance(replica, Replica)
-        list(predict_stream([replica], pictures, batch_size=4))
+        list(predict_stream([replica], images, batch_size=4))
         model = replica.model
     assert len(model.encoding_threads) == 3
     assert len(model.forward_threads) == 1
     assert not model.forward_threads & model.encoding_threads
 
 
-def test_bad_image_fails_one_task(tmp_path, pictures):
+def test_bad_image_fails_one_task(tmp_path, images):
     (tmp_path / "7.pgm").write_bytes(b"P5\n4 4\n255\nshort")
     (tmp_path / "8.pgm").unlink()
-    pictures[9].data["image"] = "../outside.pgm"
-    pictures[10].data["image"] = "https://example.com/a.pgm"
+    images[9].data["image"] = "../outside.pgm"
+    images[10].data["image"] = "https://example.com/a.pgm"
     config = LabelConfig.parse(models.IMAGE_CONFIG)
-    outcomes = run(spec("Brightness"), pictures, config, workers=2, media=Media(tmp_path))
+    outcomes = run(spec("Brightness"), images, config, workers=2, media=Media(tmp_path))
     stages = {n: outcome.stage for n, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
     assert stages == {7: "encode", 8: "fetch", 9: "fetch", 10: "fetch"}
     assert outcomes[8].reason == f"{tmp_path / '8.pgm'}: No such file or directory"
@@ -109,9 +109,9 @@ def test_two_stage_model_keeps_crops_with_their_images(placement):
     outcomes = run(
         spec("TwoStage"), [Task(n, n, {"image": text}, {}) for n, text in enumerate(texts)], config, **placement
     )
-    found = [[region.value["rectanglelabels"][0] for region in outcome.result] for outcome in outcomes]
-    assert found == [["number" if word.isdigit() else "word" for word in text.split()] for text in texts]
-    assert outcomes[1].score is None  # nothing found is an answer
+    crop_labels = [[region.value["rectanglelabels"][0] for region in outcome.result] for outcome in outcomes]
+    assert crop_labels == [["number" if word.isdigit() else "word" for word in text.split()] for text in texts]
+    assert outcomes[1].score is None  # no region is a prediction, not a failure
 
 
 def test_script_model_gets_whole_batches_and_keeps_state():
@@ -130,7 +130,7 @@ def test_single_task_is_batch_of_one():
 
 @pytest.mark.parametrize("placement", [{}, {"workers": 2}])
 def test_each_failing_stage_fails_one_task(placement):
-    does = {
+    actions = {
         "i2": "raise in encode",
         "i5": "raise in forward",
         "i9": "lose one",
@@ -139,7 +139,7 @@ def test_each_failing_stage_fails_one_task(placement):
         "i14": "return a dict",
         "i15": "nothing",
     }
-    outcomes = run(spec("Fragile"), text_tasks(20, **does), **placement)
+    outcomes = run(spec("Fragile"), text_tasks(20, **actions), **placement)
     failures = {n: (o.stage, o.reason) for n, o in enumerate(outcomes) if isinstance(o, Failure)}
     assert failures[2] == ("encode", "this one cannot be encoded")
     assert failures[5] == ("forward", "RuntimeError: out of luck")
@@ -159,7 +159,7 @@ def test_killed_process_fails_only_suspect_task():
 
 
 def test_concurrent_recoveries_do_not_affect_each_other():
-    """As in `serve`, where each batch has somebody of its own who waits for it."""
+    """As in `lsml serve`, where each batch has its own waiting thread."""
     batches = [text_tasks(12), text_tasks(12, i5="die", i9="die"), text_tasks(12, i0="die")]
     with ExitStack() as stack:
         replica = ReplicaProcess(ReplicaConfig(spec("Fragile", pause=0.01), BindingKey(TEXT, {}, None, None), "cpu"))
@@ -173,8 +173,8 @@ def test_concurrent_recoveries_do_not_affect_each_other():
 
 
 @contextmanager
-def patient() -> Iterator[ReplicaProcess]:
-    """A process whose model takes as long as each task says."""
+def open_patient_replica() -> Iterator[ReplicaProcess]:
+    """Open a process whose model takes as long as each task says."""
     replica = ReplicaProcess(ReplicaConfig(find_model(f"{SERVED}:Patient"), BindingKey(TEXT, {}, None, None), "cpu"))
     try:
         replica.wait_until_ready()
@@ -183,57 +183,64 @@ def patient() -> Iterator[ReplicaProcess]:
         replica.close()
 
 
-def hanging(seconds: float = 1000) -> Task:
+def hanging_task(seconds: float = 1000) -> Task:
     return Task(0, 0, {"text": "hello", "seconds": seconds}, {})
 
 
-def reasons(results: list[Any]) -> list[str | None]:
+def failure_reasons(results: list[Any]) -> list[str | None]:
     return [outcome.reason if isinstance(outcome, Failure) else None for _, outcome in results]
 
 
 def test_batch_behind_stuck_one_is_resubmitted_with_timeout():
-    with patient() as replica:
-        batches = [hanging(), hanging()], [hanging()], [hanging(0)]
+    with open_patient_replica() as replica:
+        batches = [hanging_task(), hanging_task()], [hanging_task()], [hanging_task(0)]
         first, second, third = (InFlightBatch(replica, batch, None, TaskCodec()) for batch in batches)
-        assert not replica.kill_if_stuck(second.results), "it only stands behind the first"
+        assert not replica.kill_if_stuck(second.results), "it only waits behind the first"
         assert replica.kill_if_stuck(first.results)
-        assert not replica.kill_if_stuck(first.results), "that has been done"
-        assert reasons(second.collect(0.3)) == ["the model was stuck for 0 s, and was started again"]
-        assert reasons(third.collect(10)) == [None]
+        assert not replica.kill_if_stuck(first.results), "its process was killed already"
+        assert failure_reasons(second.collect(0.3)) == ["the model was stuck for 0 s, and was started again"]
+        assert failure_reasons(third.collect(10)) == [None]
 
 
 def test_suspect_batch_fails_hanging_items_and_gives_up_after_three():
-    mixed = [hanging(0), hanging(), hanging(0), hanging(), hanging(), hanging(0)]
-    with patient() as replica:
+    mixed = [hanging_task(0), hanging_task(), hanging_task(0), hanging_task(), hanging_task(), hanging_task(0)]
+    with open_patient_replica() as replica:
         sent = InFlightBatch(replica, mixed, None, TaskCodec())
         assert replica.kill_if_stuck(sent.results)
-        assert [reason is None for reason in reasons(sent.collect(0.3))] == [True, False, True, False, False, True]
-        sent = InFlightBatch(replica, [hanging()] * 9, None, TaskCodec())
+        assert [reason is None for reason in failure_reasons(sent.collect(0.3))] == [
+            True,
+            False,
+            True,
+            False,
+            False,
+            True,
+        ]
+        sent = InFlightBatch(replica, [hanging_task()] * 9, None, TaskCodec())
         assert replica.kill_if_stuck(sent.results)
         with pytest.raises(ModelError, match="in vain: the model was stuck for 0 s"):
             sent.collect(0.3)
 
 
 def test_closed_replica_fails_waiting_batches_and_stays_closed():
-    with patient() as replica, ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(InFlightBatch(replica, [hanging()], None, TaskCodec()).collect) for _ in range(2)]
+    with open_patient_replica() as replica, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(InFlightBatch(replica, [hanging_task()], None, TaskCodec()).collect) for _ in range(2)]
         replica.close()
-        for each in waiting:
+        for collected in waiting:
             with pytest.raises(ModelError, match="was unloaded"):
-                each.result(30)
+                collected.result(30)
 
 
 def test_killed_process_is_detected_despite_open_pipe(tmp_path):
-    """What a model has started may hold the pipe open long after the process has gone."""
-    with patient() as replica:
+    """A process that the model has started may keep the pipe open long after the worker has gone."""
+    with open_patient_replica() as replica:
         pid = tmp_path / "pid"
-        left_behind = InFlightBatch(
+        orphan_batch = InFlightBatch(
             replica, [Task(0, 0, {"text": "", "child": str(pid), "seconds": 1000}, {})], None, TaskCodec()
         )
         wait_until("it has started another process", lambda: pid.exists() and pid.read_text())
         try:
-            assert replica.kill_if_stuck(left_behind.results)
-            assert reasons(InFlightBatch(replica, [hanging(0)], None, TaskCodec()).collect(10)) == [None]
+            assert replica.kill_if_stuck(orphan_batch.results)
+            assert failure_reasons(InFlightBatch(replica, [hanging_task(0)], None, TaskCodec()).collect(10)) == [None]
         finally:
             os.kill(int(pid.read_text()), signal.SIGKILL)
 
@@ -253,12 +260,12 @@ def test_transient_failures_are_retried_and_marked(tmp_path):
 def test_outage_stops_retries_of_later_tasks():
     with open_replicas(spec("Fragile"), TEXT) as [replica]:
         assert isinstance(replica, Replica)
-        naps: list[float] = []
-        replica._retrier._cancelled = SimpleNamespace(wait=naps.append, set=lambda: None)
+        delays: list[float] = []
+        replica._retrier._cancelled = SimpleNamespace(wait=delays.append, set=lambda: None)
         tasks = text_tasks(40, **{f"i{n}": "stay away" for n in range(5, 35)})
         outcomes = replica.predict(tasks)
     assert [isinstance(o, Failure) and o.transient for o in outcomes] == [5 <= n < 35 for n in range(40)]
-    assert len(naps) == 3 * len(replica.model.retry_delays)  # the first three wait, then the outage is known
+    assert len(delays) == 3 * len(replica.model.retry_delays)  # the first three wait, then the outage is known
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -275,27 +282,27 @@ def test_process_death_while_loading_is_reported():
 
 
 def test_only_a_few_batches_are_read_ahead():
-    taken = 0
+    read_count = 0
 
-    def endless() -> Any:
-        nonlocal taken
+    def many_tasks() -> Any:
+        nonlocal read_count
         for task in text_tasks(2_000):
-            taken += 1
+            read_count += 1
             yield task
 
     for placement, at_most in (({"workers": 2}, 4 * (2 * replica_process.PREFETCH_BATCHES + 1)), ({}, 4)):
-        taken = 0
+        read_count = 0
         with open_replicas(spec("Words"), TEXT, **placement) as replicas:
-            next(predict_stream(replicas, endless(), batch_size=4))
-            assert taken <= at_most
+            next(predict_stream(replicas, many_tasks(), batch_size=4))
+            assert read_count <= at_most
 
 
 def test_find_devices_goes_by_model():
-    family = spec("Words").model_class()
-    assert find_devices("auto", family) == ["cpu"]
-    assert find_devices("cpu, cpu", family) == ["cpu", "cpu"]
+    model = spec("Words").model_class()
+    assert find_devices("auto", model) == ["cpu"]
+    assert find_devices("cpu, cpu", model) == ["cpu", "cpu"]
     with pytest.raises(UsageError, match="cannot run on 'cuda:0'"):
-        find_devices("cuda:0", family)
+        find_devices("cuda:0", model)
 
 
 # --- models that misbehave in ways that end processes, threads or pipes
@@ -322,15 +329,15 @@ def test_unpicklable_item_raises_at_caller():
 
 
 def test_threshold_applies_to_every_model():
-    sure = run(spec("Words"), text_tasks(9), threshold=0.3)
-    assert [len(outcome.result) for outcome in sure] == [1 / (1 + n % 9) >= 0.3 for n in range(9)]
+    outcomes = run(spec("Words"), text_tasks(9), threshold=0.3)
+    assert [len(outcome.result) for outcome in outcomes] == [1 / (1 + n % 9) >= 0.3 for n in range(9)]
 
 
 def test_unreadable_record_becomes_failure_in_order():
     task, *_ = text_tasks(1)
     with open_replicas(spec("Words"), TEXT) as replicas:
-        first, second = predict_stream(replicas, [UnreadableRecord(0, "line 1", "torn"), task], batch_size=2)
-    assert first[1] == Failure("read", "torn")
+        first, second = predict_stream(replicas, [UnreadableRecord(0, "line 1", "truncated"), task], batch_size=2)
+    assert first[1] == Failure("read", "truncated")
     assert isinstance(second[1], Prediction)
 
 

@@ -1,4 +1,4 @@
-"""`lsml predict` from outside: files and pipes in, predictions out, whatever the input is like."""
+"""`lsml predict` as a process: files and pipes in, predictions out, whatever the input is like."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_output_keeps_tasks_whole_and_in_order(lsml, work):
     assert sorted(path.name for path in work.iterdir()) == ["config.xml", "out.json", "summary.json", "tasks.json"]
 
 
-FORMS = {
+INPUT_FORMATS = {
     "array": lambda tasks: json.dumps(tasks).encode(),
     "pretty array": lambda tasks: json.dumps(tasks, indent=2).encode(),
     "lines": lambda tasks: "\n".join(map(json.dumps, tasks)).encode(),
@@ -55,9 +55,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_input_format_gives_same_output(lsml, work, form):
-    Path("tasks").write_bytes(FORMS[form]([make_task(n) for n in range(7)]))
+@pytest.mark.parametrize("input_format", INPUT_FORMATS)
+def test_every_input_format_gives_same_output(lsml, work, input_format):
+    Path("tasks").write_bytes(INPUT_FORMATS[input_format]([make_task(n) for n in range(7)]))
     run = predict(lsml, "tasks", "--quiet")
     assert run.stderr == ""
     assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == list(range(7))
@@ -88,11 +88,11 @@ def test_csv_bare_items_and_json_min_are_read(lsml, work):
 
 
 def test_annotations_drafts_and_prediction_ids_are_dropped(lsml, work):
-    old = {"id": 9, "result": [], "model_version": "other", "score": None, "created_ago": "1 day", "task": 1}
+    other_version = {"id": 9, "result": [], "model_version": "other", "score": None, "created_ago": "1 day", "task": 1}
     export = make_task(1) | {
         "annotations": [{"id": 5, "completed_by": 77, "result": [], "was_cancelled": True}],
         "drafts": [{"id": 2}],
-        "predictions": [126, old],
+        "predictions": [126, other_version],
     }
     [line] = predict(lsml, "-", input=json.dumps([export])).stdout.splitlines()
     record = json.loads(line)
@@ -140,8 +140,8 @@ def test_shape_predictions_names_tasks_by_id(lsml, work):
 
 
 def test_failed_tasks_keep_place_and_are_listed_in_errors(lsml, work):
-    does = {3: "raise in encode", 5: "raise in forward", 7: "unknown label"}
-    lines = [json.dumps(make_task(n, do=does.get(n))) for n in range(10)]
+    actions = {3: "raise in encode", 5: "raise in forward", 7: "unknown label"}
+    lines = [json.dumps(make_task(n, do=actions.get(n))) for n in range(10)]
     lines[8] = '{"id": 8, "data": '
     Path("tasks.jsonl").write_text("\n".join(lines))
     run = predict(lsml, "tasks.jsonl", "-o", "out.json", "--errors", "errors.jsonl", model=FRAGILE)
@@ -162,8 +162,8 @@ def test_failed_tasks_keep_place_and_are_listed_in_errors(lsml, work):
 
 
 def test_truncated_input_is_predicted_up_to_its_end(lsml, work):
-    whole = json.dumps([make_task(n) for n in range(50)])
-    Path("tasks.json").write_text(whole[: len(whole) * 3 // 4])
+    text = json.dumps([make_task(n) for n in range(50)])
+    Path("tasks.json").write_text(text[: len(text) * 3 // 4])
     run = predict(lsml, "tasks.json", "-o", "out.json")
     assert run.returncode == 3
     records = json.loads(Path("out.json").read_bytes())
@@ -249,14 +249,14 @@ def test_progress_bar_on_terminal_unless_quiet(work):
         terminal, other_end = pty.openpty()
         subprocess.run([*command, "-o", "out.json", *quiet], stderr=other_end, timeout=60, check=True)
         os.close(other_end)
-        shown = b""
+        terminal_output = b""
         while select.select([terminal], [], [], 0)[0]:
             try:
-                shown += os.read(terminal, 4096)
+                terminal_output += os.read(terminal, 4096)
             except OSError:
                 break
-        assert (b"200 tasks" in shown) == (not quiet)
-        assert (b"100%" in shown) == (not quiet)
+        assert (b"200 tasks" in terminal_output) == (not quiet)
+        assert (b"100%" in terminal_output) == (not quiet)
 
 
 BAD_INPUT: dict[str, tuple[bytes | None, int, str]] = {
@@ -274,7 +274,7 @@ BAD_INPUT: dict[str, tuple[bytes | None, int, str]] = {
     "nested objects": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, 3, "nested more than 1,000 deep"),
     "half a surrogate pair": (b'[{"data": {"text": "\\ud83d"}}]', 3, "one half of a surrogate pair"),
     "NaN": (b'[{"data": {"text": "a"}, "score": NaN}]', 3, "NaN and Infinity are no JSON numbers"),
-    "torn gzip": (gzip.compress(os.urandom(100_000).hex().encode())[:60_000], 1, "neither JSON nor CSV"),
+    "truncated gzip": (gzip.compress(os.urandom(100_000).hex().encode())[:60_000], 1, "neither JSON nor CSV"),
     "a 50 MB line": (
         b'{"data": {"text": "%s"}}\n{"data": {"text": "b"}}\n' % (b"a" * 50_000_000),
         3,
@@ -365,11 +365,11 @@ def test_full_disk_is_reported_and_resumable(lsml, work, workers):
     arguments = ["predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml", "-o", "out.jsonl", "--workers", workers]
     command = [sys.executable, "-m", "lsml_cli", *arguments]
 
-    def small_files() -> None:
+    def limit_file_size() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
-    run = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1, run.stderr
     assert "The disk is full: out.jsonl.part cannot grow any more" in run.stderr
     assert "--resume" in run.stderr
@@ -380,19 +380,19 @@ def test_full_disk_is_reported_and_resumable(lsml, work, workers):
 
 
 @pytest.mark.parametrize(
-    ("odd", "kept"),
+    ("extra", "kept"),
     [
         ({"predictions": 5}, {"predictions": []}),
         ({"meta": json.loads('{"a":' * 300 + "1" + "}" * 300)}, {}),
         ({"n": 123456789012345678901234, "f": 1e30}, {"n": 123456789012345678901234, "f": 1e30}),
     ],
 )
-def test_unusual_tasks_are_written_unchanged(lsml, work, odd, kept):
-    run = predict(lsml, "-", input=json.dumps([make_task(1), make_task(2) | odd, make_task(3)]))
+def test_unusual_tasks_are_written_unchanged(lsml, work, extra, kept):
+    run = predict(lsml, "-", input=json.dumps([make_task(1), make_task(2) | extra, make_task(3)]))
     assert run.returncode == 0, run.stderr
     records = [json.loads(line) for line in run.stdout.splitlines()]
     assert [record["id"] for record in records] == [1, 2, 3]
-    expected = odd | kept
+    expected = extra | kept
     del records[1]["predictions"]
     expected.pop("predictions", None)
     assert {key: records[1][key] for key in expected} == expected
@@ -434,19 +434,19 @@ def test_unwritable_prediction_fails_its_task(lsml, work):
 
 
 def test_older_predictions_stay_if_valid_and_of_other_version(lsml, work):
-    fits = {"id": "r", "from_name": "size", "to_name": "text", "type": "choices", "value": {"choices": ["long"]}}
-    good = {"result": [fits], "score": 0.5, "model_version": "other"}
-    unfit = {"result": [fits | {"from_name": "zzz"}], "score": 0.5, "model_version": "another"}
-    stale = {"result": [fits], "score": 0.5, "model_version": "mine"}
+    region = {"id": "r", "from_name": "size", "to_name": "text", "type": "choices", "value": {"choices": ["long"]}}
+    valid = {"result": [region], "score": 0.5, "model_version": "other"}
+    invalid = {"result": [region | {"from_name": "zzz"}], "score": 0.5, "model_version": "another"}
+    stale = {"result": [region], "score": 0.5, "model_version": "mine"}
     tasks = [
-        make_task(1, do="raise in encode") | {"predictions": [good, unfit, stale]},
+        make_task(1, do="raise in encode") | {"predictions": [valid, invalid, stale]},
         make_task(2) | {"predictions": [stale]},
     ]
     run = predict(lsml, "-", "--model-version", "mine", model=FRAGILE, input=json.dumps(tasks))
-    failed, done = (json.loads(line) for line in run.stdout.splitlines())
-    assert failed["predictions"] == [good]
-    assert [old["model_version"] for old in done["predictions"]] == ["mine"]
-    assert done["predictions"][0]["result"][0]["value"] == {"choices": ["short"]}
+    failed, predicted = (json.loads(line) for line in run.stdout.splitlines())
+    assert failed["predictions"] == [valid]
+    assert [prediction["model_version"] for prediction in predicted["predictions"]] == ["mine"]
+    assert predicted["predictions"][0]["result"][0]["value"] == {"choices": ["short"]}
     assert "1 older predictions were left out" in run.stderr
 
 
@@ -513,8 +513,8 @@ def test_named_pipe_as_output(lsml, work):
 def test_closed_and_full_streams_are_reported(work, redirection, code, sentence):
     lsml = f"{sys.executable} -m lsml_cli predict - -m {WORDS} -c config.xml {redirection}"
     tasks = json.dumps(make_task(1))
-    feed = "" if "<" in redirection else f"echo '{tasks}' | "
-    run = subprocess.run(["bash", "-c", feed + lsml], capture_output=True, text=True, timeout=60, check=False)
+    pipe_input = "" if "<" in redirection else f"echo '{tasks}' | "
+    run = subprocess.run(["bash", "-c", pipe_input + lsml], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == code, run.stderr
     assert sentence in run.stderr
     assert "bug" not in run.stderr

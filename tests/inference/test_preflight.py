@@ -1,4 +1,4 @@
-"""`lsml predict --check`: what would go wrong is known before the run."""
+"""`lsml predict --check`: problems are found before the run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def work(tmp_path, monkeypatch):
 
 
 def check(lsml, tasks, *options: str | Path, **kwargs: Any) -> dict[str, Any]:
-    asked = () if "--check=media" in options else ("--check",)
-    run = predict(lsml, tasks, *asked, "--summary", "found.json", *options, **kwargs)
+    """Run the check and return its summary."""
+    check_option = () if "--check=media" in options else ("--check",)
+    run = predict(lsml, tasks, *check_option, "--summary", "summary.json", *options, **kwargs)
     assert run.returncode in (0, 3), run.stderr
-    found = json.loads(Path("found.json").read_bytes())
-    assert (run.returncode == 3) == bool(found["offences"])
-    return found
+    summary: dict[str, Any] = json.loads(Path("summary.json").read_bytes())
+    assert (run.returncode == 3) == bool(summary["offences"])
+    return summary
 
 
 def test_valid_tasks_have_no_problems(lsml, work):
@@ -38,10 +39,10 @@ def test_valid_tasks_have_no_problems(lsml, work):
 
 
 def test_planted_problems_are_counted_and_located(lsml, work):
-    chance = random.Random(5)
+    rng = random.Random(5)
     tasks: list[Any] = [make_task(n) for n in range(100_000)]
-    planted = chance.sample(range(100_000), 60)
-    missing, number, null, duplicate, no_object, torn = (planted[k::6] for k in range(6))
+    planted = rng.sample(range(100_000), 60)
+    missing, number, null, duplicate, no_object, truncated = (planted[k::6] for k in range(6))
     for n in missing:
         del tasks[n]["data"]["text"]
     for n in number:
@@ -53,32 +54,32 @@ def test_planted_problems_are_counted_and_located(lsml, work):
     for n in no_object:
         tasks[n]["data"] = ["text"]
     lines = [json.dumps(item) for item in tasks]
-    for n in torn:
+    for n in truncated:
         lines[n] = lines[n][:-9]
     Path("tasks.jsonl").write_text("\n".join(lines) + "\n")
-    found = check(lsml, "tasks.jsonl", "-o", "out.json")
-    assert found["tasks"] == 100_000
-    assert found["offences"] == {"data": 40, "unreadable": 10, "duplicate id": 10}
-    sentences = [sentence for some in found["first"].values() for sentence in some]
+    summary = check(lsml, "tasks.jsonl", "-o", "out.json")
+    assert summary["tasks"] == 100_000
+    assert summary["offences"] == {"data": 40, "unreadable": 10, "duplicate id": 10}
+    sentences = [sentence for examples in summary["first"].values() for sentence in examples]
     assert len(sentences) == 9
     assert all(sentence.startswith("tasks.jsonl, line ") for sentence in sentences)
 
 
 def test_check_memory_is_flat(lsml, work):
-    """The same check of ten times as many tasks, in this process: the ids are on disk."""
+    """Ten times as many tasks take no more memory, since ids are compared on disk; checked in this process."""
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.inference import preflight
     from lsml_cli.inference.plan import PredictOptions, PredictPlan
     from lsml_cli.registry import resolve
     from lsml_cli.schema.label_config import LabelConfig
 
-    plan_of = lambda tasks: PredictPlan.from_options(  # noqa: E731
-        resolve.find_model(WORDS), LabelConfig.load(Path("config.xml")), PredictOptions(input_path=tasks)
+    plan = PredictPlan.from_options(
+        resolve.find_model(WORDS), LabelConfig.load(Path("config.xml")), PredictOptions(input_path="tasks.jsonl")
     )
     peaks = []
     for count in (20_000, 200_000):
         Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(count)))
-        assert preflight.check_file(plan_of("tasks.jsonl"), Console(quiet=True)).tasks == count
+        assert preflight.check_file(plan, Console(quiet=True)).tasks == count
         peaks.append(psutil.Process().memory_info().rss)
     assert peaks[1] - peaks[0] < 20_000_000
 
@@ -88,8 +89,8 @@ def test_missing_media_are_reported(lsml, work):
     Path("a.pgm").write_bytes(b"")
     images = ["a.pgm", "b.pgm", "../c.pgm", "gs://bucket/d.pgm", "https://example.com/d.pgm"]
     tasks = json.dumps([{"id": n, "data": {"image": image}} for n, image in enumerate(images)])
-    found = check(lsml, "-", model=f"{models.__file__}:Brightness", input=tasks)
-    assert found["offences"] == {"media": 3}
+    summary = check(lsml, "-", model=f"{models.__file__}:Brightness", input=tasks)
+    assert summary["offences"] == {"media": 3}
 
 
 def test_label_mapping_is_shown(lsml, work, ticket_model):
@@ -111,24 +112,24 @@ def test_check_validates_output_without_touching_it(lsml, work):
     journal = Path("out.json.part.journal")
     journal.write_text('{"started_with": {"model": "other"}}\n{"records": 1, "output": 3, "errors": 0}\n')
     before = journal.read_bytes()
-    found = check(lsml, "-", "-o", "out.json", "--resume", input=tasks)
-    assert found["offences"] == {"output": 1}
-    assert "model was other" in found["first"]["output"][0]
+    summary = check(lsml, "-", "-o", "out.json", "--resume", input=tasks)
+    assert summary["offences"] == {"output": 1}
+    assert "model was other" in summary["first"]["output"][0]
     assert "tasks of an unfinished run" in check(lsml, "-", "-o", "out.json", input=tasks)["first"]["output"][0]
     assert journal.read_bytes() == before
 
 
 def test_shape_predictions_requires_ids(lsml, work):
-    found = check(lsml, "-", "--shape", "predictions", input='{"text": "a"}\n{"id": 1, "data": {"text": "a"}}')
-    assert found["offences"] == {"no id": 1}
+    summary = check(lsml, "-", "--shape", "predictions", input='{"text": "a"}\n{"id": 1, "data": {"text": "a"}}')
+    assert summary["offences"] == {"no id": 1}
 
 
 def test_remote_media_are_requested_only_with_check_media(lsml, work):
-    """The address is one where nobody listens: a check that asks finds out, one that does not cannot know."""
+    """No server listens at the URL: only a check that sends requests can find out."""
     Path("config.xml").write_text(models.IMAGE_CONFIG)
     tasks = json.dumps([{"id": 1, "data": {"image": "http://127.0.0.1:9/a.pgm"}}])
     model = f"{models.__file__}:Brightness"
     assert check(lsml, "-", model=model, input=tasks)["offences"] == {}
-    found = check(lsml, "-", "--check=media", model=model, input=tasks)
-    assert found["offences"] == {"media": 1}
-    assert "http://127.0.0.1:9/a.pgm: " in found["first"]["media"][0]
+    summary = check(lsml, "-", "--check=media", model=model, input=tasks)
+    assert summary["offences"] == {"media": 1}
+    assert "http://127.0.0.1:9/a.pgm: " in summary["first"]["media"][0]

@@ -1,4 +1,4 @@
-"""A killed run resumes and gives the bytes of an uninterrupted one."""
+"""A killed run resumes to the bytes of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SEED = 20261120
 def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(models.TEXT_CONFIG)
-    does = {n: ("raise in encode", "raise in forward", "unknown label")[n % 3] for n in range(7, 3_000, 97)}
-    lines = [json.dumps(make_task(n, do=does.get(n))) for n in range(3_000)]
-    lines[1_234] = "{torn"
+    actions = {n: ("raise in encode", "raise in forward", "unknown label")[n % 3] for n in range(7, 3_000, 97)}
+    lines = [json.dumps(make_task(n, do=actions.get(n))) for n in range(3_000)]
+    lines[1_234] = "{truncated"
     Path("tasks.jsonl").write_text("\n".join(lines))
-    Path("tasks.json").write_text("[" + ",".join(line for line in lines if line != "{torn") + "]")
+    Path("tasks.json").write_text("[" + ",".join(line for line in lines if line != "{truncated") + "]")
     return tmp_path
 
 
@@ -39,38 +39,38 @@ def arguments(tasks: str, output: str, workers: int = 1) -> list[str]:
     return [*options, "--with", "pause=0.004", "--workers", str(workers), "--quiet"]
 
 
-@pytest.mark.parametrize(("form", "workers"), [("json", 1), ("jsonl", 1), ("json", 2), ("jsonl", 2)])
-def test_run_killed_at_random_resumes_to_same_bytes(lsml, work, form, workers):
-    chance = random.Random(f"{SEED} {form} {workers}")
-    tasks = "tasks.json" if form == "json" else "tasks.jsonl"
-    assert lsml(*arguments(tasks, f"clean.{form}")).returncode == 3
-    clean = Path(f"clean.{form}").read_bytes(), Path("errors.jsonl").read_bytes()
+@pytest.mark.parametrize(("output_format", "workers"), [("json", 1), ("jsonl", 1), ("json", 2), ("jsonl", 2)])
+def test_run_killed_at_random_resumes_to_same_bytes(lsml, work, output_format, workers):
+    rng = random.Random(f"{SEED} {output_format} {workers}")
+    tasks = "tasks.json" if output_format == "json" else "tasks.jsonl"
+    assert lsml(*arguments(tasks, f"clean.{output_format}")).returncode == 3
+    clean = Path(f"clean.{output_format}").read_bytes(), Path("errors.jsonl").read_bytes()
     Path("errors.jsonl").unlink()
-    for target in (-1, *sorted(chance.sample(range(1_600), 4))):  # in tasks; the first comes while the run still starts
-        run = start_lsml(*arguments(tasks, f"out.{form}", workers), "--resume")
-        time.sleep(chance.uniform(0, 0.3))
-        wait_for(lambda target=target: count_journaled(f"out.{form}") > target)
-        time.sleep(chance.uniform(0, 0.05))
+    for target in (-1, *sorted(rng.sample(range(1_600), 4))):  # in tasks; -1: while the run still starts
+        run = start_lsml(*arguments(tasks, f"out.{output_format}", workers), "--resume")
+        time.sleep(rng.uniform(0, 0.3))
+        wait_for(lambda target=target: count_journaled(f"out.{output_format}") > target)
+        time.sleep(rng.uniform(0, 0.05))
         assert run.poll() is None, "it ended before it was killed"
         kill_process(run)
-    assert lsml(*arguments(tasks, f"out.{form}", workers), "--resume").returncode == 3
-    assert (Path(f"out.{form}").read_bytes(), Path("errors.jsonl").read_bytes()) == clean
+    assert lsml(*arguments(tasks, f"out.{output_format}", workers), "--resume").returncode == 3
+    assert (Path(f"out.{output_format}").read_bytes(), Path("errors.jsonl").read_bytes()) == clean
     assert not list(Path().glob("*.part*"))
 
 
 def test_bytes_behind_last_journal_entry_are_cut_off(lsml, work):
-    """A kill between any two writes, made by hand: each file is longer than the journal says, by anything."""
+    """As after a kill between two writes: each file is longer than the journal says, by anything."""
     assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
     clean = Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()
     run = start_lsml(*arguments("tasks.json", "out.json"))
     wait_for(lambda: count_journaled("out.json") > 300)
     kill_process(run)
-    left = {path.name: path.read_bytes() for path in Path().glob("*.part*")}
-    chance = random.Random(SEED)
+    part_files = {path.name: path.read_bytes() for path in Path().glob("*.part*")}
+    rng = random.Random(SEED)
     for _ in range(4):
-        for name, content in left.items():
-            torn = content[: len(content) - chance.randrange(40)] if name.endswith("journal") else content
-            Path(name).write_bytes(torn + chance.choice([b"", b'{"id": 1', b"\0" * 50, b'{"records": 12}\n'[:-1]]))
+        for name, content in part_files.items():
+            content = content[: len(content) - rng.randrange(40)] if name.endswith("journal") else content
+            Path(name).write_bytes(content + rng.choice([b"", b'{"id": 1', b"\0" * 50, b'{"records": 12}\n'[:-1]]))
         Path("errors.jsonl").unlink(missing_ok=True)
         assert lsml(*arguments("tasks.json", "out.json"), "--resume").returncode == 3
         assert (Path("out.json").read_bytes(), Path("errors.jsonl").read_bytes()) == clean
@@ -106,10 +106,10 @@ def test_workers_end_when_run_is_killed(work):
     run = start_lsml(*arguments("tasks.json", "out.json", workers=2))
     wait_for(lambda: count_journaled("out.json") > 0)
     kill_process(run)
-    wait_for(lambda: not group_alive(run.pid), seconds=10)
+    wait_for(lambda: not is_group_alive(run.pid), seconds=10)
 
 
-def group_alive(group: int) -> bool:
+def is_group_alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -145,15 +145,15 @@ def test_resume_rejects_changed_option(lsml, unfinished, change, sentence):
 
 
 def test_resume_rejects_changed_input_or_label_config(lsml, unfinished):
-    good = Path("tasks.json").read_text()
-    Path("tasks.json").write_text(good + " ")
+    original = Path("tasks.json").read_text()
+    Path("tasks.json").write_text(original + " ")
     run = lsml(*arguments("tasks.json", "out.json"), "--resume")
     assert (run.returncode, "size of the input was" in run.stderr) == (2, True)
-    Path("tasks.json").write_text(good.replace("word", "WORD", 1))  # the same size, other tasks
+    Path("tasks.json").write_text(original.replace("word", "WORD", 1))  # the same size, other tasks
     run = lsml(*arguments("tasks.json", "out.json"), "--resume")
     assert run.returncode == 2
     assert "are not the ones that the unfinished run has done" in run.stderr
-    Path("tasks.json").write_text(good)
+    Path("tasks.json").write_text(original)
     Path("config.xml").write_text(models.TEXT_CONFIG.replace('"short"', '"tiny"'))
     run = lsml(*arguments("tasks.json", "out.json"), "--resume")
     assert (run.returncode, "label config was" in run.stderr) == (2, True)
@@ -167,8 +167,8 @@ def test_resume_rejects_changed_model_file(lsml, work):
     wait_for(lambda: count_journaled("out.json") > 100)
     kill_process(run)
     Path("w.bin").write_text("two")
-    refused = lsml(*options, "--resume")
-    assert (refused.returncode, "content of w.bin was" in refused.stderr) == (2, True), refused.stderr
+    rejected = lsml(*options, "--resume")
+    assert (rejected.returncode, "content of w.bin was" in rejected.stderr) == (2, True), rejected.stderr
     Path("w.bin").write_text("one")
     assert lsml(*options, "--resume").returncode in (0, 3)
 
@@ -210,17 +210,17 @@ def test_journal_ignores_truncated_lines_and_missing_bytes(tmp_path):
     for records in (10, 20):
         journal.append(JournalEntry(records=records, output=records * 100))
     journal.close()
-    whole = path.read_bytes()
-    for size in range(len(whole) + 1):
-        path.write_bytes(whole[:size])
-        lines = whole[:size].count(b"\n")
+    content = path.read_bytes()
+    for size in range(len(content) + 1):
+        path.write_bytes(content[:size])
+        lines = content[:size].count(b"\n")
         if lines == 0:
             with pytest.raises(ResumeRefused, match="is damaged"):
                 Journal.reopen(path, {"model": "a"}, 5_000, 0)
             continue
-        again = Journal.reopen(path, {"model": "a"}, 5_000, 0)
-        assert again.last_entry.records == (lines - 1) * 10
-        again.close()
-    path.write_bytes(whole)  # as after a power cut: the journal is ahead of the output
+        reopened = Journal.reopen(path, {"model": "a"}, 5_000, 0)
+        assert reopened.last_entry.records == (lines - 1) * 10
+        reopened.close()
+    path.write_bytes(content)  # as after a power cut: the journal is ahead of the output
     for output, records in ((5_000, 20), (1_999, 10), (999, 0)):
         assert JournalState.read(path, output, 0).last_entry.records == records

@@ -1,4 +1,4 @@
-"""`lsml predict --retry-failed`: what failed is redone, in its place."""
+"""`lsml predict --retry-failed`: failed tasks are predicted again and take their place in the output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.predict_runs import FLAKY, make_task
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """5,000 tasks of which 300 fail as long as the file `outage` is there."""
+    """A folder with 5,000 tasks, 300 of which fail as long as the file `outage` exists."""
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(models.TEXT_CONFIG)
     failing = random.Random(7).sample(range(5_000), 300)
@@ -31,15 +31,15 @@ def run(lsml, *options: str, output: str = "out.json", tasks: str = "tasks.json"
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("shape", ["tasks", "predictions"])
-@pytest.mark.parametrize("form", ["json", "jsonl"])
-def test_retry_after_outage_gives_bytes_of_clean_run(lsml, work, shape, workers, form):
-    output, clean = f"out.{form}", f"clean.{form}"
+@pytest.mark.parametrize("output_format", ["json", "jsonl"])
+def test_retry_after_outage_gives_bytes_of_clean_run(lsml, work, shape, workers, output_format):
+    output, clean = f"out.{output_format}", f"clean.{output_format}"
     assert run(lsml, "--shape", shape, output=output).returncode == 3
     assert len(Path("errors.jsonl").read_text().splitlines()) == 300
     Path("outage").unlink()
-    done = run(lsml, "--shape", shape, "--retry-failed", "errors.jsonl", "--workers", workers, output=output)
-    assert done.returncode == 0, done.stderr
-    assert "300 predicted, 4,700 left as they were, 0 failed" in done.stderr
+    retry = run(lsml, "--shape", shape, "--retry-failed", "errors.jsonl", "--workers", workers, output=output)
+    assert retry.returncode == 0, retry.stderr
+    assert "300 predicted, 4,700 left as they were, 0 failed" in retry.stderr
     assert run(lsml, "--shape", shape, output=clean).returncode == 0
     assert Path(output).read_bytes() == Path(clean).read_bytes()
     assert Path("errors.jsonl").read_bytes() == b""
@@ -79,23 +79,25 @@ def test_mismatched_files_are_rejected_unchanged(lsml, work):
     Path("outage").unlink()
     finished, errors = Path("out.json").read_bytes(), Path("errors.jsonl").read_text()
 
-    def refused(sentence: str, code: int = 1, *options: str, **files: str) -> None:
-        answer = run(lsml, "--retry-failed", "errors.jsonl", *options, **files)
-        assert (answer.returncode, sentence in answer.stderr) == (code, True), answer.stderr
+    def assert_rejected(sentence: str, code: int = 1, *options: str, **files: str) -> None:
+        retry = run(lsml, "--retry-failed", "errors.jsonl", *options, **files)
+        assert (retry.returncode, sentence in retry.stderr) == (code, True), retry.stderr
         if Path("out.json").exists():
             assert not list(Path().glob("*.part*"))
 
-    refused("needs the finished output", 2, output="other.json")
+    assert_rejected("needs the finished output", 2, output="other.json")
     Path("errors.jsonl").write_text('{"hello": 1}\n')
-    refused("line 1 is no line of an error file")
+    assert_rejected("line 1 is no line of an error file")
     Path("errors.jsonl").write_text("".join(reversed(errors.splitlines(keepends=True))))
-    refused("line 2 is out of order")
+    assert_rejected("line 2 is out of order")
     Path("errors.jsonl").write_text(errors.replace('"id":', '"id":1', 1))
-    refused("of the output is not task")
+    assert_rejected("of the output is not task")
     Path("errors.jsonl").write_text(errors)
     Path("out.json").write_text(json.dumps(json.loads(finished)[:4_000]))
-    refused("the output has no record for") if '"index":4' not in errors else refused("do not belong together")
+    assert_rejected("the output has no record for") if '"index":4' not in errors else assert_rejected(
+        "do not belong together"
+    )
     Path("out.json").write_bytes(finished)
     Path("fewer.json").write_text(json.dumps(json.loads(Path("tasks.json").read_bytes())[:4_900]))
-    refused("do not belong together", 1, tasks="fewer.json")
+    assert_rejected("do not belong together", 1, tasks="fewer.json")
     assert Path("out.json").read_bytes() == finished
