@@ -31,6 +31,11 @@ def count_journaled(output: str) -> int:
     return records
 
 
+def wait_until_journaled(output: str, records: int) -> None:
+    """Wait until the unfinished run to `output` has recorded more than `records` tasks as done."""
+    wait_for(lambda: count_journaled(output) > records)
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     """Poll `condition` until it is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds

@@ -16,7 +16,7 @@ from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Task
 from tests.helpers import models
 from tests.helpers.cli import Lsml
-from tests.helpers.processes import count_journaled, wait_for
+from tests.helpers.processes import wait_until_journaled
 
 AUTOTUNED_MODEL = f"{__file__}:Autotuned"
 COUNT = 400
@@ -135,7 +135,7 @@ def test_autotune_on_pipe_keeps_all_tasks(lsml: Lsml, work: Path) -> None:
 def unfinished(work: Path) -> Path:
     command = [sys.executable, "-m", "lsml_cli", *arguments("--with", "pause=0.05", "--quiet")]
     with subprocess.Popen(command) as run:
-        wait_for(lambda: count_journaled("out.json") > 50)
+        wait_until_journaled("out.json", 50)
         run.kill()
     return work
 

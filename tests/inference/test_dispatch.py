@@ -9,17 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from lsml_cli.errors import LsmlError, ModelError, UsageError
-from lsml_cli.inference import replica_process
 from lsml_cli.inference.dispatch import predict_stream
 from lsml_cli.inference.in_flight_batch import InFlightBatch
 from lsml_cli.inference.placement import find_devices, open_replicas
 from lsml_cli.inference.record_codec import BindingKey, TaskCodec
-from lsml_cli.inference.replica import Replica
+from lsml_cli.inference.replica import PREFETCH_BATCHES, Replica
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaProcess
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.spec import ModelSpec
@@ -84,7 +83,7 @@ def test_encode_runs_in_threads_and_forward_in_one(tmp_path, images):
     with open_replicas(spec("Brightness"), config, workers=3, media=Media(tmp_path)) as [replica]:
         assert isinstance(replica, Replica)
         list(predict_stream([replica], images, batch_size=4))
-        model = replica.model
+        model: Any = replica.model
     assert len(model.encoding_threads) == 3
     assert len(model.forward_threads) == 1
     assert not model.forward_threads & model.encoding_threads
@@ -118,11 +117,14 @@ def test_script_model_gets_whole_batches_and_keeps_state():
     with open_replicas(spec("Script"), TEXT) as [replica]:
         outcomes = [outcome for _, outcome in predict_stream([replica], text_tasks(10), batch_size=4)]
         assert labels(outcomes) == ["short"] * 10
-        assert replica.get_binding(replica.binding_key).calls == [4, 4, 2]
+        assert isinstance(replica, Replica)
+        binding: Any = replica.get_binding(BindingKey(TEXT))
+        assert binding.calls == [4, 4, 2]
 
 
 def test_single_task_is_batch_of_one():
     with open_replicas(spec("Words"), TEXT) as [replica]:
+        assert isinstance(replica, Replica)
         tasks = text_tasks(12)
         assert [replica.predict([task])[0] for task in tasks] == replica.predict(tasks)
         assert replica.predict([]) == []
@@ -261,7 +263,7 @@ def test_outage_stops_retries_of_later_tasks():
     with open_replicas(spec("Fragile"), TEXT) as [replica]:
         assert isinstance(replica, Replica)
         delays: list[float] = []
-        replica._retrier._cancelled = SimpleNamespace(wait=delays.append, set=lambda: None)
+        replica._retrier._cancelled = cast(Any, SimpleNamespace(wait=delays.append, set=lambda: None))
         tasks = text_tasks(40, **{f"i{n}": "stay away" for n in range(5, 35)})
         outcomes = replica.predict(tasks)
     assert [isinstance(o, Failure) and o.transient for o in outcomes] == [5 <= n < 35 for n in range(40)]
@@ -290,7 +292,8 @@ def test_only_a_few_batches_are_read_ahead():
             read_count += 1
             yield task
 
-    for placement, at_most in (({"workers": 2}, 4 * (2 * replica_process.PREFETCH_BATCHES + 1)), ({}, 4)):
+    cases: list[tuple[dict[str, Any], int]] = [({"workers": 2}, 4 * (2 * PREFETCH_BATCHES + 1)), ({}, 4)]
+    for placement, at_most in cases:
         read_count = 0
         with open_replicas(spec("Words"), TEXT, **placement) as replicas:
             next(predict_stream(replicas, many_tasks(), batch_size=4))

@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers import models
 from tests.helpers.predict_runs import FRAGILE, MISBEHAVING_MODELS, MODELS, WORDS, make_task, predict, predicted_choice
-from tests.helpers.processes import count_journaled, wait_for
+from tests.helpers.processes import wait_for, wait_until_journaled
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_ctrl_c_tells_how_to_resume(work, workers):
     command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
     command += ["-o", "out.json", "--with", "pause=0.05", "--workers", workers]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
-        wait_for(lambda: count_journaled("out.json") > 0)
+        wait_until_journaled("out.json", 0)
         os.killpg(run.pid, signal.SIGINT)
         _, stderr = run.communicate(timeout=20)
     assert run.returncode == 130
@@ -533,7 +533,7 @@ def test_removed_part_file_is_reported(work):
     command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
     command += ["-o", "out.json", "--with", "pause=0.05"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
-        wait_for(lambda: count_journaled("out.json") > 0)
+        wait_until_journaled("out.json", 0)
         Path("out.json.part").unlink()
         _, stderr = run.communicate(timeout=30)
     assert run.returncode == 1

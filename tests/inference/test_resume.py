@@ -17,7 +17,7 @@ from lsml_cli.errors import ResumeRefused
 from lsml_cli.io.journal import Journal, JournalEntry, JournalState
 from tests.helpers import models
 from tests.helpers.predict_runs import FRAGILE, make_task
-from tests.helpers.processes import count_journaled, kill_process, start_lsml, wait_for
+from tests.helpers.processes import kill_process, start_lsml, wait_for, wait_until_journaled
 
 SEED = 20261120
 
@@ -49,7 +49,7 @@ def test_run_killed_at_random_resumes_to_same_bytes(lsml, work, output_format, w
     for target in (-1, *sorted(rng.sample(range(1_600), 4))):  # in tasks; -1: while the run still starts
         run = start_lsml(*arguments(tasks, f"out.{output_format}", workers), "--resume")
         time.sleep(rng.uniform(0, 0.3))
-        wait_for(lambda target=target: count_journaled(f"out.{output_format}") > target)
+        wait_until_journaled(f"out.{output_format}", target)
         time.sleep(rng.uniform(0, 0.05))
         assert run.poll() is None, "it ended before it was killed"
         kill_process(run)
@@ -63,7 +63,7 @@ def test_bytes_behind_last_journal_entry_are_cut_off(lsml, work):
     assert lsml(*arguments("tasks.json", "clean.json")).returncode == 3
     clean = Path("clean.json").read_bytes(), Path("errors.jsonl").read_bytes()
     run = start_lsml(*arguments("tasks.json", "out.json"))
-    wait_for(lambda: count_journaled("out.json") > 300)
+    wait_until_journaled("out.json", 300)
     kill_process(run)
     part_files = {path.name: path.read_bytes() for path in Path().glob("*.part*")}
     rng = random.Random(SEED)
@@ -104,7 +104,7 @@ cli.main()
 
 def test_workers_end_when_run_is_killed(work):
     run = start_lsml(*arguments("tasks.json", "out.json", workers=2))
-    wait_for(lambda: count_journaled("out.json") > 0)
+    wait_until_journaled("out.json", 0)
     kill_process(run)
     wait_for(lambda: not is_group_alive(run.pid), seconds=10)
 
@@ -120,7 +120,7 @@ def is_group_alive(group: int) -> bool:
 @pytest.fixture
 def unfinished(work):
     run = start_lsml(*arguments("tasks.json", "out.json"))
-    wait_for(lambda: count_journaled("out.json") > 100)
+    wait_until_journaled("out.json", 100)
     kill_process(run)
     return work
 
@@ -164,7 +164,7 @@ def test_resume_rejects_changed_model_file(lsml, work):
     options += ["--with", "weights=w.bin", "--with", "pause=0.004", "--quiet"]
     Path("w.bin").write_text("one")
     run = start_lsml(*options)
-    wait_for(lambda: count_journaled("out.json") > 100)
+    wait_until_journaled("out.json", 100)
     kill_process(run)
     Path("w.bin").write_text("two")
     rejected = lsml(*options, "--resume")
@@ -188,7 +188,7 @@ def test_run_over_pipe_resumes(lsml, work):
     command = [sys.executable, "-m", "lsml_cli", *arguments("-", "out.json")]
     with Path("tasks.json").open("rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as cat:
         run = subprocess.Popen(command, stdin=cat.stdout)
-        wait_for(lambda: count_journaled("out.json") > 100)
+        wait_until_journaled("out.json", 100)
         kill_process(run)
     assert lsml(*arguments("-", "out.json"), "--resume", input=text).returncode == 3
     assert Path("out.json").read_bytes() == Path("clean.json").read_bytes()
@@ -196,7 +196,7 @@ def test_run_over_pipe_resumes(lsml, work):
 
 def test_output_is_locked_against_second_run(lsml, work):
     run = start_lsml(*arguments("tasks.json", "out.json"))
-    wait_for(lambda: count_journaled("out.json") > 0)
+    wait_until_journaled("out.json", 0)
     second = lsml(*arguments("tasks.json", "out.json"), "--resume")
     kill_process(run)
     assert second.returncode == 1

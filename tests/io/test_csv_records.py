@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lsml_cli.io import csv_records
 from lsml_cli.io.task_reader import read_tasks
+from lsml_cli.schema.tasks import Task, UnreadableRecord
 from tests.helpers.records import REUSES_FILE, parse_bodies, read_records
 
 
@@ -28,7 +29,8 @@ def test_csv_quotes_line_breaks_and_id_column(tmp_path):
         {"data": {"id": "7", "text": 'one, "two"\nthree'}},
         {"data": {"id": "8", "text": ""}},
     ]
-    assert [task.id for task in read_tasks(str(path), id_column="id")] == [7, 8]
+    tasks = list(read_tasks(str(path), id_column="id"))
+    assert [task.id for task in tasks if isinstance(task, Task)] == [7, 8]
 
 
 @given(
@@ -56,6 +58,7 @@ def test_bad_csv_rows_fail_only_themselves(tmp_path):
         "",
     ]
     *_, last = read_tasks(str(path), id_column="id")
+    assert isinstance(last, UnreadableRecord)
     assert last.reason == "the id under \"id\" is 'x', expected a whole number"
 
 

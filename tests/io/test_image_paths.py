@@ -21,7 +21,7 @@ from lsml_cli.io.source import RecordSource
 from tests.helpers import models
 from tests.helpers.media_servers import StubResponse, run_stub_server
 from tests.helpers.predict_runs import predict, predicted_choice
-from tests.helpers.processes import count_journaled, kill_process, start_lsml, wait_for
+from tests.helpers.processes import kill_process, start_lsml, wait_until_journaled
 
 BRIGHT = b"P5\n2 1\n255\n\xff\xff"
 DARK = b"P5\n2 1\n255\n\x00\x00"
@@ -459,7 +459,7 @@ def test_killed_run_over_paths_resumes(lsml, many_images, input_kind):
     assert lsml(*arguments(tasks, "clean.json", *options)).returncode == 3
     for moment in (0, 400, 1_000):
         run = start_lsml(*arguments(tasks, "out.json", *options), "--resume")
-        wait_for(lambda moment=moment: count_journaled("out.json") > moment)
+        wait_until_journaled("out.json", moment)
         kill_process(run)
     assert lsml(*arguments(tasks, "out.json", *options), "--resume").returncode == 3
     for ending in ("", ".errors"):
@@ -470,7 +470,7 @@ def test_killed_run_over_paths_resumes(lsml, many_images, input_kind):
 
 def test_resume_rejects_changed_folder(lsml, many_images):
     run = start_lsml(*arguments("photos", "out.json"))
-    wait_for(lambda: count_journaled("out.json") > 300)
+    wait_until_journaled("out.json", 300)
     kill_process(run)
     run = lsml(*arguments("-", "out.json", "--from", "paths"), "--resume", input="a.pgm\n")
     assert (run.returncode, run.stderr.split(",")[0]) == (1, "lsml: standard input has only 1 records")
