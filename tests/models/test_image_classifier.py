@@ -526,7 +526,7 @@ def test_unusable_image_costs_one_example_and_is_named(tmp_path: Path, work: Pat
         "Not learned from task 900",
         "Not learned from task 901",
     ]
-    assert any("task 901: the PNG picture is truncated" in line for line in messages)
+    assert any("task 901: the PNG image is truncated" in line for line in messages)
     assert len(predict_tasks(spec, work, ANNOTATED[:2])) == 2
 
 
