@@ -1,4 +1,4 @@
-"""Which annotation of a task counts, and why some tasks have none."""
+"""Select the annotations of tasks that count, and compare what tasks and annotations contain."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ UNREADABLE = "unreadable"
 
 NO_RELEVANT_ANSWER = "no answer for this label config"
 
-MAX_LISTED_UNREADABLE = 3  # unreadable tasks named one by one, besides the place where a file is torn
+MAX_LISTED_UNREADABLE = 3  # unreadable tasks listed one by one, besides the place where a file is truncated
 
-MEDIA_REFERENCE_TAGS = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value says where their content is
-
+MEDIA_REFERENCE_TAGS = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value is an address
 
 AnnotationPolicy = Literal["last", "first", "all"]
 ANNOTATION_POLICIES: tuple[str, ...] = get_args(AnnotationPolicy)
 
 NO_ANNOTATION = "no annotation"
-SKIPPED = "skipped"  # the annotator pressed Skip: Label Studio calls it cancelled
-EMPTY_RESULT = "empty result"  # submitted without filling anything
+SKIPPED = "skipped"  # the annotator pressed Skip; Label Studio calls it cancelled
+EMPTY_RESULT = "empty result"  # submitted without a region
 
 
 def select_annotated_tasks(
@@ -38,21 +37,24 @@ def select_annotated_tasks(
     *,
     allow_empty: bool = False,
 ) -> tuple[list[AnnotatedTask], Counter[str]]:
-    """The tasks that have an annotation that counts, each with it, and how many others there are by reason.
+    """Return the tasks with the annotations that count, and how many other tasks there are, by reason.
 
-    which  of several annotations the "last" (or "first") ground truth, else the last (or first) one that was not
-           skipped; "all": each of them, as so many examples
-    empty  whether an annotation without any region counts: it says that nothing is there
+    The rows that JSON_MIN or CSV hold for one task, one for each annotation, count as one task.
 
-    The rows that JSON_MIN or CSV has for one task, one for each annotation, count as one task.
+    Args:
+        tasks: Tasks as they were exported.
+        config: Label config of the project.
+        annotation_policy: Which of several annotations: the "last" or "first" ground truth, else the last or first that
+            was not skipped; "all": each of them, as an example of its own.
+        allow_empty: Whether an annotation without regions counts: it says that nothing is there.
     """
-    found: list[AnnotatedTask] = []
+    selected: list[AnnotatedTask] = []
     reasons: Counter[str] = Counter()
-    for each in iter_task_annotations(tasks, config, annotation_policy, allow_empty=allow_empty):
-        found += [AnnotatedTask(each.task, annotation) for annotation in each.selected]
-        if each.reason:
-            reasons[each.reason] += 1
-    return found, reasons
+    for entry in iter_task_annotations(tasks, config, annotation_policy, allow_empty=allow_empty):
+        selected += [AnnotatedTask(entry.task, annotation) for annotation in entry.selected]
+        if entry.reason:
+            reasons[entry.reason] += 1
+    return selected, reasons
 
 
 class MediaDigests(Protocol):
@@ -66,8 +68,9 @@ class MediaDigests(Protocol):
 class TaskAnnotations(NamedTuple):
     """A task with its annotations.
 
-    counting  those that count; none with a `reason` why
-    usable    all that were not skipped
+    Attributes:
+        selected: The annotations that count; if there is none, `reason` says why.
+        usable: All annotations that were not skipped.
     """
 
     task: Task
@@ -83,9 +86,9 @@ def iter_task_annotations(
     *,
     allow_empty: bool = False,
 ) -> Iterator[TaskAnnotations]:
-    """Each task with its annotations, one at a time; the parameters are those of `labelled`.
+    """Yield each task with its annotations; the arguments are those of `select_annotated_tasks`.
 
-    Only the rows of JSON_MIN and CSV are kept until the end, when it is known which of them are about one task.
+    Only the rows of JSON_MIN and CSV are kept until the end, when all rows of one task are known.
     """
     rows: dict[int, list[tuple[Task, Annotation]]] = {}
     for task in tasks:
@@ -98,57 +101,57 @@ def iter_task_annotations(
         else:
             candidates = parse_annotations(task)
         yield _select_for_task(task, candidates, annotation_policy, allow_empty)
-    for several in rows.values():
-        yield _select_for_task(several[0][0], [annotation for _, annotation in several], annotation_policy, allow_empty)
+    for task_rows in rows.values():
+        annotations = [annotation for _, annotation in task_rows]
+        yield _select_for_task(task_rows[0][0], annotations, annotation_policy, allow_empty)
 
 
 def parse_annotations(task: Task) -> list[Annotation]:
-    """The annotations of a whole task, as it was exported (`completions` in old exports)."""
+    """Return the annotations of an exported task (`completions` in old exports)."""
     stored = task.raw.get("annotations", task.raw.get("completions"))
     if not isinstance(stored, list):
         return []
-    return [_parse_annotation(each) for each in stored if isinstance(each, Mapping)]
+    return [_parse_annotation(annotation) for annotation in stored if isinstance(annotation, Mapping)]
 
 
 def select_annotations(
     annotations: Sequence[Annotation], annotation_policy: AnnotationPolicy = "last", *, allow_empty: bool = False
 ) -> list[Annotation]:
-    """Those that count: one, none, or with "all" every usable one. The order is that of their ids."""
-    usable = [each for each in annotations if not each.cancelled and (each.result or allow_empty)]
+    """Return the annotations that count, by id: one, none, or with "all" every usable one."""
+    usable = [
+        annotation for annotation in annotations if not annotation.cancelled and (annotation.result or allow_empty)
+    ]
     # An export lists the oldest first, JSON_MIN the newest; ids grow in the order of creation.
-    if all(each.id is not None for each in usable):
-        usable.sort(key=lambda each: each.id or 0)
+    if all(annotation.id is not None for annotation in usable):
+        usable.sort(key=lambda annotation: annotation.id or 0)
     if annotation_policy == "all":
         return usable
-    preferred = [each for each in usable if each.ground_truth] or usable
+    preferred = [annotation for annotation in usable if annotation.ground_truth] or usable
     return preferred[-1:] if annotation_policy == "last" else preferred[:1]
 
 
 def extract_labels(control: Control, result: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The labels that regions (of an annotation or a prediction) give to a control, by the name they have now."""
-    found = []
+    """Return the labels that regions give to a control, by their current names."""
+    names: list[str] = []
     for region in result:
         value = region.get("value")
         if region.get("from_name") == control.name and isinstance(value, Mapping):
-            given = value.get(control.type)
-            if isinstance(given, str):
-                found.append(given)
-            elif isinstance(given, list | tuple):
-                found += [name for name in given if isinstance(name, str)]
-    return [control.label_names.get(name, name) for name in found]
+            labels = value.get(control.type)
+            if isinstance(labels, str):
+                names.append(labels)
+            elif isinstance(labels, list | tuple):
+                names += [name for name in labels if isinstance(name, str)]
+    return [control.label_names.get(name, name) for name in names]
 
 
 def _select_for_task(
     task: Task, candidates: Sequence[Annotation], annotation_policy: AnnotationPolicy, allow_empty: bool
 ) -> TaskAnnotations:
-    counting, usable = (
-        select_annotations(candidates, annotation_policy, allow_empty=allow_empty),
-        select_annotations(candidates, "all", allow_empty=allow_empty),
-    )
-    if counting:
-        return TaskAnnotations(task, counting, usable)
-    kept = [each for each in candidates if not each.cancelled]
-    return TaskAnnotations(task, (), (), EMPTY_RESULT if kept else SKIPPED if candidates else NO_ANNOTATION)
+    selected = select_annotations(candidates, annotation_policy, allow_empty=allow_empty)
+    if selected:
+        return TaskAnnotations(task, selected, select_annotations(candidates, "all", allow_empty=allow_empty))
+    is_submitted = any(not annotation.cancelled for annotation in candidates)
+    return TaskAnnotations(task, (), (), EMPTY_RESULT if is_submitted else SKIPPED if candidates else NO_ANNOTATION)
 
 
 def _parse_annotation(stored: Mapping[str, Any]) -> Annotation:
@@ -162,7 +165,7 @@ def _parse_annotation(stored: Mapping[str, Any]) -> Annotation:
 
 
 def _parse_row(row: Mapping[str, Any], config: LabelConfig) -> Annotation:
-    """JSON_MIN drops ids of regions and ground truths, and shortens a lone choice to its name."""
+    """Rebuild an annotation from a row: JSON_MIN drops ids of regions, and shortens a single choice to its name."""
     result = [
         {"from_name": control.name, "to_name": control.to_names[0], "type": control.type, "value": value}
         for control in config.controls.values()
@@ -172,7 +175,7 @@ def _parse_row(row: Mapping[str, Any], config: LabelConfig) -> Annotation:
 
 
 def _parse_cell(control: Control, cell: Any) -> list[Mapping[str, Any]]:
-    """The value objects in one cell of a row; a cell of the CSV export holds JSON in a string."""
+    """Return the value objects in one cell of a row; a cell of the CSV export holds JSON in a string."""
     if isinstance(cell, str) and cell[:1] in ("{", "["):
         with suppress(ValueError):  # a label or a text may happen to begin with a bracket
             cell = orjson.loads(cell)
@@ -180,31 +183,30 @@ def _parse_cell(control: Control, cell: Any) -> list[Mapping[str, Any]]:
         return []
     if isinstance(cell, Mapping):
         return [cell]
-    if isinstance(cell, list) and all(isinstance(each, Mapping) for each in cell):
+    if isinstance(cell, list) and all(isinstance(item, Mapping) for item in cell):
         return cell
     key = "text" if control.type == "textarea" else control.type
     return [{key: cell if isinstance(cell, list) else [cell]}]
 
 
 def task_content(task: Task, config: LabelConfig, media: MediaDigests | None = None) -> bytes:
-    """What a task is about: the values of the objects that some control refers to. Equal bytes, equal content.
+    """Return the values of the objects that some control is about. Equal bytes mean equal content.
 
-    A value that points to a file on this machine stands for the file's bytes.
+    A value that points to a file on this machine is replaced by a digest of the file.
     """
-    about = {name for control in config.controls.values() for name in control.to_names}
-    shown = []
-    for source in config.objects.values():
-        if source.name not in about:
+    referenced_names = {name for control in config.controls.values() for name in control.to_names}
+    parts = []
+    for obj in config.objects.values():
+        if obj.name not in referenced_names:
             continue
         try:
-            value = source.read(task.data)
-            digest = (
-                media.digest(value) if media and isinstance(value, str) and source.tag in MEDIA_REFERENCE_TAGS else None
-            )
-            shown.append((digest or orjson.dumps(value, option=orjson.OPT_SORT_KEYS)) + b"\0")
+            value = obj.read(task.data)
+            is_media = media and isinstance(value, str) and obj.tag in MEDIA_REFERENCE_TAGS
+            digest = media.digest(value) if media and is_media else None
+            parts.append((digest or orjson.dumps(value, option=orjson.OPT_SORT_KEYS)) + b"\0")
         except ValueError:
-            shown.append(b"null\0")
-    return b"".join(shown)
+            parts.append(b"null\0")
+    return b"".join(parts)
 
 
 def content_digest(content: bytes) -> bytes:
@@ -213,23 +215,26 @@ def content_digest(content: bytes) -> bytes:
 
 
 def is_empty_annotation_valid(config: LabelConfig) -> bool:
-    """Whether an annotation without any region says something: that no label applies, that nothing is there."""
+    """Return whether an annotation without regions is an answer: no label applies, or nothing is there."""
     return not all(control.is_single_choice for control in config.controls.values())
 
 
 def is_relevant(annotation: Annotation, config: LabelConfig) -> bool:
-    """Whether an annotation says anything about this label config: an empty one does, where it counts at all."""
+    """Return whether an annotation is empty or has a region of this label config."""
     result = annotation.result
     return not result or any(region.get("from_name") in config.controls for region in result)
 
 
 def strip_annotations(task: Task) -> Task:
-    """The task without the annotations and predictions that came with it: nothing can peek at them."""
+    """Return the task without its annotations and predictions, so that no model sees the answer."""
     return replace(task, raw={key: task.raw[key] for key in ("id", "data", "meta") if key in task.raw})
 
 
 def make_input_task(example: AnnotatedTask, input_controls: Set[str]) -> Task:
-    """What a model is asked when it is measured: the bare task, with what is `given`, see `Model.given`."""
+    """Return the task that a model gets when it is evaluated: stripped, but with the regions of `input_controls`.
+
+    See `Model.input_controls`.
+    """
     task = strip_annotations(example.task)
-    shown = [region for region in example.annotation.result if region.get("from_name") in input_controls]
-    return replace(task, raw={**task.raw, "annotations": [{"result": shown}]}) if shown else task
+    regions = [region for region in example.annotation.result if region.get("from_name") in input_controls]
+    return replace(task, raw={**task.raw, "annotations": [{"result": regions}]}) if regions else task

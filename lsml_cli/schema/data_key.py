@@ -1,4 +1,4 @@
-"""Under which key of a task's data a path belongs: the one whose object shows it and that the model looks at."""
+"""Find the key of a task's data for tasks that are made from paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lsml_cli.errors import UsageError, format_list, sort_by_similarity
 from lsml_cli.schema.label_config import LabelConfig, Object
 
-# Objects whose value is an address. A text is none: what it shows is the value itself.
+# Objects whose value is an address. A text is not: it shows the value itself.
 MEDIA_TAGS = frozenset({"image", "audio", "audioplus", "video", "pdf", "object3d"})
 
 
@@ -18,36 +18,45 @@ def find_data_key(
     *,
     images_only: bool = False,
 ) -> str:
-    """The data key for tasks that are made from paths: "image" for <Image name="img" value="$image"/>.
+    """Return the data key for tasks that are made from paths: "image" for <Image name="img" value="$image"/>.
 
-    fills     of the model: control tags, each with the object tags that it can be about; empty if it does not say
-    wanted    the key that was asked for (`--data-key`)
-    pictures  whether only an <Image> will do, because the paths are known to be those of pictures
+    If there are several media objects, those count that the model fills controls about, and among these images.
 
-    Of several objects those count that the model fills controls about, and of these the <Image>.
-    Raises UsageError when there is no such key, or more than one.
+    Args:
+        config: Label config of the project.
+        supported_controls: Control tags that the model fills, each with the object tags that it may be about; empty if
+            the model does not say.
+        requested_key: The key given by `--data-key`.
+        images_only: Whether only an <Image> will do, because the paths are known to be images.
+
+    Raises:
+        UsageError: There is no such key, or more than one.
     """
     tags = frozenset({"image"}) if images_only else MEDIA_TAGS
-    fitting = [obj for obj in config.objects.values() if obj.data_key is not None and obj.tag.lower() in tags]
-    if not fitting:
+    media_objects = [obj for obj in config.objects.values() if obj.data_key is not None and obj.tag.lower() in tags]
+    if not media_objects:
         raise _no_media_error(config, images_only)
-    single = [obj for obj in fitting if "valueList" not in obj.attrs]
+    single = [obj for obj in media_objects if "valueList" not in obj.attrs]
     if not single:
         raise UsageError(
-            f"{fitting[0]} shows a list of pictures, and a path makes a task of one.",
+            f"{media_objects[0]} shows a list of images, and a path makes a task of one.",
             'Use value="$…" instead of valueList, or write the tasks as JSON.',
         )
     keys = _data_keys(single)
     if requested_key is not None:
         if requested_key not in keys:
-            what = "picture" if images_only else "media"
+            what = "image" if images_only else "media"
             raise UsageError(
                 f'--data-key {requested_key}: the label config shows no {what} from "${requested_key}".',
                 f"It has: {format_list(sort_by_similarity(requested_key, keys))}.",
             )
         return requested_key
-    about = {obj.name for control, over in supported_controls.items() for _, obj in config.find_pairs(control, over)}
-    objects = [obj for obj in single if obj.name in about] or single
+    supported_names = {
+        obj.name
+        for control_tag, object_tags in supported_controls.items()
+        for _, obj in config.find_pairs(control_tag, object_tags)
+    }
+    objects = [obj for obj in single if obj.name in supported_names] or single
     objects = [obj for obj in objects if obj.tag.lower() == "image"] or objects
     if len(keys := _data_keys(objects)) > 1:
         raise UsageError(
@@ -62,13 +71,13 @@ def _data_keys(objects: Sequence[Object]) -> list[str]:
 
 
 def _no_media_error(config: LabelConfig, images_only: bool) -> UsageError:
-    there = format_list(map(str, config.objects.values())) or "no object at all"
+    known = format_list(map(str, config.objects.values())) or "no object at all"
     if images_only:
         return UsageError(
-            f"A folder is read for its pictures, and the label config shows none from a task: it has {there}.",
+            f"A folder is read for its images, and the label config shows none from a task: it has {known}.",
             "Name a file of tasks; other media can be listed, one path a line, with --from paths.",
         )
     return UsageError(
-        f"The label config shows no picture, sound or video from a task: it has {there}. A path is no text.",
+        f"The label config shows no image, audio or video from a task: it has {known}. A path is no text.",
         "Put the texts themselves into tasks, as JSON or CSV, and leave out --from paths.",
     )

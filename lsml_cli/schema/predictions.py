@@ -1,7 +1,7 @@
-"""What a model says about a task, and how it is written down.
+"""Predictions, failures, and the JSON records in which they are written.
 
-A `Prediction` is Label Studio's prediction object; a `Failure` stands in its place when a task could not
-be predicted. `task_record` and `prediction_record` are the two shapes in which they are written.
+A `Prediction` is Label Studio's prediction object; a `Failure` takes its place if a task could not be predicted.
+`task_record` and `prediction_record` are the two output shapes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,22 @@ from lsml_cli.schema.tasks import Task, is_export_row
 Stage = Literal["read", "fetch", "encode", "forward", "decode", "check"]
 OutputShape = Literal["tasks", "predictions"]
 
-SCORE_DIGITS = 4  # scores are rounded, so that another BLAS or batch size does not change a byte
+SCORE_DIGITS = 4  # scores are rounded, so that another BLAS or batch size does not change the output
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
     """One result of one control.
 
-    `type` is the control's tag in lower case; `value` is Label Studio's value object, geometry in percent of
-    the picture (0..100); `score` is a probability in 0..1; `extra` holds what else belongs to the region at
-    its top level: `original_width` and `original_height` in pixels, `image_rotation` in degrees, ...
-    `id` is given by `region_id`; regions that belong together (OCR: box, label, text) share one.
+    Attributes:
+        id: Made by `region_id`; regions that belong together (OCR: box, label, text) share one.
+        from_name: Name of the control.
+        to_name: Name of the object.
+        type: The control's tag in lower case.
+        value: Label Studio's value object, geometry in percent of the image, 0..100.
+        score: Probability in 0..1.
+        extra: Further fields at the top level: `original_width` and `original_height` in pixels, `image_rotation` in
+            degrees, ...
     """
 
     id: str
@@ -41,6 +46,7 @@ class Region:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Return Label Studio's region object."""
         region: dict[str, Any] = {
             "id": self.id,
             "from_name": self.from_name,
@@ -57,7 +63,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """All regions of one task. `score` is the mean over the regions, None when there is none."""
+    """All regions of one task. `score` is the mean over the regions that have one, None without any."""
 
     result: tuple[Region, ...]
     score: float | None
@@ -65,28 +71,31 @@ class Prediction:
 
     @classmethod
     def of(cls, regions: tuple[Region, ...], model_version: str) -> Prediction:
+        """Create a prediction; its score is the mean of the regions' scores."""
         scores = [region.score for region in regions if region.score is not None]
         mean = sum(scores) / len(scores) if scores else None
         return cls(regions, mean, model_version)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Prediction:
-        """A prediction as it is stored. Raises ValueError, TypeError or KeyError when it is none."""
+        """Parse a stored prediction; raise ValueError, TypeError or KeyError if it is none."""
         regions = []
-        for each in stored["result"]:
-            fields = dict(each)
+        for region in stored["result"]:
+            fields = dict(region)
             known = {name: fields.pop(name) for name in ("id", "from_name", "to_name", "type", "value")}
             regions.append(Region(**known, score=fields.pop("score", None), extra=fields))
         return cls(tuple(regions), stored.get("score"), stored["model_version"])
 
     def drop_low_scores(self, min_score: float) -> Prediction:
-        """Without the regions that have a lower score, and without those that belong to them (share their id)."""
-        unsure = {region.id for region in self.result if region.score is not None and region.score < min_score}
-        if not unsure:
+        """Drop regions with a lower score, and those that share their id."""
+        dropped_ids = {region.id for region in self.result if region.score is not None and region.score < min_score}
+        if not dropped_ids:
             return self
-        return Prediction.of(tuple(region for region in self.result if region.id not in unsure), self.model_version)
+        kept = tuple(region for region in self.result if region.id not in dropped_ids)
+        return Prediction.of(kept, self.model_version)
 
     def to_json(self) -> dict[str, Any]:
+        """Return Label Studio's prediction object."""
         return {
             "result": [region.to_json() for region in self.result],
             "score": None if self.score is None else round(self.score, SCORE_DIGITS),
@@ -96,7 +105,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a task has no prediction. `transient` failures may succeed when tried again later."""
+    """Why a task has no prediction. A `transient` failure may succeed later."""
 
     stage: Stage
     reason: str
@@ -108,7 +117,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ExistingPrediction:
-    """A prediction of this very version that the task carried already; it stays as it is."""
+    """A prediction of the same version that the task holds already; it is kept."""
 
     prediction: Mapping[str, Any]
 
@@ -117,31 +126,36 @@ Outcome = Prediction | Failure | ExistingPrediction
 
 
 def region_id(task: int | str, control: str, ordinal: int) -> str:
-    """A region's id: ten hexadecimal digits, the same in every run.
+    """Return the id of a region: ten hexadecimal digits, the same in every run.
 
-    `task` is the task's id, or its position in the input when it has none.
+    Args:
+        task: Id of the task, or its position in the input if it has none.
+        control: Name of the control.
+        ordinal: Number of the region among those of the control.
     """
     return blake2b(f"{task}\0{control}\0{ordinal}".encode(), digest_size=5).hexdigest()
 
 
 def dumps(value: Any) -> bytes:
-    """JSON on one line; numbers of numpy are numbers."""
+    """Return a value, numpy numbers included, as JSON on one line."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def dumps_exactly(value: Any) -> bytes:
-    """The same, several times slower, for what orjson cannot do: whole numbers beyond 64 bits, deep nesting."""
+    """Like `dumps`, several times slower, for what orjson rejects: integers beyond 64 bits, deep nesting."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def task_record(
     task: Task, outcome: Outcome, other_predictions: Sequence[Mapping[str, Any]], keep_annotations: bool
 ) -> dict[str, Any]:
-    """The whole task with a `predictions` list, ready for Label Studio's import.
+    """Return the whole task with a `predictions` list, ready for Label Studio's import.
 
-    older             predictions of other versions that the task carries and keeps
-    keep_annotations  annotations and drafts are left out otherwise, because one foreign `completed_by` id fails a
-                      whole import
+    Args:
+        task: The task.
+        outcome: Its prediction or failure.
+        other_predictions: Predictions of other versions that the task keeps.
+        keep_annotations: Whether to keep annotations and drafts. One foreign `completed_by` id fails a whole import.
     """
     raw = task.raw
     if "data" not in raw or is_export_row(raw):  # a bare item or a row of an export
@@ -163,7 +177,7 @@ _DROPPED_KEYS = ("predictions", "annotations", "completions", "drafts")
 
 
 def prediction_record(task: Task | None, outcome: Outcome) -> dict[str, Any]:
-    """`{"task", "result", "score", "model_version"}` for `import/predictions`; a failure has an `error` instead."""
+    """Return `{"task", "result", "score", "model_version"}` for `import/predictions`; a failure has an `error`."""
     record: dict[str, Any] = {"task": task.id if task else None}
     if isinstance(outcome, Failure):
         return record | {"result": [], "error": outcome.to_json()}
@@ -171,10 +185,14 @@ def prediction_record(task: Task | None, outcome: Outcome) -> dict[str, Any]:
 
 
 def stored_predictions(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The predictions that a task carries in full, with the fields that an import keeps; ids alone do not count."""
+    """Return the predictions that a task holds in full, with the fields that an import keeps; ids do not count."""
     stored = raw.get("predictions")
     return [
-        {"result": old["result"], "score": old.get("score"), "model_version": old.get("model_version")}
-        for old in (stored if isinstance(stored, list) else ())
-        if isinstance(old, dict) and isinstance(old.get("result"), list)
+        {
+            "result": prediction["result"],
+            "score": prediction.get("score"),
+            "model_version": prediction.get("model_version"),
+        }
+        for prediction in (stored if isinstance(stored, list) else ())
+        if isinstance(prediction, dict) and isinstance(prediction.get("result"), list)
     ]

@@ -1,4 +1,4 @@
-"""Tasks and annotations, and how they come out of records."""
+"""Tasks, annotations, and records that are no task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-# What the exports JSON_MIN and CSV put beside the data and the results of one annotation.
+# Columns of the exports JSON_MIN and CSV beside the data and the results of one annotation.
 EXPORT_ROW_FIELDS = frozenset(
     {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"}
 )
@@ -17,10 +17,13 @@ EXPORT_ROW_FIELDS = frozenset(
 class Task:
     """One task.
 
-    index    position in the input, from 0
-    data     what the label config's `$variables` refer to
-    raw      the whole object as it was read
-    context  what an interactive editor sent along
+    Attributes:
+        index: Position in the input, from 0.
+        id: Id in Label Studio, None for a task that is not there yet.
+        data: What the `$variables` of the label config refer to.
+        raw: The whole object as it was read.
+        project: Id of the project.
+        context: What an interactive editor sent with the task.
     """
 
     index: int
@@ -33,7 +36,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One annotation of a task. `result` holds Label Studio's region objects as they were stored."""
+    """One annotation of a task; `result` holds Label Studio's region objects."""
 
     id: int | None
     result: Sequence[Mapping[str, Any]]
@@ -42,14 +45,14 @@ class Annotation:
 
 
 class AnnotatedTask(NamedTuple):
-    """A task and the annotation that counts."""
+    """A task and its selected annotation."""
 
     task: Task
     annotation: Annotation
 
 
 class MissingDataError(ValueError):
-    """A task that has no data to predict from, and yet is there: it keeps its place."""
+    """A task without data to predict from; it keeps its place in the output."""
 
     def __init__(self, message: str, task: Task) -> None:
         super().__init__(message)
@@ -57,26 +60,30 @@ class MissingDataError(ValueError):
 
 
 class UnreadableRecord(NamedTuple):
-    """A place in the input where a task was expected: position from 0, "line 12", and why there is none.
+    """A record of the input that is no task.
 
-    `torn` when the input cannot be read any further from there, so that whatever followed is lost.
+    Attributes:
+        index: Position in the input, from 0.
+        location: Where it stands: "line 12".
+        reason: Why it is no task.
+        truncated: Whether the input cannot be read any further, so that all later tasks are lost.
     """
 
-    index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
+    index: int  # type: ignore[assignment]  # hides tuple.index
     location: str
     reason: str
     truncated: bool = False
 
 
 def parse_id(value: object) -> int | None:
-    """An id: a whole number, in CSV written as text; None for anything else."""
+    """Return an id, which in CSV is text; None for anything but a whole number."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
         return int(value)
     return value if type(value) is int else None
 
 
 def describe_json_type(value: object) -> str:
-    """What a JSON value is, in words: "a list", "null", "a number (5)"."""
+    """Describe the type of a JSON value: "a list", "null", "a number (5)"."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -87,5 +94,5 @@ def describe_json_type(value: object) -> str:
 
 
 def is_export_row(item: Mapping[str, Any]) -> bool:
-    """Whether this is a row of the CSV export or of JSON_MIN: one annotation, flattened beside the data of its task."""
+    """Return whether this is a row of the CSV export or of JSON_MIN: an annotation beside the data of its task."""
     return "annotation_id" in item and "annotator" in item and not isinstance(item.get("data"), dict)

@@ -1,9 +1,8 @@
-"""What a prediction must look like, so that Label Studio accepts it.
+"""Check whether Label Studio accepts a prediction.
 
-The rules are those of Label Studio's validating import (`LabelInterface.validate_prediction` of label-studio-sdk
-2.1.2, which the tests ask as their oracle), made stricter where it lets through what the editor cannot show:
-two choices on choice="single", a box outside the picture, a missing original_width, NaN.
-`region_values` has the rules for the value of each type of region.
+The rules are those of Label Studio's validating import (`LabelInterface.validate_prediction` of label-studio-sdk 2.1.2,
+the oracle of the tests), and stricter where that accepts what the editor cannot show: two choices on choice="single", a
+box outside the image, a missing original_width, NaN. `region_rules` checks the value of each type of region.
 """
 
 from __future__ import annotations
@@ -18,45 +17,40 @@ from lsml_cli.schema.predictions import Prediction, Region
 from lsml_cli.schema.region_rules import (
     CHECK_LABELS_KEY,
     CHECKS,
-    MERGEABLE_CHECKS,
-    SHAPE_CHECKS,
-    ControlRule,
-    ValueCheck,
     check_texts,
-    is_integer,
-    is_number,
     make_merged_labels_check,
 )
+from lsml_cli.schema.shape_checks import MERGEABLE_CHECKS, SHAPE_CHECKS
+from lsml_cli.schema.value_checks import ControlRule, ValueCheck, is_integer, is_number
 
 SCORE_TOLERANCE = 1e-6  # float32 probabilities that sum to a little more than 1; rounded away when written
 
 SINGLE_RESULT_TYPES = frozenset({"choices", "datetime", "number", "pairwise", "ranker", "rating", "taxonomy"})
-GEOMETRY_KEYS = frozenset(
-    {"x", "points", "vertices", "rle", "imageDataURL"}
-)  # a value with one of these lies on a picture
-REGION_FIELDS = frozenset({"id", "from_name", "to_name", "type", "value", "score"})  # never in `extra`
+# A value with one of these keys lies on an image.
+GEOMETRY_KEYS = frozenset({"x", "points", "vertices", "rle", "imageDataURL"})
+REGION_FIELDS = frozenset({"id", "from_name", "to_name", "type", "value", "score"})  # never in `Region.extra`
 
 
 @dataclass(frozen=True)
 class ConfigRules:
-    """All rules of a label config, by from_name."""
+    """The rules of all controls of a label config, by from_name."""
 
     by_name: Mapping[str, ControlRule]
 
     @cached_property
     def has_shared_ids(self) -> bool:
-        """Whether a <Labels> region may describe a box of another control, by sharing its id."""
+        """Whether a <Labels> region may describe a shape of another control by sharing its id."""
         types = {rule.type for rule in self.by_name.values()}
         return "labels" in types and not types.isdisjoint(SHAPE_CHECKS)
 
 
 def find_first_problem(rules: ConfigRules, prediction: Prediction) -> str | None:
-    """None when Label Studio accepts the prediction, else one sentence about the first thing wrong."""
+    """Return the first problem of a prediction as one sentence, None if Label Studio accepts it."""
     version = prediction.model_version
     if not isinstance(version, str) or not version:
         return f"model_version is {version!r}, not a name"
-    if prediction.score is not None and (wrong := _check_score(prediction.score)):
-        return f"the prediction's score {wrong}"
+    if prediction.score is not None and (problem := _check_score(prediction.score)):
+        return f"the prediction's score {problem}"
     result = prediction.result
     shapes: Mapping[str, str] = {}
     if rules.has_shared_ids:
@@ -66,14 +60,15 @@ def find_first_problem(rules: ConfigRules, prediction: Prediction) -> str | None
         name = region.from_name
         rule = by_name.get(name) if isinstance(name, str) else None
         if rule is not None:
-            wrong = _check_region(region, rule, shapes)
+            problem = _check_region(region, rule, shapes)
         elif region.type == "relation":
-            wrong = _check_relation(region, result)
+            problem = _check_relation(region, result)
         else:
-            wrong = f"from_name is {name!r}, but the label config has: {format_list(sort_by_similarity(str(name), by_name))}"
-        if wrong:
-            where = f", from control {name!r}" if rule else ""
-            return f"region {index + 1} of {len(result)}{where}: {wrong}"
+            known = format_list(sort_by_similarity(str(name), by_name))
+            problem = f"from_name is {name!r}, but the label config has: {known}"
+        if problem:
+            control = f", from control {name!r}" if rule else ""
+            return f"region {index + 1} of {len(result)}{control}: {problem}"
     return _check_duplicates(result, by_name) if len(result) > 1 else None
 
 
@@ -82,7 +77,7 @@ def _is_shape(region: Region) -> bool:
 
 
 def _check_region(region: Region, rule: ControlRule, shapes: Mapping[str, str]) -> str | None:
-    """`shapes`: region id -> type of the geometry that has this id."""
+    """Check one region; `shapes` maps ids of regions to their type of geometry."""
     value = region.value
     if not isinstance(region.id, str) or not region.id:
         return f"its id is {region.id!r}, not a text"
@@ -101,13 +96,13 @@ def _check_region(region: Region, rule: ControlRule, shapes: Mapping[str, str]) 
         checks = (check_texts, SHAPE_CHECKS[shapes[region.id]])
     else:
         checks = CHECKS.get(rule.type, ())
-    if region.score is not None and (wrong := _check_score(region.score)):
-        return f"its score {wrong}"
+    if region.score is not None and (problem := _check_score(region.score)):
+        return f"its score {problem}"
     if isinstance(value.get(rule.name), dict) and rule.type != "ranker":
         return f"its value has an object {rule.name!r}, the control's own name, which Label Studio takes for all of it"
     for check in checks:
-        if wrong := check(value, rule):
-            return wrong
+        if problem := check(value, rule):
+            return problem
     extra = region.extra
     if extra and not REGION_FIELDS.isdisjoint(extra):
         return f"{sorted(REGION_FIELDS.intersection(extra))[0]!r} is given twice"
@@ -127,7 +122,7 @@ def _check_relation(region: Region, result: Sequence[Region]) -> str | None:
 
 
 def _check_duplicates(result: Sequence[Region], by_name: Mapping[str, ControlRule]) -> str | None:
-    """Every region is fine by itself; do they fit together?"""
+    """Check that regions do not exclude each other."""
     seen: set[str | tuple[str, str]] = set()
     for region in result:
         if region.type == "relation":
@@ -136,7 +131,7 @@ def _check_duplicates(result: Sequence[Region], by_name: Mapping[str, ControlRul
         key = rule.name if rule.is_once_per_task else (rule.name, region.id)
         if key in seen and rule.is_once_per_task:
             return f"control {rule.name!r} answers twice, but a task takes one answer of it"
-        if key in seen:  # the editor would show one of them
+        if key in seen:  # the editor would show only one of them
             return f"two regions of control {rule.name!r} have the id {region.id!r}: give each its own ordinal"
         seen.add(key)
     return None
@@ -146,7 +141,7 @@ def _check_image_size(extra: Mapping[str, Any]) -> str | None:
     for name in ("original_width", "original_height"):
         size = extra.get(name)
         if not is_integer(size) or size <= 0:
-            return f"{name} is {'missing' if size is None else repr(size)}: it must be the picture's size in pixels"
+            return f"{name} is {'missing' if size is None else repr(size)}: it must be the image's size in pixels"
     return None
 
 

@@ -514,7 +514,7 @@ def test_folder_position_reaches_size(work):
     [
         (("--shape", "predictions"), "Tasks made from paths have no ids"),
         (("--id-column", "id"), "Paths have no ids"),
-        (("--data-key", "text"), '--data-key text: the label config shows no picture from "$text". It has: image.'),
+        (("--data-key", "text"), '--data-key text: the label config shows no image from "$text". It has: image.'),
     ],
 )
 def test_options_that_need_ids_are_rejected(lsml, work, options, sentence):
@@ -532,7 +532,7 @@ def test_missing_folder_is_rejected(lsml, work):
 def test_text_model_rejects_paths(lsml, work):
     write_images("photos/a.pgm")
     Path("config.xml").write_text(models.TEXT_CONFIG)
-    assert "A folder is read for its pictures" in predict(lsml, "photos").stderr
+    assert "A folder is read for its images" in predict(lsml, "photos").stderr
     run = predict(lsml, "-", "--from", "paths", input="a.pgm\n")
     assert (run.returncode, "A path is no text" in run.stderr) == (2, True)
 

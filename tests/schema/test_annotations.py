@@ -1,3 +1,5 @@
+"""Select annotations from exports in all formats."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -38,41 +40,41 @@ def task(*annotations: dict[str, Any], key: str = "annotations") -> Task:
     return Task(0, 1, raw["data"], raw)  # type: ignore[arg-type]
 
 
-def choices(tasks: list[Task], which: AnnotationPolicy = "last", empty: bool = False) -> list[str]:
-    found, _ = select_annotated_tasks(tasks, CONFIG, which, allow_empty=empty)
-    return [each["value"]["choices"][0] for example in found for each in example.annotation.result]
+def choices(tasks: list[Task], policy: AnnotationPolicy = "last", allow_empty: bool = False) -> list[str]:
+    selected, _ = select_annotated_tasks(tasks, CONFIG, policy, allow_empty=allow_empty)
+    return [region["value"]["choices"][0] for example in selected for region in example.annotation.result]
 
 
 @pytest.mark.parametrize(
-    ("which", "expected"),
+    ("policy", "expected"),
     [("last", ["c"]), ("first", ["a"]), ("all", ["a", "b", "c"])],
 )
-def test_which_of_several_counts(which: AnnotationPolicy, expected: list[str]) -> None:
+def test_policy_selects_among_several(policy: AnnotationPolicy, expected: list[str]) -> None:
     several = [annotation(1, "a"), annotation(2, "b"), annotation(3, "c"), annotation(4, "d", cancelled=True)]
-    assert choices([task(*several)], which) == expected
-    assert choices([task(*reversed(several))], which) == expected
+    assert choices([task(*several)], policy) == expected
+    assert choices([task(*reversed(several))], policy) == expected
 
 
-def test_ground_truth_goes_before_what_is_newer() -> None:
+def test_ground_truth_precedes_newer_annotations() -> None:
     several = [annotation(1, "a", truth=True), annotation(2, "b", truth=True), annotation(3, "c")]
     assert choices([task(*several)]) == ["b"]
     assert choices([task(*several)], "first") == ["a"]
     assert choices([task(*several)], "all") == ["a", "b", "c"]
 
 
-def test_without_ids_the_order_of_the_list_counts() -> None:
+def test_order_without_ids_is_list_order() -> None:
     assert choices([task(annotation(None, "a"), annotation(None, "b"))]) == ["b"]
 
 
-def test_a_cancelled_ground_truth_never_counts() -> None:
+def test_cancelled_ground_truth_is_skipped() -> None:
     assert choices([task(annotation(1, "a"), annotation(2, "b", truth=True, cancelled=True))]) == ["a"]
 
 
-def test_old_exports_have_completions() -> None:
+def test_completions_of_old_exports_are_read() -> None:
     assert choices([task(annotation(1, "a"), key="completions")]) == ["a"]
 
 
-def test_what_does_not_count_is_counted_by_reason() -> None:
+def test_skipped_tasks_are_counted_by_reason() -> None:
     tasks = [
         task(),
         task(annotation(1, cancelled=True)),
@@ -80,52 +82,52 @@ def test_what_does_not_count_is_counted_by_reason() -> None:
         task(annotation(1), annotation(2, "x", cancelled=True)),
         task(key="nothing"),
     ]
-    found, reasons = select_annotated_tasks(tasks, CONFIG)
-    assert not found
+    selected, reasons = select_annotated_tasks(tasks, CONFIG)
+    assert not selected
     assert reasons == {"no annotation": 2, "skipped": 1, "empty result": 2}
 
 
-def test_an_empty_annotation_counts_where_nothing_is_an_answer() -> None:
-    found, reasons = select_annotated_tasks([task(annotation(1))], CONFIG, allow_empty=True)
-    assert len(found) == 1
+def test_allow_empty_selects_empty_annotations() -> None:
+    selected, reasons = select_annotated_tasks([task(annotation(1))], CONFIG, allow_empty=True)
+    assert len(selected) == 1
     assert not reasons
 
 
 @pytest.mark.parametrize("broken", [None, {}, [None], [{"result": None}], [{"id": 1, "result": [None]}], "x"])
-def test_broken_annotations_are_none(broken: Any) -> None:
+def test_broken_annotations_are_ignored(broken: Any) -> None:
     raw = {"id": 1, "data": {}, "annotations": broken}
     assert select_annotated_tasks([Task(0, 1, {}, raw)], CONFIG)[0] == []
 
 
 def read(path: Path) -> list[Task]:
     tasks = list(read_tasks(str(path), controls=frozenset(CONFIG.controls)))
-    assert all(isinstance(each, Task) for each in tasks)
+    assert all(isinstance(task, Task) for task in tasks)
     return tasks  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("ending", ["-json.json", "-json_min.json", ".csv"])
-def test_exports_of_one_project_say_the_same(shared_data: Path, ending: str) -> None:
-    for which, expected in {"last": [17, 18], "all": [17, 18, 18]}.items():
-        found, _ = select_annotated_tasks(read(shared_data / "exports" / f"text-choices{ending}"), CONFIG, which)  # type: ignore[arg-type]
-        assert [task.id for task, _ in found] == expected
-        assert {each["value"]["choices"][0] for each in found[0].annotation.result} == {"Positive"}
-        assert found[-1].annotation.result[0]["value"] == {"choices": ["Positive"]}
+def test_all_export_formats_give_the_same_annotations(shared_data: Path, ending: str) -> None:
+    for policy, expected in {"last": [17, 18], "all": [17, 18, 18]}.items():
+        selected, _ = select_annotated_tasks(read(shared_data / "exports" / f"text-choices{ending}"), CONFIG, policy)  # type: ignore[arg-type]
+        assert [task.id for task, _ in selected] == expected
+        assert {region["value"]["choices"][0] for region in selected[0].annotation.result} == {"Positive"}
+        assert selected[-1].annotation.result[0]["value"] == {"choices": ["Positive"]}
 
 
 @pytest.mark.parametrize("ending", ["-json.json", "-json_min.json", ".csv"])
-def test_values_of_all_kinds_come_back(shared_data: Path, ending: str) -> None:
-    found, reasons = select_annotated_tasks(read(shared_data / "exports" / f"text-choices-multi{ending}"), CONFIG)
+def test_all_value_types_are_rebuilt_from_rows(shared_data: Path, ending: str) -> None:
+    selected, reasons = select_annotated_tasks(read(shared_data / "exports" / f"text-choices-multi{ending}"), CONFIG)
     assert not reasons
-    by_control = {each["from_name"]: each["value"] for each in found[0].annotation.result}
+    by_control = {region["from_name"]: region["value"] for region in selected[0].annotation.result}
     assert by_control == {
         "topic": {"choices": ["a-alias", "B"]},
         "stars": {"rating": 4},
         "note": {"text": ["line one", "two"]},
     }
-    assert [each["value"] for each in found[1].annotation.result] == [{"choices": ["B"]}]
+    assert [region["value"] for region in selected[1].annotation.result] == [{"choices": ["B"]}]
 
 
-def test_spans_come_back_from_json_min_and_the_empty_row_is_empty(shared_data: Path) -> None:
-    found, reasons = select_annotated_tasks(read(shared_data / "exports" / "text-ner-json_min.json"), CONFIG)
-    assert [each["value"]["labels"] for each in found[0].annotation.result] == [["PER"], ["ORG"]]
+def test_json_min_spans_and_empty_row(shared_data: Path) -> None:
+    selected, reasons = select_annotated_tasks(read(shared_data / "exports" / "text-ner-json_min.json"), CONFIG)
+    assert [region["value"]["labels"] for region in selected[0].annotation.result] == [["PER"], ["ORG"]]
     assert reasons == {"empty result": 1}

@@ -40,9 +40,9 @@ def test_data_key_is_that_of_object_model_supports():
     [
         (IMAGE + THUMB, {}, "several objects that a path could be for: .*Name the key with --data-key: image or thumb"),
         (TEXT, {}, "A path is no text"),
-        ('<Image name="img" value="same.png"/>', {}, "shows no picture, sound or video from a task"),
-        (SOUND, {"images_only": True}, "A folder is read for its pictures"),
-        (IMAGE.replace("value", "valueList"), {}, "shows a list of pictures"),
+        ('<Image name="img" value="same.png"/>', {}, "shows no image, audio or video from a task"),
+        (SOUND, {"images_only": True}, "A folder is read for its images"),
+        (IMAGE.replace("value", "valueList"), {}, "shows a list of images"),
         (IMAGE + TEXT, {"requested_key": "text"}, "--data-key text: .*It has: image"),
         (IMAGE + SOUND, {"requested_key": "audio", "images_only": True}, "--data-key audio: .*It has: image"),
     ],

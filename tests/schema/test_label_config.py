@@ -1,4 +1,4 @@
-"""Labelling XML, and what a prediction for it must look like. The oracle is Label Studio's own validation."""
+"""Parse label configs and check predictions; Label Studio's own validation is the oracle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_studio_sdk.label_interface import LabelInterface
+from label_studio_sdk.label_interface.interface import LabelInterface
 
 from lsml_cli.errors import LabelConfigError, LabelMismatch, UsageError
 from lsml_cli.schema.label_config import LabelConfig
@@ -21,7 +21,7 @@ from lsml_cli.schema.predictions import Prediction, Region
 from lsml_cli.schema.tasks import Task
 
 TASK = Task(0, 7, {}, {})
-SIZE = {"original_width": 120, "original_height": 80, "image_rotation": 0}
+SIZE: dict[str, Any] = {"original_width": 120, "original_height": 80, "image_rotation": 0}
 
 SENTIMENT = """<View>
   <Text name="message" value="$text"/>
@@ -48,21 +48,21 @@ OCR = """<View>
 </View>"""
 
 
-def predicted(*regions: Region, version: str = "m@1") -> Prediction:
+def make_prediction(*regions: Region, version: str = "m@1") -> Prediction:
     return Prediction.of(regions, version)
 
 
-def complaints(config: LabelConfig, prediction: Prediction) -> list[str]:
-    """What Label Studio says about the prediction once it was written as JSON."""
-    written = json.loads(json.dumps(prediction.to_json()))
-    found: list[str] = LabelInterface(config.xml).validate_prediction(written, return_errors=True)
-    return found
+def label_studio_problems(config: LabelConfig, prediction: Prediction) -> list[str]:
+    """Return the problems that Label Studio finds in the JSON of a prediction."""
+    stored = json.loads(json.dumps(prediction.to_json()))
+    problems: list[str] = LabelInterface(config.xml).validate_prediction(stored, return_errors=True)
+    return problems
 
 
 # ---- reading XML
 
 
-def test_a_config_is_read() -> None:
+def test_config_is_parsed() -> None:
     config = LabelConfig.parse(SENTIMENT)
     kind, message = config.controls["kind"], config.objects["message"]
     assert (kind.type, kind.to_names, kind.is_single_choice, kind.per_region, kind.has_dynamic_labels) == (
@@ -83,7 +83,7 @@ def test_a_config_is_read() -> None:
     assert config.find_pairs("Choices", ["Image"]) == []
 
 
-def test_bytes_and_a_byte_order_mark_are_read() -> None:
+def test_bytes_with_bom_are_parsed() -> None:
     assert LabelConfig.parse(b"\xef\xbb\xbf" + SENTIMENT.encode()) == LabelConfig.parse(SENTIMENT)
     assert LabelConfig.parse('<?xml version="1.0" encoding="utf-8"?>' + SENTIMENT).only("Choices")
 
@@ -112,7 +112,7 @@ def test_nested_choices_are_flattened_in_order() -> None:
     assert not config.warnings
 
 
-def test_several_objects_lists_and_labels_from_the_task() -> None:
+def test_several_objects_lists_and_dynamic_labels() -> None:
     config = LabelConfig.parse("""<View>
       <Text name="left" value="$a"/><Text name="right" value="$b"/>
       <Image name="pages" valueList="$scans"/>
@@ -133,8 +133,8 @@ def test_chat_is_its_own_control() -> None:
     config = LabelConfig.parse('<View><Chat name="chat" value="$messages"/><Rating name="r" toName="chat"/></View>')
     message = config.controls["chat"].region(TASK, {"chatmessage": {"role": "user", "content": "hello"}})
     assert (message.from_name, message.to_name, message.type) == ("chat", "chat", "chatmessage")
-    assert config.check(predicted(message)) is None
-    assert not complaints(config, predicted(message))
+    assert config.check(make_prediction(message)) is None
+    assert not label_studio_problems(config, make_prediction(message))
 
 
 def test_unknown_tags_warn_and_are_kept() -> None:
@@ -150,19 +150,19 @@ def test_unknown_tags_warn_and_are_kept() -> None:
     )
     region = config.controls["kind"].region(TASK, {"whatever": 1})
     assert region.type == "choises"
-    assert config.check(predicted(region)) is None
-    assert not complaints(config, predicted(region))
+    assert config.check(make_prediction(region)) is None
+    assert not label_studio_problems(config, make_prediction(region))
 
 
-def test_what_label_studio_reads_differently_warns() -> None:
+def test_warns_about_what_label_studio_reads_differently() -> None:
     config = LabelConfig.parse("""<View><Text name="t"/>
       <Choices name="kind" toName="t"><Choice name="x" value="a"/><Choice value="b"/></Choices></View>""")
     assert config.warnings == (
         '<Text name="t"> has no value: Label Studio refuses predictions for it.',
         '<Choice value="a"> has a name, so Label Studio does not take it for a label: remove it.',
     )
-    wrong = config.check(predicted(config.only("Choices").region(TASK, {"choices": ["b"]})))
-    assert wrong == "region 1 of 1, from control 'kind': to_name is 't', but this control is about: nothing"
+    problem = config.check(make_prediction(config.only("Choices").region(TASK, {"choices": ["b"]})))
+    assert problem == "region 1 of 1, from control 'kind': to_name is 't', but this control is about: nothing"
 
 
 BROKEN = {
@@ -192,14 +192,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("xml", BROKEN)
-def test_broken_xml_is_one_sentence(xml: str) -> None:
+def test_broken_xml_gives_one_sentence(xml: str) -> None:
     with pytest.raises(LabelConfigError) as caught:
         LabelConfig.parse(xml)
     assert str(caught.value) == BROKEN[xml]
 
 
 @pytest.mark.parametrize(("tag", "missing"), [('<Choices toName="t"/>', "name"), ('<Rating name="c"/>', "toName")])
-def test_a_control_about_nothing_is_left_out_with_a_warning(tag: str, missing: str) -> None:
+def test_incomplete_control_is_skipped_with_warning(tag: str, missing: str) -> None:
     config = LabelConfig.parse(f'<View><Text name="t" value="$t"/>{tag}</View>')
     assert not config.controls
     assert f"has no {missing}, so nothing can be predicted for it." in config.warnings[0]
@@ -207,17 +207,17 @@ def test_a_control_about_nothing_is_left_out_with_a_warning(tag: str, missing: s
 
 @given(st.text() | st.binary())
 @settings(max_examples=50, deadline=None)
-def test_nothing_but_label_config_errors_leave_parse(xml: str | bytes) -> None:
+def test_parse_raises_only_label_config_errors(xml: str | bytes) -> None:
     with pytest.raises(LabelConfigError):
         LabelConfig.parse(xml)
 
 
-def test_deep_nesting_is_read() -> None:
+def test_deep_nesting_is_parsed() -> None:
     deep = "<View>" * 5000 + '<Text name="t" value="$t"/>' + "</View>" * 5000
     assert list(LabelConfig.parse(deep).objects) == ["t"]
 
 
-def test_files(tmp_path: Path) -> None:
+def test_load_reads_files(tmp_path: Path) -> None:
     path = tmp_path / "config.xml"
     with pytest.raises(UsageError, match=r"The label config .*config\.xml does not exist\."):
         LabelConfig.load(path)
@@ -233,22 +233,22 @@ def test_files(tmp_path: Path) -> None:
     assert LabelConfig.load(path) == LabelConfig.parse(SENTIMENT)
 
 
-def test_a_config_survives_pickling() -> None:
+def test_config_can_be_pickled() -> None:
     config = LabelConfig.parse(OCR)
-    config.check(predicted())
+    config.check(make_prediction())
     copied = pickle.loads(pickle.dumps(config))
     assert copied == config
     assert copied.controls == config.controls
     assert copied.digest == config.digest
 
 
-def test_the_digest_ignores_whitespace_between_tags_only() -> None:
+def test_digest_ignores_whitespace_between_tags_only() -> None:
     digest = LabelConfig.parse(SENTIMENT).digest
     assert LabelConfig.parse(SENTIMENT.replace("\n", "\r\n\t") + "\n").digest == digest
     assert LabelConfig.parse(SENTIMENT.replace('"ham"', '"h am"')).digest != digest
 
 
-def test_only_names_what_there_is() -> None:
+def test_only_lists_existing_controls() -> None:
     two = SENTIMENT.replace("</View>", '<Choices name="second" toName="message"/></View>')
     for xml, tag, sentence in (
         (BOXES, "Choices", 'has no <Choices>: it has <RectangleLabels name="label">.'),
@@ -264,7 +264,7 @@ def test_only_names_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "data", "found"),
+    ("value", "data", "expected"),
     [
         ("$text", {"text": "hello"}, "hello"),
         ("$text", {"text": 0}, 0),
@@ -275,9 +275,9 @@ def test_only_names_what_there_is() -> None:
         ("costs $5", {}, "costs $5"),
     ],
 )
-def test_objects_read_the_task(value: str, data: dict[str, Any], found: Any) -> None:
+def test_object_reads_task_value(value: str, data: dict[str, Any], expected: Any) -> None:
     obj = LabelConfig.parse(f'<View><Text name="message" value="{value}"/></View>').objects["message"]
-    assert obj.read(data) == found
+    assert obj.read(data) == expected
 
 
 @pytest.mark.parametrize(
@@ -290,14 +290,14 @@ def test_objects_read_the_task(value: str, data: dict[str, Any], found: Any) -> 
         ("$text", {f"column{i}": 1 for i in range(30)}, "and 20 more"),
     ],
 )
-def test_objects_say_what_the_task_lacks(value: str, data: dict[str, Any], sentence: str) -> None:
+def test_missing_task_value_is_explained(value: str, data: dict[str, Any], sentence: str) -> None:
     obj = LabelConfig.parse(f'<View><Text name="message" value="{value}"/></View>').objects["message"]
     with pytest.raises(ValueError, match="wants; it has: ") as caught:
         obj.read(data)
     assert sentence in str(caught.value)
 
 
-def test_the_keys_of_the_task_are_listed() -> None:
+def test_missing_value_message_lists_keys() -> None:
     with pytest.raises(ValueError, match=r"it has: body, id$"):
         LabelConfig.parse(SENTIMENT).objects["message"].read({"id": 1, "body": ""})
 
@@ -306,7 +306,7 @@ def test_regions_have_stable_ids() -> None:
     control = LabelConfig.parse(BOXES).only("RectangleLabels")
     first, again, second = (control.region(TASK, {}, ordinal=ordinal) for ordinal in (0, 0, 1))
     unnumbered = control.region(Task(7, None, {}, {}), {})
-    assert first.id == again.id == unnumbered.id  # position 7 stands in for the missing id
+    assert first.id == again.id == unnumbered.id  # without an id its position, 7, is used
     assert first.id != second.id
     assert control.region(TASK, {}, id="shared").id == "shared"
     region = control.region(TASK, {"x": 1}, score=0.5, original_width=10)
@@ -318,7 +318,7 @@ def test_regions_have_stable_ids() -> None:
         control.region(TASK, {}, to_name="text")
 
 
-# ---- what a prediction must look like: whatever we accept, Label Studio accepts
+# ---- checking predictions: Label Studio accepts whatever lsml accepts
 
 TOOLS = """<View>
   <Image name="image" value="$image"/><Text name="text" value="$text"/><Video name="video" value="$video"/>
@@ -360,7 +360,7 @@ PATH = {"framesCount": 10, "duration": 2.5, "sequence": [{"frame": 1, "enabled":
 ELLIPSE = {"x": 50, "y": 50, "radiusX": 10, "radiusY": 50, "rotation": 90}
 MASK = {"imageDataURL": "data:image/png;base64,AAAA"}
 
-# control -> values that are as they should be
+# control -> valid values
 VALUES: dict[str, list[dict[str, Any]]] = {
     "rectangle": [BOX, {**BOX, "x": 90, "rotation": 45}, {"x": 0, "y": 0, "width": 100, "height": 100}],
     "ellipse": [ELLIPSE],
@@ -400,32 +400,32 @@ CONFIG = LabelConfig.parse(TOOLS)
 ORACLE = LabelInterface(TOOLS)
 
 
-def accepted_by_label_studio(prediction: Prediction) -> list[str]:
-    found: list[str] = ORACLE.validate_prediction(json.loads(json.dumps(prediction.to_json())), return_errors=True)
-    return found
+def oracle_problems(prediction: Prediction) -> list[str]:
+    problems: list[str] = ORACLE.validate_prediction(json.loads(json.dumps(prediction.to_json())), return_errors=True)
+    return problems
 
 
 def region_of(name: str, value: Mapping[str, Any], ordinal: int = 0) -> Region:
     control = CONFIG.controls[name]
-    size = SIZE if control.to_names[0] in ("image", "pages") else {}
+    size: dict[str, Any] = SIZE if control.to_names[0] in ("image", "pages") else {}
     return control.region(TASK, value, score=0.5, ordinal=ordinal, **size)
 
 
-def test_the_values_cover_every_control() -> None:
+def test_valid_values_cover_every_control() -> None:
     assert not CONFIG.warnings
     assert set(VALUES) == set(CONFIG.controls) - {"tracked"}
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in VALUES for value in VALUES[name]])
-def test_good_values_are_accepted_by_both(name: str, value: dict[str, Any]) -> None:
-    prediction = predicted(region_of(name, value))
+def test_valid_values_are_accepted_by_both(name: str, value: dict[str, Any]) -> None:
+    prediction = make_prediction(region_of(name, value))
     assert CONFIG.check(prediction) is None
-    assert not accepted_by_label_studio(prediction)
+    assert not oracle_problems(prediction)
 
 
 def test_labels_on_a_box_of_another_control() -> None:
     box = region_of("rectangle", BOX)
-    for value, fine in (
+    for value, is_valid in (
         ({**BOX, "labels": ["A"]}, True),
         ({**BOX, "labels": ["C"]}, False),
         ({"labels": ["A"]}, False),
@@ -433,15 +433,15 @@ def test_labels_on_a_box_of_another_control() -> None:
     ):
         label = CONFIG.controls["tag"].region(TASK, value, id=box.id, **SIZE)
         for regions in ((box, label), (label, box)):
-            assert (CONFIG.check(predicted(*regions)) is None) is fine
-            assert (not accepted_by_label_studio(predicted(*regions))) is fine
+            assert (CONFIG.check(make_prediction(*regions)) is None) is is_valid
+            assert (not oracle_problems(make_prediction(*regions))) is is_valid
     alone = CONFIG.controls["tag"].region(TASK, {**BOX, "labels": ["A"]}, **SIZE)
-    assert "start is missing" in (CONFIG.check(predicted(alone, box)) or "")
-    assert accepted_by_label_studio(predicted(alone, box))
+    assert "start is missing" in (CONFIG.check(make_prediction(alone, box)) or "")
+    assert oracle_problems(make_prediction(alone, box))
 
 
 def test_labels_merged_into_a_box() -> None:
-    for key, labels, kind, fine in (
+    for key, labels, kind, is_valid in (
         ("rectanglelabels", ["A"], "rectanglelabels", True),
         ("labels", ["A"], "rectanglelabels", True),
         ("rectanglelabels", ["C"], "rectanglelabels", False),
@@ -449,22 +449,22 @@ def test_labels_merged_into_a_box() -> None:
         ("labels", ["A"], "textarealabels", False),
     ):
         region = Region("r", "tag", "image", kind, {**BOX, key: labels}, extra=SIZE)
-        assert (CONFIG.check(predicted(region)) is None) is fine
-        assert (not accepted_by_label_studio(predicted(region))) is fine
+        assert (CONFIG.check(make_prediction(region)) is None) is is_valid
+        assert (not oracle_problems(make_prediction(region))) is is_valid
 
 
 def test_relations_connect_regions() -> None:
     first, second = region_of("rectangle", BOX), region_of("polygon", POINTS)
-    for ends, fine in (((first.id, second.id), True), ((first.id, "nobody"), False)):
+    for ends, is_valid in (((first.id, second.id), True), ((first.id, "nobody"), False)):
         between = {"direction": "right", "from_id": ends[0], "to_id": ends[1]}
         relation = Region("", "", "", "relation", {}, extra=between)
-        prediction = predicted(first, relation, second)
-        assert (CONFIG.check(prediction) is None) is fine
-        assert (not accepted_by_label_studio(prediction)) is fine
+        prediction = make_prediction(first, relation, second)
+        assert (CONFIG.check(prediction) is None) is is_valid
+        assert (not oracle_problems(prediction)) is is_valid
 
 
-# one change to a good region of a control, and the sentence it costs
-WRONG: list[tuple[str, dict[str, Any], str]] = [
+# (control, invalid value, its message)
+INVALID_VALUES: list[tuple[str, dict[str, Any], str]] = [
     ("one", {"choices": ["yes", "no"]}, "2 choices on a control that takes one"),
     ("one", {"choices": ["Yes"]}, "choices holds 'Yes', but the label config has: yes, no"),
     ("one", {"choices": "yes"}, "choices must be a list of texts, not 'yes'"),
@@ -510,11 +510,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "sentence"), WRONG)
-def test_wrong_values_are_one_sentence(name: str, value: dict[str, Any], sentence: str) -> None:
-    wrong = CONFIG.check(predicted(region_of(name, value)))
-    assert wrong is not None
-    assert wrong.startswith(f"region 1 of 1, from control '{name}': {sentence}")
+@pytest.mark.parametrize(("name", "value", "sentence"), INVALID_VALUES)
+def test_invalid_value_gives_one_sentence(name: str, value: dict[str, Any], sentence: str) -> None:
+    problem = CONFIG.check(make_prediction(region_of(name, value)))
+    assert problem is not None
+    assert problem.startswith(f"region 1 of 1, from control '{name}': {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -530,20 +530,20 @@ def test_wrong_values_are_one_sentence(name: str, value: dict[str, Any], sentenc
         ({"value": ["x"]}, "its value is ['x'], not an object"),
         ({"score": 1.2}, "its score is 1.2, not a number in 0..1"),
         ({"score": math.nan}, "its score is nan, not a number in 0..1"),
-        ({"extra": {}}, "original_width is missing: it must be the picture's size in pixels"),
+        ({"extra": {}}, "original_width is missing: it must be the image's size in pixels"),
         ({"extra": {**SIZE, "original_height": 80.5}}, "original_height is 80.5: it must be"),
         ({"extra": {**SIZE, "original_width": 0}}, "original_width is 0: it must be"),
         ({"extra": {**SIZE, "type": "labels"}}, "'type' is given twice"),
     ],
 )
-def test_wrong_regions_are_one_sentence(change: dict[str, Any], sentence: str) -> None:
+def test_invalid_region_gives_one_sentence(change: dict[str, Any], sentence: str) -> None:
     config = LabelConfig.parse(BOXES)
     good = config.only("RectangleLabels").region(TASK, {**BOX, "rectanglelabels": ["Car"]}, **SIZE)
-    assert config.check(predicted(good)) is None
+    assert config.check(make_prediction(good)) is None
     fields = {name: getattr(good, name) for name in ("id", "from_name", "to_name", "type", "value", "score", "extra")}
-    wrong = config.check(Prediction((Region(**{**fields, **change}),), None, "m@1"))
-    assert wrong is not None
-    assert sentence in wrong
+    problem = config.check(Prediction((Region(**{**fields, **change}),), None, "m@1"))
+    assert problem is not None
+    assert sentence in problem
 
 
 @pytest.mark.parametrize(
@@ -559,17 +559,17 @@ def test_wrong_regions_are_one_sentence(change: dict[str, Any], sentence: str) -
         (1.0000001, "m", None),  # float32; written as 1.0
     ],
 )
-def test_scores_and_versions(score: Any, version: Any, sentence: str | None) -> None:
+def test_invalid_score_or_version_is_explained(score: Any, version: Any, sentence: str | None) -> None:
     assert CONFIG.check(Prediction((), score, version)) == sentence
 
 
-def test_one_answer_and_one_id() -> None:
+def test_duplicate_answers_and_ids_are_rejected() -> None:
     twice = [region_of("one", {"choices": ["yes"]}, ordinal) for ordinal in (0, 1)]
-    assert CONFIG.check(predicted(*twice)) == "control 'one' answers twice, but a task takes one answer of it"
+    assert CONFIG.check(make_prediction(*twice)) == "control 'one' answers twice, but a task takes one answer of it"
     pages = [region_of("each", {"choices": ["yes"]}, ordinal) for ordinal in (0, 1)]
-    assert CONFIG.check(predicted(*pages)) is None
+    assert CONFIG.check(make_prediction(*pages)) is None
     boxes = [region_of("rectangle", BOX) for _ in range(2)]
-    assert CONFIG.check(predicted(*boxes)) == (
+    assert CONFIG.check(make_prediction(*boxes)) == (
         f"two regions of control 'rectangle' have the id '{boxes[0].id}': give each its own ordinal"
     )
 
@@ -583,10 +583,13 @@ def test_exported_annotations_pass(name: str, shared_data: Path) -> None:
     for task in tasks:
         for annotation in task["annotations"]:
             regions = [
-                Region(*(region[field] for field in own), extra={k: v for k, v in region.items() if k not in own})
+                Region(
+                    **{name: region[name] for name in own},
+                    extra={key: value for key, value in region.items() if key not in own},
+                )
                 for region in annotation["result"]
             ]
-            assert config.check(predicted(*regions)) is None
+            assert config.check(make_prediction(*regions)) is None
 
 
 # ---- random configs, random predictions
@@ -598,20 +601,20 @@ json_values = st.recursive(
 )
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value."""
+def all_paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every value inside a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path] * bool(path) + [place for key, item in inside for place in places(item, (*path, key))]
+    return [path] * bool(path) + [inner for key, item in inside for inner in all_paths(item, (*path, key))]
 
 
 @st.composite
 def mutated(draw: st.DrawFn, value: dict[str, Any]) -> dict[str, Any]:
-    """The value with up to two of its places replaced or removed."""
+    """Draw the value with up to two of its parts replaced or removed."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(0, 2))):
-        if not (all_places := places(value)):
+        if not (paths := all_paths(value)):
             break
-        *path, last = draw(st.sampled_from(all_places))
+        *path, last = draw(st.sampled_from(paths))
         inside = value
         for key in path:
             inside = inside[key]
@@ -624,7 +627,7 @@ def mutated(draw: st.DrawFn, value: dict[str, Any]) -> dict[str, Any]:
 
 @st.composite
 def predictions(draw: st.DrawFn) -> Prediction:
-    """Up to three regions of any controls: good ones, and ones that are almost good."""
+    """Draw up to three regions of any controls, valid or almost valid."""
     regions = []
     for ordinal in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from(sorted(VALUES)))
@@ -644,9 +647,9 @@ def predictions(draw: st.DrawFn) -> Prediction:
 
 @given(predictions())
 @settings(max_examples=400, deadline=None)
-def test_whatever_is_accepted_label_studio_accepts(prediction: Prediction) -> None:
+def test_accepted_predictions_are_accepted_by_label_studio(prediction: Prediction) -> None:
     if CONFIG.check(prediction) is None:
-        assert not accepted_by_label_studio(prediction)
+        assert not oracle_problems(prediction)
 
 
 names = st.text("abc äß'<&\"$ ", min_size=1, max_size=6)
@@ -660,7 +663,7 @@ def quoted(text: str) -> str:
 
 @st.composite
 def configs(draw: st.DrawFn) -> tuple[LabelConfig, list[str]]:
-    """A config with one control of a random tag and random labels, and what a prediction may call them."""
+    """Draw a config with one control of a random tag, and the names of its labels."""
     tag, child, about = draw(
         st.sampled_from(
             [
@@ -684,19 +687,21 @@ def configs(draw: st.DrawFn) -> tuple[LabelConfig, list[str]]:
 
 @given(configs(), st.data())
 @settings(max_examples=150, deadline=None)
-def test_labels_mean_the_same_to_both(config_and_labels: tuple[LabelConfig, list[str]], data: st.DataObject) -> None:
+def test_labels_agree_with_label_studio(config_and_labels: tuple[LabelConfig, list[str]], data: st.DataObject) -> None:
     config, labels = config_and_labels
     control = config.controls["c"]
     assert [label.name for label in control.labels] == list(dict.fromkeys(labels))
-    most = 1 if control.is_single_choice else 2
-    chosen = data.draw(st.lists(st.sampled_from(labels), min_size=1, max_size=most) | st.lists(names, max_size=most))
+    max_labels = 1 if control.is_single_choice else 2
+    chosen = data.draw(
+        st.lists(st.sampled_from(labels), min_size=1, max_size=max_labels) | st.lists(names, max_size=max_labels)
+    )
     value: dict[str, Any] = {control.type: chosen}
     if control.type == "rectanglelabels":
         value |= BOX
     elif control.type == "labels":
         value |= {"start": 0, "end": 3}
-    prediction = predicted(control.region(TASK, value, **SIZE))
-    assert (config.check(prediction) is None) == (not complaints(config, prediction))
+    prediction = make_prediction(control.region(TASK, value, **SIZE))
+    assert (config.check(prediction) is None) == (not label_studio_problems(config, prediction))
 
 
 within = st.floats(0, 60, allow_nan=False)
@@ -704,15 +709,15 @@ within = st.floats(0, 60, allow_nan=False)
 
 @given(st.lists(st.tuples(within, within, st.floats(0.01, 40), st.floats(0.01, 40), st.text(max_size=5)), max_size=4))
 @settings(max_examples=50, deadline=None)
-def test_words_read_off_a_picture_are_accepted(words: list[tuple[float, float, float, float, str]]) -> None:
+def test_ocr_regions_are_accepted(words: list[tuple[float, float, float, float, str]]) -> None:
     config = LabelConfig.parse(OCR)
     regions = []
     for ordinal, (x, y, width, height, text) in enumerate(words):
         box = {"x": x, "y": y, "width": width, "height": height, "rotation": 0}
         first = config.only("Rectangle").region(TASK, box, score=0.9, ordinal=ordinal, **SIZE)
         label = config.only("Labels").region(TASK, {**box, "labels": ["Text"]}, score=0.9, id=first.id, **SIZE)
-        words_in = config.only("TextArea").region(TASK, {**box, "text": [text]}, score=0.8, id=first.id, **SIZE)
-        regions += [first, label, words_in]
-    prediction = predicted(*regions)
+        transcription = config.only("TextArea").region(TASK, {**box, "text": [text]}, score=0.8, id=first.id, **SIZE)
+        regions += [first, label, transcription]
+    prediction = make_prediction(*regions)
     assert config.check(prediction) is None
-    assert not complaints(config, prediction)
+    assert not label_studio_problems(config, prediction)

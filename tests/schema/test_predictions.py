@@ -1,4 +1,4 @@
-"""Records of the output, and what Label Studio's own validation says about them."""
+"""Predictions and the records in which they are written."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ scores = st.none() | st.floats(0, 1)
 
 
 @given(st.lists(scores, max_size=5))
-def test_a_predictions_score_is_the_mean_of_its_regions(given_scores):
-    regions = tuple(Region("r", "a", "b", "choices", {}, score) for score in given_scores)
-    known = [score for score in given_scores if score is not None]
+def test_score_is_mean_of_regions(region_scores):
+    regions = tuple(Region("r", "a", "b", "choices", {}, score) for score in region_scores)
+    known = [score for score in region_scores if score is not None]
     score = Prediction.of(regions, "v").score
     if known:
         assert score is not None
@@ -46,7 +46,7 @@ def test_scores_are_rounded_to_four_digits():
     assert "score" not in Region("r", "a", "b", "choices", {}).to_json()
 
 
-def test_extra_fields_stand_beside_the_value():
+def test_extra_fields_are_top_level():
     region = Region("r", "a", "b", "rectanglelabels", {"x": 1}, None, {"original_width": 10, "image_rotation": 0})
     assert region.to_json()["original_width"] == 10
 
@@ -55,11 +55,11 @@ def test_extra_fields_stand_beside_the_value():
     st.tuples(st.integers(), st.text("ab"), st.integers(0, 9)),
     st.tuples(st.integers(), st.text("ab"), st.integers(0, 9)),
 )
-def test_region_ids_differ_exactly_when_their_places_differ(one, other):
+def test_region_ids_are_unique(one, other):
     assert (region_id(*one) == region_id(*other)) == (one == other)
 
 
-def test_a_task_without_a_prediction_keeps_its_place():
+def test_failure_record_keeps_task():
     task = Task(0, 4, {"text": "a"}, {"id": 4, "data": {"text": "a"}, "predictions": [1]})
     failure = Failure("fetch", "gone", transient=True)
     assert task_record(task, failure, [], False) == {"id": 4, "data": {"text": "a"}, "predictions": []}
@@ -68,45 +68,45 @@ def test_a_task_without_a_prediction_keeps_its_place():
     assert prediction_record(None, failure)["task"] is None
 
 
-def test_found_nothing_is_an_answer():
+def test_empty_prediction_is_written():
     task = Task(0, 4, {}, {"id": 4, "data": {}})
     [prediction] = task_record(task, Prediction.of((), "m@1"), [], False)["predictions"]
     assert prediction == {"result": [], "score": None, "model_version": "m@1"}
 
 
-def test_a_bare_item_becomes_a_task_that_imports():
+def test_bare_item_becomes_importable_task():
     task = Task(0, None, {"text": "a"}, {"text": "a"})
     assert list(task_record(task, PREDICTION, [], False)) == ["data", "predictions"]
 
 
-def test_a_stored_prediction_stays_as_it_is():
-    old = {"result": [{"id": "x"}], "score": 0.98765, "model_version": "m@1"}
-    task = Task(0, 4, {}, {"id": 4, "data": {}, "predictions": [old, 7]})
-    assert stored_predictions(task.raw) == [old]
-    assert task_record(task, ExistingPrediction(old), [], False)["predictions"] == [old]
-    assert prediction_record(task, ExistingPrediction(old)) == {"task": 4} | old
+def test_existing_prediction_is_kept():
+    stored = {"result": [{"id": "x"}], "score": 0.98765, "model_version": "m@1"}
+    task = Task(0, 4, {}, {"id": 4, "data": {}, "predictions": [stored, 7]})
+    assert stored_predictions(task.raw) == [stored]
+    assert task_record(task, ExistingPrediction(stored), [], False)["predictions"] == [stored]
+    assert prediction_record(task, ExistingPrediction(stored)) == {"task": 4} | stored
 
 
 @pytest.mark.parametrize("stored", [5, None, "x", [1, {"result": 5}, {"model_version": "a"}]])
-def test_what_is_stored_may_be_anything(stored):
+def test_invalid_stored_predictions_are_ignored(stored):
     assert stored_predictions({"predictions": stored}) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), scores), max_size=6), st.floats(0, 1))
-def test_a_threshold_drops_regions_with_what_belongs_to_them(regions, least):
+def test_threshold_drops_regions_sharing_an_id(regions, min_score):
     prediction = Prediction.of(tuple(Region(name, "a", "b", "choices", {}, score) for name, score in regions), "v")
-    sure = prediction.drop_low_scores(least)
-    unsure = {name for name, score in regions if score is not None and score < least}
-    assert [region.id for region in sure.result] == [name for name, _ in regions if name not in unsure]
+    kept = prediction.drop_low_scores(min_score)
+    dropped = {name for name, score in regions if score is not None and score < min_score}
+    assert [region.id for region in kept.result] == [name for name, _ in regions if name not in dropped]
 
 
-def test_a_stored_prediction_is_read_back():
+def test_prediction_json_round_trip():
     assert Prediction.from_json(json.loads(dumps(PREDICTION.to_json()))).to_json() == PREDICTION.to_json()
     region = Region("r", "a", "b", "rectanglelabels", {"x": 1}, None, {"original_width": 10})
     prediction = Prediction.of((region,), "v")
     assert Prediction.from_json(prediction.to_json()) == prediction
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numpy_numbers_are_serialized():
     region = Region("r", "a", "b", "rectanglelabels", {"x": np.float64(1.5), "y": np.float32(2)}, np.float64(0.5))
     assert json.loads(dumps(region.to_json()))["value"] == {"x": 1.5, "y": 2.0}

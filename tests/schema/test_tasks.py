@@ -1,4 +1,4 @@
-"""What becomes of the bytes of one task."""
+"""Parse records into tasks."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def record(value: object) -> Record:
 
 
 @given(data=st.dictionaries(st.text("abc"), json_value), rest=st.dictionaries(st.text("xyz"), json_value))
-def test_a_whole_task_keeps_everything(data, rest):
+def test_whole_task_keeps_all_fields(data, rest):
     raw = rest | {"id": 7, "data": data, "project": 3}
     task = parse_task(record(raw))
     assert (task.id, task.data, task.raw, task.project) == (7, data, raw, "3")
 
 
 @given(item=st.dictionaries(st.text("abc"), json_value))
-def test_a_bare_item_is_nothing_but_data(item):
+def test_bare_item_becomes_data(item):
     task = parse_task(record(item | {"id": 5}))
     assert (task.id, task.data) == (None, item | {"id": 5})
     assert parse_task(record(item | {"id": 5}), id_column="id").id == 5
 
 
 @pytest.mark.parametrize("item", [{"k": 17}, {"k": "17"}, {"data": {"k": "17"}}, {"id": None, "data": {"k": 17}}])
-def test_the_named_id_is_read_from_json_as_from_csv(item):
+def test_id_column_is_read_from_json_and_csv(item):
     task = parse_task(record(item), id_column="k")
     assert (task.id, task.data["k"]) == (17, item.get("data", item)["k"])
     assert "data" not in item or task.raw["id"] == 17
@@ -59,20 +59,20 @@ def test_the_named_id_is_read_from_json_as_from_csv(item):
         ({"k": 1.5}, 'the id under "k" is a number (1.5), expected a whole number'),
     ],
 )
-def test_an_item_without_the_named_id_is_no_task(item, sentence):
-    with pytest.raises(ValueError, match="id") as refused:
+def test_item_without_id_column_is_rejected(item, sentence):
+    with pytest.raises(ValueError, match="id") as caught:
         parse_task(record(item), id_column="k")
-    assert str(refused.value) == sentence
+    assert str(caught.value) == sentence
 
 
-def test_json_min_is_told_from_a_bare_item():
+def test_json_min_row_is_recognized():
     row = {"text": "a", "id": 3, "mood": "good", "annotator": 1, "annotation_id": 4, "created_at": "", "lead_time": 2.0}
     task = parse_task(record(row), frozenset({"mood"}))
     assert (task.id, task.data) == (3, {"text": "a"})
     assert parse_task(record(row | {"other": "9"}), id_column="other").id == 9
 
 
-def test_the_data_of_a_row_may_be_called_data_or_like_a_control():
+def test_row_data_may_be_named_data_or_like_a_control():
     row = {"data": "a", "_data_mood": "b", "_data_x": "c", "id": "3", "mood": "good", "annotator": "1"}
     task = parse_task(record(row | {"annotation_id": "4"}), frozenset({"mood"}))
     assert (task.id, task.data) == (3, {"data": "a", "mood": "b", "_data_x": "c"})
@@ -80,21 +80,25 @@ def test_the_data_of_a_row_may_be_called_data_or_like_a_control():
 
 
 @pytest.mark.parametrize("export", ["text-choices", "text-choices-multi", "text-ner", "image-ocr", "image-choices"])
-def test_the_exports_of_one_project_are_the_same_tasks(shared_data, export):
-    config = {"choice", "sentiment", "topic", "stars", "note", "label", "bbox", "poly", "transcription"}
-    found = [
-        [(task.id, task.data) for task in read_tasks(str(shared_data / "exports" / name), controls=config)]
+def test_all_export_formats_give_the_same_tasks(shared_data, export):
+    controls = {"choice", "sentiment", "topic", "stars", "note", "label", "bbox", "poly", "transcription"}
+    exports = [
+        [
+            (task.id, task.data)
+            for task in read_tasks(str(shared_data / "exports" / name), controls=controls)
+            if isinstance(task, Task)
+        ]
         for name in (f"{export}-json.json", f"{export}.csv", f"{export}-json_min.json")
         if (shared_data / "exports" / name).exists()
     ]
-    whole, *rows = [dict((id, data) for id, data in tasks) for tasks in found]
+    whole, *rows = [dict((id, data) for id, data in tasks) for tasks in exports]
     assert rows
-    for each in rows:
-        assert each == {task: data for task, data in whole.items() if task in each}
+    for row_data in rows:
+        assert row_data == {id: data for id, data in whole.items() if id in row_data}
 
 
 @pytest.mark.parametrize("wrong", ["7", 7.5, True, None, [7]])
-def test_an_id_is_a_whole_number_or_none(wrong):
+def test_other_ids_are_none(wrong):
     assert parse_task(record({"id": wrong, "data": {}})).id is None
 
 
@@ -111,12 +115,12 @@ def test_an_id_is_a_whole_number_or_none(wrong):
         (b'{"text": "NaN", "b": oops}', "not JSON: unexpected character"),
     ],
 )
-def test_what_is_no_task_says_why(body, sentence):
+def test_invalid_task_is_explained(body, sentence):
     with pytest.raises(ValueError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
         parse_task(Record(0, "line 1", body))
 
 
-def test_reading_goes_on_behind_something_unreadable(tmp_path):
+def test_reading_continues_after_unreadable_record(tmp_path):
     path = tmp_path / "tasks.jsonl"
     path.write_text(json.dumps({"text": "a"}) + "\n{oops\n" + json.dumps({"id": 2, "data": {"text": "b"}}) + "\n")
     first, second, third = read_tasks(str(path))
@@ -128,7 +132,7 @@ def test_reading_goes_on_behind_something_unreadable(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "torn"),
+    ("text", "truncated"),
     [
         (b'{"text": "a"}\n{"text": ', True),
         (b'{"text": "a"}\n[1]\n', False),
@@ -141,10 +145,10 @@ def test_reading_goes_on_behind_something_unreadable(tmp_path):
         (gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9], True),
     ],
 )
-def test_whether_the_rest_of_the_input_is_lost(tmp_path: Path, text: bytes, torn: bool) -> None:
+def test_truncated_input_is_recognized(tmp_path: Path, text: bytes, truncated: bool) -> None:
     path = tmp_path / "tasks"
     path.write_bytes(text)
     *tasks, last = read_tasks(str(path))
     assert isinstance(last, UnreadableRecord)
-    assert last.truncated is torn
+    assert last.truncated is truncated
     assert not any(isinstance(task, UnreadableRecord) for task in tasks)

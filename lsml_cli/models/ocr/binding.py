@@ -21,8 +21,9 @@ from lsml_cli.models.ocr.text_lines import ExistingShape, RegionValue, TextLine
 from lsml_cli.models.openmmlab.geometry import PERCENT_DIGITS, box_value, to_percent
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 from lsml_cli.schema.predictions import Region
-from lsml_cli.schema.region_rules import SHAPE_CHECKS, ControlRule
+from lsml_cli.schema.shape_checks import SHAPE_CHECKS
 from lsml_cli.schema.tasks import Task
+from lsml_cli.schema.value_checks import ControlRule
 
 OBJECT_TAGS = ("Image",)
 CONTROL_TAGS = ("TextArea", "Labels", "Rectangle", "Polygon", "RectangleLabels", "PolygonLabels")
