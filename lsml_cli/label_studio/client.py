@@ -1,4 +1,4 @@
-"""A connection to one Label Studio: what is asked, what comes back, and what may have happened when nothing does."""
+"""A client for one Label Studio: requests, retries, and errors that say whether a request may have had an effect."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     import httpx
 
 CONNECT_TIMEOUT = 10.0  # seconds
-RESPONSE_TIMEOUT = 60.0  # seconds, for what a server knows at once
-EXPORT_TIMEOUT = 3600.0  # seconds; Label Studio writes about 500 tasks a second, and sends nothing before the last
+RESPONSE_TIMEOUT = 60.0  # seconds, for requests that a server answers at once
+EXPORT_TIMEOUT = 3600.0  # seconds; Label Studio writes 500 tasks a second and sends nothing before the last one
 CHUNK_BYTES = 1 << 16  # bytes
-KEEPALIVE_IDLE = 30  # seconds of silence after which the other end of a connection is asked whether it is there
-RETRY_DELAYS = (0.5, 2.0, 5.0)  # seconds before a question is asked again that changed nothing
-MAX_RATE_LIMIT_WAIT = 900.0  # seconds; a server that asks for more of them (429) is not waited for
-TRANSIENT_STATUSES = frozenset({502, 503, 504})  # of a proxy, mostly: Label Studio itself may not have answered yet
+KEEPALIVE_IDLE = 30  # seconds of silence before a TCP keep-alive probe
+RETRY_DELAYS = (0.5, 2.0, 5.0)  # seconds before each retry of a request that may be repeated
+MAX_RATE_LIMIT_WAIT = 900.0  # seconds in total that responses of status 429 may ask for
+GATEWAY_STATUSES = frozenset({502, 503, 504})  # of a proxy, mostly: Label Studio itself may still be working
 
 
 class OutcomeUnknown(LsmlError):
-    """A request that changes something was sent, and whether it did is not known.
+    """A mutating request was sent, and its effect is not known.
 
-    over  whether Label Studio is certainly done with it: it has answered itself, with an error
+    Attributes:
+        is_server_done: Whether Label Studio has certainly finished it: it answered itself, with an error.
     """
 
     def __init__(self, message: str, hint: str | None = None, is_server_done: bool = False) -> None:
@@ -44,7 +45,7 @@ class OutcomeUnknown(LsmlError):
 
 
 class RequestRejected(LsmlError):
-    """Label Studio said no, and has done nothing. `status` is that of HTTP."""
+    """Label Studio rejected a request and has changed nothing. `status` is the HTTP status."""
 
     def __init__(self, message: str, hint: str | None = None, status: int = 400) -> None:
         super().__init__(message, hint)
@@ -55,9 +56,9 @@ class RequestRejected(LsmlError):
 
 
 class LabelStudioClient:
-    """One Label Studio, as the user that the key belongs to. Every question raises LsmlError with a sentence.
+    """A client for one Label Studio, acting as the user that the API key belongs to.
 
-    Use it in a `with`, or `close` it.
+    Every method that sends a request raises LsmlError if it fails. Use the client in a `with` statement, or `close` it.
     """
 
     def __init__(self, url: str, credentials: LabelStudioCredentials, http_client: httpx.Client) -> None:
@@ -83,25 +84,35 @@ class LabelStudioClient:
         timeout: float = 0,
         expected_type: type = dict,
     ) -> Any:
-        """What a GET answers, parsed, which is of this kind. `what` is asked for, in words: "project 3".
+        """Send a GET request, with retries, and return the parsed response.
 
-        within  seconds in which the answer must come; 0 for what is known at once
-
-        It is asked again where the connection or a proxy fails: a question changes nothing.
+        Args:
+            path: Path below the address of Label Studio.
+            description: What is requested, for messages: "project 3".
+            params: Query parameters.
+            timeout: Seconds to wait for the response; 0 for RESPONSE_TIMEOUT.
+            expected_type: Type that the response must have.
         """
-        found = self._send_with_retry("GET", path, description, params=params, timeout=timeout)
-        if not isinstance(found, expected_type):
+        response = self._send_with_retry("GET", path, description, params=params, timeout=timeout)
+        if not isinstance(response, expected_type):
             raise self.unexpected_response_error(description)
-        return found
+        return response
 
     def mutate(
         self, method: str, path: str, description: str, content: bytes | object = b"", timeout: float = 0
     ) -> Any:
-        """What a request that changes something answers, parsed; None where nothing is said.
+        """Send a mutating request once and return the parsed response, None if it is empty.
 
-        content  JSON as bytes, or what becomes JSON
+        Args:
+            method: HTTP method.
+            path: Path below the address of Label Studio.
+            description: What is requested, for messages.
+            content: JSON as bytes, or a value to be written as JSON.
+            timeout: Seconds to wait for the response; 0 for RESPONSE_TIMEOUT.
 
-        Raises Unclear where it may have worked: then it must not simply be sent again. Raises Refused where it has not.
+        Raises:
+            OutcomeUnknown: The request may have had an effect, so it must not simply be sent again.
+            RequestRejected: The request had no effect.
         """
         body = content if isinstance(content, bytes) else orjson.dumps(content)
         return self._send(method, path, description, body=body, timeout=timeout)
@@ -109,39 +120,42 @@ class LabelStudioClient:
     def mutate_idempotent(
         self, method: str, path: str, description: str, content: object = None, timeout: float = 0
     ) -> Any:
-        """The same for what may be done twice without harm: it is sent again where the answer was lost."""
+        """Like `mutate`, for a request that may be repeated without harm: it is retried if the response is lost."""
         body = orjson.dumps(content) if content is not None else b""
         return self._send_with_retry(method, path, description, body=body, timeout=timeout)
 
     def get_project(self, project_id: int) -> Mapping[str, Any]:
-        """Everything that Label Studio says about a project."""
-        found = self.get(f"/api/projects/{project_id}/", f"project {project_id}")
-        if "id" not in found:
+        """Return the JSON description of a project."""
+        project = self.get(f"/api/projects/{project_id}/", f"project {project_id}")
+        if "id" not in project:
             raise self.unexpected_response_error(f"project {project_id}")
-        return found  # type: ignore[no-any-return]
+        return project  # type: ignore[no-any-return]
 
     def get_label_config(self, project_id: int) -> str:
-        """The labelling XML of a project."""
+        """Return the labelling XML of a project."""
         return self.extract_label_config(self.get_project(project_id))
 
     def extract_label_config(self, project: Mapping[str, Any]) -> str:
-        found = project.get("label_config")
-        if not isinstance(found, str) or not found.strip() or found.split() == ["<View></View>"]:
+        """Return the labelling XML in the description of a project; raise LsmlError if it is empty."""
+        xml = project.get("label_config")
+        if not isinstance(xml, str) or not xml.strip() or xml.split() == ["<View></View>"]:
             raise LsmlError(
                 f"Project {project.get('id')} at {self.url} has no label config.",
                 "Set one up in Label Studio: Settings -> Labeling Interface.",
             )
-        return found
+        return xml
 
     def download_annotated(self, project_id: int, path: Path) -> None:
-        """Write the tasks of a project that have annotations to a file, as Label Studio's JSON export has them.
+        """Write Label Studio's JSON export of the annotated tasks of a project to a file.
 
-        What the file holds is whole: a download that broke off is an error.
+        Raises:
+            LsmlError: The download is incomplete, or failed.
+            OutputError: The file cannot be written.
         """
-        what = f"the annotations of project {project_id}"
+        description = f"the annotations of project {project_id}"
         try:
             with path.open("wb") as file:
-                self._download(f"/api/projects/{project_id}/export?export_type=JSON", what, file.write)
+                self._download(f"/api/projects/{project_id}/export?export_type=JSON", description, file.write)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}.", "Is there room on the disk?") from error
         if not _is_complete_json_array(path):
@@ -151,28 +165,28 @@ class LabelStudioClient:
             )
 
     def _download(self, path: str, description: str, write: Callable[[bytes], object]) -> None:
-        for _ in range(2):  # the second time with another access token
+        for _ in range(2):  # the second time with a new access token
             header = self._authorization_header()
             with (
-                _translate_errors(self.url, description, is_mutation=False),
+                _translate_errors(self.url, description),
                 self._http_client.stream(
                     "GET",
                     self._absolute_url(path),
                     headers=_authorization_headers(header),
                     timeout=_http_timeout(EXPORT_TIMEOUT),
-                ) as answer,
+                ) as response,
             ):
-                if answer.status_code < 300:
-                    for chunk in answer.iter_bytes(CHUNK_BYTES):
+                if response.status_code < 300:
+                    for chunk in response.iter_bytes(CHUNK_BYTES):
                         write(chunk)
                     return
-                answer.read()
-            if not (answer.status_code == 401 and header and self._authorization.invalidate(header)):
+                response.read()
+            if not (response.status_code == 401 and header and self._authorization.invalidate(header)):
                 break
-        self._raise_for_status(answer, description, is_mutation=False)
+        self._raise_for_status(response, description, is_mutation=False)
 
     def _send_with_retry(self, method: str, path: str, description: str, **request: Any) -> Any:
-        """`_send`, again where the connection or a proxy fails."""
+        """Send a request that may be repeated, again if the connection or a proxy fails."""
         try:
             return Retrier(RETRY_DELAYS, (OutcomeUnknown,)).call(
                 lambda: self._send(method, path, description, **request)
@@ -190,14 +204,15 @@ class LabelStudioClient:
         body: bytes = b"",
         timeout: float = 0,
     ) -> Any:
-        changes = method != "GET"
-        renewed = False
-        waited = 0.0
+        """Send one request, waiting for rate limits and renewing an expired access token once."""
+        is_mutation = method != "GET"
+        is_token_renewed = False
+        waited = 0.0  # seconds
         while True:
             header = self._authorization_header()
             headers = _authorization_headers(header) | ({"Content-Type": "application/json"} if body else {})
-            with _translate_errors(self.url, description, changes):
-                answer = self._http_client.request(
+            with _translate_errors(self.url, description):
+                response = self._http_client.request(
                     method,
                     self._absolute_url(path),
                     params=params,
@@ -205,14 +220,15 @@ class LabelStudioClient:
                     headers=headers,
                     timeout=_http_timeout(timeout or RESPONSE_TIMEOUT),
                 )
-            if answer.status_code < 300:
-                return self._parse_response(answer, description)
-            if answer.status_code == 401 and not renewed and header and self._authorization.invalidate(header):
-                renewed = True
+            status = response.status_code
+            if status < 300:
+                return self._parse_response(response, description)
+            if status == 401 and not is_token_renewed and header and self._authorization.invalidate(header):
+                is_token_renewed = True
                 continue
-            if answer.status_code != 429:
-                self._raise_for_status(answer, description, changes)
-            pause = _retry_delay(answer.headers.get("Retry-After"), waited)
+            if status != 429:
+                self._raise_for_status(response, description, is_mutation)
+            pause = _retry_delay(response.headers.get("Retry-After"), waited)
             if waited + pause > MAX_RATE_LIMIT_WAIT:
                 raise RequestRejected(
                     f"Label Studio at {self.url} wants fewer requests (429), for {pause:,.0f} more seconds.",
@@ -231,7 +247,7 @@ class LabelStudioClient:
             raise self.unexpected_response_error(description) from None
 
     def unexpected_response_error(self, description: str) -> LsmlError:
-        """What to raise for an answer that no Label Studio would give."""
+        """Return the error for a response that no Label Studio would send."""
         return LsmlError(f"What answers at {self.url} about {description} is no Label Studio.", "Is that its address?")
 
     def _absolute_url(self, path: str) -> str:
@@ -244,23 +260,25 @@ class LabelStudioClient:
             raise _invalid_key_error(self.url) from error
 
     def _exchange_token(self, url: str, body: Mapping[str, str]) -> Any:
-        """For a personal access token; see `Access`."""
-        with _translate_errors(self.url, "an access token", is_mutation=False):
-            answer = self._http_client.post(url, json=body, timeout=_http_timeout(RESPONSE_TIMEOUT))
-        if answer.status_code in TRANSIENT_STATUSES or answer.status_code == 429:
-            raise TransientError(f"Label Studio at {self.url} answered {answer.status_code}.", "Try again later.")
-        if answer.status_code >= 300:
-            raise ValueError(f"answered {answer.status_code}")
-        return self._parse_response(answer, "an access token")
+        """Exchange a personal access token for an access token; see `AuthorizationProvider`."""
+        with _translate_errors(self.url, "an access token"):
+            response = self._http_client.post(url, json=body, timeout=_http_timeout(RESPONSE_TIMEOUT))
+        if response.status_code in GATEWAY_STATUSES or response.status_code == 429:
+            raise TransientError(f"Label Studio at {self.url} answered {response.status_code}.", "Try again later.")
+        if response.status_code >= 300:
+            raise ValueError(f"answered {response.status_code}")
+        return self._parse_response(response, "an access token")
 
     def _raise_for_status(self, response: httpx.Response, description: str, is_mutation: bool) -> NoReturn:
+        """Raise the error for a status of 300 or more."""
         status = response.status_code
+        action = "change" if is_mutation else "export"
         if status == 401:
             raise _invalid_key_error(self.url)
         if status == 403:
             raise RequestRejected(
                 f"Label Studio at {self.url} refuses {description} to the user of the API key.",
-                f"Set {API_KEY_ENV_VAR} to a token of somebody who may {'change' if is_mutation else 'export'} the project.",
+                f"Set {API_KEY_ENV_VAR} to a token of a user who may {action} the project.",
                 status,
             )
         if status == 404:
@@ -275,24 +293,28 @@ class LabelStudioClient:
                 "Give the address that Label Studio has itself, https:// included.",
                 status,
             )
-        said = _error_detail(response)
-        sentence = (
-            f"Label Studio at {self.url} answered {status} when asked for {description}{f': {said}' if said else ''}."
-        )
-        if status >= 500 and (is_mutation or status in TRANSIENT_STATUSES):
+        detail = _error_detail(response)
+        message = f"Label Studio at {self.url} answered {status} when asked for {description}"
+        message += f": {detail}." if detail else "."
+        if status >= 500 and (is_mutation or status in GATEWAY_STATUSES):
             raise OutcomeUnknown(
-                sentence, "Try again later; its log may say more.", is_server_done=status not in TRANSIENT_STATUSES
+                message, "Try again later; its log may say more.", is_server_done=status not in GATEWAY_STATUSES
             )
         hints = {400: "Correct what it does not like; its log may say more."}
         hint = "Try again later; its log may say more." if status >= 500 else hints.get(status, "Is that its address?")
-        raise RequestRejected(sentence, hint, status)
+        raise RequestRejected(message, hint, status)
 
 
 def connect(url: str, key: str | None = None) -> LabelStudioClient:
-    """The Label Studio at `url`; without `key` the environment's LABEL_STUDIO_API_KEY is used.
+    """Return a client for the Label Studio at `url`. No request is sent yet.
 
-    A legacy token and a personal access token will both do. Raises LsmlError or UsageError with a sentence; whether the
-    key is good shows with the first question.
+    Args:
+        url: Address, with http:// or https://.
+        key: A legacy token or a personal access token; by default the environment's LABEL_STUDIO_API_KEY.
+
+    Raises:
+        UsageError: `url` is not an address.
+        LsmlError: There is no key.
     """
     key = key if key is not None else os.environ.get(API_KEY_ENV_VAR, "")
     if not url.startswith(("http://", "https://")):
@@ -302,29 +324,29 @@ def connect(url: str, key: str | None = None) -> LabelStudioClient:
             f"Label Studio at {url} wants an API key, and {API_KEY_ENV_VAR} is not set here.",
             f"Set it to a token of Label Studio's Account & Settings: export {API_KEY_ENV_VAR}=…",
         )
-    login = LabelStudioCredentials(url, key)
+    credentials = LabelStudioCredentials(url, key)
 
     import httpx
 
-    # A call may take an hour in which not a byte travels. A connection that died meanwhile has to be noticed.
+    # A request may take an hour without a byte on the wire; keep-alive probes notice a connection that died.
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     if hasattr(socket, "TCP_KEEPIDLE"):
         options.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE))
-    transport = httpx.HTTPTransport(proxy=_environment_proxy(login), socket_options=options)
-    # A redirect is not followed: a POST would arrive as a GET, and the key at another host.
-    return LabelStudioClient(url, login, httpx.Client(transport=transport))
+    transport = httpx.HTTPTransport(proxy=_environment_proxy(credentials), socket_options=options)
+    # Redirects are not followed: a POST would arrive as a GET, and the key at another host.
+    return LabelStudioClient(url, credentials, httpx.Client(transport=transport))
 
 
 def _environment_proxy(credentials: LabelStudioCredentials) -> str | None:
-    """That of the environment (HTTPS_PROXY, NO_PROXY), which a client with a transport of its own does not see."""
+    """Return the proxy of the environment, which httpx ignores for a client with its own transport."""
     from urllib.request import getproxies, proxy_bypass
 
     return None if proxy_bypass(credentials.host_and_port[0]) else getproxies().get(credentials.url.partition(":")[0])
 
 
 @contextmanager
-def _translate_errors(url: str, description: str, is_mutation: bool) -> Iterator[None]:
-    """Whatever httpx raises inside becomes a sentence; `what` was asked for. Unclear where it may have worked."""
+def _translate_errors(url: str, description: str) -> Iterator[None]:
+    """Translate errors of httpx in the block to LsmlError; to OutcomeUnknown if the request may have been handled."""
     import httpx
 
     try:
@@ -364,7 +386,7 @@ def _http_timeout(seconds: float) -> httpx.Timeout:
 
 
 def _retry_delay(header: str | None, total_waited: float) -> float:
-    """Seconds to wait: what the server says, or more and more where it says nothing or a date."""
+    """Return the seconds to wait: what the server says, else as long as it has been waited already."""
     try:
         return max(0.1, float(header or ""))
     except ValueError:
@@ -372,19 +394,19 @@ def _retry_delay(header: str | None, total_waited: float) -> float:
 
 
 def _error_detail(response: httpx.Response) -> str:
-    """What an error says, on one line."""
+    """Return the detail of an error response on one line, "" without one."""
     try:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        return ""  # a page for a browser
+        return ""  # an HTML page
     detail = body.get("detail") if isinstance(body, dict) else body
-    more = body.get("validation_errors") if isinstance(body, dict) else None
-    text = f"{detail}: {more}" if detail and more else str(detail or more or "")
+    errors = body.get("validation_errors") if isinstance(body, dict) else None
+    text = f"{detail}: {errors}" if detail and errors else str(detail or errors or "")
     return " ".join(text.split())[:300].rstrip(".")
 
 
 def _is_complete_json_array(path: Path) -> bool:
-    """Whether the last sign of a file is the end of a JSON array."""
+    """Return whether a file ends like a JSON array."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - CHUNK_BYTES))

@@ -1,9 +1,9 @@
-"""`lsml pull` without the command line: the tasks of a project, as lines of JSON, in the order of their ids.
+"""`lsml pull`: write the tasks of a project as lines of JSON, in the order of their ids.
 
-Which way is the quickest depends on what is asked for. The task list gives ids and data at 4,000 tasks a second. What
-people have annotated comes out of Label Studio's JSON export, at 700, asked for a few hundred tasks at a time: so
-neither side ever holds more, and whatever breaks off goes on behind the last task that came. Predictions in full are
-only in the task list with all its fields, at 450.
+The fastest way depends on the fields. The task list returns ids and data at 4,000 tasks a second. Annotations come from
+Label Studio's JSON export, at 700 a second, requested for a few hundred tasks at a time: neither side ever holds more,
+and an interrupted pull resumes after the last task that arrived. Full predictions are only in the task list with all
+its fields, at 450 a second.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from lsml_cli.errors import Interrupted, LsmlError, OutputError, UsageError, format_list, sort_by_similarity
 from lsml_cli.io.journal import JournalEntry
 from lsml_cli.io.output import Output, open_output
-from lsml_cli.io.output_paths import STDOUT, resolve_output_path, sibling_path
+from lsml_cli.io.output_paths import STDOUT, resolve_output_path
 from lsml_cli.io.output_target import OutputFormat, OutputTarget
 from lsml_cli.label_studio.client import EXPORT_TIMEOUT, LabelStudioClient
+from lsml_cli.label_studio.progress import ProgressReporter
 from lsml_cli.label_studio.task_pages import (
     MAX_IDS_PER_URL,
     Condition,
@@ -31,13 +32,14 @@ from lsml_cli.label_studio.task_pages import (
     list_tasks,
     list_tasks_by_id,
 )
+from lsml_cli.runtime import write_atomically
 from lsml_cli.schema.predictions import dumps
 
 TaskFilter = Literal["all", "annotated", "unlabelled", "unpredicted"]
 
 DATA_FIELDS = ("id", "data")  # all that `lsml predict` needs
-EXPENSIVE_FIELDS = frozenset({"annotations", "drafts", "predictions"})  # not in the quick list
-# What the JSON export says about a task besides; its `predictions` are ids.
+EXPENSIVE_FIELDS = frozenset({"annotations", "drafts", "predictions"})  # not in the fast task list
+# Fields of the JSON export; its `predictions` are ids.
 EXPORT_FIELDS = frozenset(
     {
         *("id", "data", "meta", "annotations", "drafts", "created_at", "updated_at", "allow_skip", "inner_id"),
@@ -57,10 +59,15 @@ FILTER_CONDITIONS: Mapping[TaskFilter, tuple[Condition, ...]] = {
 class PullOptions:
     """What to pull.
 
-    view    a tab of the Data Manager, by its id: its filters
-    since   the tasks that were updated then or later, annotations included; `import/predictions` is no update
-    fields  "all", "data" (ids and data), or names with commas; by itself whatever the quickest way gives
-    resume  continue an unfinished run
+    Attributes:
+        project: Id of the project.
+        task_filter: Which tasks.
+        view: Id of a tab of the Data Manager; its filters apply, too.
+        since: Only tasks that were updated then or later, annotations included; importing predictions is no update.
+        fields: "all", "data" (ids and data), or names with commas; None for what the fastest way returns.
+        output: File to write, "-" for standard output.
+        format: Format of the output; None decides by its name.
+        resume: Whether to continue an unfinished run.
     """
 
     project: int
@@ -74,15 +81,16 @@ class PullOptions:
 
     @property
     def field_names(self) -> tuple[str, ...] | None:
-        """The fields of a task that are wanted, None for all of them."""
-        wanted = self.fields or ("all" if self.task_filter in ("all", "annotated") else "data")
-        if wanted in ("all", "data"):
-            return None if wanted == "all" else DATA_FIELDS
-        names = [name for name in re.split(r"[,\s]+", wanted) if name]
+        """The fields to write, None for all of them."""
+        fields = self.fields or ("all" if self.task_filter in ("all", "annotated") else "data")
+        if fields in ("all", "data"):
+            return None if fields == "all" else DATA_FIELDS
+        names = [name for name in re.split(r"[,\s]+", fields) if name]
         return tuple(dict.fromkeys(("id", *names)))
 
     @property
     def fetch_strategy(self) -> Literal["list", "export", "full list"]:
+        """The fastest way to get the fields."""
         names = self.field_names
         if names is None or (EXPENSIVE_FIELDS.intersection(names) and EXPORT_FIELDS.issuperset(names)):
             return "export"
@@ -90,10 +98,11 @@ class PullOptions:
 
     @property
     def target(self) -> OutputTarget:
+        """The files of the output."""
         return OutputTarget(self.output, requested_format=self.format)
 
     def run_fingerprint(self, url: str) -> dict[str, Any]:
-        """What decides about the bytes that come out."""
+        """Return the options that determine the output; a resumed run must have the same."""
         return {
             "--label-studio-url": url,
             "--project": self.project,
@@ -107,7 +116,13 @@ class PullOptions:
 
 @dataclass(frozen=True)
 class PullResult:
-    """How it went: tasks written, those of an earlier run that was continued among them."""
+    """The result of a pull.
+
+    Attributes:
+        tasks: Tasks written, including those of the run that was resumed.
+        resumed_count: Tasks that an earlier run had written.
+        seconds: Duration of this run.
+    """
 
     project: int
     tasks: int
@@ -125,19 +140,21 @@ class PullResult:
         }
 
     def summary_line(self) -> str:
-        before = f", {self.resumed_count:,} of them before" if self.resumed_count else ""
-        where = f" -> {self.output}" if self.output != STDOUT else ""
+        resumed = f", {self.resumed_count:,} of them before" if self.resumed_count else ""
+        target = f" -> {self.output}" if self.output != STDOUT else ""
         rate = (self.tasks - self.resumed_count) / self.seconds if self.seconds else 0
         tasks = f"{self.tasks:,} task{'' if self.tasks == 1 else 's'}"
-        return f"{tasks} of project {self.project}{before} in {self.seconds:,.1f} s ({rate:,.0f}/s){where}"
-
-
-class ProgressReporter(Protocol):
-    def progress(self, tasks: int, failed: int, fraction: float | None) -> None: ...
+        return f"{tasks} of project {self.project}{resumed} in {self.seconds:,.1f} s ({rate:,.0f}/s){target}"
 
 
 class Batch(NamedTuple):
-    """Some tasks as bytes; the id of the last one that was looked at; how many there were from the first one on."""
+    """Some tasks.
+
+    Attributes:
+        records: The tasks as JSON.
+        last_id: Id after which to resume; the task itself may have been deleted.
+        remaining: Tasks that are left, counted from the first of these.
+    """
 
     records: list[bytes]
     last_id: int
@@ -145,36 +162,43 @@ class Batch(NamedTuple):
 
 
 def pull_to_output(client: LabelStudioClient, options: PullOptions, reporter: ProgressReporter) -> PullResult:
-    """Write the tasks to `asked.output` as they come. Raises UsageError, LsmlError, Interrupted on ctrl-C."""
-    begun = datetime.now(UTC)
+    """Write the tasks to `options.output` as they arrive.
+
+    Raises:
+        UsageError: An option does not fit the project or the output.
+        LsmlError: A request failed.
+        Interrupted: The user pressed ctrl-C.
+    """
+    started_at = datetime.now(UTC)
     with closing(_open_output(options, client.url)) as output:
-        before = reached = output.last_entry.records
+        resumed_count = written = output.last_entry.records
         try:
             if not output.last_entry.finished:
                 for batch in iter_task_batches(client, options, after_id=output.last_entry.counts.get("last id", 0)):
-                    reached += len(batch.records)
-                    output.write(batch.records, [], JournalEntry(reached, counts={"last id": batch.last_id}))
-                    reporter.progress(reached, 0, _fraction_done(reached, batch))
+                    written += len(batch.records)
+                    output.write(batch.records, [], JournalEntry(written, counts={"last id": batch.last_id}))
+                    reporter.progress(written, 0, _fraction_done(written, batch))
             output.finish()
         except KeyboardInterrupt:
-            raise Interrupted(f"Interrupted after {reached:,} tasks.", _resume_hint(options, output)) from None
+            raise Interrupted(f"Interrupted after {written:,} tasks.", _resume_hint(options, output)) from None
         except LsmlError as error:
             if type(error) is LsmlError and _resume_hint(options, output):
                 raise LsmlError(error.message, _resume_hint(options, output)) from error
             raise
-    return PullResult(options.project, reached, before, (datetime.now(UTC) - begun).total_seconds(), options.output)
+    seconds = (datetime.now(UTC) - started_at).total_seconds()
+    return PullResult(options.project, written, resumed_count, seconds, options.output)
 
 
 def _fraction_done(written: int, batch: Batch) -> float:
-    """The share that is written: `left` counts this batch and what comes after it."""
+    """Return the fraction of the tasks that is written, this batch included."""
     return written / max(1, written - len(batch.records) + batch.remaining)
 
 
 def _resume_hint(options: PullOptions, output: Output) -> str | None:
-    done = output.last_entry.records
-    if not done or options.target.is_stream:
+    written = output.last_entry.records
+    if not written or options.target.is_stream:
         return None
-    return f"{done:,} tasks are there; continue with --resume."
+    return f"{written:,} tasks are there; continue with --resume."
 
 
 def _open_output(options: PullOptions, url: str) -> Output:
@@ -182,17 +206,17 @@ def _open_output(options: PullOptions, url: str) -> Output:
 
 
 def iter_task_batches(client: LabelStudioClient, options: PullOptions, after_id: int = 0) -> Iterator[Batch]:
-    """The tasks that are asked for, in the order of their ids, from behind the task `after` on."""
+    """Yield the tasks with an id greater than `after_id`, in the order of their ids."""
     names = options.field_names
     if options.fetch_strategy == "export":
         for page in _list_pages(client, options, ("id",), after_id):
             yield from _export_page(client, options.project, page, names)
         return
-    looked = False
+    is_first_page = True
     for page in _list_pages(client, options, names if options.fetch_strategy == "list" else None, after_id):
-        if names and not looked:
+        if names and is_first_page:
             _require_fields(page.tasks[0], names)
-            looked = True
+        is_first_page = False
         tasks = page.tasks if names is None else [{name: task.get(name) for name in names} for task in page.tasks]
         yield Batch([dumps(task) for task in tasks], page.tasks[-1]["id"], page.remaining)
 
@@ -205,40 +229,40 @@ def _list_pages(
         moment = options.since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         conditions.append(condition("updated_at", "greater_or_equal", "Datetime", moment))
     if options.view is not None:
-        wanted, any_of = _fetch_view(client, options.project, options.view)
-        if any_of:
-            ids = [each for each in list_ids_matching_any(client, options.project, wanted) if each > after_id]
+        view_conditions, is_any_enough = _fetch_view(client, options.project, options.view)
+        if is_any_enough:
+            ids = [id for id in list_ids_matching_any(client, options.project, view_conditions) if id > after_id]
             return list_tasks_by_id(client, options.project, ids, conditions, include=include)
-        conditions += wanted
+        conditions += view_conditions
     return list_tasks(client, options.project, conditions, include=include, after_id=after_id)
 
 
 def _fetch_view(client: LabelStudioClient, project: int, view: int) -> tuple[list[Condition], bool]:
-    """The conditions of a tab of the Data Manager, and whether one of them is enough."""
-    found = client.get(f"/api/dm/views/{view}/", f"view {view}")
-    if found.get("project") != project:
+    """Return the conditions of a tab of the Data Manager, and whether meeting one of them is enough."""
+    tab = client.get(f"/api/dm/views/{view}/", f"view {view}")
+    if tab.get("project") != project:
         raise UsageError(
-            f"View {view} is a tab of project {found.get('project')}, not of project {project}.",
+            f"View {view} is a tab of project {tab.get('project')}, not of project {project}.",
             "The number behind ?tab= in the address of the Data Manager is the one to give.",
         )
-    filters = (found.get("data") or {}).get("filters") or {}
-    kept = ("filter", "operator", "type", "value", "child_filter")
-    items = [{key: item[key] for key in kept if item.get(key) is not None} for item in filters.get("items") or []]
+    filters = (tab.get("data") or {}).get("filters") or {}
+    keys = ("filter", "operator", "type", "value", "child_filter")
+    items = [{key: item[key] for key in keys if item.get(key) is not None} for item in filters.get("items") or []]
     return [*items], filters.get("conjunction") == "or" and len(items) > 1
 
 
 def _export_page(client: LabelStudioClient, project: int, page: Page, names: Sequence[str] | None) -> Iterator[Batch]:
     ids = [task["id"] for task in page.tasks]
     for start in range(0, len(ids), MAX_IDS_PER_URL):
-        some = ids[start : start + MAX_IDS_PER_URL]
-        these = "&".join(f"ids[]={each}" for each in some)
-        path = f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true&{these}"
+        batch_ids = ids[start : start + MAX_IDS_PER_URL]
+        query = "&".join(f"ids[]={id}" for id in batch_ids)
+        path = f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true&{query}"
         exported = client.get(path, f"the tasks of project {project}", timeout=EXPORT_TIMEOUT, expected_type=list)
-        found = {task["id"]: task for task in exported}
-        tasks = [found[each] for each in some if each in found]  # one may have been deleted in between
+        task_by_id = {task["id"]: task for task in exported}
+        tasks = [task_by_id[id] for id in batch_ids if id in task_by_id]  # one may have been deleted in between
         if names is not None:
             tasks = [{name: task.get(name) for name in names} for task in tasks]
-        yield Batch([dumps(task) for task in tasks], some[-1], page.remaining - start)
+        yield Batch([dumps(task) for task in tasks], batch_ids[-1], page.remaining - start)
 
 
 def _require_fields(task: Mapping[str, Any], field_names: Sequence[str]) -> None:
@@ -252,7 +276,7 @@ def _require_fields(task: Mapping[str, Any], field_names: Sequence[str]) -> None
 
 
 def parse_date(text: str) -> datetime:
-    """`--since`: a date, or a date and a time; in local time where no zone is given. Raises UsageError."""
+    """Parse `--since`: a date, or a date and a time, in local time unless a zone is given. Raises UsageError."""
     try:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
@@ -262,13 +286,10 @@ def parse_date(text: str) -> datetime:
 
 
 def write_label_config(client: LabelStudioClient, project: int, path: Path) -> None:
-    """The project's labelling XML as a file, which appears when it is complete."""
+    """Write the project's labelling XML to a file; it appears when it is complete. Raises OutputError."""
     xml = client.get_label_config(project)
     target = resolve_output_path(str(path))
-    aside = sibling_path(target, ".new")
     try:
-        aside.write_text(xml, "utf-8")
-        aside.replace(target)
+        write_atomically(target, xml.encode())
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise OutputError(f"The label config {path} cannot be written: {error.strerror}.") from None

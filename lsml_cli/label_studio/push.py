@@ -1,8 +1,8 @@
-"""`lsml push` without the command line: predictions into a project, each once, whatever breaks in between.
+"""`lsml push`: send predictions into a project, each exactly once, whatever fails in between.
 
-A call of `import/predictions` recounts every task of the project, at about 1 ms each, so there are few of them, and
-large. None is repeated because it seems to have failed: Label Studio finishes what it was sent, also for somebody who
-is gone. What a call has done is looked up instead, and then only what is missing is sent.
+A request to `import/predictions` makes Label Studio recount every task of the project, at about 1 ms each, so requests
+are few and large. None is repeated because it seems to have failed: Label Studio finishes a request even if its sender
+is gone. Instead the project is asked what has arrived, and only what is missing is sent.
 """
 
 from __future__ import annotations
@@ -19,23 +19,32 @@ from lsml_cli.errors import Interrupted, LsmlError, UsageError, format_list, sor
 from lsml_cli.io.source import RecordSource
 from lsml_cli.label_studio.client import LabelStudioClient, OutcomeUnknown, RequestRejected
 from lsml_cli.label_studio.create_tasks import TaskImport
-from lsml_cli.label_studio.pending_import import PendingImport, wait_until_settled
+from lsml_cli.label_studio.pending_import import PendingImport, PendingRequest, wait_until_settled
+from lsml_cli.label_studio.progress import ProgressReporter
+from lsml_cli.label_studio.project_predictions import ProjectPredictions
+from lsml_cli.label_studio.push_context import PushContext, SettleTime, iter_batches, request_body
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
-from lsml_cli.label_studio.push_spool import ProgressReporter, Rejections, Spool, SpoolItem, spool_records
-from lsml_cli.label_studio.task_pages import condition, list_ids_in_range, list_tasks
+from lsml_cli.label_studio.push_spool import Rejections, Spool, SpoolItem, spool_records
+from lsml_cli.label_studio.task_pages import list_ids_in_range
 from lsml_cli.schema.label_config import LabelConfig
 
-MIN_BATCH_PREDICTIONS = 10_000  # predictions of a call, if there are as many; more where the project has more tasks
+MIN_BATCH_PREDICTIONS = 10_000  # predictions of a request, if there are as many; more in projects with more tasks
 MAX_REQUEST_BYTES = (
     64 << 20
-)  # bytes of a call; Label Studio takes 250 MiB, and needs ten times as much memory to parse them
-MIN_REQUEST_BYTES = 1 << 16  # bytes of a call, however little a proxy lets through
-SETTLE_SECONDS = (10.0, 0.006)  # a call is over after these, and these for each of its predictions and of all tasks
-MAX_FAILED_REQUESTS = 3  # calls that broke off without anything arriving before it is given up
+)  # bytes of a request; Label Studio accepts 250 MiB, but needs ten times the memory to parse
+MIN_REQUEST_BYTES = 1 << 16  # bytes of a request, however little a proxy accepts
+SETTLE_TIME = SettleTime(10.0, 0.006)  # a request is surely over after this; items: its predictions and all tasks
+MAX_FAILED_REQUESTS = 3  # consecutive requests of which nothing arrived before the push is given up
 
 
 def push(client: LabelStudioClient, options: PushOptions, reporter: ProgressReporter) -> PushResult:
-    """Send what is missing. Raises UsageError, LsmlError, Interrupted. Nothing is sent before all is checked."""
+    """Check everything, then send what is missing in the project.
+
+    Raises:
+        UsageError: The version to push is missing or ambiguous.
+        LsmlError: A request failed; the hint says how to go on.
+        Interrupted: The user pressed ctrl-C.
+    """
     with RecordSource(options.file) as source, Spool() as spool:
         rejections = Rejections(options.errors, source.name, reporter)
         with closing(rejections):
@@ -43,14 +52,27 @@ def push(client: LabelStudioClient, options: PushOptions, reporter: ProgressRepo
             config = LabelConfig.parse(client.extract_label_config(project))
             spool_records(source, config, spool, rejections, options.version, options.create_tasks)
             version = _resolve_version(spool, options)
-            way = TaskImport if options.create_tasks else PredictionImport
-            return way(client, options, project, version, spool, rejections, reporter).run()
+            context = PushContext(client, options, project, version, spool, rejections, reporter)
+            return TaskImport(context).run() if options.create_tasks else PredictionImport(context).run()
+
+
+def delete_pushed_version(client: LabelStudioClient, project: int, version: str, dry_run: bool) -> int:
+    """Delete a version from a project and return how many predictions it had; raise UsageError if it has none."""
+    predictions = ProjectPredictions(client, project, version)
+    known = predictions.count_versions()
+    if version not in known:
+        existing = format_list(f"{name} ({known[name]:,})" for name in sort_by_similarity(version, known))
+        raise UsageError(
+            f"Project {project} has no predictions of {version!r}.", f"It has those of: {existing or 'no version'}."
+        )
+    return known[version] if dry_run else predictions.delete_all(known[version])
 
 
 def _resolve_version(spool: Spool, options: PushOptions) -> str | None:
-    """The version of everything that may be sent, None where there is nothing.
+    """Return the version of everything in the spool, None if it holds no prediction.
 
-    Raises UsageError where there are several, or none that was asked for.
+    Raises:
+        UsageError: The file holds several versions, or none that was named.
     """
     if options.version is not None and spool.input_version_counts and options.version not in spool.input_version_counts:
         known = format_list(
@@ -68,399 +90,309 @@ def _resolve_version(spool: Spool, options: PushOptions) -> str | None:
 
 
 class PredictionImport:
-    """One push: what is sent still, and what is known to be there."""
+    """One push of predictions to tasks that the project has."""
 
-    def __init__(
-        self,
-        client: LabelStudioClient,
-        options: PushOptions,
-        project: Mapping[str, Any],
-        version: str | None,
-        spool: Spool,
-        rejections: Rejections,
-        reporter: ProgressReporter,
-    ) -> None:
-        self.client = client
-        self.options = options
-        self.project = project
-        self.version = version or ""
-        self.spool = spool
-        self.rejections = rejections
-        self.reporter = reporter
-        self.started_at = time.monotonic()
-        self.pending = bytearray(b"\1" * len(spool))  # by number: still to be sent
-        self.acknowledged = bytearray(len(spool))  # in a call that was answered
-        self.project_task_count = int(project.get("task_number") or 0)
-        self.max_batch_predictions, self.max_request_bytes = (
-            max(MIN_BATCH_PREDICTIONS, self.project_task_count),
-            MAX_REQUEST_BYTES,
-        )
-        self.counts: Counter[str] = Counter()
-        self.sending_seconds = 0.0
-        self.has_dropped = False  # whether a call has taken less than it was sent
-        self.notes: list[str] = []
-        self.pending_import = PendingImport(client.url, options.project, self.version)
+    def __init__(self, context: PushContext) -> None:
+        self._context = context
+        self._spool = context.spool
+        self._reporter = context.reporter
+        self._project = context.options.project
+        self._version = context.version or ""
+        self._predictions = ProjectPredictions(context.client, self._project, self._version)
+        self._pending_import = PendingImport(context.client.url, self._project, self._version)
+        self._pending = bytearray(b"\1" * len(self._spool))  # by position: still to be sent
+        self._acknowledged = bytearray(len(self._spool))  # by position: in a request that was answered
+        self._max_batch_predictions = max(MIN_BATCH_PREDICTIONS, context.task_count)
+        self._max_request_bytes = MAX_REQUEST_BYTES
+        self._counts: Counter[Literal["sent", "created", "existing", "replaced", "duplicates", "requests"]] = Counter()
+        self._sending_seconds = 0.0
+        self._has_dropped = False  # whether the server created fewer predictions than a request held
+        self._notes: list[str] = []
 
     def run(self) -> PushResult:
-        if not self.spool:
-            return self.summary()
+        """Send what is missing, remove duplicates and activate the version.
+
+        Raises:
+            LsmlError: A request failed; the hint says how to go on.
+            Interrupted: The user pressed ctrl-C.
+        """
+        if not self._spool:
+            return self._result()
         self._reject_unknown_tasks()
-        if (call := self.pending_import.load()) is not None:
-            self.reporter.note(
-                f"Another push of {self.version} is under way or was interrupted: waiting until Label Studio is done"
-                f" with what it was sent, {call.deadline - time.time():,.0f} s at most."
-            )
-            wait_until_settled(call, self._count_predictions)
-            self.pending_import.clear()
-        there = self._count_predictions()
-        holders = self._predicted_task_ids() if there else array("q")
-        twice = there > len(holders)
-        self._apply_existing_policy(holders)
-        if self.options.dry_run:
-            self.counts["sent"] = sum(self.pending)
-            return self.summary()
-        if self.options.existing == "replace" and holders:
-            there -= self._delete_older(holders, there)
+        self._await_pending_request()
+        count_before = self._predictions.count()
+        predicted_task_ids = self._predictions.task_ids() if count_before else array("q")
+        had_duplicates = count_before > len(predicted_task_ids)
+        self._apply_existing_policy(predicted_task_ids)
+        if self._context.options.dry_run:
+            self._counts["sent"] = sum(self._pending)
+            return self._result()
+        if self._context.options.existing == "replace" and predicted_task_ids:
+            count_before -= self._delete_older(predicted_task_ids, count_before)
         try:
             self._send_all()
         except KeyboardInterrupt:
             raise Interrupted(
-                f"Interrupted after {self.counts['created']:,} of {self.counts['sent']:,} predictions.",
+                f"Interrupted after {self._counts['created']:,} of {self._counts['sent']:,} predictions.",
                 "Label Studio may still work on the last call. Run the same again: it waits, and sends the rest.",
             ) from None
-        if self.has_dropped:
+        if self._has_dropped:
             self._reject_dropped()
-        now = self._count_predictions()
-        if twice or now > there + self.counts["created"]:
+        count_after = self._predictions.count()
+        if had_duplicates or count_after > count_before + self._counts["created"]:
             self._remove_duplicates()
-        if now:
+        if count_after:
             self._activate_version()
-        return self.summary()
+        return self._result()
 
-    def summary(self) -> PushResult:
-        counts = self.spool.counts
-        return PushResult(
-            project=self.options.project,
-            version=self.version or None,
-            records=counts["records"],
-            sent=self.counts["sent"],
-            created=self.counts["created"],
-            existing=self.counts["existing"],
-            replaced=self.counts["replaced"],
-            failed=counts["failed"],
-            empty=counts["empty"],
-            other=counts["other"],
-            rejected=self.rejections.count,
-            duplicates=self.counts["doubles"],
-            calls=self.counts["calls"],
-            sending_seconds=round(self.sending_seconds, 3),
-            seconds=round(time.monotonic() - self.started_at, 3),
-            dry_run=self.options.dry_run,
-            errors=str(self.options.errors) if self.options.errors else None,
-            notes=tuple(self.notes),
+    def _result(self) -> PushResult:
+        return self._context.build_result(
+            "predictions",
+            sent=self._counts["sent"],
+            created=self._counts["created"],
+            existing=self._counts["existing"],
+            replaced=self._counts["replaced"],
+            duplicates=self._counts["duplicates"],
+            requests=self._counts["requests"],
+            sending_seconds=self._sending_seconds,
+            notes=self._notes,
         )
 
     # --- before anything is sent
 
     def _reject_unknown_tasks(self) -> None:
-        """Reject what names a task that the project does not have, or one that was named before."""
-        known = self._existing_task_ids()
-        if not known:
-            self.notes.append(
+        """Reject predictions for tasks that the project does not have, and second ones for the same task."""
+        known_ids = self._existing_task_ids()
+        if not known_ids:
+            self._notes.append(
                 "None of these tasks is in the project. For a new one, --create-tasks imports whole tasks with their"
                 " predictions, which is also the faster way."
             )
-        seen = _sorted_unique(self.spool.task_ids)
-        first = bytearray(len(seen))
+        input_ids = _sorted_unique(self._spool.task_ids)
+        seen = bytearray(len(input_ids))
         for item in self._pending_items():
-            task = self.spool.task_ids[item.position]
-            place = bisect_left(seen, task)
-            if not _contains_sorted(known, task):
-                self._reject(item, "task", f"project {self.options.project} has no task {task}")
-            elif first[place]:
+            task_id = self._spool.task_ids[item.position]
+            index = bisect_left(input_ids, task_id)
+            if not _contains_sorted(known_ids, task_id):
+                self._reject(item, "task", f"project {self._project} has no task {task_id}")
+            elif seen[index]:
                 self._reject(item, "task", "this file has an earlier prediction for the same task")
-            first[place] = 1
+            seen[index] = 1
 
     def _existing_task_ids(self) -> array[int]:
-        return list_ids_in_range(self.client, self.options.project, min(self.spool.task_ids), max(self.spool.task_ids))
+        task_ids = self._spool.task_ids
+        return list_ids_in_range(self._context.client, self._project, min(task_ids), max(task_ids))
+
+    def _await_pending_request(self) -> None:
+        """Wait for the request of another push of this version, if there is one."""
+        request = self._pending_import.load()
+        if request is None:
+            return
+        self._reporter.note(
+            f"Another push of {self._version} is under way or was interrupted: waiting until Label Studio is done"
+            f" with what it was sent, {request.deadline - time.time():,.0f} s at most."
+        )
+        wait_until_settled(request, self._predictions.count)
+        self._pending_import.clear()
 
     def _apply_existing_policy(self, predicted_task_ids: array[int]) -> None:
-        for number, task in enumerate(self.spool.task_ids):
-            if self.pending[number] and _contains_sorted(predicted_task_ids, task):
-                if self.options.existing == "skip":
-                    self.pending[number] = 0
-                    self.counts["existing"] += 1
+        for position, task_id in enumerate(self._spool.task_ids):
+            if self._pending[position] and _contains_sorted(predicted_task_ids, task_id):
+                if self._context.options.existing == "skip":
+                    self._pending[position] = 0
+                    self._counts["existing"] += 1
                 else:
-                    self.counts["replaced"] += 1
+                    self._counts["replaced"] += 1
 
     def _delete_older(self, predicted_task_ids: array[int], prediction_count: int) -> int:
-        """Delete the predictions of this version from the tasks that get a new one. How many there were."""
-        what = f"the predictions of {self.version}"
-        mine = _sorted_unique(
-            array("q", (task for number, task in enumerate(self.spool.task_ids) if self.pending[number]))
+        """Delete the predictions of this version from the tasks that get a new one; return how many there were."""
+        pending_task_ids = _sorted_unique(
+            array("q", (task_id for position, task_id in enumerate(self._spool.task_ids) if self._pending[position]))
         )
-        if all(
-            _contains_sorted(mine, task) for task in predicted_task_ids
-        ):  # all there are: at once, which is ten times as quick
-            return delete_version(self.client, self.options.project, self.version, prediction_count)
-        gone = 0
-        for task, older in self._stored_predictions(mine):
-            if _contains_sorted(mine, task):
-                for prediction in older:
-                    self._delete_prediction(prediction["id"], what)
-                    gone += 1
-                    self.reporter.progress(gone, self.rejections.count, None)
-        return gone
+        if all(_contains_sorted(pending_task_ids, task_id) for task_id in predicted_task_ids):
+            return self._predictions.delete_all(prediction_count)  # ten times as fast as one by one
+        deleted = 0
+        for task_id, stored in self._predictions.iter_stored(pending_task_ids):
+            if not _contains_sorted(pending_task_ids, task_id):
+                continue
+            for prediction in stored:
+                self._predictions.delete(prediction, f"the predictions of {self._version}")
+                deleted += 1
+                self._reporter.progress(deleted, self._context.rejections.count, None)
+        return deleted
 
     # --- sending
 
     def _send_all(self) -> None:
-        self.counts["sent"] = sum(self.pending)
-        fruitless = 0
-        while any(self.pending):
-            for call in self._iter_batches():
-                before = self.counts["created"]
-                trouble = self._send(call)
-                fruitless = 0 if trouble is None or self.counts["created"] > before else fruitless + 1
-                if trouble is not None and fruitless >= MAX_FAILED_REQUESTS:
-                    raise LsmlError(trouble.message, self._resume_hint()) from trouble
-                done = self.counts["sent"] - sum(self.pending)
-                self.reporter.progress(done, self.rejections.count, done / max(1, self.counts["sent"]))
-                if trouble is not None:
-                    break  # the rest is divided anew
+        self._counts["sent"] = sum(self._pending)
+        failed_requests = 0
+        while any(self._pending):
+            for batch in iter_batches(self._pending_items(), self._max_batch_predictions, self._max_request_bytes):
+                created_before = self._counts["created"]
+                error = self._send(batch)
+                has_progress = error is None or self._counts["created"] > created_before
+                failed_requests = 0 if has_progress else failed_requests + 1
+                if error is not None and failed_requests >= MAX_FAILED_REQUESTS:
+                    raise LsmlError(error.message, self._resume_hint()) from error
+                done = self._counts["sent"] - sum(self._pending)
+                fraction = done / max(1, self._counts["sent"])
+                self._reporter.progress(done, self._context.rejections.count, fraction)
+                if error is not None:
+                    break  # the rest is split again, into smaller batches
 
     def _send(self, batch: Sequence[SpoolItem]) -> LsmlError | None:
-        """One call. None when it was answered, else what went wrong, with what arrived taken off the list."""
-        weight = len(batch) + self.project_task_count
-        note = self.pending_import.record(self._count_predictions(), SETTLE_SECONDS[0] + SETTLE_SECONDS[1] * weight)
-        body = b"[" + b",".join(item.body for item in batch) + b"]"
-        begun = time.monotonic()
-        self.counts["calls"] += 1
+        """Send one request and mark what has arrived.
+
+        Returns:
+            None if the request was answered, else what went wrong; the rest of the batch may be sent again.
+
+        Raises:
+            LsmlError: Sending the same again would fail again.
+        """
+        weight = len(batch) + self._context.task_count
+        pending_request = self._pending_import.record(self._predictions.count(), SETTLE_TIME.seconds(weight))
+        body = request_body(batch)
+        started_at = time.monotonic()
+        self._counts["requests"] += 1
         try:
-            answer = self.client.mutate(
+            response = self._context.client.mutate(
                 "POST",
-                f"/api/projects/{self.options.project}/import/predictions",
+                f"/api/projects/{self._project}/import/predictions",
                 f"the import of {len(batch):,} predictions",
                 body,
                 timeout=600 + 0.05 * weight,
             )
         except OutcomeUnknown as error:
-            self.reporter.note(f"{error.message} Looking for what has arrived.", important=True)
-            if not error.is_server_done:
-                wait_until_settled(note, self._count_predictions)
-            if not self._mark_arrived(batch):  # perhaps it was too much for somebody on the way
-                self.max_batch_predictions, self.max_request_bytes = (
-                    max(1, len(batch) // 2),
-                    max(MIN_REQUEST_BYTES, len(body) // 2),
-                )
-            self.pending_import.clear()
+            self._look_for_arrived(batch, len(body), pending_request, error)
             return error
         except RequestRejected as error:
-            self.pending_import.clear()
-            if error.status == 413 and self.max_request_bytes > MIN_REQUEST_BYTES:
-                self.max_request_bytes = max(MIN_REQUEST_BYTES, len(body) // 2)
-                return error
-            if error.status == 400 and self._reject_deleted_tasks(batch):
+            self._pending_import.clear()
+            if self._can_retry_rejected(batch, len(body), error.status):
                 return error
             raise LsmlError(error.message, f"{error.hint} {self._resume_hint()}") from error
-        self.sending_seconds += time.monotonic() - begun
-        created = answer.get("created") if isinstance(answer, dict) else None
-        for item in batch:
-            self.pending[item.position], self.acknowledged[item.position] = 0, 1
-        self.counts["created"] += created if isinstance(created, int) else 0
-        self.has_dropped = self.has_dropped or created != len(batch)
-        self.pending_import.clear()
+        self._sending_seconds += time.monotonic() - started_at
+        self._acknowledge(batch, response)
+        self._pending_import.clear()
         return None
 
-    def _iter_batches(self) -> Iterator[list[SpoolItem]]:
-        call: list[SpoolItem] = []
-        size = 0
-        for item in self._pending_items():
-            if call and (len(call) >= self.max_batch_predictions or size + len(item.body) > self.max_request_bytes):
-                yield call
-                call, size = [], 0
-            call.append(item)
-            size += len(item.body) + 1
-        if call:
-            yield call
-
-    def _pending_items(self) -> Iterator[SpoolItem]:
-        return (item for item in self.spool if self.pending[item.position])
+    def _look_for_arrived(
+        self, batch: Sequence[SpoolItem], body_bytes: int, request: PendingRequest, error: OutcomeUnknown
+    ) -> None:
+        """Take what has arrived of a lost request off the list; if nothing has, send smaller requests from now on."""
+        self._reporter.note(f"{error.message} Looking for what has arrived.", important=True)
+        if not error.is_server_done:
+            wait_until_settled(request, self._predictions.count)
+        if not self._mark_arrived(batch):  # the request may have been too large for a proxy
+            self._max_batch_predictions = max(1, len(batch) // 2)
+            self._max_request_bytes = max(MIN_REQUEST_BYTES, body_bytes // 2)
+        self._pending_import.clear()
 
     def _mark_arrived(self, batch: Sequence[SpoolItem]) -> int:
-        """Look up which of these have arrived; how many."""
-        holders = self._predicted_task_ids()
-        before = self.counts["created"]
-        for item in batch:
-            if _contains_sorted(holders, self.spool.task_ids[item.position]):
-                self.pending[item.position] = 0
-                self.counts["created"] += 1
-        return self.counts["created"] - before
+        """Take the predictions of a batch that the project has off the list; return how many."""
+        predicted_task_ids = self._predictions.task_ids()
+        arrived = [item for item in batch if _contains_sorted(predicted_task_ids, self._spool.task_ids[item.position])]
+        for item in arrived:
+            self._pending[item.position] = 0
+        self._counts["created"] += len(arrived)
+        return len(arrived)
+
+    def _can_retry_rejected(self, batch: Sequence[SpoolItem], body_bytes: int, status: int) -> bool:
+        """Change what is sent after a rejected request; return whether another try can succeed."""
+        if status == 413 and self._max_request_bytes > MIN_REQUEST_BYTES:
+            self._max_request_bytes = max(MIN_REQUEST_BYTES, body_bytes // 2)
+            return True
+        return status == 400 and self._reject_deleted_tasks(batch)
 
     def _reject_deleted_tasks(self, batch: Sequence[SpoolItem]) -> bool:
-        """Whether tasks have been deleted since they were looked for: one of them costs the whole call."""
-        known = self._existing_task_ids()
-        gone = [item for item in batch if not _contains_sorted(known, self.spool.task_ids[item.position])]
-        for item in gone:
-            self._reject(item, "task", f"project {self.options.project} has this task no longer")
-            self.counts["sent"] -= 1
-        return bool(gone)
+        """Reject predictions for tasks that were deleted meanwhile: one of them fails the whole request."""
+        known_ids = self._existing_task_ids()
+        deleted = [item for item in batch if not _contains_sorted(known_ids, self._spool.task_ids[item.position])]
+        for item in deleted:
+            self._reject(item, "task", f"project {self._project} has this task no longer")
+            self._counts["sent"] -= 1
+        return bool(deleted)
+
+    def _acknowledge(self, batch: Sequence[SpoolItem], response: Any) -> None:
+        for item in batch:
+            self._pending[item.position], self._acknowledged[item.position] = 0, 1
+        created = response.get("created") if isinstance(response, dict) else None
+        self._counts["created"] += created if isinstance(created, int) else 0
+        self._has_dropped = self._has_dropped or created != len(batch)
+
+    def _pending_items(self) -> Iterator[SpoolItem]:
+        return (item for item in self._spool if self._pending[item.position])
 
     def _reject(self, item: SpoolItem, stage: Literal["task", "send"], reason: str) -> None:
-        self.pending[item.position] = 0
-        self.rejections.add(stage, reason, self.spool.task_ids[item.position], item.index, item.location)
+        self._pending[item.position] = 0
+        task_id = self._spool.task_ids[item.position]
+        self._context.rejections.add(stage, reason, task_id, item.index, item.location)
 
     def _resume_hint(self) -> str:
-        there = f"{self.counts['created']:,} of {self.counts['sent']:,} predictions are there."
-        return f"{there} Run the same again: it sends what is missing."
+        done = f"{self._counts['created']:,} of {self._counts['sent']:,} predictions are there."
+        return f"{done} Run the same again: it sends what is missing."
 
     # --- afterwards
 
     def _reject_dropped(self) -> None:
-        """Label Studio leaves out in silence what its own check does not like."""
-        holders = self._predicted_task_ids()
+        """Reject what Label Studio silently left out because its own validation failed."""
+        predicted_task_ids = self._predictions.task_ids()
         reason = (
             "Label Studio has left it out and does not say why; its log does ('Prediction validation failed'),"
             " if its label config was not changed meanwhile"
         )
-        for item in self.spool:
-            if self.acknowledged[item.position] and not _contains_sorted(holders, self.spool.task_ids[item.position]):
+        for item in self._spool:
+            is_there = _contains_sorted(predicted_task_ids, self._spool.task_ids[item.position])
+            if self._acknowledged[item.position] and not is_there:
                 self._reject(item, "send", reason)
 
     def _remove_duplicates(self) -> None:
-        """Of equal predictions of this version that a task of ours has, keep the first."""
-        mine = _sorted_unique(self.spool.task_ids)
-        different = 0
-        for task, stored in self._stored_predictions(mine, only_multiple=True):
-            if not _contains_sorted(mine, task):
+        """Keep only the first of equal predictions of this version, on the tasks of the spool."""
+        task_ids = _sorted_unique(self._spool.task_ids)
+        tasks_with_several = 0
+        for task_id, stored in self._predictions.iter_stored(task_ids, only_multiple=True):
+            if not _contains_sorted(task_ids, task_id):
                 continue
             kept: list[Mapping[str, Any]] = []
-            for prediction in sorted(stored, key=lambda each: int(each["id"])):
+            for prediction in sorted(stored, key=lambda prediction: int(prediction["id"])):
                 if any(_is_same_prediction(prediction, other) for other in kept):
-                    self._delete_prediction(prediction["id"], "a prediction that is there twice")
-                    self.counts["doubles"] += 1
-                    self.reporter.progress(self.counts["doubles"], self.rejections.count, None)
+                    self._predictions.delete(prediction, "a prediction that is there twice")
+                    self._counts["duplicates"] += 1
+                    self._reporter.progress(self._counts["duplicates"], self._context.rejections.count, None)
                 else:
                     kept.append(prediction)
-            different += len(kept) > 1
-        if different:
-            self.notes.append(
-                f"{different:,} tasks have several predictions of {self.version} that differ; they were left alone."
+            tasks_with_several += len(kept) > 1
+        if tasks_with_several:
+            self._notes.append(
+                f"{tasks_with_several:,} tasks have several predictions of {self._version} that differ; they were left"
+                " alone."
             )
 
     def _activate_version(self) -> None:
-        """Make the version the one that the project shows, and say what else may hide it."""
-        before = self.project.get("model_version") or ""
-        shown = self.client.get_project(self.options.project).get("model_version") or ""  # deleting a version unsets it
-        if shown != self.version and self.options.activate:
-            self.client.mutate_idempotent(
-                "PATCH",
-                f"/api/projects/{self.options.project}/",
-                f"the version that project {self.options.project} shows",
-                {"model_version": self.version},
-                timeout=300,
-            )
-            if before not in ("", self.version):
-                backend = "" if before in self._count_versions() else ", a connected ML backend"
-                self.notes.append(f"The project shows predictions of {self.version} now; before: {before}{backend}.")
-        elif shown != self.version:
+        """Make the project show the version, or note why annotators do not see it."""
+        previous = self._context.active_version
+        project = self._context.client.get_project(self._project)  # again, because deleting a version unsets it
+        shown = project.get("model_version") or ""
+        if shown != self._version and self._context.options.activate:
+            self._context.activate_version()
+            if previous not in ("", self._version):
+                backend = "" if previous in self._predictions.count_versions() else ", a connected ML backend"
+                self._notes.append(
+                    f"The project shows predictions of {self._version} now; before: {previous}{backend}."
+                )
+        elif shown != self._version:
             what = f"those of {shown}" if shown else "none"
-            self.notes.append(
+            self._notes.append(
                 f"Annotators do not get these predictions yet: the project shows {what} (Settings -> Annotation)."
             )
-        if self.project.get("show_collab_predictions") is False:
-            self.notes.append(
+        if self._context.project.get("show_collab_predictions") is False:
+            self._notes.append(
                 "The project shows no predictions: see Settings -> Annotation -> Use predictions to prelabel tasks."
             )
 
-    # --- what is there
-
-    def _count_versions(self) -> dict[str, int]:
-        return count_versions(self.client, self.options.project)
-
-    def _count_predictions(self) -> int:
-        return self._count_versions().get(self.version, 0)
-
-    def _predicted_task_ids(self) -> array[int]:
-        """The ids of the tasks that have a prediction of this version, ascending."""
-        found = array("q")
-        # The list finds versions by a part of their names, in any case.
-        alike = [
-            each for each in self._count_versions() if self.version.lower() in each.lower() and each != self.version
-        ]
-        if alike:
-            found.extend(task for task, _ in self._stored_predictions(None))
-            return found
-        for page in list_tasks(self.client, self.options.project, [self._version_condition]):
-            found.extend(task["id"] for task in page.tasks)
-        return found
-
-    def _stored_predictions(
-        self, task_ids: array[int] | None, only_multiple: bool = False
-    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """The tasks with predictions of this version, and these in full.
-
-        tasks    only from the first of these to the last; several: only those with more than one prediction
-        """
-        conditions = [self._version_condition]
-        if only_multiple:
-            conditions.append(condition("total_predictions", "greater", "Number", 1))
-        if task_ids:
-            conditions.append(condition("id", "in", "Number", {"min": task_ids[0], "max": task_ids[-1]}))
-        for page in list_tasks(self.client, self.options.project, conditions, include=None):
-            for task in page.tasks:
-                stored = [each for each in task["predictions"] if each.get("model_version") == self.version]
-                if stored:
-                    yield task["id"], stored
-
-    @property
-    def _version_condition(self) -> Mapping[str, Any]:
-        return condition("predictions_model_versions", "contains", "List", [self.version])
-
-    def _delete_prediction(self, prediction_id: int, description: str) -> None:
-        try:
-            self.client.mutate_idempotent("DELETE", f"/api/predictions/{prediction_id}/", description)
-        except RequestRejected as error:
-            if error.status != 404:  # gone already
-                raise
-
-
-def count_versions(client: LabelStudioClient, project: int) -> dict[str, int]:
-    """How many predictions of each version a project has."""
-    path = f"/api/projects/{project}/model-versions/"
-    found = client.get(path, f"the versions in project {project}", {"extended": "true"})
-    return {str(each["model_version"]): int(each["count"]) for each in found.get("static") or ()}
-
-
-def delete_version(client: LabelStudioClient, project: int, version: str, count: int) -> int:
-    """Delete every prediction of a version, of which there are `count`. How many went. It may be sent again at will."""
-    path = f"/api/projects/{project}/model-versions/"
-    what = f"the predictions of {version}"
-    for _ in range(MAX_FAILED_REQUESTS):
-        try:
-            answer = client.mutate("DELETE", path, what, {"model_version": version}, timeout=600 + 0.1 * count)
-            return int(answer["deleted_predictions"]) if isinstance(answer, dict) else count
-        except OutcomeUnknown as error:
-            problem = error
-            if not count_versions(client, project).get(version):
-                return count
-    raise LsmlError(problem.message, "Run the same again: it deletes what is left.") from problem
-
-
-def delete_pushed_version(client: LabelStudioClient, project: int, version: str, dry_run: bool) -> int:
-    """Delete a version from a project; how many predictions it had. Raises UsageError where there is none."""
-    known = count_versions(client, project)
-    if version not in known:
-        there = format_list(f"{each} ({known[each]:,})" for each in sort_by_similarity(version, known))
-        raise UsageError(
-            f"Project {project} has no predictions of {version!r}.", f"It has those of: {there or 'no version'}."
-        )
-    return known[version] if dry_run else delete_version(client, project, version, known[version])
-
 
 def _contains_sorted(ascending: array[int], number: int) -> bool:
-    place = bisect_left(ascending, number)
-    return place < len(ascending) and ascending[place] == number
+    index = bisect_left(ascending, number)
+    return index < len(ascending) and ascending[index] == number
 
 
 def _sorted_unique(numbers: array[int]) -> array[int]:

@@ -1,4 +1,4 @@
-"""What a push is asked for, and what became of it."""
+"""The options of a push, and its result."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ ExistingPolicy = Literal["skip", "replace"]
 class PushOptions:
     """What to push, and where to.
 
-    version    only predictions of this one, where the file holds several
-    existing   what becomes of predictions of the same version that are there
-    activate   make the version the one that the project shows
-    create     import whole tasks together with their predictions
+    Attributes:
+        file: A file of predictions or tasks, "-" for standard input.
+        project: Id of the project.
+        version: Push only predictions of this version.
+        existing: What becomes of predictions of the same version that the project has.
+        activate: Whether to make the version the one that the project shows.
+        create_tasks: Whether to import whole tasks with their predictions.
+        dry_run: Whether to check everything and send nothing.
+        errors: File that lists all rejections.
     """
 
     file: str
@@ -32,15 +37,20 @@ class PushOptions:
 
 @dataclass(frozen=True)
 class PushResult:
-    """How it went, in predictions; with `create` in tasks.
+    """The result of a push: counts of predictions, or of tasks if tasks were created.
 
-    records   of the input
-    sent      went to Label Studio; created: are there now because of it
-    existing  were there already, of the same version; replaced: went before the new ones came
-    failed    `lsml predict` had failed there; other: of another version
-    empty     tasks without a prediction, which `create` makes all the same
-    rejected  do not fit the label config, name an unknown task, or were not taken
-    doubles   were there twice, from an interrupted push, and are not any more
+    Attributes:
+        records: Records of the input.
+        sent: Items that were sent.
+        created: Items that the project has because of it.
+        existing: Predictions of the same version that were there already.
+        replaced: Tasks whose older predictions were deleted first.
+        failed: Records of tasks for which `lsml predict` had failed.
+        empty: Tasks without a prediction; creating tasks creates them all the same.
+        other: Predictions of other versions.
+        rejected: Items that do not fit the label config, name an unknown task, or were not accepted.
+        duplicates: Predictions that an interrupted push had left twice and that were removed.
+        calls: Requests that were sent.
     """
 
     project: int
@@ -68,22 +78,42 @@ class PushResult:
         return self.existing + self.failed + self.other + (self.empty if self.item_type == "predictions" else 0)
 
     def to_json(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "notes"}
-        return fields | {"skipped": self.skipped}
+        """Return the JSON of `--summary`. Its keys are an interface: they do not follow the names of the fields."""
+        return {
+            "project": self.project,
+            "version": self.version,
+            "records": self.records,
+            "sent": self.sent,
+            "created": self.created,
+            "existing": self.existing,
+            "replaced": self.replaced,
+            "failed": self.failed,
+            "empty": self.empty,
+            "other": self.other,
+            "rejected": self.rejected,
+            "doubles": self.duplicates,
+            "calls": self.calls,
+            "sending_seconds": self.sending_seconds,
+            "seconds": self.seconds,
+            "dry_run": self.dry_run,
+            "what": self.item_type,
+            "errors": self.errors,
+            "skipped": self.skipped,
+        }
 
     def summary_lines(self) -> Iterator[str]:
-        why = {
+        """Yield the lines of the summary."""
+        skipped_by_reason = {
             "there already": self.existing,
             "failed when they were predicted": self.failed,
             "without a prediction": self.empty if self.item_type == "predictions" else 0,
             "of another version": self.other,
         }
-        reasons = ", ".join(f"{number:,} {reason}" for reason, number in why.items() if number)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason.items() if count)
         would = "would be " if self.dry_run else ""
         named = f" of {self.version}" if self.version and self.item_type == "predictions" else ""
-        done = f"{self.sent:,} {self.item_type}{named} {would}sent" + (
-            "" if self.dry_run else f", {self.created:,} created"
-        )
+        created = "" if self.dry_run else f", {self.created:,} created"
+        done = f"{self.sent:,} {self.item_type}{named} {would}sent{created}"
         skipped = f", {self.skipped:,} skipped ({reasons})" if self.skipped else ""
         rate = f" in {self.seconds:,.1f} s" + (f" ({self.created / self.seconds:,.0f}/s)" if self.created else "")
         yield f"{self.records:,} records: {done}{skipped}, {self.rejected:,} rejected{rate}"

@@ -1,4 +1,4 @@
-"""What `lsml predict` wrote, read once and checked: what may be sent waits on disk, all else is told of."""
+"""Read and check the input of a push once: valid items wait in a spool on disk, the others are rejected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import orjson
 
@@ -16,44 +16,40 @@ from lsml_cli.errors import OutputError
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output_paths import resolve_output_path, sibling_path
 from lsml_cli.io.source import RecordSource
+from lsml_cli.label_studio.progress import ProgressReporter
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction, dumps
 from lsml_cli.schema.tasks import describe_json_type
 
-MAX_SHOWN_REJECTIONS = 3  # rejections that are said at once
-COPIED_TASK_FIELDS = (
-    "data",
-    "meta",
-)  # what a new task takes over from an old one: ids, annotations and drafts belong elsewhere
-
+MAX_SHOWN_REJECTIONS = 3  # rejections that are shown one by one
+# What a new task takes over from its record: ids, annotations and drafts belong to another project.
+COPIED_TASK_FIELDS = ("data", "meta")
 REQUIRED_REGION_FIELDS = ("id", "from_name", "to_name", "type", "value")
-RELATION_DEFAULTS: Mapping[str, Any] = {
-    "id": "",
-    "from_name": "",
-    "to_name": "",
-    "value": {},
-}  # a relation has none of these
+# A relation has none of the required fields.
+RELATION_DEFAULTS: Mapping[str, Any] = {"id": "", "from_name": "", "to_name": "", "value": {}}
 
-Stage = Literal["read", "check", "task", "send"]  # not JSON; not what the config wants; no such task; not taken
-
-
-class ProgressReporter(Protocol):
-    def note(self, sentence: str, important: bool = False) -> None: ...
-
-    def progress(self, tasks: int, failed: int, fraction: float | None) -> None: ...
+# Where an item was rejected: it is not JSON, does not fit the label config, names an unknown task, was not accepted.
+Stage = Literal["read", "check", "task", "send"]
 
 
 class SpoolItem(NamedTuple):
-    """Something to send. `number` is its position among them, `index` and `place` that of its record in the input."""
+    """An item to send.
+
+    Attributes:
+        position: Position in the spool, from 0.
+        index: Position of its record in the input, from 0.
+        location: Where the record stands in the input: "line 12".
+        body: The JSON to send.
+    """
 
     position: int
-    index: int  # type: ignore[assignment]  # the method of tuples goes, nobody misses it
+    index: int  # type: ignore[assignment]  # hides tuple.index
     location: str
     body: bytes
 
 
 class Rejections:
-    """What is not sent, or not taken: counted, the first few said, all of it in the error file."""
+    """Count rejected items, show the first few, and list all of them in the error file."""
 
     def __init__(self, path: Path | None, source: str, reporter: ProgressReporter) -> None:
         self.count = 0
@@ -65,11 +61,12 @@ class Rejections:
         self._file = self._part.open("wb") if self._part else None
 
     def add(self, stage: Stage, reason: str, task_id: int | None, index: int, location: str) -> None:
+        """Reject an item; raise OutputError if the error file cannot be written."""
         self.count += 1
         self.by_stage[stage] += 1
         if self.count <= MAX_SHOWN_REJECTIONS:
-            named = f", task {task_id}" if task_id is not None else ""
-            self._reporter.note(f"rejected: {self._source}, {location}{named}: {reason}", important=True)
+            task = f", task {task_id}" if task_id is not None else ""
+            self._reporter.note(f"rejected: {self._source}, {location}{task}: {reason}", important=True)
         if self._file:
             line = {
                 "id": task_id,
@@ -85,18 +82,21 @@ class Rejections:
                 raise OutputError(f"{self.path} cannot be written: {error.strerror}.") from None
 
     def close(self) -> None:
-        """Let the error file appear, also when the run was not finished."""
+        """Let the error file appear under its name, also if the run was not finished."""
         if self._file and self._part and self.path:
             self._file.close()
             self._part.replace(resolve_output_path(str(self.path)))
 
 
 class Spool:
-    """Bodies that may be sent, in a temporary file, in the order of the input; here is only what is counted.
+    """Items to send, in the order of the input: bodies in a temporary file, only task ids and counts in memory.
 
-    tasks     the task that each belongs to, eight bytes each; -1 for one that is still to be made
-    versions  how many there are of each model version; named: of each one in the input, whether sent or not
-    counts    "records", "failed" (predict said so), "empty" (a task without prediction), "other" (another version)
+    Attributes:
+        task_ids: The task of each item, eight bytes each; -1 for a task that is still to be created.
+        version_counts: Items by model version.
+        input_version_counts: Predictions of the input by model version, whether they are sent or not.
+        counts: "records", "failed" (`lsml predict` had failed), "empty" (a task without a prediction), "other" (a
+            prediction of another version).
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class Spool:
         return len(self.task_ids)
 
     def add(self, task_id: int, body: bytes, record: Record) -> None:
-        """`body` is JSON on one line."""
+        """Append an item; `body` is JSON on one line. Raises OutputError if the disk is full."""
         try:
             self._file.write(b"%d\t%s\t%s\n" % (record.index, record.location.encode(), body))
         except OSError as error:
@@ -128,9 +128,9 @@ class Spool:
 
     def __iter__(self) -> Iterator[SpoolItem]:
         self._file.seek(0)
-        for number, line in enumerate(self._file):
-            index, place, body = line.rstrip(b"\n").split(b"\t", 2)
-            yield SpoolItem(number, int(index), place.decode(), body)
+        for position, line in enumerate(self._file):
+            index, location, body = line.rstrip(b"\n").split(b"\t", 2)
+            yield SpoolItem(position, int(index), location.decode(), body)
 
 
 def spool_records(
@@ -141,27 +141,34 @@ def spool_records(
     version: str | None,
     whole_tasks: bool,
 ) -> None:
-    """Read everything, and put what may be sent into `spool`.
+    """Read all records; put valid items into the spool and reject the others.
 
-    version  only predictions of this one
-    whole    tasks with their predictions are to be sent, to be made anew; otherwise predictions of tasks that are there
+    Args:
+        source: The input.
+        config: What the predictions have to fit.
+        spool: Takes the items to send.
+        rejections: Takes the others.
+        version: Send only predictions of this version.
+        whole_tasks: Whether items are tasks to be created, with their predictions, or predictions of existing tasks.
     """
     for record in source:
         spool.counts["records"] += 1
-        task: int | None = None
+        task_id: int | None = None
         try:
             raw = _parse_record(record)
-            task = raw.get("id") if "data" in raw else raw.get("task")
-            task = task if type(task) is int else None
+            task_id = raw.get("id") if "data" in raw else raw.get("task")
+            task_id = task_id if type(task_id) is int else None
             if whole_tasks:
                 _spool_task(raw, config, spool, record, version)
             else:
-                _spool_predictions(raw, task, config, spool, record, version)
-        except _RecordRejected as wrong:
-            rejections.add(wrong.stage, str(wrong), task, record.index, record.location)
+                _spool_predictions(raw, task_id, config, spool, record, version)
+        except _RecordRejected as rejection:
+            rejections.add(rejection.stage, str(rejection), task_id, record.index, record.location)
 
 
 class _RecordRejected(ValueError):
+    """A record that is not sent, and why."""
+
     def __init__(self, stage: Stage, reason: str) -> None:
         super().__init__(reason)
         self.stage: Stage = stage
@@ -185,27 +192,27 @@ def _spool_predictions(
     if raw.get("error") is not None and "data" not in raw:
         spool.counts["failed"] += 1
         return
-    found: list[Mapping[str, Any]]
+    predictions: list[Mapping[str, Any]]
     if "data" in raw:
-        found = _embedded_predictions(raw)
-        if not found:
+        predictions = _embedded_predictions(raw)
+        if not predictions:
             spool.counts["empty"] += 1
             return
     elif "result" in raw:
-        found = [raw]
+        predictions = [raw]
     else:
         raise _RecordRejected("read", "this is neither a task nor a prediction: it has neither data nor a result")
-    _tally_input_versions(found, spool)
+    _tally_input_versions(predictions, spool)
     if task_id is None:
         raise _RecordRejected(
             "read", "this task has no id" if "data" in raw else "this prediction does not say of which task"
         )
-    for prediction in found:
+    for prediction in predictions:
         if version is not None and prediction.get("model_version") != version:
             spool.counts["other"] += 1
             continue
-        if wrong := find_prediction_problem(prediction, config):
-            raise _RecordRejected("check", wrong)
+        if problem := find_prediction_problem(prediction, config):
+            raise _RecordRejected("check", problem)
         spool.add(task_id, dumps({"task": task_id} | _stored_fields(prediction)), record)
         spool.version_counts[prediction["model_version"]] += 1
 
@@ -218,33 +225,35 @@ def _spool_task(raw: Mapping[str, Any], config: LabelConfig, spool: Spool, recor
             obj.read(raw["data"])
         except ValueError as error:
             raise _RecordRejected("check", str(error)) from None
-    found = _embedded_predictions(raw)
-    _tally_input_versions(found, spool)
-    wanted = [each for each in found if version is None or each.get("model_version") == version]
-    spool.counts["other"] += len(found) - len(wanted)
-    for prediction in wanted:
-        if wrong := find_prediction_problem(prediction, config):
-            raise _RecordRejected("check", wrong)
-    if not wanted:
+    predictions = _embedded_predictions(raw)
+    _tally_input_versions(predictions, spool)
+    selected = [
+        prediction for prediction in predictions if version is None or prediction.get("model_version") == version
+    ]
+    spool.counts["other"] += len(predictions) - len(selected)
+    for prediction in selected:
+        if problem := find_prediction_problem(prediction, config):
+            raise _RecordRejected("check", problem)
+    if not selected:
         spool.counts["empty"] += 1
-    kept = {key: raw[key] for key in COPIED_TASK_FIELDS if raw.get(key)} | {"data": raw["data"]}
-    spool.add(-1, dumps(kept | {"predictions": [_stored_fields(each) for each in wanted]}), record)
-    spool.version_counts.update(each["model_version"] for each in wanted)
+    task = {key: raw[key] for key in COPIED_TASK_FIELDS if raw.get(key)} | {"data": raw["data"]}
+    spool.add(-1, dumps(task | {"predictions": [_stored_fields(prediction) for prediction in selected]}), record)
+    spool.version_counts.update(prediction["model_version"] for prediction in selected)
 
 
 def _tally_input_versions(predictions: Sequence[Mapping[str, Any]], spool: Spool) -> None:
-    versions = (each.get("model_version") for each in predictions)
+    versions = (prediction.get("model_version") for prediction in predictions)
     spool.input_version_counts.update(version for version in versions if isinstance(version, str))
 
 
 def _embedded_predictions(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The predictions that a task carries in full; an export has their ids only, which say nothing."""
+    """Return the predictions that a task holds in full; the ids in an export do not count."""
     stored = task.get("predictions")
-    return [each for each in stored if isinstance(each, dict)] if isinstance(stored, list) else []
+    return [prediction for prediction in stored if isinstance(prediction, dict)] if isinstance(stored, list) else []
 
 
 def _stored_fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """What Label Studio keeps of a prediction."""
+    """Return the fields of a prediction that Label Studio stores."""
     return {
         "result": prediction["result"],
         "score": prediction.get("score"),
@@ -253,22 +262,23 @@ def _stored_fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_prediction_problem(prediction: Mapping[str, Any], config: LabelConfig) -> str | None:
-    """None when Label Studio takes the prediction, else one sentence about what is wrong."""
+    """Return what is wrong with a stored prediction as one sentence, None if Label Studio accepts it."""
     result = prediction.get("result")
     if not isinstance(result, list) or not all(isinstance(region, dict) for region in result):
         return f"its result is {describe_json_type(result)}, not a list of regions"
     if not isinstance(prediction.get("model_version"), str) or not prediction["model_version"]:
-        return "it has no model_version, and without one nobody can tell predictions apart"
+        return "it has no model_version, and without one predictions cannot be told apart"
     if (version := prediction["model_version"]) != version.strip():
         return f"its model_version {version!r} begins or ends with a space, which Label Studio takes away"
     for number, region in enumerate(result):
-        missing = next(
-            (key for key in REQUIRED_REGION_FIELDS if key not in region and region.get("type") != "relation"), None
-        )
+        is_relation = region.get("type") == "relation"
+        missing = next((key for key in REQUIRED_REGION_FIELDS if key not in region and not is_relation), None)
         if missing:
             return f"region {number + 1} of {len(result)} has no {missing}"
     try:
-        whole = [{**RELATION_DEFAULTS, **region} if region.get("type") == "relation" else region for region in result]
-        return config.check(Prediction.from_json({**prediction, "result": whole}))
+        completed = [
+            {**RELATION_DEFAULTS, **region} if region.get("type") == "relation" else region for region in result
+        ]
+        return config.check(Prediction.from_json({**prediction, "result": completed}))
     except (KeyError, TypeError, ValueError) as error:
         return f"its regions cannot be read: {error}"

@@ -1,4 +1,4 @@
-"""`lsml pull`, against a server that plays Label Studio; tests/slow has a real one."""
+"""`lsml pull` against a fake Label Studio; tests/slow has a real one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.cli import Lsml
 from tests.helpers.stub_http import KEY, make_jwt
 from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
 
-CHOSEN = [{"id": "r", "from_name": "kind", "to_name": "text", "type": "choices", "value": {"choices": ["ham"]}}]
+RESULT = [{"id": "r", "from_name": "kind", "to_name": "text", "type": "choices", "value": {"choices": ["ham"]}}]
 
 
 @pytest.fixture
@@ -28,42 +28,44 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubProject]:
 
 
 def annotate(server: StubProject, task: int, **fields: Any) -> None:
-    server.tasks[task]["annotations"].append({"id": task, "result": CHOSEN, "was_cancelled": False, **fields})
+    server.tasks[task]["annotations"].append({"id": task, "result": RESULT, "was_cancelled": False, **fields})
 
 
-def pulled(lsml: Lsml, *options: str | Path) -> list[dict[str, Any]]:
+def run_pull(lsml: Lsml, *options: str | Path) -> list[dict[str, Any]]:
     run = lsml("pull", "--project", "3", *options)
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-def test_what_comes_out(server: StubProject, lsml: Lsml) -> None:
+def test_filters_select_tasks(server: StubProject, lsml: Lsml) -> None:
     ids = server.add_tasks(6)
     annotate(server, ids[1])
     annotate(server, ids[2], was_cancelled=True)
-    server.add_prediction(ids[4], "v1", CHOSEN)
+    server.add_prediction(ids[4], "v1", RESULT)
 
-    everything = pulled(lsml)
+    everything = run_pull(lsml)
     assert [task["id"] for task in everything] == ids
     assert everything[1]["annotations"] == server.tasks[ids[1]]["annotations"]
     assert everything[4]["predictions"] == [server.predictions[0]["id"]]
 
-    [annotated] = pulled(lsml, "--only", "annotated")
+    [annotated] = run_pull(lsml, "--only", "annotated")
     assert annotated == everything[1]
-    unlabelled = pulled(lsml, "--only", "unlabelled")
-    assert unlabelled == [{"id": each, "data": server.tasks[each]["data"]} for each in ids if each != ids[1]]
-    assert [task["id"] for task in pulled(lsml, "--only", "unpredicted")] == [each for each in ids if each != ids[4]]
+    unlabelled = run_pull(lsml, "--only", "unlabelled")
+    assert unlabelled == [{"id": id, "data": server.tasks[id]["data"]} for id in ids if id != ids[1]]
+    assert [task["id"] for task in run_pull(lsml, "--only", "unpredicted")] == [id for id in ids if id != ids[4]]
 
 
-def test_the_fields_that_are_asked_for(server: StubProject, lsml: Lsml) -> None:
-    [one] = server.add_tasks(1)
-    annotate(server, one)
-    server.add_prediction(one, "v1", CHOSEN)
-    assert pulled(lsml, "--fields", "data") == [{"id": one, "data": {"text": "message 0"}}]
-    assert pulled(lsml, "--fields", "meta,id") == [{"id": one, "meta": {}}]
-    assert pulled(lsml, "--fields", "annotations") == [{"id": one, "annotations": server.tasks[one]["annotations"]}]
-    [full] = pulled(lsml, "--fields", "annotations, predictions")
-    assert full["predictions"][0]["result"] == CHOSEN
+def test_fields_are_selected(server: StubProject, lsml: Lsml) -> None:
+    [task_id] = server.add_tasks(1)
+    annotate(server, task_id)
+    server.add_prediction(task_id, "v1", RESULT)
+    assert run_pull(lsml, "--fields", "data") == [{"id": task_id, "data": {"text": "message 0"}}]
+    assert run_pull(lsml, "--fields", "meta,id") == [{"id": task_id, "meta": {}}]
+    assert run_pull(lsml, "--fields", "annotations") == [
+        {"id": task_id, "annotations": server.tasks[task_id]["annotations"]}
+    ]
+    [full] = run_pull(lsml, "--fields", "annotations, predictions")
+    assert full["predictions"][0]["result"] == RESULT
     run = lsml("pull", "--project", "3", "--fields", "id,dat")
     assert run.returncode == 2
     assert run.stdout == ""
@@ -74,12 +76,12 @@ def test_the_fields_that_are_asked_for(server: StubProject, lsml: Lsml) -> None:
     "count",
     [0, 1, task_pages.PAGE_SIZE - 1, task_pages.PAGE_SIZE, task_pages.PAGE_SIZE + 1, 2 * task_pages.PAGE_SIZE + 5],
 )
-def test_every_task_comes_once_whatever_the_pages(server: StubProject, lsml: Lsml, count: int) -> None:
+def test_every_task_is_pulled_once(server: StubProject, lsml: Lsml, count: int) -> None:
     ids = server.add_tasks(count)
-    assert [task["id"] for task in pulled(lsml, "--only", "unlabelled")] == ids
+    assert [task["id"] for task in run_pull(lsml, "--only", "unlabelled")] == ids
 
 
-def test_since_and_views(server: StubProject, lsml: Lsml) -> None:
+def test_since_and_view_filter_tasks(server: StubProject, lsml: Lsml) -> None:
     ids = server.add_tasks(5)
     server.tasks[ids[3]]["updated_at"] = "2026-11-20T12:00:00.000000Z"
     below = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": ids[2]}
@@ -89,17 +91,17 @@ def test_since_and_views(server: StubProject, lsml: Lsml) -> None:
     server.views[9] = {"id": 9, "project": 4, "data": {}}
     annotate(server, ids[0])
 
-    assert [task["id"] for task in pulled(lsml, "--since", "2026-11-20T12:00:00Z")] == [ids[3]]
-    assert pulled(lsml, "--since", "2026-11-20T15:00:00+01:00") == []
-    assert [task["id"] for task in pulled(lsml, "--view", "7")] == ids[:2]
-    assert [task["id"] for task in pulled(lsml, "--view", "8")] == [*ids[:2], ids[4]]
-    assert [task["id"] for task in pulled(lsml, "--view", "8", "--only", "unlabelled")] == [ids[1], ids[4]]
+    assert [task["id"] for task in run_pull(lsml, "--since", "2026-11-20T12:00:00Z")] == [ids[3]]
+    assert run_pull(lsml, "--since", "2026-11-20T15:00:00+01:00") == []
+    assert [task["id"] for task in run_pull(lsml, "--view", "7")] == ids[:2]
+    assert [task["id"] for task in run_pull(lsml, "--view", "8")] == [*ids[:2], ids[4]]
+    assert [task["id"] for task in run_pull(lsml, "--view", "8", "--only", "unlabelled")] == [ids[1], ids[4]]
     run = lsml("pull", "--project", "3", "--view", "9")
     assert (run.returncode, "is a tab of project 4" in run.stderr) == (2, True)
     assert lsml("pull", "--project", "3", "--since", "yesterday").returncode == 2
 
 
-def test_files_and_the_label_config(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
+def test_files_and_label_config_are_written(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(3)
     run = lsml(
         *("pull", "--project", "3", "-o", tmp_path / "tasks.json", "--summary", tmp_path / "summary.json"),
@@ -113,54 +115,52 @@ def test_files_and_the_label_config(server: StubProject, lsml: Lsml, tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {"tasks.json", "config.xml", "summary.json"}
 
 
-def test_a_pull_that_broke_off_goes_on(
+def test_interrupted_pull_resumes(
     server: StubProject, lsml: Lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.add_tasks(2 * task_pages.PAGE_SIZE)
     whole = tmp_path / "whole.jsonl"
-    pulled(lsml, "-o", whole, "--fields", "data")
+    run_pull(lsml, "-o", whole, "--fields", "data")
 
     command = ("pull", "--project", "3", "--fields", "data", "-o", tmp_path / "out.jsonl")
-    kept = server.respond
+    respond = server.respond
     pages = iter(range(100))
 
-    def failing(*given: Any) -> tuple[int, Any]:
-        return (400, {"detail": "enough"}) if given[1] == "/api/tasks" and next(pages) == 1 else kept(*given)
+    def failing(*arguments: Any) -> tuple[int, Any]:
+        return (400, {"detail": "enough"}) if arguments[1] == "/api/tasks" and next(pages) == 1 else respond(*arguments)
 
     monkeypatch.setattr(server, "respond", failing)
     run = lsml(*command)
     assert run.returncode == 1
     assert not (tmp_path / "out.jsonl").exists()
-    refused = lsml(*command)
-    assert "1,000 tasks of an unfinished run" in refused.stderr
-    other = lsml(*command, "--resume", "--only", "unlabelled")
-    assert "--only was all, now it is unlabelled" in other.stderr
-    monkeypatch.setattr(server, "respond", kept)
+    without_resume = lsml(*command)
+    assert "1,000 tasks of an unfinished run" in without_resume.stderr
+    with_other_options = lsml(*command, "--resume", "--only", "unlabelled")
+    assert "--only was all, now it is unlabelled" in with_other_options.stderr
+    monkeypatch.setattr(server, "respond", respond)
     run = lsml(*command, "--resume")
     assert run.returncode == 0, run.stderr
     assert "2,000 tasks of project 3, 1,000 of them before" in run.stderr
     assert (tmp_path / "out.jsonl").read_bytes() == whole.read_bytes()
 
 
-def test_tasks_that_come_and_go_meanwhile_shift_nothing(
-    server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deleted_tasks_do_not_shift_pages(server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = server.add_tasks(2 * task_pages.PAGE_SIZE)
-    kept = server.respond
+    respond = server.respond
     pages = iter(range(100))
 
-    def moving(*given: Any) -> tuple[int, Any]:
-        answer = kept(*given)
-        if given[1] == "/api/tasks" and next(pages) == 0:
-            for each in ids[:500]:
-                del server.tasks[each]
+    def moving(*arguments: Any) -> tuple[int, Any]:
+        answer = respond(*arguments)
+        if arguments[1] == "/api/tasks" and next(pages) == 0:
+            for id in ids[:500]:
+                del server.tasks[id]
         return answer
 
     monkeypatch.setattr(server, "respond", moving)
-    assert [task["id"] for task in pulled(lsml, "--only", "unlabelled")] == ids
+    assert [task["id"] for task in run_pull(lsml, "--only", "unlabelled")] == ids
 
 
-def test_a_closed_pipe_is_no_failure(server: StubProject) -> None:
+def test_closed_pipe_exits_0(server: StubProject) -> None:
     server.add_tasks(3 * task_pages.PAGE_SIZE)
     command = f"{sys.executable} -m lsml_cli pull --project 3 -q | head -1; exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
@@ -168,25 +168,25 @@ def test_a_closed_pipe_is_no_failure(server: StubProject) -> None:
     assert len(run.stdout.splitlines()) == 1
 
 
-def test_a_personal_access_token_is_renewed(server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_access_token_is_renewed(server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add_tasks(2)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", make_jwt("refresh"))
     server.expired_token_count = 1
-    assert len(pulled(lsml)) == 2
+    assert len(run_pull(lsml)) == 2
     assert [path for _, path, _ in server.requests].count("/api/token/refresh/") == 2
 
 
-def test_questions_are_asked_again(server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transient_errors_are_retried(server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add_tasks(2)
-    kept = server.respond
+    respond = server.respond
     answers = iter([502, 429])
 
-    def troubled(*given: Any) -> tuple[int, Any]:
+    def troubled(*arguments: Any) -> tuple[int, Any]:
         status = next(answers, 200)
-        return kept(*given) if status == 200 else (status, {"detail": "busy"})
+        return respond(*arguments) if status == 200 else (status, {"detail": "busy"})
 
     monkeypatch.setattr(server, "respond", troubled)
-    assert len(pulled(lsml)) == 2
+    assert len(run_pull(lsml)) == 2
 
 
 @pytest.mark.parametrize(
@@ -196,12 +196,12 @@ def test_questions_are_asked_again(server: StubProject, lsml: Lsml, monkeypatch:
         ("no project", 1, "knows nothing of the tasks of project 4. "),
         ("wrong key", 1, "does not accept the API key."),
         ("forbidden", 1, "refuses the tasks of project 3 to the user of the API key."),
-        ("nobody", 1, "cannot be reached"),
+        ("unreachable", 1, "cannot be reached"),
         ("moved", 1, "sends the tasks of project 3 on to https://elsewhere.example/."),
         ("no json", 1, "is no Label Studio"),
     ],
 )
-def test_what_goes_wrong_is_a_sentence(
+def test_error_is_one_sentence(
     server: StubProject, lsml: Lsml, monkeypatch: pytest.MonkeyPatch, trouble: str, code: int, sentence: str
 ) -> None:
     answers: dict[str, tuple[int, Any]] = {
@@ -211,10 +211,10 @@ def test_what_goes_wrong_is_a_sentence(
     }
     env = {}
     if trouble in answers:
-        monkeypatch.setattr(server, "respond", lambda *given: answers[trouble])
+        monkeypatch.setattr(server, "respond", lambda *arguments: answers[trouble])
     elif trouble == "wrong key":
         env = {"LABEL_STUDIO_API_KEY": "0" * 40}
-    elif trouble == "nobody":
+    elif trouble == "unreachable":
         env = {"LABEL_STUDIO_URL": "http://127.0.0.1:9"}
     elif trouble == "no url":
         env = {"LABEL_STUDIO_URL": ""}
