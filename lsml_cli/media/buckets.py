@@ -1,20 +1,22 @@
-"""Files in buckets, with the credentials of this machine, through the drivers of fsspec.
+"""Read files in buckets with the credentials of this machine, through the drivers of fsspec.
 
-How long a request may take and how often it is tried is up to the driver and its own settings.
+Timeouts and retries are those of the driver and its own settings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from lsml_cli.errors import TransientError
 from lsml_cli.media.resolver import abbreviate
 
-# scheme, as Label Studio spells it -> fsspec's protocol, the extra of lsml that brings its driver
+# scheme, as Label Studio spells it -> (protocol of fsspec, extra of lsml that installs its driver)
 DRIVERS = {"s3": ("s3", "s3"), "gs": ("gs", "gcs"), "azure-blob": ("az", "azure")}
 
-# By name, because they are classes of botocore, aiohttp and azure.core, none of which has to be there.
+# Names of classes of botocore, aiohttp and azure.core, none of which has to be installed.
 _TRANSIENT_ERROR_NAMES = {
     *("HTTPClientError", "ConnectionError", "ClientConnectionError", "ClientPayloadError"),
     *("ServiceRequestError", "ServiceResponseError"),
@@ -22,26 +24,33 @@ _TRANSIENT_ERROR_NAMES = {
 
 
 class BucketAccessError(ValueError):
-    """There is no driver, or no credentials that open this bucket: somebody else may have them."""
+    """There is no driver, or the credentials of this machine do not open this bucket; Label Studio's may."""
 
 
 def read(uri: str, max_bytes: int) -> bytes:
-    """The bytes at "s3://bucket/key" (gs://, azure-blob://).
+    """Return the bytes at "s3://bucket/key" (gs://, azure-blob://).
 
-    Raises NoAccess, ValueError when there is no such file or it is too large, TransientError when it may be had later.
+    Raises:
+        BucketAccessError: There is no driver, or the credentials do not open the bucket.
+        ValueError: There is no such file, or it is too large.
+        TransientError: The file may be had later.
     """
-    content = _access_file(uri, max_bytes, "read")
-    assert isinstance(content, bytes)
-    return content
+    with _translate_errors(uri, max_bytes):
+        file_system, path = _open_checked(uri, max_bytes)
+        content = bytes(file_system.cat_file(path))
+        if len(content) > max_bytes:
+            raise _TooLarge
+        return content
 
 
 def check_readable(uri: str, max_bytes: int) -> None:
-    """Raises what `read` would raise, without reading."""
-    _access_file(uri, max_bytes, "ask")
+    """Raise what `read` would raise, without reading the file."""
+    with _translate_errors(uri, max_bytes):
+        _open_checked(uri, max_bytes)
 
 
 def missing_driver_message(uri: str) -> str | None:
-    """The sentence about the driver that has to be installed first; None when it is there."""
+    """Return the message about a driver that has to be installed first, None if it is there."""
     try:
         _file_system_class(uri)
     except BucketAccessError as error:
@@ -49,24 +58,27 @@ def missing_driver_message(uri: str) -> str | None:
     return None
 
 
-def _access_file(uri: str, max_bytes: int, mode: str) -> bytes | None:
+def _open_checked(uri: str, max_bytes: int) -> tuple[Any, str]:
+    """Return the file system and the path of a file, after checking that it exists and how large it is."""
     path = uri.partition("://")[2]
-    file_system_class = _file_system_class(uri)
+    # Not by fsspec's URLs: "s3://bucket/a::file:///etc/passwd" is one, and reads a file of this machine.
+    file_system = _file_system_class(uri)()
+    info = file_system.info(path)
+    if info.get("type") == "directory":
+        raise IsADirectoryError
+    size = info.get("size")
+    if isinstance(size, int) and size > max_bytes:
+        raise _TooLarge
+    return file_system, path
+
+
+@contextmanager
+def _translate_errors(uri: str, max_bytes: int) -> Iterator[None]:
+    """Translate errors of a driver in the block; a driver also raises whatever its own libraries raise."""
     try:
-        # Not by fsspec's URLs: "s3://bucket/a::file:///etc/passwd" is one, and reads a file of this machine.
-        file_system = file_system_class()
-        facts = file_system.info(path)
-        if facts.get("type") == "directory":
-            raise IsADirectoryError
-        size = facts.get("size")
-        if isinstance(size, int) and size > max_bytes:
-            raise _TooLarge
-        if mode == "ask":
-            return None
-        content = bytes(file_system.cat_file(path))
-        if len(content) > max_bytes:
-            raise _TooLarge
-        return content
+        yield
+    except BucketAccessError:
+        raise
     except _TooLarge:
         raise ValueError(f"{abbreviate(uri)} has more than {max_bytes:,} bytes") from None
     except (FileNotFoundError, IsADirectoryError):
@@ -77,25 +89,26 @@ def _access_file(uri: str, max_bytes: int, mode: str) -> bytes | None:
         ) from None
     except (OSError, TimeoutError) as error:
         raise TransientError(f"{abbreviate(uri)}: {_describe_error(error)}") from None
-    except Exception as error:  # drivers raise what their libraries raise
+    except Exception as error:
         if _is_transient(error):
             raise TransientError(f"{abbreviate(uri)}: {_describe_error(error)}") from None
         raise BucketAccessError(f"{abbreviate(uri)}: {_describe_error(error)}") from None
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether an exception of a driver's own is about a connection or a server, not about credentials or a bucket."""
+    """Return whether an exception of a driver is about a connection or a server, not credentials or a bucket."""
     status = getattr(error, "status_code", getattr(error, "code", None))
     if isinstance(status, int):
         return status >= 500 or status in (408, 429)
-    return not _TRANSIENT_ERROR_NAMES.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+    return not _TRANSIENT_ERROR_NAMES.isdisjoint(base.__name__ for base in type(error).__mro__)
 
 
 class _TooLarge(Exception):
-    pass
+    """The file is larger than allowed."""
 
 
 def _file_system_class(uri: str) -> Any:
+    """Return the driver of a URI's scheme; raise BucketAccessError without one."""
     scheme = urlsplit(uri).scheme
     protocol, extra = DRIVERS[scheme]
     try:

@@ -133,5 +133,5 @@ def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 def _digest(content: bytes) -> bytes:
-    """Return the digest stored in front of the content: after a power cut a file may have the right size and hold zeros."""
+    """Return the digest stored before the content: after a power cut a file of the right size may be full of zeros."""
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()

@@ -1,9 +1,9 @@
-"""Connections for somebody else's addresses: only to hosts that are allowed, and never for longer than allowed.
+"""Connect to untrusted URLs: only to allowed hosts, and never longer than allowed.
 
-A name is looked up once, every address that it has is checked, and one of those very addresses is connected to. Asking
-for the address first and letting the HTTP library connect by name afterwards would leave a gap: the name may lead
-somewhere else the second time (DNS rebinding). Looking at the peer after the answer came would be too late: the request
-has been sent. TLS still checks the certificate against the name.
+A name is resolved once, all its addresses are checked, and one of these is connected to. Resolving it first and letting
+the HTTP library connect by name would leave a gap: the name may resolve to another address the second time (DNS
+rebinding). Checking the peer after the response is too late: the request has been sent. TLS still checks the
+certificate against the name.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import httpx
 
 from lsml_cli.media.hosts import AllowedHosts, HostNotAllowed, is_public
 
-_DEADLINE: ContextVar[float] = ContextVar("deadline")  # of the request that this thread is about, time.monotonic()
+_DEADLINE: ContextVar[float] = ContextVar("deadline")  # of the current request of this thread, time.monotonic()
 
 
 @contextmanager
 def deadline_scope(deadline: float) -> Iterator[None]:
-    """What is done in the block through a guarded connection ends at the deadline, even in the middle of a header."""
+    """End what the block does through a SafeTransport at the deadline, even in the middle of a header."""
     token = _DEADLINE.set(deadline)
     try:
         yield
@@ -35,7 +35,7 @@ def deadline_scope(deadline: float) -> Iterator[None]:
 
 
 class SafeTransport(httpx.BaseTransport):
-    """A pool of connections to the hosts of `hosts`. No proxy: behind one, nobody could see which address is asked."""
+    """A pool of connections to allowed hosts. It uses no proxy, which would hide the address that is connected to."""
 
     def __init__(self, hosts: AllowedHosts, max_connections: int) -> None:
         self._pool = httpcore.ConnectionPool(
@@ -53,13 +53,16 @@ class SafeTransport(httpx.BaseTransport):
             port=request.url.port,
             target=request.url.raw_path,
         )
-        answer = self._pool.handle_request(
+        response = self._pool.handle_request(
             httpcore.Request(
                 request.method, url, headers=request.headers.raw, content=request.stream, extensions=request.extensions
             )
         )
         return httpx.Response(
-            answer.status, headers=answer.headers, stream=_ResponseStream(answer), extensions=dict(answer.extensions)
+            response.status,
+            headers=response.headers,
+            stream=_ResponseStream(response),
+            extensions=dict(response.extensions),
         )
 
     def close(self) -> None:
@@ -67,6 +70,8 @@ class SafeTransport(httpx.BaseTransport):
 
 
 class _ResponseStream(httpx.SyncByteStream):
+    """The body of a response of httpcore, as httpx wants it."""
+
     def __init__(self, response: httpcore.Response) -> None:
         self._response = response
 
@@ -78,7 +83,7 @@ class _ResponseStream(httpx.SyncByteStream):
 
 
 class _SafeNetworkBackend(httpcore.NetworkBackend):
-    """Connects to the addresses that `hosts` allows."""
+    """Connects to the addresses that the allowed hosts permit."""
 
     def __init__(self, hosts: AllowedHosts) -> None:
         self._hosts = hosts
@@ -96,20 +101,20 @@ class _SafeNetworkBackend(httpcore.NetworkBackend):
         timeout = _remaining_timeout(timeout)
         if self._hosts.trust_level(host, port) == "named":
             return _DeadlineStream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
-        failed: Exception | None = None
+        last_error: Exception | None = None
         for address in _resolve_public_addresses(host, port):
             try:
                 return _DeadlineStream(self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failed = error
-        raise failed or httpcore.ConnectError(f"{host} has no address")
+                last_error = error
+        raise last_error or httpcore.ConnectError(f"{host} has no address")
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
 
 class _DeadlineStream(httpcore.NetworkStream):
-    """A connection that waits no longer than until the deadline, however small the pieces are that arrive."""
+    """A connection that does not wait beyond the deadline, however small the pieces are that arrive."""
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
@@ -133,23 +138,23 @@ class _DeadlineStream(httpcore.NetworkStream):
 
 
 def _resolve_public_addresses(host: str, port: int) -> list[str]:
-    """The addresses of a name. Raises HostRefused when one is not public, without telling which."""
+    """Return the addresses of a name; raise HostNotAllowed, without showing it, if one is not public."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise httpcore.ConnectError(f"{host}: {error}") from None
-    addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
+    addresses = list(dict.fromkeys(str(socket_address[0]) for *_, socket_address in infos))
     if not all(map(is_public, addresses)):
         raise HostNotAllowed(f"{host} has an address that is not public (--allow-host {host} allows it all the same)")
     return addresses
 
 
 def _remaining_timeout(timeout: float | None) -> float | None:
-    """Seconds to wait: what the caller would, but not past the deadline."""
+    """Return the seconds to wait: as long as the caller wants, but not beyond the deadline."""
     deadline = _DEADLINE.get(None)
     if deadline is None:
         return timeout
-    left = deadline - time.monotonic()
-    if left <= 0:
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
         raise httpcore.ReadTimeout("out of time")
-    return left if timeout is None else min(timeout, left)
+    return remaining if timeout is None else min(timeout, remaining)

@@ -1,4 +1,4 @@
-"""Files from servers, over HTTP: to whom credentials go, which redirects are followed, how much and how long."""
+"""Fetch files from servers over HTTP: where credentials go, which redirects are followed, size and time limits."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from lsml_cli.media.credentials import API_KEY_ENV_VAR, AuthorizationProvider, L
 from lsml_cli.media.hosts import AllowedHosts, HostNotAllowed
 from lsml_cli.media.resolver import abbreviate
 
-MAX_CONNECTIONS = 64  # at a time, and kept open
+MAX_CONNECTIONS = 64  # at a time; idle ones are kept open
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 1 << 16  # bytes
-MAX_TOKEN_RESPONSE_BYTES = 1 << 16  # bytes of the answer to an exchange
-TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP answers that may be another one next time
+MAX_TOKEN_RESPONSE_BYTES = 1 << 16  # bytes of the response to a token exchange
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})  # a retry may succeed
 
 
 class HttpFetcher:
-    """HTTP for media, with its pool of connections: one per process, for all of its threads.
+    """Fetches media over HTTP with a pool of connections: one per process, for all of its threads.
 
-    hosts     who may be asked, here and after a redirect
-    login     the Label Studio whose files are opened with its key
-    largest   bytes of one file
-    slowest   seconds for one file, from the first byte asked for to the last one there
-    patience  seconds without a byte
+    Args:
+        allowed_hosts: Hosts that requests may go to, also after a redirect.
+        credentials: The Label Studio whose files are requested with its key.
+        max_bytes: Bytes of one file.
+        total_timeout: Seconds for one file, from the request to the last byte.
+        read_timeout: Seconds without a byte.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class HttpFetcher:
         self._authorization = AuthorizationProvider(credentials, self._post_json) if credentials else None
         self._max_bytes = max_bytes
         self._total_timeout = total_timeout
-        # A task's file is no visit: what one answer sets, no other request repeats.
+        # Cookies that one response sets are not sent with other requests.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
         self._client = httpx.Client(
@@ -64,12 +65,16 @@ class HttpFetcher:
         )
 
     def get(self, url: str, value: str, hints: Mapping[int, str] | None = None) -> bytes:
-        """The bytes at a URL.
+        """Return the bytes at a URL.
 
-        value  what the task says, for sentences: the URL may hold a signature that is nobody's business
-        hints  what a status of the answer means here
+        Args:
+            url: Where to fetch; not shown in messages, because it may hold a signature.
+            value: What the task holds, for messages.
+            hints: What a status of the response means for this file.
 
-        Raises ValueError when it cannot be had, TransientError when it may be had later.
+        Raises:
+            ValueError: The file cannot be had.
+            TransientError: The file may be had later.
         """
         deadline = time.monotonic() + self._total_timeout
         content = bytearray()
@@ -83,7 +88,7 @@ class HttpFetcher:
         return bytes(content)
 
     def check_available(self, url: str, value: str, hints: Mapping[int, str] | None = None) -> None:
-        """Raises what `get` would raise as soon as the answer begins."""
+        """Raise what `get` would raise by the time the response begins."""
         with self._open_response(url, value, time.monotonic() + self._total_timeout, hints or {}):
             pass
 
@@ -94,15 +99,14 @@ class HttpFetcher:
     def _open_response(
         self, url: str, value: str, deadline: float, hints: Mapping[int, str]
     ) -> Iterator[httpx.Response]:
-        """A server's good answer; any other, and whatever goes wrong on the way, raises a sentence."""
+        """Yield a successful response; raise ValueError or TransientError for anything else."""
         try:
             with ssrf_guard.deadline_scope(deadline), self._follow_redirects(url, value) as response:
                 if not response.is_success:
-                    who = response.request.url.host  # where a redirect led; not its address, which may be presigned
-                    who = "the server" if who == httpx.URL(url).host else who
-                    raise _status_error(
-                        response, value, hints.get(response.status_code) or self._auth_hint(response), who
-                    )
+                    host = response.request.url.host  # after a redirect; its URL may be presigned, so it is not shown
+                    server_name = "the server" if host == httpx.URL(url).host else host
+                    hint = hints.get(response.status_code) or self._auth_hint(response)
+                    raise _status_error(response, value, hint, server_name)
                 length = response.headers.get("Content-Length", "")
                 if length.isdigit() and int(length) > self._max_bytes:
                     raise ValueError(f"{abbreviate(value)} has more than {self._max_bytes:,} bytes")
@@ -111,17 +115,14 @@ class HttpFetcher:
             raise ValueError(f"{abbreviate(value)}: {error}") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol) as error:
             raise ValueError(f"{abbreviate(value)}: {error}") from None
-        except (
-            httpx.TransportError,
-            *_TRANSPORT_ERRORS,
-        ) as error:  # no connection, a time-out, a connection that broke
+        except (httpx.TransportError, *_TRANSPORT_ERRORS) as error:
             raise TransientError(f"{abbreviate(value)}: {str(error) or type(error).__name__}") from None
 
     @contextmanager
     def _follow_redirects(self, url: str, value: str) -> Iterator[httpx.Response]:
-        """The answer at the end of all redirects. Each is a request of its own: checked, and with its own credentials.
+        """Yield the response after all redirects.
 
-        httpx would follow them as well, but asks nobody whether it may.
+        httpx could follow them, too, but every request has to be checked, and gets its own credentials.
         """
         target = httpx.URL(url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -132,27 +133,20 @@ class HttpFetcher:
                     return
                 target = response.next_request.url
                 if response.headers.get("Content-Length") == "0":
-                    response.read()  # nothing, but the connection can be used again
+                    response.read()  # so that the connection can be reused
         raise ValueError(f"{abbreviate(value)}: more than {MAX_REDIRECTS} redirects")
 
     def _request(self, target: httpx.URL, stack: ExitStack) -> httpx.Response:
-        """The answer to one request; with the key, if it is the key of who is asked. Closed by `stack`."""
+        """Send one request, with the key if it is for Label Studio; `stack` closes the response."""
         if target.scheme not in ("http", "https") or not target.host:
             raise httpx.UnsupportedProtocol(f"{target.scheme}://{target.host} is no address of a web server")
         self._allowed_hosts.require_allowed(target.raw_host.decode(), _port(target))
-        header = (
-            self._authorization.authorization_header()
-            if self._authorization and self._is_label_studio_media(target)
-            else None
-        )
+        if self._authorization is None or not self._is_label_studio_media(target):
+            return self._send(target, None, stack)
+        header = self._authorization.authorization_header()
         response = self._send(target, header, stack)
-        if (
-            response.status_code == 401
-            and header is not None
-            and self._authorization
-            and self._authorization.invalidate(header)
-        ):
-            response.close()  # the token ended early; perhaps the server was started anew
+        if response.status_code == 401 and header is not None and self._authorization.invalidate(header):
+            response.close()  # the token expired early; the server may have been restarted
             response = self._send(target, self._authorization.authorization_header(), stack)
         return response
 
@@ -168,29 +162,28 @@ class HttpFetcher:
         )
 
     def _auth_hint(self, response: httpx.Response) -> str:
-        """What to do about an answer of Label Studio that the key, or the want of one, is the reason for."""
+        """Return what to do about a response of 401 from Label Studio, "" for any other."""
         if response.status_code != 401 or self._credentials is None or self._authorization is None:
             return ""
         if not self._is_label_studio_media(response.request.url):
-            same = response.request.url.host == self._credentials.host_and_port[0]
-            return f" (the key goes only to what {self._credentials.url} serves)" if same else ""
+            is_same_host = response.request.url.host == self._credentials.host_and_port[0]
+            return f" (the key goes only to what {self._credentials.url} serves)" if is_same_host else ""
         if self._authorization.token_type is None:
             return f" ({API_KEY_ENV_VAR} is not set)"
         legacy = "; the organization may have switched legacy tokens off: use a personal access token"
         return f" to the key in {API_KEY_ENV_VAR}{legacy if self._authorization.token_type == 'legacy' else ''}"
 
     def _post_json(self, url: str, body: Mapping[str, str]) -> Any:
-        """JSON to Label Studio and back, for an exchange of tokens. Nothing of either gets into a sentence."""
+        """Post JSON to Label Studio to exchange a token. No message shows the request or the response."""
         content = bytearray()
         try:
             with self._client.stream("POST", url, json=body) as response:
                 if response.has_redirect_location:
                     raise ValueError(f"{url} leads somewhere else; give that address with --label-studio-url")
                 if not response.is_success:
-                    refused = response.status_code in (400, 401, 403)
-                    raise _status_error(
-                        response, url, f" to the personal access token in {API_KEY_ENV_VAR}" if refused else ""
-                    )
+                    is_rejected = response.status_code in (400, 401, 403)
+                    hint = f" to the personal access token in {API_KEY_ENV_VAR}" if is_rejected else ""
+                    raise _status_error(response, url, hint)
                 for piece in _iter_content(response, url):
                     content += piece
                     if len(content) > MAX_TOKEN_RESPONSE_BYTES:
@@ -203,13 +196,13 @@ class HttpFetcher:
             raise ValueError(f"{url}: the answer is no JSON") from None
 
 
-# What a guarded connection raises is not translated by httpx.
+# httpx does not translate what a SafeTransport raises.
 _TRANSPORT_ERRORS = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError)
 
 
 def _status_error(response: httpx.Response, value: str, hint: str, server_name: str = "the server") -> Exception:
-    sentence = f"{abbreviate(value)}: {server_name} answers {response.status_code} {response.reason_phrase}{hint}"
-    return TransientError(sentence) if response.status_code in TRANSIENT_STATUSES else ValueError(sentence)
+    message = f"{abbreviate(value)}: {server_name} answers {response.status_code} {response.reason_phrase}{hint}"
+    return TransientError(message) if response.status_code in TRANSIENT_STATUSES else ValueError(message)
 
 
 def _port(url: httpx.URL) -> int:
@@ -217,17 +210,17 @@ def _port(url: httpx.URL) -> int:
 
 
 def _iter_content(response: httpx.Response, value: str) -> Iterator[bytes]:
-    """The body, a little at a time, also when it is packed: a few packed bytes may become very many.
+    """Yield the body in small pieces, unpacked if it is gzip: a few packed bytes may become very many.
 
-    Nothing packed was asked for, but buckets send what was stored packed as it is. httpx would unpack whole pieces, and
-    bodies that are packed several times.
+    No compression is requested, but buckets send files that are stored compressed as they are. httpx would unpack whole
+    pieces, and bodies that are packed several times.
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding in ("", "identity"):
         yield from response.iter_raw()
         return
     if encoding not in ("gzip", "x-gzip"):
-        raise ValueError(f"{abbreviate(value)}: the server sends it packed with {encoding}, which nobody asked for")
+        raise ValueError(f"{abbreviate(value)}: the server sends it packed with {encoding}, which was not requested")
     unpacker = zlib.decompressobj(wbits=31)
     try:
         for piece in response.iter_raw():

@@ -12,8 +12,6 @@ from urllib.parse import parse_qs, urlsplit
 from tests.helpers.cli import EXAMPLE
 from tests.helpers.stub_http import KEY, StubHandler, make_jwt, run_server
 
-__all__ = ["KEY", "StubExportServer", "find_files_containing", "make_jwt", "run_export_server"]
-
 
 class StubExportServer:
     """A Label Studio with one export per project. Tests change its attributes.

@@ -1,4 +1,4 @@
-"""Files in buckets: a bucket in memory stands for the drivers, which have one interface."""
+"""Files in buckets: a file system in memory replaces the drivers, which have the same interface."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lsml_cli.media.fetcher import AllowedHosts, LabelStudioCredentials, Media
 from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_label_studio, run_stub_server
 from tests.helpers.stub_http import KEY
 
-REGISTRY = sys.modules["fsspec.registry"]._registry  # protocol -> its driver, once it was imported
+REGISTRY = sys.modules["fsspec.registry"]._registry  # protocol -> driver, after its first import
 
 
 class HTTPClientError(Exception):
-    """As botocore has it."""
+    """Like that of botocore."""
 
 
 class EndpointConnectionError(HTTPClientError):
@@ -24,7 +24,7 @@ class EndpointConnectionError(HTTPClientError):
 
 
 class HttpError(Exception):
-    """As gcsfs has it."""
+    """Like that of gcsfs."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"status {code}")
@@ -32,15 +32,15 @@ class HttpError(Exception):
 
 
 class Bucket(MemoryFileSystem):
-    """`closed` and `down` are buckets that behave so."""
+    """A driver whose buckets behave as their names say: `closed`, `down`, ..."""
 
     protocol = ("s3", "gs", "az")
     store: dict = {}  # noqa: RUF012
     pseudo_dirs = [""]  # noqa: RUF012
-    tried: list[str] = []  # noqa: RUF012
+    accessed_paths: list[str] = []  # noqa: RUF012
 
     def info(self, path, **kwargs):
-        self.tried.append(path)
+        self.accessed_paths.append(path)
         if path.startswith("closed/"):
             raise PermissionError("Access Denied")
         if path.startswith("keyless/"):
@@ -59,7 +59,7 @@ def bucket(monkeypatch):
     for protocol in Bucket.protocol:
         monkeypatch.setitem(REGISTRY, protocol, Bucket)
     monkeypatch.setattr(Bucket, "store", {})
-    monkeypatch.setattr(Bucket, "tried", [])
+    monkeypatch.setattr(Bucket, "accessed_paths", [])
     files = Bucket()
     for path in ("bucket/some dir/é.png", "bucket/a%20b.png", "closed/a.png"):
         files.pipe_file(path, IMAGE_BYTES)
@@ -67,12 +67,12 @@ def bucket(monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "azure-blob"])
-def test_files_of_buckets(scheme):
+def test_bucket_files_and_errors(scheme):
     media = Media()
     for path in ("bucket/some dir/é.png", "bucket/a%20b.png"):
         assert media.fetch(f"{scheme}://{path}") == IMAGE_BYTES
         assert media.find_problem(f"{scheme}://{path}", check_remote=True) is None
-    assert media.find_problem(f"{scheme}://bucket/c.png") is None  # nobody was asked
+    assert media.find_problem(f"{scheme}://bucket/c.png") is None  # without a request
     assert (
         media.find_problem(f"{scheme}://bucket/c.png", check_remote=True) == f"there is no file {scheme}://bucket/c.png"
     )
@@ -94,39 +94,39 @@ def test_files_of_buckets(scheme):
         media.fetch(f"{scheme}://400/a.png")
 
 
-def test_no_chain_of_addresses_is_followed(tmp_path):
-    """For fsspec this is a URL, and names a file of this machine."""
+def test_fsspec_url_chains_are_not_followed(tmp_path):
+    """For fsspec this is a URL of a file on this machine."""
     (tmp_path / "secret").write_text("secret")
     for value in (f"s3://bucket/a::file://{tmp_path}/secret", f"s3://file::{tmp_path}/secret"):
         with pytest.raises(ValueError, match="there is no file"):
             Media().fetch(value)
 
 
-def test_only_named_buckets_where_hosts_are_restricted():
+def test_restricted_hosts_allow_only_listed_buckets():
     media = Media(allowed_hosts=AllowedHosts(("*", "s3://bucket")))
     assert media.fetch("s3://bucket/a%20b.png") == IMAGE_BYTES
     for value in ("s3://bucket-2/a.png", "gs://bucket/a%20b.png", "s3://closed/a.png"):
         with pytest.raises(ValueError, match=r"is not named \(--allow-host names it\), or name the Label Studio"):
             media.fetch(value)
-    assert {path.split("/")[0] for path in Bucket.tried} == {"bucket"}
+    assert {path.split("/")[0] for path in Bucket.accessed_paths} == {"bucket"}
 
 
-def test_label_studio_opens_what_this_machine_cannot():
+def test_closed_bucket_falls_back_to_label_studio():
     with run_stub_label_studio() as studio, run_stub_server() as site:
         site.responses["/signed"] = StubResponse(body=b"signed")
         studio.presigned_urls = dict.fromkeys(("s3://closed/a.png", "s3://closed/b.png"), f"{site.url}/signed")
         media = Media(label_studio=LabelStudioCredentials(studio.url, KEY))
         for value in ("s3://closed/a.png", "s3://closed/b.png", "s3://closed/a.png"):
             assert media.fetch(value, 7) == b"signed"
-        assert Bucket.tried == ["closed/a.png"]  # once is enough
+        assert Bucket.accessed_paths == ["closed/a.png"]  # not tried again
         assert media.fetch("s3://bucket/a%20b.png", 7) == IMAGE_BYTES
         assert len(studio.requests) == 3
         with pytest.raises(ValueError, match="do not open it"):
-            media.fetch("s3://closed/a.png")  # no task, so nobody presigns
+            media.fetch("s3://closed/a.png")  # without a task it cannot be presigned
         media.close()
 
 
-def test_a_driver_that_is_missing(monkeypatch):
+def test_missing_driver_is_named(monkeypatch):
     monkeypatch.delitem(REGISTRY, "s3")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     sentence = "s3:// needs a driver that is not installed: pip install 'lsml[s3]'"

@@ -1,4 +1,4 @@
-"""Remote media on disk: kept, bounded, whole; and never a reason for a task to fail."""
+"""The cache of remote media: bounded, atomic, and never a reason for a task to fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in files_of(folder))
 
 
-def test_what_was_fetched_is_not_fetched_again(tmp_path):
+def test_cached_file_is_not_fetched_again(tmp_path):
     with run_stub_server() as site:
         site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         (tmp_path / "local").write_bytes(b"local")
@@ -38,22 +38,22 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path):
     assert size_of(tmp_path / "cache") < len(IMAGE_BYTES) + 100
 
 
-def test_what_may_not_be_asked_does_not_come_out_of_the_cache(tmp_path):
-    """A run by hand may ask everybody; a server that shares its cache may not."""
+def test_cache_is_separate_for_other_allowed_hosts(tmp_path):
+    """A command may send requests anywhere; a server that shares its cache may not."""
     with run_stub_server() as site:
         site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
-        by_hand = Media(cache=Cache(tmp_path))
-        assert by_hand.fetch(f"{site.url}/a") == IMAGE_BYTES
-        by_hand.close()
+        unrestricted = Media(cache=Cache(tmp_path))
+        assert unrestricted.fetch(f"{site.url}/a") == IMAGE_BYTES
+        unrestricted.close()
         site.redirect("/moved", f"http://localhost:{site.port}/a")
-        by_hand.fetch(f"{site.url}/moved")
-        served = Media(cache=Cache(tmp_path), allowed_hosts=AllowedHosts((f"127.0.0.1:{site.port}",)))
+        unrestricted.fetch(f"{site.url}/moved")
+        restricted = Media(cache=Cache(tmp_path), allowed_hosts=AllowedHosts((f"127.0.0.1:{site.port}",)))
         with pytest.raises(ValueError, match="not among the hosts"):
-            served.fetch(f"{site.url}/moved")
+            restricted.fetch(f"{site.url}/moved")
         smaller = Media(cache=Cache(tmp_path), max_bytes=3)
         with pytest.raises(ValueError, match="more than 3 bytes"):
             smaller.fetch(f"{site.url}/a")
-        for media in (by_hand, served, smaller):
+        for media in (unrestricted, restricted, smaller):
             media.close()
 
 
@@ -72,7 +72,7 @@ def test_cache_key_is_stable_across_versions(media, key):
     assert media._cache_key("https://h/a") == key
 
 
-def test_damaged_files_are_fetched_anew(tmp_path):
+def test_damaged_files_are_dropped(tmp_path):
     cache = Cache(tmp_path)
     for damage in (b"", b"\0" * 200, b"x"):
         cache.put("a", IMAGE_BYTES)
@@ -87,7 +87,7 @@ def test_damaged_files_are_fetched_anew(tmp_path):
     assert cache.get("empty") == b""
 
 
-def test_it_is_bounded_and_what_was_used_stays(tmp_path):
+def test_size_is_bounded_and_used_files_stay(tmp_path):
     cache = Cache(tmp_path, max_bytes=100_000)
     cache.put("used", b"x" * 1000)
     largest = 0
@@ -104,9 +104,9 @@ def test_it_is_bounded_and_what_was_used_stays(tmp_path):
     assert cache.get("larger than all") is None
 
 
-def test_nothing_but_its_own_files_is_removed(tmp_path):
-    mine = [tmp_path / "thesis.doc", tmp_path / "ab" / "photo.jpg", tmp_path / "folder" / ("a" * 62)]
-    for path in mine:
+def test_only_own_files_are_removed(tmp_path):
+    foreign = [tmp_path / "thesis.doc", tmp_path / "ab" / "photo.jpg", tmp_path / "folder" / ("a" * 62)]
+    for path in foreign:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(50_000))
     (tmp_path / "cd").symlink_to("folder")
@@ -117,11 +117,11 @@ def test_nothing_but_its_own_files_is_removed(tmp_path):
     cache = Cache(tmp_path, max_bytes=10_000)
     for n in range(100):
         cache.put(str(n), bytes(1000))
-    assert all(path.exists() for path in (*mine, young))
+    assert all(path.exists() for path in (*foreign, young))
     assert not old.exists()
 
 
-def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path):
+def test_unwritable_folder_does_not_fail_fetch(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with run_stub_server() as site:
         site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
@@ -131,16 +131,16 @@ def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path):
             media.close()
 
 
-def test_threads_and_sweeps_at_the_same_time(tmp_path):
+def test_threads_and_eviction_do_not_interfere(tmp_path):
     cache = Cache(tmp_path, max_bytes=50_000)
-    wrong = []
+    damaged = []
 
     def work(seed: int) -> None:
         for n in range(200):
             name = f"{(seed * 7 + n) % 90}"
-            found = cache.get(name)
-            if found is not None and found != name.encode() * 1000:
-                wrong.append(name)
+            content = cache.get(name)
+            if content is not None and content != name.encode() * 1000:
+                damaged.append(name)
             cache.put(name, name.encode() * 1000)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
@@ -148,7 +148,7 @@ def test_threads_and_sweeps_at_the_same_time(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert wrong == []
+    assert damaged == []
     cache.evict()
     assert size_of(tmp_path) <= 50_000
     assert not [path for path in files_of(tmp_path) if path.name.endswith(".part")]
@@ -162,7 +162,7 @@ def fill(folder: Path, seed: int) -> None:
         assert cache.get(name) in (None, name.encode() * 100)
 
 
-def test_processes_share_it(tmp_path):
+def test_processes_share_a_folder(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=fill, args=(tmp_path, seed)) for seed in range(3)]
     for process in processes:

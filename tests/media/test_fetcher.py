@@ -1,4 +1,4 @@
-"""A value, and where its bytes are looked for: folders of this machine, Label Studio's, mapped ones, data: URIs."""
+"""Fetch values from folders of this machine, folders of Label Studio, mapped folders and data: URIs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lsml_cli.media.resolver import MediaLocation, locate
 from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_server
 
 
-def test_paths_below_the_root(tmp_path):
+def test_paths_below_root_are_read(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a b.bin").write_bytes(b"bytes")
     media = Media(tmp_path)
@@ -32,7 +32,7 @@ def test_paths_below_the_root(tmp_path):
     assert media.find_problem("in/c.bin") == f"there is no file {tmp_path / 'in' / 'c.bin'}"
 
 
-def test_a_name_that_looks_encoded_is_tried_as_it_stands_first(tmp_path):
+def test_literal_name_precedes_decoded_name(tmp_path):
     (tmp_path / "50%25.png").write_bytes(b"as it stands")
     (tmp_path / "50%.png").write_bytes(b"decoded")
     assert Media(tmp_path).fetch("50%25.png") == b"as it stands"
@@ -44,7 +44,7 @@ def test_a_name_that_looks_encoded_is_tried_as_it_stands_first(tmp_path):
     "value",
     ["../secret", "/etc/passwd", "in/../../secret", "link", "in/../a", "%2e%2e/secret", "folder/secret", "in/..%2fa"],
 )
-def test_a_path_never_leaves_the_root(tmp_path, value):
+def test_path_never_leaves_root(tmp_path, value):
     root = tmp_path / "root"
     (root / "in").mkdir(parents=True)
     (root / "a").write_text("inside")
@@ -56,7 +56,7 @@ def test_a_path_never_leaves_the_root(tmp_path, value):
     assert Media(root).find_problem(value) is not None
 
 
-def test_a_root_that_is_a_link_and_links_inside_are_fine(tmp_path):
+def test_links_within_root_are_followed(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a").write_bytes(b"a")
     (tmp_path / "real" / "b").symlink_to("a")
@@ -64,8 +64,8 @@ def test_a_root_that_is_a_link_and_links_inside_are_fine(tmp_path):
     assert Media(tmp_path / "root").fetch("b") == b"a"
 
 
-def test_only_files_are_opened(tmp_path):
-    """A pipe would make a worker wait for ever; a device may never end."""
+def test_only_regular_files_are_read(tmp_path):
+    """A FIFO would block a worker; a device may never end."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "circle").symlink_to("circle")
@@ -79,7 +79,7 @@ def test_only_files_are_opened(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["", "a\0b", "a%00b", "x" * 5000, "\udcff", "http://[", "a" * 70_000])
-def test_values_that_are_no_names(tmp_path, value):
+def test_invalid_names_raise(tmp_path, value):
     with pytest.raises((ValueError, OSError)) as error:
         Media(tmp_path).fetch(value)
     assert len(str(Media(tmp_path).find_problem(value))) < 80_000
@@ -87,12 +87,12 @@ def test_values_that_are_no_names(tmp_path, value):
 
 
 @pytest.mark.parametrize("value", ["file:///etc/passwd", "ftp://example.com/a", "javascript:alert(1)"])
-def test_other_schemes_are_refused(tmp_path, value):
+def test_other_schemes_are_rejected(tmp_path, value):
     with pytest.raises(ValueError, match="neither a file on this machine nor"):
         Media(tmp_path).fetch(value)
 
 
-def test_a_file_that_is_too_large(tmp_path):
+def test_too_large_file_is_rejected(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 101)
     media = Media(tmp_path, max_bytes=100)
     with pytest.raises(ValueError, match="has more than 100 bytes"):
@@ -101,7 +101,7 @@ def test_a_file_that_is_too_large(tmp_path):
     assert Media(tmp_path, max_bytes=101).fetch("a")
 
 
-def test_without_a_root_no_path_is_read(tmp_path):
+def test_no_path_is_read_without_root(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     for value in ("a", str(tmp_path / "a"), "/etc/passwd"):
         with pytest.raises(ValueError, match="no folder was named"):
@@ -110,15 +110,15 @@ def test_without_a_root_no_path_is_read(tmp_path):
             Media(document_root=tmp_path).fetch(value)
 
 
-def test_data_uris(tmp_path):
+def test_data_uris_are_decoded(tmp_path):
     media = Media(tmp_path)
     assert media.fetch("data:text/plain;base64," + base64.b64encode(b"hi").decode()) == b"hi"
     assert media.fetch("DATA:;base64,aGk%3D") == b"hi"
     assert media.fetch("data:,h%20i") == b"h i"
-    for wrong in ("data:text/plain", "data:;base64,***"):
+    for value in ("data:text/plain", "data:;base64,***"):
         with pytest.raises(ValueError, match="data: URI"):
-            media.fetch(wrong)
-        assert "data: URI" in str(media.find_problem(wrong))
+            media.fetch(value)
+        assert "data: URI" in str(media.find_problem(value))
 
 
 # The folders of a Label Studio
@@ -146,7 +146,7 @@ def studio_folders(tmp_path):
         "/data/local-files/?d=nothing&d=my%20imgs/%C3%A9%2B1%20%26.png",  # the last one counts
     ],
 )
-def test_local_files(studio_folders, value):
+def test_local_files_are_found_below_document_root(studio_folders, value):
     assert Media(document_root=studio_folders[0]).fetch(value) == "é+1 &.png".encode()
 
 
@@ -154,7 +154,7 @@ def test_local_files(studio_folders, value):
     "value",
     ["/data/upload/3/b53d73af-img_0%20%C3%A9.png", "/data/upload/3/b53d73af-img_0 é.png"],
 )
-def test_uploads(studio_folders, value):
+def test_uploads_are_found_below_upload_root(studio_folders, value):
     media = Media(upload_root=studio_folders[1])
     assert media.fetch(value) == "b53d73af-img_0 é.png".encode()
     assert media.find_problem(value) is None
@@ -171,35 +171,38 @@ def test_uploads(studio_folders, value):
         "/data/upload/..%5csecret",
     ],
 )
-def test_nothing_leads_out_of_the_folders_of_label_studio(studio_folders, value):
+def test_path_never_leaves_folders_of_label_studio(studio_folders, value):
     documents, uploads = studio_folders
     with pytest.raises(ValueError, match=r"lies outside|leads upwards"):
         Media(document_root=documents, upload_root=uploads).fetch(value)
 
 
-def test_what_would_help_is_named(studio_folders):
+def test_message_names_helpful_options(studio_folders):
     documents, uploads = studio_folders
-    wanted = {
+    options_by_value = {
         "/data/upload/3/a.png": ("--label-studio-url", "--upload-root"),
         "/data/local-files/?d=a.png": ("--label-studio-url", "--document-root"),
     }
-    for value, options in wanted.items():
+    for value, options in options_by_value.items():
         problem = Media(documents).find_problem(value)
         assert all(option in str(problem) for option in options)
     problem = Media(upload_root=uploads).find_problem("/data/upload/3/a.png")
     assert problem == f"there is no file {uploads}/3/a.png; with --label-studio-url the server is asked"
 
 
-def test_a_folder_of_this_machine_may_have_such_a_name():
-    """Tasks that lie in /data/upload, and point to pictures there. (Nothing that a test could put on the disk.)"""
-    elsewhere = {"document_root": None, "upload_root": None, "prefix_map": (), "credentials": None}
+def test_local_folder_may_be_named_like_an_upload():
+    """Tasks in /data/upload may point to images there. (No test can create that folder.)"""
     value = "/data/upload/mine/a.png"
-    place = locate(value, root=Path("/data/upload/mine"), **elsewhere)
-    assert place == MediaLocation("label_studio", value, (ConfinedPath(Path("/data/upload/mine"), value),))
-    assert locate(value, root=Path("/data/upload/other"), **elsewhere).candidates == ()
+
+    def locate_below(root: str) -> MediaLocation:
+        return locate(value, root=Path(root), document_root=None, upload_root=None, prefix_map=(), credentials=None)
+
+    candidate = ConfinedPath(Path("/data/upload/mine"), value)
+    assert locate_below("/data/upload/mine") == MediaLocation("label_studio", value, (candidate,))
+    assert locate_below("/data/upload/other").candidates == ()
 
 
-def test_a_full_address_of_the_same_label_studio_is_looked_for_here_first(studio_folders):
+def test_own_label_studio_address_is_looked_up_locally_first(studio_folders):
     documents, uploads = studio_folders
     media = Media(
         document_root=documents, upload_root=uploads, label_studio=LabelStudioCredentials("http://127.0.0.1:9/ls/")
@@ -233,13 +236,13 @@ def mapped(tmp_path):
         ("old_", "old_a b.png"),
     ],
 )
-def test_a_mapped_prefix(mapped, prefix, value):
+def test_mapped_prefix_is_replaced(mapped, prefix, value):
     media = Media(prefix_map=((prefix, mapped),))
     assert media.fetch(value) == b"copy"
     assert media.find_problem(value) is None
 
 
-def test_a_map_goes_first_and_nowhere_else(mapped, tmp_path):
+def test_mapped_value_is_looked_up_only_there(mapped, tmp_path):
     (tmp_path / "b.png").write_bytes(b"root")
     media = Media(tmp_path, prefix_map=(("", mapped), ("deep/", mapped / "deep"), ("https://127.0.0.1:9/", mapped)))
     assert media.fetch("deep/a.png") == b"deep"  # the longest prefix
@@ -251,14 +254,14 @@ def test_a_map_goes_first_and_nowhere_else(mapped, tmp_path):
         media.fetch("deep/../../b.png")
 
 
-def test_a_prefix_does_not_end_within_a_name(mapped):
-    media = Media(prefix_map=(("gs://bucket", mapped),))  # of which no driver is installed for any test
+def test_prefix_does_not_match_within_a_name(mapped):
+    media = Media(prefix_map=(("gs://bucket", mapped),))  # no test installs its driver
     assert "bucket-2" in str(media.find_problem("gs://bucket-2/a b.png"))
 
 
-# Whatever stands in a task
+# Arbitrary values
 
-awkward = st.one_of(
+awkward_values = st.one_of(
     st.text(max_size=30),
     st.lists(
         st.sampled_from(
@@ -300,8 +303,8 @@ awkward = st.one_of(
 
 
 @pytest.fixture(scope="module")
-def fenced(tmp_path_factory):
-    """A folder with secrets around another one, which holds links to them."""
+def root_with_links(tmp_path_factory):
+    """A folder that holds links to secrets beside it."""
     around = tmp_path_factory.mktemp("around")
     root = around / "root"
     (root / "in").mkdir(parents=True)
@@ -317,32 +320,32 @@ def fenced(tmp_path_factory):
 
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(value=awkward, as_root=st.booleans())
+@given(value=awkward_values, as_root=st.booleans())
 @example(value="link/secret", as_root=True)
 @example(value="/data/upload/link/secret", as_root=True)
 @example(value="/data/local-files/?d=%2e%2e/secret", as_root=False)
-def test_no_value_reads_outside_of_the_folders(fenced, value, as_root):
+def test_no_value_reads_outside_of_folders(root_with_links, value, as_root):
     media = Media(
-        fenced if as_root else None,
-        document_root=fenced,
-        upload_root=fenced / "in",
-        prefix_map=(("https://old/", fenced), ("s3://bucket/", fenced / "in")),
+        root_with_links if as_root else None,
+        document_root=root_with_links,
+        upload_root=root_with_links / "in",
+        prefix_map=(("https://old/", root_with_links), ("s3://bucket/", root_with_links / "in")),
         allowed_hosts=AllowedHosts(),
     )
     try:
-        found = media.fetch(value)
+        content = media.fetch(value)
     except (ValueError, OSError):
         problem = media.find_problem(value)
         assert problem is not None
     else:
-        assert found == b"open" or value[:5].lower() == "data:"
+        assert content == b"open" or value[:5].lower() == "data:"
         assert media.find_problem(value) is None
 
 
 # One process, many threads; another process
 
 
-def test_it_travels_without_its_connections(tmp_path):
+def test_pickling_drops_connections(tmp_path):
     with run_stub_server() as site:
         site.responses["/a"] = StubResponse(body=IMAGE_BYTES)
         media = Media(
@@ -357,35 +360,35 @@ def test_it_travels_without_its_connections(tmp_path):
         media.close()
 
 
-def test_threads_that_want_the_same_file_fetch_it_once(tmp_path):
+def test_concurrent_fetches_of_one_file_are_shared(tmp_path):
     with run_stub_server() as site:
-        slow = threading.Event()
+        release = threading.Event()
 
-        def answer(handler):
-            slow.wait(5)
+        def respond(handler):
+            release.wait(5)
             handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
 
-        site.responses["/a"] = answer
+        site.responses["/a"] = respond
         site.responses["/b"] = StubResponse(404)
         media = Media()
-        found: list[bytes] = []
-        threads = [threading.Thread(target=lambda: found.append(media.fetch(f"{site.url}/a"))) for _ in range(12)]
+        contents: list[bytes] = []
+        threads = [threading.Thread(target=lambda: contents.append(media.fetch(f"{site.url}/a"))) for _ in range(12)]
         for thread in threads:
             thread.start()
         time.sleep(0.3)
-        slow.set()
+        release.set()
         for thread in threads:
             thread.join()
-        assert found == [b"hi"] * 12
+        assert contents == [b"hi"] * 12
         assert site.paths == ["/a"]
-        for _ in range(2):  # and what failed is tried again by whoever comes later
+        for _ in range(2):  # a failure is not kept
             with pytest.raises(ValueError, match="404"):
                 media.fetch(f"{site.url}/b")
         assert site.paths.count("/b") == 2
         media.close()
 
 
-def test_connections_are_used_again(tmp_path):
+def test_connections_are_reused(tmp_path):
     with run_stub_server() as site:
         site.responses["/moved"] = StubResponse(302, headers={"Location": "/a"})
         site.responses["/a"] = StubResponse(body=IMAGE_BYTES)

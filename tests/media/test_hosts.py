@@ -1,4 +1,4 @@
-"""Who may be asked: names, patterns, addresses, redirects, names that lead to different addresses."""
+"""Allowed hosts: names, patterns, addresses, redirects, and names that resolve differently the second time."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, run_stub_serv
         ("s3://bucket", "bucket", 80, None),
     ],
 )
-def test_names_and_patterns(entry, host, port, trust):
+def test_trust_level_of_names_and_patterns(entry, host, port, trust):
     assert AllowedHosts((entry,)).trust_level(host, port) == trust
     assert pickle.loads(pickle.dumps(AllowedHosts((entry,)))) == AllowedHosts((entry,))
     assert AllowedHosts(("*", entry)).trust_level(host, port) == ("named" if trust == "named" else "wildcard")
 
 
-def test_nobody_and_everybody():
+def test_trust_level_of_no_and_any_host():
     assert AllowedHosts().trust_level("example.com", 80) is None
     assert ANY_HOST.trust_level("169.254.169.254", 80) == "named"
 
@@ -54,7 +54,7 @@ def test_nobody_and_everybody():
         *("example.com:x", "s3://", "s3://bucket/key", "ftp://bucket", "."),
     ],
 )
-def test_entries_that_are_none(entry):
+def test_invalid_entries_are_rejected(entry):
     with pytest.raises(UsageError, match="is no host"):
         AllowedHosts((entry,))
 
@@ -67,7 +67,7 @@ PRIVATE = """
 """
 
 
-def test_addresses():
+def test_is_public():
     assert [address for address in PRIVATE.split() if is_public(address)] == []
     for address in ("93.184.216.34", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"):
         assert is_public(address)
@@ -80,19 +80,19 @@ def site():
         yield site
 
 
-def test_a_host_that_is_not_named(site):
+def test_unlisted_host_gets_no_request(site):
     media = Media(allowed_hosts=AllowedHosts(("example.com",)))
     sentence = r"127\.0\.0\.1 is not among the hosts that media may come from \(--allow-host 127\.0\.0\.1 adds it\)"
     with pytest.raises(ValueError, match=sentence):
         media.fetch(f"{site.url}/a")
-    assert "not among the hosts" in str(media.find_problem(f"{site.url}/a"))  # known without asking anybody
+    assert "not among the hosts" in str(media.find_problem(f"{site.url}/a"))  # known without a request
     assert site.connection_count == 0
     media.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "0", "[::ffff:127.0.0.1]"])
-def test_a_pattern_reaches_no_private_address(site, host):
-    """However it is spelled; and nothing is sent there."""
+def test_wildcard_reaches_no_private_address(site, host):
+    """However it is spelled; no request is sent."""
     media = Media(allowed_hosts=AllowedHosts(("*",)))
     with pytest.raises(ValueError, match="has an address that is not public"):
         media.fetch(f"http://{host}:{site.port}/a")
@@ -100,7 +100,7 @@ def test_a_pattern_reaches_no_private_address(site, host):
     media.close()
 
 
-def test_every_redirect_is_looked_at(site):
+def test_redirect_revalidates_host(site):
     with run_stub_server() as other:
         other.responses["/a"] = StubResponse(body=b"inside")
         site.redirect("/to-port", f"{other.url}/a")
@@ -119,15 +119,15 @@ def test_every_redirect_is_looked_at(site):
         strict.close()
 
 
-def test_a_name_that_leads_somewhere_else_the_second_time(site, monkeypatch):
-    """What was checked is what is connected to: the name is looked up once."""
+def test_dns_rebinding_is_prevented(site, monkeypatch):
+    """The name is resolved once, and the checked address is connected to."""
     with run_stub_server(host="127.0.0.2") as public:
         public.responses["/a"] = StubResponse(body=b"public")
-        looked_up = []
+        resolved = []
 
         def rebinding(host, port, *args, **kwargs):
-            looked_up.append(host)
-            address = "127.0.0.2" if len(looked_up) == 1 else "127.0.0.1"
+            resolved.append(host)
+            address = "127.0.0.2" if len(resolved) == 1 else "127.0.0.1"
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, public.port))]
 
         monkeypatch.setattr("lsml_cli.media.ssrf_guard.is_public", lambda address: address == "127.0.0.2")
@@ -135,51 +135,51 @@ def test_a_name_that_leads_somewhere_else_the_second_time(site, monkeypatch):
         media = Media(allowed_hosts=AllowedHosts(("*.example.com",)))
         monkeypatch.setattr("socket.create_connection", connect_by_address)
         assert media.fetch(f"http://a.example.com:{public.port}/a") == b"public"
-        assert looked_up == ["a.example.com"]
+        assert resolved == ["a.example.com"]
         with pytest.raises(ValueError, match="has an address that is not public"):
             media.fetch(f"http://b.example.com:{public.port}/a")
         media.close()
 
 
 def connect_by_address(address, timeout=None, source_address=None):
-    """socket.create_connection without the look-up that this test has replaced."""
+    """Connect like socket.create_connection, without the look-up that the test has replaced."""
     connection = socket.socket(socket.AF_INET)
     connection.settimeout(timeout)
-    socket.inet_aton(address[0])  # an address, no name
+    socket.inet_aton(address[0])  # fails for a name
     connection.connect(address)
     return connection
 
 
-def test_proxies_are_for_who_runs_it_by_hand(site, monkeypatch):
-    """Behind a proxy nobody sees which address is asked."""
+def test_proxy_is_ignored_for_restricted_hosts(site, monkeypatch):
+    """Behind a proxy the address of the host cannot be checked."""
     with run_stub_server() as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        restricted, by_hand = Media(allowed_hosts=AllowedHosts(("127.0.0.1",))), Media()
+        restricted, unrestricted = Media(allowed_hosts=AllowedHosts(("127.0.0.1",))), Media()
         assert restricted.fetch(f"{site.url}/a") == IMAGE_BYTES
         assert proxy.connection_count == 0
         with pytest.raises(ValueError, match="404"):  # the proxy's answer
-            by_hand.fetch(f"{site.url}/a")
+            unrestricted.fetch(f"{site.url}/a")
         assert proxy.connection_count == 1
         restricted.close()
-        by_hand.close()
+        unrestricted.close()
 
 
-def test_many_threads(site):
+def test_fetching_is_thread_safe(site):
     media = Media(allowed_hosts=AllowedHosts(("127.0.0.1",)))
     site.responses |= {f"/{n}": StubResponse(body=str(n).encode()) for n in range(300)}
-    found: dict[int, bytes] = {}
+    contents: dict[int, bytes] = {}
 
     def work(first):
         for n in range(first, 300, 30):
-            found[n] = media.fetch(f"{site.url}/{n}")
+            contents[n] = media.fetch(f"{site.url}/{n}")
 
     threads = [threading.Thread(target=work, args=(first,)) for first in range(30)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {n: str(n).encode() for n in range(300)}
+    assert contents == {n: str(n).encode() for n in range(300)}
     assert site.connection_count <= 30
     media.close()

@@ -1,4 +1,4 @@
-"""Files from servers: good ones, and those that behave in every way servers do."""
+"""Fetch files from servers, including those that fail in every way that servers do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lsml_cli.errors import TransientError
-from lsml_cli.media.fetcher import AllowedHosts, Media
+from lsml_cli.media.fetcher import ANY_HOST, AllowedHosts, Media
 from tests.helpers.media_servers import IMAGE_BYTES, StubResponse, drip_response, run_stub_server
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
@@ -37,27 +37,26 @@ def site():
         yield site
 
 
-def quick(hosts: AllowedHosts | None = None) -> Media:
-    """Media with small limits: 100 kB, a second, half a second without a byte."""
-    limits = {"max_bytes": 100_000, "total_timeout": 1.0, "read_timeout": 0.5}
-    return Media(**limits) if hosts is None else Media(allowed_hosts=hosts, **limits)
+def quick(allowed_hosts: AllowedHosts = ANY_HOST) -> Media:
+    """Return media with small limits: 100 kB, a second, half a second without a byte."""
+    return Media(allowed_hosts=allowed_hosts, max_bytes=100_000, total_timeout=1.0, read_timeout=0.5)
 
 
-@pytest.fixture(params=["anywhere", "named hosts"])
+@pytest.fixture(params=["any host", "named hosts"])
 def media(request):
-    """As in `predict`, and as in `serve`: not the same connections."""
-    media = quick() if request.param == "anywhere" else quick(AllowedHosts(("127.0.0.1",)))
+    """As in `predict` and as in `serve`: they use different connections."""
+    media = quick() if request.param == "any host" else quick(AllowedHosts(("127.0.0.1",)))
     yield media
     media.close()
 
 
-def test_a_file_from_a_server(site, media):
+def test_file_is_fetched(site, media):
     site.redirect("/moved", "good", 307)
     for address in ("/good", "/moved", "/moved?a=b#c"):
         assert media.fetch(site.url + address) == IMAGE_BYTES
         assert media.find_problem(site.url + address, check_remote=True) is None
-    assert {asked.authorization for asked in site.requests} == {None}
-    assert {asked.cookie for asked in site.requests} == {None}
+    assert {request.authorization for request in site.requests} == {None}
+    assert {request.cookie for request in site.requests} == {None}
 
 
 @pytest.mark.parametrize(
@@ -80,25 +79,25 @@ def test_a_file_from_a_server(site, media):
         ("/nonsense", TransientError, "/nonsense: "),
     ],
 )
-def test_servers_that_do_not_deliver(site, media, address, error, sentence):
-    begun = time.monotonic()
+def test_failing_servers_raise_within_limits(site, media, address, error, sentence):
+    started_at = time.monotonic()
     with pytest.raises(error, match=sentence):
         media.fetch(site.url + address)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started_at < 2
     assert media.fetch(f"{site.url}/good") == IMAGE_BYTES
 
 
-def test_a_header_that_drips(site):
-    """Only where addresses come from somebody else is every single wait counted."""
+def test_total_timeout_covers_slow_header(site):
+    """Only connections to restricted hosts count every single wait."""
     media = quick(AllowedHosts(("127.0.0.1",)))
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(TransientError, match="/slow-header"):
         media.fetch(f"{site.url}/slow-header")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started_at < 2
     media.close()
 
 
-def test_asking_without_fetching(site, media):
+def test_check_remote_does_not_fetch(site, media):
     assert media.find_problem(f"{site.url}/404") is None
     assert site.requests == []
     assert "404" in str(media.find_problem(f"{site.url}/404", check_remote=True))
@@ -106,26 +105,26 @@ def test_asking_without_fetching(site, media):
     assert media.find_problem(f"{site.url}/endless", check_remote=True) is None
 
 
-def test_nobody_there(media):
+def test_unreachable_server_is_transient(media):
     with pytest.raises(TransientError, match=r"http://127\.0\.0\.1:9/"):
         media.fetch("http://127.0.0.1:9/a.png")
-    for wrong in ("http://", "http://:80/a", "http://127.0.0.1:99999/", "http://127.0.0.1/\n"):
+    for url in ("http://", "http://:80/a", "http://127.0.0.1:99999/", "http://127.0.0.1/\n"):
         with pytest.raises(ValueError, match="http://"):
-            media.fetch(wrong)
+            media.fetch(url)
 
 
-def test_what_was_stored_packed(site, media):
-    """Buckets send it as it lies there, whatever was asked for. A few packed bytes may become very many."""
-    packed = {"Content-Encoding": "gzip"}
-    site.responses["/packed"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000), headers=packed)
-    site.responses["/bomb"] = StubResponse(body=gzip.compress(bytes(50_000_000)), headers=packed)
-    site.responses["/torn"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000)[:-9], headers=packed)
-    site.responses["/damaged"] = StubResponse(body=b"no gzip at all", headers=packed)
+def test_gzip_encoded_files_are_unpacked_within_limits(site, media):
+    """Buckets send a file as it is stored, whatever was requested. A few packed bytes may become very many."""
+    gzip_header = {"Content-Encoding": "gzip"}
+    site.responses["/gzip"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000), headers=gzip_header)
+    site.responses["/bomb"] = StubResponse(body=gzip.compress(bytes(50_000_000)), headers=gzip_header)
+    site.responses["/truncated-gzip"] = StubResponse(body=gzip.compress(IMAGE_BYTES * 1000)[:-9], headers=gzip_header)
+    site.responses["/damaged"] = StubResponse(body=b"no gzip at all", headers=gzip_header)
     site.responses["/twice"] = StubResponse(body=b"x", headers={"Content-Encoding": "gzip, gzip"})
-    assert media.fetch(f"{site.url}/packed") == IMAGE_BYTES * 1000
+    assert media.fetch(f"{site.url}/gzip") == IMAGE_BYTES * 1000
     for address, error, sentence in (
         ("/bomb", ValueError, "more than 100,000 bytes"),
-        ("/torn", TransientError, "ends too early"),
+        ("/truncated-gzip", TransientError, "ends too early"),
         ("/damaged", ValueError, "damaged gzip"),
         ("/twice", ValueError, "packed with gzip, gzip"),
     ):
@@ -133,8 +132,8 @@ def test_what_was_stored_packed(site, media):
             media.fetch(site.url + address)
 
 
-def test_the_address_that_a_redirect_leads_to_is_not_told(site, media):
-    """It may be presigned."""
+def test_redirect_target_is_not_shown(site, media):
+    """The target may be presigned."""
     site.redirect("/moved", f"{site.url.replace('127.0.0.1', 'localhost')}/404?signature=secret")
     media = quick()
     with pytest.raises(ValueError, match="/moved: localhost answers 404") as error:
@@ -144,8 +143,8 @@ def test_the_address_that_a_redirect_leads_to_is_not_told(site, media):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make a certificate")
-def test_a_guarded_connection_still_checks_certificates(tmp_path, monkeypatch):
-    """It connects to an address that was looked up before, but the certificate has to be the name's."""
+def test_safe_transport_checks_certificates(tmp_path, monkeypatch):
+    """It connects to a resolved address, but the certificate has to be that of the name."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         [
