@@ -94,7 +94,7 @@ def test_readme_names_every_option(command: str, option: str) -> None:
     assert names_option(README, option), f"README.md does not mention {option} of `lsml {command}`"
 
 
-def test_options_are_told_apart() -> None:
+def test_option_names_are_distinct() -> None:
     assert names_option("use `--on-error skip`, -o FILE", "--on-error")
     assert names_option("use `--on-error skip`, -o FILE", "-o")
     assert not names_option("use --on-error", "--on")
@@ -111,7 +111,7 @@ def without_chance(text: str) -> str:
     return re.sub(r"in [\d.]+ s \([\d,]+/s\)", "in TIME", re.sub(r"\d{8}T\d{6}", "VERSION", text))
 
 
-def test_the_session_in_the_readme_is_real(tmp_path: Path) -> None:
+def test_readme_session_output_is_real(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(Path(__file__).parents[1] / "examples")
     [session] = fenced("console")
     commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
@@ -124,7 +124,7 @@ def test_the_session_in_the_readme_is_real(tmp_path: Path) -> None:
         assert without_chance(run.stdout.decode()) == without_chance(shown)
 
 
-def test_the_model_in_the_readme_works(lsml: Lsml, tmp_path: Path) -> None:
+def test_readme_model_runs(lsml: Lsml, tmp_path: Path) -> None:
     (tmp_path / "shouting.py").write_text(fenced("python")[0])
     (tmp_path / "config.xml").write_text(
         '<View><Text name="t" value="$text"/><Choices name="c" toName="t">'

@@ -52,7 +52,7 @@ def zsh(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("shell", [bash, zsh])
-def test_commands_options_choices_and_models(shell, work):
+def test_completes_commands_options_choices_and_models(shell, work):
     assert shell("lsml pre") == ["predict"]
     assert {"predict", "fit"} <= set(shell("lsml "))
     assert shell("lsml predict --show") == ["--show-settings"]
@@ -66,20 +66,20 @@ def test_commands_options_choices_and_models(shell, work):
     assert shell("lsml predict tas") == []  # the shell goes on with its own file names
 
 
-def test_a_broken_settings_file_is_no_matter_of_tab(work):
+def test_completion_ignores_broken_settings_file(work):
     Path("lsml.toml").write_text("[predict")
     assert bash("lsml predict --thr") == ["--threshold"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_the_script_for_the_shell(shell):
+def test_show_completion_prints_shell_script(shell):
     script = "\n".join(ask([LSML], _LSML_COMPLETE=f"source_{shell}"))
     assert f"_LSML_COMPLETE=complete_{shell}" in script
     assert "lsml" in script
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-def test_in_a_real_bash(work):
+def test_completion_in_real_bash(work):
     script = (
         f'PATH="{BIN}:$PATH"; eval "$(_LSML_COMPLETE=source_bash lsml)"; '
         "COMP_WORDS=(lsml pre); COMP_CWORD=1; _lsml_completion lsml; "
@@ -88,7 +88,7 @@ def test_in_a_real_bash(work):
     assert ask(["bash", "--norc", "-c", script]) == ["predict"]
 
 
-def test_tab_loads_nothing_heavy(work):
+def test_completion_loads_nothing_heavy(work):
     """Quick for a reason that can be tested: what is imported."""
     code = (
         "import atexit, sys; sys.argv = ['lsml']; "

@@ -44,48 +44,48 @@ def sample(count: int = 100) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def work(tmp_path: Path) -> Path:
     """A folder with `export.json` and `config.xml`."""
     (tmp_path / "export.json").write_text(json.dumps(sample()))
     (tmp_path / "config.xml").write_text(XML)
     return tmp_path
 
 
-def fit(lsml: Lsml, place: Path, *more: str | Path, code: int = 0, export: str = "export.json") -> Any:
+def fit(lsml: Lsml, work: Path, *more: str | Path, code: int = 0, export: str = "export.json") -> Any:
     arguments = [] if "--init-from" in more or "--model" in more else ["--model", MODEL]
-    run = lsml("fit", export, *arguments, "-c", "config.xml", "-o", "models/m", *more, cwd=place)
+    run = lsml("fit", export, *arguments, "-c", "config.xml", "-o", "models/m", *more, cwd=work)
     assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr
     assert "bug in lsml" not in run.stderr
     return run
 
 
-def summary(place: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((place / "summary.json").read_bytes())
+def summary(work: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((work / "summary.json").read_bytes())
     return found
 
 
-def promoted(place: Path) -> versions.Version:
-    return versions.read(versions.resolve(str(place / "models/m")))
+def promoted(work: Path) -> versions.Version:
+    return versions.read(versions.resolve(str(work / "models/m")))
 
 
-def without_settings(place: Path) -> set[str]:
-    return {path.name for path in place.iterdir()}
+def without_settings(work: Path) -> set[str]:
+    return {path.name for path in work.iterdir()}
 
 
 # --- gates
 
 
-def test_a_missed_gate_keeps_the_version_and_does_not_promote_it(lsml: Lsml, place: Path) -> None:
-    fit(lsml, place)
-    before = promoted(place)
+def test_missed_gate_keeps_version_unpromoted(lsml: Lsml, work: Path) -> None:
+    fit(lsml, work)
+    before = promoted(work)
     # It learns nothing but "bad", and is asked about both.
-    (place / "export.json").write_text(json.dumps([exported(i, "bad", f"x number{i}") for i in range(50)]))
-    (place / "hold.json").write_text(json.dumps([exported(90 + i, "good", f"x {i}") for i in range(5)]))
+    (work / "export.json").write_text(json.dumps([exported(i, "bad", f"x number{i}") for i in range(50)]))
+    (work / "hold.json").write_text(json.dumps([exported(90 + i, "good", f"x {i}") for i in range(5)]))
     gates = ["--fail-under", "accuracy=0.999", "--fail-under", "f1:odd=0.5", "--fail-under", "recall:good=0"]
-    run = fit(lsml, place, "--holdout", "hold.json", *gates, "--summary", "summary.json", code=4)
-    assert promoted(place) == before
-    first, kept = versions.list_versions(place / "models/m")
+    run = fit(lsml, work, "--holdout", "hold.json", *gates, "--summary", "summary.json", code=4)
+    assert promoted(work) == before
+    first, kept = versions.list_versions(work / "models/m")
     assert first == before.version
     message, hint = run.stderr.splitlines()[-2:]
     assert "missed 2 of 3 gates and was not promoted" in message
@@ -95,25 +95,29 @@ def test_a_missed_gate_keeps_the_version_and_does_not_promote_it(lsml: Lsml, pla
     assert hint.endswith(f"lsml versions models/m --promote {kept}")
     assert "Gate passed: mood.recall:good is 0.0000, at 0.0." in run.stderr
     assert run.stdout.startswith("mood: accuracy 0.0000")
-    told = summary(place)
-    assert (told["promoted"], told["version"], told["metrics"]["mood"]["accuracy"]) == (False, kept, 0.0)
-    assert [(gate["name"], gate["passed"]) for gate in told["gates"]] == [
+    fit_summary = summary(work)
+    assert (fit_summary["promoted"], fit_summary["version"], fit_summary["metrics"]["mood"]["accuracy"]) == (
+        False,
+        kept,
+        0.0,
+    )
+    assert [(gate["name"], gate["passed"]) for gate in fit_summary["gates"]] == [
         ("mood.accuracy", False),
         ("mood.f1:odd", False),
         ("mood.recall:good", True),
     ]
-    assert versions.read(place / "models/m" / kept).failed_gates == ["mood.accuracy", "mood.f1:odd"]
+    assert versions.read(work / "models/m" / kept).failed_gates == ["mood.accuracy", "mood.f1:odd"]
     command = hint[hint.index("lsml versions") :].split()[1:]
-    assert lsml(*command, cwd=place).returncode == 0
-    assert promoted(place).version == kept
+    assert lsml(*command, cwd=work).returncode == 0
+    assert promoted(work).version == kept
 
 
-def test_gates_that_are_passed_promote(lsml: Lsml, place: Path) -> None:
-    run = fit(lsml, place, "--fail-under", "mood.accuracy=0.9", "--summary", "summary.json")
+def test_passed_gates_promote(lsml: Lsml, work: Path) -> None:
+    run = fit(lsml, work, "--fail-under", "mood.accuracy=0.9", "--summary", "summary.json")
     assert "Gate passed: mood.accuracy is 1.0000, 0.1000 above 0.9." in run.stderr
-    assert summary(place)["promoted"] is True
-    assert promoted(place).gates[0]["passed"] is True
-    assert promoted(place).failed_gates == []
+    assert summary(work)["promoted"] is True
+    assert promoted(work).gates[0]["passed"] is True
+    assert promoted(work).failed_gates == []
 
 
 @pytest.mark.parametrize(
@@ -135,37 +139,35 @@ def test_gates_that_are_passed_promote(lsml: Lsml, place: Path) -> None:
         (["--init-from", "models/nwes"], "There is no model 'models/nwes'"),
     ],
 )
-def test_wrong_usage_is_told_before_anything_is_read(
-    lsml: Lsml, place: Path, arguments: list[str], sentence: str
-) -> None:
-    (place / "models").mkdir()
+def test_usage_errors_come_before_reading_tasks(lsml: Lsml, work: Path, arguments: list[str], sentence: str) -> None:
+    (work / "models").mkdir()
     for more in ([], ["--dry-run"]):
-        run = fit(lsml, place, *arguments, *more, code=2, export="export.json" if "hold" in sentence else "gone.json")
+        run = fit(lsml, work, *arguments, *more, code=2, export="export.json" if "hold" in sentence else "gone.json")
         assert sentence in run.stderr.replace("│", "")
         assert run.stdout == ""
-    assert list((place / "models").iterdir()) == []
+    assert list((work / "models").iterdir()) == []
 
 
-def test_the_name_of_a_class_that_comes_with_the_tasks_is_checked_when_they_are_read(lsml: Lsml, place: Path) -> None:
-    (place / "config.xml").write_text(
+def test_gate_on_class_from_data_is_checked_after_reading(lsml: Lsml, work: Path) -> None:
+    (work / "config.xml").write_text(
         '<View><Text name="text" value="$text"/><Choices name="mood" toName="text" value="$options"/></View>'
     )
-    run = fit(lsml, place, "--fail-under", "f1:goood=0.1", code=2)
+    run = fit(lsml, work, "--fail-under", "f1:goood=0.1", code=2)
     assert "Known classes: good, bad." in run.stderr
-    fit(lsml, place, "--fail-under", "f1:good=0.1")
+    fit(lsml, work, "--fail-under", "f1:good=0.1")
 
 
 # --- the hold-out
 
 
-def test_a_hold_out_file_is_measured_on_and_never_trained_on(lsml: Lsml, place: Path) -> None:
+def test_holdout_file_is_measured_and_never_trained_on(lsml: Lsml, work: Path) -> None:
     held_out = sample()[:10]
     repeats = [exported(500 + i, "bad", each["data"]["text"]) for i, each in enumerate(held_out[:3])]
     skipped = exported(600, "bad", was_cancelled=True)
-    (place / "export.json").write_text(json.dumps([*sample(), *repeats, exported(601, None), exported(602, "odd")]))
-    (place / "hold.json").write_text(json.dumps([*held_out, skipped, 7]))
-    run = fit(lsml, place, "--holdout", "hold.json", "--summary", "summary.json", code=3)
-    counts = summary(place)["counts"]
+    (work / "export.json").write_text(json.dumps([*sample(), *repeats, exported(601, None), exported(602, "odd")]))
+    (work / "hold.json").write_text(json.dumps([*held_out, skipped, 7]))
+    run = fit(lsml, work, "--holdout", "hold.json", "--summary", "summary.json", code=3)
+    counts = summary(work)["counts"]
     assert (counts["train"], counts["holdout"]) == (91, 10)
     assert counts["left_out"] == {"content that is in the hold-out file": 13, "empty result": 1}
     assert counts["holdout_left_out"] == {"skipped": 1, "unreadable": 1}
@@ -176,19 +178,19 @@ def test_a_hold_out_file_is_measured_on_and_never_trained_on(lsml: Lsml, place: 
     assert "1 task could not be read: hold.json, byte " in run.stderr
     assert "expected a task, an object, found the number 7.\n" in run.stderr
     assert 'Too small to be held out, so not measured, for "mood": odd.' in run.stderr
-    assert promoted(place).state == {"rounds": 1, "saw": 91, "held_out": 10}
+    assert promoted(work).state == {"rounds": 1, "saw": 91, "held_out": 10}
 
 
-def test_a_hold_out_file_without_annotations_is_refused(lsml: Lsml, place: Path) -> None:
-    (place / "hold.json").write_text(json.dumps([{"id": 1, "data": {"text": "x"}}]))
-    run = fit(lsml, place, "--holdout", "hold.json", code=1)
+def test_holdout_file_without_annotations_is_rejected(lsml: Lsml, work: Path) -> None:
+    (work / "hold.json").write_text(json.dumps([{"id": 1, "data": {"text": "x"}}]))
+    run = fit(lsml, work, "--holdout", "hold.json", code=1)
     assert "hold.json has no annotated task to measure with: 1 with no annotation." in run.stderr
-    run = fit(lsml, place, "--holdout", "export.json", code=1)
+    run = fit(lsml, work, "--holdout", "export.json", code=1)
     assert "nothing to learn from: 100 with content that is in the hold-out file" in run.stderr
-    assert not (place / "models").exists()
+    assert not (work / "models").exists()
 
 
-def test_which_annotation_counts(lsml: Lsml, place: Path) -> None:
+def test_annotation_policy_selects_annotation(lsml: Lsml, work: Path) -> None:
     def several(index: int, *moods: str, truth: int | None = None) -> dict[str, Any]:
         task = exported(index, moods[0])
         parts = [exported(index, mood)["annotations"][0] | {"id": 10 * index + i} for i, mood in enumerate(moods)]
@@ -197,11 +199,11 @@ def test_which_annotation_counts(lsml: Lsml, place: Path) -> None:
         return task | {"annotations": parts}
 
     tasks = [several(i, "good", "odd", "bad", truth=1 if i == 3 else None) for i in range(20)]
-    (place / "export.json").write_text(json.dumps(tasks))
+    (work / "export.json").write_text(json.dumps(tasks))
     seen = {}
     for which in ("first", "last", "all"):
-        fit(lsml, place, "--annotation", which, "--holdout", "0", "--summary", "summary.json")
-        counts = summary(place)["counts"]
+        fit(lsml, work, "--annotation", which, "--holdout", "0", "--summary", "summary.json")
+        counts = summary(work)["counts"]
         seen[which] = {label: each["train"] for label, each in counts["classes"]["mood"].items()}
         assert (counts["train"], counts["annotation"]) == (20, which)
         assert counts["annotations"]["train"] == (60 if which == "all" else 20)
@@ -212,16 +214,16 @@ def test_which_annotation_counts(lsml: Lsml, place: Path) -> None:
     }
 
 
-def test_tasks_that_cannot_be_used_are_counted_by_reason(lsml: Lsml, place: Path) -> None:
+def test_unusable_tasks_are_counted_by_reason(lsml: Lsml, work: Path) -> None:
     foreign = exported(204, "good")
     foreign["annotations"][0]["result"][0]["from_name"] = "renamed"
     tasks = [*sample(20), exported(200, None), exported(201, "good", was_cancelled=True)]
     tasks += [{"id": 202, "data": {"text": "x"}}, foreign]
     lines = [json.dumps(each) for each in tasks] + ['{"id": 205, "data": ', "[1]"]
-    (place / "export.jsonl").write_text("\n".join(lines) + "\n")
-    run = fit(lsml, place, "--holdout", "0", "--summary", "summary.json", export="export.jsonl", code=3)
+    (work / "export.jsonl").write_text("\n".join(lines) + "\n")
+    run = fit(lsml, work, "--holdout", "0", "--summary", "summary.json", export="export.jsonl", code=3)
     assert "Nothing was measured: nothing was held out." in run.stderr
-    assert summary(place)["counts"]["left_out"] == {
+    assert summary(work)["counts"]["left_out"] == {
         "empty result": 1,
         "no annotation": 1,
         "no answer for this label config": 1,
@@ -232,26 +234,26 @@ def test_tasks_that_cannot_be_used_are_counted_by_reason(lsml: Lsml, place: Path
     last = run.stderr.splitlines()[-1]
     assert last.startswith("lsml: 2 tasks could not be read: export.jsonl, line 25: not JSON")
     assert "; export.jsonl, line 26: expected a task, an object, found a list." in last
-    assert promoted(place).counts["torn"] is summary(place)["torn"] is False, "one bad task costs one task"
-    assert fit(lsml, place, "--quiet", export="export.jsonl", code=3).stderr == f"{last}\n"
-    assert last in fit(lsml, place, "--dry-run", export="export.jsonl", code=3).stderr
+    assert promoted(work).counts["torn"] is summary(work)["torn"] is False, "one bad task costs one task"
+    assert fit(lsml, work, "--quiet", export="export.jsonl", code=3).stderr == f"{last}\n"
+    assert last in fit(lsml, work, "--dry-run", export="export.jsonl", code=3).stderr
 
 
 @pytest.mark.parametrize("role", ["export", "hold-out file"])
-def test_a_torn_file_is_trained_on_and_not_promoted(lsml: Lsml, place: Path, role: str) -> None:
-    fit(lsml, place)
-    before = promoted(place)
-    whole = (place / "export.json").read_bytes()
-    (place / "torn.json").write_bytes(whole[: len(whole) // 2])
+def test_truncated_export_trains_without_promotion(lsml: Lsml, work: Path, role: str) -> None:
+    fit(lsml, work)
+    before = promoted(work)
+    whole = (work / "export.json").read_bytes()
+    (work / "torn.json").write_bytes(whole[: len(whole) // 2])
     if role == "export":
         arguments: dict[str, Any] = {"export": "torn.json"}
         more = ["--refit", "--summary", "summary.json", "--fail-under", "accuracy=0.1"]
     else:
         arguments = {}
         more = ["--holdout", "torn.json", "--summary", "summary.json"]
-    run = fit(lsml, place, *more, **arguments, code=3)
-    assert promoted(place) == before
-    kept = versions.list_versions(place / "models/m")[-1]
+    run = fit(lsml, work, *more, **arguments, code=3)
+    assert promoted(work) == before
+    kept = versions.list_versions(work / "models/m")[-1]
     unread, why, hint = run.stderr.splitlines()[-3:]
     assert unread.startswith("lsml: 1 task could not be read: torn.json, byte ")
     assert unread.endswith(": torn.json ends in the middle of a task.")
@@ -260,20 +262,20 @@ def test_a_torn_file_is_trained_on_and_not_promoted(lsml: Lsml, place: Path, rol
         f"It is kept in models/m/{kept}; to promote it anyhow: lsml versions models/m --promote {kept}"
     )
     assert "Next: " not in run.stderr
-    told = summary(place)
-    assert (told["promoted"], told["torn"], told["version"]) == (False, True, kept)
-    assert "trained on a file that ends too early" in lsml("versions", "models/m", cwd=place).stdout
+    fit_summary = summary(work)
+    assert (fit_summary["promoted"], fit_summary["torn"], fit_summary["version"]) == (False, True, kept)
+    assert "trained on a file that ends too early" in lsml("versions", "models/m", cwd=work).stdout
     # A gate that is missed as well says so, and decides about the exit code.
-    both = fit(lsml, place, *more, "--fail-under", "f1:odd=0.5", **arguments, code=4)
+    both = fit(lsml, work, *more, "--fail-under", "f1:odd=0.5", **arguments, code=4)
     assert "1 task could not be read: torn.json" in both.stderr
     assert "nobody knows how much is missing" not in both.stderr
-    assert promoted(place) == before
+    assert promoted(work) == before
 
 
-def test_a_file_that_is_torn_after_many_bad_tasks_says_where(lsml: Lsml, place: Path) -> None:
+def test_truncation_after_many_bad_tasks_is_located(lsml: Lsml, work: Path) -> None:
     lines = [*(json.dumps(each) for each in sample(20)), *["[1]"] * 9, '{"id": 30, "data": {"te']
-    (place / "export.jsonl").write_text("\n".join(lines))
-    last = fit(lsml, place, "-q", export="export.jsonl", code=3).stderr.splitlines()[0]
+    (work / "export.jsonl").write_text("\n".join(lines))
+    last = fit(lsml, work, "-q", export="export.jsonl", code=3).stderr.splitlines()[0]
     assert last.startswith("lsml: 10 tasks could not be read: export.jsonl, line 21: ")
     assert last.endswith("line 30: export.jsonl ends in the middle of a task; and 6 more.")
     assert last.count("; export.jsonl, line") == 3
@@ -282,12 +284,12 @@ def test_a_file_that_is_torn_after_many_bad_tasks_says_where(lsml: Lsml, place: 
 # --- what is shipped
 
 
-def test_a_refit_learns_from_everything_and_says_so(lsml: Lsml, place: Path) -> None:
-    fit(lsml, place, "--summary", "summary.json")
-    plain, told = promoted(place), summary(place)
-    run = fit(lsml, place, "--refit", "--fail-under", "accuracy=0.5", "--summary", "summary.json")
-    again = promoted(place)
-    assert (plain.refit, again.refit, summary(place)["refit"], told["refit"]) == (False, True, True, False)
+def test_refit_trains_on_all_tasks(lsml: Lsml, work: Path) -> None:
+    fit(lsml, work, "--summary", "summary.json")
+    plain, fit_summary = promoted(work), summary(work)
+    run = fit(lsml, work, "--refit", "--fail-under", "accuracy=0.5", "--summary", "summary.json")
+    again = promoted(work)
+    assert (plain.refit, again.refit, summary(work)["refit"], fit_summary["refit"]) == (False, True, True, False)
     assert again.metrics == plain.metrics
     assert again.digest != plain.digest
     assert again.state == {"rounds": 1, "saw": 100, "held_out": 0}
@@ -296,57 +298,55 @@ def test_a_refit_learns_from_everything_and_says_so(lsml: Lsml, place: Path) -> 
     assert set(again.files) == {"counts.json"}
     assert "Training again on everything" in run.stderr
     assert "then trained again on all (--refit)" in run.stderr
-    assert "refit on all tasks after the measurement" in lsml("versions", "models/m", cwd=place).stdout
+    assert "refit on all tasks after the measurement" in lsml("versions", "models/m", cwd=work).stdout
 
 
-def test_a_version_may_be_kept_without_being_used(lsml: Lsml, place: Path) -> None:
-    fit(lsml, place)
-    before = promoted(place)
-    run = fit(lsml, place, "--no-promote", "--fail-under", "accuracy=0.5", "--summary", "summary.json")
-    told = summary(place)
-    assert (promoted(place).version, told["promoted"]) == (before.version, False)
-    assert f"not promoted. To promote it: lsml versions models/m --promote {told['version']}" in run.stderr
+def test_no_promote_keeps_version_unused(lsml: Lsml, work: Path) -> None:
+    fit(lsml, work)
+    before = promoted(work)
+    run = fit(lsml, work, "--no-promote", "--fail-under", "accuracy=0.5", "--summary", "summary.json")
+    fit_summary = summary(work)
+    assert (promoted(work).version, fit_summary["promoted"]) == (before.version, False)
+    assert f"not promoted. To promote it: lsml versions models/m --promote {fit_summary['version']}" in run.stderr
     assert "Next: lsml predict" not in run.stderr
-    assert lsml("versions", "models/m", "--promote", told["version"], cwd=place).returncode == 0
-    assert promoted(place).version == told["version"] != before.version
+    assert lsml("versions", "models/m", "--promote", fit_summary["version"], cwd=work).returncode == 0
+    assert promoted(work).version == fit_summary["version"] != before.version
 
 
-def test_what_misses_a_gate_is_not_refitted(lsml: Lsml, place: Path) -> None:
-    fit(lsml, place, "--refit", "--fail-under", "f1:odd=0.5", code=4)
-    [kept] = versions.list_versions(place / "models/m")
-    version = versions.read(place / "models/m" / kept)
+def test_missed_gate_prevents_refit(lsml: Lsml, work: Path) -> None:
+    fit(lsml, work, "--refit", "--fail-under", "f1:odd=0.5", code=4)
+    [kept] = versions.list_versions(work / "models/m")
+    version = versions.read(work / "models/m" / kept)
     assert not version.refit
     assert version.state["saw"] == version.counts["train"]
-    run = lsml("predict", "export.json", "--model", "models/m", cwd=place)
+    run = lsml("predict", "export.json", "--model", "models/m", cwd=work)
     assert run.returncode == 1
     assert f"has no promoted version.\n      Name one of its versions: models/m@{kept}" in run.stderr
 
 
-def test_a_version_continues_from_an_earlier_one(lsml: Lsml, place: Path) -> None:
-    fit(lsml, place, "--with", "weight=3")
-    first = promoted(place)
+def test_init_from_continues_earlier_version(lsml: Lsml, work: Path) -> None:
+    fit(lsml, work, "--with", "weight=3")
+    first = promoted(work)
     more = [exported(900 + i, "good" if i % 2 else "bad") for i in range(30)]
-    (place / "export.json").write_text(json.dumps(more))
+    (work / "export.json").write_text(json.dumps(more))
     # It remembers the rest; but which code is its own is for the user to say.
-    assert (
-        "--model path/to/trainable.py:Counting@models/m" in fit(lsml, place, "--init-from", "models/m", code=1).stderr
-    )
-    run = lsml("fit", "export.json", "--init-from", f"{MODEL}@models/m", "-o", "models/m", cwd=place)
+    assert "--model path/to/trainable.py:Counting@models/m" in fit(lsml, work, "--init-from", "models/m", code=1).stderr
+    run = lsml("fit", "export.json", "--init-from", f"{MODEL}@models/m", "-o", "models/m", cwd=work)
     assert run.returncode == 0, run.stderr
-    second = promoted(place)
+    second = promoted(work)
     assert (first.parent, second.parent) == (None, first.version)
     assert (second.state["rounds"], second.params, second.label_config) == (2, {"weight": 3}, first.label_config)
     counts = json.loads((second.folder / "counts.json").read_bytes())
     assert counts["good"]["good"] == 3 * (_good(first) + _good(second))
-    assert f"continues from {first.version}" in lsml("versions", "models/m", cwd=place).stdout
+    assert f"continues from {first.version}" in lsml("versions", "models/m", cwd=work).stdout
     earlier = f"{MODEL}@models/m@{first.version}"
-    elsewhere = lsml("fit", "export.json", "--init-from", earlier, "--model", MODEL, "-o", "models/n", cwd=place)
+    elsewhere = lsml("fit", "export.json", "--init-from", earlier, "--model", MODEL, "-o", "models/n", cwd=work)
     assert elsewhere.returncode == 0, elsewhere.stderr
-    assert versions.read(versions.resolve(str(place / "models/n"))).parent == f"m@{first.version}"
+    assert versions.read(versions.resolve(str(work / "models/n"))).parent == f"m@{first.version}"
     # Named by --model, a version is only what to be like: the same parameters and label config, but from scratch.
-    like = lsml("fit", "export.json", "--model", f"{MODEL}@models/m", "-o", "models/m", cwd=place)
+    like = lsml("fit", "export.json", "--model", f"{MODEL}@models/m", "-o", "models/m", cwd=work)
     assert like.returncode == 0, like.stderr
-    assert (promoted(place).parent, promoted(place).params, promoted(place).state["rounds"]) == (None, {"weight": 3}, 1)
+    assert (promoted(work).parent, promoted(work).params, promoted(work).state["rounds"]) == (None, {"weight": 3}, 1)
 
 
 def _good(version: versions.Version) -> int:
@@ -354,15 +354,15 @@ def _good(version: versions.Version) -> int:
     return found
 
 
-def test_what_cannot_continue_says_so(lsml: Lsml, place: Path, ticket_model: Path) -> None:
-    run = fit(lsml, place, "--init-from", ticket_model, code=2)
+def test_init_from_unsupported_model_is_rejected(lsml: Lsml, work: Path, ticket_model: Path) -> None:
+    run = fit(lsml, work, "--init-from", ticket_model, code=2)
     assert "TextClassifier cannot continue from an earlier version; it always learns from scratch." in run.stderr
     assert f"--model {ticket_model}/2" in run.stderr
-    fit(lsml, place)
-    other = fit(lsml, place, "--init-from", f"{MODEL}@models/m", "--model", "text-classifier", code=2)
+    fit(lsml, work)
+    other = fit(lsml, work, "--init-from", f"{MODEL}@models/m", "--model", "text-classifier", code=2)
     assert "Leave out --model" in other.stderr
     words = f"{models.__file__}:Words"
-    assert "cannot be trained" in fit(lsml, place, "--model", words, "--dry-run", code=2).stderr
+    assert "cannot be trained" in fit(lsml, work, "--model", words, "--dry-run", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -373,69 +373,69 @@ def test_what_cannot_continue_says_so(lsml: Lsml, place: Path, ticket_model: Pat
         ("return nothing", "returned from `fit` what cannot be stored"),
     ],
 )
-def test_a_model_that_breaks_while_it_learns_is_named(lsml: Lsml, place: Path, how: str, sentence: str) -> None:
+def test_failing_fit_names_model_and_error(lsml: Lsml, work: Path, how: str, sentence: str) -> None:
     model = MODEL.replace("Counting", "Stumbling")
-    run = fit(lsml, place, "--model", model, "--with", f'how="{how}"', "--summary", "summary.json", code=1)
+    run = fit(lsml, work, "--model", model, "--with", f'how="{how}"', "--summary", "summary.json", code=1)
     assert sentence in run.stderr
-    assert not (place / "models").exists(), "there was no such folder before"
-    assert not (place / "summary.json").exists()
+    assert not (work / "models").exists(), "there was no such folder before"
+    assert not (work / "summary.json").exists()
 
 
-def test_a_class_of_ones_own_is_named_together_with_its_versions(lsml: Lsml, place: Path) -> None:
-    shutil.copy(MODEL.partition(":")[0], place / "counting.py")
-    run = fit(lsml, place, "--model", "counting.py:Counting")
+def test_unregistered_class_is_named_with_its_versions(lsml: Lsml, work: Path) -> None:
+    shutil.copy(MODEL.partition(":")[0], work / "counting.py")
+    run = fit(lsml, work, "--model", "counting.py:Counting")
     [line] = [line for line in run.stderr.splitlines() if "Next: " in line]
     command = line.partition("Next: lsml ")[2].replace("TASKS", "export.json").split()
     assert command[3] == "counting.py:Counting@models/m"
-    assert lsml(*command, cwd=place).returncode == 0
-    refused = lsml("predict", "export.json", "--model", "models/m", cwd=place)
+    assert lsml(*command, cwd=work).returncode == 0
+    refused = lsml("predict", "export.json", "--model", "models/m", cwd=work)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "models/m is a version of counting.py:Counting" in refused.stderr
     assert "--model path/to/counting.py:Counting@models/m" in refused.stderr
-    (place / "counting.py").write_text((place / "counting.py").read_text() + "# changed\n")
-    told = lsml(*command, cwd=place)
-    assert f"The code of Counting has changed since m@{promoted(place).version} was trained." in told.stderr
-    assert "has changed" in fit(lsml, place, "--init-from", "counting.py:Counting@models/m").stderr
-    assert "has changed" not in fit(lsml, place, "--model", "counting.py:Counting").stderr
+    (work / "counting.py").write_text((work / "counting.py").read_text() + "# changed\n")
+    run = lsml(*command, cwd=work)
+    assert f"The code of Counting has changed since m@{promoted(work).version} was trained." in run.stderr
+    assert "has changed" in fit(lsml, work, "--init-from", "counting.py:Counting@models/m").stderr
+    assert "has changed" not in fit(lsml, work, "--model", "counting.py:Counting").stderr
 
 
-def test_a_version_is_no_place_for_versions(lsml: Lsml, place: Path) -> None:
-    fit(lsml, place)
-    before = promoted(place)
-    run = fit(lsml, place, "-o", f"models/m/{before.version}", code=2, export="gone.json")
-    assert f"models/m/{before.version} is one version of a model, and no place for another." in run.stderr
-    assert f"--output {place / 'models/m'}" in run.stderr
+def test_version_folder_is_rejected_as_output(lsml: Lsml, work: Path) -> None:
+    fit(lsml, work)
+    before = promoted(work)
+    run = fit(lsml, work, "-o", f"models/m/{before.version}", code=2, export="gone.json")
+    assert f"models/m/{before.version} is one version of a model, and no work for another." in run.stderr
+    assert f"--output {work / 'models/m'}" in run.stderr
     assert versions.list_versions(before.folder) == []
 
 
 @pytest.mark.parametrize("model", [MODEL, "text-classifier"])
 @pytest.mark.parametrize("bytes_left", [0, 1024])
-def test_a_full_disk_leaves_nothing(place: Path, model: str, bytes_left: int) -> None:
+def test_full_disk_leaves_no_version(work: Path, model: str, bytes_left: int) -> None:
     """As `ulimit -f` has it: what goes beyond raises an error, as on a full disk. Only what exists can be read."""
-    (place / "export.json").write_text(json.dumps(sample(3000)))
+    (work / "export.json").write_text(json.dumps(sample(3000)))
     script = (
         f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_left}, {bytes_left}))\n"
         "sys.dont_write_bytecode = True; from lsml_cli.cli import main; main()"
     )
     command = [sys.executable, "-c", script, "fit", "export.json", "--model", model, "-c", "config.xml"]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    before = {path.name for path in place.iterdir()}
+    before = {path.name for path in work.iterdir()}
     run = subprocess.run(
-        [*command, "-o", "models/m"], cwd=place, env=env, capture_output=True, text=True, check=False, timeout=60
+        [*command, "-o", "models/m"], cwd=work, env=env, capture_output=True, text=True, check=False, timeout=60
     )
     assert run.returncode == 1, run.stderr
     assert "lsml: The version cannot be written to models/m: the disk is full" in run.stderr
-    assert {path.name for path in place.iterdir()} == before
+    assert {path.name for path in work.iterdir()} == before
 
 
-def test_numbers_that_nobody_could_read_are_no_reason_to_lose_the_rest(lsml: Lsml, place: Path) -> None:
+def test_unwritable_stdout_keeps_version(lsml: Lsml, work: Path) -> None:
     gates = ("--fail-under", "f1:odd=0.5")
     for more, code in (((), 1), (gates, 4), (("--dry-run",), 1)):
         command = [sys.executable, "-m", "lsml_cli", "fit", "export.json", "--model", MODEL, "-c", "config.xml"]
         env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         with Path("/dev/full").open("w") as full:
             run = subprocess.run(
-                [*command, "-o", "models/m", *more], cwd=place, env=env, stdout=full, stderr=-1, text=True, check=False
+                [*command, "-o", "models/m", *more], cwd=work, env=env, stdout=full, stderr=-1, text=True, check=False
             )
         assert run.returncode == code, run.stderr
         assert "Exception ignored" not in run.stderr
@@ -445,32 +445,32 @@ def test_numbers_that_nobody_could_read_are_no_reason_to_lose_the_rest(lsml: Lsm
             assert run.stderr.endswith("lsml: Standard output cannot be written: No space left on device.\n")
 
 
-def test_a_reader_that_has_enough_does_no_harm(lsml: Lsml, place: Path) -> None:
+def test_closed_stdout_pipe_keeps_version(lsml: Lsml, work: Path) -> None:
     command = f"{sys.executable} -m lsml_cli fit export.json --model {MODEL} -c config.xml -o models/m --dry-run | true"
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for line in (command, command.replace("--dry-run", "")):
         script = f"set -o pipefail; {line}"
-        run = subprocess.run(["bash", "-c", script], cwd=place, env=env, capture_output=True, text=True, check=False)
+        run = subprocess.run(["bash", "-c", script], cwd=work, env=env, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
         assert "rror" not in run.stderr
-    assert promoted(place)
+    assert promoted(work)
 
 
 # --- the dry run
 
 
-def test_a_dry_run_tells_and_writes_nothing(lsml: Lsml, place: Path) -> None:
+def test_dry_run_reports_and_writes_nothing(lsml: Lsml, work: Path) -> None:
     tasks = [*sample(), exported(300, "odd"), exported(301, None)]
-    (place / "export.json").write_text(json.dumps(tasks))
-    before = without_settings(place)
-    run = lsml("fit", "export.json", "--model", "text-classifier", "-c", "config.xml", "--dry-run", cwd=place)
+    (work / "export.json").write_text(json.dumps(tasks))
+    before = without_settings(work)
+    run = lsml("fit", "export.json", "--model", "text-classifier", "-c", "config.xml", "--dry-run", cwd=work)
     assert run.returncode == 0, run.stderr
-    assert without_settings(place) == before
+    assert without_settings(work) == before
     first, left_out, small, *table = run.stdout.splitlines()
-    told = fit(lsml, place, "--dry-run", "--summary", "summary.json")
-    assert told.stdout == run.stdout
-    assert without_settings(place) == before | {"summary.json"}
-    counts = summary(place)
+    dry_run = fit(lsml, work, "--dry-run", "--summary", "summary.json")
+    assert dry_run.stdout == run.stdout
+    assert without_settings(work) == before | {"summary.json"}
+    counts = summary(work)
     assert first == f"{counts['train']} tasks to train on, {counts['holdout']} held out"
     assert left_out == "Left out: empty result (1)."
     side = 'Too small to be held out, so not measured, for "mood": odd.'
@@ -481,50 +481,50 @@ def test_a_dry_run_tells_and_writes_nothing(lsml: Lsml, place: Path) -> None:
         *[[name, str(each["train"]), str(each["holdout"])] for name, each in classes.items()],
     ]
     # What a dry run says is what a fit does.
-    fit(lsml, place, "--summary", "summary.json")
-    assert {key: value for key, value in counts.items() if key in promoted(place).counts} == promoted(place).counts
-    assert summary(place)["too_small"] == counts["too_small"]
+    fit(lsml, work, "--summary", "summary.json")
+    assert {key: value for key, value in counts.items() if key in promoted(work).counts} == promoted(work).counts
+    assert summary(work)["too_small"] == counts["too_small"]
 
 
-def test_a_dry_run_imports_no_framework(place: Path) -> None:
+def test_dry_run_imports_no_framework(work: Path) -> None:
     code = (
         "import sys; from lsml_cli.cli import app\n"
         "app(['fit', 'export.json', '-m', 'text-classifier', '-c', 'config.xml', '--dry-run'], standalone_mode=False)\n"
         "print(*{'sklearn', 'scipy', 'numpy'} & set(sys.modules), file=sys.stderr)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=True)
     assert run.stderr.strip() == ""
 
 
 # --- signals
 
 
-def test_ctrl_c_at_any_moment_leaves_nothing_half_written(place: Path) -> None:
-    (place / "export.json").write_text(json.dumps(sample(3000)))
-    root = place / "models/m"
+def test_interrupt_leaves_nothing_half_written(work: Path) -> None:
+    (work / "export.json").write_text(json.dumps(sample(3000)))
+    root = work / "models/m"
     command = [sys.executable, "-m", "lsml_cli", "fit", "export.json", "--model", "text-classifier"]
     command += ["-c", "config.xml", "-o", str(root), "--summary", "summary.json", "--refit"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    codes, told = [], 0
+    codes, interrupted_count = [], 0
     for _ in range(7):
-        process = subprocess.Popen(command, cwd=place, env=environment, stdout=-1, stderr=-1, text=True)
+        process = subprocess.Popen(command, cwd=work, env=environment, stdout=-1, stderr=-1, text=True)
         time.sleep(random.uniform(0.25, 2.0))
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
         codes.append(process.returncode)
         if process.returncode == 130:
-            told += "Interrupted; no version was left half-written." in stderr
+            interrupted_count += "Interrupted; no version was left half-written." in stderr
             assert "Traceback" not in stderr
             assert not list(root.glob(".*")), list(root.glob(".*"))
         else:  # it was done, or Python itself had not started yet
             assert process.returncode in (0, -signal.SIGINT, 1), stderr
         for name in versions.list_versions(root):
             versions.read(root / name)
-        if (place / "summary.json").exists():
-            json.loads((place / "summary.json").read_bytes())
-        assert not list(place.glob(".summary*"))
+        if (work / "summary.json").exists():
+            json.loads((work / "summary.json").read_bytes())
+        assert not list(work.glob(".summary*"))
     assert 130 in codes
-    assert told, "each of them was hit before the command had begun"
+    assert interrupted_count, "each of them was hit before the command had begun"
 
 
 class Reader(threading.Thread):
@@ -547,10 +547,10 @@ class Reader(threading.Thread):
             time.sleep(0.002)
 
 
-def test_a_reader_never_sees_a_torn_version_while_fits_and_promotions_are_killed(lsml: Lsml, place: Path) -> None:
-    fit(lsml, place)
-    fit(lsml, place, "--with", "weight=2")
-    root = place / "models/m"
+def test_killed_fits_and_promotions_never_expose_partial_version(lsml: Lsml, work: Path) -> None:
+    fit(lsml, work)
+    fit(lsml, work, "--with", "weight=2")
+    root = work / "models/m"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     lsml_cli = [sys.executable, "-m", "lsml_cli"]
     reader = Reader(root)
@@ -563,7 +563,7 @@ def test_a_reader_never_sees_a_torn_version_while_fits_and_promotions_are_killed
                 command = ["versions", str(root), "--promote", names[number // 2 % len(names)]]
             else:
                 command = ["fit", "export.json", "--model", MODEL, "-c", "config.xml", "-o", str(root), "--refit"]
-            process = subprocess.Popen([*lsml_cli, *command], cwd=place, env=environment, stdout=-3, stderr=-3)
+            process = subprocess.Popen([*lsml_cli, *command], cwd=work, env=environment, stdout=-3, stderr=-3)
             if number not in (5, 11):  # these promote the first version, and another one
                 time.sleep(random.uniform(0.05, 0.3 if number % 2 else 0.6))
                 process.send_signal(signal.SIGKILL)
@@ -579,17 +579,17 @@ def test_a_reader_never_sees_a_torn_version_while_fits_and_promotions_are_killed
     assert lsml("versions", root).returncode == 0
 
 
-def test_a_version_works_on_another_machine(lsml: Lsml, place: Path) -> None:
-    fit(lsml, place, "--model", "text-classifier")
-    here = lsml("predict", "export.json", "--model", "models/m", "--format", "jsonl", cwd=place)
-    (place / "other").mkdir()
-    shutil.move(place / "models/m", place / "other/m")
-    there = lsml("predict", "../export.json", "--model", "m", "--format", "jsonl", cwd=place / "other")
+def test_moved_version_still_predicts(lsml: Lsml, work: Path) -> None:
+    fit(lsml, work, "--model", "text-classifier")
+    here = lsml("predict", "export.json", "--model", "models/m", "--format", "jsonl", cwd=work)
+    (work / "other").mkdir()
+    shutil.move(work / "models/m", work / "other/m")
+    there = lsml("predict", "../export.json", "--model", "m", "--format", "jsonl", cwd=work / "other")
     assert here.returncode == there.returncode == 0
     assert there.stdout == here.stdout != ""
 
 
-def test_a_model_that_leaves_while_it_trains_is_a_failure(lsml, tmp_path: Path) -> None:
+def test_system_exit_in_fit_is_a_failure(lsml, tmp_path: Path) -> None:
     (tmp_path / "leaves.py").write_text(
         "import sys\nfrom tests.helpers.models import Words\n\n\nclass Leaves(Words):\n"
         "    def fit(self, *args):\n        sys.exit(0)\n"
@@ -608,7 +608,7 @@ def test_a_model_that_leaves_while_it_trains_is_a_failure(lsml, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("target", ["export.json", "config.xml"])
-def test_a_summary_is_not_written_over_what_is_read(lsml, tmp_path: Path, target: str) -> None:
+def test_summary_never_overwrites_input(lsml, tmp_path: Path, target: str) -> None:
     example = Path(__file__).parents[2] / "examples" / "support-tickets"
     export, config = tmp_path / "export.json", tmp_path / "config.xml"
     export.write_bytes((example / "annotated.json").read_bytes())

@@ -40,7 +40,7 @@ def labels_of(stdout: str) -> list[Any]:
     return [each and each[0]["result"][0]["value"]["choices"][0] for each in found]
 
 
-def test_from_everywhere_at_once(lsml, work):
+def test_media_from_all_sources_in_one_run(lsml, work):
     with run_stub_label_studio() as studio:
         studio.responses["/ls/data/upload/4/e.pgm"] = StubResponse(body=BRIGHT)
         tasks = write_tasks(
@@ -66,7 +66,7 @@ def test_from_everywhere_at_once(lsml, work):
         assert len(studio.requests) == before  # it was kept
 
 
-def test_the_address_may_come_from_the_environment(lsml, work):
+def test_label_studio_url_from_environment(lsml, work):
     with run_stub_label_studio() as studio:
         studio.responses["/ls/data/upload/4/e.pgm"] = StubResponse(body=BRIGHT)
         env = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.personal_token}
@@ -74,14 +74,14 @@ def test_the_address_may_come_from_the_environment(lsml, work):
     assert labels_of(run.stdout) == ["bright"]
 
 
-def test_without_the_options_they_are_named(lsml, work):
+def test_missing_media_options_are_named_in_failures(lsml, work):
     run = predict(lsml, write_tasks("/data/upload/3/a.pgm", "/data/local-files/?d=a"), "--check", model=MODEL)
     assert "media: 2" in run.stdout
     for option in ("--upload-root", "--document-root", "--label-studio-url"):
         assert option in run.stdout
 
 
-def test_the_key_is_never_shown(lsml, work):
+def test_api_key_is_never_printed_or_stored(lsml, work):
     """Not in what is printed, not in a traceback, not in a file."""
     key = "a-very-secret-key-of-somebody"
     with run_stub_label_studio() as studio:

@@ -13,7 +13,7 @@ from lsml_cli.commands.console import progress
 from lsml_cli.commands.console.progress import Console
 
 
-def test_a_plain_line_every_now_and_then(monkeypatch, capsys):
+def test_progress_lines_without_terminal(monkeypatch, capsys):
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     with Console() as shown:
@@ -40,7 +40,7 @@ REPORTS = {
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_report_that_nobody_reads_or_that_has_no_room(name: str, ticket_model: Path) -> None:
+def test_reports_handle_closed_and_full_stdout(name: str, ticket_model: Path) -> None:
     """A closed pipe ends quietly with 0, a full device says so; neither leaves Python to complain at the end."""
     example = Path(__file__).parents[2] / "examples" / "support-tickets"
     places = {"MODEL": ticket_model, "EXPORT": example / "annotated.json", "CONFIG": example / "label_config.xml"}
@@ -56,7 +56,7 @@ def test_a_report_that_nobody_reads_or_that_has_no_room(name: str, ticket_model:
     assert run.stderr == "lsml: Standard output cannot be written: No space left on device.\n"
 
 
-def test_quiet_is_quiet(capsys):
+def test_quiet_prints_errors_only(capsys):
     with Console(quiet=True) as shown:
         shown.note("hello")
         shown.progress(1, 0, 0.5)

@@ -37,11 +37,11 @@ OPTIONS = {
 
 def invoke(*args: str) -> str:
     """What the command prints on stdout. Raises LsmlError like the command does."""
-    found = CliRunner().invoke(app, args)
-    if isinstance(found.exception, LsmlError):
-        raise found.exception
-    assert found.exit_code == 0, found.output
-    return found.stdout
+    result = CliRunner().invoke(app, args)
+    if isinstance(result.exception, LsmlError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def shown(*args: str) -> dict[str, tuple[Any, str]]:
@@ -49,17 +49,17 @@ def shown(*args: str) -> dict[str, tuple[Any, str]]:
     printed = invoke(*args, "--show-settings")
     [table] = tomllib.loads(printed).values()
     inner = ""
-    found: dict[str, tuple[Any, str]] = {}
+    settings: dict[str, tuple[Any, str]] = {}
     for line in printed.splitlines()[2:]:
         place = line.rpartition("  # ")[2]
         if line.startswith("["):
             inner = line.strip("[]").partition(".")[2]
         elif line and inner:
-            found.setdefault(inner, (table[inner], place))
+            settings.setdefault(inner, (table[inner], place))
         elif line:
             key = line.removeprefix("# ").split(" ", 1)[0]
-            found[key] = (table.get(key), place)
-    return found
+            settings[key] = (table.get(key), place)
+    return settings
 
 
 def samples(option: Option) -> tuple[Any, str, Any, list[str], Any]:
@@ -93,7 +93,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("command", "key"), OPTIONS)
-def test_a_flag_wins_then_the_file_then_what_is_built_in(work: Path, command: str, key: str) -> None:
+def test_precedence_of_option_file_and_default(work: Path, command: str, key: str) -> None:
     _, written, value, flag, flagged = samples(OPTIONS[command, key])
     default = shown(command).get(key, (None, "built in"))
     assert default[1] in {"built in", "required"}
@@ -119,27 +119,27 @@ def toml_of(command: str, keys: set[str]) -> str:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), command=st.sampled_from(sorted(COMMANDS)))
-def test_any_mixture_of_file_and_flags(work: Path, data: Any, command: str) -> None:
+def test_any_mixture_of_file_and_options(work: Path, data: Any, command: str) -> None:
     keys = sorted(key for name, key in OPTIONS if name == command)
     in_file, as_flags = data.draw(st.sets(st.sampled_from(keys))), data.draw(st.sets(st.sampled_from(keys)))
     Path("lsml.toml").write_text(toml_of(command, in_file))
     flags = [part for key in sorted(as_flags) for part in samples(OPTIONS[command, key])[3]]
-    found = shown(command, "--config", "lsml.toml", *flags)
+    settings = shown(command, "--config", "lsml.toml", *flags)
     for key in keys:
         _, _, value, _, flagged = samples(OPTIONS[command, key])
         if key in as_flags:
-            assert found[key] == (flagged, "command line")
+            assert settings[key] == (flagged, "command line")
         elif key in in_file:
-            assert found[key] == (value, "lsml.toml")
+            assert settings[key] == (value, "lsml.toml")
         else:
-            assert found.get(key, (None, "built in"))[1] in {"built in", "required"}
+            assert settings.get(key, (None, "built in"))[1] in {"built in", "required"}
     # What is printed is a settings file itself, and says the same.
     Path("again.toml").write_text(invoke(command, "--config", "lsml.toml", *flags, "--show-settings"))
     again = shown(command, "--config", "again.toml")
-    assert {key: value for key, (value, _) in again.items()} == {key: value for key, (value, _) in found.items()}
+    assert {key: value for key, (value, _) in again.items()} == {key: value for key, (value, _) in settings.items()}
 
 
-def test_parameters_of_the_model_are_merged_by_name(work: Path) -> None:
+def test_model_parameters_are_merged_by_name(work: Path) -> None:
     Path("lsml.toml").write_text('[predict.with]\nkept = [1, { a = "3" }]\nother = 1.5\n')
     assert shown("predict", "--with", "other=x", "--with", "new=true")["with"][0] == {
         "kept": [1, {"a": "3"}],
@@ -148,26 +148,26 @@ def test_parameters_of_the_model_are_merged_by_name(work: Path) -> None:
     }
 
 
-def test_prefixes_with_their_folders(work: Path) -> None:
+def test_map_setting_is_a_list_of_pairs(work: Path) -> None:
     """A list of strings, since a prefix may hold "="; the folder is relative to the file."""
     Path("lsml.toml").write_text('[predict]\nmap = ["s3://bucket/=data", "/data/local-files/?d==/srv"]\n')
-    found = shown("predict", "--config", "./lsml.toml")["map"]
-    assert found == (["s3://bucket/=data", "/data/local-files/?d==/srv"], "lsml.toml")
+    settings = shown("predict", "--config", "./lsml.toml")["map"]
+    assert settings == (["s3://bucket/=data", "/data/local-files/?d==/srv"], "lsml.toml")
     Path("data/mine.toml").write_text('[predict]\nmap = ["s3://bucket/=copy"]\nmedia-cache-size = 1000\n')
-    found = shown("predict", "--config", "data/mine.toml")
-    assert found["map"] == (["s3://bucket/=data/copy"], "data/mine.toml")
-    assert found["media-cache-size"][0] == 1000
+    settings = shown("predict", "--config", "data/mine.toml")
+    assert settings["map"] == (["s3://bucket/=data/copy"], "data/mine.toml")
+    assert settings["media-cache-size"][0] == 1000
     assert shown("predict", "--config", "data/mine.toml", "--map", "a=b")["map"] == (["a=b"], "command line")
 
 
-def test_gates_and_hold_outs_as_they_are_said(work: Path) -> None:
+def test_gates_and_holdout_in_settings(work: Path) -> None:
     """`--fail-under METRIC=VALUE` is a table, in which a dot needs no quotes; a number may be a number."""
     Path("lsml.toml").write_text(
         '[fit]\nholdout = 0.1\n[fit.fail-under]\naccuracy = 0.9\ncategory.macro-f1 = 0.8\n"f1:spam" = 0.7\n'
     )
-    found = shown("fit", "--fail-under", "accuracy=0.95")
-    assert found["fail-under"][0] == {"accuracy": 0.95, "category.macro-f1": 0.8, "f1:spam": 0.7}
-    assert found["holdout"] == ("0.1", "lsml.toml")
+    settings = shown("fit", "--fail-under", "accuracy=0.95")
+    assert settings["fail-under"][0] == {"accuracy": 0.95, "category.macro-f1": 0.8, "f1:spam": 0.7}
+    assert settings["holdout"] == ("0.1", "lsml.toml")
     Path("lsml.toml").write_text('[fit]\nholdout = "../other.json"\n')
     with pytest.raises(UsageError, match=r"holdout is ../other.json, outside of its folder"):
         shown("fit")
@@ -182,17 +182,17 @@ texts = st.text().filter(lambda text: text.encode("utf-8", "replace").decode() =
         lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
     )
 )
-def test_values_survive_being_printed(value: Any) -> None:
+def test_shown_settings_parse_to_equal_values(value: Any) -> None:
     assert tomllib.loads(f"x = {to_toml(value)}") == {"x": value}
 
 
 WRONG = {
-    "tabel = 1": "lsml.toml: tabel stands outside of a table",
-    'model = "news"\n[predict]': "lsml.toml: model stands outside of a table",
+    "tabel = 1": "lsml.toml: tabel is outside of a table",
+    'model = "news"\n[predict]': "lsml.toml: model is outside of a table",
     "[predcit]": "lsml.toml: [predcit] is not a command that takes settings. Those that do: [predict], ",
     "predict = 3": "lsml.toml: predict is not a table",
     "[predict]\nbatchsize = 3": "lsml.toml: [predict] has no setting 'batchsize'. It has: batch-size, ",
-    "[predict]\nbatch-size = 3\nbatch_size = 3": "[predict] batch-size is there twice",
+    "[predict]\nbatch-size = 3\nbatch_size = 3": "[predict] batch-size is given twice",
     "[predict]\nresume = true": "[predict] resume is not a setting. Give --resume on the command line",
     '[predict]\nconfig = "x"': "[predict] config is not a setting",
     "[predict]\nshow-settings = true": "[predict] show-settings is not a setting",
@@ -219,7 +219,7 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG)
 @pytest.mark.parametrize("named", [True, False])
-def test_what_is_wrong_is_one_sentence(work: Path, text: str, named: bool) -> None:
+def test_invalid_settings_give_one_sentence(work: Path, text: str, named: bool) -> None:
     Path("data/lsml.toml").write_text(text, encoding="latin-1")
     with pytest.raises(UsageError) as refused:
         invoke("predict", *(["-", "--config", "data/lsml.toml"] if named else ["data/tasks.json"]))
@@ -229,7 +229,7 @@ def test_what_is_wrong_is_one_sentence(work: Path, text: str, named: bool) -> No
     assert refused.value.exit_code == 2
 
 
-def test_a_settings_file_that_is_not_there(work: Path) -> None:
+def test_missing_explicit_settings_file_is_an_error(work: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no file other.toml \(--config\)"):
         invoke("predict", "data/tasks.json", "--config", "other.toml")
     with pytest.raises(UsageError, match=r"data cannot be read: Is a directory"):
@@ -251,7 +251,7 @@ HARMFUL = {
     'upload-root = ".."': "upload-root is data/.., outside of its folder",
     'media-cache = "/tmp/cache"': "media-cache is /tmp/cache, outside of its folder",
     'label-studio-url = "https://evil.example"': "label-studio-url is neither a name nor a number",
-    'from = "paths"': "from says what is read, and from where",
+    'from = "paths"': "from decides what is read, and from where",
     'map = ["s3://bucket/=/"]': "map is /, outside of its folder",
     'map = ["a=b", "/data/local-files/?d==../.."]': "map is data/../.., outside of its folder",
     'map = ["a=link"]': "map is data/link, outside of its folder",
@@ -261,7 +261,7 @@ HARMFUL = {
 
 
 @pytest.mark.parametrize("line", HARMFUL)
-def test_a_file_beside_the_data_decides_nothing_harmful(work: Path, line: str) -> None:
+def test_settings_beside_data_cannot_do_harm(work: Path, line: str) -> None:
     Path("data/lsml.toml").write_text(f"[predict]\n{line}\n")
     Path("data/link").symlink_to("/tmp")
     evil_version("/tmp/evil.py:Evil")
@@ -276,7 +276,7 @@ def test_a_file_beside_the_data_decides_nothing_harmful(work: Path, line: str) -
     assert shown("predict", "data/tasks.json", *flag)[key][1] == "command line"
 
 
-def test_a_version_beside_the_data_runs_no_code_either(work: Path) -> None:
+def test_version_beside_data_runs_no_code(work: Path) -> None:
     """It is data like the settings: a registered class, or none."""
     Path("data/lsml.toml").write_text('[predict]\nmodel = "trained"\n')
     Path("data/evil.py").write_text(f"open({str(work / 'was-here')!r}, 'w')\n")
@@ -295,7 +295,7 @@ def evil_version(family: str) -> None:
     (version / "model.json").write_text(json.dumps(facts))
 
 
-def test_every_option_is_known_to_be_harmless_or_not() -> None:
+def test_every_option_is_classified_as_safe_or_not() -> None:
     """A new option that takes any string is not read from beside the data, until its metavar says what it takes."""
     closed = {"allow-host", "basic-auth", "host", "jobs", "label-studio-url", "secret-path"}  # addresses, secrets
     closed |= {"from"}  # of predict: paths that lead anywhere
@@ -303,7 +303,7 @@ def test_every_option_is_known_to_be_harmless_or_not() -> None:
     assert {key for (_, key), option in OPTIONS.items() if is_closed(option)} == closed
 
 
-def test_what_is_about_one_run_is_no_setting() -> None:
+def test_options_of_one_run_are_no_settings() -> None:
     assert not {key for _, key in OPTIONS} & COMMAND_LINE_ONLY
     assert {"model", "with", "batch-size", "quiet"} <= {key for name, key in OPTIONS if name == "predict"}
 
@@ -311,7 +311,7 @@ def test_what_is_about_one_run_is_no_setting() -> None:
 # From outside
 
 
-def test_a_file_does_what_the_flags_do(lsml, work):
+def test_settings_act_like_options(lsml, work):
     flags = ("--model", WORDS, "--label-config", "data/config.xml", "--shape", "predictions", "--with", "pause=0")
     expected = lsml("predict", "data/tasks.json", *flags, "--limit", "5")
     assert expected.returncode == 0, expected.stderr
@@ -327,7 +327,7 @@ def test_a_file_does_what_the_flags_do(lsml, work):
     assert run.stdout.splitlines() == expected.stdout.splitlines()[:2]
 
 
-def test_a_file_beside_the_data_is_named_when_it_decides(lsml, work):
+def test_used_settings_file_is_reported(lsml, work):
     Path("data/lsml.toml").write_text('[predict]\nlabel-config = "config.xml"\nlimit = 3\n')
     run = lsml("predict", "data/tasks.json", "--model", WORDS)
     assert run.returncode == 0, run.stderr
@@ -344,18 +344,18 @@ def test_a_file_beside_the_data_is_named_when_it_decides(lsml, work):
     assert "needs a label config" in none.stderr
 
 
-def test_no_code_of_the_datas_author_runs(lsml, work):
+def test_settings_beside_data_run_no_code(lsml, work):
     Path("data/evil.py").write_text(f"open({str(work / 'was-here')!r}, 'w')\n")
     for model in ("evil.py:Evil", "evil:Evil", "./evil.py:Evil"):
         Path("data/lsml.toml").write_text(f'[predict]\nlabel-config = "config.xml"\nmodel = "{model}"\n')
         for option in ("--quiet", "--show-settings"):
             run = lsml("predict", "tasks.json", option, cwd=Path("data"))
             assert (run.returncode, run.stdout) == (2, "")
-            assert "a file that merely lies beside the data may not decide that" in run.stderr
+            assert "a settings file beside the data may not set that" in run.stderr
     assert not Path("was-here").exists()
 
 
-def test_required_options_may_come_from_the_file(lsml, work, ticket_model):
+def test_required_options_may_come_from_settings(lsml, work, ticket_model):
     Path("data/lsml.toml").write_text(f'[predict]\nmodel = "{ticket_model}"\n[fit]\noutput = "models/new"\n')
     run = lsml("predict", "data/tasks.json")
     assert run.returncode == 0, run.stderr
@@ -368,14 +368,14 @@ def test_required_options_may_come_from_the_file(lsml, work, ticket_model):
     assert "--model" in run.stderr
 
 
-def test_relative_paths_are_relative_to_the_file(work: Path) -> None:
+def test_relative_paths_resolve_against_settings_file(work: Path) -> None:
     Path("models").mkdir()
     Path("other").mkdir()
     Path("other/mine.toml").write_text(
         '[predict]\nmodel = "../models@3"\noutput = "out.json"\nerrors = "/abs"\nlabel-config = "c.xml"\n'
     )
-    found = shown("predict", "-", "--config", "other/mine.toml")
-    named = {key: found[key][0] for key in ("model", "output", "errors", "label-config")}
+    settings = shown("predict", "-", "--config", "other/mine.toml")
+    named = {key: settings[key][0] for key in ("model", "output", "errors", "label-config")}
     assert named == {
         "model": "other/../models@3",
         "output": "other/out.json",
@@ -393,11 +393,11 @@ def test_relative_paths_are_relative_to_the_file(work: Path) -> None:
         "text-classifier": "text-classifier",
     }.items():
         Path("other/mine.toml").write_text(f'[predict]\nmodel = "{written}"\noutput = "-"\n')
-        found = shown("predict", "-", "--config", "other/mine.toml")
-        assert (found["model"][0], found["output"][0]) == (meant, "-")
+        settings = shown("predict", "-", "--config", "other/mine.toml")
+        assert (settings["model"][0], settings["output"][0]) == (meant, "-")
 
 
-def test_showing_does_nothing_else(lsml, work):
+def test_show_settings_runs_nothing(lsml, work):
     Path("data/lsml.toml").write_text('[predict]\noutput = "out.json"\nworkers = 2\n')
     run = lsml("predict", "data/tasks.json", "--show-settings", "--workers", "3")
     assert (run.returncode, run.stderr) == (0, "")
@@ -405,18 +405,18 @@ def test_showing_does_nothing_else(lsml, work):
     assert not Path("data/out.json").exists()
     run = lsml("predict", "--show-settings")
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.startswith("# lsml.toml: not there\n")
+    assert run.stdout.startswith("# lsml.toml: does not exist\n")
     assert lsml("predict", "--show-settings", "--workers", "x").returncode == 2
 
 
-def test_help_is_there_whatever_the_file_says(lsml, work):
+def test_help_ignores_invalid_settings(lsml, work):
     Path("lsml.toml").write_text("[predict")
     run = lsml("predict", "--help")
     assert run.returncode == 0
     assert "--show-settings" in run.stdout
 
 
-def test_the_settings_in_the_readme_are_real(work, ticket_model):
+def test_readme_settings_are_valid(work, ticket_model):
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     section = readme.partition("\n## Settings\n")[2].partition("\n## ")[0]
     [example] = re.findall(r"^```toml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)

@@ -52,7 +52,7 @@ def listed(lsml: Lsml, root: Path, *more: str, code: int = 0) -> list[dict[str, 
     return found
 
 
-def test_versions_are_listed_oldest_first_with_what_matters(lsml: Lsml, root: Path) -> None:
+def test_lists_versions_oldest_first(lsml: Lsml, root: Path) -> None:
     run = lsml("versions", root)
     assert (run.returncode, run.stderr) == (0, "")
     first, torn, promoted, _ = sorted(path.name for path in root.iterdir() if path.is_dir())
@@ -67,7 +67,7 @@ def test_versions_are_listed_oldest_first_with_what_matters(lsml: Lsml, root: Pa
     assert rows[3][3:] == ["1,080", "-", "-", "gate missed: mood.accuracy"]
 
 
-def test_the_list_for_programs(lsml: Lsml, root: Path) -> None:
+def test_json_list(lsml: Lsml, root: Path) -> None:
     first, torn, promoted, missed = listed(lsml, root)
     assert [each["promoted"] for each in (first, torn, promoted, missed)] == [False, False, True, False]
     assert (first["metrics"], first["trained_on"], first["params"]) == (METRICS, 1080, {"C": 1})
@@ -77,7 +77,7 @@ def test_the_list_for_programs(lsml: Lsml, root: Path) -> None:
     assert (first["damage"], set(torn)) == (None, {"version", "promoted", "damage"})
 
 
-def test_on_a_terminal_it_is_a_table(root: Path) -> None:
+def test_terminal_gets_a_table(root: Path) -> None:
     import pty
 
     master, slave = pty.openpty()
@@ -97,7 +97,7 @@ def test_on_a_terminal_it_is_a_table(root: Path) -> None:
         assert name in shown.decode()
 
 
-def test_the_list_imports_nothing_that_a_version_names(lsml: Lsml, root: Path, tmp_path: Path) -> None:
+def test_listing_imports_no_code_of_a_version(lsml: Lsml, root: Path, tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text("open('was-here', 'w')\n")
     for name in versions.list_versions(root):
         path = root / name / "model.json"
@@ -109,7 +109,7 @@ def test_the_list_imports_nothing_that_a_version_names(lsml: Lsml, root: Path, t
     assert not (tmp_path / "was-here").exists()
 
 
-def test_an_older_version_comes_back_and_a_newer_one_too(lsml: Lsml, root: Path) -> None:
+def test_promotes_older_and_newer_versions(lsml: Lsml, root: Path) -> None:
     names = versions.list_versions(root)
     promoted = versions.current_version(root)
     run = lsml("versions", root, "--promote", names[0])
@@ -120,7 +120,7 @@ def test_an_older_version_comes_back_and_a_newer_one_too(lsml: Lsml, root: Path)
     assert versions.current_version(root) == names[-1]
 
 
-def test_what_cannot_be_promoted(lsml: Lsml, root: Path) -> None:
+def test_rejects_promotion_of_unknown_or_damaged_version(lsml: Lsml, root: Path) -> None:
     first, torn, promoted, _ = sorted(path.name for path in root.iterdir() if path.is_dir())
     unknown = lsml("versions", root, "--promote", first[:-1])
     assert unknown.returncode == 2
@@ -134,9 +134,9 @@ def test_what_cannot_be_promoted(lsml: Lsml, root: Path) -> None:
     assert unknown.stdout == damaged.stdout == ""
 
 
-def test_pruning_keeps_the_newest_and_the_promoted_one(lsml: Lsml, root: Path) -> None:
+def test_prune_keeps_newest_and_promoted(lsml: Lsml, root: Path) -> None:
     first, torn, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
-    assert "Removed nothing." in lsml("versions", root, "--prune", "3").stderr
+    assert "No version was removed." in lsml("versions", root, "--prune", "3").stderr
     promotion.promote(root, first)
     run = lsml("versions", root, "--prune", "1")
     assert run.returncode == 0
@@ -148,14 +148,14 @@ def test_pruning_keeps_the_newest_and_the_promoted_one(lsml: Lsml, root: Path) -
     assert lsml("versions", root, "--prune", "0").returncode == 2
 
 
-def test_damaged_versions_do_not_count_for_those_to_keep(lsml: Lsml, root: Path) -> None:
+def test_prune_does_not_count_damaged_versions(lsml: Lsml, root: Path) -> None:
     first, torn, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
     (root / missed / "weights.bin").unlink()
     listed(lsml, root, "--prune", "2")
     assert sorted(path.name for path in root.iterdir() if path.is_dir()) == [first, torn, promoted, missed]
 
 
-def test_places_without_versions(lsml: Lsml, root: Path, tmp_path: Path) -> None:
+def test_folders_without_versions_are_rejected(lsml: Lsml, root: Path, tmp_path: Path) -> None:
     for place, code, sentence in (
         (root.parent / "nwes", 2, f"There is no folder {root.parent / 'nwes'}.\n      Models nearby: {root}."),
         (tmp_path / "x" / "y", 2, "Name a folder `lsml fit` wrote."),
@@ -168,7 +168,7 @@ def test_places_without_versions(lsml: Lsml, root: Path, tmp_path: Path) -> None
             assert sentence in run.stderr
 
 
-def test_what_is_wrong_with_the_promoted_one_is_said(lsml: Lsml, root: Path) -> None:
+def test_damage_of_promoted_version_is_reported(lsml: Lsml, root: Path) -> None:
     (root / "current").unlink()
     run = lsml("versions", root)
     assert run.returncode == 0
@@ -195,7 +195,7 @@ def test_what_is_wrong_with_the_promoted_one_is_said(lsml: Lsml, root: Path) -> 
         {"version": []},
     ],
 )
-def test_no_model_json_is_odd_enough_to_end_the_list(lsml: Lsml, root: Path, change: dict[str, Any]) -> None:
+def test_any_model_json_can_be_listed(lsml: Lsml, root: Path, change: dict[str, Any]) -> None:
     name = versions.list_versions(root)[0]
     path = root / name / "model.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
@@ -205,7 +205,7 @@ def test_no_model_json_is_odd_enough_to_end_the_list(lsml: Lsml, root: Path, cha
     assert len(run.stdout.splitlines()) == 5
 
 
-def test_versions_are_promoted_and_pruned_while_others_do_the_same(tmp_path: Path) -> None:
+def test_concurrent_promotion_and_pruning(tmp_path: Path) -> None:
     """Whoever reads `current` finds a whole version, however many promote and prune at the same moment."""
     root = tmp_path / "m"
     for _ in range(12):

@@ -30,7 +30,7 @@ def test_an_extra_that_is_asked_for_has_to_be_there(lsml):
     run = lsml("doctor", "azure")  # which no test needs
     assert run.returncode == 1
     assert "adlfs is missing" in run.stdout
-    assert "To mend azure, run:  pip install 'lsml[azure]'" in run.stdout
+    assert "To repair azure, run:  pip install 'lsml[azure]'" in run.stdout
 
 
 def test_what_was_never_installed_is_no_fault():
