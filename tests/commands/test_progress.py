@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lsml_cli.commands.console import progress
 from lsml_cli.commands.console.progress import Console
 
 
 def test_progress_lines_without_terminal(monkeypatch, capsys):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("lsml_cli.commands.console.progress.time.monotonic", lambda: float(next(clock)))
     with Console() as shown:
         for done in range(8):
             shown.progress(done * 1_000, done // 4, done / 8)

@@ -151,8 +151,8 @@ def test_model_parameters_are_merged_by_name(work: Path) -> None:
 def test_map_setting_is_a_list_of_pairs(work: Path) -> None:
     """A list of strings, since a prefix may hold "="; the folder is relative to the file."""
     Path("lsml.toml").write_text('[predict]\nmap = ["s3://bucket/=data", "/data/local-files/?d==/srv"]\n')
-    settings = shown("predict", "--config", "./lsml.toml")["map"]
-    assert settings == (["s3://bucket/=data", "/data/local-files/?d==/srv"], "lsml.toml")
+    maps = shown("predict", "--config", "./lsml.toml")["map"]
+    assert maps == (["s3://bucket/=data", "/data/local-files/?d==/srv"], "lsml.toml")
     Path("data/mine.toml").write_text('[predict]\nmap = ["s3://bucket/=copy"]\nmedia-cache-size = 1000\n')
     settings = shown("predict", "--config", "data/mine.toml")
     assert settings["map"] == (["s3://bucket/=data/copy"], "data/mine.toml")
