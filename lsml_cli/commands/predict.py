@@ -205,8 +205,8 @@ def _predict(arguments: PredictArguments) -> None:
     from lsml_cli.commands.console.stdout import emit
     from lsml_cli.inference import preflight
     from lsml_cli.inference.predict import predict_file
+    from lsml_cli.inference.predict_summary import PredictSummary
     from lsml_cli.inference.retry_failed import retry_failed
-    from lsml_cli.inference.run import PredictSummary
     from lsml_cli.io.output_paths import STDOUT, require_different_files
     from lsml_cli.io.stdout import reserve_stdout
 

@@ -11,9 +11,10 @@ from lsml_cli.errors import UsageError
 from lsml_cli.inference.autotune import autotune_plan
 from lsml_cli.inference.dispatch import predict_batches
 from lsml_cli.inference.plan import PredictPlan
+from lsml_cli.inference.predict_summary import PredictSummary
 from lsml_cli.inference.record_codec import BulkCodec
 from lsml_cli.inference.replica_process import GC_THRESHOLD
-from lsml_cli.inference.run import PredictRun, PredictSummary, ProgressReporter
+from lsml_cli.inference.run import PredictRun, ProgressReporter
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import open_output
 from lsml_cli.schema.predictions import Failure

@@ -13,8 +13,9 @@ import orjson
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.inference.dispatch import predict_stream
 from lsml_cli.inference.plan import PredictPlan
+from lsml_cli.inference.predict_summary import PredictSummary
 from lsml_cli.inference.record_codec import OutputRecord, RenderedRecord
-from lsml_cli.inference.run import PredictRun, PredictSummary, ProgressReporter
+from lsml_cli.inference.run import PredictRun, ProgressReporter
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import open_output
 from lsml_cli.io.source import RecordSource

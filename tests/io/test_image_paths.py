@@ -114,12 +114,12 @@ def test_absolute_data_path_of_folder_is_local(work):
 
 
 def test_folder_order_matches_sorted_find(work):
-    chance = random.Random(7)
+    rng = random.Random(7)
     names = ["a", "a-b", "a.pgm", "A", "é", "b c", "10"]
     for _ in range(60):
-        depth = chance.randrange(1, 4)
-        folder = Path("photos", *(f"{chance.choice(names)}.d" for _ in range(depth)))
-        write_images(folder / f"{chance.choice(names)}{chance.choice(['.jpg', '.PNG', '.tiff'])}")
+        depth = rng.randrange(1, 4)
+        folder = Path("photos", *(f"{rng.choice(names)}.d" for _ in range(depth)))
+        write_images(folder / f"{rng.choice(names)}{rng.choice(['.jpg', '.PNG', '.tiff'])}")
     sorted_paths = subprocess.run(
         "find photos -type f | LC_ALL=C sort", shell=True, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -345,9 +345,9 @@ def test_invalid_line_fails_only_its_task(work):
 @pytest.mark.parametrize("end", ["\n", "\0"])
 def test_path_list_split_across_reads(work, end):
     """Entries come out whole however many bytes the pipe delivers at a time; blank lines are skipped."""
-    chance = random.Random(3)
+    rng = random.Random(3)
     entries = [
-        chance.choice(["", "é" * chance.randrange(1, 90), "a b.jpg", "\n" if end == "\0" else "\r"]) for _ in range(99)
+        rng.choice(["", "é" * rng.randrange(1, 90), "a b.jpg", "\n" if end == "\0" else "\r"]) for _ in range(99)
     ]
     data = "start.jpg" + end + path_list(*entries, end=end)
     expected = ["start.jpg", *(entry for entry in entries if entry.strip("\r") or (entry and end == "\0"))]
@@ -375,8 +375,8 @@ print(json.dumps([json.loads(record.body)["data"]["k"] for record in RecordSourc
 
 
 def test_truncated_path_list_keeps_whole_lines(work):
-    whole = gzip.compress(path_list(*(f"photos/{n * 7919}.jpg" for n in range(5_000))).encode())
-    Path("list.gz").write_bytes(whole[: len(whole) // 2])
+    compressed = gzip.compress(path_list(*(f"photos/{n * 7919}.jpg" for n in range(5_000))).encode())
+    Path("list.gz").write_bytes(compressed[: len(compressed) // 2])
     with RecordSource("list.gz", paths_key="image") as source:
         *records, last = source
     assert all(record.body.endswith(b'.jpg"}}') for record in records)

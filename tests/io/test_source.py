@@ -67,8 +67,8 @@ def test_json_lines_are_split(tmp_path, tasks, ending):
 @given(tasks=st.lists(json_object, min_size=2, max_size=6), data=st.data())
 @settings(max_examples=150, **REUSES_FILE)
 def test_truncated_array_keeps_complete_tasks(tmp_path, tasks, data):
-    whole = json.dumps(tasks).encode()
-    truncated = whole[: data.draw(st.integers(1, len(whole) - 1))]
+    text = json.dumps(tasks).encode()
+    truncated = text[: data.draw(st.integers(1, len(text) - 1))]
     path = tmp_path / "tasks.json"
     path.write_bytes(truncated)
     bodies = parse_bodies(read_records(path))

@@ -29,7 +29,7 @@ from lsml_cli import check_model, find_model
 from lsml_cli.errors import LabelMismatch, ModelError, TransientError, UsageError
 from lsml_cli.inference.plan import PredictOptions, PredictPlan
 from lsml_cli.inference.predict import predict_file
-from lsml_cli.inference.run import PredictSummary
+from lsml_cli.inference.predict_summary import PredictSummary
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.choices.heads import ChoicesBinding
 from lsml_cli.models.choices.logistic import HeadTargets
