@@ -1,4 +1,4 @@
-"""The least that a Starlette app can do with a request: read its body, and send the same answer to everybody."""
+"""Answer every request with the same body: the least that a Starlette app can do."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ async def predict(request: Request) -> Response:
     return Response(ANSWER, media_type="application/json")
 
 
-async def anything(request: Request) -> Response:
+async def health(request: Request) -> Response:
     return JSONResponse({"status": "UP", "model_version": "empty"})
 
 
 app = Starlette(
     routes=[
         Route("/predict", predict, methods=["POST"]),
-        Route("/health", anything),
-        Route("/setup", anything, methods=["POST"]),
+        Route("/health", health),
+        Route("/setup", health, methods=["POST"]),
     ]
 )
 

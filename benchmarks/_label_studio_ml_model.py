@@ -1,6 +1,6 @@
-"""A model as label-studio-ml 1.0.9 wants it: the pipeline that `_notebook.py` fitted, for a whole list at once.
+"""A model for label-studio-ml 1.0.9: the pipeline that `_notebook.py` fitted, for all tasks of a request at once.
 
-`benchmarks/serve.py` hands it to that package's own `label-studio-ml init`; LSML_PIPELINE names the fitted pipeline.
+`benchmarks/serve.py` passes it to that package's own `label-studio-ml init`; LSML_PIPELINE names the fitted pipeline.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Whole processes, timed and weighed. Every script here prints ratios of things that ran in the same minutes."""
+"""Measure time and memory of processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import psutil
 
 
 @dataclass
-class Measured:
-    """Several rounds of one command: seconds of wall time, peak megabytes summed over its processes."""
+class Measurement:
+    """Several rounds of one command: wall seconds, and peak megabytes summed over its processes."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -32,16 +32,16 @@ class Measured:
 
 
 def run(command: Sequence[str], stdin: str | None = None) -> tuple[float, float]:
-    """Seconds and peak megabytes (resident, summed over the process tree, sampled every 20 ms) of one run."""
-    source = open(stdin, "rb") if stdin else subprocess.DEVNULL  # noqa: PTH123, SIM115
-    begun = time.perf_counter()
-    with subprocess.Popen(command, stdin=source, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    """Return wall seconds and peak megabytes (resident, summed over the process tree, sampled every 20 ms) of a run."""
+    input_file = open(stdin, "rb") if stdin else subprocess.DEVNULL  # noqa: PTH123, SIM115
+    started_at = time.perf_counter()
+    with subprocess.Popen(command, stdin=input_file, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         peak = 0
         root = psutil.Process(process.pid)
         while process.poll() is None:
             peak = max(peak, _resident(root))
             time.sleep(0.02)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started_at
         if process.returncode:
             assert process.stderr
             raise SystemExit(f"{' '.join(command)} failed:\n{process.stderr.read().decode()}")
@@ -58,9 +58,9 @@ def _resident(root: psutil.Process) -> int:
     return total
 
 
-def rounds(commands: dict[str, Callable[[], tuple[float, float]]], count: int) -> dict[str, Measured]:
-    """Each command `count` times, in turn: A B C A B C, so that a slow minute hits all of them."""
-    measured = {name: Measured(name) for name in commands}
+def rounds(commands: dict[str, Callable[[], tuple[float, float]]], count: int) -> dict[str, Measurement]:
+    """Run each command `count` times in turn (A B C A B C), so that a slow minute hits all of them."""
+    measured = {name: Measurement(name) for name in commands}
     for number in range(count):
         for name, once in commands.items():
             seconds, megabytes = once()

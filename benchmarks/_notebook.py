@@ -1,8 +1,8 @@
-"""What a data scientist writes in a notebook with the same fitted pipeline: load all, predict all, dump all.
+"""The loop of a notebook with the same fitted pipeline: load all, predict all, dump all.
 
 python benchmarks/_notebook.py fit EXPORT PIPELINE           fit scikit-learn's pipeline on an export
 python benchmarks/_notebook.py run PIPELINE TASKS OUTPUT     the loop
-python benchmarks/_notebook.py limit PIPELINE TASKS          `predict_proba` alone; prints its seconds
+python benchmarks/_notebook.py limit PIPELINE TASKS          time `predict_proba` alone; prints seconds
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pickle
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
 def fit(export: str, pipeline: str) -> None:
@@ -22,7 +23,9 @@ def fit(export: str, pipeline: str) -> None:
     from lsml_cli.models.text_classifier.model import TextClassifier
     from lsml_cli.models.text_classifier.tfidf import TOKEN
 
-    params = TextClassifier.params
+    params: dict[str, Any] = {
+        name: parameter.default for name, parameter in (TextClassifier.declared_params() or {}).items()
+    }
     tasks = json.loads(Path(export).read_bytes())
     words = TfidfVectorizer(
         sublinear_tf=True,
@@ -40,7 +43,7 @@ def fit(export: str, pipeline: str) -> None:
 
 def run(pipeline: str, source: str, target: str) -> None:
     key, model = pickle.loads(Path(pipeline).read_bytes())
-    with open(source) as file:  # noqa: PTH123 - as it is written in notebooks
+    with open(source) as file:  # noqa: PTH123 - as in notebooks
         tasks = json.load(file)
     probabilities = model.predict_proba([task["data"][key] for task in tasks])
     best = probabilities.argmax(axis=1)
@@ -60,9 +63,9 @@ def run(pipeline: str, source: str, target: str) -> None:
 def limit(pipeline: str, source: str) -> None:
     key, model = pickle.loads(Path(pipeline).read_bytes())
     texts = [task["data"][key] for task in json.loads(Path(source).read_bytes())]
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     model.predict_proba(texts)
-    print(time.perf_counter() - begun)
+    print(time.perf_counter() - started_at)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The servers that `serve.py` compares, each started as its users start it, and what is asked of them."""
+"""Start the servers that `serve.py` compares, each as its users do, and send requests to them."""
 
 from __future__ import annotations
 
@@ -34,28 +34,30 @@ class Server:
     process: psutil.Process
     log: Path
 
-    def ask(self, method: str, path: str, body: bytes | None = None, timeout: float = 100) -> tuple[int, Any]:
-        """(status, parsed answer), over a connection of its own."""
+    def request(self, method: str, path: str, body: bytes | None = None, timeout: float = 100) -> tuple[int, Any]:
+        """Send a request over a new connection; return the status and the parsed body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-            answer = connection.getresponse()
-            text = answer.read()
-            kind = answer.headers.get("Content-Type", "")
-            return answer.status, json.loads(text) if "json" in kind else text.decode()
+            response = connection.getresponse()
+            body = response.read()
+            content_type = response.headers.get("Content-Type", "")
+            return response.status, json.loads(body) if "json" in content_type else body.decode()
         finally:
             connection.close()
 
     def megabytes(self) -> float:
-        """Resident, summed over its processes."""
-        return sum(each.memory_info().rss for each in (self.process, *self.process.children(recursive=True))) / 1e6
+        """Return the resident memory of all its processes."""
+        return (
+            sum(process.memory_info().rss for process in (self.process, *self.process.children(recursive=True))) / 1e6
+        )
 
 
 @contextmanager
-def started(
+def start_server(
     command: Callable[[int], Sequence[str | Path]], folder: Path, setup: bytes, env: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """A server that has answered /health and /setup; gone when the block ends."""
+    """Start a server and wait for /health and /setup; end it with the block."""
     port = free_port()
     log = folder / "server.log"
     with log.open("wb") as sink:
@@ -71,7 +73,7 @@ def started(
     server = Server(port, psutil.Process(process.pid), log)
     try:
         _wait(server, process)
-        status, answer = server.ask("POST", "/setup", setup)
+        status, answer = server.request("POST", "/setup", setup)
         assert status == 200, answer
         yield server
     finally:
@@ -80,9 +82,9 @@ def started(
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
-        for left in psutil.process_iter():
-            if left.is_running() and left.pid != process.pid and _group(left.pid) == process.pid:
-                left.kill()
+        for child in psutil.process_iter():
+            if child.is_running() and child.pid != process.pid and _group(child.pid) == process.pid:
+                child.kill()
 
 
 def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
@@ -90,7 +92,7 @@ def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             raise SystemExit(f"{process.args} ended:\n{server.log.read_text()[-4000:]}")
         try:
-            if server.ask("GET", "/health", timeout=2)[0] == 200:
+            if server.request("GET", "/health", timeout=2)[0] == 200:
                 return
         except OSError:
             pass
@@ -117,15 +119,21 @@ def empty(port: int) -> Sequence[str | Path]:
 
 
 def baseline(folder: Path) -> Callable[[int], Sequence[str | Path]]:
-    """label-studio-ml in an environment of its own, with the files that its `init` writes, started as these say."""
+    """Install label-studio-ml into an environment of its own, and return the command that its `init` prepares."""
     python = BASELINE_VENV / "bin" / "python"
     if not (BASELINE_VENV / ".ready").exists():
         print(f"installing label-studio-ml {BASELINE} into {BASELINE_VENV.relative_to(ROOT)}", flush=True)
         shutil.rmtree(BASELINE_VENV, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", BASELINE_VENV], check=True)
-        wanted = [f"label-studio-ml=={BASELINE}", "redis", "rq", "gunicorn", f"scikit-learn=={version('scikit-learn')}"]
+        requirements = [
+            f"label-studio-ml=={BASELINE}",
+            "redis",
+            "rq",
+            "gunicorn",
+            f"scikit-learn=={version('scikit-learn')}",
+        ]
         old_flask = ["markupsafe<2.1", "jinja2<3.1", "itsdangerous<2.1", "werkzeug<2.1"]
-        install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *wanted, *old_flask]
+        install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *requirements, *old_flask]
         subprocess.run(install, check=True)
         (BASELINE_VENV / ".ready").touch()
     script = folder / "model.py"
@@ -145,7 +153,7 @@ def free_port() -> int:
 
 @contextmanager
 def label_studio(config: str, annotated: Path) -> Iterator[str]:
-    """The two routes of Label Studio's API that a training reads: the project, and its export. Its URL."""
+    """Serve the two routes of Label Studio's API that a training reads, project and export; yield the URL."""
     project = {"id": 7, "title": "benchmark", "label_config": config, "created_at": "2026-11-20T16:34:09.193978Z"}
     export = annotated.read_bytes()
 

@@ -1,11 +1,11 @@
-"""What the benchmarks of MMDetection and MMOCR share: models with equal weights, and the loops that everybody writes.
+"""Shared by the benchmarks of MMDetection and MMOCR: models with equal weights, and the obvious loops.
 
 python benchmarks/_toolkit.py weights CONFIG SCOPE FILE                 a checkpoint that both sides load
-python benchmarks/_toolkit.py learned VERSIONS FILE                     the same, of a text detector that lsml trained
-python benchmarks/_toolkit.py detect TASKS ROOT OUT CONFIG CHECKPOINT   inference_detector, picture by picture
-python benchmarks/_toolkit.py read TASKS ROOT OUT CONFIG CHECKPOINT CONFIG CHECKPOINT     MMOCRInferencer, the same
+python benchmarks/_toolkit.py trained-weights VERSIONS FILE             the same for a text detector that lsml trained
+python benchmarks/_toolkit.py detect TASKS ROOT OUT CONFIG CHECKPOINT   inference_detector, image by image
+python benchmarks/_toolkit.py read TASKS ROOT OUT CONFIG CHECKPOINT CONFIG CHECKPOINT   MMOCRInferencer, the same
 python benchmarks/_toolkit.py stages FOLDER CONFIG CHECKPOINT           JSON: {stage: [seconds, processor seconds]}
-python benchmarks/_toolkit.py stages-of-reading FOLDER CONFIG CHECKPOINT CONFIG CHECKPOINT
+python benchmarks/_toolkit.py ocr-stages FOLDER CONFIG CHECKPOINT CONFIG CHECKPOINT
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ import torch
 
 from lsml_cli.models.ocr import crops
 from lsml_cli.models.ocr.components import OcrComponent
-from lsml_cli.models.ocr.model import extract_lines
+from lsml_cli.models.ocr.postprocess import extract_lines
 from lsml_cli.models.openmmlab import checkpoints, configs, image_files, inference, toolkit
 from lsml_cli.runtime import available_cores
 
-SURE = 0.3
-PICTURES, PAGES = 64, 6  # that the stages are measured with
-PASSES = 2  # of which the quicker counts
+MIN_SCORE = 0.3
+IMAGES, PAGES = 64, 6  # with which the stages are measured
+PASSES = 2  # the faster one counts
 
-Costs = dict[str, tuple[float, float]]  # of each stage, see `quickest`
+Costs = dict[str, tuple[float, float]]  # by stage, see `quickest`
 
 
 def weights(config: str, scope: str, file: str) -> None:
-    """Random ones, as the config's own training would begin; for a detector, with biases that keep it silent."""
+    """Write random weights, as training would start from; biases of a detector keep its scores low."""
     torch.manual_seed(0)
     net = inference.build_model(configs.read(config, scope, "config"), scope)  # type: ignore[arg-type]
     with toolkit.default_scope(scope):  # type: ignore[arg-type]
@@ -45,10 +45,10 @@ def weights(config: str, scope: str, file: str) -> None:
     torch.save({"state_dict": net.state_dict(), "meta": {"dataset_meta": {"classes": coco()}}}, file)
 
 
-def learned(versions: str, file: str) -> None:
-    """Those of the text detector in a version, as a checkpoint that the toolkit loads, too."""
-    (found,) = Path(versions).glob("*/det.safetensors")
-    torch.save({"state_dict": checkpoints.load(found.parent, found.name).weights}, file)
+def trained_weights(versions: str, file: str) -> None:
+    """Write the weights of the text detector in a version as a checkpoint that the toolkit can load."""
+    (path,) = Path(versions).glob("*/det.safetensors")
+    torch.save({"state_dict": checkpoints.load(path.parent, path.name).weights}, file)
 
 
 def coco() -> tuple[str, ...]:
@@ -68,14 +68,14 @@ def detect(tasks: str, root: str, out: str, config: str, checkpoint: str) -> Non
         model = init_detector(str(configs.find(config, "mmdet", "config")), checkpoint, device="cpu")
     answers = []
     for task in json.loads(Path(tasks).read_bytes()):
-        found = inference_detector(model, path_of(task, root)).pred_instances
-        found = found[found.scores >= SURE]
+        instances = inference_detector(model, path_of(task, root)).pred_instances
+        instances = instances[instances.scores >= MIN_SCORE]
         answers.append(
             {
                 "id": task["id"],
-                "boxes": found.bboxes.tolist(),
-                "labels": found.labels.tolist(),
-                "scores": found.scores.tolist(),
+                "boxes": instances.bboxes.tolist(),
+                "labels": instances.labels.tolist(),
+                "scores": instances.scores.tolist(),
             }
         )
     Path(out).write_text(json.dumps(answers))
@@ -98,11 +98,11 @@ def read(tasks: str, root: str, out: str, *models: str) -> None:
     for task in json.loads(Path(tasks).read_bytes()):
         try:
             with toolkit.suppress_output():
-                found = inferencer(path_of(task, root))["predictions"][0]
-        except cv2.error:  # of a box without an area, which costs the toolkit the whole picture
+                page = inferencer(path_of(task, root))["predictions"][0]
+        except cv2.error:  # a box without area costs the toolkit the full image
             answers.append({"id": task["id"], "texts": None})
             continue
-        answers.append({"id": task["id"], "texts": found["rec_texts"], "polygons": found["det_polygons"]})
+        answers.append({"id": task["id"], "texts": page["rec_texts"], "polygons": page["det_polygons"]})
     Path(out).write_text(json.dumps(answers))
 
 
@@ -112,48 +112,59 @@ def path_of(task: dict[str, Any], root: str) -> str:
 
 
 def stages(folder: str, config: str, checkpoint: str) -> None:
-    """Each stage alone with all cores busy; the forward pass at its quickest, of parts of 1, 4 or 8 for each core."""
-    described = configs.read(config, "mmdet", "config")
-    bare = inference.build_model(described, "mmdet")
-    checkpoints.load_into(bare, checkpoints.read(checkpoint), model_name=config)
-    net = inference.Predictor(bare, "mmdet", configs.test_pipeline(described), "cpu")
+    """Measure each stage alone with all cores busy; the forward pass with the fastest of several chunk sizes."""
+    model_config = configs.read(config, "mmdet", "config")
+    model = inference.build_model(model_config, "mmdet")
+    checkpoints.load_into(model, checkpoints.read(checkpoint), model_name=config)
+    net = inference.Predictor(model, "mmdet", configs.test_pipeline(model_config), "cpu")
     with ThreadPoolExecutor(available_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        _, prepared, costs = before_the_net(pool, net, some(folder, PICTURES))
+        _, prepared, costs = prepare_images(pool, net, read_images(folder, IMAGES))
     for precision in ("fp32", "bf16"):
-        own = net.with_precision(precision)  # type: ignore[arg-type]
-        costs[f"forward {precision}"] = quickest_part("PART", (1, 4, 8), lambda own=own: own.predict(prepared))
-    tell(costs, PICTURES)
+        predictor = net.with_precision(precision)  # type: ignore[arg-type]
+        costs[f"forward {precision}"] = quickest_chunk_size(
+            "CPU_CHUNK_SIZE", (1, 4, 8), lambda predictor=predictor: predictor.predict(prepared)
+        )
+    print_costs(costs, IMAGES)
 
 
-def stages_of_reading(folder: str, det: str, det_weights: str, rec: str, rec_weights: str) -> None:
-    """The same for OCR: what is found in the pictures is cut out and read."""
-    parts = OcrComponent("det", None, det, det_weights, False), OcrComponent("recog", None, rec, rec_weights, False)
-    finder, reader = (
-        inference.Predictor(part.build_model(), "mmocr", part.pipeline_steps, "cpu", fuse=part.name == "det")
-        for part in parts
+def ocr_stages(folder: str, det: str, det_weights: str, rec: str, rec_weights: str) -> None:
+    """Measure the stages of OCR: the text found in the images is cropped and read."""
+    components = (
+        OcrComponent("det", None, det, det_weights, False),
+        OcrComponent("recog", None, rec, rec_weights, False),
+    )
+    detector, recognizer = (
+        inference.Predictor(
+            component.build_model(), "mmocr", component.pipeline_steps, "cpu", fuse=component.name == "det"
+        )
+        for component in components
     )
 
     def cut(page: tuple[Any, Any]) -> list[Any]:
-        picture, sample = page
-        found = [crops.rectify(picture, line.points) for line in extract_lines(sample)]
-        return [reader.prepare(crop) for crop in found if crop is not None]
+        image, sample = page
+        text_crops = [crops.rectify(image, line.points) for line in extract_lines(sample)]
+        return [recognizer.prepare(crop) for crop in text_crops if crop is not None]
 
     with ThreadPoolExecutor(available_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        decoded, prepared, costs = before_the_net(pool, finder, some(folder, PAGES))
-        pages = list(zip(decoded, finder.predict(prepared), strict=True))
+        decoded, prepared, costs = prepare_images(pool, detector, read_images(folder, PAGES))
+        pages = list(zip(decoded, detector.predict(prepared), strict=True))
         cuts = list(chain.from_iterable(pool.map(cut, pages)))
         costs["cut out"] = quickest(lambda: list(pool.map(cut, pages)))
     for precision in ("fp32", "bf16"):
-        own = finder.with_precision(precision)  # type: ignore[arg-type]
-        costs[f"find {precision}"] = quickest_part("PART", (1, 3), lambda own=own: own.predict(prepared))
-    costs["read"] = quickest_part("CROPS_OF_CORE", (8, 32), lambda: reader.predict_same_shape(cuts))
-    tell(costs, PAGES)
+        predictor = detector.with_precision(precision)  # type: ignore[arg-type]
+        costs[f"find {precision}"] = quickest_chunk_size(
+            "CPU_CHUNK_SIZE", (1, 3), lambda predictor=predictor: predictor.predict(prepared)
+        )
+    costs["read"] = quickest_chunk_size(
+        "CROP_BATCH_SIZE_PER_CORE", (8, 32), lambda: recognizer.predict_same_shape(cuts)
+    )
+    print_costs(costs, PAGES)
 
 
-def before_the_net(
+def prepare_images(
     pool: ThreadPoolExecutor, net: inference.Predictor, contents: Sequence[bytes]
 ) -> tuple[Any, Any, Costs]:
-    """The pictures of some files, what the net takes of each, and what both cost."""
+    """Return the decoded images, the inputs of the model, and what both cost."""
     decoded = list(pool.map(image_files.decode_image, contents))
     prepared = list(pool.map(net.prepare, decoded))
     costs = {
@@ -163,14 +174,14 @@ def before_the_net(
     return decoded, prepared, costs
 
 
-def some(folder: str, count: int) -> list[bytes]:
-    """That many pictures of a folder, from the beginning again where it has fewer."""
-    found = sorted(Path(folder).rglob("*.jp*g"))
-    return [path.read_bytes() for path in islice(cycle(found), count)]
+def read_images(folder: str, count: int) -> list[bytes]:
+    """Return that many images of a folder, repeated if it has fewer."""
+    paths = sorted(Path(folder).rglob("*.jp*g"))
+    return [path.read_bytes() for path in islice(cycle(paths), count)]
 
 
-def quickest_part(name: str, sizes: Sequence[int], work: Callable[[], Any]) -> tuple[float, float]:
-    """Of several sizes of what a core looks at together."""
+def quickest_chunk_size(name: str, sizes: Sequence[int], work: Callable[[], Any]) -> tuple[float, float]:
+    """Measure work with several values of a constant of `inference`; the fastest counts."""
     times, before = [], getattr(inference, name)
     for size in sizes:
         setattr(inference, name, size)
@@ -180,17 +191,17 @@ def quickest_part(name: str, sizes: Sequence[int], work: Callable[[], Any]) -> t
     return min(times)
 
 
-def tell(costs: Costs, count: int) -> None:
-    print(json.dumps({stage: [each / count for each in cost] for stage, cost in costs.items()}))
+def print_costs(costs: Costs, count: int) -> None:
+    print(json.dumps({stage: [seconds / count for seconds in cost] for stage, cost in costs.items()}))
 
 
 def quickest(work: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of the machine, and processor seconds of all threads: the least of each."""
+    """Return wall seconds and processor seconds of all threads, the lowest of each."""
     seconds, used = [], []
     for _ in range(PASSES):
-        begun, before = time.perf_counter(), time.process_time()
+        started_at, before = time.perf_counter(), time.process_time()
         work()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started_at)
         used.append(time.process_time() - before)
     return min(seconds), min(used)
 

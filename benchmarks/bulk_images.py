@@ -1,12 +1,12 @@
-"""`lsml predict` on photographs: against the loop that everybody writes, and against the limit of the cores.
+"""Compare `lsml predict` on photographs with the obvious loop and with the limit of the cores.
 
     python benchmarks/bulk_images.py [--only rate|memory|fit|gpu] [--quick] [--workers N]
 
-The tasks are those of ../shared/data/exports/ants-bees-all-tasks.json, repeated with new ids; ResNet-18 as `lsml fit`
-wrote it, on random weights. Everything is a whole process, started by its command.
+The tasks are those of ../shared/data/exports/ants-bees-all-tasks.json, repeated with new ids; ResNet-18 is trained
+by `lsml fit` on random weights. Each run is a process of its own.
 
-rate    the loop and `lsml predict` in turn, each on a few pictures and on many: the difference is the rate, the rest
-        the start-up. Before each round the stages alone, with all cores busy; the limit is 1 / their sum
+rate    the loop and `lsml predict` in turn, each on a few images and on many: their difference gives the rate without
+        the start-up. Before each round the stages are measured alone, with all cores busy; the limit is 1 / their sum
 memory  1,000 against 20,000 tasks
 fit     `strategy=head` against 25 epochs of `strategy=full`
 gpu     ResNet-50: `lsml predict --device cuda:0` against what decoding and the device can do, each alone
@@ -42,7 +42,7 @@ LSML = [sys.executable, "-m", "lsml_cli"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is done. `few` is at least 64: for fewer tasks `--precision auto` stays with fp32."""
+    """How much is measured. `few` is at least 64: for fewer tasks `--precision auto` stays with fp32."""
 
     rounds: int = 2
     few: int = 128
@@ -61,9 +61,9 @@ class Way:
 
     command: Callable[[str], list[str]]
     precision: str = "fp32"
-    rates: list[float] = field(default_factory=list)  # pictures per second beyond the few
-    whole: list[float] = field(default_factory=list)  # pictures per second of the longer run with its start-up
-    used: list[float] = field(default_factory=list)  # processor seconds per picture beyond the few
+    rates: list[float] = field(default_factory=list)  # images per second beyond the few
+    whole: list[float] = field(default_factory=list)  # images per second of the longer run with its start-up
+    used: list[float] = field(default_factory=list)  # processor seconds per image beyond the few
 
 
 def main() -> None:
@@ -72,25 +72,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="about two minutes, and figures to match")
     parser.add_argument("--rounds", type=int, help="of the rates")
     parser.add_argument("--workers", type=int, help="for lsml predict; its own default if not given")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     if not PHOTOS.is_dir():
         print(f"There are no photographs in {PHOTOS}, so nothing is measured.")
         return
-    sizes = QUICK if asked.quick else Sizes()
-    options = ["--workers", str(asked.workers)] if asked.workers else []
+    sizes = QUICK if arguments.quick else Sizes()
+    options = ["--workers", str(arguments.workers)] if arguments.workers else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in asked.only or PARTS:
+        for part in arguments.only or PARTS:
             print(f"\n{part}: {available_cores()} cores, load {os.getloadavg()[0]:.1f} before it", flush=True)
             if part == "rate":
-                rates(folder, sizes, asked.rounds or sizes.rounds, options)
+                rates(folder, sizes, arguments.rounds or sizes.rounds, options)
             elif part == "memory":
                 memory(folder, sizes, options)
             elif part == "fit":
                 strategies(folder, sizes)
             else:
                 gpu(folder, sizes)
-    print(f"\nload {os.getloadavg()[0]:.1f} at the end; anything above 1 before a part was somebody else's", flush=True)
+    print(
+        f"\nload {os.getloadavg()[0]:.1f} at the end; anything above 1 before a part came from other processes",
+        flush=True,
+    )
 
 
 # ---- rate
@@ -105,7 +108,7 @@ def rates(folder: Path, sizes: Sizes, rounds: int, options: list[str]) -> None:
         return lambda tasks: predict(tasks, model, f"{tasks}{''.join(given)}.out", *given, *options)
 
     def loop(tasks: str) -> list[str]:
-        return [sys.executable, str(HERE / "_picture_loop.py"), tasks, str(DATA), version, f"{tasks}.loop.out"]
+        return [sys.executable, str(HERE / "_image_loop.py"), tasks, str(DATA), version, f"{tasks}.loop.out"]
 
     ways = {
         "the loop": Way(loop),
@@ -131,47 +134,47 @@ def rates(folder: Path, sizes: Sizes, rounds: int, options: list[str]) -> None:
 
 
 def stage_costs(arch: str, device: str) -> dict[str, list[float]]:
-    """{stage: [seconds of the machine, processor seconds] per picture}."""
-    command = [sys.executable, "-W", "ignore", str(HERE / "_picture_stages.py"), str(PHOTOS), arch, device]
-    found: dict[str, list[float]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return found
+    """Return {stage: [wall seconds, processor seconds] per image}."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "_image_stages.py"), str(PHOTOS), arch, device]
+    costs: dict[str, list[float]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return costs
 
 
 def parts_of(costs: dict[str, list[float]], precision: str, kind: int = 0) -> list[float]:
-    """What a picture costs in each stage of one precision; kind 0: seconds of the machine, 1: processor seconds."""
+    """Return the cost of an image in each stage of one precision; kind 0: wall seconds, 1: processor seconds."""
     return [
         cost[kind] for stage, cost in costs.items() if not stage.startswith("forward ") or stage.endswith(precision)
     ]
 
 
 def stage_table(stages: list[dict[str, list[float]]]) -> None:
-    print("\nmilliseconds of one core per picture, each stage alone with all cores busy: least to most of the rounds")
+    print("\nmilliseconds of one core per image, each stage alone with all cores busy: lowest to highest of the rounds")
     for stage in stages[0]:
-        each = [1e3 * available_cores() * costs[stage][0] for costs in stages]
-        print(f"{stage:18}{min(each):8.1f} to {max(each):.1f}")
+        milliseconds = [1e3 * available_cores() * costs[stage][0] for costs in stages]
+        print(f"{stage:18}{min(milliseconds):8.1f} to {max(milliseconds):.1f}")
     for precision in PRECISIONS:
         whole = statistics.mean(sum(parts_of(costs, precision)) for costs in stages)
         names = [name for name in stages[0] if not name.startswith("forward ") or name.endswith(precision)]
         share = {name: statistics.mean(costs[name][0] for costs in stages) / whole for name in names}
-        most = max(share, key=lambda name: share[name])
-        print(f"In {precision} the bottleneck is {most}: {share[most]:.0%} of the work.")
+        slowest = max(share, key=lambda name: share[name])
+        print(f"In {precision} the bottleneck is {slowest}: {share[slowest]:.0%} of the work.")
 
 
 def rate_table(ways: dict[str, Way], stages: list[dict[str, list[float]]], sizes: Sizes) -> None:
     loop = ways["the loop"]
-    print(f"\n{'':18}{'pictures/s':>24}{'of the loop':>24}{'of the limit':>24}{'in work':>9}{'with start-up':>15}")
+    print(f"\n{'':18}{'images/s':>24}{'of the loop':>24}{'of the limit':>24}{'in work':>9}{'with start-up':>15}")
     for name, way in ways.items():
-        of_loop = [one / other for one, other in zip(way.rates, loop.rates, strict=True)]
+        of_loop = [rate / loop_rate for rate, loop_rate in zip(way.rates, loop.rates, strict=True)]
         limits = [1 / sum(parts_of(costs, way.precision)) for costs in stages]
         of_limit = [rate / limit for rate, limit in zip(way.rates, limits, strict=True)]
-        least = [sum(parts_of(costs, way.precision, 1)) for costs in stages]
-        work = statistics.mean(one / other for one, other in zip(least, way.used, strict=True))
+        stage_work = [sum(parts_of(costs, way.precision, 1)) for costs in stages]
+        work = statistics.mean(needed / used for needed, used in zip(stage_work, way.used, strict=True))
         print(
             f"{name:18}{spread(way.rates, 1):>24}{spread(of_loop):>24}{spread(of_limit):>24}{work:9.2f}"
             f"{statistics.mean(way.whole):13.1f}/s"
         )
     print(
-        f"\nMean and least to most of the rounds, pictures {sizes.few + 1:,} to {sizes.few + sizes.more:,}; "
+        f"\nMean, lowest and highest of the rounds, images {sizes.few + 1:,} to {sizes.few + sizes.more:,}; "
         "'with start-up' is the rate of all of them.\nin work: processor time of the stages alone, as a share of what "
         "the run used; unlike the rates, it does not suffer\nwhen somebody else uses the cores."
     )
@@ -194,7 +197,7 @@ def share_equal(one: list[list[str]], other: list[list[str]]) -> float:
 
 
 def memory(folder: Path, sizes: Sizes, options: list[str]) -> None:
-    """With the smallest net that there is: what could grow is not in the net, and 20,000 pictures take a while."""
+    """Measure with a small network, since what could grow is not in the network, and 20,000 images take a while."""
     model = fit(folder / "mobilenet", "--with", "arch=mobilenet_v3_small")
     peaks = {}
     for count in (sizes.small, sizes.large):
@@ -211,10 +214,10 @@ def memory(folder: Path, sizes: Sizes, options: list[str]) -> None:
 def strategies(folder: Path, sizes: Sizes) -> None:
     took = {}
     for strategy in ("head", "full"):
-        given = [f"strategy={strategy}", f"epochs={sizes.epochs}", f"patience={sizes.epochs}"]
-        begun = time.perf_counter()
-        home = fit(folder / strategy, *(word for each in given for word in ("--with", each)))
-        took[strategy] = time.perf_counter() - begun
+        params = [f"strategy={strategy}", f"epochs={sizes.epochs}", f"patience={sizes.epochs}"]
+        started_at = time.perf_counter()
+        home = fit(folder / strategy, *(word for param in params for word in ("--with", param)))
+        took[strategy] = time.perf_counter() - started_at
         listed = subprocess.run([*LSML, "versions", home, "--json"], check=True, capture_output=True)
         accuracy = json.loads(listed.stdout)[0]["metrics"]["insect"]["accuracy"]
         what = strategy if strategy == "head" else f"full, {sizes.epochs} epochs"
@@ -226,10 +229,10 @@ def strategies(folder: Path, sizes: Sizes) -> None:
 
 
 def gpu(folder: Path, sizes: Sizes) -> None:
-    asked = subprocess.run(
+    counted = subprocess.run(
         [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], check=True, capture_output=True
     )
-    if not int(asked.stdout):
+    if not int(counted.stdout):
         print("There is no GPU here, so nothing is measured on one.")
         return
     costs = stage_costs("resnet50", "cuda:0")
@@ -238,16 +241,19 @@ def gpu(folder: Path, sizes: Sizes) -> None:
     model = fit(folder / "resnet50", "--with", "arch=resnet50")
     few, many = tasks_of(folder, 10 * sizes.few), tasks_of(folder, 10 * (sizes.few + 2 * sizes.more))
     options = ["--device", "cuda:0", "--precision", "fp16", "--workers", str(available_cores())]
-    found = []
+    lsml_rates = []
     for _ in range(sizes.rounds):
         took = [timed(predict(tasks, model, f"{tasks}.out", *options))[0] for tasks in (few, many)]
-        found.append(20 * sizes.more / (took[1] - took[0]))
+        lsml_rates.append(20 * sizes.more / (took[1] - took[0]))
     for name, ceiling in ceilings.items():
         print(f"{name} alone: {ceiling:,.0f}/s")
-    print(f"lsml predict: {spread(found, 0)}/s, {statistics.mean(found) / min(ceilings.values()):.2f} of the lesser")
+    print(
+        f"lsml predict: {spread(lsml_rates, 0)}/s, "
+        f"{statistics.mean(lsml_rates) / min(ceilings.values()):.2f} of the lesser"
+    )
 
 
-# ---- all of them
+# ---- shared
 
 
 def fit(home: Path, *options: str) -> str:
@@ -266,7 +272,7 @@ def predict(tasks: str, model: str, output: str, *options: str) -> list[str]:
 
 
 def tasks_of(folder: Path, count: int) -> str:
-    """A file of `count` tasks, each as it was exported (600 bytes), with new ids."""
+    """Write a file of `count` exported tasks (600 bytes each) with new ids."""
     exported: list[dict[str, Any]] = json.loads((EXPORTS / "ants-bees-all-tasks.json").read_bytes())
     path = folder / f"{count}.json"
     path.write_text(json.dumps([exported[n % len(exported)] | {"id": n + 1, "inner_id": n + 1} for n in range(count)]))
@@ -274,7 +280,7 @@ def tasks_of(folder: Path, count: int) -> str:
 
 
 def timed(command: list[str]) -> tuple[float, float]:
-    """Seconds and processor seconds of a whole process and its children."""
+    """Return wall seconds and processor seconds of a process and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds, _ = run(command)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

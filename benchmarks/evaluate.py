@@ -1,9 +1,9 @@
-"""`lsml evaluate` on a file of text predictions: how long 100,000 take, and what more of them cost in memory.
+"""Measure time and memory of `lsml evaluate` on a file of text predictions.
 
     python benchmarks/evaluate.py [--tasks 100000] [--rounds 3]
 
 Annotated tasks are those of examples/support-tickets, repeated with new ids; nine in ten predictions agree with them.
-They come in the order of the tasks, and in another one. For scale: parsing both files, and nothing else.
+They are in the order of the tasks, or shuffled. For scale, parsing both files alone is measurements, too.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        few = evaluation(*files(folder / "few", asked.tasks // FEWER))
-        tasks, predictions = files(folder / "many", asked.tasks)
-        shuffled = in_another_order(predictions)
-        measured = rounds(
+        few = evaluation(*files(folder / "few", options.tasks // FEWER))
+        tasks, predictions = files(folder / "many", options.tasks)
+        shuffled = shuffle_lines(predictions)
+        measurements = rounds(
             {
-                f"{asked.tasks // FEWER:,} tasks": lambda: run(few),
-                f"{asked.tasks:,} tasks": lambda: run(evaluation(tasks, predictions)),
-                "in another order": lambda: run(evaluation(tasks, shuffled)),
+                f"{options.tasks // FEWER:,} tasks": lambda: run(few),
+                f"{options.tasks:,} tasks": lambda: run(evaluation(tasks, predictions)),
+                "shuffled": lambda: run(evaluation(tasks, shuffled)),
             },
-            asked.rounds,
+            options.rounds,
         )
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         for path in (tasks, predictions):
             with path.open("rb") as file:
                 for line in file:
                     orjson.loads(line)
-        parsed = time.perf_counter() - begun
-    first, second, _ = measured.values()
+        parsed = time.perf_counter() - started_at
+    first, second, _ = measurements.values()
     print()
-    for each in measured.values():
-        print(f"{each.name:16}{each.spread()}, at most {each.peak:.0f} MB")
+    for measurement in measurements.values():
+        print(f"{measurement.name:16}{measurement.spread()}, at most {measurement.peak:.0f} MB")
     print(f"{FEWER} times the tasks need {second.peak / first.peak:.2f} times the memory.")
     print(f"Only parsing both files takes {parsed:.2f} s: evaluate takes {second.mean / parsed:.1f} times as long.")
 
 
 def files(folder: Path, count: int) -> tuple[Path, Path]:
-    """Annotated tasks and predictions, as lines."""
+    """Write annotated tasks and predictions as lines."""
     folder.mkdir()
     exported = [task for task in orjson.loads((TICKETS / "annotated.json").read_bytes()) if task["annotations"]]
     rng = random.Random(0)
@@ -68,12 +68,12 @@ def files(folder: Path, count: int) -> tuple[Path, Path]:
             if rng.random() < 0.1 and result and result[0]["from_name"] == "category":
                 result[0]["value"] = {"choices": [rng.choice(categories)]}
             as_tasks.write(orjson.dumps(task | {"id": number + 1}) + b"\n")
-            made = {"task": number + 1, "result": result, "score": 0.5, "model_version": "benchmark"}
-            as_predictions.write(orjson.dumps(made) + b"\n")
+            prediction = {"task": number + 1, "result": result, "score": 0.5, "model_version": "benchmark"}
+            as_predictions.write(orjson.dumps(prediction) + b"\n")
     return tasks, predictions
 
 
-def in_another_order(path: Path) -> Path:
+def shuffle_lines(path: Path) -> Path:
     lines = path.read_bytes().splitlines(keepends=True)
     random.Random(1).shuffle(lines)
     shuffled = path.with_name("shuffled.jsonl")

@@ -1,4 +1,4 @@
-"""`lsml push` against a real Label Studio: what it costs on top of the calls, and what the size of a call decides.
+"""Compare `lsml push` to a real Label Studio with bare calls, and calls of several sizes.
 
     LSML_LABEL_STUDIO=.venvs/label-studio/bin/label-studio python benchmarks/push.py [--only rate|size] [--rounds 3]
 
@@ -35,9 +35,9 @@ PARTS = ("rate", "size")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS, action="append", help="a part; repeat for several")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part to run; repeat for several")
     parser.add_argument("--rounds", type=int, default=3, help="of the rates")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     program = os.environ.get("LSML_LABEL_STUDIO")
     if not program:
         print("LSML_LABEL_STUDIO does not name the program, so nothing is measured; `make test-slow` installs one.")
@@ -47,16 +47,16 @@ def main() -> None:
         data.mkdir()
         template = DataTemplate(data, token="0" * 40, password="benchmark")
         with run_label_studio(Path(program), template, FIRST_START_TIMEOUT) as studio:
-            for part in asked.only or PARTS:
+            for part in options.only or PARTS:
                 if part == "rate":
-                    rate(studio, Path(name), asked.rounds)
+                    rate(studio, Path(name), options.rounds)
                 else:
                     size(studio, Path(name))
 
 
 def rate(studio: LabelStudio, folder: Path, rounds: int) -> None:
-    project, predictions = filled(studio, FEW)
-    payload, file = orjson.dumps(predictions), written(folder, predictions)
+    project, predictions = create_project(studio, FEW)
+    payload, file = orjson.dumps(predictions), write_predictions(folder, predictions)
     bare, sending, whole = [], [], []
     for number in range(rounds):
         bare.append(call(studio, project, payload))
@@ -72,26 +72,26 @@ def rate(studio: LabelStudio, folder: Path, rounds: int) -> None:
             flush=True,
         )
     print(f"\n{FEW:,} predictions into a project of as many tasks, least to most of {rounds} rounds")
-    for name, taken in (("bare call", bare), ("lsml push, sending", sending), ("lsml push, all of it", whole)):
-        ratios = [one / other for one, other in zip(bare, taken, strict=True)]
+    for name, measured in (("bare call", bare), ("lsml push, sending", sending), ("lsml push, all of it", whole)):
+        ratios = [bare_seconds / seconds for bare_seconds, seconds in zip(bare, measured, strict=True)]
         print(
-            f"{name:22}{FEW / statistics.mean(taken):8,.0f}/s, {statistics.mean(ratios):.2f} of the bare call's rate "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{name:22}{FEW / statistics.mean(measured):8,.0f}/s, {statistics.mean(ratios):.2f} of the bare call's "
+            f"rate ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 
 
 def size(studio: LabelStudio, folder: Path) -> None:
-    project, predictions = filled(studio, MANY)
+    project, predictions = create_project(studio, MANY)
     print(f"\na project of {MANY:,} tasks")
     for count in (500, 5_000):
-        took = call(studio, project, orjson.dumps(predictions[:count]))
+        seconds = call(studio, project, orjson.dumps(predictions[:count]))
         print(
-            f"one call of {count:6,}: {took:6.1f} s, {count / took:5.0f}/s; all {MANY:,} in such calls would take "
-            f"{MANY / count * took / 60:.0f} minutes",
+            f"one call of {count:6,}: {seconds:6.1f} s, {count / seconds:5.0f}/s; all {MANY:,} in such calls would "
+            f"take {MANY / count * seconds / 60:.0f} minutes",
             flush=True,
         )
         delete(studio, project)
-    pushed, seconds = push(studio, folder, written(folder, predictions), project)
+    pushed, seconds = push(studio, folder, write_predictions(folder, predictions), project)
     assert pushed["created"] == MANY, pushed
     print(
         f"lsml push of {MANY:,}: {seconds:.0f} s, {MANY / seconds:.0f}/s, in {pushed['calls']} call, "
@@ -99,8 +99,8 @@ def size(studio: LabelStudio, folder: Path) -> None:
     )
 
 
-def filled(studio: LabelStudio, count: int) -> tuple[int, list[dict[str, Any]]]:
-    """A new project with so many tasks, and a prediction for each."""
+def create_project(studio: LabelStudio, count: int) -> tuple[int, list[dict[str, Any]]]:
+    """Create a project with that many tasks; return its id and a prediction for each task."""
     project = studio.create_project(f"{count} tasks", (TICKETS / "label_config.xml").read_text())
     tickets = json.loads((TICKETS / "tasks.json").read_bytes())
     tasks = [{"data": tickets[n % len(tickets)]["data"]} for n in range(count)]
@@ -114,30 +114,30 @@ def filled(studio: LabelStudio, count: int) -> tuple[int, list[dict[str, Any]]]:
     return project, [{"task": id, "result": [region], "score": 0.8123, "model_version": VERSION} for id in ids]
 
 
-def written(folder: Path, predictions: list[dict[str, Any]]) -> Path:
+def write_predictions(folder: Path, predictions: list[dict[str, Any]]) -> Path:
     path = folder / "predictions.jsonl"
-    path.write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in predictions))
+    path.write_bytes(b"".join(orjson.dumps(prediction) + b"\n" for prediction in predictions))
     return path
 
 
 def call(studio: LabelStudio, project: int, payload: bytes) -> float:
-    """Seconds of one bare call with these bytes."""
+    """Send predictions in one bare call, and return its seconds."""
     import httpx
 
-    begun = time.perf_counter()
-    answer = httpx.post(
+    started_at = time.perf_counter()
+    response = httpx.post(
         f"{studio.url}/api/projects/{project}/import/predictions",
         content=payload,
         headers={"Authorization": f"Token {studio.token}", "Content-Type": "application/json"},
         timeout=3600,
     )
-    seconds = time.perf_counter() - begun
-    answer.raise_for_status()
+    seconds = time.perf_counter() - started_at
+    response.raise_for_status()
     return seconds
 
 
 def push(studio: LabelStudio, folder: Path, file: Path, project: int) -> tuple[dict[str, Any], float]:
-    """The summary of a whole `lsml push`, and its seconds."""
+    """Run `lsml push`; return its summary and its seconds."""
     summary = folder / "summary.json"
     command = [sys.executable, "-m", "lsml_cli", "push", str(file), "--project", str(project), "--quiet"]
     env = {
@@ -145,9 +145,9 @@ def push(studio: LabelStudio, folder: Path, file: Path, project: int) -> tuple[d
         "LABEL_STUDIO_API_KEY": studio.token,
         "XDG_STATE_HOME": str(folder / "state"),
     }
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     subprocess.run([*command, "--summary", str(summary)], env=os.environ | env, check=True)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started_at
     pushed: dict[str, Any] = json.loads(summary.read_bytes())
     summary.unlink()
     return pushed, seconds

@@ -1,4 +1,4 @@
-"""How long a user waits for the first answer, as whole processes in turn.
+"""Measure how long a user waits for the first output of a command.
 
 python benchmarks/startup.py [--rounds 15]
 """
@@ -31,7 +31,7 @@ SKLEARN = "import sklearn.linear_model, sklearn.feature_extraction.text"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     annotated, _, config = sources()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -48,11 +48,11 @@ def main() -> None:
             "import scikit-learn": lambda: run([sys.executable, "-c", SKLEARN]),
             "first prediction": lambda: run([*lsml, "predict", "-", "--model", model], stdin=task),
         }
-        done = rounds(commands, asked.rounds)
-    for name, each in done.items():
-        print(f"{name:24}{each.spread():>28}")
+        measurements = rounds(commands, options.rounds)
+    for name, measurement in measurements.items():
+        print(f"{name:24}{measurement.spread():>28}")
     for a, b in (("lsml --help", "bare Typer app --help"), ("first prediction", "import scikit-learn")):
-        ratios = [x / y for x, y in zip(done[a].seconds, done[b].seconds, strict=True)]
+        ratios = [x / y for x, y in zip(measurements[a].seconds, measurements[b].seconds, strict=True)]
         print(f"{a} / {b}: {statistics.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 

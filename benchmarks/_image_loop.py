@@ -1,6 +1,6 @@
-"""What a user would write instead of `lsml predict`: open a picture, transform it, ask the network, one at a time.
+"""The loop that a user would write instead of `lsml predict`: open an image, transform it, run the network.
 
-python benchmarks/_picture_loop.py TASKS ROOT VERSION OUTPUT     with the ResNet-18 of a version that `lsml fit` wrote
+python benchmarks/_image_loop.py TASKS ROOT VERSION OUTPUT     with the ResNet-18 of a version that `lsml fit` wrote
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def main(tasks: str, root: str, version: str, output: str) -> None:
     net.load_state_dict({name.removeprefix("0."): array for name, array in weights.items()})
     net.eval()
     transform = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
-    written = []
+    records = []
     with torch.inference_mode():
         for task in json.loads(Path(tasks).read_text()):
-            picture = Image.open(Path(root) / task["data"]["image_url"].partition("?d=")[2]).convert("RGB")
-            score, best = net(transform(picture)[None]).softmax(1)[0].max(0)
+            image = Image.open(Path(root) / task["data"]["image_url"].partition("?d=")[2]).convert("RGB")
+            score, best = net(transform(image)[None]).softmax(1)[0].max(0)
             value = {"choices": [classes[int(best)]]}
             region = {"from_name": "insect", "to_name": "photo", "type": "choices", "value": value}
-            written.append(task | {"predictions": [{"result": [region], "score": float(score)}]})
-    Path(output).write_text(json.dumps(written))
+            records.append(task | {"predictions": [{"result": [region], "score": float(score)}]})
+    Path(output).write_text(json.dumps(records))
 
 
 if __name__ == "__main__":
