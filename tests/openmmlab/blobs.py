@@ -1,4 +1,4 @@
-"""A text detector that needs no training: it finds what is dark, the surer the darker. For configs that import it."""
+"""A text detector that needs no training: it finds dark areas, scored by their darkness. For configs that import it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmocr.models.textdet.postprocessors import DBPostprocessor
 from mmocr.registry import MODELS
 
-PADDING = 13  # pixels within which letters are one word
+MAX_GAP = 13  # pixels within which letters are one word
 
 
 @MODELS.register_module(force=True)
@@ -20,5 +20,5 @@ class Blobs(BaseModel):
 
     def forward(self, inputs: torch.Tensor, data_samples: Any = None, mode: str = "predict") -> Any:
         darkness = 1 - inputs.mean(dim=1, keepdim=True)  # 0..1
-        joined = torch.nn.functional.max_pool2d(darkness, PADDING, 1, PADDING // 2)
-        return self.postprocessor(joined[:, 0], data_samples)
+        words = torch.nn.functional.max_pool2d(darkness, MAX_GAP, 1, MAX_GAP // 2)
+        return self.postprocessor(words[:, 0], data_samples)

@@ -1,11 +1,11 @@
-"""Pictures of coloured shapes with their boxes, as Label Studio exports them, and a detector that is small enough to
-learn them in minutes."""
+"""Draw images of colored shapes, and annotate them; a detector that is small enough to learn them quickly."""
 
 from __future__ import annotations
 
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -20,7 +20,7 @@ CONFIG = f"""<View>
 </View>
 """
 
-# RTMDet-tiny at a quarter of its width, for pictures of 128 pixels.
+# RTMDet-tiny at a quarter of its width, for images of 128 pixels.
 SMALL_DETECTOR_CONFIG = """
 _base_ = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
 model = dict(
@@ -30,31 +30,34 @@ model = dict(
 )
 """
 
-_SHAPES = {"bar": ((36, 56), (10, 16), (200, 40, 40)), "block": ((24, 34), (24, 34), (40, 160, 60)),
-           "tower": ((10, 16), (36, 56), (50, 70, 210))}  # fmt: skip
+_SHAPES = {
+    "bar": ((36, 56), (10, 16), (200, 40, 40)),
+    "block": ((24, 34), (24, 34), (40, 160, 60)),
+    "tower": ((10, 16), (36, 56), (50, 70, 210)),
+}
 
 
-def draw_tasks(folder: Path, count: int, seed: int = 0) -> list[dict]:
-    """`count` annotated tasks whose pictures lie in `folder`, of 1 to 3 shapes each on a noisy ground."""
+def draw_tasks(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Draw images of 1 to 3 shapes on a noisy background into a folder; return annotated tasks."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     tasks = []
     for number in range(1, count + 1):
-        picture = Image.effect_noise((IMAGE_SIZE, IMAGE_SIZE), 30).convert("RGB")
-        pen = ImageDraw.Draw(picture)
-        result = []
-        taken: list[tuple[int, int, int, int]] = []
+        image = Image.effect_noise((IMAGE_SIZE, IMAGE_SIZE), 30).convert("RGB")
+        canvas = ImageDraw.Draw(image)
+        result: list[dict[str, Any]] = []
+        boxes: list[tuple[int, int, int, int]] = []
         for _ in range(rng.randint(1, 3)):
             name = rng.choice(LABELS)
-            widths, heights, colour = _SHAPES[name]
-            wide, high = rng.randint(*widths), rng.randint(*heights)
-            left, top = rng.randint(0, IMAGE_SIZE - wide), rng.randint(0, IMAGE_SIZE - high)
-            box = left, top, left + wide, top + high
-            if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            widths, heights, color = _SHAPES[name]
+            width, height = rng.randint(*widths), rng.randint(*heights)
+            left, top = rng.randint(0, IMAGE_SIZE - width), rng.randint(0, IMAGE_SIZE - height)
+            box = left, top, left + width, top + height
+            if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes):
                 continue
-            taken.append(box)
-            pen.rectangle((left, top, left + wide - 1, top + high - 1), fill=colour)
-            value = {"x": left, "y": top, "width": wide, "height": high}
+            boxes.append(box)
+            canvas.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
+            value = {"x": left, "y": top, "width": width, "height": height}
             result.append(
                 {
                     "id": f"r{number}-{len(result)}",
@@ -64,11 +67,11 @@ def draw_tasks(folder: Path, count: int, seed: int = 0) -> list[dict]:
                     "original_width": IMAGE_SIZE,
                     "original_height": IMAGE_SIZE,
                     "image_rotation": 0,
-                    "value": {key: 100 * each / IMAGE_SIZE for key, each in value.items()}
+                    "value": {key: 100 * pixels / IMAGE_SIZE for key, pixels in value.items()}
                     | {"rotation": 0, "rectanglelabels": [name]},
                 }
             )
-        picture.save(folder / f"{number}.png")
+        image.save(folder / f"{number}.png")
         tasks.append(
             {
                 "id": number,
@@ -80,7 +83,7 @@ def draw_tasks(folder: Path, count: int, seed: int = 0) -> list[dict]:
 
 
 def write_dataset(folder: Path, count: int, seed: int = 0) -> None:
-    """`shapes.json`, `shapes.xml` and `small.py` in a folder, with the pictures beside them."""
+    """Write `shapes.json`, `shapes.xml`, `small.py` and the images into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "shapes.json").write_text(json.dumps(draw_tasks(folder / "shapes", count, seed)), "utf-8")
     (folder / "shapes.xml").write_text(CONFIG, "utf-8")
@@ -91,7 +94,7 @@ FIT_OPTIONS = ("--with", "pretrained=false", "--with", "image_size=128", "--with
 
 
 def fit_detector(lsml, folder: Path, *options: str, output: str = "models/shapes", epochs: int = 24):
-    """`lsml fit` on what `write` has written."""
-    config = ("--model", "object-detector", "--with", "config_file=small.py", "--with", f"epochs={epochs}")
-    where = ("--label-config", "shapes.xml", "--document-root", ".", "--output", output)
-    return lsml("fit", "shapes.json", *config, *FIT_OPTIONS, *where, *options, cwd=folder, timeout=600)
+    """Run `lsml fit` on what `write_dataset` wrote."""
+    model = ("--model", "object-detector", "--with", "config_file=small.py", "--with", f"epochs={epochs}")
+    paths = ("--label-config", "shapes.xml", "--document-root", ".", "--output", output)
+    return lsml("fit", "shapes.json", *model, *FIT_OPTIONS, *paths, *options, cwd=folder, timeout=600)

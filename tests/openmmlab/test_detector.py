@@ -51,18 +51,18 @@ def regions_of(task):
 
 
 @pytest.fixture
-def work(learned, tmp_path):
+def work(trained_detector, tmp_path):
     """Return a writable copy of the trained detector's folder."""
-    return Path(shutil.copytree(learned, tmp_path / "work"))
+    return Path(shutil.copytree(trained_detector, tmp_path / "work"))
 
 
-def test_detector_learns_from_export(learned, metrics):
-    assert metrics["label"]["map50"] >= 0.7, metrics
-    said = (learned / "said.txt").read_text()
-    assert "Learning 3 classes from" in said
-    assert "hold-out mAP" in said
-    assert all(line.startswith("lsml:") for line in said.splitlines()), said  # nothing from the toolkits
-    (version,) = [path for path in (learned / "models/shapes").iterdir() if path.is_dir()]
+def test_detector_learns_from_export(trained_detector, detector_metrics):
+    assert detector_metrics["label"]["map50"] >= 0.7, detector_metrics
+    messages = (trained_detector / "messages.txt").read_text()
+    assert "Learning 3 classes from" in messages
+    assert "hold-out mAP" in messages
+    assert all(line.startswith("lsml:") for line in messages.splitlines()), messages  # nothing from the toolkits
+    (version,) = [path for path in (trained_detector / "models/shapes").iterdir() if path.is_dir()]
     assert sorted(path.name for path in version.iterdir()) == ["config.py", "model.json", "weights.safetensors"]
 
 
@@ -131,8 +131,16 @@ def test_boxes_equal_toolkit_inference(work):
 
     net = inference.build_model(configs.load(version), "mmdet")
     net.load_state_dict(load_file(version / "weights.safetensors"))
-    net.cfg = Config(configs.load(version) | {"test_dataloader": {"dataset": {"pipeline": [
-        {"type": "LoadImageFromFile"}, *configs.test_pipeline(configs.load(version))[1:]]}}})  # fmt: skip
+    net.cfg = Config(
+        configs.load(version)
+        | {
+            "test_dataloader": {
+                "dataset": {
+                    "pipeline": [{"type": "LoadImageFromFile"}, *configs.test_pipeline(configs.load(version))[1:]]
+                }
+            }
+        }
+    )
     net.eval()
     found = 0
     with toolkit.default_scope("mmdet"):
@@ -184,8 +192,11 @@ def test_classes_map_by_name_predicted_values_and_label_map(lsml, work):
     (work / "map.json").write_text('{"block": "Cube"}')
     run = predict(lsml, work, "-c", "other.xml", "--label-map", "map.json")
     assert run.returncode == 0, run.stderr
-    labels = {region["value"]["rectanglelabels"][0] for task in json.loads((work / "out.json").read_bytes())
-              for region in regions_of(task)}  # fmt: skip
+    labels = {
+        region["value"]["rectanglelabels"][0]
+        for task in json.loads((work / "out.json").read_bytes())
+        for region in regions_of(task)
+    }
     assert labels == {"Beam", "Cube", "tower"}
     run = predict(lsml, work, "-c", "other.xml", "--check")
     assert run.returncode == 0, run.stderr
@@ -419,7 +430,7 @@ def test_settings_file_cannot_trust_checkpoint(lsml, work):
     assert "may not decide that" in run.stderr
 
 
-def test_mmengine_checkpoint_is_read_without_trust(learned, tmp_path):
+def test_mmengine_checkpoint_is_read_without_trust(trained_detector, tmp_path):
     """mmengine stores its curves beside the weights, which needs no trust."""
     import torch
     from mmengine.logging import HistoryBuffer
@@ -427,7 +438,7 @@ def test_mmengine_checkpoint_is_read_without_trust(learned, tmp_path):
 
     from lsml_cli.models.openmmlab import checkpoints
 
-    (version,) = [path for path in (learned / "models/shapes").iterdir() if path.is_dir()]
+    (version,) = [path for path in (trained_detector / "models/shapes").iterdir() if path.is_dir()]
     weights = load_file(version / "weights.safetensors")
     curve = HistoryBuffer([0.5, 0.4], [1, 1])
     messages = {"log_scalars": {"train/loss": curve}, "runtime_info": {"epoch": 3, "lr": np.float64(0.1)}}
@@ -436,8 +447,10 @@ def test_mmengine_checkpoint_is_read_without_trust(learned, tmp_path):
     found = checkpoints.read(str(tmp_path / "epoch_3.pth"))
     assert found.classes == shapes.LABELS
     assert found.weights.keys() == weights.keys()
-    spec = find_model("object-detector", {"config_file": str(learned / "small.py"),
-                                          "checkpoint_file": str(tmp_path / "epoch_3.pth")})  # fmt: skip
+    spec = find_model(
+        "object-detector",
+        {"config_file": str(trained_detector / "small.py"), "checkpoint_file": str(tmp_path / "epoch_3.pth")},
+    )
     with pytest.raises(ModelError, match="tells 80 classes apart, but there are 3 names"):
         spec.build().bind(LabelConfig.parse(shapes.CONFIG), {}, None)
 
@@ -477,11 +490,21 @@ def test_unusable_checkpoint_is_described(tmp_path):
         checkpoints.read(str(tmp_path / "none.pth"))
 
 
-def test_weights_of_other_config_are_rejected(lsml, learned):
-    (version,) = [path for path in (learned / "models/shapes").iterdir() if path.is_dir()]
+def test_weights_of_other_config_are_rejected(lsml, trained_detector):
+    (version,) = [path for path in (trained_detector / "models/shapes").iterdir() if path.is_dir()]
     weights = f"checkpoint_file={version / 'weights.safetensors'}"
-    run = predict(lsml, learned, "--with", weights, "--with", f"config_file={YOLOX}", "-c", "shapes.xml",
-                  model="object-detector", output="never.json")  # fmt: skip
+    run = predict(
+        lsml,
+        trained_detector,
+        "--with",
+        weights,
+        "--with",
+        f"config_file={YOLOX}",
+        "-c",
+        "shapes.xml",
+        model="object-detector",
+        output="never.json",
+    )
     assert run.returncode == 1
     assert "no label in common" in run.stderr  # COCO's classes; nothing of the file is looked at before
 
@@ -682,7 +705,7 @@ def test_broken_training_image_is_skipped_and_wrong_batch_size_rejected(lsml, wo
     (work / "shapes/7.png").write_bytes(b"no picture")
     run = shapes.fit_detector(lsml, work, epochs=1, output="models/broken")
     assert run.returncode == 0, run.stderr
-    assert "Not learned from task 7: " in run.stderr
+    assert "Not trained_detector from task 7: " in run.stderr
     run = shapes.fit_detector(lsml, work, "--with", "batch_size=1", output="models/never")
     assert run.returncode == 2
     assert "batch_size must be a whole number from 2, not 1" in run.stderr
@@ -729,7 +752,10 @@ def keep_best(folder, *qualities, patience=15):
 def test_best_epoch_is_kept(tmp_path):
     assert keep_best(tmp_path, 0.0, 0.5, 0.6, 0.0, 0.1) == (3, 0.6)
     assert keep_best(tmp_path, 0.6, float("nan"), 0.1) == (1, 0.6)
-    assert keep_best(tmp_path, 0.0, 0.0, 0.0) == (3, 0.0)  # nothing is found, the latest weights have learned most
+    assert keep_best(tmp_path, 0.0, 0.0, 0.0) == (
+        3,
+        0.0,
+    )  # nothing is found, the latest weights have trained_detector most
     assert keep_best(tmp_path, 0.0, 0.2, 0.0, 0.0, 0.3, patience=2) == (2, 0.2)
 
 
@@ -777,7 +803,7 @@ def test_ctrl_c_ends_training_and_removes_files(work):
     assert not mine
 
 
-def test_check_model_passes(learned):
-    spec = find_model(str(learned / "models/shapes"), {"precision": "fp32"})
+def test_check_model_passes(trained_detector):
+    spec = find_model(str(trained_detector / "models/shapes"), {"precision": "fp32"})
     tasks = [{"id": n, "data": {"image": f"shapes/{n}.png"}} for n in range(1, 7)]
-    check_model(spec, label_config=shapes.CONFIG, tasks=tasks, annotated=(), media_root=learned)
+    check_model(spec, label_config=shapes.CONFIG, tasks=tasks, annotated=(), media_root=trained_detector)

@@ -180,9 +180,7 @@ def test_image_without_shape_controls_is_one_line(work: Path) -> None:
         (['Stamp" predicted_values="text', "Text"], "Stamp", False),
     ],
 )
-def test_label_for_text(
-    work: Path, labels: list[str], wanted: str, guessed: bool
-) -> None:  # fmt: skip
+def test_label_for_text(work: Path, labels: list[str], wanted: str, guessed: bool) -> None:
     tags = "".join(f'<Label value="{label}"/>' for label in labels)
     config = LabelConfig.parse(MERGED_CONFIG.replace('<Label value="printed"/>', tags))
     binding = find_model("ocr", params(work)).build().bind(config, {}, None)
@@ -379,8 +377,11 @@ def test_existing_shapes_are_kept_and_read(work: Path) -> None:
     """With ids, geometry and labels, from an annotation, a draft or a prediction."""
     regions = [each for i, word in enumerate(WORDS) for each in make_ocr_regions(word, SIZE, f"mine{i}")]
     shapes = [each for each in regions if each["type"] != "textarea"]
-    stored = [{"annotations": [{"id": 1, "result": shapes}]}, {"drafts": [{"result": shapes}]},
-              {"predictions": [{"result": shapes, "model_version": "old"}]}]  # fmt: skip
+    stored = [
+        {"annotations": [{"id": 1, "result": shapes}]},
+        {"drafts": [{"result": shapes}]},
+        {"predictions": [{"result": shapes, "model_version": "old"}]},
+    ]
     found = predict(work, [{"data": {"ocr": "page.png"}} | each for each in stored], OCR_CONFIG, det="none")
     for each in found:
         assert [(region.id, region.type, region.score is None) for region in each.result] == [
@@ -444,9 +445,19 @@ def test_receipts_get_valid_predictions(lsml: Lsml, shared_data: Path, tmp_path:
 
     exports = shared_data / "exports"
     run = lsml(
-        "predict", exports / "receipts-annotated.json", "--model", "ocr", "-c", exports / "receipts.xml",
-        "--document-root", shared_data, "--threshold", "0", "-o", tmp_path / "out.json",
-    )  # fmt: skip
+        "predict",
+        exports / "receipts-annotated.json",
+        "--model",
+        "ocr",
+        "-c",
+        exports / "receipts.xml",
+        "--document-root",
+        shared_data,
+        "--threshold",
+        "0",
+        "-o",
+        tmp_path / "out.json",
+    )
     assert run.returncode == 0, run.stderr
     assert all(line.startswith("lsml: ") for line in run.stderr.splitlines()), "the toolkits printed something"
     assert run.stdout == ""
@@ -488,7 +499,7 @@ def test_killed_run_resumes_to_identical_output(
     options = ["predict", str(work / "many.json"), *command(work, "--batch-size", "4", "--quiet")]
     with subprocess.Popen(
         [sys.executable, "-m", "lsml_cli", *options, "-o", "out.json"], start_new_session=True
-    ) as process:  # fmt: skip
+    ) as process:
         wait_for(lambda: count_journaled("out.json") > 20, seconds=60)
         process.kill()
     assert process.returncode == -9, "it ended before it was killed"
@@ -502,8 +513,17 @@ def test_check_shows_labels_without_loading_model(lsml: Lsml, work: Path) -> Non
     run = lsml("predict", work / "one.json", *command(work), "--check", cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert "renamed: text -> Text" in run.stdout + run.stderr
-    missing = lsml("predict", work / "one.json", "--model", "ocr", "-c", work / "template.xml", "--check",
-                   "--with", "recog_config=crnn_mini_vgg_mj")  # fmt: skip
+    missing = lsml(
+        "predict",
+        work / "one.json",
+        "--model",
+        "ocr",
+        "-c",
+        work / "template.xml",
+        "--check",
+        "--with",
+        "recog_config=crnn_mini_vgg_mj",
+    )
     assert missing.returncode == 2
     assert f"Near are: {CRNN}" in missing.stderr
 
@@ -606,9 +626,9 @@ def test_version_stores_training_pipeline_of_detector(tmp_path: Path) -> None:
         steps(replace(held))
 
 
-@pytest.mark.timeout(1800)
-def test_recognizer_learns_to_read_numbers(reader: Path) -> None:
-    (folder,) = [each for each in reader.iterdir() if each.is_dir()]
+@pytest.mark.timeout(900)
+def test_recognizer_learns_to_read_numbers(trained_recognizer: Path) -> None:
+    (folder,) = [each for each in trained_recognizer.iterdir() if each.is_dir()]
     described = json.loads((folder / "model.json").read_bytes())
     state = described["state"]
     assert (state["parts"], state["trained"]) == (["recog"], ["recog"])
@@ -616,13 +636,13 @@ def test_recognizer_learns_to_read_numbers(reader: Path) -> None:
     assert described["metrics"]["transcription"]["exact"] >= 0.95
     assert sorted(described["files"]) == ["dictionary.txt", "recog.safetensors", "recog_config.py"]
     for name in ("recog_config.py", "model.json"):
-        assert str(reader) not in (folder / name).read_text(), f"{name} holds a path of this machine"
+        assert str(trained_recognizer) not in (folder / name).read_text(), f"{name} holds a path of this machine"
 
 
-@pytest.mark.timeout(1800)
-def test_moved_version_reads_turned_numbers(reader: Path, work: Path, tmp_path: Path, lsml: Lsml) -> None:
+@pytest.mark.timeout(900)
+def test_moved_version_reads_turned_numbers(trained_recognizer: Path, work: Path, tmp_path: Path, lsml: Lsml) -> None:
     moved = tmp_path / "elsewhere"
-    shutil.copytree(reader, moved)
+    shutil.copytree(trained_recognizer, moved)
     tasks = write_pages(tmp_path / "pages", 8, seed=5)
     wanted = [text for task in tasks for text in stored(task, "annotations")]
     for annotation in (task["annotations"][0] for task in tasks):
@@ -635,17 +655,23 @@ def test_moved_version_reads_turned_numbers(reader: Path, work: Path, tmp_path: 
     assert np.mean([one == other for one, other in zip(read, wanted, strict=True)]) >= 0.8
 
 
-@pytest.mark.timeout(1800)
-def test_detector_is_trained_after_recognizer(reader: Path, tmp_path: Path, lsml: Lsml) -> None:
+@pytest.mark.timeout(900)
+def test_detector_is_trained_after_recognizer(trained_recognizer: Path, tmp_path: Path, lsml: Lsml) -> None:
     """The version holds both components then, and reads as before."""
     (tmp_path / "small.py").write_text(SMALL_DETECTOR_CONFIG)
     (tmp_path / "pages.json").write_text(json.dumps(write_pages(tmp_path / "pages", 10)))
     output = tmp_path / "both"
-    given = [f"det_config={tmp_path / 'small.py'}", "det=auto", "train=detection", "pretrained=false", "epochs=1"]
+    params = [f"det_config={tmp_path / 'small.py'}", "det=auto", "train=detection", "pretrained=false", "epochs=1"]
     run = lsml(
-        "fit", tmp_path / "pages.json", "--init-from", reader, *[part for each in given for part in ("--with", each)],
-        "-o", output, timeout=600,
-    )  # fmt: skip
+        "fit",
+        tmp_path / "pages.json",
+        "--init-from",
+        trained_recognizer,
+        *[part for param in params for part in ("--with", param)],
+        "-o",
+        output,
+        timeout=600,
+    )
     assert run.returncode == 0, run.stderr
     (tmp_path / "small.py").unlink()
     (folder,) = [each for each in output.iterdir() if each.is_dir()]

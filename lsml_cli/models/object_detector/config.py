@@ -109,22 +109,12 @@ def build_training_config(
     config.pop("test_dataloader")
     config.pop("test_evaluator")
     if has_validation:
-        config["val_cfg"] = {"type": "ValLoop"}
-        config["val_dataloader"] = loader | {
-            "drop_last": False,
-            "sampler": {"type": "DefaultSampler", "shuffle": False},
-            "dataset": base_dataset
-            | {
-                "ann_file": "holdout.json",
-                "test_mode": True,
-                "pipeline": _validation_steps(test_dataset["pipeline"], with_masks),
-            },
-        }
-        config["val_evaluator"] = {
-            "type": "CocoMetric",
-            "ann_file": f"{run_dir}/holdout.json",
-            "metric": model_config["test_evaluator"]["metric"],
-        }
+        steps = _validation_steps(test_dataset["pipeline"], with_masks)
+        dataset = base_dataset | {"ann_file": "holdout.json", "test_mode": True, "pipeline": steps}
+        evaluator = {"type": "CocoMetric", "ann_file": f"{run_dir}/holdout.json"}
+        config |= configs.validation_part(
+            loader, dataset, evaluator | {"metric": model_config["test_evaluator"]["metric"]}
+        )
     return config
 
 

@@ -150,18 +150,9 @@ def build_training_config(
         },
     }
     if has_validation:
-        config["val_cfg"] = {"type": "ValLoop"}
-        config["val_dataloader"] = loader | {
-            "drop_last": False,
-            "sampler": {"type": "DefaultSampler", "shuffle": False},
-            "dataset": {
-                "type": "OCRDataset",
-                "ann_file": str(folder / "holdout.json"),
-                "test_mode": True,
-                "pipeline": annotated_steps,
-            },
-        }
-        config["val_evaluator"] = model_config["test_evaluator"]
+        files = {"ann_file": str(folder / "holdout.json"), "test_mode": True}
+        dataset = {"type": "OCRDataset", **files, "pipeline": annotated_steps}
+        config |= configs.validation_part(loader, dataset, model_config["test_evaluator"])
     return config
 
 

@@ -199,6 +199,26 @@ def replace_sync_batch_norm(part: dict[str, Any]) -> None:
         part["type"] = "BN"
 
 
+def validation_part(loader: Mapping[str, Any], dataset: Config, evaluator: Any) -> Config:
+    """Return the part of a training config that measures the model after an epoch.
+
+    Args:
+        loader: Batch size and workers of a data loader.
+        dataset: The validation dataset, with its pipeline.
+        evaluator: The toolkit's metric.
+    """
+    return {
+        "val_cfg": {"type": "ValLoop"},
+        "val_dataloader": {
+            **loader,
+            "drop_last": False,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "dataset": dataset,
+        },
+        "val_evaluator": evaluator,
+    }
+
+
 def without_pretrained(model: Config) -> Config:
     """Return a model's config without weights that building it would download."""
     changed = copy.deepcopy(model)
