@@ -1,4 +1,4 @@
-"""Results that nobody received: what is kept, for how long, and in how much memory."""
+"""`ResultCache`: its limits in memory and age."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ SMALL = b'{"result":[],"score":null,"model_version":"m@2026"}'
 
 
 @pytest.mark.parametrize("result", [b"", SMALL, SMALL * 100])
-def test_the_memory_it_takes_is_bounded_however_small_the_results_are(result: bytes) -> None:
-    most = 4 << 20
+def test_memory_is_bounded_for_any_size_of_results(result: bytes) -> None:
+    max_bytes = 4 << 20
     tracemalloc.start()
     try:
-        kept = ResultCache(most)
+        cache = ResultCache(max_bytes)
         for number in range(40_000):
-            kept.put(cache_key("m", (1,), b"%d" % number), bytes(bytearray(result)))
-        taken = tracemalloc.get_traced_memory()[0]
+            cache.put(cache_key("m", (1,), b"%d" % number), bytes(bytearray(result)))
+        used_bytes = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert 0.5 * most < taken < 1.1 * most
-    assert kept.get(cache_key("m", (1,), b"39999")) == result
-    assert kept.get(cache_key("m", (1,), b"0")) is None
+    assert 0.5 * max_bytes < used_bytes < 1.1 * max_bytes
+    assert cache.get(cache_key("m", (1,), b"39999")) == result
+    assert cache.get(cache_key("m", (1,), b"0")) is None
 
 
-def test_what_is_too_old_is_forgotten() -> None:
+def test_results_expire() -> None:
     now = 0.0
-    kept = ResultCache(ttl=10, clock=lambda: now)
-    kept.put(b"a", b"1")
+    cache = ResultCache(ttl=10, clock=lambda: now)
+    cache.put(b"a", b"1")
     now = 9.0
-    kept.put(b"b", b"2")
-    kept.put(b"b", b"3")
+    cache.put(b"b", b"2")
+    cache.put(b"b", b"3")
     now = 11.0
-    assert (kept.get(b"a"), kept.get(b"b"), len(kept)) == (None, b"3", 1)
+    assert (cache.get(b"a"), cache.get(b"b"), len(cache)) == (None, b"3", 1)
+
+
+def test_result_larger_than_the_cache_is_not_kept() -> None:
+    cache = ResultCache(1000)
+    cache.put(b"a", b"1")
+    cache.put(b"b", bytes(1001))
+    assert (cache.get(b"a"), cache.get(b"b")) == (b"1", None)
