@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from lsml_cli.commands.console.stdout import print_json
 from lsml_cli.commands.console.tables import print_table
 
 if TYPE_CHECKING:
-    from lsml_cli.server.job_store import Job
+    from lsml_cli.server.job_record import Job
 
 
 def jobs(
@@ -37,6 +36,7 @@ def jobs(
     """
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
+    from lsml_cli.server.job_record import job_to_dict
     from lsml_cli.server.job_store import JobStore
 
     if not folder.is_dir():
@@ -45,7 +45,7 @@ def jobs(
         job_list = JobStore(folder).list_jobs(lambda sentence: console.note(sentence, important=True))
         job_list = [job for job in job_list if project in (None, job.project)]
         if as_json:
-            print_json([asdict(job) | {"seconds": job.seconds} for job in job_list])
+            print_json([job_to_dict(job) | {"seconds": job.seconds} for job in job_list])
         elif job_list:
             _print_jobs(job_list)
         else:

@@ -139,12 +139,13 @@ def serve(
     from lsml_cli.media.fetcher import AllowedHosts
     from lsml_cli.registry import resolve
     from lsml_cli.server import runner
+    from lsml_cli.server.serve_options import ServeOptions
 
     if (model is None) == (folder is None):
         raise UsageError("Which model should be served?", "Name one: lsml serve --model models/news")
     model = str(model or folder)
     runner.serve(
-        runner.ServeOptions(
+        ServeOptions(
             model=model,
             params=resolve.parse_params(model_params or []),
             host=host,

@@ -44,7 +44,8 @@ def worker(
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.label_studio import API_KEY_ENV_VAR
-    from lsml_cli.server import job_runners, training_job
+    from lsml_cli.server import training_job
+    from lsml_cli.server.job_runners import redis as redis_runner
 
     if versions is not None:
         if not versions.is_dir():
@@ -53,14 +54,16 @@ def worker(
             )
         os.environ[training_job.VERSIONS_VARIABLE] = str(versions.absolute())
     with Console(quiet) as console:
-        job_runners.connect_redis(jobs).close()
+        redis_runner.connect_redis(jobs).close()
         if not os.environ.get(API_KEY_ENV_VAR):
             console.note(
                 f"{API_KEY_ENV_VAR} is not set, so every job will fail: export it before the worker starts.",
                 important=True,
             )
         _forward_logs(console.note)
-        console.note(f"Waiting for jobs on the queue {job_runners.QUEUE_NAME} at {job_runners.redact_password(jobs)}.")
+        console.note(
+            f"Waiting for jobs on the queue {redis_runner.QUEUE_NAME} at {redis_runner.redact_password(jobs)}."
+        )
         _make_rq_worker(jobs, console.note).work(burst=burst, logging_level="WARNING")
 
 
@@ -69,7 +72,7 @@ def _make_rq_worker(url: str, note: Any) -> Worker:
     import redis
     from rq import Worker
 
-    from lsml_cli.server import job_runners
+    from lsml_cli.server.job_runners.redis import QUEUE_NAME, REDIS_TIMEOUT
 
     class NotifyingWorker(Worker):
         def handle_warm_shutdown_request(self) -> None:
@@ -77,9 +80,9 @@ def _make_rq_worker(url: str, note: Any) -> Worker:
                 note("Waiting for the running job; press ctrl-C again to end it now.")
 
     # Its own connection, without a read timeout: RQ blocks until there is a job.
-    connection = redis.Redis.from_url(url, socket_connect_timeout=job_runners.REDIS_TIMEOUT)
+    connection = redis.Redis.from_url(url, socket_connect_timeout=REDIS_TIMEOUT)
     return NotifyingWorker(
-        [job_runners.QUEUE_NAME],
+        [QUEUE_NAME],
         connection=connection,
         worker_ttl=WORKER_TTL,
         job_monitoring_interval=MONITORING_INTERVAL,

@@ -1,1 +1,1 @@
-"""`lsml serve`: the model behind Label Studio's ML-backend protocol, trained in the background."""
+"""Serve a model over Label Studio's ML-backend protocol and train it in background jobs."""

@@ -1,4 +1,4 @@
-"""Who may ask what: the path that the server lives below, and basic auth. Plain ASGI, in front of the app."""
+"""ASGI middleware in front of the app: secret path, basic auth, cross-origin check, request metrics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 from urllib.parse import urlsplit
 
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lsml_cli.server.error_responses import error_response
 from lsml_cli.server.metrics import ServerMetrics
 
 log = logging.getLogger("lsml.serve")
@@ -24,78 +25,101 @@ log = logging.getLogger("lsml.serve")
 
 @dataclass(frozen=True)
 class AuthConfig:
-    """basic_auth: "USER:PASS", None for everybody; secret_path: "" or what every path has to begin with, "/s3cret"."""
+    """Access rules of a server.
+
+    Attributes:
+        basic_auth: "USER:PASS", None to admit everyone.
+        secret_path: Prefix that every path must have, like "/s3cret"; "" for none.
+    """
 
     basic_auth: str | None = None
     secret_path: str = ""
 
 
 class AuthMiddleware:
-    """Lets requests through, counts them, and puts `credentials` (were they right?) into the state of each.
+    """Check and count requests; admitted ones carry `state.credentials` and `state.started_at`.
 
-    Label Studio sends annotation events without credentials. With a secret path, knowing the path lets such an event
-    in; everything else needs the credentials as well, START_TRAINING too (the app sees to that one).
+    `state.credentials` says whether the credentials are valid, `state.started_at` is a time of the event loop.
+    Label Studio sends annotation events without credentials. With a secret path, knowing the path admits POST /webhook;
+    every other request needs the credentials too, and so does START_TRAINING, which the app checks.
     """
 
     def __init__(
-        self, app: ASGIApp, auth: AuthConfig, metrics: ServerMetrics, routes: Sequence[str], verbose: bool
+        self, app: ASGIApp, auth: AuthConfig, metrics: ServerMetrics, paths: Sequence[str], verbose: bool
     ) -> None:
+        """Wrap an app.
+
+        Args:
+            paths: Paths of the app's routes; requests for any other path are counted together as "other".
+            verbose: Log each request.
+        """
         self._app = app
         self._secret_path = auth.secret_path
         self._credentials_digest = None if auth.basic_auth is None else _digest(auth.basic_auth.encode())
         self._metrics = metrics
-        self._routes = frozenset(routes)
+        self._paths = frozenset(paths)
         self._verbose = verbose
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        begun = time.perf_counter()
+        started = time.perf_counter()
         status = 500
 
-        async def sent(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        path: str = scope["path"]
-        inside = self._has_secret_path(path)
-        route = path[len(self._secret_path) :] if inside else ""
+        path = self._strip_secret_path(scope["path"])
         try:
-            if not inside:
-                await _send_error(sent, 404, "not found")
+            rejection = self._reject(scope, path)
+            if rejection is not None:
+                await rejection(scope, receive, send_and_record)
                 return
-            if _is_cross_origin(scope, allow_hostnames=self._credentials_digest is not None):
-                await _send_error(sent, 403, "a page of another site may not use this server")
-                return
-            known = self._has_valid_credentials(scope)
-            if not known and not (self._secret_path and route == "/webhook" and scope["method"] == "POST"):
-                await _send_error(sent, 401, "user and password are missing or wrong")
-                return
-            scope["state"] = {"credentials": known, "started_at": asyncio.get_running_loop().time()}
+            scope["state"] = {
+                "credentials": self._has_valid_credentials(scope),
+                "started_at": asyncio.get_running_loop().time(),
+            }
             scope["root_path"] = self._secret_path
-            await self._app(scope, receive, sent)
+            await self._app(scope, receive, send_and_record)
         except Exception:
-            log.exception("This is a bug in lsml: %s %s", scope["method"], route)
+            log.exception("This is a bug in lsml: %s %s", scope["method"], path or "")
         finally:
-            took = time.perf_counter() - begun
-            self._metrics.observe_request(route if route in self._routes else "other", status, took)
+            seconds = time.perf_counter() - started
+            self._metrics.observe_request(path if path in self._paths else "other", status, seconds)
             if self._verbose:
-                log.info("%s %s: %d, %.1f ms", scope["method"], route, status, 1000 * took)
+                log.info("%s %s: %d, %.1f ms", scope["method"], path or "", status, 1000 * seconds)
 
-    def _has_secret_path(self, path: str) -> bool:
-        begin, rest = path[: len(self._secret_path)], path[len(self._secret_path) :]
-        return hmac.compare_digest(_digest(begin.encode()), _digest(self._secret_path.encode())) and rest.startswith(
-            "/"
-        )
+    def _reject(self, scope: Scope, path: str | None) -> JSONResponse | None:
+        """Return the error response to a request that must not reach the app.
+
+        Args:
+            path: The request's path below the secret path, None when it is outside of it.
+        """
+        if path is None:
+            return error_response(404, "not found")
+        if _is_cross_origin(scope, allow_hostnames=self._credentials_digest is not None):
+            return error_response(403, "requests from pages of other sites are not allowed")
+        may_be_anonymous = self._secret_path and path == "/webhook" and scope["method"] == "POST"
+        if not may_be_anonymous and not self._has_valid_credentials(scope):
+            challenge = {"WWW-Authenticate": 'Basic realm="lsml", charset="UTF-8"'}
+            return error_response(401, "user and password are missing or wrong", challenge)
+        return None
+
+    def _strip_secret_path(self, path: str) -> str | None:
+        """Return the path below the secret path, None when it is not below; in constant time."""
+        prefix, rest = path[: len(self._secret_path)], path[len(self._secret_path) :]
+        is_equal = hmac.compare_digest(_digest(prefix.encode()), _digest(self._secret_path.encode()))
+        return rest if is_equal and rest.startswith("/") else None
 
     def _has_valid_credentials(self, scope: Scope) -> bool:
-        """Whether the credentials are right, in a time that does not tell how wrong they are."""
+        """Compare the credentials in constant time, so that the time does not tell how much of them is right."""
         if self._credentials_digest is None:
             return True
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, encoded = given.partition(b" ")
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, encoded = authorization.partition(b" ")
         try:
             decoded = base64.b64decode(encoded.strip(), validate=True) if scheme.lower() == b"basic" else b""
         except binascii.Error:
@@ -104,21 +128,23 @@ class AuthMiddleware:
 
 
 def _is_cross_origin(scope: Scope, allow_hostnames: bool) -> bool:
-    """Whether a browser sends this for a page of another site, which could otherwise ask a server on loopback.
+    """Whether a browser sends this for a page of another site, which could otherwise use a server on loopback.
 
-    named  whether a page may know the server by a name. Anybody can give his own site the address of this machine: then
-           his page and this server have one name, and only a password tells them apart
+    Args:
+        allow_hostnames: Whether a page of this server may address it by a host name. Anyone can point the host name of
+            their own site at this machine (DNS rebinding): that page and this server then share one origin, and only a
+            password tells them apart.
     """
     headers = dict(scope["headers"])
     origin = headers.get(b"origin")
     if origin is None:
         return False
-    at = origin.partition(b"://")[2]
-    return at != headers.get(b"host") or not (allow_hostnames or _is_address(at.decode("latin-1")))
+    netloc = origin.partition(b"://")[2]
+    return netloc != headers.get(b"host") or not (allow_hostnames or _is_address(netloc.decode("latin-1")))
 
 
 def _is_address(netloc: str) -> bool:
-    """Whether this is localhost or an IP address, with a port or without, which nobody can give to another machine."""
+    """Whether this is localhost or an IP address, with or without a port: nothing that DNS can point elsewhere."""
     try:
         host = urlsplit(f"//{netloc}").hostname or ""
         return host == "localhost" or bool(ipaddress.ip_address(host))
@@ -128,12 +154,3 @@ def _is_address(netloc: str) -> bool:
 
 def _digest(secret: bytes) -> bytes:
     return sha256(secret).digest()
-
-
-async def _send_error(send: Send, status: int, detail: str) -> None:
-    headers = [(b"content-type", b"application/json")]
-    if status == 401:
-        headers.append((b"www-authenticate", b'Basic realm="lsml", charset="UTF-8"'))
-    start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": b'{"detail":"' + detail.encode() + b'"}'})

@@ -1,11 +1,11 @@
-"""Tasks of many requests -> batches for one replica, fair between the requests.
+"""Group the tasks of concurrent requests into batches for one replica, fairly.
 
     request 1  ████████████████████████ 2,000 tasks ─┐
-    request 2  █                                     ├─► batch, batch, … ─► replica ─► each result to its request
+    request 2  █                                     ├─► batch, batch, … ─► replica ─► results, each to its request
     request 3  █                                     ┘
 
-A batch belongs to one `Setting` and takes an equal share of every request that waits for it, so that a single task
-that arrives behind a large selection is in the next batch. All of it lives in one event loop; nothing is locked.
+A batch has one `BindingKey` and takes an equal share of every request that waits with it, so that a single task that
+arrives behind a large request is in the next batch. Everything runs in one event loop, without locks.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from lsml_cli.inference.replica_process import ReplicaDied, ReplicaProcess
 from lsml_cli.runtime import error_reason
 from lsml_cli.schema.predictions import Failure
 
-INITIAL_BATCH_SIZE = 16  # tasks of the first batch, before anything is known of how long one takes
-MAX_BATCH_SECONDS = 1.0  # seconds; a batch that takes longer keeps everybody else waiting, and the next one is smaller
+INITIAL_BATCH_SIZE = 16  # tasks of the first batch, before the time that a task takes is known
+MAX_BATCH_SECONDS = 1.0  # a longer batch delays all other requests, so the next one is smaller
 
 log = logging.getLogger("lsml.serve")
 
 
 class BatchItem(Protocol):
-    """One task as a request brought it: what travels to the replica."""
+    """One task of a request, as it is sent to the replica."""
 
     @property
     def body(self) -> bytes: ...
@@ -41,7 +41,7 @@ class BatchItem(Protocol):
 
 @dataclass(frozen=True)
 class TimedOut:
-    """In the place of a result that was not there when the request had to be answered."""
+    """Stands for a result that was not ready when the request had to be answered."""
 
 
 TIMED_OUT = TimedOut()
@@ -49,10 +49,15 @@ TIMED_OUT = TimedOut()
 
 @dataclass(eq=False)
 class PendingRequest:
-    """The tasks of one request, and what has become of them.
+    """The tasks of one request and their results.
 
-    results  one for each task: what `job.write` made of it, a Failure, or LATE as long as there is none
-    late     called with the position and the result of a task that comes back when nobody waits any more
+    Attributes:
+        on_late_result: Called with the position and result of a task that finishes after `close_request`.
+        results: One for each task: what `codec.write` returned, a Failure, or TIMED_OUT until there is one.
+        key: Hashable form of `binding_key`.
+        queued_positions: Positions of tasks that are in no batch yet.
+        pending_count: Number of tasks without a result.
+        done: Resolved when every task has a result.
     """
 
     tasks: Sequence[Any]
@@ -63,14 +68,14 @@ class PendingRequest:
     def __post_init__(self) -> None:
         self.results: list[Any] = [TIMED_OUT] * len(self.tasks)
         self.key = self.binding_key.cache_key()
-        self.queued_positions = deque(range(len(self.tasks)))  # positions that are in no batch yet
+        self.queued_positions = deque(range(len(self.tasks)))
         self.pending_count = len(self.tasks)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._resolve_if_complete()
         self.is_closed = False
 
     def set_cached_results(self, cached: dict[int, Any]) -> None:
-        """Take over results that are there already, by position."""
+        """Set results that are known already, by position; call before `Batcher.submit`."""
         for position, result in cached.items():
             self.results[position] = result
         self.queued_positions = deque(position for position in self.queued_positions if position not in cached)
@@ -78,6 +83,7 @@ class PendingRequest:
         self._resolve_if_complete()
 
     def set_result(self, position: int, result: Any) -> None:
+        """Set the result of one task."""
         if self.is_closed:
             self.on_late_result(position, result)
             return
@@ -92,20 +98,21 @@ class PendingRequest:
 
 @dataclass(frozen=True)
 class BatchStats:
-    """What a batcher tells about each batch when it is back: its number of tasks, and how many seconds it took."""
+    """Number of tasks of a finished batch, and the seconds that it took."""
 
     task_count: int
     seconds: float
 
 
 class Batcher:
-    """One replica and the requests that wait for it.
+    """Feed one replica with the tasks of the requests that wait for it.
 
-    batch_size  the most tasks of a batch; fewer where that many would take longer than `LONG_BATCH`
-    max_wait    seconds that an idle replica waits for more than the first task
-    stuck       seconds after which the batch that the replica works on is given up, and its process killed and started
-                again; a batch behind it is sent once more
-    seen        told of each batch that is back
+    Args:
+        batch_size: Maximum number of tasks of a batch; fewer when that many take longer than `MAX_BATCH_SECONDS`.
+        max_wait: Seconds that an idle replica waits for more than the first task.
+        batch_timeout: Seconds after which the batch that the replica works on fails, and the replica's process is
+            killed and restarted; the batch that is queued behind it is sent again.
+        on_batch: Called after each batch.
     """
 
     def __init__(
@@ -115,7 +122,7 @@ class Batcher:
         batch_size: int,
         max_wait: float,
         batch_timeout: float,
-        on_batch: Callable[[BatchStats], None] = lambda batched: None,
+        on_batch: Callable[[BatchStats], None] = lambda stats: None,
     ) -> None:
         self._replica = replica
         self._max_batch_size = batch_size
@@ -123,19 +130,18 @@ class Batcher:
         self._max_wait = max_wait
         self._batch_timeout = batch_timeout
         self._on_batch = on_batch
-        self._queues: dict[
-            tuple[object, ...], deque[PendingRequest]
-        ] = {}  # the setting that was served last comes last
+        # By binding key; the one that was served last is last.
+        self._queues: dict[tuple[object, ...], deque[PendingRequest]] = {}
         self._running_batches: set[asyncio.Task[None]] = set()
         self._max_wait_timer: asyncio.TimerHandle | None = None
 
     @property
     def queued_task_count(self) -> int:
-        """Tasks that are in no batch yet."""
+        """Number of tasks that are in no batch yet."""
         return sum(len(request.queued_positions) for queue in self._queues.values() for request in queue)
 
     def submit(self, request: PendingRequest) -> None:
-        """Queue a request's tasks. `request.done` is done when all of them have a result."""
+        """Queue a request's tasks; `request.done` is resolved when all of them have a result."""
         if not request.queued_positions:
             return
         self._queues.setdefault(request.key, deque()).append(request)
@@ -144,7 +150,7 @@ class Batcher:
         self._dispatch(replica_is_idle=self._max_wait_timer is None)
 
     def close_request(self, request: PendingRequest) -> None:
-        """Nobody waits for this request any more: what is in no batch yet is dropped."""
+        """Stop working for a request, finished or not: tasks that are in no batch yet are dropped."""
         request.is_closed = True
         request.queued_positions.clear()
         queue = self._queues.get(request.key)
@@ -154,7 +160,7 @@ class Batcher:
                 del self._queues[request.key]
 
     async def drain(self) -> None:
-        """Wait until nothing is under way; no batch takes for ever (see `stuck`)."""
+        """Wait until no batch is running, which takes at most about `batch_timeout`."""
         while self._running_batches:
             await asyncio.wait(self._running_batches)
 
@@ -163,7 +169,7 @@ class Batcher:
         self._dispatch(replica_is_idle=True)
 
     def _dispatch(self, replica_is_idle: bool) -> None:
-        """Send what may go now: full batches always, others when the replica has nothing to do (`idle`)."""
+        """Send full batches, and a partial one if the replica has nothing to do."""
         while self._queues and len(self._running_batches) < PREFETCH_BATCHES:
             key, queue = next(iter(self._queues.items()))
             full = sum(len(request.queued_positions) for request in queue) >= self._batch_size
@@ -182,7 +188,7 @@ class Batcher:
         self._dispatch(replica_is_idle=True)
 
     def _next_batch(self, key: tuple[object, ...], queue: deque[PendingRequest]) -> list[tuple[PendingRequest, int]]:
-        """The next batch of one setting: an equal share of each request, until it is full."""
+        """Take the next batch of one binding key: an equal share of each request, until it is full."""
         batch: list[tuple[PendingRequest, int]] = []
         weight = 0
         del self._queues[key]
@@ -202,41 +208,42 @@ class Batcher:
 
     async def _run_batch(self, batch: list[tuple[PendingRequest, int]]) -> None:
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        started_at = loop.time()
         results = await self._predict_batch(batch)
-        took = loop.time() - begun
+        seconds = loop.time() - started_at
         for (request, position), result in zip(batch, results, strict=True):
             request.set_result(position, result)
-        self._adapt_batch_size(len(batch), took)
-        self._on_batch(BatchStats(len(batch), took))
+        self._adapt_batch_size(len(batch), seconds)
+        self._on_batch(BatchStats(len(batch), seconds))
 
     async def _predict_batch(self, batch: list[tuple[PendingRequest, int]]) -> list[Any]:
-        """One result for each task; a Failure for all of them where the replica itself failed."""
+        """Return one result for each task; a Failure for all of them when the replica itself failed."""
         first = batch[0][0]
         try:
-            sent = InFlightBatch(
+            in_flight = InFlightBatch(
                 self._replica, [request.tasks[position] for request, position in batch], first.binding_key, first.codec
             )
-            waiting = asyncio.wrap_future(sent.results)
-            waiting.add_done_callback(lambda back: back.cancelled() or back.exception())  # so that nobody complains
-            while not waiting.done():
-                await asyncio.wait([waiting], timeout=self._batch_timeout)
-                if not waiting.done() and await asyncio.to_thread(self._replica.kill_if_stuck, sent.results):
+            results = asyncio.wrap_future(in_flight.results)
+            # Retrieve the exception, or asyncio logs that nothing did when this batch is given up.
+            results.add_done_callback(lambda future: future.cancelled() or future.exception())
+            while not results.done():
+                await asyncio.wait([results], timeout=self._batch_timeout)
+                if not results.done() and await asyncio.to_thread(self._replica.kill_if_stuck, in_flight.results):
                     log.warning("A batch of %d: %s.", len(batch), timeout_message(self._batch_timeout))
                     return [Failure("forward", timeout_message(self._batch_timeout))] * len(batch)
             try:
-                return waiting.result()
+                return results.result()
             except ReplicaDied:
-                return await asyncio.to_thread(sent.collect, self._batch_timeout)
+                return await asyncio.to_thread(in_flight.collect, self._batch_timeout)
         except LsmlError as error:
             return [Failure("forward", str(error))] * len(batch)
-        except Exception as error:  # whatever it is, it is not the end of the server
+        except Exception as error:  # an error of a model must not end the server
             return [Failure("forward", error_reason(error))] * len(batch)
 
     def _adapt_batch_size(self, task_count: int, seconds: float) -> None:
-        """Batches of about half a second to a second: large enough for the device, short enough for who waits."""
+        """Aim at batches of half a second to a second: large enough for the device, short enough for other requests."""
         if seconds >= self._batch_timeout:
-            self._batch_size = 1  # whichever task it was, the others should not share its fate again
+            self._batch_size = 1  # one task is stuck; it must not take others with it again
         elif seconds > MAX_BATCH_SECONDS:
             self._batch_size = max(1, min(self._batch_size, task_count) // 2)
         elif seconds < MAX_BATCH_SECONDS / 2 and task_count >= self._batch_size:

@@ -1,4 +1,4 @@
-"""What Label Studio sends, taken apart. Nothing in a body is trusted to be what it should be."""
+"""Parse the bodies that Label Studio sends. Every field is checked; nothing about a body is taken for granted."""
 
 from __future__ import annotations
 
@@ -18,23 +18,30 @@ ANNOTATION_EVENTS = frozenset(
         "ANNOTATION_CREATED",
         "ANNOTATIONS_CREATED",
         "ANNOTATION_UPDATED",
-        "ANNOTATION_DELETED",  # what older servers and the documentation say
-        "ANNOTATIONS_DELETED",  # what Label Studio 1.23 sends
+        "ANNOTATION_DELETED",  # sent by older servers, and documented
+        "ANNOTATIONS_DELETED",  # sent by Label Studio 1.23
     }
 )
 START_TRAINING = "START_TRAINING"
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a character, or a whole one in two halves
-_PROJECT_ID = re.compile(r"(\d{1,12})(?:\.\d+)?")  # "2.1795192449": the id, and when the project was made
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # one half of a surrogate pair
+_PROJECT_ID = re.compile(r"(\d{1,12})(?:\.\d+)?")  # "2.1795192449": the id, and the time of the project's creation
 
 
 class BadRequest(Exception):
-    """A sentence for whoever sent it."""
+    """The body is invalid; the message is part of the answer and has no full stop."""
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """A body of /predict. `config` is labelling XML, None where the request has none."""
+    """A body of /predict.
+
+    Attributes:
+        tasks: The tasks to predict, limited to the maximum number per request.
+        label_config_xml: Labelling XML, None when the request has none.
+        project: Id of the project, None when the request has none.
+        is_interactive: Whether an interactive editor sent it, with a context.
+    """
 
     tasks: list[RequestTask]
     label_config_xml: str | None
@@ -44,7 +51,11 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """A body of /webhook. `annotations` were created, changed or deleted."""
+    """A body of /webhook.
+
+    Attributes:
+        annotation_count: How many annotations were created, changed or deleted.
+    """
 
     action: str
     project: int | None
@@ -52,24 +63,37 @@ class WebhookEvent:
 
 
 def parse_predict_request(body: bytes, max_tasks: int) -> tuple[PredictRequest, int]:
-    """The request, and how many tasks it has; those beyond `most_tasks` are left out of it. Raises BadRequest."""
-    found = parse_json_object(body)
-    tasks = found.get("tasks")
+    """Parse a body of /predict.
+
+    Returns:
+        The request with its first `max_tasks` tasks, and the number of tasks that the body has.
+
+    Raises:
+        BadRequest: The body is invalid; invalid single tasks fail later, one by one.
+    """
+    data = parse_json_object(body)
+    tasks = data.get("tasks")
     if not isinstance(tasks, list):
         raise BadRequest(f'"tasks" is {describe_json_type(tasks)}, expected a list of tasks')
-    params = found.get("params")
+    params = data.get("params")
     context = params.get("context") if isinstance(params, dict) else None
     if context is not None and not isinstance(context, dict):
         raise BadRequest(f'"params.context" is {describe_json_type(context)}, expected an object')
-    config = parse_label_config_xml(found, "label_config")
-    asked = [RequestTask(position, _encode_task(task), context) for position, task in enumerate(tasks[:max_tasks])]
-    return PredictRequest(asked, config or None, parse_project_id(found.get("project")), context is not None), len(
-        tasks
+    predict_request = PredictRequest(
+        [RequestTask(position, _encode_task(task), context) for position, task in enumerate(tasks[:max_tasks])],
+        parse_label_config_xml(data, "label_config") or None,
+        parse_project_id(data.get("project")),
+        is_interactive=context is not None,
     )
+    return predict_request, len(tasks)
 
 
 def parse_label_config_xml(body: Mapping[str, Any], key: str) -> str | None:
-    """The labelling XML that a body has under a key. Raises BadRequest."""
+    """Return the labelling XML at a key of a body, None when there is none.
+
+    Raises:
+        BadRequest: The value is no string.
+    """
     config = body.get(key)
     if config is not None and not isinstance(config, str):
         raise BadRequest(f'"{key}" is {describe_json_type(config)}, expected labelling XML')
@@ -77,22 +101,30 @@ def parse_label_config_xml(body: Mapping[str, Any], key: str) -> str | None:
 
 
 def parse_event(body: bytes) -> WebhookEvent:
-    """Raises BadRequest."""
-    found = parse_json_object(body)
-    action = found.get("action")
+    """Parse a body of /webhook.
+
+    Raises:
+        BadRequest: The body is invalid.
+    """
+    data = parse_json_object(body)
+    action = data.get("action")
     if not isinstance(action, str):
         raise BadRequest(f'"action" is {describe_json_type(action)}, expected the name of an event')
-    project = found.get("project")
-    number = parse_project_id(project.get("id") if isinstance(project, dict) else project)
-    annotations = 0
+    project = data.get("project")
+    project_id = parse_project_id(project.get("id") if isinstance(project, dict) else project)
+    annotation_count = 0
     if action in ANNOTATION_EVENTS:
-        several = found.get("annotations", found.get("annotation"))
-        annotations = len(several) if isinstance(several, list) else 1
-    return WebhookEvent(action, number, annotations)
+        annotations = data.get("annotations", data.get("annotation"))
+        annotation_count = len(annotations) if isinstance(annotations, list) else 1
+    return WebhookEvent(action, project_id, annotation_count)
 
 
 def parse_project_id(value: Any) -> int | None:
-    """The id in "2.1795192449", "2" or 2; None for nothing. Raises BadRequest."""
+    """Return the id in "2.1795192449", "2" or 2; None for null and "".
+
+    Raises:
+        BadRequest: The value is none of these.
+    """
     if value is None or value == "":
         return None
     match = _PROJECT_ID.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
@@ -102,36 +134,46 @@ def parse_project_id(value: Any) -> int | None:
 
 
 def parse_json_object(body: bytes) -> Mapping[str, Any]:
-    """Raises BadRequest when a body is not a JSON object. A text in it may hold halves of characters, see `_text`."""
+    """Parse a body; its strings may hold lone surrogates, see `_replace_surrogates`.
+
+    Raises:
+        BadRequest: The body is no JSON object.
+    """
     try:
-        found = orjson.loads(body)
+        data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        found = _parse_with_surrogates(body, error)
-    if not isinstance(found, dict):
-        raise BadRequest(f"the body is {describe_json_type(found)}, expected an object")
-    return found
+        data = _parse_with_surrogates(body, error)
+    if not isinstance(data, dict):
+        raise BadRequest(f"the body is {describe_json_type(data)}, expected an object")
+    return data
 
 
 def _parse_with_surrogates(body: bytes, error: orjson.JSONDecodeError) -> Any:
-    """A body that orjson refuses, as Python reads it. A text that was cut in the middle of an emoji ends in half of it:
-    Label Studio sends that as it is, and one such task must not cost all others their predictions.
+    """Parse a body that orjson rejects, with Python's parser, which accepts lone surrogates.
+
+    A text that was cut in the middle of an emoji ends with one. Label Studio sends it unchanged, and one such task must
+    not fail all others.
+
+    Args:
+        error: What orjson reported.
     """
     if not _SURROGATE.search(body):
         raise BadRequest(f"the body is not JSON: {error}") from None
     try:
         return json.loads(body, parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as other:
-        raise BadRequest(f"the body is not JSON: {other}") from None
+    except (ValueError, RecursionError) as python_error:
+        raise BadRequest(f"the body is not JSON: {python_error}") from None
 
 
 def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _encode_task(task: Any) -> bytes:
-    """A task as it travels. What cannot be written down becomes null, and fails in its place as whatever is no task.
+    """Serialize a task for the replica.
 
-    A half of a character becomes a question mark, so that everything after it stays where it is in the text.
+    A task that cannot be serialized becomes null, and fails like any other value that is no task. A lone surrogate
+    becomes a question mark: one character for one, so that offsets into the text stay valid.
     """
     try:
         return orjson.dumps(task)
@@ -144,5 +186,5 @@ def _encode_task(task: Any) -> bytes:
 
 
 def _replace_surrogates(text: str) -> str:
-    """A text without halves of characters, which nothing could write down."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by question marks."""
     return text.encode("utf-8", "replace").decode()

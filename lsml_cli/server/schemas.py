@@ -1,4 +1,4 @@
-"""The shapes of bodies and answers, for /docs and /openapi.json. The server itself reads bodies with more patience."""
+"""JSON schemas of requests and answers, for /docs and /openapi.json. The server accepts more than they say."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PROJECT = _value_schema(
     example="2",
 )
 _LABEL_CONFIG = _value_schema("string", "Labelling XML", example='<View><Text name="text" value="$text"/></View>')
-_VERSION = _value_schema("string", "What predictions carry as model_version", example="news@20261120T213015")
+_VERSION = _value_schema("string", "The model_version of predictions", example="news@20261120T213015")
 _TASK = _object_schema({"id": {"type": "integer"}, "data": _object_schema({})}, ("data",))
 _REGION = _object_schema(
     {name: {"type": "string"} for name in ("id", "from_name", "to_name", "type")}
@@ -55,7 +55,7 @@ REQUEST_BODIES: dict[str, Schema] = {
                 "project": _PROJECT,
                 "label_config": _LABEL_CONFIG,
                 "params": _object_schema(
-                    {"context": {"type": ["object", "null"], "description": "Of an interactive editor"}}
+                    {"context": {"type": ["object", "null"], "description": "Context of an interactive editor"}}
                 ),
             },
             ("tasks",),
@@ -64,7 +64,7 @@ REQUEST_BODIES: dict[str, Schema] = {
     "webhook": _request_body(
         _object_schema(
             {
-                "action": _value_schema("string", "START_TRAINING, or an event", example="ANNOTATION_CREATED"),
+                "action": _value_schema("string", "START_TRAINING, or an event's name", example="ANNOTATION_CREATED"),
                 "project": _object_schema({"id": {"type": "integer"}}),
                 "annotation": _object_schema({}),
                 "annotations": _array_schema(_object_schema({})),
@@ -79,20 +79,20 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def _responses(schema: Schema, *, status: int = 200, has_body: bool = False, **more: str) -> Responses:
-    found: Responses = {status: {"description": "Fine", "content": {"application/json": {"schema": schema}}}}
+    responses: Responses = {status: {"description": "Success", "content": {"application/json": {"schema": schema}}}}
     if has_body:
-        found |= {
-            400: {"description": "The body is not what it should be, or the model cannot fill the label config"},
+        responses |= {
+            400: {"description": "The body is invalid, or the model cannot fill the label config"},
             413: {"description": "The body has too many bytes"},
         }
-    found[401] = {"description": "User and password are missing or wrong"}
+    responses[401] = {"description": "User and password are missing or wrong"}
     for code, text in more.items():
-        found[code.removeprefix("s")] = {"description": text}
-    return found
+        responses[code.removeprefix("s")] = {"description": text}
+    return responses
 
 
 _STATUS = _object_schema(
-    {"status": {"type": "string"}, "job": _value_schema("string", "The training job, if there is one")}
+    {"status": {"type": "string"}, "job": _value_schema("string", "Id of the training job, if there is one")}
 )
 
 RESPONSES: dict[str, Responses] = {
@@ -104,9 +104,9 @@ RESPONSES: dict[str, Responses] = {
         _object_schema({"results": _array_schema(_RESULT), "model_version": _VERSION}, ("results",)),
         has_body=True,
     ),
-    "webhook": _responses(_STATUS, has_body=True, s201="Training has been asked for", s409="Training is off"),
+    "webhook": _responses(_STATUS, has_body=True, s201="Training was requested", s409="Training is off"),
     "train": _responses(_STATUS, status=201, has_body=True, s409="Training is off"),
-    "is_training": _responses(_object_schema({"is_training": {"type": "boolean"}}), s400="The project is no id"),
+    "is_training": _responses(_object_schema({"is_training": {"type": "boolean"}}), s400="The project is not an id"),
     "versions": _responses(
         _object_schema({"versions": _array_schema(_VERSION), "projects": _object_schema({})}, ("versions",))
     ),

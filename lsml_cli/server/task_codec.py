@@ -1,4 +1,4 @@
-"""What is done to a task of a request where the model is: parsed before, rendered after."""
+"""Decode the tasks of a request and encode their predictions, in the replica's process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lsml_cli.schema.tasks import MissingDataError, Task
 
 
 class RequestTask(NamedTuple):
-    """One task of a request: its position, its JSON, and what an interactive editor sent along."""
+    """One task of a request: its position, its JSON, and the context that an interactive editor sent."""
 
     position: int
     body: bytes
@@ -21,7 +21,7 @@ class RequestTask(NamedTuple):
 
 
 class FailedTask(NamedTuple):
-    """A task that has no prediction; its id, if it has one, for the log."""
+    """A task without a prediction; `id`, if it has one, is for the log."""
 
     id: int | None
     failure: Failure
@@ -29,7 +29,12 @@ class FailedTask(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestCodec:
-    """JSON to JSON, where the replica is. `version` is what every prediction carries: what /setup has promised."""
+    """Task JSON to prediction JSON, see `RecordCodec`.
+
+    Attributes:
+        version: The `model_version` of every prediction, as /setup announced it.
+        controls: Names of the label config's controls.
+    """
 
     version: str
     controls: frozenset[str]

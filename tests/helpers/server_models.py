@@ -1,4 +1,4 @@
-"""Models that only a server has trouble with. Named by file in tests: `tests/helpers/server_models.py:Patient`."""
+"""Models for server tests, which name them by file: `tests/helpers/server_models.py:Patient`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.helpers.models import Words, make_choice_prediction
 
 
 class Patient(Words):
-    """Takes as long as each task says ("seconds"), and writes down which tasks it was given, a line for each batch.
+    """Take the seconds that each task has in "seconds", and write a line with the task ids of each batch to `diary`.
 
-    At a task with "child", the name of a file, it starts another process, whose number goes into that file.
+    For a task with "child", a file name, start another process and write its pid into that file.
     """
 
     params: ClassVar = {"diary": "", "pause": 0.0}
@@ -34,7 +34,7 @@ class Patient(Words):
 
 
 def _start_orphan(pid: Path) -> None:
-    """A process that has whatever this one had open, as those of a library may."""
+    """Start a process that inherits all open files, as processes of a library may."""
     if os.fork() == 0:
         pid.write_text(str(os.getpid()))
         time.sleep(1000)
@@ -42,7 +42,7 @@ def _start_orphan(pid: Path) -> None:
 
 
 class Attentive(Words):
-    """Answers what the interactive editor says."""
+    """Predict the label that the context of an interactive editor names."""
 
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[Any]:
         return [(task.context or {}).get("size", "short") for task in inputs]
@@ -51,22 +51,13 @@ class Attentive(Words):
         return make_choice_prediction(self, task, binding, output, 1.0)
 
 
-class Mortal(Words):
-    """Its process dies at a task that says so."""
-
-    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[int]:
-        if any(task.data.get("do") == "die" for task in inputs):
-            os._exit(9)
-        return super().forward(inputs, binding)
-
-
 class Anything(Words):
-    """Fills every <Choices> with its first label, and finds nothing for any other control."""
+    """Fill every <Choices> with its first label, and no other control."""
 
-    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[None]:
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[Any]:
         return [None] * len(inputs)
 
-    def decode(self, output: None, task: Task, binding: Binding) -> Prediction:
+    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
         controls = [control for control in binding.config.controls.values() if control.type == "choices"]
         return Prediction.of(
             tuple(control.region(task, {"choices": [control.labels[0].name]}, score=0.9) for control in controls),

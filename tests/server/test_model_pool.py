@@ -1,4 +1,4 @@
-"""Which model answers for which project: how many are in memory, and what becomes of one that cannot be loaded."""
+"""`ModelPool`: which model serves which project, how many are loaded, and what a failed load causes."""
 
 from __future__ import annotations
 
@@ -18,191 +18,199 @@ from lsml_cli.errors import LsmlError
 from lsml_cli.io import task_reader
 from lsml_cli.registry import resolve
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.server import model_pool
-from lsml_cli.server.model_pool import ModelLoader, ModelPool, ServedModel
+from lsml_cli.server.model_pool import ModelPool
+from lsml_cli.server.served_model import ModelLoader, ServedModel
 from lsml_cli.training import fit as training
+from tests.conftest import EXAMPLE
 from tests.helpers import trainable_models
-from tests.helpers.cli import EXAMPLE
 
 COUNTING = f"{trainable_models.__file__}:Counting"
-SOON = 30.0  # seconds that anything here may take
+TIMEOUT = 30.0  # seconds for one scenario
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one version of a small model. Do not write into it."""
-    home = tmp_path_factory.mktemp("models") / "counting"
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one version of a small model; tests must not write into it."""
+    folder = tmp_path_factory.mktemp("models") / "counting"
     config = LabelConfig.parse((EXAMPLE / "label_config.xml").read_text())
     training.fit_version(
-        resolve.find_model(COUNTING), task_reader.read_tasks(str(EXAMPLE / "annotated.json")), config, home
+        resolve.find_model(COUNTING), task_reader.read_tasks(str(EXAMPLE / "annotated.json")), config, folder
     )
-    return home
+    return folder
 
 
 @pytest.fixture
-def projects(home: Path, tmp_path: Path) -> Callable[[int], Path]:
-    """`projects(3)` -> the folder of the version of project 3, which it has from then on."""
+def add_project(model_folder: Path, tmp_path: Path) -> Callable[[int], Path]:
+    """Return a function that gives a project a version of its own, and returns the version's folder."""
 
-    def make(number: int) -> Path:
-        shutil.copytree(home, tmp_path / f"project-{number}")
-        return next((tmp_path / f"project-{number}").glob("*/model.json")).parent
+    def add(project: int) -> Path:
+        shutil.copytree(model_folder, tmp_path / f"project-{project}")
+        return next((tmp_path / f"project-{project}").glob("*/model.json")).parent
 
-    return make
+    return add
 
 
-def play(home: Path, versions: Path, scenario: Callable[[ModelPool], Coroutine[Any, Any, None]]) -> None:
-    """A scenario with an open `Serving`, and afterwards nothing of it runs any more."""
+def run_with_pool(
+    model_folder: Path, versions: Path, scenario: Callable[[ModelPool], Coroutine[Any, Any, None]], **options: Any
+) -> None:
+    """Run a scenario with an open pool; no replica process may be left afterwards."""
 
-    async def played() -> None:
-        found = ModelPool(resolve.find_model(f"{COUNTING}@{home}"), ModelLoader("cpu"), versions_folder=versions)
-        async with asyncio.timeout(SOON):
-            await found.open()
+    async def run() -> None:
+        spec = resolve.find_model(f"{COUNTING}@{model_folder}")
+        pool = ModelPool(spec, ModelLoader("cpu"), versions_folder=versions, **options)
+        async with asyncio.timeout(TIMEOUT):
+            await pool.open()
             try:
-                await scenario(found)
+                await scenario(pool)
             finally:
-                await found.close()
+                await pool.close()
 
-    asyncio.run(played())
-    assert replicas() == 0
+    asyncio.run(run())
+    assert count_replicas() == 0
 
 
-def folder_of(served: ServedModel) -> str:
-    """The folder of the project that a model belongs to."""
+def project_folder_name(served: ServedModel) -> str:
     assert served.spec.path is not None
     return served.spec.path.parent.name
 
 
-def replicas() -> int:
-    """Processes with a model in them."""
-    here = psutil.Process().children()
-    return sum("spawn_main" in " ".join(each.cmdline()) for each in here if each.status() != psutil.STATUS_ZOMBIE)
+def count_replicas() -> int:
+    children = psutil.Process().children()
+    running = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return sum("spawn_main" in " ".join(child.cmdline()) for child in running)
 
 
-def test_no_more_models_than_there_is_room_for_however_many_are_asked_for(
-    home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_number_of_loaded_models_is_limited(
+    model_folder: Path, add_project: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(model_pool, "MAX_LOADED_MODELS", 2)
     for number in range(1, 8):
-        projects(number)
+        add_project(number)
 
-    async def scenario(found: ModelPool) -> None:
-        async def ask(number: int) -> str:
-            served = await found.model_for(number)
+    async def scenario(pool: ModelPool) -> None:
+        async def request(project: int) -> str:
+            served = await pool.model_for(project)
             with served.in_use():
-                most.append(replicas())
+                replica_counts.append(count_replicas())
                 await asyncio.sleep(0.05)
-            return folder_of(served)
+            return project_folder_name(served)
 
-        most: list[int] = []
-        names = await asyncio.gather(*(ask(number) for number in range(1, 8)))
+        replica_counts: list[int] = []
+        names = await asyncio.gather(*(request(number) for number in range(1, 8)))
         assert names == [f"project-{number}" for number in range(1, 8)]
-        assert max(most) <= 3, "two of projects, and the started one"
-        assert len(found.loaded_versions()) <= 3
-        last = list(found.loaded_versions())[-1]
-        await asyncio.gather(*(found.model_for(int(last)) for _ in range(3)))
-        assert last in found.loaded_versions()
+        assert max(replica_counts) <= 3, "two of projects, and the default model"
+        assert len(pool.loaded_versions()) <= 3
+        last = list(pool.loaded_versions())[-1]
+        await asyncio.gather(*(pool.model_for(int(last)) for _ in range(3)))
+        assert last in pool.loaded_versions()
 
-    play(home, tmp_path, scenario)
+    run_with_pool(model_folder, tmp_path, scenario, max_loaded_models=2)
 
 
-def test_a_model_in_use_makes_room_only_when_it_is_done(
-    home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_busy_model_is_unloaded_after_its_last_request(
+    model_folder: Path, add_project: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(model_pool, "MAX_LOADED_MODELS", 1)
-    projects(1), projects(2)
+    add_project(1), add_project(2)
 
-    async def scenario(found: ModelPool) -> None:
-        first = await found.model_for(1)
+    async def scenario(pool: ModelPool) -> None:
+        first = await pool.model_for(1)
         with first.in_use():
-            second = asyncio.create_task(found.model_for(2))
+            second = asyncio.create_task(pool.model_for(2))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(second), 0.5)
             assert not first.unloaded.done()
-        assert folder_of(await second) == "project-2"
+        assert project_folder_name(await second) == "project-2"
         assert first.unloaded.done()
 
-    play(home, tmp_path, scenario)
+    run_with_pool(model_folder, tmp_path, scenario, max_loaded_models=1)
 
 
-def test_who_hangs_up_before_there_is_room_takes_none(
-    home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_cancelled_waiting_request_takes_no_room(
+    model_folder: Path, add_project: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(model_pool, "MAX_LOADED_MODELS", 1)
-    description = projects(1) / "model.json"
-    description.unlink()  # so what is let in leaves at once
-    projects(2), projects(3)
+    metadata = add_project(1) / "model.json"
+    metadata.unlink()  # so that project 1's load fails at once and leaves its room
+    add_project(2), add_project(3)
 
-    async def scenario(found: ModelPool) -> None:
-        asked = [asyncio.create_task(found.model_for(number)) for number in (1, 2, 3)]
+    async def scenario(pool: ModelPool) -> None:
+        requests = [asyncio.create_task(pool.model_for(number)) for number in (1, 2, 3)]
         await asyncio.sleep(0)
-        asked[1].cancel()
+        requests[1].cancel()
         with pytest.raises(LsmlError):
-            await asked[0]
-        assert folder_of(await asked[2]) == "project-3"
-        assert folder_of(await found.model_for(2)) == "project-2"
+            await requests[0]
+        assert project_folder_name(await requests[2]) == "project-3"
+        assert project_folder_name(await pool.model_for(2)) == "project-2"
 
-    play(home, tmp_path, scenario)
+    run_with_pool(model_folder, tmp_path, scenario, max_loaded_models=1)
 
 
-def test_a_version_that_cannot_be_loaded_for_a_moment_is_tried_again(
-    home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def load_error(pool: ModelPool) -> str:
+    """Return the message with which project 3's model cannot be loaded."""
+    with pytest.raises(LsmlError) as raised:
+        await pool.model_for(3)
+    return str(raised.value)
+
+
+def test_failed_load_is_retried_when_files_change(
+    model_folder: Path, add_project: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    folder = projects(3)
-    weights, away = folder / "counts.json", tmp_path / "away"
-    description = folder / "model.json"
+    folder = add_project(3)
+    metadata, moved = folder / "model.json", tmp_path / "moved"
 
-    async def refused(found: ModelPool) -> str:
-        with pytest.raises(LsmlError) as raised:
-            await found.model_for(3)
-        return str(raised.value)
+    async def scenario(pool: ModelPool) -> None:
+        metadata.rename(moved)
+        first = await load_error(pool)
+        assert await load_error(pool) == first
+        moved.rename(metadata)
+        assert (await pool.model_for(3)).version_folder_name == folder.name
 
-    async def scenario(found: ModelPool) -> None:
-        description.rename(away)
-        first = await refused(found)
-        assert await refused(found) == first
-        away.rename(description)
-        assert (await found.model_for(3)).version_folder_name == folder.name, "at once: somebody was at the files"
+    run_with_pool(model_folder, tmp_path, scenario)
 
-    async def later(found: ModelPool) -> None:
-        content, was = weights.read_bytes(), weights.stat()
+
+@pytest.mark.parametrize(("retry_after", "is_retried"), [(30.0, False), (0.0, True)])
+def test_failed_load_is_retried_after_a_while_with_unchanged_files(
+    model_folder: Path, add_project: Callable[[int], Path], tmp_path: Path, retry_after: float, is_retried: bool
+) -> None:
+    folder = add_project(3)
+    weights = folder / "counts.json"
+
+    async def scenario(pool: ModelPool) -> None:
+        content, stat = weights.read_bytes(), weights.stat()
         weights.write_bytes(content[:-1])
-        first = await refused(found)
+        first = await load_error(pool)
         weights.write_bytes(content)
-        os.utime(weights, ns=(was.st_atime_ns, was.st_mtime_ns))
-        assert await refused(found) == first, "so soon nothing is tried that looks the same"
-        monkeypatch.setattr(model_pool, "RETRY_AFTER", 0.0)
-        assert (await found.model_for(3)).version_folder_name == folder.name
+        os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        if is_retried:
+            assert (await pool.model_for(3)).version_folder_name == folder.name
+        else:
+            assert await load_error(pool) == first
 
-    play(home, tmp_path, scenario)
-    play(home, tmp_path, later)
+    run_with_pool(model_folder, tmp_path, scenario, retry_after=retry_after)
 
 
-def test_a_new_version_that_cannot_be_loaded_is_said_once_and_takes_over_when_it_can(
-    home: Path, projects: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    folder = projects(3)
-    monkeypatch.setattr(model_pool, "RETRY_AFTER", 0.0)
+def test_broken_new_version_is_logged_once_and_replaces_the_old_one_when_repaired(
+    model_folder: Path, add_project: Callable[[int], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = add_project(3)
     newer = folder.with_name("20991231T235959")
 
-    async def scenario(found: ModelPool) -> None:
-        await found.model_for(3)
+    async def scenario(pool: ModelPool) -> None:
+        await pool.model_for(3)
         shutil.copytree(folder, newer)
-        described = json.loads((newer / "model.json").read_bytes())
+        metadata = json.loads((newer / "model.json").read_bytes())
         (newer / "model.json").write_text("{")
         (newer.parent / "current").write_text(f"{newer.name}\n")
         for _ in range(3):
-            await found.load_promoted()
-        assert (await found.model_for(3)).version_folder_name == folder.name
-        (newer / "model.json").write_text(json.dumps(described))
-        await found.load_promoted()
-        served = await found.model_for(3)
+            await pool.load_promoted()
+        assert (await pool.model_for(3)).version_folder_name == folder.name
+        (newer / "model.json").write_text(json.dumps(metadata))
+        await pool.load_promoted()
+        served = await pool.model_for(3)
         assert served.version_folder_name == newer.name
-        await found.load_promoted()
-        assert await found.model_for(3) is served, "a copy of another version is no newer one each second"
+        await pool.load_promoted()
+        assert await pool.model_for(3) is served, "a copied version is not loaded again at every check"
 
     with caplog.at_level(logging.ERROR, "lsml.serve"):
-        play(home, tmp_path, scenario)
+        run_with_pool(model_folder, tmp_path, scenario, retry_after=0.0)
     assert [record.getMessage().partition(". ")[0] for record in caplog.records] == [
-        f"Project 3: the new version cannot be loaded, so {folder.name} goes on"
+        f"Project 3: the new version cannot be loaded, so {folder.name} stays in use"
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_studio_sdk.label_interface import LabelInterface
+from label_studio_sdk.label_interface.interface import LabelInterface
 
 from tests.helpers.cli import ROOT, SHARED_DATA
 from tests.helpers.serve_process import Server, ServerFactory, send_request

@@ -1,4 +1,4 @@
-"""Training jobs in processes of their own, with a Label Studio that answers from memory."""
+"""Training jobs as processes, with a stub of Label Studio's API."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from lsml_cli.io import task_reader
 from lsml_cli.label_studio import client
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.server.job_runners import EmbeddedRunner, connect_redis
-from lsml_cli.server.job_store import Job, JobStore, TrainingJobConfig, new_job
+from lsml_cli.server.job_record import Job, TrainingJobConfig, new_job
+from lsml_cli.server.job_runners.embedded import EmbeddedRunner
+from lsml_cli.server.job_runners.redis import connect_redis
+from lsml_cli.server.job_store import JobStore
 from lsml_cli.server.train_scheduler import TrainScheduler
 from lsml_cli.training.fit import fit_version
 from tests.helpers import serve_process, trainable_models
@@ -37,7 +39,7 @@ from tests.helpers.studio_server import KEY, StubExportServer, find_files_contai
 from tests.helpers.trainable_models import Waiting
 
 TRAINABLE = Path(trainable_models.__file__)
-PATIENCE = 60.0  # seconds; a job takes three, most of them for the SDK
+TIMEOUT = 60.0  # seconds to wait for a job; it takes three, mostly for importing the SDK
 
 
 @pytest.fixture
@@ -48,63 +50,63 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubExportServer]:
         yield running
 
 
-def recipe(
+def make_config(
     server: StubExportServer, name: str = "Counting", gates: tuple[str, ...] = (), **params: Any
 ) -> TrainingJobConfig:
     return TrainingJobConfig(f"{TRAINABLE}:{name}", server.url, params, gates)
 
 
 @asynccontextmanager
-async def training(folder: Path, common: TrainingJobConfig, **options: Any) -> AsyncIterator[TrainScheduler]:
-    """A trainer that watches over embedded jobs, as in a server; closed at the end."""
-    trainer = TrainScheduler(JobStore(folder), EmbeddedRunner(folder), common, **{"poll_interval": 0.05} | options)
-    watch = asyncio.create_task(trainer.run())
+async def running_scheduler(folder: Path, config: TrainingJobConfig, **options: Any) -> AsyncIterator[TrainScheduler]:
+    """Run a scheduler with embedded jobs, as in a server, and close it at the end."""
+    scheduler = TrainScheduler(JobStore(folder), EmbeddedRunner(folder), config, **{"poll_interval": 0.05} | options)
+    task = asyncio.create_task(scheduler.run())
     try:
-        yield trainer
+        yield scheduler
     finally:
-        watch.cancel()
-        await trainer.close()
+        task.cancel()
+        await scheduler.close()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
+async def wait_until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.02)
 
 
-def only(trainer: TrainScheduler) -> Job:
-    (job,) = trainer.jobs()
+def only_job(scheduler: TrainScheduler) -> Job:
+    (job,) = scheduler.jobs()
     return job
 
 
-def trained(folder: Path, common: TrainingJobConfig, project: int = 3) -> Job:
-    """Ask for training and wait until it has ended."""
+def run_training(folder: Path, config: TrainingJobConfig, project: int = 3) -> Job:
+    """Request training, and return the finished job."""
 
     async def scenario() -> Job:
-        async with training(folder, common) as trainer:
-            trainer.request_training(project, "START_TRAINING")
-            await until(lambda: only(trainer).is_finished)
-            return only(trainer)
+        async with running_scheduler(folder, config) as scheduler:
+            scheduler.request_training(project, "START_TRAINING")
+            await wait_until(lambda: only_job(scheduler).is_finished)
+            return only_job(scheduler)
 
     return asyncio.run(scenario())
 
 
-def processes_about(folder: Path) -> list[psutil.Process]:
-    """Every process that has this folder among its arguments."""
-    found = []
+def find_processes(folder: Path) -> list[psutil.Process]:
+    """Return the processes that have a folder among their arguments."""
+    processes = []
     for process in psutil.process_iter(["cmdline", "status"]):
         if process.info["status"] != psutil.STATUS_ZOMBIE and str(folder) in (process.info["cmdline"] or []):
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
-def test_a_version_is_trained_promoted_and_told_of(server: StubExportServer, tmp_path: Path, lsml: Lsml) -> None:
-    job = trained(tmp_path, TrainingJobConfig("text-classifier", server.url, {}, ("category.accuracy=0.1",)))
+def test_version_is_trained_promoted_and_listed(server: StubExportServer, tmp_path: Path, lsml: Lsml) -> None:
+    job = run_training(tmp_path, TrainingJobConfig("text-classifier", server.url, {}, ("category.accuracy=0.1",)))
     assert (job.state, job.reason) == ("done", None)
     promoted = versions.read(versions.resolve(str(tmp_path / "project-3")))
     assert job.version == f"project-3@{promoted.version}"
     assert (promoted.family, promoted.name) == ("text-classifier", "project-3")
-    assert promoted.label_config == server.config, "from Label Studio, not from whoever asked"
+    assert promoted.label_config == server.config, "from Label Studio, not from the request"
     assert job.facts["counts"]["train"] + job.facts["counts"]["holdout"] == 79, "one of the 80 was skipped"
     assert job.facts["metrics"]["category"]["accuracy"] == promoted.metrics["category"]["accuracy"]
     assert JobStore(tmp_path).list_jobs() == [job]
@@ -121,35 +123,35 @@ def test_a_version_is_trained_promoted_and_told_of(server: StubExportServer, tmp
     assert (line["version"], line["state"], line["seconds"]) == (job.version, "done", job.seconds)
 
 
-def test_a_missed_gate_leaves_what_is_promoted(server: StubExportServer, tmp_path: Path, lsml: Lsml) -> None:
-    first = trained(tmp_path, recipe(server))
-    common = recipe(server, gates=("category.accuracy=1", "category.f1:Billing=1"))
+def test_missed_gate_keeps_promoted_version(server: StubExportServer, tmp_path: Path, lsml: Lsml) -> None:
+    first = run_training(tmp_path, make_config(server))
+    config = make_config(server, gates=("category.accuracy=1", "category.f1:Billing=1"))
 
     async def scenario() -> Job:
-        async with training(tmp_path, common) as trainer:
-            job = trainer.request_training(3, "START_TRAINING")
-            await until(lambda: trainer.jobs()[0].is_finished)
-            assert trainer.jobs()[0].id == job.id
-            return trainer.jobs()[0]
+        async with running_scheduler(tmp_path, config) as scheduler:
+            job = scheduler.request_training(3, "START_TRAINING")
+            await wait_until(lambda: scheduler.jobs()[0].is_finished)
+            assert scheduler.jobs()[0].id == job.id
+            return scheduler.jobs()[0]
 
     job = asyncio.run(scenario())
     assert job.state == "missed"
     assert "was not promoted: category.accuracy" in str(job.reason)
     assert job.version != first.version
     assert versions.current_version(tmp_path / "project-3") == str(first.version).partition("@")[2]
-    assert len(versions.list_versions(tmp_path / "project-3")) == 2, "it is kept, to be looked at"
+    assert len(versions.list_versions(tmp_path / "project-3")) == 2, "it is kept for inspection"
     assert " missed " in lsml("jobs", tmp_path).stdout
 
 
-def test_two_projects_keep_to_themselves(server: StubExportServer, tmp_path: Path) -> None:
+def test_projects_are_trained_separately(server: StubExportServer, tmp_path: Path) -> None:
     server.tasks[4] = server.tasks[3][:40]
 
     async def scenario() -> None:
-        async with training(tmp_path, recipe(server)) as trainer:
-            trainer.request_training(3, "START_TRAINING")
-            trainer.request_training(4, "START_TRAINING")
-            await until(lambda: all(job.is_finished for job in trainer.jobs()))
-            second, first = trainer.jobs()
+        async with running_scheduler(tmp_path, make_config(server)) as scheduler:
+            scheduler.request_training(3, "START_TRAINING")
+            scheduler.request_training(4, "START_TRAINING")
+            await wait_until(lambda: all(job.is_finished for job in scheduler.jobs()))
+            second, first = scheduler.jobs()
             assert [first.state, second.state] == ["done", "done"]
             assert str(first.ended) <= str(second.started), "one after the other on this machine"
 
@@ -161,145 +163,146 @@ def test_two_projects_keep_to_themselves(server: StubExportServer, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("trouble", "sentence"),
+    ("cause", "message"),
     [
         ("nothing annotated", "annotat"),
         ("no such project", "knows nothing of project 3. Does the project exist there"),
         ("wrong key", "does not accept the API key. Set LABEL_STUDIO_API_KEY to a token that is valid there"),
         ("no key", "wants an API key, and LABEL_STUDIO_API_KEY is not set here."),
-        ("torn", "broke off over the annotations of project 3"),
+        ("truncated export", "broke off over the annotations of project 3"),
         ("another model", "There is no file"),
         ("a model that raises", "Stumbling failed while training: RuntimeError: out of patience."),
         ("a config it cannot fill", "Choose a model that fills these controls"),
     ],
 )
-def test_what_goes_wrong_is_a_sentence(
-    server: StubExportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, sentence: str
+def test_failure_reason_is_one_sentence(
+    server: StubExportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str, message: str
 ) -> None:
-    common = recipe(server)
-    if trouble == "nothing annotated":
+    config = make_config(server)
+    if cause == "nothing annotated":
         server.tasks[3] = []
-    elif trouble == "no such project":
+    elif cause == "no such project":
         server.tasks.clear()
-    elif trouble == "wrong key":
+    elif cause == "wrong key":
         monkeypatch.setenv(label_studio.API_KEY_ENV_VAR, "no-key-at-all")
-    elif trouble == "no key":
+    elif cause == "no key":
         monkeypatch.delenv(label_studio.API_KEY_ENV_VAR)
-    elif trouble == "torn":
+    elif cause == "truncated export":
         server.truncate_after = 20_000
-    elif trouble == "another model":
-        common = replace(common, model=str(tmp_path / "gone.py:Model"))
-    elif trouble == "a model that raises":
-        common = recipe(server, "Stumbling", how="raise")
+    elif cause == "another model":
+        config = replace(config, model=str(tmp_path / "gone.py:Model"))
+    elif cause == "a model that raises":
+        config = make_config(server, "Stumbling", how="raise")
     else:
-        common = TrainingJobConfig("text-classifier", server.url)
+        config = TrainingJobConfig("text-classifier", server.url)
         server.config = '<View><Text name="t" value="$text"/><TextArea name="a" toName="t"/></View>'
-    job = trained(tmp_path, common)
+    job = run_training(tmp_path, config)
     assert job.state == "failed"
-    assert sentence in str(job.reason)
+    assert message in str(job.reason)
     assert "Traceback" not in str(job.reason)
     assert "\n" not in str(job.reason)
     assert not (tmp_path / "project-3").exists()
-    assert not list(tmp_path.rglob("*.tasks")), "no task stays behind"
+    assert not list(tmp_path.rglob("*.tasks")), "downloaded tasks are deleted"
 
 
-def test_a_killed_job_fails_and_the_next_one_works(server: StubExportServer, tmp_path: Path) -> None:
-    sign = tmp_path / "go"
+def test_killed_job_fails_and_the_next_one_succeeds(server: StubExportServer, tmp_path: Path) -> None:
+    go_file = tmp_path / "go"
 
     async def scenario() -> None:
-        async with training(tmp_path, recipe(server, "Waiting", until=str(sign))) as trainer:
-            trainer.request_training(3, "START_TRAINING")
-            await until(lambda: only(trainer).progress == Waiting.MESSAGE)
-            assert trainer.is_training(3)
-            assert list(tmp_path.glob("project-3/.unfinished-*")), "it is in the middle of it"
-            (process,) = processes_about(tmp_path)
+        async with running_scheduler(tmp_path, make_config(server, "Waiting", until=str(go_file))) as scheduler:
+            scheduler.request_training(3, "START_TRAINING")
+            await wait_until(lambda: only_job(scheduler).progress == Waiting.MESSAGE)
+            assert scheduler.is_training(3)
+            assert list(tmp_path.glob("project-3/.unfinished-*")), "it has not finished the version"
+            (process,) = find_processes(tmp_path)
             assert process.nice() == 10
-            waiting = trainer.request_training(3, "START_TRAINING")
+            waiting = scheduler.request_training(3, "START_TRAINING")
             process.kill()
-            await until(lambda: trainer.jobs()[1].is_finished)
-            killed = trainer.jobs()[1]
+            await wait_until(lambda: scheduler.jobs()[1].is_finished)
+            killed = scheduler.jobs()[1]
             assert (killed.state, killed.reason) == ("failed", "Its process was killed by SIGKILL.")
             assert not versions.list_versions(tmp_path / "project-3")
-            sign.touch()
-            await until(lambda: trainer.jobs()[0].is_finished)
-            assert (trainer.jobs()[0].id, trainer.jobs()[0].state) == (waiting.id, "done")
+            go_file.touch()
+            await wait_until(lambda: scheduler.jobs()[0].is_finished)
+            assert (scheduler.jobs()[0].id, scheduler.jobs()[0].state) == (waiting.id, "done")
 
     asyncio.run(scenario())
     assert versions.current_version(tmp_path / "project-3") is not None
 
 
-def test_a_stopped_server_goes_on_after_its_next_start(server: StubExportServer, tmp_path: Path) -> None:
-    sign = tmp_path / "go"
-    common = recipe(server, "Waiting", until=str(sign))
+def test_stopped_job_continues_after_restart_of_the_server(server: StubExportServer, tmp_path: Path) -> None:
+    go_file = tmp_path / "go"
+    config = make_config(server, "Waiting", until=str(go_file))
 
     async def first_server() -> None:
-        async with training(tmp_path, common) as trainer:
-            trainer.request_training(3, "START_TRAINING")
-            await until(lambda: only(trainer).progress == Waiting.MESSAGE)
+        async with running_scheduler(tmp_path, config) as scheduler:
+            scheduler.request_training(3, "START_TRAINING")
+            await wait_until(lambda: only_job(scheduler).progress == Waiting.MESSAGE)
 
     asyncio.run(first_server())
-    assert not processes_about(tmp_path), "nothing of it runs on"
+    assert not find_processes(tmp_path), "its processes are gone"
     (job,) = JobStore(tmp_path).list_jobs()
     assert (job.state, job.reason) == ("waiting", "The server was stopped.")
-    assert not list(tmp_path.rglob(".unfinished-*")), "it had time to clean up"
+    assert not list(tmp_path.rglob(".unfinished-*")), "it could clean up"
     assert not list(tmp_path.rglob("*.tasks"))
-    sign.touch()
+    go_file.touch()
 
     async def second_server() -> None:
-        async with training(tmp_path, common) as trainer:
-            await until(lambda: only(trainer).is_finished)
-            assert (only(trainer).id, only(trainer).state, only(trainer).attempt) == (job.id, "done", 1)
+        async with running_scheduler(tmp_path, config) as scheduler:
+            await wait_until(lambda: only_job(scheduler).is_finished)
+            assert (only_job(scheduler).id, only_job(scheduler).state, only_job(scheduler).attempt) == (
+                job.id,
+                "done",
+                1,
+            )
 
     asyncio.run(second_server())
 
 
-def test_the_job_of_a_killed_server_goes_on_and_its_next_start_sees_it_finish(
-    server: StubExportServer, tmp_path: Path
-) -> None:
-    sign = tmp_path / "go"
-    common = recipe(server, "Waiting", until=str(sign))
+def test_job_of_killed_server_is_followed_by_the_next_one(server: StubExportServer, tmp_path: Path) -> None:
+    go_file = tmp_path / "go"
+    config = make_config(server, "Waiting", until=str(go_file))
     store = JobStore(tmp_path)
-    job = new_job(3, "START_TRAINING", common)
+    job = new_job(3, "START_TRAINING", config)
     store.create(job)
     orphan = subprocess.Popen([sys.executable, "-m", "lsml_cli.server.training_job", tmp_path, job.id, "1"])
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while store.read(job.id).progress != Waiting.MESSAGE:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
         async def next_server() -> None:
-            async with training(tmp_path, common, heartbeat_timeout=5.0) as trainer:
-                assert trainer.is_training(3)
+            async with running_scheduler(tmp_path, config, heartbeat_timeout=5.0) as scheduler:
+                assert scheduler.is_training(3)
                 await asyncio.sleep(0.3)
-                sign.touch()
-                await until(lambda: only(trainer).is_finished)
-                assert (only(trainer).state, only(trainer).attempt) == ("done", 1)
+                go_file.touch()
+                await wait_until(lambda: only_job(scheduler).is_finished)
+                assert (only_job(scheduler).state, only_job(scheduler).attempt) == ("done", 1)
 
         asyncio.run(next_server())
-        assert orphan.wait(PATIENCE) == 0
+        assert orphan.wait(TIMEOUT) == 0
     finally:
         orphan.kill()
         orphan.wait()
 
 
-def test_the_orphan_that_died_with_its_server_is_begun_again(server: StubExportServer, tmp_path: Path) -> None:
-    common = recipe(server)
+def test_job_that_died_with_its_server_is_started_again(server: StubExportServer, tmp_path: Path) -> None:
+    config = make_config(server)
     store = JobStore(tmp_path)
-    job = new_job(3, "START_TRAINING", common)
+    job = new_job(3, "START_TRAINING", config)
     store.create(job)
     store.write_heartbeat(store.claim(job.id, 1), 7)
 
     async def next_server() -> None:
-        async with training(tmp_path, common, heartbeat_timeout=0.5) as trainer:
-            await until(lambda: only(trainer).is_finished)
-            assert (only(trainer).state, only(trainer).attempt) == ("done", 2)
+        async with running_scheduler(tmp_path, config, heartbeat_timeout=0.5) as scheduler:
+            await wait_until(lambda: only_job(scheduler).is_finished)
+            assert (only_job(scheduler).state, only_job(scheduler).attempt) == ("done", 2)
 
     asyncio.run(next_server())
 
 
-def test_a_process_without_a_record_says_so(tmp_path: Path) -> None:
-    """What cannot be written down is the exit code's to say."""
+def test_process_without_a_job_file_exits_with_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lsml_cli.server.training_job"]
     job = "20261121T101500-123-3f2a"
     run = subprocess.run([*command, tmp_path / "gone", job, "1"], capture_output=True, text=True, check=False)
@@ -312,22 +315,22 @@ def test_a_process_without_a_record_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_a_terminated_process_ends_as_by_sigterm(server: StubExportServer, tmp_path: Path) -> None:
+def test_terminated_job_cleans_up_and_ends_by_sigterm(server: StubExportServer, tmp_path: Path) -> None:
     store = JobStore(tmp_path)
-    job = new_job(3, "START_TRAINING", recipe(server, "Waiting", until=str(tmp_path / "never")))
+    job = new_job(3, "START_TRAINING", make_config(server, "Waiting", until=str(tmp_path / "never")))
     store.create(job)
     runner = EmbeddedRunner(tmp_path)
     runner.start(job)
-    runner.start(job)  # that has been done
-    deadline = time.monotonic() + PATIENCE
+    runner.start(job)  # has no effect: it is started already
+    deadline = time.monotonic() + TIMEOUT
     while store.read(job.id).progress != Waiting.MESSAGE:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert runner.get_status(job).state == "there"
-    (process,) = processes_about(tmp_path)
+    assert runner.get_status(job).state == "active"
+    (process,) = find_processes(tmp_path)
     assert os.getsid(process.pid) == process.pid, "ctrl-C of the server's terminal does not reach it"
     process.send_signal(signal.SIGTERM)
-    while runner.get_status(job).state == "there":
+    while runner.get_status(job).state == "active":
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert runner.get_status(job).reason == "Its process was killed by SIGTERM."
@@ -335,69 +338,67 @@ def test_a_terminated_process_ends_as_by_sigterm(server: StubExportServer, tmp_p
     assert runner.get_status(replace(job, attempt=2)).state == "unknown"
 
 
-def test_sigterm_for_every_process_of_a_server_is_its_end_and_not_that_of_the_job(
-    server: StubExportServer, tmp_path: Path
-) -> None:
-    """As systemd stops a service."""
-    sign, home, versions_folder = tmp_path / "go", tmp_path / "model", tmp_path / "versions"
-    sign.touch()
+def test_job_waits_when_sigterm_goes_to_all_processes(server: StubExportServer, tmp_path: Path) -> None:
+    """systemd stops a service this way."""
+    go_file, model_folder, versions_folder = tmp_path / "go", tmp_path / "model", tmp_path / "versions"
+    go_file.touch()
     config = LabelConfig.parse(server.config)
     name = f"{TRAINABLE}:Waiting"
     training_tasks = task_reader.read_tasks(str(EXAMPLE / "annotated.json"))
-    fit_version(resolve.find_model(name, {"until": str(sign)}), training_tasks, config, home)
-    sign.unlink()
+    fit_version(resolve.find_model(name, {"until": str(go_file)}), training_tasks, config, model_folder)
+    go_file.unlink()
     serve = ServerFactory(tmp_path)
-    options = "--versions", versions_folder, "--label-studio-url", server.url, "--with", f"until={sign}"
+    options = "--versions", versions_folder, "--label-studio-url", server.url, "--with", f"until={go_file}"
     environment = {label_studio.API_KEY_ENV_VAR: KEY}
     try:
-        first = serve("--model", f"{name}@{home}", *options, env=environment)
+        first = serve("--model", f"{name}@{model_folder}", *options, env=environment)
         first.request_ok("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3}})
         serve_process.wait_until(
-            "it learns",
+            "the job is training",
             lambda: any(job["progress"] == Waiting.MESSAGE for job in serve_process.read_jobs(versions_folder)),
         )
         task = {"id": 1, "data": {"text": "hello", "seconds": 3}}
         request = {"tasks": [task], "project": "4.1", "label_config": server.config}
-        with ThreadPoolExecutor(1) as pool:  # the server ends when this is answered; meanwhile it looks after its jobs
+        with ThreadPoolExecutor(1) as pool:  # the server ends after this answer; until then it polls its jobs
             answer = pool.submit(first.request_ok, "POST", "/predict", request)
             time.sleep(1)
             leader = psutil.Process(first.process.pid)
-            for each in (*leader.children(recursive=True), leader):
-                each.send_signal(signal.SIGTERM)
+            for process in (*leader.children(recursive=True), leader):
+                process.send_signal(signal.SIGTERM)
             assert all(answer.result()["results"])
         assert first.process.wait(30) == 0
         (job,) = JobStore(versions_folder).list_jobs()
         assert (job.state, job.attempt, job.reason) == ("waiting", 1, "The server was stopped.")
-        sign.touch()
-        serve("--model", f"{name}@{home}", *options, env=environment)
-        serve_process.wait_until("it is done", lambda: JobStore(versions_folder).read(job.id).state == "done")
+        go_file.touch()
+        serve("--model", f"{name}@{model_folder}", *options, env=environment)
+        serve_process.wait_until("the job is done", lambda: JobStore(versions_folder).read(job.id).state == "done")
     finally:
         serve.close()
 
 
-def grey(folder: Path, name: str, shade: int) -> bytes:
-    """A picture, also as a file."""
+def write_image(folder: Path, name: str, shade: int) -> bytes:
+    """Write a grey image of 4 x 4 pixels, and return its bytes."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"P5\n4 4\n255\n" + bytes([shade] * 16))
     return (folder / name).read_bytes()
 
 
-def test_a_picture_model_trains_from_wherever_the_server_has_pictures(server: StubExportServer, tmp_path: Path) -> None:
+def test_image_model_trains_on_media_of_every_origin(server: StubExportServer, tmp_path: Path) -> None:
     server.config = IMAGE_CONFIG
     server.tasks[3] = []
     open_url = server.url.replace("127.0.0.1", "localhost")
     for number in range(50):
         choice, name = ("dark", "bright")[number % 2], f"{number}.pgm"
-        place = ("documents", "uploads", "bucket", "studio", "web")[number // 2 % 5]
-        content = grey(tmp_path / place, name, 10 + number + 180 * (number % 2))
-        server.files |= {"studio": {f"/data/upload/1/{name}": content}, "web": {f"/{name}": content}}.get(place, {})
+        origin = ("documents", "uploads", "bucket", "studio", "web")[number // 2 % 5]
+        content = write_image(tmp_path / origin, name, 10 + number + 180 * (number % 2))
+        server.files |= {"studio": {f"/data/upload/1/{name}": content}, "web": {f"/{name}": content}}.get(origin, {})
         value = {
             "documents": f"/data/local-files/?d={name}",
             "uploads": f"/data/upload/{name}",
             "bucket": f"s3://bucket/{name}",
             "studio": f"/data/upload/1/{name}",
             "web": f"{open_url}/{name}",
-        }[place]
+        }[origin]
         region = {"from_name": "light", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
         annotations = [{"id": number, "was_cancelled": False, "result": [region]}]
         server.tasks[3].append({"id": number, "project": 3, "data": {"image": value}, "annotations": annotations})
@@ -411,7 +412,7 @@ def test_a_picture_model_trains_from_wherever_the_server_has_pictures(server: St
         )
         running.request_ok("POST", "/webhook", {"action": "START_TRAINING", "project": {"id": 3}})
         store = JobStore(tmp_path / "versions")
-        serve_process.wait_until("it has ended", lambda: [job for job in store.list_jobs() if job.is_finished])
+        serve_process.wait_until("the job has finished", lambda: [job for job in store.list_jobs() if job.is_finished])
         (job,) = store.list_jobs()
         assert (job.state, job.reason) == ("done", None)
         assert job.facts["counts"]["train"] + job.facts["counts"]["holdout"] == 50
@@ -423,26 +424,31 @@ def test_a_picture_model_trains_from_wherever_the_server_has_pictures(server: St
         serve.close()
 
 
-def test_a_worker_that_has_neither_the_folders_nor_the_device_trains_with_what_it_has(
+def test_worker_without_the_servers_folders_and_device_trains_with_its_own(
     server: StubExportServer, tmp_path: Path
 ) -> None:
     server.config = IMAGE_CONFIG
     server.tasks[3] = []
     for number in range(20):
         name, choice = f"/data/upload/1/{number}.pgm", ("dark", "bright")[number % 2]
-        server.files[name] = grey(tmp_path / "gone", f"{number}", 10 + number + 180 * (number % 2))
+        server.files[name] = write_image(tmp_path / "gone", f"{number}", 10 + number + 180 * (number % 2))
         region = {"from_name": "light", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
         annotations = [{"id": number, "was_cancelled": False, "result": [region]}]
         server.tasks[3].append({"id": number, "project": 3, "data": {"image": name}, "annotations": annotations})
-    gone = str(tmp_path / "elsewhere")
-    folders = {"document_root": gone, "upload_root": gone, "maps": {"/data/upload/": gone}, "media_cache": gone}
-    common = replace(recipe(server, "Shades"), device="cuda:7", media_cache_size=1 << 20, **folders)
-    job = trained(tmp_path, common)
+    missing = str(tmp_path / "missing")
+    folders: dict[str, Any] = {
+        "document_root": missing,
+        "upload_root": missing,
+        "maps": {"/data/upload/": missing},
+        "media_cache": missing,
+    }
+    config = replace(make_config(server, "Shades"), device="cuda:7", media_cache_size=1 << 20, **folders)
+    job = run_training(tmp_path, config)
     assert (job.state, job.reason) == ("done", None)
-    assert not Path(gone).exists()
+    assert not Path(missing).exists()
 
 
-def test_jobs_says_what_is_not_there(lsml: Lsml, tmp_path: Path) -> None:
+def test_jobs_command_reports_missing_and_damaged_files(lsml: Lsml, tmp_path: Path) -> None:
     run = lsml("jobs", tmp_path / "gone")
     assert run.returncode == 2
     assert run.stderr.startswith("lsml: There is no folder ")
@@ -458,44 +464,46 @@ def test_jobs_says_what_is_not_there(lsml: Lsml, tmp_path: Path) -> None:
     assert run.stdout.splitlines()[1].split()[:3] == [job.id, "3", "waiting"]
 
 
-def test_the_tasks_come_as_they_are(server: StubExportServer, tmp_path: Path) -> None:
-    with label_studio.connect(server.url) as there:
-        assert there.get_label_config(3) == (EXAMPLE / "label_config.xml").read_text()
-        there.download_annotated(3, tmp_path / "export.json")
+def test_export_is_downloaded_unchanged(server: StubExportServer, tmp_path: Path) -> None:
+    with label_studio.connect(server.url) as studio:
+        assert studio.get_label_config(3) == (EXAMPLE / "label_config.xml").read_text()
+        studio.download_annotated(3, tmp_path / "export.json")
     assert json.loads((tmp_path / "export.json").read_bytes()) == server.tasks[3]
     assert server.requests == ["/api/projects/3/", "/api/projects/3/export?export_type=JSON"]
 
 
-def test_a_personal_access_token_is_exchanged(server: StubExportServer) -> None:
-    with label_studio.connect(server.url, server.personal_token) as there:
-        assert there.get_label_config(3) == server.config
+def test_personal_access_token_is_exchanged(server: StubExportServer) -> None:
+    with label_studio.connect(server.url, server.personal_token) as studio:
+        assert studio.get_label_config(3) == server.config
     assert server.requests == ["/api/token/refresh/", "/api/projects/3/"]
 
 
 @pytest.mark.parametrize(
-    ("status", "sentence"),
+    ("status", "message"),
     [
         (403, "refuses project 3 to the user of the API key."),
         (400, "answered 400 when asked for project 3: as the test wants it."),
     ],
 )
-def test_what_label_studio_refuses_is_a_sentence(server: StubExportServer, status: int, sentence: str) -> None:
+def test_rejection_by_label_studio_is_one_sentence(server: StubExportServer, status: int, message: str) -> None:
     server.status = status
-    with label_studio.connect(server.url) as there, pytest.raises(LsmlError) as raised:
-        there.get_label_config(3)
-    assert sentence in str(raised.value)
+    with label_studio.connect(server.url) as studio, pytest.raises(LsmlError) as raised:
+        studio.get_label_config(3)
+    assert message in str(raised.value)
     assert KEY not in str(raised.value)
 
 
-def test_an_address_that_is_none(server: StubExportServer) -> None:
+def test_invalid_or_unreachable_url(server: StubExportServer) -> None:
     with pytest.raises(UsageError, match=r"Write http:// or https:// before the host"):
         label_studio.connect("localhost:8080", KEY)
-    with label_studio.connect("http://127.0.0.1:9", KEY) as there, pytest.raises(LsmlError, match=r"cannot be reached"):
-        there.get_label_config(3)
+    with (
+        label_studio.connect("http://127.0.0.1:9", KEY) as studio,
+        pytest.raises(LsmlError, match=r"cannot be reached"),
+    ):
+        studio.get_label_config(3)
 
 
-def test_an_export_that_stops_short_is_noticed(server: StubExportServer, tmp_path: Path) -> None:
-    """Where nobody says how long it should be, its last sign does."""
+def test_truncated_export_is_detected_without_content_length(server: StubExportServer, tmp_path: Path) -> None:
     path = tmp_path / "export.json"
     whole = json.dumps(server.tasks[3])
     path.write_text(whole)
@@ -503,11 +511,11 @@ def test_an_export_that_stops_short_is_noticed(server: StubExportServer, tmp_pat
     path.write_text(whole[:-1] + "\n")
     assert not client._is_complete_json_array(path)
     server.tasks[3] = {"detail": "no list"}  # type: ignore[assignment]
-    with label_studio.connect(server.url) as there, pytest.raises(LsmlError, match=r"only in part"):
-        there.download_annotated(3, path)
+    with label_studio.connect(server.url) as studio, pytest.raises(LsmlError, match=r"only in part"):
+        studio.download_annotated(3, path)
 
 
-def test_a_missing_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_redis_extra_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rq", None)
     with pytest.raises(LsmlError, match=r"need the packages redis and rq\. pip install 'lsml\[redis\]'"):
         connect_redis("redis://localhost:6379/0")

@@ -19,8 +19,9 @@ from rq.job import Job as Entry
 from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError, UsageError
 from lsml_cli.registry import versions
-from lsml_cli.server.job_runners import RedisRunner, connect_redis
-from lsml_cli.server.job_store import Job, JobStore, TrainingJobConfig, new_job
+from lsml_cli.server.job_record import Job, TrainingJobConfig, new_job
+from lsml_cli.server.job_runners.redis import RedisRunner, connect_redis
+from lsml_cli.server.job_store import JobStore
 from lsml_cli.server.train_scheduler import TrainScheduler
 from tests.helpers.cli import Lsml
 from tests.helpers.serve_process import ServerFactory
@@ -143,7 +144,7 @@ def test_job_of_a_killed_worker_is_run_by_another(
             serve.worker("--jobs", url, env=WORKER_ENV)
             await until(lambda: get_only_job(trainer).attempt == 2)
             assert 3.0 < time.monotonic() - killed_at < 15.0, "the missing heartbeat is noticed"
-            assert get_only_job(trainer).reason == "Nothing was heard of it for 4 seconds: what ran it has died."
+            assert get_only_job(trainer).reason == "It sent no heartbeat for 4 seconds and counts as dead."
             await until(lambda: get_only_job(trainer).state == "running")
             release_file.touch()
             await until(lambda: get_only_job(trainer).is_finished)
@@ -212,7 +213,7 @@ def test_worker_without_the_versions_folder_rejects_the_job(
 
     reason = asyncio.run(scenario(tmp_path / "elsewhere"))
     assert "elsewhere on this host is not the server's: There is no job" in reason
-    assert "has to be shared with this host; where it has another name here, say so: lsml worker --versions" in reason
+    assert "has to be shared with this host; if its path differs here: lsml worker --versions" in reason
     (tmp_path / "mounted").symlink_to(tmp_path / "served")
     asyncio.run(scenario(Path("mounted")))
     run = lsml("worker", "--jobs", url, "--versions", tmp_path / "gone", env=WORKER_ENV)
@@ -246,7 +247,7 @@ def test_job_is_queued_once_by_a_restarted_server(serve: ServerFactory, tmp_path
     assert remark == f"No worker listens to the queue lsml yet: lsml worker --jobs {url}"
     second = RedisRunner(tmp_path, url)
     assert second.start(job) is None
-    assert second.get_status(job).state == "there"
+    assert second.get_status(job).state == "active"
     with redis_client.Redis.from_url(url) as connection:
         assert connection.llen("rq:queue:lsml") == 1
     assert (first.stop(), second.stop()) == ([], [])
@@ -267,7 +268,7 @@ def test_idle_worker_ends_with_ctrl_c(serve: ServerFactory) -> None:
 
 
 def test_invalid_and_unreachable_redis_are_reported(lsml: Lsml) -> None:
-    with pytest.raises(UsageError, match=r"http://localhost is not the address of a Redis"):
+    with pytest.raises(UsageError, match=r"http://localhost is not the URL of a Redis"):
         connect_redis("http://localhost")
     with pytest.raises(LsmlError, match=r"There is no Redis at redis://127\.0\.0\.1:9/0: ") as error_info:
         connect_redis("redis://somebody:secret@127.0.0.1:9/0")
