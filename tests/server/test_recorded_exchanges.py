@@ -1,4 +1,4 @@
-"""What a real Label Studio 1.23.2 sent to an ML backend, recorded, is sent to `lsml serve` again."""
+"""Replay requests that a real Label Studio 1.23.2 sent to an ML backend."""
 
 from __future__ import annotations
 
@@ -19,49 +19,48 @@ OPTIONS = ("--model", f"{ROOT / 'tests' / 'helpers' / 'server_models.py'}:Anythi
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("replay")
-    started = ServerFactory(folder)
-    yield started(*OPTIONS)
-    started.close()
+    factory = ServerFactory(tmp_path_factory.mktemp("replay"))
+    yield factory(*OPTIONS)
+    factory.close()
 
 
-def calls(path: Path) -> list[dict[str, Any]]:
-    """The requests of one recording that were kept in full."""
-    recorded = json.loads(path.read_text("utf-8")).get("ml_backend_calls") or []
-    return [call["request"] for call in recorded if "headers" in call["request"]]
+def recorded_requests(path: Path) -> list[dict[str, Any]]:
+    """Return the requests of one recording that were stored in full."""
+    calls = json.loads(path.read_text("utf-8")).get("ml_backend_calls") or []
+    return [call["request"] for call in calls if "headers" in call["request"]]
 
 
-def test_there_is_something_to_replay(shared_data: Path) -> None:
-    assert sum(len(calls(path)) for path in RECORDED) > 150
+def test_recordings_exist(shared_data: Path) -> None:
+    assert sum(len(recorded_requests(path)) for path in RECORDED) > 150
 
 
-@pytest.mark.parametrize("path", [path for path in RECORDED if calls(path)], ids=lambda path: path.stem)
-def test_a_recorded_exchange(server: Server, path: Path) -> None:
+@pytest.mark.parametrize("path", [path for path in RECORDED if recorded_requests(path)], ids=lambda path: path.stem)
+def test_recorded_requests_get_valid_answers(server: Server, path: Path) -> None:
     version = server.request_ok("GET", "/health")["model_version"]
-    for call in calls(path):
+    for request in recorded_requests(path):
         skipped = ("Host", "Content-Length", "Authorization", "Accept-Encoding", "Connection")
-        headers = {name: value for name, value in call["headers"].items() if name not in skipped}
-        status, answer = send_request(call["method"], server.root + call["path"], call.get("body"), headers)
-        if call["path"] == "/a/b/health":
-            assert status == 404  # nothing was served below /a/b, then as now
+        headers = {name: value for name, value in request["headers"].items() if name not in skipped}
+        status, answer = send_request(request["method"], server.root + request["path"], request.get("body"), headers)
+        if request["path"] == "/a/b/health":
+            assert status == 404  # nothing was served below /a/b, neither then nor now
             continue
-        body = call.get("body") or {}
+        body = request.get("body") or {}
         if body.get("action") == "START_TRAINING":
             assert (status, answer["detail"][:16]) == (409, "Training is off:")
             continue
         assert 200 <= status < 300, answer
-        if call["path"] == "/health":
+        if request["path"] == "/health":
             assert answer["status"] == "UP"
-        elif call["path"] == "/setup":
+        elif request["path"] == "/setup":
             assert answer["model_version"] == version
-        elif call["path"] == "/versions":
+        elif request["path"] == "/versions":
             assert answer["versions"] == [version]
-        elif call["path"] == "/predict":
-            require_storable(body, answer, version)
+        elif request["path"] == "/predict":
+            assert_storable(body, answer, version)
 
 
-def require_storable(body: dict[str, Any], answer: dict[str, Any], version: str) -> None:
-    """What Label Studio needs to store every prediction, by the rules of its own validation."""
+def assert_storable(body: dict[str, Any], answer: dict[str, Any], version: str) -> None:
+    """Assert that Label Studio would store every prediction, by the rules of its own validation."""
     assert len(answer["results"]) == len(body["tasks"])
     interface = LabelInterface(body["label_config"])
     for prediction in answer["results"]:
