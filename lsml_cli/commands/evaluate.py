@@ -287,7 +287,7 @@ def _measure(
     from lsml_cli.evaluation.evaluate import evaluate as evaluate_predictions
     from lsml_cli.io import task_reader
     from lsml_cli.io.stdout import reserve_stdout
-    from lsml_cli.training.fit import make_unseen_filter
+    from lsml_cli.training.unseen import make_unseen_filter
 
     named_specs = [spec for spec in (specs.model, specs.compared) if spec is not None]
     if arguments.held_out and not named_specs:

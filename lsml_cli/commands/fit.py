@@ -236,12 +236,12 @@ def _report_plan(
     """Print what a training would learn from and be measured on; return how many tasks could not be read."""
     from lsml_cli.commands.console import fit_report
     from lsml_cli.commands.console import summary as summary_file
-    from lsml_cli.training import fit as training
+    from lsml_cli.training.preparation import build_training_spec, resolve_gates, validate_options
     from lsml_cli.training.splits import split_tasks
 
-    training.build_training_spec(spec, arguments.init_from is not None).build().bind(config, {}, None)
+    build_training_spec(spec, arguments.init_from is not None).build().bind(config, {}, None)
     fail_under = list(arguments.fail_under)
-    training.validate_options(config, arguments.holdout, fail_under, arguments.refit)
+    validate_options(config, arguments.holdout, fail_under, arguments.refit)
     split = split_tasks(
         tasks,
         config,
@@ -250,7 +250,7 @@ def _report_plan(
         annotation_policy=arguments.annotation_policy,
         media=media,
     )
-    training.resolve_gates(config, split, fail_under)
+    resolve_gates(config, split, fail_under)
     for line in fit_report.unreadable_lines(split, arguments.export):
         console.note(line, important=True)
     summary_file.write_summary(arguments.summary, split.to_json())

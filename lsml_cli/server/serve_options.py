@@ -16,7 +16,7 @@ from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve
 from lsml_cli.server.auth import AuthConfig
 from lsml_cli.server.job_record import TrainingJobConfig
-from lsml_cli.training import fit as training
+from lsml_cli.training.preparation import build_training_spec
 
 EMBEDDED_JOBS = "embedded"  # value of --jobs that trains on this machine
 
@@ -117,7 +117,7 @@ class ServeOptions:
                 "Training needs the URL of the Label Studio that has the annotations.",
                 "--label-studio-url http://localhost:8080, and its key in LABEL_STUDIO_API_KEY",
             )
-        training.build_training_spec(spec)
+        build_training_spec(spec)
         with suppress(OSError):
             self.versions.mkdir(parents=True, exist_ok=True)
         if not self.versions.is_dir() or not os.access(self.versions, os.W_OK):

@@ -1,14 +1,14 @@
-"""Which annotated tasks a model learns from, and which it is measured on.
+"""Split annotated tasks into those to train on and those to hold out.
 
-A task's side depends on a seed and on what its objects show, on nothing else. So equal texts fall together, nothing
+A task's side depends only on a seed and on the content of its objects. So tasks of equal content fall together, no task
 changes sides as the data grows, and the same data always splits the same way.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, ModelError, UsageError
+from lsml_cli.evaluation.unreadable import UnreadableLog
 from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.annotations import (
-    MAX_LISTED_UNREADABLE,
     NO_RELEVANT_ANSWER,
     UNREADABLE,
     AnnotationPolicy,
+    content_digest,
     extract_labels,
     is_empty_annotation_valid,
     is_relevant,
@@ -36,22 +37,26 @@ from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
 
 IN_HOLDOUT_FILE = "content that is in the hold-out file"
 
-
 ClassCounts = dict[str, dict[str, tuple[int, int]]]
+
+_ANNOTATE_HINT = "Export tasks that have been annotated."
 
 
 @dataclass(frozen=True)
 class DataSplit:
-    """What a fit would learn from (`train`) and be measured on (`held_out`), without any answer in the tasks.
+    """The tasks to train on and those held out, without the annotations that came with them.
 
-    left_out           tasks of the export on neither side, by reason
-    held_out_left_out  tasks of the hold-out file that cannot be measured with, by reason
-    classes            {control: {label: (tasks to train on, held-out tasks)}}, every label of the config and
-                       every one that was given
-    asked              how it came about: share or file name, seed, which annotation
-    unreadable         the first places of the export where no task can be read, and the one where it is torn
-    held_out_unreadable  the same for the hold-out file
-    data_digest        of the tasks and annotations on both sides
+    Attributes:
+        train: Tasks to train on, with the annotations to learn.
+        held_out: Tasks to evaluate on.
+        left_out: Number of tasks of the export on neither side, by reason.
+        held_out_left_out: Number of tasks of the hold-out file that cannot be evaluated, by reason.
+        classes: {control: {label: (tasks to train on, held-out tasks)}}, for every label of the config and every one
+            that an annotation uses.
+        options: How the split was made: share or file name, seed, annotation policy.
+        unreadable: The first unreadable records of the export, and the one where it is truncated.
+        held_out_unreadable: The same for the hold-out file.
+        data_digest: Of tasks and annotations on both sides.
     """
 
     train: Sequence[AnnotatedTask]
@@ -66,22 +71,22 @@ class DataSplit:
 
     @property
     def truncated(self) -> bool:
-        """Whether a file ends too early, so that there was more to learn from, or to measure with, than was seen."""
-        return any(place.truncated for place in (*self.unreadable, *self.held_out_unreadable))
+        """Whether a file is truncated, so that tasks are missing."""
+        return any(record.truncated for record in (*self.unreadable, *self.held_out_unreadable))
 
     @property
     def unreadable_count(self) -> int:
-        """Number of places of both files where a task was expected, and none can be read."""
+        """Number of unreadable records in both files."""
         return self.left_out.get(UNREADABLE, 0) + self.held_out_left_out.get(UNREADABLE, 0)
 
     def describe_unreadable(self, export_name: str) -> list[str]:
-        """The first of these places, each with its file and the reason. `export` is what the export is called."""
+        """Describe the first unreadable records by file, location and reason; `export_name` names the export."""
         files = ((export_name, self.unreadable), (self.options.get("holdout_file"), self.held_out_unreadable))
-        return [f"{file}, {place.location}: {place.reason}" for file, places in files for place in places]
+        return [f"{file}, {record.location}: {record.reason}" for file, records in files for record in records]
 
     @cached_property
     def counts(self) -> dict[str, Any]:
-        """As `Version.counts` keeps it. Tasks, unless it says annotations: with "all" a task may have several."""
+        """What `Version.counts` stores: numbers of tasks, and of annotations, of which a task may have several."""
         return {
             "train": _count_tasks(self.train),
             "holdout": _count_tasks(self.held_out),
@@ -98,20 +103,21 @@ class DataSplit:
 
     @property
     def classes_without_holdout(self) -> dict[str, list[str]]:
-        """By control, the classes too small to be held out: learned, but without a held-out task. Empty without any."""
+        """By control, the classes that occur in training but not in the hold-out; empty if nothing is held out."""
         return self._classes_where(lambda train, held_out: bool(train and not held_out)) if self.held_out else {}
 
     @property
     def classes_without_training(self) -> dict[str, list[str]]:
-        """By control, the classes that only held-out tasks have: they are measured, but cannot be right."""
+        """By control, the classes that occur in the hold-out only: they are evaluated, but cannot be predicted."""
         return self._classes_where(lambda train, held_out: bool(held_out and not train))
 
-    def _classes_where(self, predicate: Any) -> dict[str, list[str]]:
-        found = {
-            control: sorted(label for label, sides in labels.items() if predicate(*sides))
+    def _classes_where(self, predicate: Callable[[int, int], bool]) -> dict[str, list[str]]:
+        """Return by control the classes whose numbers of training and held-out tasks satisfy the predicate."""
+        matching = {
+            control: sorted(label for label, counts in labels.items() if predicate(*counts))
             for control, labels in self.classes.items()
         }
-        return {control: labels for control, labels in found.items() if labels}
+        return {control: labels for control, labels in matching.items() if labels}
 
     def to_json(self) -> dict[str, Any]:
         return self.counts | {"too_small": self.classes_without_holdout, "never_seen": self.classes_without_training}
@@ -119,44 +125,40 @@ class DataSplit:
 
 @dataclass
 class _AnnotatedReader:
-    """One pass over a file of tasks: what could not be read, and if `remembering`, the content of what could."""
+    """Reads annotated tasks from one file.
+
+    Attributes:
+        config: The label config.
+        media: Where the media are that tasks refer to.
+        keep_digests: Whether to collect the content of all readable tasks in `digests`.
+    """
 
     config: LabelConfig
     media: Media | None = None
-    keep_contents: bool = False
-    unreadable: list[UnreadableRecord] = field(default_factory=list)
-    contents: set[bytes] = field(default_factory=set)
-
-    @property
-    def listed_unreadable(self) -> list[UnreadableRecord]:
-        """The first places that are unreadable, and the last one if nothing could be read from there on."""
-        return self.unreadable[:MAX_LISTED_UNREADABLE] + [
-            place for place in self.unreadable[MAX_LISTED_UNREADABLE:] if place.truncated
-        ]
-
-    def filter_readable(self, tasks: Iterable[Task | UnreadableRecord]) -> Iterator[Task]:
-        for task in tasks:
-            if isinstance(task, UnreadableRecord):
-                self.unreadable.append(task)
-            else:
-                if self.keep_contents:
-                    self.contents.add(_digest(task_content(task, self.config, self.media)))
-                yield task
+    keep_digests: bool = False
+    digests: set[bytes] = field(default_factory=set)
+    unreadable: UnreadableLog = field(default_factory=UnreadableLog)
 
     def read_examples(
         self, tasks: Iterable[Task | UnreadableRecord], annotation_policy: AnnotationPolicy
     ) -> tuple[list[AnnotatedTask], Counter[str]]:
-        """The annotated tasks, and the others by reason."""
-        found, reasons = select_annotated_tasks(
-            self.filter_readable(tasks),
+        """Return the annotated tasks, and the number of all others by reason."""
+        annotated, reasons = select_annotated_tasks(
+            self._collect_digests(self.unreadable.filter_readable(tasks)),
             self.config,
             annotation_policy,
             allow_empty=is_empty_annotation_valid(self.config),
         )
-        usable = [each for each in found if is_relevant(each.annotation, self.config)]
-        foreign = _count_tasks(found) - _count_tasks(usable)
-        reasons.update({NO_RELEVANT_ANSWER: foreign, UNREADABLE: len(self.unreadable)})
-        return usable, +reasons
+        relevant = [example for example in annotated if is_relevant(example.annotation, self.config)]
+        irrelevant_count = _count_tasks(annotated) - _count_tasks(relevant)
+        reasons.update({NO_RELEVANT_ANSWER: irrelevant_count, UNREADABLE: self.unreadable.count})
+        return relevant, +reasons
+
+    def _collect_digests(self, tasks: Iterable[Task]) -> Iterator[Task]:
+        for task in tasks:
+            if self.keep_digests:
+                self.digests.add(content_digest(task_content(task, self.config, self.media)))
+            yield task
 
 
 def split_tasks(
@@ -168,61 +170,102 @@ def split_tasks(
     annotation_policy: AnnotationPolicy = "last",
     media: Media | None = None,
 ) -> DataSplit:
-    """Read the annotated tasks and choose their sides.
+    """Read the annotated tasks and assign them to sides.
 
-    holdout           the share of the tasks to hold out (0 <= holdout < 1), or a file of annotated tasks that takes
-                      their place; what the file has is never trained on, also not in another task of equal content
-    seed              another share
-    which_annotation  see `annotations.labelled`
-    media             where pictures are: those on this machine are compared by their bytes, others by their addresses
+    Args:
+        tasks: Of the export.
+        config: The label config.
+        holdout: The share of the tasks to hold out (0 <= holdout < 1), or a file of annotated tasks to hold out
+            instead; no task with the content of a task in that file is trained on.
+        seed: Another seed holds out another share.
+        annotation_policy: Which of several annotations count, see `select_annotated_tasks`.
+        media: Where images are: those on this machine are compared by their bytes, others by their addresses.
 
-    Raises ModelError when nothing is left to learn from, InputError when the file has nothing to measure with.
+    Raises:
+        ModelError: There is nothing to train on.
+        InputError: The hold-out file has no annotated task.
     """
     require_share(holdout)
-    reading = _AnnotatedReader(config)
-    examples, left_out = reading.read_examples(tasks, annotation_policy)
-    held_out_unreadable: list[UnreadableRecord] = []
-    asked: dict[str, Any] = {"annotation": annotation_policy}
-    not_measured: Counter[str] = Counter()
+    reader = _AnnotatedReader(config)
+    examples, left_out = reader.read_examples(tasks, annotation_policy)
     if isinstance(holdout, Path):
-        other = _AnnotatedReader(config, media, keep_contents=True)
-        names = frozenset(config.controls)
-        held_out, not_measured = other.read_examples(read_tasks(str(holdout), controls=names), annotation_policy)
-        held_out_unreadable = other.listed_unreadable
-        if not held_out:
-            reasons = format_reasons(not_measured) or "it has no tasks at all"
-            raise InputError(f"{holdout} has no annotated task to measure with: {reasons}.", _ANNOTATE_HINT)
-        train = [each for each in examples if _digest(task_content(each.task, config, media)) not in other.contents]
-        left_out.update({IN_HOLDOUT_FILE: _count_tasks(examples) - _count_tasks(train)})
-        train, held_out = [_strip_example(each) for each in train], [_strip_example(each) for each in held_out]
-        asked |= {"holdout_file": holdout.name}
+        split = _split_by_file(examples, config, holdout, annotation_policy, media)
     else:
-        train, held_out = split_examples(examples, config, holdout, seed, media)
-        asked |= {"holdout_share": holdout, "seed": seed}
-    left_out = +left_out
-    if not train:
-        everything = f"all {len(held_out):,} annotated tasks are held out" if held_out and not left_out else ""
-        reasons = everything or format_reasons(left_out) or "no tasks at all"
+        split = _split_by_share(examples, config, holdout, seed, annotation_policy, media)
+    left_out = +(left_out + Counter(split.left_out))
+    if not split.train:
+        everything = f"all {len(split.held_out):,} annotated tasks are held out"
+        reasons = everything if split.held_out and not left_out else format_reasons(left_out) or "no tasks at all"
         raise ModelError(f"There is nothing to learn from: {reasons}.", _ANNOTATE_HINT)
-    return DataSplit(
-        train,
-        held_out,
-        dict(sorted(left_out.items())),
-        dict(sorted(not_measured.items())),
-        _count_classes(config, train, held_out),
-        asked,
-        reading.listed_unreadable,
-        held_out_unreadable,
-        # In the order of the files, not of the sides: the seed changes nothing about the data.
-        _data_digest([*examples, *held_out] if isinstance(holdout, Path) else examples),
+    return replace(
+        split,
+        left_out=dict(sorted(left_out.items())),
+        classes=_count_classes(config, split.train, split.held_out),
+        unreadable=reader.unreadable.listed,
     )
 
 
-_ANNOTATE_HINT = "Export tasks that have been annotated."
+def _split_by_share(
+    examples: Sequence[AnnotatedTask],
+    config: LabelConfig,
+    share: float,
+    seed: int,
+    annotation_policy: AnnotationPolicy,
+    media: Media | None,
+) -> DataSplit:
+    """Hold out a share of the tasks."""
+    train, held_out = split_examples(examples, config, share, seed, media)
+    return DataSplit(
+        train,
+        held_out,
+        left_out={},
+        held_out_left_out={},
+        classes={},
+        options={"annotation": annotation_policy, "holdout_share": share, "seed": seed},
+        # In the order of the file, not of the sides, so that it does not depend on the seed.
+        data_digest=_data_digest(examples),
+    )
+
+
+def _split_by_file(
+    examples: Sequence[AnnotatedTask],
+    config: LabelConfig,
+    path: Path,
+    annotation_policy: AnnotationPolicy,
+    media: Media | None,
+) -> DataSplit:
+    """Hold out the tasks of a file, and leave tasks of equal content out of the training."""
+    reader = _AnnotatedReader(config, media, keep_digests=True)
+    held_out, left_out = reader.read_examples(
+        read_tasks(str(path), controls=frozenset(config.controls)), annotation_policy
+    )
+    if not held_out:
+        reasons = format_reasons(left_out) or "it has no tasks at all"
+        raise InputError(f"{path} has no annotated task to measure with: {reasons}.", _ANNOTATE_HINT)
+    held_out = [_strip_example(example) for example in held_out]
+    train = [
+        _strip_example(example)
+        for example in examples
+        if content_digest(task_content(example.task, config, media)) not in reader.digests
+    ]
+    return DataSplit(
+        train,
+        held_out,
+        left_out={IN_HOLDOUT_FILE: _count_tasks(examples) - _count_tasks(train)},
+        held_out_left_out=dict(sorted(left_out.items())),
+        classes={},
+        options={"annotation": annotation_policy, "holdout_file": path.name},
+        held_out_unreadable=reader.unreadable.listed,
+        data_digest=_data_digest([*examples, *held_out]),
+    )
 
 
 def require_share(holdout: float | Path) -> None:
-    """Raises UsageError for what is no share of tasks."""
+    """Check that a hold-out is a file, or a share.
+
+    Raises:
+        UsageError: It is a number outside 0 <= holdout < 1.
+    """
     if not isinstance(holdout, Path) and not 0 <= holdout < 1:
         raise UsageError(f"--holdout must be at least 0 and below 1, not {holdout}.", "0.2 holds every fifth task out.")
 
@@ -230,7 +273,7 @@ def require_share(holdout: float | Path) -> None:
 def split_examples(
     examples: Sequence[AnnotatedTask], config: LabelConfig, share: float, seed: int, media: Media | None = None
 ) -> tuple[list[AnnotatedTask], list[AnnotatedTask]]:
-    """(train, held out), the second with about `share` of the tasks. See the top of this file."""
+    """Return the examples to train on and those to hold out, about `share` of the tasks."""
     sides: tuple[list[AnnotatedTask], list[AnnotatedTask]] = ([], [])
     for example in examples:
         sides[is_held_out(example.task, config, share, seed, media)].append(_strip_example(example))
@@ -238,23 +281,19 @@ def split_examples(
 
 
 def is_held_out(task: Task, config: LabelConfig, share: float, seed: int, media: Media | None = None) -> bool:
-    """Which side a task is on, whatever other tasks there are."""
+    """Return whether a task is held out, which does not depend on other tasks."""
     return _hash_position(task, config, seed, media) < share
 
 
 def format_reasons(reasons: Mapping[str, int]) -> str:
-    """ "5 with no annotation, 2 with skipped"."""
+    """Format reasons with their counts: "5 with no annotation, 2 with skipped"."""
     return ", ".join(f"{count:,} with {reason}" for reason, count in sorted(reasons.items()))
 
 
 def _hash_position(task: Task, config: LabelConfig, seed: int, media: Media | None) -> float:
-    """Where a task's content falls in 0..1, by a hash."""
+    """Map the content of a task to a number in 0..1 by a hash."""
     digest = blake2b(f"{seed}\0".encode() + task_content(task, config, media), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
-
-
-def _digest(content: bytes) -> bytes:
-    return blake2b(content, digest_size=16).digest()
 
 
 def _strip_example(example: AnnotatedTask) -> AnnotatedTask:
@@ -264,20 +303,24 @@ def _strip_example(example: AnnotatedTask) -> AnnotatedTask:
 def _count_classes(
     config: LabelConfig, train: Sequence[AnnotatedTask], held_out: Sequence[AnnotatedTask]
 ) -> ClassCounts:
-    found: ClassCounts = {}
+    counts: ClassCounts = {}
     for control in config.controls.values():
         if control.labels or control.has_dynamic_labels:
-            sides = [_count_labels(control, train), _count_labels(control, held_out)]
-            names = dict.fromkeys([label.name for label in control.labels])
-            names |= dict.fromkeys(sorted(sides[0].keys() | sides[1].keys()))
-            found[control.name] = {name: (sides[0][name], sides[1][name]) for name in names}
-    return found
+            in_train, in_held_out = _count_labels(control, train), _count_labels(control, held_out)
+            labels = dict.fromkeys([label.name for label in control.labels])
+            labels |= dict.fromkeys(sorted(in_train.keys() | in_held_out.keys()))
+            counts[control.name] = {label: (in_train[label], in_held_out[label]) for label in labels}
+    return counts
 
 
 def _count_labels(control: Control, examples: Iterable[AnnotatedTask]) -> Counter[str]:
-    """In how many tasks each label is given at least once."""
-    given = {(label, each.task.index) for each in examples for label in extract_labels(control, each.annotation.result)}
-    return Counter(label for label, _ in given)
+    """Return for each label the number of tasks that have it at least once."""
+    occurrences = {
+        (label, example.task.index)
+        for example in examples
+        for label in extract_labels(control, example.annotation.result)
+    }
+    return Counter(label for label, _ in occurrences)
 
 
 def _count_tasks(examples: Iterable[AnnotatedTask]) -> int:

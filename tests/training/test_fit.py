@@ -22,6 +22,7 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord
 from lsml_cli.training import fit as training
 from lsml_cli.training import splits
+from lsml_cli.training.trainer import predict
 from tests.helpers.cli import Lsml
 
 CONFIG = LabelConfig.parse("""
@@ -79,7 +80,7 @@ def test_the_measured_model_is_the_shipped_one(tmp_path: Path) -> None:
     found = fit(tmp_path, tasks)
     spec = resolve.version_spec(found.version.folder)
     _, held_out = splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
-    outcomes = training._predict(spec, CONFIG, [example.task for example in held_out])
+    outcomes = predict(spec, CONFIG, [example.task for example in held_out])
     assert evaluate_outcomes(CONFIG, held_out, outcomes).metrics == found.metrics
 
 
@@ -164,7 +165,7 @@ def test_held_out_tasks_that_fail_count_as_wrong(tmp_path: Path) -> None:
     train, held_out = splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
     broken = held_out[0].task.index
     result = fit(tmp_path, tasks)
-    outcomes = training._predict(
+    outcomes = predict(
         resolve.version_spec(result.version.folder),
         CONFIG,
         [replace(each.task, data={"text": 5}) if each.task.index == broken else each.task for each in held_out],
@@ -260,7 +261,7 @@ def test_the_command_prints_the_numbers_and_nothing_else_on_stdout(
     ("arguments", "sentence"),
     [
         (["--model", "text-classifier"], "needs a label config"),
-        (["--model", "text-classifier", "-c", "config.xml", "--with", "C=none"], "C must be a number, not 'none'"),
+        (["--model", "text-classifier", "-c", "config.xml", "--with", "C=none"], "C must be a number above 0"),
         (["--model", "text-classifier", "-c", "config.xml", "--holdout", "2"], "--holdout must be"),
     ],
 )
