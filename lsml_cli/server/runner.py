@@ -14,8 +14,7 @@ from typing import Any
 
 import uvloop
 
-from lsml_cli.errors import Interrupted, UsageError
-from lsml_cli.inference import placement
+from lsml_cli.errors import Interrupted
 from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry import resolve
 from lsml_cli.server.app import make_app
@@ -48,12 +47,13 @@ def serve(options: ServeOptions) -> None:
     auth = options.auth_config()
     spec = resolve.find_model(options.model, options.params)
     options.check_training(spec)
+    device = options.find_device(spec)
     log_to_stderr()
     options.warn_about_missing_api_key()
     sock = bind_socket(options.host, options.port)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            stop_signal = runner.run(_Server(options, spec, auth).run(sock))
+            stop_signal = runner.run(_Server(options, spec, device, auth).run(sock))
     except KeyboardInterrupt:  # while the model was loading
         stop_signal = signal.SIGINT
     finally:
@@ -66,7 +66,7 @@ def serve(options: ServeOptions) -> None:
 class _Server:
     """The parts of one server, connected."""
 
-    def __init__(self, options: ServeOptions, spec: ModelSpec, auth: AuthConfig) -> None:
+    def __init__(self, options: ServeOptions, spec: ModelSpec, device: str, auth: AuthConfig) -> None:
         self.options = options
         self.auth = auth
         self.metrics = ServerMetrics(
@@ -79,7 +79,7 @@ class _Server:
         )
         self.model_pool = ModelPool(
             spec,
-            self._model_loader(spec),
+            self._model_loader(spec, device),
             params=options.params,
             watched_folder=find_watched_folder(options.model),
             versions_folder=options.versions,
@@ -131,14 +131,10 @@ class _Server:
             verbose=self.options.verbose,
         )
 
-    def _model_loader(self, spec: ModelSpec) -> ModelLoader:
-        model_class = spec.model_class()
-        devices = placement.find_devices(self.options.device, model_class)
-        if len(devices) > 1:
-            raise UsageError("lsml serve uses one device.", "Start one server for each device, on different ports.")
+    def _model_loader(self, spec: ModelSpec, device: str) -> ModelLoader:
         return ModelLoader(
-            device=devices[0],
-            threads=self.options.workers if model_class.parallelism == "threads" else 0,
+            device=device,
+            threads=self.options.workers if spec.model_class().parallelism == "threads" else 0,
             media=self.options.media,
             batch_size=self.options.batch_size,
             max_wait=self.options.max_wait,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lsml_cli.errors import UsageError
+from lsml_cli.inference import placement
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve
@@ -76,6 +77,17 @@ class ServeOptions:
         if self.basic_auth is not None and not (user and colon):
             raise UsageError("--basic-auth is not USER:PASS.", "For example: LSML_BASIC_AUTH=labels:correct-horse")
         return AuthConfig(self.basic_auth, path)
+
+    def find_device(self, spec: ModelSpec) -> str:
+        """Return the device that the model runs on.
+
+        Raises:
+            UsageError: --device names several devices, or one that the model cannot use.
+        """
+        devices = placement.find_devices(self.device, spec.model_class())
+        if len(devices) > 1:
+            raise UsageError("lsml serve uses one device.", "Start one server for each device, on different ports.")
+        return devices[0]
 
     def training_job_config(self) -> TrainingJobConfig | None:
         """Return what training jobs need to know on any host, None when training is off.

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.helpers.cli import EXAMPLE, ROOT, Lsml
+from tests.helpers.cli import EXAMPLE, ROOT, Lsml, run_in_process
 from tests.helpers.models import TEXT_CONFIG
 from tests.helpers.serve_process import Server, ServerFactory, wait_until
 
@@ -556,9 +556,9 @@ def test_version_of_a_project_serves_only_that_project(
     ],
 )
 def test_invalid_options_are_rejected_before_the_model_is_loaded(
-    lsml: Lsml, tmp_path: Path, options: list[str], message: str
+    tmp_path: Path, options: list[str], message: str
 ) -> None:
-    run = lsml("serve", "--model", f"{MODELS}:Words", "--port", "0", *options, cwd=tmp_path)
+    run = run_in_process("serve", "--model", f"{MODELS}:Words", "--port", "0", *options, cwd=tmp_path)
     assert run.returncode == 2
     assert message in run.stderr
 

@@ -32,7 +32,7 @@ from lsml_cli.server.job_store import JobStore
 from lsml_cli.server.train_scheduler import TrainScheduler
 from lsml_cli.training.fit import fit_version
 from tests.helpers import serve_process, trainable_models
-from tests.helpers.cli import EXAMPLE, Lsml
+from tests.helpers.cli import EXAMPLE, run_in_process
 from tests.helpers.models import IMAGE_CONFIG
 from tests.helpers.serve_process import ServerFactory
 from tests.helpers.studio_server import KEY, StubExportServer, find_files_containing, run_export_server
@@ -100,7 +100,7 @@ def find_processes(folder: Path) -> list[psutil.Process]:
     return processes
 
 
-def test_version_is_trained_promoted_and_listed(server: StubExportServer, tmp_path: Path, lsml: Lsml) -> None:
+def test_version_is_trained_promoted_and_listed(server: StubExportServer, tmp_path: Path) -> None:
     job = run_training(tmp_path, TrainingJobConfig("text-classifier", server.url, {}, ("category.accuracy=0.1",)))
     assert (job.state, job.reason) == ("done", None)
     promoted = versions.read(versions.resolve(str(tmp_path / "project-3")))
@@ -113,17 +113,17 @@ def test_version_is_trained_promoted_and_listed(server: StubExportServer, tmp_pa
     assert {path.name for path in (tmp_path / ".jobs").iterdir()} == {"annotations", f"{job.id}.json", "lock"}
     assert find_files_containing(tmp_path, KEY) == []
 
-    run = lsml("jobs", tmp_path)
+    run = run_in_process("jobs", tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
     heading, row = run.stdout.splitlines()
     assert heading.split() == ["job", "project", "state", "why", "created", "took", "version", "or", "reason"]
     assert row.split()[:4] == [job.id, "3", "done", "START_TRAINING"]
     assert row.split()[-1] == job.version
-    (line,) = json.loads(lsml("jobs", tmp_path, "--json", "--project", "3").stdout)
+    (line,) = json.loads(run_in_process("jobs", tmp_path, "--json", "--project", "3").stdout)
     assert (line["version"], line["state"], line["seconds"]) == (job.version, "done", job.seconds)
 
 
-def test_missed_gate_keeps_promoted_version(server: StubExportServer, tmp_path: Path, lsml: Lsml) -> None:
+def test_missed_gate_keeps_promoted_version(server: StubExportServer, tmp_path: Path) -> None:
     first = run_training(tmp_path, make_config(server))
     config = make_config(server, gates=("category.accuracy=1", "category.f1:Billing=1"))
 
@@ -140,7 +140,7 @@ def test_missed_gate_keeps_promoted_version(server: StubExportServer, tmp_path: 
     assert job.version != first.version
     assert versions.current_version(tmp_path / "project-3") == str(first.version).partition("@")[2]
     assert len(versions.list_versions(tmp_path / "project-3")) == 2, "it is kept for inspection"
-    assert " missed " in lsml("jobs", tmp_path).stdout
+    assert " missed " in run_in_process("jobs", tmp_path).stdout
 
 
 def test_projects_are_trained_separately(server: StubExportServer, tmp_path: Path) -> None:
@@ -448,17 +448,17 @@ def test_worker_without_the_servers_folders_and_device_trains_with_its_own(
     assert not Path(missing).exists()
 
 
-def test_jobs_command_reports_missing_and_damaged_files(lsml: Lsml, tmp_path: Path) -> None:
-    run = lsml("jobs", tmp_path / "gone")
+def test_jobs_command_reports_missing_and_damaged_files(tmp_path: Path) -> None:
+    run = run_in_process("jobs", tmp_path / "gone")
     assert run.returncode == 2
     assert run.stderr.startswith("lsml: There is no folder ")
-    run = lsml("jobs", tmp_path)
+    run = run_in_process("jobs", tmp_path)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", f"lsml: There are no jobs in {tmp_path}.\n")
     store = JobStore(tmp_path)
     job = new_job(3, "START_TRAINING", TrainingJobConfig("m", "http://localhost"))
     store.create(job)
     (store.jobs_folder / "20261121T101500-123-3f2a.json").write_text("{")
-    run = lsml("jobs", tmp_path)
+    run = run_in_process("jobs", tmp_path)
     assert run.returncode == 0
     assert run.stderr.startswith(f"lsml: {store.jobs_folder}/20261121T101500-123-3f2a.json is damaged (")
     assert run.stdout.splitlines()[1].split()[:3] == [job.id, "3", "waiting"]
