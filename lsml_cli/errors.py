@@ -88,7 +88,7 @@ class OutputClosed(LsmlError):
     exit_code = 0
 
     def __init__(self) -> None:
-        super().__init__("Nobody reads standard output any more.")
+        super().__init__("Standard output was closed by its reader.")
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()

@@ -231,8 +231,8 @@ class LabelStudioClient:
             pause = _retry_delay(response.headers.get("Retry-After"), waited)
             if waited + pause > MAX_RATE_LIMIT_WAIT:
                 raise RequestRejected(
-                    f"Label Studio at {self.url} wants fewer requests (429), for {pause:,.0f} more seconds.",
-                    "Try again later; nothing was done by the last one.",
+                    f"Label Studio at {self.url} accepts no requests (429) for {pause:,.0f} more seconds.",
+                    "Try again later; the last one had no effect.",
                     429,
                 )
             waited += pause
@@ -248,7 +248,10 @@ class LabelStudioClient:
 
     def unexpected_response_error(self, description: str) -> LsmlError:
         """Return the error for a response that no Label Studio would send."""
-        return LsmlError(f"What answers at {self.url} about {description} is no Label Studio.", "Is that its address?")
+        return LsmlError(
+            f"The server at {self.url} sent an unexpected response about {description}: it may not be a Label Studio.",
+            "Is that its address?",
+        )
 
     def _absolute_url(self, path: str) -> str:
         return f"{self._credentials.url}{path}"
@@ -277,7 +280,7 @@ class LabelStudioClient:
             raise _invalid_key_error(self.url)
         if status == 403:
             raise RequestRejected(
-                f"Label Studio at {self.url} refuses {description} to the user of the API key.",
+                f"Label Studio at {self.url} does not allow the user of the API key to access {description}.",
                 f"Set {API_KEY_ENV_VAR} to a token of a user who may {action} the project.",
                 status,
             )
@@ -289,7 +292,7 @@ class LabelStudioClient:
             )
         if 300 <= status < 400:
             raise RequestRejected(
-                f"{self.url} sends {description} on to {response.headers.get('Location', 'another address')}.",
+                f"{self.url} redirects {description} to {response.headers.get('Location', 'another address')}.",
                 "Give the address that Label Studio has itself, https:// included.",
                 status,
             )
@@ -300,7 +303,7 @@ class LabelStudioClient:
             raise OutcomeUnknown(
                 message, "Try again later; its log may say more.", is_server_done=status not in GATEWAY_STATUSES
             )
-        hints = {400: "Correct what it does not like; its log may say more."}
+        hints = {400: "Correct what it complains about; its log may say more."}
         hint = "Try again later; its log may say more." if status >= 500 else hints.get(status, "Is that its address?")
         raise RequestRejected(message, hint, status)
 
@@ -321,7 +324,7 @@ def connect(url: str, key: str | None = None) -> LabelStudioClient:
         raise UsageError(f"{url!r} is not the address of a Label Studio.", "Write http:// or https:// before the host.")
     if not key.strip():
         raise LsmlError(
-            f"Label Studio at {url} wants an API key, and {API_KEY_ENV_VAR} is not set here.",
+            f"Label Studio at {url} needs an API key, and {API_KEY_ENV_VAR} is not set here.",
             f"Set it to a token of Label Studio's Account & Settings: export {API_KEY_ENV_VAR}=…",
         )
     credentials = LabelStudioCredentials(url, key)

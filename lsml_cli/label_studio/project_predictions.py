@@ -14,7 +14,7 @@ MAX_DELETE_ATTEMPTS = 3  # requests to delete a version before the deletion is g
 
 
 class ProjectPredictions:
-    """The predictions of one version in one project. Every method asks the server anew."""
+    """The predictions of one version in one project. Every method sends requests; nothing is cached."""
 
     def __init__(self, client: LabelStudioClient, project: int, version: str) -> None:
         self._client = client

@@ -281,7 +281,7 @@ def parse_date(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since {text!r} is no date.", "Write 2026-11-21, or 2026-11-21T08:30:00Z with a time."
+            f"--since {text!r} is not a date.", "Write 2026-11-21, or 2026-11-21T08:30:00Z with a time."
         ) from None
 
 

@@ -54,7 +54,8 @@ class LabelStudioCredentials:
             good = False
         if not good or "@" in parts.netloc or parts.query or parts.fragment:
             raise UsageError(
-                f"{self.url!r} is no address of a Label Studio.", "Write --label-studio-url https://label.example.com."
+                f"{self.url!r} is not the address of a Label Studio.",
+                "Write --label-studio-url https://label.example.com.",
             )
         if self.key is not None and not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
             raise UsageError(f"{API_KEY_ENV_VAR} holds characters that no key has.", "Copy it from Account & Settings.")

@@ -113,7 +113,7 @@ def _normalize_pattern(pattern: str) -> str:
         return f"{scheme}://{bucket.strip('/')}"
     if not _HOST_PATTERN.fullmatch(text.removesuffix(".")):
         raise UsageError(
-            f"{pattern!r} is no host that media could come from.",
+            f"{pattern!r} is not a host that media can come from.",
             "Write a host, host:port, *.host, * for every public one, or s3://bucket.",
         )
     host, port = _split_port(text.removesuffix("."))

@@ -103,7 +103,7 @@ def parse_scheme(value: str) -> str:
     try:
         scheme = urlsplit(value).scheme
     except ValueError as error:
-        raise ValueError(f"{abbreviate(value)} is no address: {error}") from None
+        raise ValueError(f"{abbreviate(value)} is not a valid address: {error}") from None
     return scheme if len(scheme) > 1 else ""  # one letter is a drive
 
 
@@ -113,9 +113,9 @@ def parse_host(url: str) -> tuple[str, int]:
     try:
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     except ValueError as error:
-        raise ValueError(f"{abbreviate(url)} is no address: {error}") from None
+        raise ValueError(f"{abbreviate(url)} is not a valid address: {error}") from None
     if not parts.hostname:
-        raise ValueError(f"{abbreviate(url)} is no address: it names no host")
+        raise ValueError(f"{abbreviate(url)} is not a valid address: it names no host")
     return parts.hostname, port
 
 

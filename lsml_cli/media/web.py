@@ -84,7 +84,7 @@ class HttpFetcher:
                 if len(content) > self._max_bytes:
                     raise ValueError(f"{abbreviate(value)} has more than {self._max_bytes:,} bytes")
                 if time.monotonic() > deadline:
-                    raise TransientError(f"{abbreviate(value)} was not there after {self._total_timeout:.0f} s")
+                    raise TransientError(f"{abbreviate(value)} had not arrived after {self._total_timeout:.0f} s")
         return bytes(content)
 
     def check_available(self, url: str, value: str, hints: Mapping[int, str] | None = None) -> None:
@@ -139,7 +139,7 @@ class HttpFetcher:
     def _request(self, target: httpx.URL, stack: ExitStack) -> httpx.Response:
         """Send one request, with the key if it is for Label Studio; `stack` closes the response."""
         if target.scheme not in ("http", "https") or not target.host:
-            raise httpx.UnsupportedProtocol(f"{target.scheme}://{target.host} is no address of a web server")
+            raise httpx.UnsupportedProtocol(f"{target.scheme}://{target.host} is not the address of a web server")
         self._allowed_hosts.require_allowed(target.raw_host.decode(), _port(target))
         if self._authorization is None or not self._is_label_studio_media(target):
             return self._send(target, None, stack)
@@ -193,7 +193,7 @@ class HttpFetcher:
         try:
             return orjson.loads(content)
         except ValueError:
-            raise ValueError(f"{url}: the answer is no JSON") from None
+            raise ValueError(f"{url}: the response is not JSON") from None
 
 
 # httpx does not translate what a SafeTransport raises.
@@ -231,4 +231,4 @@ def _iter_content(response: httpx.Response, value: str) -> Iterator[bytes]:
     except zlib.error as error:
         raise ValueError(f"{abbreviate(value)}: the server sends damaged gzip ({error})") from None
     if not unpacker.eof:
-        raise TransientError(f"{abbreviate(value)}: it ends too early")
+        raise TransientError(f"{abbreviate(value)}: the response ends too early")

@@ -129,7 +129,7 @@ def test_resume_accepts_other_media_locations(lsml, work):
         ("--map", "=copy", "is not PREFIX=DIR."),
         ("--map", "a=", "is not PREFIX=DIR."),
         ("--map", "a=nowhere", "There is no folder nowhere (--map a)."),
-        ("--label-studio-url", "label.example.com", "'label.example.com' is no address of a Label Studio."),
+        ("--label-studio-url", "label.example.com", "'label.example.com' is not the address of a Label Studio."),
         ("--media-cache-size", "many", "'many' is not a size."),
         ("--media-cache", "config.xml", "The folder config.xml (--media-cache) cannot be created: File exists."),
     ],

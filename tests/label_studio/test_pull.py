@@ -195,10 +195,10 @@ def test_transient_errors_are_retried(server: StubProject, lsml: Lsml, monkeypat
         ("no url", 2, "Which Label Studio?"),
         ("no project", 1, "knows nothing of the tasks of project 4. "),
         ("wrong key", 1, "does not accept the API key."),
-        ("forbidden", 1, "refuses the tasks of project 3 to the user of the API key."),
+        ("forbidden", 1, "does not allow the user of the API key to access the tasks of project 3."),
         ("unreachable", 1, "cannot be reached"),
-        ("moved", 1, "sends the tasks of project 3 on to https://elsewhere.example/."),
-        ("no json", 1, "is no Label Studio"),
+        ("moved", 1, "redirects the tasks of project 3 to https://elsewhere.example/."),
+        ("no json", 1, "it may not be a Label Studio"),
     ],
 )
 def test_error_is_one_sentence(

@@ -384,8 +384,8 @@ def test_expired_access_token_is_renewed(server: StubProject, lsml: Lsml, tmp_pa
 @pytest.mark.parametrize(
     ("faults", "sentence"),
     [
-        (["403"], "refuses the import of 3 predictions to the user of the API key."),
-        (["400"], "the import of 3 predictions: as the test wants it. Correct what it does not like;"),
+        (["403"], "does not allow the user of the API key to access the import of 3 predictions."),
+        (["400"], "the import of 3 predictions: as the test wants it. Correct what it complains about;"),
     ],
 )
 def test_rejected_request_gives_one_sentence(

@@ -103,9 +103,9 @@ def test_access_token_is_not_exchanged(studio):
         (StubResponse(404), ValueError, "/api/token/refresh/: the server answers 404 Not Found"),
         (StubResponse(503), TransientError, "answers 503"),
         (StubResponse(302, headers={"Location": "http://127.0.0.1:9/"}), ValueError, "leads somewhere else"),
-        (StubResponse(200, b"<html>"), ValueError, "is no JSON"),
+        (StubResponse(200, b"<html>"), ValueError, "is not JSON"),
         (StubResponse(200, b"[]"), ValueError, "no access token"),
-        (StubResponse(200, b"[" * 100_000), ValueError, "is no JSON"),
+        (StubResponse(200, b"[" * 100_000), ValueError, "is not JSON"),
     ],
 )
 def test_failed_exchange_is_not_repeated_at_once(studio, answer, error, sentence):
@@ -235,7 +235,7 @@ def test_bucket_file_is_presigned_by_label_studio(studio, key):
     "url", ["", "label.example.com", "ftp://h", "http://", "http://u:p@h", "http://h?a", "http://h:x"]
 )
 def test_invalid_address_is_rejected(url):
-    with pytest.raises(UsageError, match="is no address of a Label Studio"):
+    with pytest.raises(UsageError, match="is not the address of a Label Studio"):
         LabelStudioCredentials(url)
 
 

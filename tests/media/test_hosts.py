@@ -55,7 +55,7 @@ def test_trust_level_of_no_and_any_host():
     ],
 )
 def test_invalid_entries_are_rejected(entry):
-    with pytest.raises(UsageError, match="is no host"):
+    with pytest.raises(UsageError, match="is not a host"):
         AllowedHosts((entry,))
 
 

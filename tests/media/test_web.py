@@ -74,7 +74,7 @@ def test_file_is_fetched(site, media):
         ("/endless", ValueError, "more than 100,000 bytes"),
         ("/truncated", TransientError, "/truncated: "),
         ("/silent", TransientError, "/silent: "),
-        ("/slow", TransientError, "/slow was not there after 1 s|/slow: "),
+        ("/slow", TransientError, "/slow had not arrived after 1 s|/slow: "),
         ("/nothing", TransientError, "/nothing: "),
         ("/nonsense", TransientError, "/nonsense: "),
     ],

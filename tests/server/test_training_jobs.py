@@ -168,7 +168,7 @@ def test_projects_are_trained_separately(server: StubExportServer, tmp_path: Pat
         ("nothing annotated", "annotat"),
         ("no such project", "knows nothing of project 3. Does the project exist there"),
         ("wrong key", "does not accept the API key. Set LABEL_STUDIO_API_KEY to a token that is valid there"),
-        ("no key", "wants an API key, and LABEL_STUDIO_API_KEY is not set here."),
+        ("no key", "needs an API key, and LABEL_STUDIO_API_KEY is not set here."),
         ("truncated export", "broke off over the annotations of project 3"),
         ("another model", "There is no file"),
         ("a model that raises", "Stumbling failed while training: RuntimeError: out of patience."),
@@ -481,7 +481,7 @@ def test_personal_access_token_is_exchanged(server: StubExportServer) -> None:
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (403, "refuses project 3 to the user of the API key."),
+        (403, "does not allow the user of the API key to access project 3."),
         (400, "answered 400 when asked for project 3: as the test wants it."),
     ],
 )
