@@ -53,8 +53,8 @@ from tests.helpers.processes import count_journaled, wait_for
 
 CONFIG = """<View><Image name="picture" value="$image"/>
   <Choices name="shape" toName="picture"><Choice value="Disc" alias="disc"/><Choice value="bars"/></Choices></View>"""
-SMALL = {"arch": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32}  # 1 ms per image
-WITH = [part for name, value in SMALL.items() for part in ("--with", f"{name}={value}")]
+SMALL: dict[str, Any] = {"arch": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32}  # 1 ms per image
+WITH: list[str] = [part for name, value in SMALL.items() for part in ("--with", f"{name}={value}")]
 COUNT = 80
 SHAPES = ["disc", "bars"] * (COUNT // 2)
 OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # a closed port
@@ -135,8 +135,8 @@ def fit_spec(
     model = spec.build()
     binding = model.bind(LabelConfig.parse(config), {}, None)
     binding.media = Media(media)
-    progress = [].append if messages is None else messages.append
-    state = model.fit(examples(train), examples(holdout), binding, folder, progress)
+    progress: list[str] = [] if messages is None else messages
+    state = model.fit(examples(train), examples(holdout), binding, folder, progress.append)
     return replace(spec, path=folder, state=json.loads(json.dumps(state)), version="1", init_from=None)
 
 
@@ -180,7 +180,9 @@ def model(lsml: Lsml, work: Path) -> Path:
     """Return the same as a version written by `lsml fit`."""
     run = lsml(
         *("fit", work / "annotated.json", "--model", "image-classifier", "-c", work / "config.xml"),
-        *("-o", work / "head", *WITH),
+        "-o",
+        work / "head",
+        *WITH,
     )
     assert run.returncode == 0, run.stderr
     return work / "head"
@@ -413,9 +415,10 @@ def test_head_learns_and_keeps_its_own_class_order(spec: ModelSpec, work: Path) 
     predictions = predict_tasks(spec, work, ANNOTATED)
     assert accuracy(predictions) > 0.95
     assert all(0.5 <= (prediction.score or 0) <= 1 for prediction in predictions)
-    [head] = spec.state["heads"]  # type: ignore[misc, union-attr]
-    assert head["classes"] == ["bars", "disc"]  # type: ignore[index, call-overload]
-    assert spec.state["agreement"]["bf16"] > 0.9  # type: ignore[index, call-overload, operator]
+    state: Any = spec.state
+    [head] = state["heads"]
+    assert head["classes"] == ["bars", "disc"]
+    assert state["agreement"]["bf16"] > 0.9
     reordered = '<View><Image name="p" value="$image"/><Choices name="s" toName="p">{}</Choices></View>'.format(
         '<Choice value="disc"/><Choice value="bars"/>'
     )
@@ -447,7 +450,7 @@ def test_folded_head_equals_scikit_learn_on_standardized_features(tmp_path: Path
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
 def test_training_bytes_depend_on_seed(tmp_path: Path, work: Path, strategy: str) -> None:
-    options = {"strategy": strategy, "epochs": 2, "batch_size": 16}
+    options: dict[str, Any] = {"strategy": strategy, "epochs": 2, "batch_size": 16}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         fit_spec(tmp_path / name, work, ANNOTATED[:40], ANNOTATED[40:60], seed=seed, **options)
     first, second, third = ((tmp_path / name / backbones.WEIGHTS).read_bytes() for name in "abc")
@@ -455,7 +458,7 @@ def test_training_bytes_depend_on_seed(tmp_path: Path, work: Path, strategy: str
     assert first != third
 
 
-FULL = {"strategy": "full", "lr": 0.05, "batch_size": 16, "augment": False, "patience": 8, "epochs": 25}
+FULL: dict[str, Any] = {"strategy": "full", "lr": 0.05, "batch_size": 16, "augment": False, "patience": 8, "epochs": 25}
 
 
 @pytest.fixture(scope="module")
@@ -538,8 +541,9 @@ def test_class_of_only_unusable_images_is_dropped(tmp_path: Path, work: Path, st
     spec = fit_spec(
         tmp_path / "out", work, tasks, held_out, config, strategy=strategy, epochs=1, batch_size=8, augment=False
     )
-    [head] = spec.state["heads"]  # type: ignore[misc, union-attr]
-    assert head["classes"] == ["bars", "disc"]  # type: ignore[index, call-overload]
+    state: Any = spec.state
+    [head] = state["heads"]
+    assert head["classes"] == ["bars", "disc"]
     assert len(predict_tasks(spec, work, ANNOTATED[:2])) == 2
 
 
@@ -576,14 +580,21 @@ def test_several_controls_several_images_and_multiple_choice(tmp_path: Path, wor
         task["annotations"][0]["result"][-1]["to_name"] = "second"
         task["data"]["other"] = f"{(number + 1) % COUNT}.png"
         tasks.append(task)
-    params = {"strategy": strategy, "epochs": 3, "lr": 0.05, "batch_size": 16, "class_weight": "balanced"}
+    params: dict[str, Any] = {
+        "strategy": strategy,
+        "epochs": 3,
+        "lr": 0.05,
+        "batch_size": 16,
+        "class_weight": "balanced",
+    }
     messages: list[str] = []
     spec = fit_spec(tmp_path / "out", work, tasks, tasks[:20], SEVERAL, messages, **params)
     assert [line for line in messages if line.startswith("Learning")] == [
         f'Learning "shape" and "says" from 80 images (shufflenet_v2_x0_5, {strategy}).',
         f'Learning "beside" from 80 images (shufflenet_v2_x0_5, {strategy}).',
     ]
-    assert [(h["control"], h["scorer"], h["first"], h["multi"]) for h in spec.state["heads"]] == [  # type: ignore[union-attr, index, call-overload]
+    state: Any = spec.state
+    assert [(head["control"], head["scorer"], head["first"], head["multi"]) for head in state["heads"]] == [
         ("shape", 0, 0, False),
         ("says", 0, 2, True),
         ("beside", 1, 0, False),
@@ -622,7 +633,7 @@ def test_balanced_loss_weights_rare_classes() -> None:
 
 
 def test_training_continues_from_earlier_version(tmp_path: Path, work: Path) -> None:
-    params = {"strategy": "full", "lr": 1e-9, "epochs": 1, "batch_size": 8}
+    params: dict[str, Any] = {"strategy": "full", "lr": 1e-9, "epochs": 1, "batch_size": 8}
     first = fit_spec(tmp_path / "first", work, ANNOTATED[:20], **params)
     messages: list[str] = []
     fit_spec(tmp_path / "same", work, ANNOTATED[:20], messages=messages, init_from=first, **params)

@@ -23,7 +23,9 @@ from PIL import Image, ImageOps
 from lsml_cli import check_model, find_model
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.media.fetcher import Media
+from lsml_cli.models.object_detector.model import ObjectDetector
 from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 from tests.openmmlab import shapes
 
@@ -73,9 +75,9 @@ def test_moved_version_predicts_same_bytes_and_evaluates(lsml, work):
     run = predict(lsml, work, model="elsewhere/shapes", output="again.json")
     assert run.returncode == 0, run.stderr
     assert (work / "out.json").read_bytes() == (work / "again.json").read_bytes()
-    asked = ("--predictions", "out.json", "-c", "shapes.xml", "--json", "measured.json")
-    measured = lsml("evaluate", "shapes.json", *asked, cwd=work)
-    assert measured.returncode == 0, measured.stderr
+    options = ("--predictions", "out.json", "-c", "shapes.xml", "--json", "measured.json")
+    run = lsml("evaluate", "shapes.json", *options, cwd=work)
+    assert run.returncode == 0, run.stderr
     assert json.loads((work / "measured.json").read_bytes())["controls"]["label"]["map50"] >= 0.7
 
 
@@ -89,20 +91,20 @@ def test_random_weights_give_valid_predictions_of_photographs(lsml, shared_data,
         timeout=600,
     )
     assert run.returncode == 0, run.stderr
-    given = json.loads((exports / "coco128-all-tasks.json").read_bytes())
-    found = json.loads((tmp_path / "out.json").read_bytes())
-    assert [task["id"] for task in found] == [task["id"] for task in given]
-    assert len(found) == 128
-    assert len([task for task in found if regions_of(task)]) > 10  # random weights find something somewhere
+    exported = json.loads((exports / "coco128-all-tasks.json").read_bytes())
+    predicted = json.loads((tmp_path / "out.json").read_bytes())
+    assert [task["id"] for task in predicted] == [task["id"] for task in exported]
+    assert len(predicted) == 128
+    assert len([task for task in predicted if regions_of(task)]) > 10  # random weights find something somewhere
     assert "Dropped 9 of the model's 80 classes" in run.stderr
     assert "The model has random weights" in run.stderr
-    from label_studio_sdk.label_interface import LabelInterface
+    from label_studio_sdk.label_interface.interface import LabelInterface
 
     interface = LabelInterface((exports / "coco128.xml").read_text())
-    for task in found:
+    for task in predicted:
         prediction = task["predictions"][0]
         assert not interface.validate_prediction(prediction, return_errors=True)
-        scores = [each["score"] for each in prediction["result"]]
+        scores = [region["score"] for region in prediction["result"]]
         assert prediction["score"] == (pytest.approx(np.mean(scores), abs=1e-4) if scores else None)
         for region in prediction["result"]:
             box = region["value"]
@@ -142,18 +144,20 @@ def test_boxes_equal_toolkit_inference(work):
         }
     )
     net.eval()
-    found = 0
+    num_detections = 0
     with toolkit.default_scope("mmdet"):
-        for content, mine in zip(contents, ours, strict=True):
+        for content, image_detections in zip(contents, ours, strict=True):
             theirs = inference_detector(net, image_files.decode_image(content)).pred_instances
             theirs = theirs[theirs.scores >= 0.05]
-            assert len(theirs) == len(mine.detections)
-            boxes = [each.box for each in mine.detections]
+            assert len(theirs) == len(image_detections.detections)
+            boxes = [detection.box for detection in image_detections.detections]
             np.testing.assert_allclose(boxes, theirs.bboxes.numpy(), atol=0.05)
-            np.testing.assert_allclose([e.score for e in mine.detections], theirs.scores.numpy(), atol=1e-4)
-            assert [each.class_index for each in mine.detections] == theirs.labels.tolist()
-            found += len(theirs)
-    assert found >= 9
+            np.testing.assert_allclose(
+                [detection.score for detection in image_detections.detections], theirs.scores.numpy(), atol=1e-4
+            )
+            assert [detection.class_index for detection in image_detections.detections] == theirs.labels.tolist()
+            num_detections += len(theirs)
+    assert num_detections >= 9
 
 
 def test_truncated_image_in_batch_costs_one_task(lsml, work):
@@ -167,7 +171,7 @@ def test_truncated_image_in_batch_costs_one_task(lsml, work):
     before, after = (json.loads((work / name).read_bytes()) for name in ("out.json", "torn.json"))
     assert after[39]["predictions"] == []
     assert len(before) == len(after) == 120
-    same = [one["predictions"] == other["predictions"] for one, other in zip(before, after, strict=True)]
+    same = [first["predictions"] == second["predictions"] for first, second in zip(before, after, strict=True)]
     assert same.count(False) == 1
 
 
@@ -206,14 +210,16 @@ def test_classes_map_by_name_predicted_values_and_label_map(lsml, work):
 
 def test_label_thresholds_override_threshold(lsml, work):
     assert predict(lsml, work, "--threshold", "0.05", output="all.json").returncode == 0
-    own = ("--threshold", "0.99", "--with", 'thresholds={"bar": 0.05}')
-    assert predict(lsml, work, *own, output="bars.json").returncode == 0
-    every, bars = (
+    options = ("--threshold", "0.99", "--with", 'thresholds={"bar": 0.05}')
+    assert predict(lsml, work, *options, output="bars.json").returncode == 0
+    all_regions, bar_regions = (
         [region for task in json.loads((work / name).read_bytes()) for region in regions_of(task)]
         for name in ("all.json", "bars.json")
     )
-    wanted = [each for each in every if each["value"]["rectanglelabels"] == ["bar"] or each["score"] >= 0.99]
-    assert [each["value"] for each in bars] == [each["value"] for each in wanted]
+    expected = [
+        region for region in all_regions if region["value"]["rectanglelabels"] == ["bar"] or region["score"] >= 0.99
+    ]
+    assert [region["value"] for region in bar_regions] == [region["value"] for region in expected]
     run = predict(lsml, work, "--with", 'thresholds={"bra": 0.5}')
     assert run.returncode == 2
     assert "thresholds names 'bra'" in run.stderr
@@ -231,10 +237,14 @@ def test_exif_orientation_is_applied(work):
     (work / "plain.png").write_bytes(plain.getvalue())
     with load_model(str(work / "models/shapes"), media=Media(root=work), params={"precision": "fp32"}) as model:
         tasks = [{"id": 1, "data": {"image": name}} for name in ("turned.jpg", "plain.png")]
-        one, two = (outcome for _, outcome in model.predict(tasks))
-    assert one.result
-    assert [region.value for region in one.result] == [region.value for region in two.result]
-    assert {(each.extra["original_width"], each.extra["original_height"]) for each in one.result} == {(160, 128)}
+        first, second = (outcome for _, outcome in model.predict(tasks))
+    assert isinstance(first, Prediction)
+    assert isinstance(second, Prediction)
+    assert first.result
+    assert [region.value for region in first.result] == [region.value for region in second.result]
+    assert {(region.extra["original_width"], region.extra["original_height"]) for region in first.result} == {
+        (160, 128)
+    }
 
 
 def _orientation(number):
@@ -259,7 +269,7 @@ def test_masks_fill_polygons_and_brush_strokes(lsml, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     (task,) = json.loads((tmp_path / "out.json").read_bytes())
-    from label_studio_sdk.label_interface import LabelInterface
+    from label_studio_sdk.label_interface.interface import LabelInterface
 
     assert not LabelInterface(xml).validate_prediction(task["predictions"][0], return_errors=True)
     kinds = {region["type"] for region in regions_of(task)}
@@ -305,12 +315,15 @@ def test_masks_are_packed_to_their_bounding_box():
     masks[:, 200:301, 400:903] = True
     masks[0, 250, 500:600] = False
     boxes, scores = torch.tensor([[400.0, 200, 903, 301]] * 3), torch.tensor([0.9, 0.4, 0.6])
-    found = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0, 1]), scores=scores, masks=masks)
-    kept = extract_detections(SimpleNamespace(ori_shape=(1000, 1500), pred_instances=found), [0.5, float("inf")])
-    (only,) = kept.detections  # of the others one scores too low, one has no label
+    instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0, 1]), scores=scores, masks=masks)
+    detections = extract_detections(
+        SimpleNamespace(ori_shape=(1000, 1500), pred_instances=instances), [0.5, float("inf")]
+    )
+    (only,) = detections.detections  # of the others one scores too low, one has no label
     assert (only.class_index, only.box) == (0, (400, 200, 903, 301))
+    assert only.mask is not None
     assert only.mask.bits.nbytes < 7_000
-    assert (only.mask.to_array(kept.size) == masks[0].numpy()).all()
+    assert (only.mask.to_array(detections.size) == masks[0].numpy()).all()
 
 
 def test_empty_box_is_replaced_by_box_of_mask():
@@ -323,9 +336,9 @@ def test_empty_box_is_replaced_by_box_of_mask():
     masks[:2, 10:30, 20:70] = True
     boxes = torch.tensor([[0.0, 0, 0, 0], [21, 11, 69, 29], [0, 0, 0, 0]])  # as SOLO gives them; one that has one
     labels, scores = torch.zeros(3, dtype=torch.long), torch.full((3,), 0.9)
-    found = InstanceData(bboxes=boxes, labels=labels, scores=scores, masks=masks)
-    kept = extract_detections(SimpleNamespace(ori_shape=(60, 100), pred_instances=found), [0.5])
-    assert [each.box for each in kept.detections] == [(20, 10, 70, 30), (21, 11, 69, 29), (0, 0, 0, 0)]
+    instances = InstanceData(bboxes=boxes, labels=labels, scores=scores, masks=masks)
+    detections = extract_detections(SimpleNamespace(ori_shape=(60, 100), pred_instances=instances), [0.5])
+    assert [detection.box for detection in detections.detections] == [(20, 10, 70, 30), (21, 11, 69, 29), (0, 0, 0, 0)]
 
 
 def test_num_classes_ignores_rpn_head():
@@ -334,6 +347,7 @@ def test_num_classes_ignores_rpn_head():
 
     name = "faster-rcnn_r50_fpn_fcos-rpn_1x_coco"
     model = find_model("object-detector", {"config_file": name}).build()
+    assert isinstance(model, ObjectDetector)
     assert len(model.classes) == recipe.num_classes(model.config) == 80
     trained = recipe.build_model_config(configs.read(name, "mmdet", "config_file"), ["a", "b"], None)["model"]
     assert (trained["rpn_head"]["num_classes"], trained["roi_head"]["bbox_head"]["num_classes"]) == (1, 2)
@@ -347,20 +361,23 @@ def test_classes_with_shared_label_keep_own_thresholds():
 
     xml = """<View><Image name="i" value="$image"/><RectangleLabels name="r" toName="i">
     <Label value="Vehicle" predicted_values="car,truck,bus"/></RectangleLabels></View>"""
-    instances = [Detection((0, 0, 10, 10), kind, 0.5) for kind in (2, 7, 5)]  # a car, a truck and a bus of COCO's
-    for own, left in (
+    detections = [Detection((0, 0, 10, 10), kind, 0.5) for kind in (2, 7, 5)]  # a car, a truck and a bus of COCO's
+    cases: tuple[tuple[dict[str, Any], list[int]], ...] = (
         ({"car": 0.9, "truck": 0.1}, [7, 5]),
         ({"truck": 0.1, "car": 0.9}, [7, 5]),
         ({"Vehicle": 0.6, "car": 0.4}, [2]),
-    ):
-        model = find_model("object-detector", {"config_file": YOLOX, "thresholds": own}).build()
+    )
+    for thresholds, kept_classes in cases:
+        model = find_model("object-detector", {"config_file": YOLOX, "thresholds": thresholds}).build()
         binding = model.bind(LabelConfig.parse(xml), {}, None)
         binding.threshold = 0.45
-        for each in instances:
-            output = (ImageDetections((10, 10), [each]),)
+        for detection in detections:
+            output = (ImageDetections((10, 10), [detection]),)
             regions = model.decode(output, make_task("a.png"), binding).result
-            assert len(regions) == (each.class_index in left), (own, each)
-            assert (each.score >= binding.min_class_scores()[each.class_index]) == (each.class_index in left)
+            assert len(regions) == (detection.class_index in kept_classes), (thresholds, detection)
+            assert (detection.score >= binding.min_class_scores()[detection.class_index]) == (
+                detection.class_index in kept_classes
+            )
 
 
 def test_image_size_is_rounded_to_stride():
@@ -375,8 +392,8 @@ def test_image_size_is_rounded_to_stride():
         recipe.build_model_config(centernet, ["a"], 128)
 
 
-@pytest.mark.parametrize(("pictures", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4]), (1, [1])])
-def test_last_batch_of_one_image_is_dropped(pictures, sizes):
+@pytest.mark.parametrize(("num_images", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4]), (1, [1])])
+def test_last_batch_of_one_image_is_dropped(num_images, sizes):
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import configs, toolkit
     from lsml_cli.models.openmmlab.image_files import register_modules
@@ -386,18 +403,18 @@ def test_last_batch_of_one_image_is_dropped(pictures, sizes):
     from mmengine.dataset import DefaultSampler
     from mmengine.registry import DATA_SAMPLERS
 
-    class Pictures(list):
+    class ImageSizes(list):
         def get_data_info(self, number):
             return {"width": self[number], "height": 50}
 
     config = configs.read(YOLOX, "mmdet", "config_file")
     options: dict[str, Any] = {"batch_size": 4, "lr": None, "augment": True, "warm_start": False}
     options |= {"has_validation": False, "on_gpu": False, "num_workers": 0}
-    described = recipe.build_model_config(config, ["a"], None)
-    training = recipe.build_training_config(described, config, run_dir="", **options)["train_dataloader"]
-    sampler = DefaultSampler(Pictures(([90, 40] * 9)[:pictures]))
+    model_config = recipe.build_model_config(config, ["a"], None)
+    training = recipe.build_training_config(model_config, config, run_dir="", **options)["train_dataloader"]
+    sampler = DefaultSampler(ImageSizes(([90, 40] * 9)[:num_images]))
     batches = DATA_SAMPLERS.build(training["batch_sampler"] | {"sampler": sampler, "batch_size": 4})
-    assert [len(each) for each in batches] == sizes
+    assert [len(batch) for batch in batches] == sizes
     assert len(batches) == len(sizes)
 
 
@@ -444,9 +461,9 @@ def test_mmengine_checkpoint_is_read_without_trust(trained_detector, tmp_path):
     messages = {"log_scalars": {"train/loss": curve}, "runtime_info": {"epoch": 3, "lr": np.float64(0.1)}}
     meta = {"dataset_meta": {"classes": shapes.LABELS, "palette": [(1, 2, 3)]}, "epoch": 3, "seed": np.int64(1)}
     torch.save({"state_dict": weights, "meta": meta, "message_hub": messages}, tmp_path / "epoch_3.pth")
-    found = checkpoints.read(str(tmp_path / "epoch_3.pth"))
-    assert found.classes == shapes.LABELS
-    assert found.weights.keys() == weights.keys()
+    checkpoint = checkpoints.read(str(tmp_path / "epoch_3.pth"))
+    assert checkpoint.classes == shapes.LABELS
+    assert checkpoint.weights.keys() == weights.keys()
     spec = find_model(
         "object-detector",
         {"config_file": str(trained_detector / "small.py"), "checkpoint_file": str(tmp_path / "epoch_3.pth")},
@@ -530,20 +547,19 @@ def test_config_of_version_runs_no_code(work):
 @pytest.mark.parametrize("name", ["config_file", "checkpoint_file"])
 def test_version_rejects_parameters_of_another_model(tmp_path, name):
     from lsml_cli.models.object_detector import config as recipe
-    from lsml_cli.models.object_detector.model import ObjectDetector
     from lsml_cli.models.openmmlab import configs
     from lsml_cli.registry import resolve, version_writer
 
-    described = recipe.build_model_config(configs.read(YOLOX, "mmdet", "config_file"), shapes.LABELS, None)
+    model_config = recipe.build_model_config(configs.read(YOLOX, "mmdet", "config_file"), shapes.LABELS, None)
     defaults = {name: parameter.default for name, parameter in (ObjectDetector.declared_params() or {}).items()}
     params = defaults | {"config_file": "gone.py", "checkpoint_file": "gone.pth"}
     with version_writer.open_version_writer(tmp_path / "shapes") as draft:
-        configs.save(described, draft.folder)
+        configs.save(model_config, draft.folder)
         state = {"classes": list(shapes.LABELS)}
         version = draft.commit(family="object-detector", label_config=shapes.CONFIG, state=state, params=params)
     config = LabelConfig.parse(shapes.CONFIG)
-    for given in ({}, {name: params[name]}, {"precision": "fp32"}):
-        assert resolve.version_spec(version.folder, given).build().bind(config, {}, None).can_predict
+    for overrides in ({}, {name: params[name]}, {"precision": "fp32"}):
+        assert resolve.version_spec(version.folder, overrides).build().bind(config, {}, None).can_predict
     other = resolve.version_spec(version.folder, {name: "other"})
     with pytest.raises(UsageError, match=f"holds its own model: {name} changes nothing"):
         other.build().bind(config, {}, None)
@@ -594,17 +610,18 @@ def test_training_continues_without_original_config(tmp_path, monkeypatch):
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import checkpoints, configs, inference, train
 
-    version, pictured = tmp_path / "version", tmp_path / "pictured"
+    version, images_dir = tmp_path / "version", tmp_path / "pictured"
     version.mkdir()
-    (tagged,) = shapes.draw_tasks(pictured, 1)
+    (task,) = shapes.draw_tasks(images_dir, 1)
     (tmp_path / "small.py").write_text(shapes.SMALL_DETECTOR_CONFIG)
     small = configs.read(str(tmp_path / "small.py"), "mmdet", "config_file")
-    described = recipe.build_model_config(small, shapes.LABELS, 128)
-    configs.save(described, version)
-    checkpoints.save(inference.build_model(described, "mmdet").state_dict(), version)
-    gone = find_model("object-detector", {"config_file": str(tmp_path / "gone.py")})
-    earlier = dataclasses.replace(gone, path=version, state={"classes": list(shapes.LABELS)})
-    model = dataclasses.replace(gone, init_from=earlier).build()
+    model_config = recipe.build_model_config(small, shapes.LABELS, 128)
+    configs.save(model_config, version)
+    checkpoints.save(inference.build_model(model_config, "mmdet").state_dict(), version)
+    spec = find_model("object-detector", {"config_file": str(tmp_path / "gone.py")})
+    init_from = dataclasses.replace(spec, path=version, state={"classes": list(shapes.LABELS)})
+    model = dataclasses.replace(spec, init_from=init_from).build()
+    assert isinstance(model, ObjectDetector)
     binding = model.bind(LabelConfig.parse(shapes.CONFIG), {}, None)
     assert (model.classes, binding.notes) == (shapes.LABELS, ())
     binding.media = Media(root=tmp_path)
@@ -616,11 +633,11 @@ def test_training_continues_without_original_config(tmp_path, monkeypatch):
         raise NotTrained(config["optim_wrapper"]["optimizer"]["type"])
 
     monkeypatch.setattr(train, "train", instead)
-    example = AnnotatedTask(make_task(tagged["data"]["image"]), Annotation(1, tagged["annotations"][0]["result"]))
-    said = []
+    example = AnnotatedTask(make_task(task["data"]["image"]), Annotation(1, task["annotations"][0]["result"]))
+    messages: list[str] = []
     with pytest.raises(NotTrained, match="AdamW"):
-        model.fit([example], [], binding, tmp_path / "out", said.append)
-    assert any("gone.py is not here, or names no optimizer" in each for each in said)
+        model.fit([example], [], binding, tmp_path / "out", messages.append)
+    assert any("gone.py is not here, or names no optimizer" in message for message in messages)
 
 
 def test_annotations_convert_to_coco_pixels(tmp_path):
@@ -655,15 +672,15 @@ def test_annotations_convert_to_coco_pixels(tmp_path):
         for pair in config.find_pairs(tag, ("Image",))
     ]
     classes = dataset.collect_classes([example], pairs, print)
-    found = dataset.build_coco([(TrainingImage(tmp_path / "0", (200, 100), example), pairs)], classes)
+    coco = dataset.build_coco([(TrainingImage(tmp_path / "0", (200, 100), example), pairs)], classes)
     assert classes == ("a", "b", "c")
-    assert [(each["category_id"], each["bbox"]) for each in found["annotations"]] == [
+    assert [(annotation["category_id"], annotation["bbox"]) for annotation in coco["annotations"]] == [
         (0, [20, 10, 40, 30]),
-        (0, [180, 90, 20, 10]),  # as far as it lies within the picture
+        (0, [180, 90, 20, 10]),  # clipped to the image
         (1, [20, 10, 20, 40]),
         (2, [50, 20, 40, 20]),
     ]
-    assert found["annotations"][3]["area"] == 800
+    assert coco["annotations"][3]["area"] == 800
 
 
 def test_regions_belong_to_their_own_image(tmp_path, monkeypatch):
@@ -677,8 +694,8 @@ def test_regions_belong_to_their_own_image(tmp_path, monkeypatch):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     box = {"x": 25, "y": 50, "width": 50, "height": 50}
     result = [
-        {"from_name": control, "to_name": picture, "value": box | {"rectanglelabels": [label]}}
-        for control, picture, label in (("a", "one", "x"), ("b", "two", "y"))
+        {"from_name": control, "to_name": image_name, "value": box | {"rectanglelabels": [label]}}
+        for control, image_name, label in (("a", "one", "x"), ("b", "two", "y"))
     ]
     data = {name: f"{name}.png" for name in sizes}
     example = AnnotatedTask(Task(0, 1, data, {"id": 1, "data": data}), Annotation(1, result))
@@ -695,14 +712,14 @@ def test_regions_belong_to_their_own_image(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", instead)
     with pytest.raises(NotTrained) as raised:
         model.fit([example], [], binding, tmp_path / "out", print)
-    found = json.loads(str(raised.value))
-    assert [(each["width"], each["height"]) for each in found["images"]] == list(sizes.values())
-    places = [(each["image_id"], each["category_id"], each["bbox"]) for each in found["annotations"]]
-    assert places == [(0, 0, [20, 30, 40, 30]), (1, 1, [10, 50, 20, 50])]
+    coco = json.loads(str(raised.value))
+    assert [(item["width"], item["height"]) for item in coco["images"]] == list(sizes.values())
+    geometries = [(item["image_id"], item["category_id"], item["bbox"]) for item in coco["annotations"]]
+    assert geometries == [(0, 0, [20, 30, 40, 30]), (1, 1, [10, 50, 20, 50])]
 
 
 def test_broken_training_image_is_skipped_and_wrong_batch_size_rejected(lsml, work):
-    (work / "shapes/7.png").write_bytes(b"no picture")
+    (work / "shapes/7.png").write_bytes(b"no image")
     run = shapes.fit_detector(lsml, work, epochs=1, output="models/broken")
     assert run.returncode == 0, run.stderr
     assert "Not trained_detector from task 7: " in run.stderr
@@ -755,7 +772,7 @@ def test_best_epoch_is_kept(tmp_path):
     assert keep_best(tmp_path, 0.0, 0.0, 0.0) == (
         3,
         0.0,
-    )  # nothing is found, the latest weights have trained_detector most
+    )  # nothing is found, the latest weights have learned most
     assert keep_best(tmp_path, 0.0, 0.2, 0.0, 0.0, 0.3, patience=2) == (2, 0.2)
 
 
@@ -791,6 +808,7 @@ def test_ctrl_c_ends_training_and_removes_files(work):
     ]
     command += ["--with", "config_file=small.py", "--with", "epochs=50", "-c", "shapes.xml", "--document-root", "."]
     run = subprocess.Popen([*command, "-o", "models/ended"], cwd=work, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
     for line in run.stderr:
         if "Epoch 1 " in line:
             break
@@ -799,11 +817,13 @@ def test_ctrl_c_ends_training_and_removes_files(work):
     run.stderr.close()
     assert not [path for path in (work / "models/ended").rglob("*") if path.is_file()]
     psutil = pytest.importorskip("psutil")
-    mine = [each for each in psutil.process_iter(["cmdline"]) if str(work) in " ".join(each.info["cmdline"] or ())]
-    assert not mine
+    remaining = [
+        child for child in psutil.process_iter(["cmdline"]) if str(work) in " ".join(child.info["cmdline"] or ())
+    ]
+    assert not remaining
 
 
 def test_check_model_passes(trained_detector):
     spec = find_model(str(trained_detector / "models/shapes"), {"precision": "fp32"})
-    tasks = [{"id": n, "data": {"image": f"shapes/{n}.png"}} for n in range(1, 7)]
+    tasks = [{"id": number, "data": {"image": f"shapes/{number}.png"}} for number in range(1, 7)]
     check_model(spec, label_config=shapes.CONFIG, tasks=tasks, annotated=(), media_root=trained_detector)

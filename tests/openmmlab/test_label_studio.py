@@ -61,17 +61,19 @@ def test_predicted_boxes_are_shown(lsml, trained_detector, label_studio, page, t
 
 def test_read_texts_are_shown_beside_regions(lsml, trained_recognizer, label_studio, page, tmp_path):
     words = [Word("47", (100, 60)), Word("312", (330, 80)), Word("58", (120, 250), 40), Word("906", (350, 250), -30)]
-    picture = writing.draw_page(words)
-    picture.save(tmp_path / "numbers.png")
+    image = writing.draw_page(words)
+    image.save(tmp_path / "numbers.png")
     drawn = [
-        each for i, word in enumerate(words) for each in writing.make_ocr_regions(word, picture.size, str(i), text="?")
+        region
+        for i, word in enumerate(words)
+        for region in writing.make_ocr_regions(word, image.size, str(i), text="?")
     ]
     task = {"id": 1, "data": {"ocr": data_uri(tmp_path / "numbers.png")}, "annotations": [{"id": 1, "result": drawn}]}
     (tmp_path / "numbers.json").write_text(json.dumps([task]))
     template = writing.OCR_CONFIG.replace('perRegion="true"', 'perRegion="true" displayMode="region-list"')
     (tmp_path / "template.xml").write_text(template)
-    given = ("--model", trained_recognizer, "-c", "template.xml", "-o", "out.json")
-    run = lsml("predict", "numbers.json", *given, cwd=tmp_path, timeout=300)
+    options = ("--model", trained_recognizer, "-c", "template.xml", "-o", "out.json")
+    run = lsml("predict", "numbers.json", *options, cwd=tmp_path, timeout=300)
     assert run.returncode == 0, run.stderr
     predicted = json.loads((tmp_path / "out.json").read_bytes())
     project, ids = import_predictions(label_studio, "numbers", template, predicted)

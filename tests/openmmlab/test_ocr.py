@@ -77,7 +77,7 @@ def _write_weights(path: Path) -> None:
     import torch
 
     net = inference.build_model(configs.read(CRNN, "mmocr", "recog_config"), "mmocr")
-    weights = {name: each * 8 if "decoder" in name else each for name, each in net.state_dict().items()}
+    weights = {name: array * 8 if "decoder" in name else array for name, array in net.state_dict().items()}
     torch.save({"state_dict": weights}, path)
 
 
@@ -86,27 +86,27 @@ def params(work: Path, **others: Any) -> dict[str, Any]:
 
 
 def predict(
-    work: Path, tasks: Sequence[dict[str, Any]], config: str, *, threshold: float | None = None, **given: Any
+    work: Path, tasks: Sequence[dict[str, Any]], config: str, *, threshold: float | None = None, **model_params: Any
 ) -> list[Prediction]:
     """Return the predictions of the tasks, in one batch; each is checked with Label Studio's own validation."""
-    spec = find_model("ocr", params(work, **given))
+    spec = find_model("ocr", params(work, **model_params))
     with load_model(spec, config, media=Media(work), threshold=threshold) as model:
         outcomes = [outcome for _, outcome in model.predict(tasks, batch_size=len(tasks))]
-    assert not [each for each in outcomes if isinstance(each, Failure)]
-    from label_studio_sdk.label_interface import LabelInterface
+    assert not [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    from label_studio_sdk.label_interface.interface import LabelInterface
 
-    for each in outcomes:
-        assert isinstance(each, Prediction)
-        assert LabelInterface(config).validate_prediction(each.to_json(), return_errors=True) == []
+    for outcome in outcomes:
+        assert isinstance(outcome, Prediction)
+        assert LabelInterface(config).validate_prediction(outcome.to_json(), return_errors=True) == []
     return outcomes  # type: ignore[return-value]
 
 
 def types(prediction: Prediction) -> list[list[str]]:
     """Return the types of the regions that share an id, id by id."""
-    found: dict[str, list[str]] = {}
+    by_id: dict[str, list[str]] = {}
     for region in prediction.result:
-        found.setdefault(region.id, []).append(region.type)
-    return list(found.values())
+        by_id.setdefault(region.id, []).append(region.type)
+    return list(by_id.values())
 
 
 def texts(prediction: Prediction) -> list[str]:
@@ -122,13 +122,15 @@ def stored(task: dict[str, Any], key: str) -> list[str]:
 
 
 def test_template_gets_shape_label_and_text_with_one_id(work: Path) -> None:
-    (found,) = predict(work, [{"id": 5, "data": {"ocr": "page.png"}}], OCR_CONFIG)
-    assert types(found) == [
+    (prediction,) = predict(work, [{"id": 5, "data": {"ocr": "page.png"}}], OCR_CONFIG)
+    assert types(prediction) == [
         ["rectangle", "labels", "textarea"],
         ["rectangle", "labels", "textarea"],
         ["polygon", "labels", "textarea"],
     ]
-    for shape, label, text in zip(found.result[::3], found.result[1::3], found.result[2::3], strict=True):
+    for shape, label, text in zip(
+        prediction.result[::3], prediction.result[1::3], prediction.result[2::3], strict=True
+    ):
         geometry = dict(shape.value)
         assert label.value == geometry | {"labels": ["Text"]}
         assert text.value == geometry | {"text": text.value["text"]}
@@ -137,8 +139,8 @@ def test_template_gets_shape_label_and_text_with_one_id(work: Path) -> None:
 
 
 def test_shapes_lie_on_the_words(work: Path) -> None:
-    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], OCR_CONFIG)
-    shapes = [region.value for region in found.result if region.type in ("rectangle", "polygon")]
+    (prediction,) = predict(work, [{"data": {"ocr": "page.png"}}], OCR_CONFIG)
+    shapes = [region.value for region in prediction.result if region.type in ("rectangle", "polygon")]
     for word, value in zip(WORDS, shapes, strict=True):
         points = value.get("points") or [
             [value["x"] + x * value["width"], value["y"] + y * value["height"]] for x in (0, 1) for y in (0, 1)
@@ -148,31 +150,31 @@ def test_shapes_lie_on_the_words(work: Path) -> None:
 
 
 def test_turned_text_without_polygon_gets_rotated_box(work: Path) -> None:
-    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], BOX_CONFIG)
-    boxes = [region.value for region in found.result if region.type == "rectangle"]
+    (prediction,) = predict(work, [{"data": {"ocr": "page.png"}}], BOX_CONFIG)
+    boxes = [region.value for region in prediction.result if region.type == "rectangle"]
     assert [box["rotation"] for box in boxes[:2]] == [0, 0]
     assert boxes[2]["rotation"] == pytest.approx(30, abs=3)
     assert boxes[2]["width"] * SIZE[0] > 3 * boxes[2]["height"] * SIZE[1]
 
 
 def test_rectangle_labels_get_two_regions_per_text(work: Path) -> None:
-    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], MERGED_CONFIG)
-    assert types(found) == [["rectanglelabels", "textarea"]] * 3
-    assert all(region.value["rectanglelabels"] == ["printed"] for region in found.result[::2])
-    assert all("rectanglelabels" not in region.value for region in found.result[1::2])
+    (prediction,) = predict(work, [{"data": {"ocr": "page.png"}}], MERGED_CONFIG)
+    assert types(prediction) == [["rectanglelabels", "textarea"]] * 3
+    assert all(region.value["rectanglelabels"] == ["printed"] for region in prediction.result[::2])
+    assert all("rectanglelabels" not in region.value for region in prediction.result[1::2])
 
 
 def test_image_without_shape_controls_is_one_line(work: Path) -> None:
     draw_page([Word("Invoice", (80, 30))], (160, 60)).save(work / "line.png")
     task = {"data": {"ocr": "line.png"}}
-    (found,) = predict(work, [task], WHOLE_IMAGE_CONFIG)
-    assert [(region.type, set(region.value)) for region in found.result] == [("textarea", {"text"})]
+    (prediction,) = predict(work, [task], WHOLE_IMAGE_CONFIG)
+    assert [(region.type, set(region.value)) for region in prediction.result] == [("textarea", {"text"})]
     assert predict(work, [task], WHOLE_IMAGE_CONFIG, text_threshold=1.0)[0].result == ()
     assert predict(work, [task], WHOLE_IMAGE_CONFIG, threshold=1.0)[0].result == ()
 
 
 @pytest.mark.parametrize(
-    ("labels", "wanted", "guessed"),
+    ("labels", "expected", "is_guess"),
     [
         (["Stamp", "Text"], "Text", False),
         (["Stamp"], "Stamp", False),
@@ -180,14 +182,14 @@ def test_image_without_shape_controls_is_one_line(work: Path) -> None:
         (['Stamp" predicted_values="text', "Text"], "Stamp", False),
     ],
 )
-def test_label_for_text(work: Path, labels: list[str], wanted: str, guessed: bool) -> None:
+def test_label_for_text(work: Path, labels: list[str], expected: str, is_guess: bool) -> None:
     tags = "".join(f'<Label value="{label}"/>' for label in labels)
     config = LabelConfig.parse(MERGED_CONFIG.replace('<Label value="printed"/>', tags))
     binding = find_model("ocr", params(work)).build().bind(config, {}, None)
-    assert dict(binding.label_mappings[0].label_of) == {"text": wanted}
-    assert any("every text is labelled" in note for note in binding.notes) is guessed
+    assert dict(binding.label_mappings[0].label_of) == {"text": expected}
+    assert any("every text is labelled" in note for note in binding.notes) is is_guess
     mapped = find_model("ocr", params(work)).build().bind(config, {"text": "Print"}, None)
-    assert mapped.label_mappings[0].label_of["text"] == ("Print" if guessed else wanted)
+    assert mapped.label_mappings[0].label_of["text"] == ("Print" if is_guess else expected)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +209,8 @@ def test_shapes_are_clipped_to_image(work: Path) -> None:
     words = [Word("Corner", (30, 20), 35), Word("Edge", (470, 200), 90), Word("Below", (240, 355), 4)]
     draw_page(words).save(work / "edges.png")
     for config in (OCR_CONFIG, BOX_CONFIG, MERGED_CONFIG):
-        (found,) = predict(work, [{"data": {"ocr": "edges.png"}}], config)
-        assert len(types(found)) >= 3
+        (prediction,) = predict(work, [{"data": {"ocr": "edges.png"}}], config)
+        assert len(types(prediction)) >= 3
 
 
 # ---- recognition
@@ -218,7 +220,7 @@ def test_texts_and_scores_equal_mmocr_inferencer(work: Path) -> None:
     """With the same weights, on upright text."""
     upright = [Word("Invoice", (110, 60)), Word("4711", (330, 62)), Word("Total", (240, 200), 0, 100)]
     draw_page(upright).save(work / "upright.png")
-    (found,) = predict(work, [{"data": {"ocr": "upright.png"}}], OCR_CONFIG)
+    (prediction,) = predict(work, [{"data": {"ocr": "upright.png"}}], OCR_CONFIG)
     toolkit.import_mmocr()
     with warnings.catch_warnings(action="ignore"), toolkit.suppress_output():
         from mmocr.apis import MMOCRInferencer
@@ -228,11 +230,11 @@ def test_texts_and_scores_equal_mmocr_inferencer(work: Path) -> None:
             det=str(work / "blobs.py"), rec=recogniser, rec_weights=str(work / "reads.pth"), device="cpu"
         )
         (theirs,) = both(str(work / "upright.png"), out_dir="")["predictions"]
-    ours = [region for region in found.result if region.type == "textarea"]
-    assert sorted(zip(texts(found), [round(each.score or 0, 3) for each in ours], strict=True)) == sorted(
+    ours = [region for region in prediction.result if region.type == "textarea"]
+    assert sorted(zip(texts(prediction), [round(region.score or 0, 3) for region in ours], strict=True)) == sorted(
         zip(theirs["rec_texts"], [round(score, 3) for score in theirs["rec_scores"]], strict=True)
     )
-    assert len(set(texts(found))) == 3, "all texts are equal, so the test shows nothing"
+    assert len(set(texts(prediction))) == 3, "all texts are equal, so the test shows nothing"
 
 
 def test_text_does_not_depend_on_batch(work: Path) -> None:
@@ -243,7 +245,7 @@ def test_text_does_not_depend_on_batch(work: Path) -> None:
     tasks = [{"id": number, "data": {"ocr": f"p{number}.png"}} for number in range(6)]
     together = predict(work, tasks, OCR_CONFIG)
     alone = [predict(work, [task], OCR_CONFIG)[0] for task in tasks]
-    assert [each.to_json() for each in together] == [each.to_json() for each in alone]
+    assert [prediction.to_json() for prediction in together] == [prediction.to_json() for prediction in alone]
 
 
 def test_stateful_pipeline_steps_are_not_shared_by_threads() -> None:
@@ -251,19 +253,19 @@ def test_stateful_pipeline_steps_are_not_shared_by_threads() -> None:
     import torch
     from mmengine.registry import TRANSFORMS
 
-    noted = threading.Barrier(2)
+    barrier = threading.Barrier(2)
 
     @TRANSFORMS.register_module(force=True)
     class StatefulStep:
-        def __call__(self, found: dict[str, Any]) -> dict[str, Any]:
-            self.width = found["img"].shape[1]
-            noted.wait(timeout=30)
+        def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+            self.width = results["img"].shape[1]
+            barrier.wait(timeout=30)
             return {"width": self.width}
 
     net = inference.Predictor(torch.nn.Identity(), "mmocr", [{"type": "mmengine.StatefulStep"}], "cpu")
     with ThreadPoolExecutor(2) as threads:
         prepared = threads.map(net.prepare, [np.zeros((8, width, 3), np.uint8) for width in (10, 20)])
-        assert [each["width"] for each in prepared] == [10, 20]
+        assert [result["width"] for result in prepared] == [10, 20]
 
 
 @pytest.mark.parametrize("angle", [-92, -90, -88, -80, -74, -60, -30, -5, 10, 30, 60, 74, 80, 86])
@@ -282,9 +284,9 @@ def test_turned_text_is_rectified(angle: float) -> None:
 
 
 def test_single_narrow_digit_stays_upright() -> None:
-    picture = np.asarray(draw_page([Word("1", (240, 180))]))
+    page = np.asarray(draw_page([Word("1", (240, 180))]))
     for points in ([(236, 168), (244, 168), (244, 190), (236, 190)], [(236, 169), (244, 168), (245, 190), (237, 191)]):
-        crop = crops.rectify(picture, points)
+        crop = crops.rectify(page, points)
         assert crop is not None
         assert crop.shape[0] > crop.shape[1]
 
@@ -340,9 +342,9 @@ def test_reading_order_follows_page_rotation(angle: float) -> None:
     heading = line(40, 0, 300, 50)
     columns = [line(left, 60 + 30 * row, 140 - row, 20) for row in range(6) for left in (40, 200)]
     margin = line(0, 62, 16, 165)
-    wanted = [heading, *columns[:6], margin, *columns[6:]]
+    expected = [heading, *columns[:6], margin, *columns[6:]]
     for seed in range(5):
-        assert sort_in_reading_order(random.Random(seed).sample(wanted, len(wanted))) == wanted
+        assert sort_in_reading_order(random.Random(seed).sample(expected, len(expected))) == expected
 
 
 def test_reading_order_of_large_text_beside_small_lines() -> None:
@@ -360,14 +362,14 @@ def test_reading_order_of_large_text_beside_small_lines() -> None:
 def test_threshold_applies_to_shapes_and_text_threshold_to_texts(work: Path) -> None:
     """The third word is gray, so its score is lower. All texts have a low confidence."""
     task = {"data": {"ocr": "page.png"}}
-    (every,) = predict(work, [task], OCR_CONFIG, threshold=0)
-    scores = [region.score for region in every.result if region.type in ("rectangle", "polygon")]
+    (unfiltered,) = predict(work, [task], OCR_CONFIG, threshold=0)
+    scores = [region.score for region in unfiltered.result if region.type in ("rectangle", "polygon")]
     assert [score > 0.8 for score in scores if score is not None] == [True, True, False]
-    (sure,) = predict(work, [task], OCR_CONFIG, threshold=0.8)
-    assert len(types(sure)) == 2
-    assert all(len(each) == 3 for each in types(sure)), "the threshold of shapes was applied to texts"
-    (silent,) = predict(work, [task], OCR_CONFIG, text_threshold=1.0)
-    assert types(silent) == [["rectangle", "labels"], ["rectangle", "labels"], ["polygon", "labels"]]
+    (confident,) = predict(work, [task], OCR_CONFIG, threshold=0.8)
+    assert len(types(confident)) == 2
+    assert all(len(group) == 3 for group in types(confident)), "the threshold of shapes was applied to texts"
+    (without_texts,) = predict(work, [task], OCR_CONFIG, text_threshold=1.0)
+    assert types(without_texts) == [["rectangle", "labels"], ["rectangle", "labels"], ["polygon", "labels"]]
 
 
 # ---- existing shapes
@@ -375,73 +377,77 @@ def test_threshold_applies_to_shapes_and_text_threshold_to_texts(work: Path) -> 
 
 def test_existing_shapes_are_kept_and_read(work: Path) -> None:
     """With ids, geometry and labels, from an annotation, a draft or a prediction."""
-    regions = [each for i, word in enumerate(WORDS) for each in make_ocr_regions(word, SIZE, f"mine{i}")]
-    shapes = [each for each in regions if each["type"] != "textarea"]
-    stored = [
+    regions = [region for i, word in enumerate(WORDS) for region in make_ocr_regions(word, SIZE, f"region{i}")]
+    shapes = [region for region in regions if region["type"] != "textarea"]
+    annotated: list[dict[str, Any]] = [
         {"annotations": [{"id": 1, "result": shapes}]},
         {"drafts": [{"result": shapes}]},
         {"predictions": [{"result": shapes, "model_version": "old"}]},
     ]
-    found = predict(work, [{"data": {"ocr": "page.png"}} | each for each in stored], OCR_CONFIG, det="none")
-    for each in found:
-        assert [(region.id, region.type, region.score is None) for region in each.result] == [
-            (f"mine{i}", type, type != "textarea") for i in range(3) for type in ("rectangle", "labels", "textarea")
+    predictions = predict(
+        work, [{"data": {"ocr": "page.png"}} | fields for fields in annotated], OCR_CONFIG, det="none"
+    )
+    for prediction in predictions:
+        assert [(region.id, region.type, region.score is None) for region in prediction.result] == [
+            (f"region{i}", type, type != "textarea") for i in range(3) for type in ("rectangle", "labels", "textarea")
         ]
-        assert [region.value for region in each.result[::3]] == [region["value"] for region in regions[::3]]
-        assert all(region.value["labels"] == ["Handwriting"] for region in each.result[1::3])
-        assert texts(each) == texts(found[0])
+        assert [region.value for region in prediction.result[::3]] == [region["value"] for region in regions[::3]]
+        assert all(region.value["labels"] == ["Handwriting"] for region in prediction.result[1::3])
+        assert texts(prediction) == texts(predictions[0])
 
 
 def test_existing_shapes_are_read_with_rectangle_labels(work: Path) -> None:
-    regions = make_ocr_regions(WORDS[0], SIZE, "mine")
+    regions = make_ocr_regions(WORDS[0], SIZE, "drawn")
     task = {"data": {"ocr": "page.png"}, "annotations": [{"id": 1, "result": regions}]}
-    (found,) = predict(work, [task], MERGED_CONFIG, det="none")
-    assert types(found) == [["rectanglelabels", "textarea"]]
-    assert found.result[0].id == "mine"
-    assert found.result[0].value["rectanglelabels"] == ["printed"]
+    (prediction,) = predict(work, [task], MERGED_CONFIG, det="none")
+    assert types(prediction) == [["rectanglelabels", "textarea"]]
+    assert prediction.result[0].id == "drawn"
+    assert prediction.result[0].value["rectanglelabels"] == ["printed"]
 
 
 def test_shapes_with_shared_id_keep_their_labels_and_texts(work: Path) -> None:
     """The second of two shapes with the same id gets a new one."""
     result = [*make_ocr_regions(WORDS[0], SIZE, "same"), *make_ocr_regions(WORDS[1], SIZE, "same", text="other")]
     result[1]["value"]["labels"] = ["Handwriting", "Text", "gone"]
-    for turned in (result, result[::-1]):
-        task = {"data": {"ocr": "page.png"}, "annotations": [{"id": 1, "result": turned}]}
-        (found,) = predict(work, [task], OCR_CONFIG, det="none")
-        assert types(found) == [["rectangle", "labels", "textarea"]] * 2
-        labels = {region.value["x"]: region.value["labels"] for region in found.result if region.type == "labels"}
+    for regions in (result, result[::-1]):
+        task = {"data": {"ocr": "page.png"}, "annotations": [{"id": 1, "result": regions}]}
+        (prediction,) = predict(work, [task], OCR_CONFIG, det="none")
+        assert types(prediction) == [["rectangle", "labels", "textarea"]] * 2
+        labels = {region.value["x"]: region.value["labels"] for region in prediction.result if region.type == "labels"}
         assert labels == {
             result[0]["value"]["x"]: ["Handwriting", "Text"],
             result[3]["value"]["x"]: ["Handwriting"],
         }
-        filling = bind(OcrBinding(LabelConfig.parse(OCR_CONFIG)), "ocr").control_bindings[0]
-        texts_at = {each.existing_shape.value["x"]: each.text for each in transcribed_shapes(turned, filling, SIZE)}
+        control_binding = bind(OcrBinding(LabelConfig.parse(OCR_CONFIG)), "ocr").control_bindings[0]
+        texts_at = {
+            shape.existing_shape.value["x"]: shape.text for shape in transcribed_shapes(regions, control_binding, SIZE)
+        }
         assert texts_at == {result[0]["value"]["x"]: "Invoice", result[3]["value"]["x"]: "other"}
 
 
 def test_export_without_ids_is_grouped_by_geometry(work: Path, shared_data: Path) -> None:
     (row,) = json.loads((shared_data / "exports" / "image-ocr-json_min.json").read_bytes())
     row["ocr"] = "page.png"
-    (found,) = predict(work, [row], OCR_CONFIG, det="none")
-    assert types(found) == [["rectangle", "labels", "textarea"], ["polygon", "labels", "textarea"]]
-    assert [region.value["labels"] for region in found.result[1::3]] == [["Text"], ["Handwriting"]]
+    (prediction,) = predict(work, [row], OCR_CONFIG, det="none")
+    assert types(prediction) == [["rectangle", "labels", "textarea"], ["polygon", "labels", "textarea"]]
+    assert [region.value["labels"] for region in prediction.result[1::3]] == [["Text"], ["Handwriting"]]
 
 
 def test_task_without_shapes_gets_empty_prediction(work: Path) -> None:
-    (found,) = predict(work, [{"data": {"ocr": "page.png"}}], OCR_CONFIG, det="none")
-    assert (found.result, found.score) == ((), None)
+    (prediction,) = predict(work, [{"data": {"ocr": "page.png"}}], OCR_CONFIG, det="none")
+    assert (prediction.result, prediction.score) == ((), None)
 
 
 # ---- commands
 
 
-def command(work: Path, *more: str, config: str = "template.xml") -> list[str]:
-    given = [part for name, value in params(work).items() for part in ("--with", f"{name}={value}")]
-    return ["--model", "ocr", "--label-config", str(work / config), *given, "--with", "precision=fp32", *more]
+def command(work: Path, *options: str, config: str = "template.xml") -> list[str]:
+    with_params = [part for name, value in params(work).items() for part in ("--with", f"{name}={value}")]
+    return ["--model", "ocr", "--label-config", str(work / config), *with_params, "--with", "precision=fp32", *options]
 
 
 def test_receipts_get_valid_predictions(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
-    from label_studio_sdk.label_interface import LabelInterface
+    from label_studio_sdk.label_interface.interface import LabelInterface
 
     exports = shared_data / "exports"
     run = lsml(
@@ -461,11 +467,11 @@ def test_receipts_get_valid_predictions(lsml: Lsml, shared_data: Path, tmp_path:
     assert run.returncode == 0, run.stderr
     assert all(line.startswith("lsml: ") for line in run.stderr.splitlines()), "the toolkits printed something"
     assert run.stdout == ""
-    found = json.loads((tmp_path / "out.json").read_bytes())
-    given = json.loads((exports / "receipts-annotated.json").read_bytes())
-    assert [task["id"] for task in found] == [task["id"] for task in given]
+    predicted = json.loads((tmp_path / "out.json").read_bytes())
+    exported = json.loads((exports / "receipts-annotated.json").read_bytes())
+    assert [task["id"] for task in predicted] == [task["id"] for task in exported]
     interface = LabelInterface((exports / "receipts.xml").read_text())
-    for task in found:
+    for task in predicted:
         (prediction,) = task["predictions"]
         assert prediction["result"]
         assert interface.validate_prediction(prediction, return_errors=True) == []
@@ -479,10 +485,10 @@ def test_broken_image_costs_one_task(lsml: Lsml, work: Path, tmp_path: Path) -> 
     out, errors = tmp_path / "out.json", tmp_path / "errors.jsonl"
     run = lsml("predict", work / "some.json", *command(work), "-o", out, "--errors", errors, cwd=ROOT)
     assert run.returncode == 3, run.stderr
-    found = json.loads(out.read_bytes())
-    assert [task["id"] for task in found] == list(range(6))
-    assert [len(task["predictions"]) for task in found] == [1, 1, 0, 1, 0, 1]
-    assert len({json.dumps(task["predictions"][0]["score"]) for task in found if task["predictions"]}) == 1
+    predicted = json.loads(out.read_bytes())
+    assert [task["id"] for task in predicted] == list(range(6))
+    assert [len(task["predictions"]) for task in predicted] == [1, 1, 0, 1, 0, 1]
+    assert len({json.dumps(task["predictions"][0]["score"]) for task in predicted if task["predictions"]}) == 1
     assert [(line["id"], line["stage"]) for line in map(json.loads, errors.read_text().splitlines())] == [
         (2, "encode"),
         (4, "fetch"),
@@ -529,16 +535,16 @@ def test_check_shows_labels_without_loading_model(lsml: Lsml, work: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("model_params", "sentence"),
     [
         ({"det": "some"}, "det must be auto, or none"),
         ({"train": "all"}, "train must be recognition, detection or both"),
         ({"text_threshold": 2}, "text_threshold must be a score in 0..1"),
     ],
 )
-def test_invalid_parameter_is_rejected(given: dict[str, Any], sentence: str) -> None:
+def test_invalid_parameter_is_rejected(model_params: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        find_model("ocr", given)
+        find_model("ocr", model_params)
 
 
 def test_random_weights_are_reported(work: Path) -> None:
@@ -558,7 +564,7 @@ def test_checkpoint_of_other_model_is_rejected(work: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "transcribed", "sentence"),
+    ("model_params", "transcribed", "sentence"),
     [
         ({"train": "detection", "recog_ckpt": "nope.pth"}, True, r"The checkpoint nope\.pth does not exist"),
         (
@@ -578,7 +584,7 @@ def test_unusable_input_is_reported_before_training(
     work: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    given: dict[str, Any],
+    model_params: dict[str, Any],
     transcribed: bool,
     sentence: str,
 ) -> None:
@@ -586,8 +592,10 @@ def test_unusable_input_is_reported_before_training(
     monkeypatch.setattr(train, "train", lambda *args, **others: pytest.fail("it was trained"))
     rows = write_pages(tmp_path / "pages", 2)
     for annotation in (row["annotations"][0] for row in rows):
-        annotation["result"] = [each for each in annotation["result"] if transcribed or each["type"] != "textarea"]
-    spec = find_model("ocr", params(work) | {"det_config": str(tmp_path / "small.py")} | given)
+        annotation["result"] = [
+            region for region in annotation["result"] if transcribed or region["type"] != "textarea"
+        ]
+    spec = find_model("ocr", params(work) | {"det_config": str(tmp_path / "small.py")} | model_params)
     (tmp_path / "pages.json").write_text(json.dumps(rows))
     config, tasks = LabelConfig.parse(OCR_CONFIG), read_tasks(str(tmp_path / "pages.json"))
     with pytest.raises(ModelError, match=sentence):
@@ -597,10 +605,10 @@ def test_unusable_input_is_reported_before_training(
 def test_version_stores_training_pipeline_of_detector(tmp_path: Path) -> None:
     """Also where the original config is gone."""
     (tmp_path / "small.py").write_text(SMALL_DETECTOR_CONFIG)
-    given = OcrComponent("det", None, str(tmp_path / "small.py"), None, False)
-    held = replace(given, folder=tmp_path)
+    component = OcrComponent("det", None, str(tmp_path / "small.py"), None, False)
+    stored_component = replace(component, folder=tmp_path)
 
-    def steps(part: OcrComponent) -> Any:
+    def steps(source: OcrComponent) -> Any:
         settings: dict[str, Any] = {
             "batch_size": 2,
             "lr": None,
@@ -608,33 +616,33 @@ def test_version_stores_training_pipeline_of_detector(tmp_path: Path) -> None:
             "has_validation": False,
             "num_workers": 0,
         }
-        files = {"folder": tmp_path, "dictionary": tmp_path / "dictionary.txt"}
+        files: dict[str, Any] = {"folder": tmp_path, "dictionary": tmp_path / "dictionary.txt"}
         config = configuration.build_training_config(
-            configuration.build_model_config(part, own_characters=False), part, **files, **settings
+            configuration.build_model_config(source, own_characters=False), source, **files, **settings
         )
         return config["train_dataloader"]["dataset"]["pipeline"]
 
-    described, wanted = configuration.build_model_config(given, own_characters=False), steps(given)
-    configs.save(described, tmp_path, config_filename("det"))
+    model_config, expected = configuration.build_model_config(component, own_characters=False), steps(component)
+    configs.save(model_config, tmp_path, config_filename("det"))
     (tmp_path / "small.py").unlink()
-    assert [step["type"] for step in wanted[1:3]] == ["LoadOCRAnnotations", "RandomCrop"]
-    assert steps(replace(held)) == wanted
+    assert [step["type"] for step in expected[1:3]] == ["LoadOCRAnnotations", "RandomCrop"]
+    assert steps(replace(stored_component)) == expected
     configs.save(
-        {key: described[key] for key in described if key != "train_dataloader"}, tmp_path, config_filename("det")
+        {key: model_config[key] for key in model_config if key != "train_dataloader"}, tmp_path, config_filename("det")
     )
     with pytest.raises(ModelError, match=r"config small has no train_dataloader .* or is no longer there"):
-        steps(replace(held))
+        steps(replace(stored_component))
 
 
 @pytest.mark.timeout(900)
 def test_recognizer_learns_to_read_numbers(trained_recognizer: Path) -> None:
-    (folder,) = [each for each in trained_recognizer.iterdir() if each.is_dir()]
-    described = json.loads((folder / "model.json").read_bytes())
-    state = described["state"]
+    (folder,) = [path for path in trained_recognizer.iterdir() if path.is_dir()]
+    version = json.loads((folder / "model.json").read_bytes())
+    state = version["state"]
     assert (state["parts"], state["trained"]) == (["recog"], ["recog"])
     assert state["recognition"]["characters"] == "0123456789"
-    assert described["metrics"]["transcription"]["exact"] >= 0.95
-    assert sorted(described["files"]) == ["dictionary.txt", "recog.safetensors", "recog_config.py"]
+    assert version["metrics"]["transcription"]["exact"] >= 0.95
+    assert sorted(version["files"]) == ["dictionary.txt", "recog.safetensors", "recog_config.py"]
     for name in ("recog_config.py", "model.json"):
         assert str(trained_recognizer) not in (folder / name).read_text(), f"{name} holds a path of this machine"
 
@@ -644,15 +652,17 @@ def test_moved_version_reads_turned_numbers(trained_recognizer: Path, work: Path
     moved = tmp_path / "elsewhere"
     shutil.copytree(trained_recognizer, moved)
     tasks = write_pages(tmp_path / "pages", 8, seed=5)
-    wanted = [text for task in tasks for text in stored(task, "annotations")]
+    expected = [text for task in tasks for text in stored(task, "annotations")]
     for annotation in (task["annotations"][0] for task in tasks):
         annotation["result"] = [region for region in annotation["result"] if region["type"] != "textarea"]
     (tmp_path / "pages.json").write_text(json.dumps(tasks))
     run = lsml("predict", "pages.json", "--model", moved, "-o", "out.json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    read = [text for task in json.loads((tmp_path / "out.json").read_bytes()) for text in stored(task, "predictions")]
-    assert len(read) == len(wanted)
-    assert np.mean([one == other for one, other in zip(read, wanted, strict=True)]) >= 0.8
+    texts_read = [
+        text for task in json.loads((tmp_path / "out.json").read_bytes()) for text in stored(task, "predictions")
+    ]
+    assert len(texts_read) == len(expected)
+    assert np.mean([text == expected_text for text, expected_text in zip(texts_read, expected, strict=True)]) >= 0.8
 
 
 @pytest.mark.timeout(900)
@@ -674,15 +684,17 @@ def test_detector_is_trained_after_recognizer(trained_recognizer: Path, tmp_path
     )
     assert run.returncode == 0, run.stderr
     (tmp_path / "small.py").unlink()
-    (folder,) = [each for each in output.iterdir() if each.is_dir()]
+    (folder,) = [path for path in output.iterdir() if path.is_dir()]
     state = json.loads((folder / "model.json").read_bytes())["state"]
     assert (state["parts"], state["trained"]) == (["det", "recog"], ["det"])
     with load_model(str(output), media=Media(tmp_path)) as model:
-        ((_, found),) = model.predict([{"data": {"ocr": "pages/1.png"}}])
-    assert isinstance(found, Prediction)
+        ((_, prediction),) = model.predict([{"data": {"ocr": "pages/1.png"}}])
+    assert isinstance(prediction, Prediction)
     with load_model(find_model(str(output), {"det": "none"}), media=Media(tmp_path)) as model:
         outcomes = list(model.predict(json.loads((tmp_path / "pages.json").read_bytes())))
-    read = [text for _, found in outcomes if isinstance(found, Prediction) for text in texts(found)]
-    wanted = [text for task, _ in outcomes for text in stored(dict(task.raw), "annotations")]
-    assert len(read) == len(wanted)
-    assert np.mean([one == other for one, other in zip(read, wanted, strict=True)]) >= 0.9
+    texts_read = [
+        text for _, prediction in outcomes if isinstance(prediction, Prediction) for text in texts(prediction)
+    ]
+    expected = [text for task, _ in outcomes for text in stored(dict(task.raw), "annotations")]
+    assert len(texts_read) == len(expected)
+    assert np.mean([text == expected_text for text, expected_text in zip(texts_read, expected, strict=True)]) >= 0.9
