@@ -1,4 +1,4 @@
-"""Two models that keep the contract, and one for each way to break it: `check_model` has to tell which."""
+"""Two models that keep the contract, and one for each way to break it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lsml_cli.errors import ModelError
 
 
 class Lengths(Model):
-    """Keeps the contract: "long" for texts of more than `limit` letters."""
+    """Keep the contract: call texts of more than `limit` characters long."""
 
     supported_controls: ClassVar[Mapping[str, Sequence[str]]] = {"Choices": ("Text",)}
     params: ClassVar[Any] = {"limit": 10}
@@ -153,10 +153,9 @@ class EncodePops(Lengths):
 
 class ForwardSorts(Lengths):
     def forward(self, inputs: Any, binding: Binding) -> Any:
-        found = {text: len(text) for text in inputs}
-        given = list(inputs)
+        original = list(inputs)
         inputs.sort()
-        return [found[text] for text in given]
+        return [len(text) for text in original]
 
 
 class DecodeMarks(Lengths):
@@ -219,7 +218,7 @@ class InstanceMatters(Lengths):
 
 
 class EncodeShares(Lengths):
-    """What one thread puts into `self` another takes out."""
+    """Keep the text of a thread in `self`, where other threads overwrite it."""
 
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Any:
         self.text = task.data["text"]
@@ -240,7 +239,7 @@ class EncodeInOneThread(Lengths):
 
 
 class HashedLabels(Lengths):
-    """`hash` of a text is another one in every process."""
+    """Use `hash` of a text, which is different in every process."""
 
     def forward(self, inputs: Sequence[Any], binding: Binding) -> Any:
         return [hash(text) % 1_000 for text in inputs]
@@ -255,8 +254,8 @@ class DiesElsewhere(Lengths):
         return super().forward(inputs, binding)
 
 
-class SaysLittle(Lengths):
-    """Cannot be pickled on its way back."""
+class PredictionIsNotPicklable(Lengths):
+    """Return a prediction that cannot be sent from one process to another."""
 
     def decode(self, output: Any, task: Task, binding: Binding) -> Any:
         prediction = super().decode(output, task, binding)
@@ -269,11 +268,11 @@ class _Stubborn(dict[str, Any]):
         raise TypeError("not me")
 
 
-# --- models that learn
+# --- models that can be trained
 
 
 class Learner(Lengths):
-    """Keeps the contract: learns the mean length of the texts."""
+    """Keep the contract: learn the mean length of the texts."""
 
     def load(self, device: str) -> None:
         if self.spec.path is None:

@@ -1,4 +1,4 @@
-"""Models that try to end the run, its processes or its threads. The task that says so fails; the run goes on."""
+"""Models that try to end the run, its processes or its threads at a task with "do": only this task may fail."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.helpers.models import Words, make_choice_prediction
 
 
 class Exits(Words):
+    """Exit in `forward`."""
+
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[int]:
         if any(task.data.get("do") for task in inputs):
             sys.exit(0)
@@ -22,6 +24,8 @@ class Exits(Words):
 
 
 class ExitsInEncode(Words):
+    """Exit in `encode`."""
+
     def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
         if task.data.get("do"):
             sys.exit(0)
@@ -29,7 +33,7 @@ class ExitsInEncode(Words):
 
 
 class Unpicklable(Words):
-    """Its region holds a lock, which neither JSON nor another process can take."""
+    """Return a region with a lock, which neither JSON nor pickle supports."""
 
     def decode(self, output: int, task: Task, binding: Binding) -> Any:
         prediction = make_choice_prediction(self, task, binding, "short", 0.5)
@@ -41,30 +45,40 @@ class Unpicklable(Words):
 
 
 class ExitsLoading(Words):
+    """Exit in `load`."""
+
     def load(self, device: str) -> None:
         sys.exit(0)
 
 
 class OwnError(LsmlError):
+    """An error whose constructor differs from that of its base class."""
+
     def __init__(self, one: str, two: str, three: str) -> None:
         super().__init__(f"{one} {two} {three}")
 
 
 class RaisesItsOwnError(Words):
+    """Raise an `OwnError` in `load`."""
+
     def load(self, device: str) -> None:
         raise OwnError("a", "b", "c")
 
 
 class MessagelessError(Exception):
+    """An error that cannot be formatted."""
+
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
 
 class SaysOddThings(Words):
+    """Raise errors whose text cannot be encoded or formatted."""
+
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[int]:
-        does = {task.data.get("do") for task in inputs}
-        if "surrogate" in does:
+        actions = {task.data.get("do") for task in inputs}
+        if "surrogate" in actions:
             raise ValueError("bad \ud800 surrogate")
-        if "no text" in does:
+        if "no text" in actions:
             raise MessagelessError
         return super().forward(inputs, binding)

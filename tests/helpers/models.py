@@ -1,4 +1,4 @@
-"""Small models of every shape that lsml must carry. Named by file in tests: `tests/helpers/models.py:Words`."""
+"""Small models of every kind that lsml supports. Named by file in tests: `tests/helpers/models.py:Words`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ OCR_CONFIG = """<View><Image name="image" value="$image"/>
 
 
 def make_choice_prediction(model: Model, task: Task, binding: Binding, label: str, score: float) -> Prediction:
+    """Make a prediction with one label of the only <Choices>."""
     control = binding.config.only("Choices")
     return Prediction.of((control.region(task, {"choices": [label]}, score=score),), model.version)
 
 
 class Words(Model):
-    """Text-like: holds the GIL, so that more workers mean more processes."""
+    """Classify texts by their number of words; like a text model, which holds the GIL, it runs in processes."""
 
     parallelism = "process"
     batch_size = 16
@@ -46,7 +47,7 @@ class Words(Model):
 
 
 class Brightness(Model):
-    """Picture-like: bytes are fetched and decoded in threads, ahead of one forward lane."""
+    """Classify grey PNM images by their brightness; like an image model it fetches and decodes in threads."""
 
     parallelism = "threads"
     batch_size = 8
@@ -77,36 +78,38 @@ class Brightness(Model):
 
 
 class TwoStage(Model):
-    """OCR-like: finds boxes in each picture, then reads the crops of the whole batch together."""
+    """Find words and label them; like OCR it finds boxes per image, then reads the crops of the whole batch."""
 
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[list[tuple[int, str]]]:
-        found = [list(enumerate(task.data["image"].split())) for task in inputs]
-        crops = [word for boxes in found for _, word in boxes]
-        read = iter(["number" if crop.isdigit() else "word" for crop in sorted(crops, key=len)])
-        by_crop = {position: next(read) for position in sorted(range(len(crops)), key=lambda i: len(crops[i]))}
-        labels = iter([by_crop[position] for position in range(len(crops))])
-        return [[(place, next(labels)) for place, _ in boxes] for boxes in found]
+        boxes_of_tasks = [list(enumerate(task.data["image"].split())) for task in inputs]
+        crops = [word for boxes in boxes_of_tasks for _, word in boxes]
+        sorted_labels = iter(["number" if crop.isdigit() else "word" for crop in sorted(crops, key=len)])
+        label_of = {
+            position: next(sorted_labels) for position in sorted(range(len(crops)), key=lambda i: len(crops[i]))
+        }
+        labels = iter([label_of[position] for position in range(len(crops))])
+        return [[(x, next(labels)) for x, _ in boxes] for boxes in boxes_of_tasks]
 
     def decode(self, output: list[tuple[int, str]], task: Task, binding: Binding) -> Prediction:
         control = binding.config.only("RectangleLabels")
         regions = tuple(
             control.region(
                 task,
-                {"x": place, "y": 0, "width": 1, "height": 10, "rotation": 0, "rectanglelabels": [label]},
+                {"x": x, "y": 0, "width": 1, "height": 10, "rotation": 0, "rectanglelabels": [label]},
                 score=0.5,
-                ordinal=place,
+                ordinal=x,
                 original_width=100,
                 original_height=20,
                 image_rotation=0,
             )
-            for place, label in output
+            for x, label in output
         )
         return Prediction.of(regions, self.version)
 
 
 @dataclass
 class ScriptBinding(Binding):
-    """Somebody's old backend keeps its state between calls; it belongs to the binding."""
+    """A binding that holds the state of a backend between calls."""
 
     calls: list[int] = field(default_factory=list)
 
@@ -116,20 +119,19 @@ class ScriptBinding(Binding):
         return [{"result": choice, "score": 0.5} for _ in tasks]
 
 
-class Script(Model):
-    """Like a backend script: gets whole tasks as dicts, answers with dicts."""
+class Script(Model[ScriptBinding]):
+    """Predict dicts from whole tasks as dicts, like a script for an older SDK."""
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> ScriptBinding:
         return ScriptBinding(config, label_map, project)
 
-    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> dict[str, Any]:
+    def encode(self, task: Task, binding: ScriptBinding, media: Mapping[str, bytes]) -> dict[str, Any]:
         return dict(task.raw)
 
-    def forward(self, inputs: Sequence[dict[str, Any]], binding: Binding) -> list[dict[str, Any]]:
-        assert isinstance(binding, ScriptBinding)
+    def forward(self, inputs: Sequence[dict[str, Any]], binding: ScriptBinding) -> list[dict[str, Any]]:
         return binding.predict(list(inputs))
 
-    def decode(self, output: dict[str, Any], task: Task, binding: Binding) -> Prediction:
+    def decode(self, output: dict[str, Any], task: Task, binding: ScriptBinding) -> Prediction:
         regions = tuple(
             binding.config.controls[region["from_name"]].region(task, region["value"], score=output["score"])
             for region in output["result"]
@@ -138,7 +140,7 @@ class Script(Model):
 
 
 class Fragile(Words):
-    """Does what a task's `do` says, where the task says it."""
+    """Fail in the way and in the step that the task's "do" names."""
 
     retry_delays = (0.01, 0.01)
     params: ClassVar = {"pause": 0.0, "marker": ""}
@@ -153,15 +155,15 @@ class Fragile(Words):
         return task
 
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[int]:
-        does = {task.data.get("do") for task in inputs}
-        if "raise in forward" in does:
+        actions = {task.data.get("do") for task in inputs}
+        if "raise in forward" in actions:
             raise RuntimeError("out of luck")
-        if "die" in does:
+        if "die" in actions:
             os.kill(os.getpid(), signal.SIGKILL)
-        if "print" in does:
+        if "print" in actions:
             print("a model that talks")
             os.write(1, b"and one that talks below Python\n")
-        return super().forward(inputs, binding)[: -1 if "lose one" in does else None]
+        return super().forward(inputs, binding)[: -1 if "lose one" in actions else None]
 
     def decode(self, output: int, task: Task, binding: Binding) -> Any:
         if task.data.get("do") == "raise in decode":
@@ -183,7 +185,7 @@ class Fragile(Words):
 
 
 class Stored(Words):
-    """Names a file with what it knows, which may name another one."""
+    """Have a parameter that names a file, which may name another one."""
 
     params: ClassVar = {"pause": 0.0, "weights": "none.bin"}
     file_params = ("weights",)
@@ -194,23 +196,29 @@ class Stored(Words):
 
 
 class NeverLoads(Words):
+    """Raise an error of its own in `load`."""
+
     def load(self, device: str) -> None:
         raise RuntimeError("the weights are in another castle")
 
 
 class LoadsSlowly(Words):
+    """Write the file "loading", then take 30 seconds to load."""
+
     def load(self, device: str) -> None:
         open("loading", "w").close()  # noqa: PTH123
         time.sleep(30)
 
 
 class DiesLoading(Words):
+    """End the process in `load`."""
+
     def load(self, device: str) -> None:
         os._exit(7)
 
 
 class Flaky(Words):
-    """Fails some tasks, as if something outside were down, as long as the file `outage` exists."""
+    """Fail tasks with "do" with a transient error as long as the file `outage` exists."""
 
     retry_delays = (0.001,)
     params: ClassVar = {"pause": 0.0, "outage": ""}

@@ -1,4 +1,4 @@
-"""Small models that learn. Named by file in tests: `tests/helpers/trainable_models.py:Counting`."""
+"""Small models that can be trained. Named by file in tests: `tests/helpers/trainable_models.py:Counting`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lsml_cli.schema.tasks import AnnotatedTask, Task
 
 
 class Counting(Model):
-    """Counts how often each word comes with each choice; `lsml fit --from` goes on counting."""
+    """Count how often each word occurs with each choice; `lsml fit --init-from` goes on counting."""
 
     supports_warm_start = True
     params: ClassVar = {"weight": 1}
 
     def load(self, device: str) -> None:
         assert self.spec.path is not None
-        self.counts = {word: Counter(each) for word, each in _read(self.spec.path).items()}
+        self.counts = {word: Counter(by_choice) for word, by_choice in _read(self.spec.path).items()}
 
     def forward(self, inputs: Sequence[Task], binding: Binding) -> list[str]:
         totals = [sum((self.counts.get(word, Counter()) for word in _task_words(task)), Counter()) for task in inputs]
@@ -42,21 +42,25 @@ class Counting(Model):
         out_dir: Path,
         progress: Progress,
     ) -> Mapping[str, Any]:
-        earlier = self.spec.init_from
-        assert self.spec.path is None, "a model that learns has no weights of its own yet"
-        counts = {} if earlier is None else {word: Counter(each) for word, each in earlier.open("cpu").counts.items()}
+        init_from = self.spec.init_from
+        assert self.spec.path is None, "a model in training has no weights of its own yet"
+        counts: dict[str, Counter[str]] = {}
+        if init_from is not None:
+            initial = init_from.open("cpu")
+            assert isinstance(initial, Counting)
+            counts = {word: Counter(by_choice) for word, by_choice in initial.counts.items()}
         for example in train:
             assert "annotations" not in example.task.raw
             for region in example.annotation.result:
                 for word in _task_words(example.task):
                     counts.setdefault(word, Counter())[region["value"]["choices"][0]] += self.param("weight")
         (out_dir / "counts.json").write_text(json.dumps(counts, sort_keys=True))
-        rounds = int(earlier.state["rounds"]) if earlier else 0  # type: ignore[arg-type]
+        rounds = int(init_from.state["rounds"]) if init_from else 0  # type: ignore[arg-type]
         return {"rounds": rounds + 1, "saw": len(train), "held_out": len(validation)}
 
 
 class Stumbling(Counting):
-    """Breaks while it learns, in the way that it is told."""
+    """Fail in `fit` in the way that the parameter `how` names."""
 
     params: ClassVar = {"how": ""}
 
@@ -67,7 +71,7 @@ class Stumbling(Counting):
 
 
 class Waiting(Counting):
-    """Takes as long as a test wants: to learn until there is a file, to predict as many "seconds" as a task says."""
+    """Take as long as a test wants: train until the file `until` exists, predict for the "seconds" of a task."""
 
     params: ClassVar = {"weight": 1, "until": ""}
     MESSAGE = "Waiting for a sign."
@@ -91,7 +95,7 @@ class Waiting(Counting):
 
 
 class Shades(Model):
-    """Learns how bright the pictures of each choice are (grey PNM), and where it learned."""
+    """Learn how bright the grey PNM images of each choice are, and record the device of the training."""
 
     def media_refs(self, task: Task, binding: Binding) -> list[str]:
         return [task.data["image"]]
@@ -101,7 +105,7 @@ class Shades(Model):
 
     def forward(self, inputs: Sequence[float], binding: Binding) -> list[str]:
         shades: Any = self.spec.state.get("shades", {})
-        return [min(shades, key=lambda choice: abs(shades[choice] - each)) for each in inputs]
+        return [min(shades, key=lambda choice: abs(shades[choice] - brightness)) for brightness in inputs]
 
     def decode(self, output: str, task: Task, binding: Binding) -> Prediction:
         control = binding.config.only("Choices")
@@ -116,11 +120,12 @@ class Shades(Model):
         progress: Progress,
     ) -> Mapping[str, Any]:
         assert binding.media is not None
-        seen: dict[str, list[float]] = {}
+        brightness_of: dict[str, list[float]] = {}
         for task, annotation in train:
             content = binding.media.fetch(task.data["image"], task.id)
-            seen.setdefault(annotation.result[0]["value"]["choices"][0], []).append(_brightness(content))
-        return {"shades": {choice: sum(each) / len(each) for choice, each in seen.items()}, "device": binding.device}
+            brightness_of.setdefault(annotation.result[0]["value"]["choices"][0], []).append(_brightness(content))
+        shades = {choice: sum(values) / len(values) for choice, values in brightness_of.items()}
+        return {"shades": shades, "device": binding.device}
 
 
 def _brightness(image: bytes) -> float:
@@ -134,5 +139,5 @@ def _task_words(task: Task) -> list[str]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "counts.json").read_bytes())
-    return found
+    counts: dict[str, Any] = json.loads((folder / "counts.json").read_bytes())
+    return counts

@@ -69,7 +69,7 @@ BROKEN = {
     "EncodeInOneThread": ("threads", "in 8 threads at once, raised RuntimeError: already encoding"),
     "HashedLabels": ("process", "In a process of its own"),
     "DiesElsewhere": ("process", "died: exit code 9"),
-    "SaysLittle": ("process", "cannot be pickled (not me)"),
+    "PredictionIsNotPicklable": ("process", "cannot be pickled (not me)"),
     "FitFails": ("fit", "with 5 examples held out, raised ZeroDivisionError"),
     "FitNeedsHoldout": ("fit", "with 0 examples held out, raised IndexError"),
     "FitShuffles": ("fit", "fit changed the annotated tasks"),
