@@ -57,6 +57,9 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
             "CLASS@models/news".
         params: The model's own parameters, `--with` on the command line.
 
+    Returns:
+        The spec, from which any process can build the model.
+
     Raises:
         UnknownModel: There is no such model; the hint lists the known ones, the most similar name first.
         UsageError: The model has no such parameter, or the value is not allowed.
