@@ -27,7 +27,21 @@ from typing import ClassVar
 
 
 class LsmlError(Exception):
-    """Base of the tree above. It can be pickled, because replicas raise it in other processes."""
+    """Base class of every error that lsml raises on purpose. It can be pickled, because replicas raise it as well.
+
+    Args:
+        message: One sentence that says what is wrong and where.
+        hint: One sentence that says what to do next.
+
+    Attributes:
+        exit_code: Exit code of the command that ends with this error.
+
+    Example:
+        >>> try:
+        ...     load_model("models/news")
+        ... except LsmlError as error:
+        ...     print(error.message, error.hint)
+    """
 
     exit_code: ClassVar[int] = 1
 
@@ -95,7 +109,17 @@ class OutputClosed(LsmlError):
 
 
 class TransientError(LsmlError):
-    pass
+    """An error after which another try may succeed, such as a server that is overloaded.
+
+    Raise it in a step of a model: lsml tries the step again after `Model.retry_delays`, and then records a transient
+    failure of the task.
+
+    Example:
+        >>> def encode(self, task, binding, media):
+        ...     if self.service.is_overloaded():
+        ...         raise TransientError("The service is overloaded.")
+        ...     return task.data["text"]
+    """
 
 
 MAX_LISTED_NAMES = 10  # names in a message before "and N more"

@@ -97,7 +97,7 @@ def animal_spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 
 @given(st.text(alphabet=st.characters(codec=None)))
-def test_both_patterns_find_the_same_tokens(text: str) -> None:
+def test_fast_and_full_pattern_find_the_same_tokens(text: str) -> None:
     assert list(tokens(text)) == re.findall(TOKEN, text.lower())
 
 
@@ -115,7 +115,7 @@ def test_tokens_of_many_scripts(text: str, expected: list[str]) -> None:
     assert list(tokens(text)) == expected
 
 
-def test_a_long_text_has_the_tokens_of_its_parts() -> None:
+def test_long_text_has_the_tokens_of_its_parts() -> None:
     part = "some words, 100 £ 今天 "
     assert list(tokens(part * 10_000)) == list(tokens(part)) * 10_000
 
@@ -130,7 +130,7 @@ def names_of(tfidf: Tfidf) -> list[str]:
 
 @pytest.mark.parametrize("ngrams", [1, 2, 3])
 @pytest.mark.parametrize("min_df", [1, 2])
-def test_features_and_weights_are_those_of_sklearn(ngrams: int, min_df: int) -> None:
+def test_features_and_weights_equal_those_of_sklearn(ngrams: int, min_df: int) -> None:
     reference = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, ngrams), token_pattern=TOKEN, min_df=min_df)
     expected = reference.fit_transform(TEXTS)
     tfidf, rows = Tfidf.fit(TEXTS, ngrams=ngrams, min_df=min_df, max_features=None)
@@ -142,7 +142,7 @@ def test_features_and_weights_are_those_of_sklearn(ngrams: int, min_df: int) -> 
         np.testing.assert_allclose(matrix.toarray(), wanted.toarray()[:, order], atol=1e-12)
 
 
-def test_the_most_frequent_features_are_kept_and_each_has_its_parts() -> None:
+def test_max_features_keeps_the_most_frequent_and_their_parts() -> None:
     texts = ["a b a b c", "a b d", "e f g h", "a c"]
     names = names_of(Tfidf.fit(texts, ngrams=2, min_df=1, max_features=4)[0])
     assert names == ["a", "b", "c", "a b"]  # 4, 3, 2 and 3 times
@@ -150,7 +150,7 @@ def test_the_most_frequent_features_are_kept_and_each_has_its_parts() -> None:
 
 @settings(max_examples=30)
 @given(texts=st.lists(st.text(alphabet="ab cat bee!今", max_size=30), max_size=8))
-def test_a_text_scores_the_same_alone_and_in_a_batch(animal_spec: ModelSpec, texts: list[str]) -> None:
+def test_scores_are_independent_of_the_batch(animal_spec: ModelSpec, texts: list[str]) -> None:
     model, binding = opened(animal_spec, config(*ANIMALS))
     inputs = [(text,) for text in texts]
     together = model.forward(inputs, binding)
@@ -174,7 +174,7 @@ def reference(pipeline_end: Any, answers: Sequence[Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_single_choices_are_as_probable_as_sklearn_says(tmp_path: Path, count: int) -> None:
+def test_probabilities_of_single_choices_equal_those_of_sklearn(tmp_path: Path, count: int) -> None:
     classes = list(ANIMALS)[:count]
     answers = [classes[i // 4 % count] for i in range(len(TEXTS))]
     labels = config(*classes)
@@ -186,7 +186,7 @@ def test_single_choices_are_as_probable_as_sklearn_says(tmp_path: Path, count: i
     np.testing.assert_allclose(found[:, 1], expected.max(axis=1), atol=1e-6)
 
 
-def test_multiple_choices_are_as_probable_as_sklearn_says(tmp_path: Path) -> None:
+def test_probabilities_of_multiple_choices_equal_those_of_sklearn(tmp_path: Path) -> None:
     classes = list(ANIMALS)
     truth = np.array([[name in text for name in classes] for text in TEXTS], int)
     labels = config(*classes, attrs='choice="multiple"')
@@ -199,7 +199,7 @@ def test_multiple_choices_are_as_probable_as_sklearn_says(tmp_path: Path) -> Non
     np.testing.assert_allclose(probabilities(spec, labels, TEXTS + UNSEEN), expected, atol=1e-6)
 
 
-def test_predicting_imports_no_sklearn(animal_spec: ModelSpec) -> None:
+def test_predicting_does_not_import_sklearn(animal_spec: ModelSpec) -> None:
     code = f"""
 import pickle, sys
 from lsml_cli.registry.resolve import find_model
@@ -222,7 +222,7 @@ assert not {{"sklearn", "scipy"}} & set(sys.modules)
 # --- binding
 
 
-def test_labels_meet_by_alias_predicted_values_and_map_and_the_rest_is_told(animal_spec: ModelSpec) -> None:
+def test_classes_map_to_labels_by_alias_predicted_values_and_label_map(animal_spec: ModelSpec) -> None:
     labels = config(
         '<Choice value="Die Ameise" alias="ant"/>',
         '<Choice value="Biene" predicted_values="bee, wasp"/>',
@@ -239,7 +239,7 @@ def test_labels_meet_by_alias_predicted_values_and_map_and_the_rest_is_told(anim
     assert binding.notes == ('Never predicted, because the model does not know them, of <Choices name="animal">: Dog.',)
 
 
-def test_a_class_without_a_label_is_dropped_and_the_rest_not_scaled_up(animal_spec: ModelSpec) -> None:
+def test_class_without_label_is_dropped_without_renormalising(animal_spec: ModelSpec) -> None:
     whole = predict(*opened(animal_spec, config(*ANIMALS)), [task("ants march")])[0]
     model, binding = opened(animal_spec, config("ant", "bee"))
     some = predict(model, binding, [task("ants march"), task("the cat purrs")])
@@ -251,7 +251,7 @@ def test_a_class_without_a_label_is_dropped_and_the_rest_not_scaled_up(animal_sp
     )
 
 
-def test_no_label_in_common_shows_both_lists(animal_spec: ModelSpec) -> None:
+def test_no_common_label_shows_both_lists(animal_spec: ModelSpec) -> None:
     with pytest.raises(LabelMismatch) as caught:
         opened(animal_spec, config("dog", "eel"))
     assert '"animal": ant, bee, cat' in caught.value.message
@@ -259,7 +259,7 @@ def test_no_label_in_common_shows_both_lists(animal_spec: ModelSpec) -> None:
     assert "--label-map" in (caught.value.hint or "")
 
 
-def test_a_control_of_another_name_is_met_when_it_is_the_only_one(animal_spec: ModelSpec) -> None:
+def test_single_control_of_another_name_matches(animal_spec: ModelSpec) -> None:
     model, binding = opened(animal_spec, config(*ANIMALS, name="beast"))
     assert chosen(predict(model, binding, [task("ants march")])[0]) == {"beast": ["ant"]}
     second = '<Choices name="other" toName="text"><Choice value="ant"/></Choices>'
@@ -269,7 +269,7 @@ def test_a_control_of_another_name_is_met_when_it_is_the_only_one(animal_spec: M
     assert binding.notes == ('The model was not trained for <Choices name="other">: no predictions there.',)
 
 
-def test_a_config_that_it_cannot_fill_is_refused() -> None:
+def test_config_without_text_choices_is_refused() -> None:
     for xml in (
         '<View><Image name="i" value="$i"/><Choices name="c" toName="i"><Choice value="a"/></Choices></View>',
         '<View><Text name="t" value="$t"/><Labels name="l" toName="t"><Label value="a"/></Labels>'
@@ -296,19 +296,19 @@ def test_a_config_that_it_cannot_fill_is_refused() -> None:
         ({}, '"text" is an object, but'),
     ],
 )
-def test_what_is_no_text_is_refused(animal_spec: ModelSpec, value: Any, sentence: str) -> None:
+def test_value_that_is_no_text_is_refused(animal_spec: ModelSpec, value: Any, sentence: str) -> None:
     model, binding = opened(animal_spec, config(*ANIMALS))
     with pytest.raises(ValueError, match=re.escape(sentence)):
         model.encode(task(value), binding, {})
 
 
-def test_a_missing_key_is_refused(animal_spec: ModelSpec) -> None:
+def test_missing_key_is_refused(animal_spec: ModelSpec) -> None:
     model, binding = opened(animal_spec, config(*ANIMALS))
     with pytest.raises(ValueError, match='the task has no "text"'):
         model.encode(Task(0, 1, {"txt": "x"}, {}), binding, {})
 
 
-def test_nothing_and_an_empty_text_are_fine(animal_spec: ModelSpec) -> None:
+def test_no_input_and_empty_text_are_predicted(animal_spec: ModelSpec) -> None:
     model, binding = opened(animal_spec, config(*ANIMALS))
     assert list(model.forward([], binding)) == []
     [prediction] = predict(model, binding, [task("")])
@@ -316,7 +316,7 @@ def test_nothing_and_an_empty_text_are_fine(animal_spec: ModelSpec) -> None:
     assert prediction.score == prediction.result[0].score
 
 
-def test_a_single_choice_below_the_threshold_is_left_out(animal_spec: ModelSpec) -> None:
+def test_single_choice_below_the_threshold_is_dropped(animal_spec: ModelSpec) -> None:
     model, binding = opened(animal_spec, config(*ANIMALS))
     binding.threshold = 0.6
     sure, unsure = predict(model, binding, [task("ants march in lines"), task("zzz")])
@@ -324,7 +324,7 @@ def test_a_single_choice_below_the_threshold_is_left_out(animal_spec: ModelSpec)
     assert (unsure.result, unsure.score) == ((), None)
 
 
-def test_multiple_choices_make_one_region_in_the_order_of_the_config(tmp_path: Path) -> None:
+def test_multiple_choices_are_one_region_in_config_order(tmp_path: Path) -> None:
     labels = config("cat", "bee", "ant", attrs='choice="multiple"')
     both = [example(f"{a} {b}", {"animal": ["ant", "bee"]}) for a, b in zip(*list(ANIMALS.values())[:2], strict=True)]
     spec = fitted(tmp_path, [*animals(), *both, example("stones", {})], labels)
@@ -340,7 +340,7 @@ def test_multiple_choices_make_one_region_in_the_order_of_the_config(tmp_path: P
     assert everything.score < 0.5
 
 
-def test_objects_of_all_three_kinds_are_read() -> None:
+def test_text_hypertext_and_paragraphs_are_read() -> None:
     page = Object("p", "HyperText", "$html")
     html = "<style>p {x}</style><p class='a'>Fish &amp; <b>chips</b><!-- no --><SCRIPT>if (a<b) {}</SCRIPT>!"
     assert read_text(page, {"html": html}).split() == ["Fish", "&", "chips", "!"]
@@ -356,14 +356,14 @@ def test_objects_of_all_three_kinds_are_read() -> None:
     "text", ["<" * 200_000, "<a" * 100_000, "<script" * 50_000, "<!--" * 100_000, "<" + "a" * 1_000_000]
 )
 @pytest.mark.timeout(10)
-def test_broken_html_takes_no_longer(text: str) -> None:
+def test_malformed_html_is_read_in_linear_time(text: str) -> None:
     visible_text(text)
 
 
 # --- untrained
 
 
-def test_an_untrained_model_goes_by_the_labels() -> None:
+def test_untrained_model_predicts_from_label_names() -> None:
     moods = '<Choice value="VeryGood" alias="plus"/><Choice value="bad"/>'
     second = f'<Choices name="mood" toName="text" choice="multiple">{moods}</Choices>'
     model, binding = opened(SPEC, config("order_status", "Refund", extra=second))
@@ -377,7 +377,7 @@ def test_an_untrained_model_goes_by_the_labels() -> None:
     assert found[3].score == pytest.approx(0.5, abs=0.01)
 
 
-def test_an_untrained_model_without_labels_says_nothing() -> None:
+def test_untrained_model_without_labels_predicts_nothing() -> None:
     model, binding = opened(SPEC, config(attrs='value="$options"'))
     assert "no predictions there" in binding.notes[1]
     assert predict(model, binding, [task("x")])[0].result == ()
@@ -386,7 +386,7 @@ def test_an_untrained_model_without_labels_says_nothing() -> None:
 # --- fit
 
 
-def test_the_same_data_gives_the_same_bytes(tmp_path: Path, animal_spec: ModelSpec) -> None:
+def test_training_is_reproducible_to_the_byte(tmp_path: Path, animal_spec: ModelSpec) -> None:
     again = fitted(tmp_path, animals(), config(*ANIMALS))
     assert again.state == animal_spec.state
     assert animal_spec.path
@@ -394,7 +394,7 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path, animal_spec: ModelSp
         assert (tmp_path / file).read_bytes() == (animal_spec.path / file).read_bytes()
 
 
-def test_controls_about_one_text_share_its_words(tmp_path: Path) -> None:
+def test_controls_over_one_text_share_its_vocabulary(tmp_path: Path) -> None:
     labels = LabelConfig.parse(
         '<View><Text name="text" value="$text"/><HyperText name="page" value="$page"/>'
         '<Choices name="animal" toName="text"><Choice value="ant"/><Choice value="bee"/><Choice value="cat"/></Choices>'
@@ -421,7 +421,7 @@ def test_controls_about_one_text_share_its_words(tmp_path: Path) -> None:
     assert found.score == pytest.approx(np.mean([region.score for region in found.result if region.score]))
 
 
-def test_annotations_say_alias_or_value_and_old_labels_are_ignored(tmp_path: Path) -> None:
+def test_annotations_with_alias_or_value_count_and_old_labels_are_ignored(tmp_path: Path) -> None:
     labels = config('<Choice value="Ant" alias="a"/>', '<Choice value="Bee" alias="b"/>')
     texts = [("ants", "Ant"), ("an ant", "a"), ("bees", "b"), ("a bee", "Bee"), ("a cat", "Cat")]
     spec = fitted(tmp_path, [example(text, {"animal": [answer]}) for text, answer in texts], labels)
@@ -437,13 +437,13 @@ def test_annotations_say_alias_or_value_and_old_labels_are_ignored(tmp_path: Pat
         ([], "No annotation has a usable answer"),
     ],
 )
-def test_nothing_to_learn_is_one_sentence(tmp_path: Path, examples: list[AnnotatedTask], sentence: str) -> None:
+def test_nothing_to_learn_is_explained(tmp_path: Path, examples: list[AnnotatedTask], sentence: str) -> None:
     with pytest.raises(ModelError, match="There is nothing to learn") as caught:
         fitted(tmp_path, examples, config(*ANIMALS))
     assert sentence in caught.value.message
 
 
-def test_texts_without_any_word_can_be_learned_from(tmp_path: Path) -> None:
+def test_texts_without_words_can_be_learned_from(tmp_path: Path) -> None:
     examples = [example("", {"animal": ["ant"]}), example(" ", {"animal": ["bee"]}), example("", {"animal": ["bee"]})]
     spec = fitted(tmp_path, examples, config(*ANIMALS))
     assert chosen(predict(*opened(spec, config(*ANIMALS)), [task("x")])[0]) == {"animal": ["bee"]}
@@ -453,7 +453,7 @@ def test_texts_without_any_word_can_be_learned_from(tmp_path: Path) -> None:
     "params",
     [{"C": 0}, {"C": "x"}, {"C": True}, {"ngrams": 6}, {"ngrams": 1.5}, {"max_features": 0}, {"class_weight": "x"}],
 )
-def test_parameters_are_checked(params: dict[str, Any]) -> None:
+def test_invalid_parameter_is_refused(params: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(params))} must be"):
         find_model("text-classifier", params)
 
@@ -470,7 +470,7 @@ def test_damaged_weights_are_refused(tmp_path: Path, animal_spec: ModelSpec, fil
         replace(animal_spec, path=tmp_path).open("cpu")
 
 
-def test_weights_that_cannot_be_read_are_not_called_damaged(tmp_path: Path, animal_spec: ModelSpec) -> None:
+def test_unreadable_weights_are_not_called_damaged(tmp_path: Path, animal_spec: ModelSpec) -> None:
     fitted(tmp_path, animals(), config(*ANIMALS))
     for name in ("vocabulary.json", "weights.safetensors"):
         (tmp_path / name).unlink()
@@ -482,7 +482,7 @@ def test_weights_that_cannot_be_read_are_not_called_damaged(tmp_path: Path, anim
 # --- real messages
 
 
-def test_spam_is_found_among_messages_never_annotated(tmp_path: Path, shared_data: Path) -> None:
+def test_accuracy_on_unseen_sms_messages(tmp_path: Path, shared_data: Path) -> None:
     labels = LabelConfig.load(shared_data / "exports" / "sms-spam.xml")
     annotated = json.loads((shared_data / "exports" / "sms-spam-annotated.json").read_bytes())
     everything = json.loads((shared_data / "exports" / "sms-spam-all-tasks.json").read_bytes())

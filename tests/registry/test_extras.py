@@ -14,59 +14,58 @@ import pytest
 
 import lsml_cli
 from lsml_cli.errors import UsageError
-from lsml_cli.registry import catalog
-from lsml_cli.registry import extras as doctor
+from lsml_cli.registry import catalog, extras
 
 
-def test_what_is_here_is_fine_and_nothing_is_said_about_what_nobody_wanted(lsml):
+def test_installed_extras_are_reported_as_fine(lsml):
     run = lsml("doctor", "evaluate", "redis", "vision", "--json")
-    found = {each["part"]: each for each in json.loads(run.stdout)}
-    assert (run.returncode, {each["state"] for each in found.values()}) == (0, {"fine"}), run.stdout
-    assert "PyTorch" in found["vision"]["detail"]
-    assert found["redis"]["detail"] == f"rq {importlib.metadata.version('rq')}"
+    results = {result["part"]: result for result in json.loads(run.stdout)}
+    assert (run.returncode, {result["state"] for result in results.values()}) == (0, {"fine"}), run.stdout
+    assert "PyTorch" in results["vision"]["detail"]
+    assert results["redis"]["detail"] == f"rq {importlib.metadata.version('rq')}"
 
 
-def test_an_extra_that_is_asked_for_has_to_be_there(lsml):
+def test_requested_extra_that_is_missing_is_broken(lsml):
     run = lsml("doctor", "azure")  # which no test needs
     assert run.returncode == 1
     assert "adlfs is missing" in run.stdout
     assert "To repair azure, run:  pip install 'lsml[azure]'" in run.stdout
 
 
-def test_what_was_never_installed_is_no_fault():
-    found = {each.part: each for each in doctor.check_installation()}
-    assert found["core"].state == "fine"
-    assert found["azure"].state == "not installed"
+def test_missing_extra_is_no_failure_unless_requested():
+    results = {result.part: result for result in extras.check_installation()}
+    assert results["core"].state == "fine"
+    assert results["azure"].state == "not installed"
 
 
-def test_an_extra_that_there_is_none_of(lsml):
+def test_unknown_extra_is_a_usage_error(lsml):
     run = lsml("doctor", "visoin")
     assert run.returncode == 2
     assert "It has: vision" in run.stderr
 
 
 @pytest.mark.parametrize("requirement", ["rq>=900", "no-such-distribution-of-ours>=1"])
-def test_a_release_that_does_not_fit_is_named(monkeypatch, requirement):
-    monkeypatch.setattr(doctor, "_requirements", lambda: (f'{requirement}; extra == "redis"',))
-    (found,) = doctor.check_installation(["redis"])
-    assert found.state == "broken"
-    assert ("wanted is >=900" in found.detail) or ("is missing" in found.detail)
-    assert found.remedy == "pip install 'lsml[redis]'"
+def test_unmet_requirement_is_named(monkeypatch, requirement):
+    monkeypatch.setattr(extras, "_requirements", lambda: (f'{requirement}; extra == "redis"',))
+    (result,) = extras.check_installation(["redis"])
+    assert result.state == "broken"
+    assert ("wanted is >=900" in result.detail) or ("is missing" in result.detail)
+    assert result.remedy == "pip install 'lsml[redis]'"
 
 
-def test_a_broken_core_is_mended_by_what_it_asks_for(monkeypatch):
-    """In this environment, and without asking an index for lsml."""
+def test_remedy_of_broken_core_installs_its_requirements(monkeypatch):
+    """lsml itself is on no package index."""
     marked = 'no-such-distribution-of-ours[x]<2,>=1; python_version > "3"'
-    asked = ("pillow>=900", marked, "typer", 'rq; extra == "redis"')
-    monkeypatch.setattr(doctor, "_requirements", lambda: asked)
-    found = next(doctor.check_installation())
-    assert (found.part, found.state) == ("core", "broken")
-    assert "pillow is" in found.detail
-    command = shlex.split(found.remedy)
+    requirements = ("pillow>=900", marked, "typer", 'rq; extra == "redis"')
+    monkeypatch.setattr(extras, "_requirements", lambda: requirements)
+    result = next(extras.check_installation())
+    assert (result.part, result.state) == ("core", "broken")
+    assert "pillow is" in result.detail
+    command = shlex.split(result.remedy)
     assert command == [sys.executable, "-m", "pip", "install", "pillow>=900", "no-such-distribution-of-ours[x]<2,>=1"]
 
 
-def test_a_probe_that_fails_crashes_or_hangs_costs_only_itself(tmp_path, monkeypatch):
+def test_probe_that_fails_crashes_or_hangs_is_reported(tmp_path, monkeypatch):
     (tmp_path / "probes.py").write_text(
         "import os, time\n"
         "from lsml_cli.errors import ModelError\n"
@@ -76,14 +75,14 @@ def test_a_probe_that_fails_crashes_or_hangs_costs_only_itself(tmp_path, monkeyp
         "def hung(): time.sleep(60)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "PROBE_TIMEOUT", 5)
-    said = {}
+    monkeypatch.setattr(extras, "PROBE_TIMEOUT", 5)
+    details = {}
     for name in ("refused", "raised", "died", "hung"):
-        monkeypatch.setitem(doctor.EXTRAS, "redis", doctor.Extra("jobs", "rq", f"probes:{name}"))
-        (found,) = doctor.check_installation(["redis"])
-        assert found.state == "broken"
-        said[name] = found.detail
-    assert said == {
+        monkeypatch.setitem(extras.EXTRAS, "redis", extras.Extra("jobs", "rq", f"probes:{name}"))
+        (result,) = extras.check_installation(["redis"])
+        assert result.state == "broken"
+        details[name] = result.detail
+    assert details == {
         "refused": "The ops are missing.",
         "raised": "RuntimeError: operator torchvision::nms does not exist",
         "died": "its process ended with 7",
@@ -91,14 +90,14 @@ def test_a_probe_that_fails_crashes_or_hangs_costs_only_itself(tmp_path, monkeyp
     }
 
 
-def test_the_doctor_knows_no_extra_that_the_package_does_not_have():
-    extras = set(importlib.metadata.metadata("lsml").get_all("Provides-Extra"))
-    assert {each for each in extras if each != "dev" and not each.endswith("tests")} == set(doctor.EXTRAS)
+def test_extras_are_those_of_the_package():
+    provided = set(importlib.metadata.metadata("lsml").get_all("Provides-Extra") or ())
+    assert {name for name in provided if name != "dev" and not name.endswith("tests")} == set(extras.EXTRAS)
     with pytest.raises(UsageError, match="no extra"):
-        list(doctor.check_installation(["dev"]))
+        list(extras.check_installation(["dev"]))
 
 
-def test_installing_openmmlab_asks_for_an_environment_and_says_what_it_does_not_know():
+def test_openmmlab_installer_rejects_unknown_arguments_and_missing_python():
     script = str(Path(lsml_cli.__file__).parent / "models/openmmlab/install")
     run = subprocess.run([script, "--pyhton", "x"], capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, "unknown argument '--pyhton'" in run.stderr) == (2, True)
@@ -112,15 +111,15 @@ def test_installing_openmmlab_asks_for_an_environment_and_says_what_it_does_not_
 @pytest.mark.parametrize(
     ("ops", "release", "options", "sentence"),
     [
-        ("not available", "99.0", [], "PyTorch is 2 GB"),  # who has installed that toolkit runs it again
+        ("not available", "99.0", [], "PyTorch is 2 GB"),  # for a toolkit that was installed afterwards
         ("not available", "12.4", [], "no nvcc of CUDA 99.0"),
         ("not available", "99.0", ["--cpu"], "nothing to do"),
         ("99.0", "12.4", [], "nothing to do"),
         ("99.0", "99.0", ["--cpu"], "PyTorch is 2 GB"),
     ],
 )
-def test_installing_openmmlab_again_asks_what_the_ops_are_for(tmp_path, ops, release, options, sentence):
-    """Where there is a GPU, and an nvcc that is not on the PATH."""
+def test_openmmlab_installer_checks_what_the_installed_ops_were_compiled_for(tmp_path, ops, release, options, sentence):
+    """On a machine with a GPU, and an nvcc that is not on the PATH."""
     programs = {
         "cuda/bin/nvcc": f'echo "Cuda compilation tools, release {release}, V{release}.1"',
         "python": 'case "$*" in *get_compiling*) echo "$OPS";; *version.cuda*) echo 99.0;; "-m pip"*) exit 1; esac',
@@ -138,10 +137,12 @@ def test_installing_openmmlab_again_asks_what_the_ops_are_for(tmp_path, ops, rel
     assert ("no nvcc" in run.stdout) == ("no nvcc" in sentence)
 
 
-def test_what_lists_models_installs_them_as_the_doctor_does(monkeypatch):
-    """pip alone does not bring MMDetection."""
+def test_models_and_doctor_give_the_same_install_command(monkeypatch):
+    """pip alone does not install MMDetection."""
     monkeypatch.setattr(catalog, "_is_installed", lambda module: module != "mmdet")
-    listed = {entry.name: entry.install for entry in catalog.list_models()}
-    assert listed["object-detector"] == doctor.install_command("openmmlab")
-    assert listed["object-detector"].endswith(f"models/openmmlab/install --python {sys.executable}")
-    assert listed["text-classifier"] is None
+    commands = {entry.name: entry.install for entry in catalog.list_models()}
+    command = commands["object-detector"]
+    assert command == extras.install_command("openmmlab")
+    assert command.endswith(f"models/openmmlab/install --python {sys.executable}")
+    assert Path(shlex.split(command)[1]).is_file()
+    assert commands["text-classifier"] is None

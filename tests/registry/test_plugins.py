@@ -1,4 +1,4 @@
-"""Models of other packages: written in a temporary folder, installed there, found by their entry points."""
+"""Models of other packages: installed into a temporary folder, and found by their entry points."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import lsml_cli.models
 from lsml_cli.registry.code_digest import code_digest, source_files
 from lsml_cli.registry.resolve import BUILT_IN, find_model
-
-if TYPE_CHECKING:
-    from conftest import Lsml
+from tests.helpers.cli import Lsml
 
 PYPROJECT = """
 [project]
@@ -40,7 +38,7 @@ from lsml_cli.errors import ModelError
 
 
 class Wordy(Model):
-    """More words than the mean of those it has seen: long."""
+    """Call a text with more words than the mean of the training texts long."""
 
     supported_controls = {"Choices": ("Text",)}
     required_modules = ("json", "no_such_module")
@@ -74,7 +72,7 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def install(site: Path, pyproject: str, files: Mapping[str, str]) -> Path:
-    """What pip does with a pure Python project, without its network: the modules, and a .dist-info beside them."""
+    """Install a pure Python project as pip does, without a network: its modules and a .dist-info beside them."""
     project = tomllib.loads(pyproject)["project"]
     write(site, files)
     info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
@@ -92,7 +90,7 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def with_plugins(lsml: Lsml, site: Path, tmp_path: Path) -> Any:
-    """`lsml` where the packages in `site` are installed."""
+    """Run `lsml` where the packages in `site` are installed."""
 
     def run(*args: str | Path, **options: Any) -> CompletedProcess[str]:
         return lsml(*args, env={"PYTHONPATH": str(site)}, cwd=tmp_path, **options)
@@ -101,23 +99,23 @@ def with_plugins(lsml: Lsml, site: Path, tmp_path: Path) -> Any:
 
 
 def listed(run: CompletedProcess[str]) -> dict[str, dict[str, Any]]:
-    """Entries of `lsml models --json` by target."""
+    """Return the entries of `lsml models --json` by target."""
     assert run.returncode == 0, run.stderr
     return {entry["target"]: entry for entry in json.loads(run.stdout)}
 
 
-def test_what_comes_with_lsml_is_listed(lsml: Lsml) -> None:
+def test_models_lists_built_in_models(lsml: Lsml) -> None:
     run = lsml("models")
     assert run.returncode == 0, run.stderr
-    heading, *models, line = run.stdout.splitlines()
+    heading, *models, last = run.stdout.splitlines()
     assert heading.split() == ["model", "fills", "from", "remarks"]
-    assert [each.split("  ")[0] for each in models] == ["image-classifier", "object-detector", "ocr"]
-    assert line.split("  ")[0] == "text-classifier"
-    assert re.search("Choices over Text, HyperText, Paragraphs +lsml 0[.]", line)
+    assert [line.split("  ")[0] for line in models] == ["image-classifier", "object-detector", "ocr"]
+    assert last.split("  ")[0] == "text-classifier"
+    assert re.search("Choices over Text, HyperText, Paragraphs +lsml 0[.]", last)
     assert not run.stderr
 
 
-def test_a_plugin_is_listed_with_what_it_lacks(with_plugins: Any) -> None:
+def test_plugin_is_listed_with_missing_modules(with_plugins: Any) -> None:
     [line] = [line for line in with_plugins("models").stdout.splitlines() if line.startswith("wordy")]
     assert "Choices over Text" in line
     assert "acme-models 1.2" in line
@@ -126,7 +124,7 @@ def test_a_plugin_is_listed_with_what_it_lacks(with_plugins: Any) -> None:
     assert (entry["name"], entry["needs"], entry["trainable"]) == ("wordy", ["no_such_module"], True)
 
 
-def test_a_plugin_predicts_fits_and_predicts_again(with_plugins: Any, tmp_path: Path) -> None:
+def test_plugin_predicts_trains_and_predicts_again(with_plugins: Any, tmp_path: Path) -> None:
     (tmp_path / "config.xml").write_text(CONFIG)
     tasks = [{"id": n, "data": {"text": "word " * n}} for n in range(1, 30)]
     region = {"from_name": "size", "to_name": "text", "type": "choices", "value": {"choices": ["short"]}}
@@ -136,8 +134,8 @@ def test_a_plugin_predicts_fits_and_predicts_again(with_plugins: Any, tmp_path: 
     def long_ones(model: str, *more: str) -> list[int]:
         run = with_plugins("predict", "tasks.json", "--model", model, *more)
         assert run.returncode == 0, run.stderr
-        found = map(json.loads, run.stdout.splitlines())
-        return [each["id"] for each in found if "long" in str(each["predictions"][0]["result"])]
+        tasks = map(json.loads, run.stdout.splitlines())
+        return [task["id"] for task in tasks if "long" in str(task["predictions"][0]["result"])]
 
     assert long_ones("wordy", "--label-config", "config.xml") == list(range(6, 30))
     assert long_ones("wordy", "--label-config", "config.xml", "--workers", "2") == list(range(6, 30))
@@ -145,29 +143,31 @@ def test_a_plugin_predicts_fits_and_predicts_again(with_plugins: Any, tmp_path: 
         "fit", "tasks.json", "--model", "wordy", "--label-config", "config.xml", "--output", "models/w"
     )
     assert fitted.returncode == 0, fitted.stderr
-    found = long_ones("models/w")
-    assert found
-    assert 6 not in found
-    assert found == list(range(found[0], 30))
+    long_ids = long_ones("models/w")
+    assert long_ids
+    assert 6 not in long_ids
+    assert long_ids == list(range(long_ids[0], 30))
 
 
-def test_a_plugin_that_is_gone_says_so(with_plugins: Any, lsml: Lsml, tmp_path: Path, site: Path) -> None:
-    test_a_plugin_predicts_fits_and_predicts_again(with_plugins, tmp_path)
+def test_version_of_uninstalled_plugin_names_the_plugin(
+    with_plugins: Any, lsml: Lsml, tmp_path: Path, site: Path
+) -> None:
+    test_plugin_predicts_trains_and_predicts_again(with_plugins, tmp_path)
     run = lsml("predict", "tasks.json", "--model", "models/w", cwd=tmp_path)
     assert run.returncode == 1
     assert "models/w is a version of wordy, and no installed package has a model of that name." in run.stderr
-    for name in ("acme_models:Wordy", "acme_models.wordy:Wordy"):  # with the package it is known by any name of it
+    for name in ("acme_models:Wordy", "acme_models.wordy:Wordy"):  # any name of the class works with the package
         assert with_plugins("predict", "tasks.json", "--model", f"{name}@models/w").returncode == 0
 
 
-def test_a_plugin_passes_the_suite(site: Path, tmp_path: Path) -> None:
+def test_plugin_passes_check_model(site: Path, tmp_path: Path) -> None:
     (tmp_path / "config.xml").write_text(CONFIG)
     (tmp_path / "test_wordy.py").write_text(
         "from lsml_cli import check_model\n"
-        "def test_it_keeps_the_contract():\n"
+        "def test_model_keeps_the_contract():\n"
         "    region = {'from_name': 'size', 'to_name': 'text', 'type': 'choices', 'value': {'choices': ['short']}}\n"
-        "    given = [{'id': 1, 'result': [region]}]\n"
-        "    tasks = [{'data': {'text': 'word ' * n}, 'annotations': given} for n in range(9)]\n"
+        "    annotations = [{'id': 1, 'result': [region]}]\n"
+        "    tasks = [{'data': {'text': 'word ' * n}, 'annotations': annotations} for n in range(9)]\n"
         "    check_model('wordy', label_config='config.xml', tasks=tasks)\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -176,7 +176,7 @@ def test_a_plugin_passes_the_suite(site: Path, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout
 
 
-def test_broken_plugins_are_listed_and_do_no_harm(with_plugins: Any, site: Path, tmp_path: Path) -> None:
+def test_broken_plugins_are_listed_with_their_problem(with_plugins: Any, site: Path, tmp_path: Path) -> None:
     pyproject = """
         [project]
         name = "rotten"
@@ -189,7 +189,8 @@ def test_broken_plugins_are_listed_and_do_no_harm(with_plugins: Any, site: Path,
         classless = "rotten_empty"
         odd = "rotten_odd:Odd"
     """
-    odd = "import lsml_cli\nclass Odd(lsml_cli.Model):\n    supported_controls = 3\n    forward = decode = lambda *given: None\n"
+    odd = "import lsml_cli\nclass Odd(lsml_cli.Model):\n    supported_controls = 3\n"
+    odd += "    forward = decode = lambda *args: None\n"
     files = {"raises": "1 / 0", "lacks": "import no_such_thing", "empty": "", "odd": odd}
     install(site, pyproject, {f"rotten_{name}.py": source for name, source in files.items()})
     problems = {entry["name"]: entry["problem"] for entry in listed(with_plugins("models", "--json")).values()}
@@ -216,7 +217,7 @@ def test_broken_plugins_are_listed_and_do_no_harm(with_plugins: Any, site: Path,
     assert "lsml: rotten_raises cannot be imported: ZeroDivisionError" in run.stderr
 
 
-def test_a_name_that_is_taken(with_plugins: Any, site: Path) -> None:
+def test_name_conflict_is_resolved_and_reported(with_plugins: Any, site: Path) -> None:
     pyproject = """
         [project]
         name = "{name}"
@@ -228,14 +229,17 @@ def test_a_name_that_is_taken(with_plugins: Any, site: Path) -> None:
     install(site, pyproject.format(name="zealous", model="wordy"), {})
     run = with_plugins("models", "--json")
     entries = json.loads(run.stdout)
-    bold, zealous = (next(each for each in entries if each["package"] == name) for name in ("bold", "zealous"))
+    bold, zealous = (next(entry for entry in entries if entry["package"] == name) for name in ("bold", "zealous"))
     assert bold["problem"] == (
         "Not used: text-classifier is the one that comes with lsml; call this one acme_models.wordy:Wordy."
     )
-    # Which of the two packages Python finds first is for the file system to say.
-    problems = [zealous["problem"], next(each["problem"] for each in entries if each["target"] == "acme_models:Wordy")]
-    [said] = filter(None, problems)
-    assert said.startswith("Not used: wordy is the one of ")
+    # The file system decides which of the two packages Python finds first.
+    problems = [
+        zealous["problem"],
+        next(entry["problem"] for entry in entries if entry["target"] == "acme_models:Wordy"),
+    ]
+    [problem] = filter(None, problems)
+    assert problem.startswith("Not used: wordy is the one of ")
     find = (
         "from lsml_cli.registry.resolve import *; print(known_models()['text-classifier'], find_model('wordy').target)"
     )
@@ -248,7 +252,7 @@ def test_a_name_that_is_taken(with_plugins: Any, site: Path) -> None:
 # --- identity
 
 
-def test_identity_covers_the_package_that_offers_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identity_covers_the_package_that_exports_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "offering"
     write(folder, {"wordy.py": MODEL, "text/__init__.py": "", "text/words.py": "", "data/stray.py": ""})
     monkeypatch.syspath_prepend(tmp_path)
@@ -257,12 +261,12 @@ def test_identity_covers_the_package_that_offers_the_class(tmp_path: Path, monke
         importlib.invalidate_caches()
         for module in [name for name in sys.modules if name.startswith("offering")]:
             del sys.modules[module]
-        family = find_model(target).model_class()
-        before = code_digest(family)
+        model_class = find_model(target).model_class()
+        before = code_digest(model_class)
         (folder / "data" / "stray.py").write_text(target)  # data is no subpackage
-        assert code_digest(family) == before
+        assert code_digest(model_class) == before
         (folder / "text" / "words.py").write_text(target)
-        assert code_digest(family) != before
+        assert code_digest(model_class) != before
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -29,7 +29,7 @@ from tests.helpers import models, trainable_models
 WORDS = f"{models.__file__}:Words"
 
 
-def test_a_built_in_model_is_found_without_importing_anything_heavy():
+def test_find_model_imports_nothing_heavy():
     script = (
         "import sys; from lsml_cli.registry.resolve import find_model; find_model('text-classifier').build();"
         "assert not {'sklearn', 'numpy', 'torch'} & set(sys.modules)"
@@ -37,14 +37,14 @@ def test_a_built_in_model_is_found_without_importing_anything_heavy():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_spec_is_small_and_picklable():
+def test_spec_is_small_and_picklable():
     spec = find_model(WORDS, {"pause": 0.5})
     assert pickle.loads(pickle.dumps(spec)) == spec
     assert len(pickle.dumps(spec)) < 1_000
     assert spec.build().param("pause") == 0.5
 
 
-def test_identity_is_code_and_parameters(tmp_path):
+def test_identity_covers_code_and_parameters(tmp_path):
     copy = tmp_path / "models.py"
     shutil.copy(models.__file__, copy)
     same = find_model(f"{copy}:Words")
@@ -54,7 +54,7 @@ def test_identity_is_code_and_parameters(tmp_path):
     assert find_model(f"{copy}:Words").digest != same.digest
 
 
-def test_the_files_that_a_parameter_names_are_part_of_the_identity(tmp_path):
+def test_identity_covers_files_named_by_parameters(tmp_path):
     def digest(**params: Any) -> str:
         return find_model(f"{models.__file__}:Stored", params).digest
 
@@ -76,7 +76,7 @@ def test_the_files_that_a_parameter_names_are_part_of_the_identity(tmp_path):
     assert list(find_model(f"{models.__file__}:Stored", {"weights": named}).file_digests) == [named, str(behind)]
 
 
-def test_the_families_name_their_files(tmp_path):
+def test_built_in_models_declare_their_files(tmp_path):
     (tmp_path / "shared").mkdir()
     texts = {
         "small.py": "_base_ = [\n    './shared/a.py',  # two of them\n    \"mmdet::rtmdet/b.py\",\n]\nlr = 1\n",
@@ -102,15 +102,15 @@ def test_the_families_name_their_files(tmp_path):
     assert list(find_model("image-classifier", {"weights": str(weights)}).file_digests) == [str(weights)]
 
 
-def test_two_classes_of_one_file_are_two_models():
+def test_identity_covers_the_class_name():
     assert find_model(WORDS).digest != find_model(WORDS.replace("Words", "Script")).digest
 
 
-def test_a_class_in_an_importable_module():
+def test_class_in_importable_module_is_found():
     assert find_model("tests.helpers.models:Words").model_version.startswith("tests.helpers.models:Words@")
 
 
-def test_two_files_of_one_name_do_not_meet(tmp_path):
+def test_two_files_of_one_name_are_two_modules(tmp_path):
     for folder, label in (("a", "one"), ("b", "two")):
         (tmp_path / folder).mkdir()
         source = f"from lsml_cli.models.base import Model\nclass M(Model):\n    label = {label!r}\n"
@@ -120,7 +120,7 @@ def test_two_files_of_one_name_do_not_meet(tmp_path):
     assert (one.label, two.label) == ("one", "two")
 
 
-def test_a_trained_version_by_folder_name_and_version(ticket_model):
+def test_version_is_found_by_folder_and_by_version_name(ticket_model):
     spec = find_model(str(ticket_model))
     assert spec.name == "tickets"
     assert spec.model_version == f"tickets@{spec.version}"
@@ -133,7 +133,7 @@ def test_a_trained_version_by_folder_name_and_version(ticket_model):
         find_model(f"{ticket_model}@20000101T000000")
 
 
-def test_a_version_moves_to_another_place(ticket_model, tmp_path):
+def test_version_keeps_its_identity_when_moved(ticket_model, tmp_path):
     shutil.copytree(ticket_model, tmp_path / "elsewhere")
     assert find_model(str(tmp_path / "elsewhere")).digest == find_model(str(ticket_model)).digest
 
@@ -163,7 +163,7 @@ def counting(tmp_path: Path) -> str:
     return f"{tmp_path / 'counting.py'}:Counting"
 
 
-def test_a_version_names_its_class_and_not_where_it_is(tmp_path, counting):
+def test_version_records_its_class_without_a_path(tmp_path, counting):
     assert family_name(find_model("text-classifier").target) == "text-classifier"
     assert family_name("lsml_cli.models.text_classifier.model:TextClassifier") == "text-classifier"
     assert family_name("tests.helpers.trainable_models:Counting") == "tests.helpers.trainable_models:Counting"
@@ -188,7 +188,7 @@ EVIL = "from pathlib import Path\nPath(__file__).with_name('was-here').touch()\n
         ("evil", "Install the package that brings it; `lsml models` lists what is there."),
     ],
 )
-def test_data_names_no_code(tmp_path, monkeypatch, recorded, hint):
+def test_folder_cannot_name_code_to_load(tmp_path, monkeypatch, recorded, hint):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text(EVIL)
@@ -203,7 +203,7 @@ def test_data_names_no_code(tmp_path, monkeypatch, recorded, hint):
     assert not (tmp_path / "was-here").exists()
 
 
-def test_a_class_of_ones_own_is_named_with_its_folder(tmp_path, counting, monkeypatch):
+def test_unregistered_class_is_named_together_with_folder(tmp_path, counting, monkeypatch):
     folder = trained(tmp_path / "m", counting)
     spec = find_model(f"{counting}@{tmp_path}/m")
     assert (spec.name, spec.version, spec.path, spec.notes) == ("m", folder.name, folder, ())
@@ -223,7 +223,7 @@ def test_a_class_of_ones_own_is_named_with_its_folder(tmp_path, counting, monkey
     assert find_model("tests.helpers.trainable_models:Counting@n").name == "n"
 
 
-def test_a_class_that_is_not_the_one_it_was_trained_with(tmp_path, counting):
+def test_class_other_than_the_trained_one_is_refused(tmp_path, counting):
     trained(tmp_path / "m", counting)
     other = counting.replace("counting.py", "other.py")
     shutil.copy(trainable_models.__file__, tmp_path / "other.py")
@@ -243,7 +243,7 @@ def test_a_class_that_is_not_the_one_it_was_trained_with(tmp_path, counting):
             find_model(name)
 
 
-def test_code_that_has_changed_since_is_noted_and_is_another_model(tmp_path, counting):
+def test_changed_code_is_noted_and_changes_the_identity(tmp_path, counting):
     folder = trained(tmp_path / "m", counting)
     before = find_model(f"{counting}@{tmp_path}/m")
     Path(counting.partition(":")[0]).write_text(Path(trainable_models.__file__).read_text() + "\n# changed\n")
@@ -254,7 +254,7 @@ def test_code_that_has_changed_since_is_noted_and_is_another_model(tmp_path, cou
         assert model.notes == spec.notes
 
 
-def test_versions_of_format_1_still_load(tmp_path):
+def test_version_of_format_1_loads(tmp_path):
     """They recorded what was imported, and no digests of their files."""
     target = "lsml_cli.models.text_classifier.model:TextClassifier"
     trained(tmp_path / "m", "text-classifier", format=1, family=target, digests={}, params={"C": 1.0})
@@ -262,7 +262,7 @@ def test_versions_of_format_1_still_load(tmp_path):
     assert find_model(f"{target}@{tmp_path}/m") == find_model(f"{tmp_path}/m")
 
 
-def test_a_parameter_that_the_class_does_not_know(tmp_path):
+def test_undeclared_parameter_is_refused(tmp_path):
     trained(tmp_path / "m", "text-classifier", params={"C": 1.0, "secret": 1})
     with pytest.raises(ModelError, match=r"damaged, or was written by another lsml: .* has no parameter 'secret'"):
         find_model(f"{tmp_path}/m")
@@ -271,7 +271,7 @@ def test_a_parameter_that_the_class_does_not_know(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "vocabulary.json"])
-def test_one_byte_that_changed_is_found(ticket_model, tmp_path, file):
+def test_single_changed_byte_is_detected(ticket_model, tmp_path, file):
     shutil.copytree(ticket_model, tmp_path / "m")
     path = versions.resolve(f"{tmp_path}/m") / file
     content = bytearray(path.read_bytes())
@@ -282,7 +282,7 @@ def test_one_byte_that_changed_is_found(ticket_model, tmp_path, file):
     assert versions.scan_versions(tmp_path / "m")[0].damage is None, "reading a list should not read all weights"
 
 
-def test_an_unknown_name_lists_the_known_ones_the_closest_first():
+def test_unknown_name_lists_known_ones_by_similarity():
     with pytest.raises(UnknownModel) as unknown:
         find_model("text-clasifier")
     assert unknown.value.hint is not None
@@ -298,21 +298,21 @@ def test_an_unknown_name_lists_the_known_ones_the_closest_first():
         ("class Other: ...", "has no M"),
     ],
 )
-def test_a_file_that_is_no_model_says_so(tmp_path, source, sentence):
+def test_file_without_the_model_is_refused(tmp_path, source, sentence):
     path = tmp_path / "model.py"
     path.write_text(source)
     with pytest.raises(ModelError, match=sentence):
         find_model(f"{path}:M")
 
 
-def test_a_file_with_an_error_of_its_own_is_told_apart(tmp_path):
+def test_import_error_of_the_file_is_reported(tmp_path):
     path = tmp_path / "model.py"
     path.write_text("import no_such_thing\n")
     with pytest.raises(ModelError, match=r"model.py cannot be imported: .*no_such_thing"):
         find_model(f"{path}:M")
 
 
-def test_params_are_json_where_they_can_be():
+def test_parse_params_decodes_json_values():
     assert parse_params(["a=1", "b=true", "c=[1]", "d=word", "e=1=2"]) == {
         "a": 1,
         "b": True,
@@ -324,7 +324,7 @@ def test_params_are_json_where_they_can_be():
         parse_params(["=1"])
 
 
-def test_the_folder_of_a_model_that_was_never_promoted(tmp_path):
+def test_folder_without_versions_is_refused(tmp_path):
     (tmp_path / "model").mkdir()
     with pytest.raises(ModelError, match="holds no trained model"):
         find_model(str(Path(tmp_path / "model")))

@@ -32,7 +32,7 @@ def hidden(root: Path) -> list[Path]:
     return [path for path in root.iterdir() if path.name.startswith(".")]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_read_returns_what_was_written(tmp_path: Path) -> None:
     written = write(tmp_path / "models" / "news")
     root = tmp_path / "models" / "news"
     assert versions.resolve(str(root)) == written.folder
@@ -43,7 +43,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert not hidden(root)
 
 
-def test_the_newest_promoted_one_is_meant_and_an_older_one_can_be_named(tmp_path: Path) -> None:
+def test_folder_means_the_promoted_version(tmp_path: Path) -> None:
     first, second, third = write(tmp_path), write(tmp_path), write(tmp_path, promote=False)
     assert versions.list_versions(tmp_path) == [first.version, second.version, third.version]
     assert versions.resolve(str(tmp_path)) == second.folder
@@ -51,7 +51,7 @@ def test_the_newest_promoted_one_is_meant_and_an_older_one_can_be_named(tmp_path
     assert versions.current_version(tmp_path) == first.version
 
 
-def test_versions_of_one_second_get_numbers_and_sort_by_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_of_one_second_are_numbered_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_795_210_215.0)
     names = [write(tmp_path).version for _ in range(11)]
     moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(1_795_210_215))
@@ -59,12 +59,12 @@ def test_versions_of_one_second_get_numbers_and_sort_by_them(tmp_path: Path, mon
     assert versions.list_versions(tmp_path) == names
 
 
-def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
+def test_digest_depends_on_the_content(tmp_path: Path) -> None:
     one, two, other = write(tmp_path), write(tmp_path), write(tmp_path, b"x")
     assert one.digest == two.digest != other.digest
 
 
-def test_leaving_without_keeping_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_writer_leaves_no_file(tmp_path: Path) -> None:
     def interrupted() -> None:
         with version_writer.open_version_writer(tmp_path) as draft:
             (draft.folder / "weights.bin").write_bytes(b"half")
@@ -75,7 +75,7 @@ def test_leaving_without_keeping_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leaving_without_keeping_leaves_no_folder_either(tmp_path: Path) -> None:
+def test_failed_writer_removes_folders_it_created(tmp_path: Path) -> None:
     root = tmp_path / "models" / "news"
 
     def fill_the_disk() -> None:
@@ -92,7 +92,7 @@ def test_leaving_without_keeping_leaves_no_folder_either(tmp_path: Path) -> None
     assert len(versions.list_versions(root)) == 1
 
 
-def test_a_version_is_no_place_for_versions(tmp_path: Path) -> None:
+def test_version_folder_is_no_root_for_versions(tmp_path: Path) -> None:
     version = write(tmp_path)
     version_writer.require_version_root(tmp_path)
     version_writer.require_version_root(tmp_path / "new")
@@ -103,7 +103,7 @@ def test_a_version_is_no_place_for_versions(tmp_path: Path) -> None:
         assert caught.value.hint == f"Name the folder above, where the versions live: --output {tmp_path}"
 
 
-def test_what_a_killed_run_left_is_no_version_and_goes_after_a_day(tmp_path: Path) -> None:
+def test_remains_of_killed_run_are_removed_after_a_day(tmp_path: Path) -> None:
     stale, fresh = tmp_path / ".unfinished-1-a", tmp_path / ".unfinished-1-b"
     for path in (stale, fresh):
         path.mkdir()
@@ -114,14 +114,14 @@ def test_what_a_killed_run_left_is_no_version_and_goes_after_a_day(tmp_path: Pat
     assert hidden(tmp_path) == [fresh]
 
 
-def test_the_folder_can_be_moved(tmp_path: Path) -> None:
+def test_folder_can_be_moved(tmp_path: Path) -> None:
     write(tmp_path / "here")
     shutil.copytree(tmp_path / "here", tmp_path / "there" / "news")
     shutil.rmtree(tmp_path / "here")
     assert versions.read(versions.resolve(str(tmp_path / "there" / "news"))).name == "here"
 
 
-def test_everybody_who_may_read_the_root_may_read_the_version(tmp_path: Path) -> None:
+def test_version_folder_has_the_default_permissions(tmp_path: Path) -> None:
     version = write(tmp_path)
     umask = os.umask(0)
     os.umask(umask)
@@ -175,7 +175,7 @@ def damage(version: versions.Version, what: str) -> None:
         ("weights cut", "it has 0 bytes instead of 1"),
     ],
 )
-def test_a_damaged_version_is_refused_by_name(tmp_path: Path, what: str, sentence: str) -> None:
+def test_damaged_version_is_refused_naming_the_file(tmp_path: Path, what: str, sentence: str) -> None:
     version = write(tmp_path)
     damage(version, what)
     with pytest.raises(ModelError) as caught:
@@ -186,7 +186,7 @@ def test_a_damaged_version_is_refused_by_name(tmp_path: Path, what: str, sentenc
 
 
 @pytest.mark.parametrize("what", ["weights gone", "weights flipped"])
-def test_a_damaged_version_is_not_promoted(tmp_path: Path, what: str) -> None:
+def test_damaged_version_is_not_promoted(tmp_path: Path, what: str) -> None:
     good, bad = write(tmp_path), write(tmp_path, promote=False)
     damage(bad, what)
     with pytest.raises(ModelError, match=r"weights\.bin is "):
@@ -194,7 +194,7 @@ def test_a_damaged_version_is_not_promoted(tmp_path: Path, what: str) -> None:
     assert versions.current_version(tmp_path) == good.version
 
 
-def test_content_that_changed_is_found_where_a_version_is_verified(tmp_path: Path) -> None:
+def test_verify_detects_changed_content(tmp_path: Path) -> None:
     version = write(tmp_path)
     versions.verify(version)
     damage(version, "weights flipped")
@@ -208,7 +208,7 @@ def test_content_that_changed_is_found_where_a_version_is_verified(tmp_path: Pat
         versions.verify(version)
 
 
-def test_no_folder_of_this_machine_is_recorded(tmp_path: Path) -> None:
+def test_family_is_stored_without_a_folder(tmp_path: Path) -> None:
     assert versions.strip_folder("/home/ann/shouting.py:Shouting") == "shouting.py:Shouting"
     assert versions.strip_folder("C:\\ann\\shouting.py:Shouting") == "shouting.py:Shouting"
     for name in ("package.module:Class", "text-classifier", "shouting.py:Shouting"):
@@ -219,7 +219,7 @@ def test_no_folder_of_this_machine_is_recorded(tmp_path: Path) -> None:
     assert versions.read(version.folder).family == "shouting.py:Shouting"
 
 
-def test_what_current_holds_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_invalid_current_file_is_explained(tmp_path: Path) -> None:
     version = write(tmp_path)
     for content in (b"\xff\xfe\n", b"\0", b"", b"x" * 5000):
         (tmp_path / "current").write_bytes(content)
@@ -234,7 +234,7 @@ def test_what_current_holds_is_told_in_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_is_closed_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_missing_read_permission_is_explained(tmp_path: Path) -> None:
     version = write(tmp_path / "m")
     for path in (version.folder / "weights.bin", version.folder / "model.json", version.folder, tmp_path / "m"):
         mode = path.stat().st_mode
@@ -247,7 +247,7 @@ def test_what_is_closed_is_told_in_a_sentence(tmp_path: Path) -> None:
             path.chmod(mode)
 
 
-def test_names_that_mean_nothing(tmp_path: Path) -> None:
+def test_unresolvable_names_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no trained model"):
         versions.resolve(str(tmp_path))
     version = write(tmp_path, promote=False)
@@ -263,7 +263,7 @@ def test_names_that_mean_nothing(tmp_path: Path) -> None:
         versions.resolve(str(tmp_path))
 
 
-def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_unwritable_root_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="is not a folder"):
@@ -291,7 +291,7 @@ while True:
 """
 
 
-def test_a_reader_never_sees_a_torn_version_while_writers_are_killed(tmp_path: Path) -> None:
+def test_reader_sees_only_whole_versions_while_writers_are_killed(tmp_path: Path) -> None:
     write(tmp_path)
     seen: list[str] = []
     trouble: list[str] = []
