@@ -30,6 +30,11 @@ class LabelConfig:
         controls: By name, in the order of the XML.
         objects: By name, in the order of the XML.
         warnings: Sentences that the user should read once.
+
+    Example:
+        >>> config = LabelConfig.load(Path("config.xml"))
+        >>> [label.name for label in config.only("Choices").labels]
+        ['Business', 'Sports']
     """
 
     xml: str

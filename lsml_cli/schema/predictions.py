@@ -63,7 +63,18 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """All regions of one task. `score` is the mean over the regions that have one, None without any."""
+    """What a model predicts for one task.
+
+    Attributes:
+        result: The regions; empty if nothing was found.
+        score: Mean over the regions that have a score, None without any.
+        model_version: Name and version of the model: "news@20261120T213015".
+
+    Example:
+        >>> region = binding.config.only("Choices").region(task, {"choices": ["Sports"]}, score=0.9)
+        >>> Prediction.of((region,), self.version).score
+        0.9
+    """
 
     result: tuple[Region, ...]
     score: float | None
@@ -105,7 +116,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a task has no prediction. A `transient` failure may succeed later."""
+    """Why a task has no prediction.
+
+    Attributes:
+        stage: The step that failed: "read", "fetch", "encode", "forward", "decode", "check".
+        reason: One sentence.
+        transient: Another try may succeed.
+    """
 
     stage: Stage
     reason: str

@@ -24,6 +24,11 @@ class Task:
         raw: The whole object as it was read.
         project: Id of the project.
         context: What an interactive editor sent with the task.
+
+    Example:
+        >>> task = next(read_tasks("tasks.json"))
+        >>> task.data["text"]
+        'Shares fell on Monday'
     """
 
     index: int
@@ -36,7 +41,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One annotation of a task; `result` holds Label Studio's region objects."""
+    """One annotation of a task.
+
+    Attributes:
+        id: Id in Label Studio.
+        result: Label Studio's region objects.
+        ground_truth: Marked as ground truth in Label Studio.
+        cancelled: The annotator skipped the task.
+    """
 
     id: int | None
     result: Sequence[Mapping[str, Any]]
@@ -45,7 +57,16 @@ class Annotation:
 
 
 class AnnotatedTask(NamedTuple):
-    """A task and its selected annotation."""
+    """A task and its selected annotation.
+
+    Attributes:
+        task: The task, without its annotations and predictions.
+        annotation: The annotation to learn from.
+
+    Example:
+        >>> for task, annotation in train:
+        ...     labels = [label for region in annotation.result for label in region["value"]["choices"]]
+    """
 
     task: Task
     annotation: Annotation
