@@ -60,7 +60,7 @@ def main(folder: str, arch: str, device: str) -> None:
 
         images = timed("decode", decode, contents)
         pixels = timed("resize and crop", resize_and_crop, images)
-        inputs = timed("normalise", normalize, pixels)
+        inputs = timed("normalize", normalize, pixels)
         costs |= on_gpu(arch, device, inputs) if device.startswith("cuda") else on_cpu(arch, inputs, pool)
     print(json.dumps(costs))
 

@@ -176,7 +176,7 @@ def rate_table(ways: dict[str, Way], stages: list[dict[str, list[float]]], sizes
     print(
         f"\nMean, lowest and highest of the rounds, images {sizes.few + 1:,} to {sizes.few + sizes.more:,}; "
         "'with start-up' is the rate of all of them.\nin work: processor time of the stages alone, as a share of what "
-        "the run used; unlike the rates, it does not suffer\nwhen somebody else uses the cores."
+        "the run used; unlike the rates, it does not suffer\nfrom other processes."
     )
 
 

@@ -610,7 +610,7 @@ def test_training_continues_without_original_config(tmp_path, monkeypatch):
     from lsml_cli.models.object_detector import config as recipe
     from lsml_cli.models.openmmlab import checkpoints, configs, inference, train
 
-    version, images_dir = tmp_path / "version", tmp_path / "pictured"
+    version, images_dir = tmp_path / "version", tmp_path / "images"
     version.mkdir()
     (task,) = shapes.draw_tasks(images_dir, 1)
     (tmp_path / "small.py").write_text(shapes.SMALL_DETECTOR_CONFIG)

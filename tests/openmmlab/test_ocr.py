@@ -225,9 +225,9 @@ def test_texts_and_scores_equal_mmocr_inferencer(work: Path) -> None:
     with warnings.catch_warnings(action="ignore"), toolkit.suppress_output():
         from mmocr.apis import MMOCRInferencer
 
-        recogniser = str(configs.packaged_configs("mmocr")[CRNN])
+        recognizer = str(configs.packaged_configs("mmocr")[CRNN])
         both = MMOCRInferencer(
-            det=str(work / "blobs.py"), rec=recogniser, rec_weights=str(work / "reads.pth"), device="cpu"
+            det=str(work / "blobs.py"), rec=recognizer, rec_weights=str(work / "reads.pth"), device="cpu"
         )
         (theirs,) = both(str(work / "upright.png"), out_dir="")["predictions"]
     ours = [region for region in prediction.result if region.type == "textarea"]
@@ -552,7 +552,7 @@ def test_random_weights_are_reported(work: Path) -> None:
     notes = find_model("ocr", {}).build().bind(config, {}, None).notes
     assert ["random weights" in note for note in notes] == [True, True]
     (note,) = find_model("ocr", {"det": "none"}).build().bind(config, {}, None).notes
-    assert note.startswith("The recogniser has random weights")
+    assert note.startswith("The recognizer has random weights")
 
 
 def test_checkpoint_of_other_model_is_rejected(work: Path) -> None:

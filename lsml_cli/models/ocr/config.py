@@ -40,7 +40,7 @@ def read_characters(config: Config) -> str:
         except OSError as error:
             raise ModelError(f"The dictionary {part['dict_file']} cannot be read: {error.strerror}.") from error
         return "".join(line.strip("\r") for line in lines)
-    raise ModelError("The config of the recogniser names no dictionary (dict_file).")
+    raise ModelError("The config of the recognizer names no dictionary (dict_file).")
 
 
 def write_characters(characters: str, folder: Path) -> None:

@@ -59,7 +59,7 @@ _TASK_NAMES: Mapping[ComponentName, str] = {"det": "detection", "recog": "recogn
 _UNTRAINED_NOTES: Mapping[ComponentName, str] = {
     "det": "The text detector has random weights, so what it finds means nothing: name a det_ckpt, train it, or "
     "--with det=none to read where boxes are drawn already.",
-    "recog": "The recogniser has random weights, so what it reads means nothing: name a recog_ckpt, or train it.",
+    "recog": "The recognizer has random weights, so what it reads means nothing: name a recog_ckpt, or train it.",
 }
 
 
