@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from lsml_cli.errors import TransientError, UsageError
-from lsml_cli.media.hosts import normalize_host
+from lsml_cli.media.hosts import DEFAULT_PORTS, normalize_host
 
 API_KEY_ENV_VAR = "LABEL_STUDIO_API_KEY"
 TOKEN_REFRESH_PATH = "/api/token/refresh/"
@@ -69,7 +69,7 @@ class LabelStudioCredentials:
     def host_and_port(self) -> tuple[str, int]:
         """Host, in the spelling that hosts are compared in, and port; by default that of the scheme."""
         parts = urlsplit(self.url)
-        return normalize_host(parts.hostname or ""), parts.port or {"http": 80, "https": 443}[parts.scheme]
+        return normalize_host(parts.hostname or ""), parts.port or DEFAULT_PORTS[parts.scheme]
 
     @property
     def netloc(self) -> str:

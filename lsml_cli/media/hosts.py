@@ -9,6 +9,7 @@ from typing import Literal
 
 from lsml_cli.errors import UsageError
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
 BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})  # schemes, as Label Studio spells them
 
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
 from lsml_cli.media.credentials import LabelStudioCredentials
 from lsml_cli.media.files import ConfinedPath
-from lsml_cli.media.hosts import BUCKET_SCHEMES
+from lsml_cli.media.hosts import BUCKET_SCHEMES, DEFAULT_PORTS
 
 MAX_SHOWN_CHARS = 200  # characters of a value in a message
 
@@ -111,7 +111,7 @@ def parse_host(url: str) -> tuple[str, int]:
     """Return host and port of an http(s) URL; raise ValueError if it has none."""
     parts = urlsplit(url)
     try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        port = parts.port or DEFAULT_PORTS[parts.scheme]
     except ValueError as error:
         raise ValueError(f"{abbreviate(url)} is not a valid address: {error}") from None
     if not parts.hostname:

@@ -17,7 +17,7 @@ from lsml_cli._version import __version__
 from lsml_cli.errors import TransientError
 from lsml_cli.media import ssrf_guard
 from lsml_cli.media.credentials import API_KEY_ENV_VAR, AuthorizationProvider, LabelStudioCredentials
-from lsml_cli.media.hosts import AllowedHosts, HostNotAllowed
+from lsml_cli.media.hosts import DEFAULT_PORTS, AllowedHosts, HostNotAllowed
 from lsml_cli.media.resolver import abbreviate
 
 MAX_CONNECTIONS = 64  # at a time; idle ones are kept open
@@ -206,7 +206,7 @@ def _status_error(response: httpx.Response, value: str, hint: str, server_name: 
 
 
 def _port(url: httpx.URL) -> int:
-    return url.port or {"http": 80, "https": 443}[url.scheme]
+    return url.port or DEFAULT_PORTS[url.scheme]
 
 
 def _iter_content(response: httpx.Response, value: str) -> Iterator[bytes]:

@@ -215,9 +215,9 @@ def test_broken_exif_is_ignored(kind, exif):
     assert images.read_size(content) == IMAGE.size
 
 
-@given(seed=st.integers(0, 2**32), place=st.integers(0, 10))
+@given(seed=st.integers(0, 2**32), marker=st.integers(0, 10))
 @settings(max_examples=150, **QUICK)
-def test_jpeg_metadata_never_fails_decoding(seed, place):
+def test_jpeg_metadata_never_fails_decoding(seed, marker):
     """Any content of APP1..13, also after the identifiers that Pillow parses."""
     names = [
         b"Exif\0\0",
@@ -228,7 +228,7 @@ def test_jpeg_metadata_never_fails_decoding(seed, place):
         b"",
     ]
     body = random.Random(seed).choice(names) + random.Random(seed).randbytes(seed % 40)
-    segment = b"\xff" + bytes([0xE1 + place]) + struct.pack(">H", len(body) + 2) + body
+    segment = b"\xff" + bytes([0xE1 + marker]) + struct.pack(">H", len(body) + 2) + body
     content = FORMATS["jpeg"]()
     assert is_same(images.decode(content[:20] + segment + content[20:]), images.decode(content))
 
@@ -640,11 +640,11 @@ SAMPLES = {kind: make() for kind, make in ALL.items()}
 def test_mutated_files_decode_or_give_one_sentence(data, kind, no_warnings):
     """Cut or change the file anywhere, more often in the header than in the pixels."""
     content = bytearray(SAMPLES[kind])
-    place = st.one_of(st.integers(0, min(len(content), 200) - 1), st.integers(0, len(content) - 1))
-    for at, value in data.draw(st.lists(st.tuples(place, st.integers(0, 255)), max_size=4)):
-        content[at] = value
+    offsets = st.one_of(st.integers(0, min(len(content), 200) - 1), st.integers(0, len(content) - 1))
+    for offset, value in data.draw(st.lists(st.tuples(offsets, st.integers(0, 255)), max_size=4)):
+        content[offset] = value
     if data.draw(st.booleans()):
-        del content[data.draw(place) :]
+        del content[data.draw(offsets) :]
     broken = bytes(content)
     started = time.monotonic()
     header, image = (attempt(call, broken) for call in (images.read_size, images.decode))

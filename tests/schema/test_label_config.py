@@ -664,7 +664,7 @@ def quoted(text: str) -> str:
 @st.composite
 def configs(draw: st.DrawFn) -> tuple[LabelConfig, list[str]]:
     """Draw a config with one control of a random tag, and the names of its labels."""
-    tag, child, about = draw(
+    tag, child, obj = draw(
         st.sampled_from(
             [
                 ("Choices", "Choice", '<Text name="o" value="$t"/>'),
@@ -681,7 +681,7 @@ def configs(draw: st.DrawFn) -> tuple[LabelConfig, list[str]]:
         body += f'<{child} value="{quoted(value)}"{called}/>'
         if draw(st.booleans()):
             body = f'<View style="a">{body}</View>'
-    xml = f'<View>{about}<{tag} name="c" toName="o"{attributes}>{body}</{tag}></View>'
+    xml = f'<View>{obj}<{tag} name="c" toName="o"{attributes}>{body}</{tag}></View>'
     return LabelConfig.parse(xml), [alias or value for value, alias in labels]
 
 
