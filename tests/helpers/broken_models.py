@@ -165,7 +165,7 @@ class DecodeMarks(Lengths):
 
 
 class VersionEmpty(Lengths):
-    version = ""  # type: ignore[assignment]
+    version = ""
 
 
 class VersionChanges(Lengths):

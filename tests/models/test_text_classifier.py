@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array  # type: ignore[import-untyped]
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -49,10 +49,10 @@ def task(text: Any, index: int = 0, **data: Any) -> Task:
     return Task(index, index + 100, {"text": text, **data}, {})
 
 
-def example(text: str, given: Mapping[str, Sequence[str]], **data: Any) -> AnnotatedTask:
+def example(text: str, choices: Mapping[str, Sequence[str]], **data: Any) -> AnnotatedTask:
     result = [
-        {"from_name": name, "to_name": "text", "type": "choices", "value": {"choices": list(chosen)}}
-        for name, chosen in given.items()
+        {"from_name": name, "to_name": "text", "type": "choices", "value": {"choices": list(names)}}
+        for name, names in choices.items()
     ]
     return AnnotatedTask(task(text, **data), Annotation(1, result))
 
@@ -62,12 +62,16 @@ def animals(name: str = "animal") -> list[AnnotatedTask]:
 
 
 def fitted(
-    folder: Path, examples: Sequence[AnnotatedTask], labels: LabelConfig, said: list[str] | None = None, **params: Any
+    folder: Path,
+    examples: Sequence[AnnotatedTask],
+    labels: LabelConfig,
+    messages: list[str] | None = None,
+    **params: Any,
 ) -> ModelSpec:
     folder.mkdir(exist_ok=True)
     spec = replace(SPEC, params=params)
     model = spec.build()
-    progress = said.append if said is not None else lambda sentence: None
+    progress = messages.append if messages is not None else lambda sentence: None
     state = model.fit(examples, [], model.bind(labels, {}, None), folder, progress)
     return replace(spec, path=folder, state=json.loads(json.dumps(state)), version="1")
 
@@ -78,10 +82,10 @@ def opened(spec: ModelSpec, labels: LabelConfig, label_map: Mapping[str, str] | 
 
 
 def predict(model: Model, binding: Binding, tasks: Sequence[Task]) -> list[Prediction]:
-    outputs = model.forward([model.encode(each, binding, {}) for each in tasks], binding)
-    found = [model.decode(output, each, binding) for output, each in zip(outputs, tasks, strict=True)]
-    assert [binding.config.check(prediction) for prediction in found] == [None] * len(tasks)
-    return found
+    outputs = model.forward([model.encode(task, binding, {}) for task in tasks], binding)
+    predictions = [model.decode(output, task, binding) for output, task in zip(outputs, tasks, strict=True)]
+    assert [binding.config.check(prediction) for prediction in predictions] == [None] * len(tasks)
+    return predictions
 
 
 def chosen(prediction: Prediction) -> dict[str, list[str]]:
@@ -137,9 +141,9 @@ def test_features_and_weights_equal_those_of_sklearn(ngrams: int, min_df: int) -
     names = names_of(tfidf)
     assert sorted(names) == sorted(reference.vocabulary_)
     order = [reference.vocabulary_[name] for name in names]
-    for found, wanted in ((rows, expected), (tfidf.transform(UNSEEN), reference.transform(UNSEEN))):
-        matrix = csr_array((found.weight, (found.row, found.feature)), shape=(wanted.shape[0], len(names)))
-        np.testing.assert_allclose(matrix.toarray(), wanted.toarray()[:, order], atol=1e-12)
+    for actual, desired in ((rows, expected), (tfidf.transform(UNSEEN), reference.transform(UNSEEN))):
+        matrix = csr_array((actual.weight, (actual.row, actual.feature)), shape=(desired.shape[0], len(names)))
+        np.testing.assert_allclose(matrix.toarray(), desired.toarray()[:, order], atol=1e-12)
 
 
 def test_max_features_keeps_the_most_frequent_and_their_parts() -> None:
@@ -154,7 +158,7 @@ def test_scores_are_independent_of_the_batch(animal_spec: ModelSpec, texts: list
     model, binding = opened(animal_spec, config(*ANIMALS))
     inputs = [(text,) for text in texts]
     together = model.forward(inputs, binding)
-    assert together == [output for each in inputs for output in model.forward([each], binding)]
+    assert together == [output for text in inputs for output in model.forward([text], binding)]
 
 
 # --- the linear part
@@ -164,13 +168,14 @@ def probabilities(spec: ModelSpec, labels: LabelConfig, texts: Sequence[str]) ->
     """(n, K) in the order of the model's classes, whatever the control wants of them."""
     model, binding = opened(spec, labels)
     binding.threshold = 0.0
-    return np.array([found for (found,) in model.forward([(text,) for text in texts], binding)])
+    return np.array([output for (output,) in model.forward([(text,) for text in texts], binding)])
 
 
-def reference(pipeline_end: Any, answers: Sequence[Any]) -> np.ndarray:
+def reference(pipeline_end: Any, answers: Any) -> np.ndarray:
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=TOKEN)
-    found: np.ndarray = make_pipeline(vectorizer, pipeline_end).fit(TEXTS, answers).predict_proba(TEXTS + UNSEEN)
-    return found
+    pipeline = make_pipeline(vectorizer, pipeline_end).fit(TEXTS, answers)
+    expected: np.ndarray = pipeline.predict_proba(TEXTS + UNSEEN)
+    return expected
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -181,9 +186,9 @@ def test_probabilities_of_single_choices_equal_those_of_sklearn(tmp_path: Path, 
     examples = [example(text, {"animal": [answer]}) for text, answer in zip(TEXTS, answers, strict=True)]
     spec = fitted(tmp_path, examples, labels)
     expected = reference(LogisticRegression(C=30, max_iter=1000), answers)
-    found = probabilities(spec, labels, TEXTS + UNSEEN)
-    np.testing.assert_array_equal(found[:, 0], expected.argmax(axis=1))
-    np.testing.assert_allclose(found[:, 1], expected.max(axis=1), atol=1e-6)
+    actual = probabilities(spec, labels, TEXTS + UNSEEN)
+    np.testing.assert_array_equal(actual[:, 0], expected.argmax(axis=1))
+    np.testing.assert_allclose(actual[:, 1], expected.max(axis=1), atol=1e-6)
 
 
 def test_probabilities_of_multiple_choices_equal_those_of_sklearn(tmp_path: Path) -> None:
@@ -231,7 +236,8 @@ def test_classes_map_to_labels_by_alias_predicted_values_and_label_map(animal_sp
     )
     model, binding = opened(animal_spec, labels, {"cat": "Katze"})
     texts = ["ants march", "bees make honey", "the cat purrs"]
-    assert [chosen(each)["animal"] for each in predict(model, binding, [task(text) for text in texts])] == [
+    predictions = predict(model, binding, [task(text) for text in texts])
+    assert [chosen(prediction)["animal"] for prediction in predictions] == [
         ["ant"],
         ["Biene"],
         ["Katze"],
@@ -242,10 +248,10 @@ def test_classes_map_to_labels_by_alias_predicted_values_and_label_map(animal_sp
 def test_class_without_label_is_dropped_without_renormalising(animal_spec: ModelSpec) -> None:
     whole = predict(*opened(animal_spec, config(*ANIMALS)), [task("ants march")])[0]
     model, binding = opened(animal_spec, config("ant", "bee"))
-    some = predict(model, binding, [task("ants march"), task("the cat purrs")])
-    assert some[0].score == whole.score
-    assert some[1].score is not None
-    assert some[1].score < 0.34
+    known, dropped = predict(model, binding, [task("ants march"), task("the cat purrs")])
+    assert known.score == whole.score
+    assert dropped.score is not None
+    assert dropped.score < 0.34
     assert binding.notes == (
         'Dropped 1 of the model\'s 3 classes, for which <Choices name="animal"> has no label: cat.',
     )
@@ -319,9 +325,9 @@ def test_no_input_and_empty_text_are_predicted(animal_spec: ModelSpec) -> None:
 def test_single_choice_below_the_threshold_is_dropped(animal_spec: ModelSpec) -> None:
     model, binding = opened(animal_spec, config(*ANIMALS))
     binding.threshold = 0.6
-    sure, unsure = predict(model, binding, [task("ants march in lines"), task("zzz")])
-    assert chosen(sure) == {"animal": ["ant"]}
-    assert (unsure.result, unsure.score) == ((), None)
+    above, below = predict(model, binding, [task("ants march in lines"), task("zzz")])
+    assert chosen(above) == {"animal": ["ant"]}
+    assert (below.result, below.score) == ((), None)
 
 
 def test_multiple_choices_are_one_region_in_config_order(tmp_path: Path) -> None:
@@ -329,9 +335,9 @@ def test_multiple_choices_are_one_region_in_config_order(tmp_path: Path) -> None
     both = [example(f"{a} {b}", {"animal": ["ant", "bee"]}) for a, b in zip(*list(ANIMALS.values())[:2], strict=True)]
     spec = fitted(tmp_path, [*animals(), *both, example("stones", {})], labels)
     model, binding = opened(spec, labels)
-    some, none = predict(model, binding, [task("ants and the bee, red ants and honey"), task("stones")])
-    assert chosen(some) == {"animal": ["bee", "ant"]}
-    assert some.score == some.result[0].score
+    two, none = predict(model, binding, [task("ants and the bee, red ants and honey"), task("stones")])
+    assert chosen(two) == {"animal": ["bee", "ant"]}
+    assert two.score == two.result[0].score
     assert none.result == ()
     binding.threshold = 0.0
     everything = predict(model, binding, [task("stones")])[0]
@@ -370,11 +376,11 @@ def test_untrained_model_predicts_from_label_names() -> None:
     assert len(binding.notes) == 1
     assert "untrained" in binding.notes[0]
     texts = ["what is the status of my order", "REFUND, bad bad", "very good", "nothing"]
-    found = predict(model, binding, [task(text) for text in texts])
-    assert chosen(found[0]) == {"animal": ["order_status"]}
-    assert chosen(found[1]) == {"animal": ["Refund"], "mood": ["bad"]}
-    assert chosen(found[2])["mood"] == ["plus"]
-    assert found[3].score == pytest.approx(0.5, abs=0.01)
+    predictions = predict(model, binding, [task(text) for text in texts])
+    assert chosen(predictions[0]) == {"animal": ["order_status"]}
+    assert chosen(predictions[1]) == {"animal": ["Refund"], "mood": ["bad"]}
+    assert chosen(predictions[2])["mood"] == ["plus"]
+    assert predictions[3].score == pytest.approx(0.5, abs=0.01)
 
 
 def test_untrained_model_without_labels_predicts_nothing() -> None:
@@ -411,14 +417,14 @@ def test_controls_over_one_text_share_its_vocabulary(tmp_path: Path) -> None:
         for animal, texts in ANIMALS.items()
         for i, text in enumerate(texts)
     ]
-    said: list[str] = []
-    spec = fitted(tmp_path, examples, labels, said)
-    assert 'No annotation has a usable answer for <Choices name="empty">. It is left out.' in said
+    messages: list[str] = []
+    spec = fitted(tmp_path, examples, labels, messages)
+    assert 'No annotation has a usable answer for <Choices name="empty">. It is left out.' in messages
     assert len(json.loads((tmp_path / "vocabulary.json").read_text())) == 2
     model, binding = opened(spec, labels)
-    [found] = predict(model, binding, [task("ants bite!", page="<i>odd</i>")])
-    assert chosen(found) == {"animal": ["ant"], "loud": ["yes"], "kind": ["x"]}
-    assert found.score == pytest.approx(np.mean([region.score for region in found.result if region.score]))
+    [prediction] = predict(model, binding, [task("ants bite!", page="<i>odd</i>")])
+    assert chosen(prediction) == {"animal": ["ant"], "loud": ["yes"], "kind": ["x"]}
+    assert prediction.score == pytest.approx(np.mean([region.score for region in prediction.result if region.score]))
 
 
 def test_annotations_with_alias_or_value_count_and_old_labels_are_ignored(tmp_path: Path) -> None:
@@ -487,17 +493,17 @@ def test_accuracy_on_unseen_sms_messages(tmp_path: Path, shared_data: Path) -> N
     annotated = json.loads((shared_data / "exports" / "sms-spam-annotated.json").read_bytes())
     everything = json.loads((shared_data / "exports" / "sms-spam-all-tasks.json").read_bytes())
     lines = (shared_data / "sms-spam" / "messages.tsv").read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
-    known = {each["id"] for each in annotated}
+    known = {item["id"] for item in annotated}
     examples = [
-        AnnotatedTask(Task(i, each["id"], each["data"], {}), Annotation(1, each["annotations"][0]["result"]))
-        for i, each in enumerate(annotated)
+        AnnotatedTask(Task(i, item["id"], item["data"], {}), Annotation(1, item["annotations"][0]["result"]))
+        for i, item in enumerate(annotated)
     ]
     spec = fitted(tmp_path, examples, labels)
-    new = [(each, line) for each, line in zip(everything, lines, strict=True) if each["id"] not in known]
+    new = [(item, line) for item, line in zip(everything, lines, strict=True) if item["id"] not in known]
     assert len(new) == 1574
     truth = [line.split("\t")[0] for _, line in new]
-    found = predict(*opened(spec, labels), [Task(i, each["id"], each["data"], {}) for i, (each, _) in enumerate(new)])
-    guess = [chosen(each)["kind"][0] for each in found]
+    tasks = [Task(i, item["id"], item["data"], {}) for i, (item, _) in enumerate(new)]
+    guess = [chosen(prediction)["kind"][0] for prediction in predict(*opened(spec, labels), tasks)]
     right = sum(a == b for a, b in zip(truth, guess, strict=True))
     spam = sum(a == b == "spam" for a, b in zip(truth, guess, strict=True))
     assert right / len(truth) >= 0.985

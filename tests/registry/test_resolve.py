@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lsml_cli import load_model
+from lsml_cli import Prediction, load_model
 from lsml_cli.errors import ModelError, UnknownModel, UsageError
 from lsml_cli.registry import promotion, version_writer, versions
 from lsml_cli.registry.code_digest import code_digest
@@ -58,22 +58,27 @@ def test_identity_covers_files_named_by_parameters(tmp_path):
     def digest(**params: Any) -> str:
         return find_model(f"{models.__file__}:Stored", params).digest
 
-    weights, behind = tmp_path / "weights.bin", tmp_path / "behind.bin"
-    named = str(weights)
-    seen = [digest(), digest(weights=named)]  # a name that is no file's is a parameter like any other
-    for path, content in ((weights, "behind.bin"), (behind, "one"), (behind, "two"), (weights, "others.bin")):
+    weights, referenced = tmp_path / "weights.bin", tmp_path / "referenced.bin"
+    name = str(weights)
+    digests = [digest(), digest(weights=name)]  # without such a file it is a parameter like any other
+    for path, content in (
+        (weights, "referenced.bin"),
+        (referenced, "one"),
+        (referenced, "two"),
+        (weights, "others.bin"),
+    ):
         path.write_text(content)
-        seen.append(digest(weights=named))
-        assert digest(weights=named) == seen[-1]
-    assert len(set(seen)) == len(seen)
+        digests.append(digest(weights=name))
+        assert digest(weights=name) == digests[-1]
+    assert len(set(digests)) == len(digests)
     for no_file in (str(tmp_path), "\0", "x" * 5_000):
         assert not find_model(f"{models.__file__}:Stored", {"weights": no_file}).file_digests
     for value in (3, None):
         with pytest.raises(UsageError, match=f"weights must be a text, not {value}"):
             digest(weights=value)
-    weights.write_text("behind.bin")
-    behind.write_text("weights.bin")  # round in circles
-    assert list(find_model(f"{models.__file__}:Stored", {"weights": named}).file_digests) == [named, str(behind)]
+    weights.write_text("referenced.bin")
+    referenced.write_text("weights.bin")  # a cycle
+    assert list(find_model(f"{models.__file__}:Stored", {"weights": name}).file_digests) == [name, str(referenced)]
 
 
 def test_built_in_models_declare_their_files(tmp_path):
@@ -97,8 +102,8 @@ def test_built_in_models_declare_their_files(tmp_path):
         ("ocr", "recog_config", "recog_ckpt"),
     ):
         spec = find_model(family, {config: str(tmp_path / "small.py"), checkpoint: str(weights)})
-        found = {Path(path).resolve().relative_to(tmp_path).as_posix() for path in spec.file_digests}
-        assert found == {*texts, "weights.pth"} - {"x.py"}
+        names = {Path(path).resolve().relative_to(tmp_path).as_posix() for path in spec.file_digests}
+        assert names == {*texts, "weights.pth"} - {"x.py"}
     assert list(find_model("image-classifier", {"weights": str(weights)}).file_digests) == [str(weights)]
 
 
@@ -116,8 +121,8 @@ def test_two_files_of_one_name_are_two_modules(tmp_path):
         source = f"from lsml_cli.models.base import Model\nclass M(Model):\n    label = {label!r}\n"
         source += "    def forward(self, inputs, binding): ...\n    def decode(self, output, task, binding): ...\n"
         (tmp_path / folder / "model.py").write_text(source)
-    one, two = (find_model(f"{tmp_path}/{folder}/model.py:M").model_class() for folder in "ab")
-    assert (one.label, two.label) == ("one", "two")
+    labels = [vars(find_model(f"{tmp_path}/{folder}/model.py:M").model_class())["label"] for folder in "ab"]
+    assert labels == ["one", "two"]
 
 
 def test_version_is_found_by_folder_and_by_version_name(ticket_model):
@@ -139,11 +144,11 @@ def test_version_keeps_its_identity_when_moved(ticket_model, tmp_path):
 
 
 def trained(root: Path, target: str, **changes: Any) -> Path:
-    """A version of a class, as `lsml fit` would write it; `changes` are made to its model.json."""
+    """Write a version of a class as `lsml fit` does, and apply `changes` to its model.json."""
     spec = find_model(target)
-    with version_writer.open_version_writer(root) as draft:
-        (draft.folder / "counts.json").write_text('{"red": {"long": 1}}')
-        version = draft.commit(
+    with version_writer.open_version_writer(root) as writer:
+        (writer.folder / "counts.json").write_text('{"red": {"long": 1}}')
+        version = writer.commit(
             family=family_name(spec.target),
             label_config=models.TEXT_CONFIG,
             state={},
@@ -158,7 +163,7 @@ def trained(root: Path, target: str, **changes: Any) -> Path:
 
 @pytest.fixture
 def counting(tmp_path: Path) -> str:
-    """A file with a model that learns."""
+    """Write a file with a model that can be trained; return the name of the model."""
     shutil.copy(trainable_models.__file__, tmp_path / "counting.py")
     return f"{tmp_path / 'counting.py'}:Counting"
 
@@ -178,12 +183,12 @@ EVIL = "from pathlib import Path\nPath(__file__).with_name('was-here').touch()\n
 @pytest.mark.parametrize(
     ("recorded", "hint"),
     [
-        ("{here}/evil.py:Evil", "Name the class together with the folder: --model path/to/evil.py:Evil@{here}/m"),
-        ("evil.py:Evil", "Name the class together with the folder: --model path/to/evil.py:Evil@{here}/m"),
-        ("evil:Evil", "Name the class together with the folder: --model evil:Evil@{here}/m"),
+        ("{folder}/evil.py:Evil", "Name the class together with the folder: --model path/to/evil.py:Evil@{folder}/m"),
+        ("evil.py:Evil", "Name the class together with the folder: --model path/to/evil.py:Evil@{folder}/m"),
+        ("evil:Evil", "Name the class together with the folder: --model evil:Evil@{folder}/m"),
         (
             "$(touch x).py:Evil",
-            "Name the class together with the folder: --model 'path/to/$(touch x).py:Evil@{here}/m'",
+            "Name the class together with the folder: --model 'path/to/$(touch x).py:Evil@{folder}/m'",
         ),
         ("evil", "Install the package that brings it; `lsml models` lists what is there."),
     ],
@@ -192,14 +197,14 @@ def test_folder_cannot_name_code_to_load(tmp_path, monkeypatch, recorded, hint):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text(EVIL)
-    folder = trained(tmp_path / "m", "text-classifier", family=recorded.format(here=tmp_path))
+    folder = trained(tmp_path / "m", "text-classifier", family=recorded.format(folder=tmp_path))
     for name in (f"{tmp_path}/m", f"{tmp_path}/m@{folder.name}", str(folder)):
         with pytest.raises(ModelError, match=r"is a version of .*evil|is a version of .*touch") as refused:
             find_model(name)
-        assert refused.value.hint == hint.format(here=tmp_path).replace(f"{tmp_path}/m", name)
+        assert refused.value.hint == hint.format(folder=tmp_path).replace(f"{tmp_path}/m", name)
     with pytest.raises(ModelError, match="is a version of"):
         load_model(f"{tmp_path}/m")
-    assert [each.version is not None for each in versions.scan_versions(tmp_path / "m")] == [True]
+    assert [entry.version is not None for entry in versions.scan_versions(tmp_path / "m")] == [True]
     assert not (tmp_path / "was-here").exists()
 
 
@@ -213,6 +218,7 @@ def test_unregistered_class_is_named_together_with_folder(tmp_path, counting, mo
         assert find_model(f"{counting}@{name}") == spec
     with load_model(f"{counting}@{tmp_path}/m") as model:
         [(_, outcome)] = model.predict([{"text": "red"}])
+        assert isinstance(outcome, Prediction)
         assert outcome.result[0].value == {"choices": ["long"]}
     assert model_argument(spec, Path("models/my m")) == f"'{counting}@models/my m'"
     monkeypatch.chdir(tmp_path)
@@ -255,7 +261,7 @@ def test_changed_code_is_noted_and_changes_the_identity(tmp_path, counting):
 
 
 def test_version_of_format_1_loads(tmp_path):
-    """They recorded what was imported, and no digests of their files."""
+    """They recorded the imported module, and no digests of their files."""
     target = "lsml_cli.models.text_classifier.model:TextClassifier"
     trained(tmp_path / "m", "text-classifier", format=1, family=target, digests={}, params={"C": 1.0})
     assert find_model(f"{tmp_path}/m").target == target

@@ -20,9 +20,9 @@ from lsml_cli.registry.durable_files import raise_write_error
 
 
 def write(root: Path, weights: bytes = b"w", *, promote: bool = True) -> versions.Version:
-    with version_writer.open_version_writer(root) as draft:
-        (draft.folder / "weights.bin").write_bytes(weights)
-        version = draft.commit(family="a:B", label_config="<View/>", state={"classes": ["a"]}, params={"C": 1})
+    with version_writer.open_version_writer(root) as writer:
+        (writer.folder / "weights.bin").write_bytes(weights)
+        version = writer.commit(family="a:B", label_config="<View/>", state={"classes": ["a"]}, params={"C": 1})
     if promote:
         promotion.promote(root, version.version)
     return version
@@ -66,8 +66,8 @@ def test_digest_depends_on_the_content(tmp_path: Path) -> None:
 
 def test_interrupted_writer_leaves_no_file(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with version_writer.open_version_writer(tmp_path) as draft:
-            (draft.folder / "weights.bin").write_bytes(b"half")
+        with version_writer.open_version_writer(tmp_path) as writer:
+            (writer.folder / "weights.bin").write_bytes(b"half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -79,8 +79,8 @@ def test_failed_writer_removes_folders_it_created(tmp_path: Path) -> None:
     root = tmp_path / "models" / "news"
 
     def fill_the_disk() -> None:
-        with version_writer.open_version_writer(root) as draft:
-            (draft.folder / "weights.bin").write_bytes(b"half")
+        with version_writer.open_version_writer(root) as writer:
+            (writer.folder / "weights.bin").write_bytes(b"half")
             raise_write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
 
     with pytest.raises(OutputError, match=r"models/news: the disk is full"):
@@ -96,8 +96,8 @@ def test_version_folder_is_no_root_for_versions(tmp_path: Path) -> None:
     version = write(tmp_path)
     version_writer.require_version_root(tmp_path)
     version_writer.require_version_root(tmp_path / "new")
-    for harm in ("lacks", "gone"):
-        damage(version, harm)
+    for what in ("lacks", "gone"):
+        damage(version, what)
         with pytest.raises(UsageError, match="is one version of a model") as caught:
             version_writer.require_version_root(version.folder)
         assert caught.value.hint == f"Name the folder above, where the versions live: --output {tmp_path}"
@@ -115,10 +115,10 @@ def test_remains_of_killed_run_are_removed_after_a_day(tmp_path: Path) -> None:
 
 
 def test_folder_can_be_moved(tmp_path: Path) -> None:
-    write(tmp_path / "here")
-    shutil.copytree(tmp_path / "here", tmp_path / "there" / "news")
-    shutil.rmtree(tmp_path / "here")
-    assert versions.read(versions.resolve(str(tmp_path / "there" / "news"))).name == "here"
+    write(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "new" / "news")
+    shutil.rmtree(tmp_path / "old")
+    assert versions.read(versions.resolve(str(tmp_path / "new" / "news"))).name == "old"
 
 
 def test_version_folder_has_the_default_permissions(tmp_path: Path) -> None:
@@ -129,11 +129,12 @@ def test_version_folder_has_the_default_permissions(tmp_path: Path) -> None:
 
 
 def damage(version: versions.Version, what: str) -> None:
+    """Damage a version in one of the ways that the tests name."""
     path = version.folder / "model.json"
     content = json.loads(path.read_bytes())
     if what == "gone":
         path.unlink()
-    elif what == "torn":
+    elif what == "truncated":
         path.write_bytes(path.read_bytes()[:100])
     elif what == "list":
         path.write_text("[]")
@@ -163,7 +164,7 @@ def damage(version: versions.Version, what: str) -> None:
     ("what", "sentence"),
     [
         ("gone", "is not a trained model: it has no model.json"),
-        ("torn", "model.json is damaged ("),
+        ("truncated", "model.json is damaged ("),
         ("list", "model.json is damaged (no JSON object)"),
         ("newer", "was written by a newer lsml"),
         ("lacks", 'model.json is damaged (it lacks "state").'),
@@ -283,18 +284,18 @@ print("ready", flush=True)
 number = 0
 while True:
     number += 1
-    with version_writer.open_version_writer(root) as draft:
+    with version_writer.open_version_writer(root) as writer:
         for part in range(3):
-            (draft.folder / f"weights-{part}.bin").write_bytes(bytes([number % 256]) * 100_000)
-        version = draft.commit(family="a:B", label_config="<View/>", state={"number": number % 256}, params={})
+            (writer.folder / f"weights-{part}.bin").write_bytes(bytes([number % 256]) * 100_000)
+        version = writer.commit(family="a:B", label_config="<View/>", state={"number": number % 256}, params={})
     promotion.promote(root, version.version)
 """
 
 
 def test_reader_sees_only_whole_versions_while_writers_are_killed(tmp_path: Path) -> None:
     write(tmp_path)
-    seen: list[str] = []
-    trouble: list[str] = []
+    read_versions: list[str] = []
+    problems: list[str] = []
     done = threading.Event()
 
     def read() -> None:
@@ -305,10 +306,10 @@ def test_reader_sees_only_whole_versions_while_writers_are_killed(tmp_path: Path
                 for name in version.files:
                     content = (version.folder / name).read_bytes()
                     if number is not None and content != bytes([number]) * 100_000:
-                        trouble.append(f"{version.version}: {name}")
-                seen.append(version.version)
+                        problems.append(f"{version.version}: {name}")
+                read_versions.append(version.version)
             except LsmlError as error:
-                trouble.append(str(error))
+                problems.append(str(error))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -320,7 +321,7 @@ def test_reader_sees_only_whole_versions_while_writers_are_killed(tmp_path: Path
             writer.send_signal(signal.SIGKILL)
     done.set()
     reader.join()
-    assert not trouble
-    assert len(set(seen)) > 1, "no writer got as far as a version"
+    assert not problems
+    assert len(set(read_versions)) > 1, "no writer got as far as a version"
     for name in versions.list_versions(tmp_path):
         versions.read(tmp_path / name)
