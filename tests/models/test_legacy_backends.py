@@ -16,8 +16,10 @@ import pytest
 from lsml_cli.errors import ModelError, UnknownModel
 from lsml_cli.models.legacy_backends import labels
 from lsml_cli.models.legacy_backends.brush import decode_rle, mask_to_rle
+from lsml_cli.models.legacy_backends.import_sandbox import ScriptSandbox
 from lsml_cli.models.legacy_backends.model import wrap_script
 from lsml_cli.models.legacy_backends.sdk_detection import ScriptSource, detect_generation, find_model_class_name
+from lsml_cli.models.legacy_backends.v0_v1 import V1Adapter
 from lsml_cli.registry.code_digest import source_files
 from lsml_cli.registry.resolve import find_model
 from tests.helpers.cli import ROOT, Lsml
@@ -364,6 +366,18 @@ def test_sdk_stubs_are_removed_after_import(workdir: Path) -> None:
     assert not [name for name in sys.modules if name.split(".")[0] in ("label_studio_ml", "label_studio_tools", "htx")]
     with pytest.raises(ModelError, match="has no Nobody"):
         find_model(f"{workdir / 'v1_text.py'}:Nobody")
+
+
+def test_base_classes_of_a_sandbox_derive_from_each_other() -> None:
+    source = ScriptSource(BACKENDS / "v1_text.py")
+    first, second = (ScriptSandbox(source, "v1", name, V1Adapter().build_stubs) for name in ("first", "second"))
+    classes = vars(first.stubs["label_studio_ml.helpers"])
+    base = vars(first.stubs["label_studio_ml.model"])["LabelStudioMLBase"]
+    assert issubclass(classes["LabelStudioMLChoices"], classes["LabelStudioMLBaseHelper"])
+    assert issubclass(classes["LabelStudioMLBaseHelper"], base)
+    assert not issubclass(base, vars(second.stubs["label_studio_ml.model"])["LabelStudioMLBase"])
+    with pytest.raises(ValueError, match="cannot be fetched before there are tasks"):
+        base("<View/>").get_local_path("/data/upload/1/a.png")
 
 
 # ---- modules beside a script

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from tests.helpers.serve_process import ServerFactory
 MODEL = Path(__file__).parents[1] / "helpers" / "server_models.py"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[ServerFactory]:
-    factory = ServerFactory(tmp_path)
-    yield factory
-    factory.close()
 
 
 def test_generated_requests_get_no_5xx(serve: ServerFactory, tmp_path: Path) -> None:

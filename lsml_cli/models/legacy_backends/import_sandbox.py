@@ -152,7 +152,9 @@ def open_sandbox(
 
 
 def bind_classes(sandbox: ScriptSandbox, classes: Sequence[type]) -> dict[str, type]:
-    """Return subclasses that know their sandbox as `_sandbox`, by name; they derive from each other as the given do.
+    """Return a subclass of each class, by name, with the attribute `_sandbox`.
+
+    The subclasses derive from each other like the originals, so that `issubclass` holds among those of one sandbox.
 
     Args:
         classes: base classes for scripts, parents before children.

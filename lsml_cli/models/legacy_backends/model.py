@@ -17,15 +17,7 @@ from lsml_cli.models.legacy_backends.import_sandbox import ScriptSandbox, open_s
 from lsml_cli.models.legacy_backends.json_values import replace_path_prefix, to_json_value
 from lsml_cli.models.legacy_backends.offline_client import build_offline_sdk
 from lsml_cli.models.legacy_backends.sdk_adapter import SdkAdapter, TrainingRequest
-from lsml_cli.models.legacy_backends.sdk_detection import (
-    PREDICT_DECORATOR,
-    SDK_NAMES,
-    Generation,
-    ScriptSource,
-    detect_generation,
-    find_folder_model,
-    find_model_class_name,
-)
+from lsml_cli.models.legacy_backends.sdk_detection import SDK_NAMES, Generation, ScriptSource, detect_generation
 from lsml_cli.models.legacy_backends.v0_v1 import V0Adapter, V1Adapter
 from lsml_cli.models.legacy_backends.v2 import V2Adapter, class_from_functions
 from lsml_cli.models.loading import error_location
@@ -33,8 +25,6 @@ from lsml_cli.models.spec import Json
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction, Region, region_id
 from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
-
-__all__ = ["PREDICT_DECORATOR", "Script", "find_folder_model", "find_model_class_name", "wrap_script"]
 
 VERSION_FOLDER_PLACEHOLDER = "{version}"  # stands for the version's folder in the state that a script's `fit` returned
 MODEL_DIR = "MODEL_DIR"  # the environment variable with the folder in which scripts keep their weights
