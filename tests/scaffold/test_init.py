@@ -71,7 +71,7 @@ def test_init_writes_files_without_network_access(lsml: Lsml, tmp_path: Path, na
 
 @pytest.mark.parametrize("name", ["moods", "mails", "old", pytest.param("rooms", marks=pytest.mark.slow)])
 def test_folder_is_a_model_before_and_after_training(lsml: Lsml, tmp_path: Path, name: str) -> None:
-    assert lsml("init", name, *OPTIONS[name], cwd=tmp_path).returncode == 0
+    assert run_in_process("init", tmp_path / name, *OPTIONS[name]).returncode == 0
     untrained = find_model(str(tmp_path / name))
     assert (untrained.version, untrained.name) == (None, name)
     options = ("--model", name, "-c", f"{name}/label_config.xml", "-o", f"{name}/models/{name}")
@@ -88,8 +88,8 @@ def test_folder_is_a_model_before_and_after_training(lsml: Lsml, tmp_path: Path,
     assert "accuracy 1.0000" in run.stdout, run.stderr
 
 
-def test_folder_is_served(lsml: Lsml, tmp_path: Path) -> None:
-    assert lsml("init", "moods", cwd=tmp_path).returncode == 0
+def test_folder_is_served(tmp_path: Path) -> None:
+    assert run_in_process("init", tmp_path / "moods").returncode == 0
     config = (tmp_path / "moods" / "label_config.xml").read_text()
     factory = ServerFactory(tmp_path)
     try:
@@ -105,7 +105,7 @@ def test_script_is_copied_with_imported_siblings_and_config(lsml: Lsml, tmp_path
     shutil.copytree(BACKENDS / "v1_folder", backend)
     (backend / "unrelated.py").write_text("raise RuntimeError")
     (backend / "label_config.xml").write_text(MAIL_CONFIG)
-    run = lsml("init", "rules", "--script", f"{backend}/model.py:Rules", cwd=tmp_path)
+    run = run_in_process("init", tmp_path / "rules", "--script", f"{backend}/model.py:Rules")
     assert run.returncode == 0, run.stderr
     copied = list_files(tmp_path / "rules")
     assert copied >= {"model.py", "rules.py", "shades.py", "config.json", "label_config.xml"}
@@ -141,7 +141,7 @@ def backend(tmp_path: Path) -> Path:
 
 
 def test_script_is_copied_with_nested_imports_and_requirements(lsml: Lsml, tmp_path: Path, backend: Path) -> None:
-    run = lsml("init", "rules", "--script", backend / "model.py", cwd=tmp_path)
+    run = run_in_process("init", tmp_path / "rules", "--script", backend / "model.py")
     assert run.returncode == 0, run.stderr
     copied = list_files(tmp_path / "rules")
     assert copied >= {"model.py", "tools/__init__.py", "tools/rules.py", "words.py", "lists/spam.py", "lists/ham.py"}
@@ -175,9 +175,9 @@ def test_unreadable_script_fails_before_anything_is_written(tmp_path: Path, back
     assert (tmp_path / "rules" / "README.md").read_text() == "mine"
 
 
-def test_generated_tests_are_skipped_without_sample_tasks(lsml: Lsml, tmp_path: Path) -> None:
+def test_generated_tests_are_skipped_without_sample_tasks(tmp_path: Path) -> None:
     (tmp_path / "config.xml").write_text(MAIL_CONFIG)
-    run = lsml("init", "moods", "-c", "config.xml", cwd=tmp_path)
+    run = run_in_process("init", tmp_path / "moods", "-c", tmp_path / "config.xml")
     assert run.returncode == 0, run.stderr
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests"]
     tests = subprocess.run(command, cwd=tmp_path / "moods", capture_output=True, text=True, check=False)
@@ -236,7 +236,7 @@ def test_damaged_model_toml_is_reported(tmp_path: Path) -> None:
 
 
 def test_settings_beside_the_data_may_not_name_a_folder_with_code(lsml: Lsml, tmp_path: Path) -> None:
-    assert lsml("init", "moods", cwd=tmp_path).returncode == 0
+    assert run_in_process("init", tmp_path / "moods").returncode == 0
     shutil.copytree(BACKENDS / "v1_folder", tmp_path / "backend")
     (tmp_path / "tasks.json").write_text('[{"text": "x"}]')
     for model in ("moods", "backend", "backend/model.py"):
