@@ -37,12 +37,15 @@ class BaseModel:
         self.input_types = list(input_types or ())
 
     def get_input(self, task: Mapping[str, Any]) -> Any:
+        """Return the values of a task's objects."""
         return [task["data"].get(value) for value in self.input_values]
 
     def get_output(self, task: Mapping[str, Any]) -> Any:
+        """Return the annotation of a task with a `result`; scripts override this."""
         raise NotImplementedError
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], **kwargs: Any) -> Any:
+        """Return a prediction for each data item; scripts override this."""
         raise NotImplementedError
 
     def load(self, resources: Any, **kwargs: Any) -> None:
@@ -99,6 +102,7 @@ class _SingleChoice(BaseModel):
     def make_results(
         self, tasks: Sequence[Any], predicted_labels: Sequence[str], scores: Sequence[float]
     ) -> list[dict[str, Any]]:
+        """Return a prediction with one choice for each label."""
         return [
             _make_prediction(self, "choices", [{"choices": [label]}], score)
             for label, score in zip(predicted_labels, scores, strict=True)
@@ -134,6 +138,7 @@ class _Tagger(BaseModel):
     def make_results(
         self, tasks: Sequence[Any], predicted_spans: Sequence[Sequence[Any]], scores: Sequence[float]
     ) -> list[dict[str, Any]]:
+        """Return a prediction for each list of spans."""
         return [
             _make_prediction(self, "labels", spans, score) for spans, score in zip(predicted_spans, scores, strict=True)
         ]
@@ -158,6 +163,7 @@ class _Regions(BaseModel):
         return [region["value"] for region in task["result"] if region["from_name"] == self.output_names[0]]
 
     def make_result(self, task: Any, values: Sequence[Any], score: float | None = None) -> dict[str, Any]:
+        """Return one prediction with these region values."""
         return _make_prediction(self, self.result_type, values, score)
 
 

@@ -115,6 +115,7 @@ class LabelInterface:
 
     @property
     def controls(self) -> list[Tag]:
+        """The controls in the order of the label config."""
         return [
             Tag(
                 name,
@@ -128,6 +129,7 @@ class LabelInterface:
 
     @property
     def objects(self) -> list[Tag]:
+        """The objects that a control refers to."""
         tags = {
             to_name: Tag(to_name, object_tag["type"], value=f"${object_tag['value']}", value_name=object_tag["value"])
             for control in self._parsed.values()
@@ -136,15 +138,19 @@ class LabelInterface:
         return list(tags.values())
 
     def get_tag(self, name: str) -> Tag:
+        """Return the control or object of this name."""
         return next(tag for tag in (*self.controls, *self.objects) if tag.name == name)
 
     def get_control(self, name: str | None = None) -> Tag:
+        """Return the control of this name, or the first one."""
         return self.controls[0] if name is None else self.get_tag(name)
 
     def get_object(self, name: str | None = None) -> Tag:
+        """Return the object of this name, or the first one."""
         return self.objects[0] if name is None else self.get_tag(name)
 
     def get_first_tag_occurence(self, *args: Any, **filters: Any) -> tuple[str, str, str]:
+        """Return (from_name, to_name, value); see `get_first_tag_keys`."""
         return get_first_tag_keys(self._parsed, *args, **filters)[:3]
 
 

@@ -57,6 +57,7 @@ class Script(Model[ScriptBinding]):
 
     @property
     def adapter(self) -> SdkAdapter:
+        """The adapter for the script's SDK."""
         return SDK_ADAPTERS[self.generation]
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> ScriptBinding:

@@ -57,22 +57,28 @@ class Project(_OfflineStub):
         self._tasks = [AttrDict(task) for task in tasks]
 
     def get_params(self) -> dict[str, Any]:
+        """Return the project as the API does."""
         return self.params
 
     def get_tasks(self, selected_ids: Sequence[int] | None = None, **_: Any) -> list[AttrDict]:
+        """Return all tasks, or those with these ids."""
         return [task for task in self._tasks if selected_ids is None or task.get("id") in selected_ids]
 
     def get_labeled_tasks(self, only_ids: bool = False) -> list[Any]:
+        """Return the annotated tasks, or their ids."""
         labeled = [task for task in self._tasks if task.get("annotations")]
         return [task.get("id") for task in labeled] if only_ids else labeled
 
     def get_labeled_tasks_ids(self) -> list[Any]:
+        """Return the ids of the annotated tasks."""
         return self.get_labeled_tasks(only_ids=True)
 
     def get_task(self, task_id: int) -> AttrDict:
+        """Return one task; raise ModelError if the export does not have it."""
         return _find_task(self._tasks, task_id)
 
     def export_tasks(self, export_type: str = "JSON", **_: Any) -> list[AttrDict]:
+        """Return the annotated tasks; only JSON is available."""
         if export_type != "JSON":
             raise ModelError(f"The script asks for an export as {export_type}; only JSON is available.")
         return self.get_labeled_tasks()

@@ -33,15 +33,19 @@ class LabelStudioMLBase:
         self.access_token = kwargs.get("access_token", "")
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], **kwargs: Any) -> Any:
+        """Return a prediction for each task; scripts override this."""
         raise NotImplementedError
 
     def fit(self, tasks: Any, workdir: str | None = None, **kwargs: Any) -> Any:
+        """Train and return `train_output`; scripts override this."""
         return {}
 
     def process_event(self, event: str, data: Any, job_id: Any, additional_params: Mapping[str, Any]) -> Any:
+        """Train after a webhook's event, without tasks as the SDK does."""
         return self.fit((), event=event, data=data, job_id=job_id, **additional_params)
 
     def get_local_path(self, url: str, project_dir: str | None = None, **kwargs: Any) -> str:
+        """Return a file with the content of a media value."""
         return self._sandbox.get_local_path(url, **kwargs)
 
 
@@ -51,15 +55,19 @@ class LabelStudioMLBaseHelper(LabelStudioMLBase):
     tasks_key = "annotations"
 
     def prepare_tasks(self, tasks: Any, workdir: str | None = None, **kwargs: Any) -> tuple[Any, Any]:
+        """Convert tasks to (X, y); scripts override this."""
         raise NotImplementedError
 
     def convert_predictions(self, predictions: Any, **kwargs: Any) -> Any:
+        """Convert what `predict2` returns to predictions; scripts override this."""
         raise NotImplementedError
 
     def predict2(self, X: Any, y: Any = None, **kwargs: Any) -> Any:
+        """Predict X; scripts override this."""
         raise NotImplementedError
 
     def fit2(self, X: Any, y: Any, **kwargs: Any) -> Any:
+        """Train on X and y, and return `train_output`; scripts override this."""
         raise NotImplementedError
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], **kwargs: Any) -> Any:

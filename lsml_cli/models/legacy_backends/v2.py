@@ -30,9 +30,11 @@ class PredictionValue:
     cluster: Any = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the prediction as JSON, without its version."""
         return {"result": [_region_to_json(region) for region in self.result or ()], "score": self.score}
 
     def model_dump(self, **_: Any) -> dict[str, Any]:
+        """Return all fields as JSON."""
         return self.to_json() | {"model_version": self.model_version}
 
     dict = model_dump
@@ -49,10 +51,12 @@ class ModelResponse:
         return bool(self.model_version)
 
     def set_version(self, version: str) -> None:
+        """Set the version, also of predictions without one."""
         self.model_version = version
         self.update_predictions_version()
 
     def update_predictions_version(self) -> None:
+        """Set the version of predictions that have none."""
         for item in self.predictions:
             for prediction in item if isinstance(item, list) else [item]:
                 if isinstance(prediction, PredictionValue) and not prediction.model_version:
@@ -91,14 +95,17 @@ class LabelStudioMLBase:
         """Do nothing: scripts override this."""
 
     def process_event(self, event: str, data: Any, job_id: Any, additional_params: Mapping[str, Any]) -> Any:
+        """Train after a webhook's event if it is one of TRAIN_EVENTS."""
         if event in self.TRAIN_EVENTS:
             return self.fit(event=event, data=data, job_id=job_id, **additional_params)
         return None
 
     def get(self, key: str) -> str | None:
+        """Return a stored value."""
         return self.values.get(key)
 
     def set(self, key: str, value: str) -> None:
+        """Store a value in the version."""
         self.values[key] = value
 
     def has(self, key: str) -> bool:
@@ -109,6 +116,7 @@ class LabelStudioMLBase:
         return self._label_config
 
     def use_label_config(self, label_config: str) -> None:
+        """Parse a label config and use it from now on."""
         self._label_config = label_config
         self.parsed_label_config = labels.parse_config(label_config)
 
@@ -121,6 +129,7 @@ class LabelStudioMLBase:
 
     @property
     def extra_params(self) -> Any:
+        """The parameters of lsml's --with, unless the script has set others."""
         return self._params
 
     def set_extra_params(self, extra_params: Any) -> None:
@@ -131,11 +140,13 @@ class LabelStudioMLBase:
         return self.get("model_version")
 
     def bump_model_version(self) -> str:
+        """Increase the last part of the version, and return the version."""
         major, minor, patch = (self.model_version or INITIAL_MODEL_VERSION).split(".")
         self.set("model_version", f"{major}.{minor}.{int(patch) + 1}")
         return str(self.model_version)
 
     def get_local_path(self, url: str, *args: Any, task_id: int | None = None, **kwargs: Any) -> str:
+        """Return a file with the content of a media value."""
         return self._sandbox.get_local_path(url, task_id=task_id)
 
     def preload_task_data(self, task: Mapping[str, Any], value: Any = None, read_file: bool = True) -> Any:
@@ -160,14 +171,17 @@ class LabelStudioMLBase:
         name_filter: Any = None,
         to_name_filter: Any = None,
     ) -> tuple[str, str, str]:
+        """Return (from_name, to_name, value) of the first control of these types."""
         return labels.get_first_tag_keys(
             self.parsed_label_config, control_type, object_type, name_filter, to_name_filter
         )[:3]
 
     def build_label_map(self, tag_name: str, names: Sequence[str]) -> dict[str, str]:
+        """Map model classes to the labels of a control."""
         return labels.build_label_map(self.parsed_label_config, tag_name, names)
 
     def get_label_studio_access_token(self) -> str:
+        """Return the API key of Label Studio in the environment."""
         return os.environ.get("LABEL_STUDIO_ACCESS_TOKEN") or os.environ.get("LABEL_STUDIO_API_KEY", "")
 
 
