@@ -316,7 +316,7 @@ def test_empty_list_is_no_error(lsml, work):
         (["--model", "."], 1, "holds no trained model"),
         (["--model", f"{MODELS}"], 2, "which class in it is the model"),
         (["--model", f"{MODELS}:Wrods"], 1, "has no Wrods"),
-        (["--model", f"{MODELS}:one_choice"], 1, "is not a subclass of"),
+        (["--model", f"{MODELS}:make_choice_prediction"], 1, "is not a subclass of"),
         (["-o", "nowhere/out.json"], 2, "There is no folder nowhere"),
         (["-o", "out.txt"], 2, "--format json"),
         (["-o", "tasks.json"], 2, "tasks.json is the input and --output at once"),
@@ -471,7 +471,7 @@ def test_output_may_not_overwrite_inputs_or_outputs(lsml, work, options):
     Path("link.json").symlink_to("tasks.json")
     before = {path.name: path.read_bytes() for path in work.iterdir()}
     run = predict(lsml, "tasks.json", *options)
-    assert (run.returncode, "at once" in run.stderr or "is no summary" in run.stderr) == (2, True), run.stderr
+    assert (run.returncode, "at once" in run.stderr or "is not a summary" in run.stderr) == (2, True), run.stderr
     assert {path.name: path.read_bytes() for path in work.iterdir()} == before
 
 

@@ -195,9 +195,10 @@ def test_run_over_pipe_resumes(lsml, work):
 
 
 def test_output_is_locked_against_second_run(lsml, work):
-    run = start_lsml(*arguments("tasks.json", "out.json"))
+    slow = ["--with", "pause=0.2"]  # the first run must still be there when the second one has started
+    run = start_lsml(*arguments("tasks.json", "out.json"), *slow)
     wait_until_journaled("out.json", 0)
-    second = lsml(*arguments("tasks.json", "out.json"), "--resume")
+    second = lsml(*arguments("tasks.json", "out.json"), *slow, "--resume")
     kill_process(run)
     assert second.returncode == 1
     assert "Another lsml is writing" in second.stderr
