@@ -114,7 +114,7 @@ def _describe_model(
         )
     except LsmlError as error:
         return ModelInfo(name, target, package, version, problem=error.message)
-    except Exception as error:  # the attributes of somebody else's class may hold anything
+    except Exception as error:  # the attributes of a class of another package may hold anything
         return ModelInfo(name, target, package, version, problem=f"It cannot be listed: {error_reason(error)}.")
 
 

@@ -89,7 +89,7 @@ def _find_package(model_class: type[Model]) -> str | None:
 
 
 def _digest_if_readable(path: Path) -> str | None:
-    """Digest a regular file; None for anything else, which whoever opens it reports."""
+    """Digest a regular file; None for anything else, because opening it reports the error."""
     try:
         stat = path.stat()
         return _cached_file_digest(path.absolute(), stat.st_mtime_ns, stat.st_size) if S_ISREG(stat.st_mode) else None

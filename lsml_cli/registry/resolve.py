@@ -242,7 +242,7 @@ def _raise_unnamed_class(family: str, display_name: str) -> NoReturn:
         )
     written = f"path/to/{family}" if family.rpartition(":")[0].endswith(".py") else family
     raise ModelError(
-        f"{display_name} is a version of {family}, a class of somebody's own; "
+        f"{display_name} is a version of {family}, a class that is not registered; "
         "a folder may not decide that its code runs.",
         f"Name the class together with the folder: --model {shlex.quote(f'{written}@{display_name}')}",
     )

@@ -281,7 +281,7 @@ def test_version_beside_data_runs_no_code(work: Path) -> None:
     Path("data/lsml.toml").write_text('[predict]\nmodel = "trained"\n')
     Path("data/evil.py").write_text(f"open({str(work / 'was-here')!r}, 'w')\n")
     evil_version(f"{work}/data/evil.py:Evil")
-    with pytest.raises(ModelError, match=r"data/trained is a version of evil\.py:Evil, a class of somebody's own"):
+    with pytest.raises(ModelError, match=r"data/trained is a version of evil\.py:Evil, a class that is not registered"):
         invoke("predict", "data/tasks.json")
     assert not Path("was-here").exists()
 

@@ -64,7 +64,7 @@ class Brightness(Model):
         self.encoding_threads.add(threading.get_ident())
         magic, size, _depth, pixels = media[task.data["image"]].split(b"\n", 3)
         if magic != b"P5" or len(pixels) != int(size.split()[0]) * int(size.split()[1]):
-            raise ValueError("not a whole grey PNM picture")
+            raise ValueError("not a whole grey PNM image")
         return pixels
 
     def forward(self, inputs: Sequence[bytes], binding: Binding) -> list[float]:
