@@ -93,7 +93,7 @@ def _train_and_summarize(store: JobStore, job: Job, heartbeat: _Heartbeat) -> Ma
         return {"state": "failed", "reason": str(error)}
     except (Exception, SystemExit) as error:
         _print_debug_traceback()
-        return {"state": "failed", "reason": f"{error_reason(error)}. LSML_DEBUG=1 shows the traceback."}
+        return {"state": "failed", "reason": f"{error_reason(error).rstrip('.')}. LSML_DEBUG=1 shows the traceback."}
     version = fit_result.version
     trained = {"version": f"{version.name}@{version.version}", "facts": _summarize_fit(fit_result)}
     try:
