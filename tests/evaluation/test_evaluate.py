@@ -1,11 +1,10 @@
-"""`lsml evaluate` as people run it: models and files, gates, comparisons, the report."""
+"""Test `lsml evaluate` as a process: models and files, gates, comparisons, the report."""
 
 from __future__ import annotations
 
 import json
 import random
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,18 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 from tests.helpers.cli import EXAMPLE, Lsml
+from tests.helpers.evaluation_data import (
+    TEXT_CONFIG,
+    choice_region,
+    exported_task,
+    other_mood,
+    perturb_annotations,
+    prediction_record,
+    write_records,
+)
+from tests.helpers.report_page import HOSTILE_TEXT, ParsedPage, require_self_contained
 
-CONFIG = """
-<View><Text name="text" value="$text"/>
-  <Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/></Choices>
-  <Choices name="topic" toName="text" choice="multiple"><Choice value="food"/><Choice value="drink"/></Choices>
-</View>
-"""
-
-
-def region(control: str, labels: list[str], score: float | None = None) -> dict[str, Any]:
-    found = {"id": control, "from_name": control, "to_name": "text", "type": "choices", "value": {"choices": labels}}
-    return found | ({"score": score} if score is not None else {})
-
-
-def exported(id: int, *moods: str, text: str | None = None, topics: list[str] | None = None) -> dict[str, Any]:
-    """A task that was annotated once for each of `moods`."""
-    annotations = [
-        {"id": 100 * id + i, "result": [region("mood", [mood]), *([region("topic", topics)] if topics else [])]}
-        for i, mood in enumerate(moods)
-    ]
-    return {"id": id, "project": 7, "data": {"text": text or f"text {id}"}, "annotations": annotations}
-
-
-def predicted(id: int, mood: str, score: float, topics: list[str] | None = None) -> dict[str, Any]:
-    result = [region("mood", [mood], score), *([region("topic", topics, 0.9)] if topics else [])]
-    return {"task": id, "result": result, "score": score, "model_version": "v1"}
-
-
-# Says what a text is about, from the mood that people gave it.
+# Predicts the topic from the annotated mood, which is part of its input.
 TOPICS = """
 from lsml_cli import Model, Prediction
 
@@ -56,7 +38,7 @@ class Topics(Model):
         return [task.raw["annotations"][0]["result"] for task in inputs]
 
     def decode(self, output, task, binding):
-        [mood] = output  # and nothing else of what people said
+        [mood] = output  # no other annotated region is passed in
         topic = "food" if mood["value"]["choices"] == ["good"] else "drink"
         region = binding.config.controls["topic"].region(task, {"choices": [topic]}, score=1.0)
         return Prediction.of((region,), self.version)
@@ -67,33 +49,26 @@ class Topics(Model):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """100 annotated tasks, half of them good; `a.jsonl` is wrong about ten of them, `b.jsonl` about twenty."""
-    (tmp_path / "config.xml").write_text(CONFIG)
+def data_folder(tmp_path: Path) -> Path:
+    """A folder with 100 annotated tasks; `a.jsonl` is wrong about 10 of them, `b.jsonl` about 20."""
+    (tmp_path / "config.xml").write_text(TEXT_CONFIG)
     truth = ["good" if i % 2 else "bad" for i in range(100)]
-    write(tmp_path / "export.json", [exported(i, mood, topics=["food"]) for i, mood in enumerate(truth)])
+    write_records(tmp_path / "export.json", [exported_task(i, mood, topics=["food"]) for i, mood in enumerate(truth)])
     for name, wrong in (("a", 10), ("b", 20)):
-        moods = [other(mood) if i < wrong else mood for i, mood in enumerate(truth)]
-        write(tmp_path / f"{name}.jsonl", [predicted(i, mood, 0.8, ["food"]) for i, mood in enumerate(moods)])
+        moods = [other_mood(mood) if i < wrong else mood for i, mood in enumerate(truth)]
+        write_records(
+            tmp_path / f"{name}.jsonl", [prediction_record(i, mood, 0.8, ["food"]) for i, mood in enumerate(moods)]
+        )
     return tmp_path
 
 
-def other(mood: str) -> str:
-    return "bad" if mood == "good" else "good"
-
-
-def write(path: Path, records: list[Any]) -> None:
-    lines = [json.dumps(record) for record in records]
-    path.write_text("\n".join(lines) if path.suffix == ".jsonl" else f"[{','.join(lines)}]")
-
-
-def evaluate(lsml: Lsml, place: Path, *args: str | Path, predictions: str = "a.jsonl") -> Any:
+def evaluate(lsml: Lsml, data_folder: Path, *args: str | Path, predictions: str = "a.jsonl") -> Any:
     command = ("evaluate", "export.json", "--predictions", predictions, "--label-config", "config.xml")
-    return lsml(*command, *args, cwd=place)
+    return lsml(*command, *args, cwd=data_folder)
 
 
-def test_numbers_of_a_file(lsml: Lsml, place: Path) -> None:
-    run = evaluate(lsml, place, "--json", "numbers.json")
+def test_metrics_of_prediction_file_are_printed_and_written(lsml: Lsml, data_folder: Path) -> None:
+    run = evaluate(lsml, data_folder, "--json", "numbers.json")
     assert run.returncode == 0, run.stderr
     assert re.search(
         r"^mood: accuracy 0\.9000 \(0\.8\d+ to 0\.9\d+\), macro F1 0\.9000 .* on 100 tasks$", run.stdout, re.M
@@ -101,7 +76,7 @@ def test_numbers_of_a_file(lsml: Lsml, place: Path) -> None:
     assert "topic: accuracy 1.0000" in run.stdout
     assert "mood: expected calibration error 0.1000 over 100 scores" in run.stdout
     assert "Measured a.jsonl on 100 annotated tasks." in run.stderr
-    found = json.loads((place / "numbers.json").read_text())
+    found = json.loads((data_folder / "numbers.json").read_text())
     mood = found["controls"]["mood"]
     assert (found["tasks"], mood["kind"], mood["accuracy"]) == (100, "choices", 0.9)
     assert mood["confusion"]["counts"] == [[45, 5], [5, 45]]
@@ -110,15 +85,15 @@ def test_numbers_of_a_file(lsml: Lsml, place: Path) -> None:
     assert "confusion" not in found["controls"]["topic"]
 
 
-def test_both_shapes_give_the_same(lsml: Lsml, place: Path) -> None:
-    records = [json.loads(line) for line in (place / "a.jsonl").read_text().splitlines()]
+def test_both_record_shapes_give_equal_results(lsml: Lsml, data_folder: Path) -> None:
+    records = [json.loads(line) for line in (data_folder / "a.jsonl").read_text().splitlines()]
     whole = [
         {"data": {"text": f"text {each['task']}"}, "predictions": [{key: each[key] for key in each if key != "task"}]}
         for each in records
     ]
     random.Random(0).shuffle(whole)
-    write(place / "whole.json", whole)
-    runs = [evaluate(lsml, place, predictions=name) for name in ("a.jsonl", "whole.json")]
+    write_records(data_folder / "whole.json", whole)
+    runs = [evaluate(lsml, data_folder, predictions=name) for name in ("a.jsonl", "whole.json")]
     assert runs[0].stdout == runs[1].stdout
     assert runs[1].returncode == 0, runs[1].stderr
 
@@ -136,53 +111,53 @@ def test_both_shapes_give_the_same(lsml: Lsml, place: Path) -> None:
             0,
             "mood.accuracy is 0.9000, +0.1000 (95 %: +0.0",
         ),
-        (["--fail-if-worse", "accuracy"], 2, "--fail-if-worse has nothing to go by"),
+        (["--fail-if-worse", "accuracy"], 2, "--fail-if-worse needs something to compare with"),
         (["--compare", "b.jsonl", "--fail-if-worse", "f1:odd"], 2, "there is no class 'odd'"),
         (["--compare", "b.jsonl", "--fail-if-worse", "accuracy=2"], 2, "the margin must be a number from 0 to 1"),
     ],
 )
-def test_gates(lsml: Lsml, place: Path, args: list[str], code: int, sentence: str) -> None:
-    run = evaluate(lsml, place, *args)
+def test_gates_decide_exit_code(lsml: Lsml, data_folder: Path, args: list[str], code: int, sentence: str) -> None:
+    run = evaluate(lsml, data_folder, *args)
     assert run.returncode == code, run.stderr
     assert sentence in run.stderr
     assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(("margin", "code"), [("", 4), ("=0.05", 4), ("=0.1", 0), ("=0.2", 0)])
-def test_worse_by_more_than_the_margin_fails(lsml: Lsml, place: Path, margin: str, code: int) -> None:
+def test_fail_if_worse_respects_margin(lsml: Lsml, data_folder: Path, margin: str, code: int) -> None:
     args = ("--compare", "a.jsonl", "--fail-if-worse", f"mood.accuracy{margin}", "--json", "n.json")
-    run = evaluate(lsml, place, *args, predictions="b.jsonl")
+    run = evaluate(lsml, data_folder, *args, predictions="b.jsonl")
     assert run.returncode == code, run.stderr
     assert re.search(r"^mood accuracy +0\.8000 +0\.9000 +-0\.1000 +-0\.1\d+ to -0\.0\d+$", run.stdout, re.M)
-    [gate] = json.loads((place / "n.json").read_text())["not_worse"]
+    [gate] = json.loads((data_folder / "n.json").read_text())["not_worse"]
     assert gate["passed"] is (code == 0)
     assert gate["low"] < -0.1 < gate["high"] < 0
 
 
-def test_failed_tasks_count_as_wrong_and_missing_ones_are_left_out(lsml: Lsml, place: Path) -> None:
-    records = [json.loads(line) for line in (place / "a.jsonl").read_text().splitlines()][10:90]
+def test_failed_tasks_count_as_wrong_and_missing_ones_are_left_out(lsml: Lsml, data_folder: Path) -> None:
+    records = [json.loads(line) for line in (data_folder / "a.jsonl").read_text().splitlines()][10:90]
     records[0] = {"task": 10, "result": [], "error": {"stage": "fetch", "reason": "no such file"}}
-    write(place / "c.jsonl", records)
-    run = evaluate(lsml, place, "--json", "n.json", predictions="c.jsonl")
+    write_records(data_folder / "c.jsonl", records)
+    run = evaluate(lsml, data_folder, "--json", "n.json", predictions="c.jsonl")
     assert run.returncode == 3
     assert "1 task failed, and count as wrong: no such file." in run.stderr
     assert "Left out: no prediction in the file (20)." in run.stderr
-    found = json.loads((place / "n.json").read_text())
+    found = json.loads((data_folder / "n.json").read_text())
     assert found["tasks"] == 80
     assert found["controls"]["mood"]["accuracy"] == pytest.approx(79 / 80)
 
 
-FINDING = """
+IMAGE_CONFIG = """
 <View><Image name="image" value="$image"/>
   <RectangleLabels name="box" toName="image"><Label value="cat"/></RectangleLabels>
   <TextArea name="caption" toName="image"/>
   <Choices name="kind" toName="image"><Choice value="photo"/><Choice value="drawing"/></Choices>
 </View>
 """
-BLIND = """
+EMPTY_MODEL = """
 from lsml_cli import Model, Prediction
 
-class Blind(Model):
+class Empty(Model):
     def forward(self, inputs, binding):
         return inputs
 
@@ -194,24 +169,24 @@ class Blind(Model):
 """
 
 
-def seen(id: int) -> dict[str, Any]:
-    """A task with a box, a caption and a choice."""
+def image_task(id: int) -> dict[str, Any]:
+    """Return an exported task with a box, a caption and a choice."""
     shared = {"to_name": "image", "original_width": 100, "original_height": 100, "image_rotation": 0}
     box = {"x": 10, "y": 10, "width": 30, "height": 30, "rotation": 0, "rectanglelabels": ["cat"]}
     result = [
         shared | {"id": "b", "from_name": "box", "type": "rectanglelabels", "value": box},
         {"id": "c", "from_name": "caption", "to_name": "image", "type": "textarea", "value": {"text": ["a cat"]}},
-        region("kind", ["photo"]) | {"to_name": "image"},
+        choice_region("kind", ["photo"]) | {"to_name": "image"},
     ]
     return {"id": id, "data": {"image": f"{id}.png"}, "annotations": [{"id": id, "result": result}]}
 
 
-def test_nothing_found_is_an_answer(lsml: Lsml, tmp_path: Path) -> None:
-    """About regions and texts. A file that never fills one of several controls says nothing about it."""
-    (tmp_path / "config.xml").write_text(FINDING)
-    tasks = [seen(id) for id in range(20)]
-    write(tmp_path / "export.json", tasks)
-    write(tmp_path / "a.jsonl", [{"task": id, "result": [], "model_version": "v1"} for id in range(20)])
+def test_empty_result_counts_for_regions_and_texts(lsml: Lsml, tmp_path: Path) -> None:
+    """A file that fills no choice was not asked about it, but it has found no region and no text."""
+    (tmp_path / "config.xml").write_text(IMAGE_CONFIG)
+    tasks = [image_task(id) for id in range(20)]
+    write_records(tmp_path / "export.json", tasks)
+    write_records(tmp_path / "a.jsonl", [{"task": id, "result": [], "model_version": "v1"} for id in range(20)])
     run = evaluate(lsml, tmp_path, "--json", "n.json", "--report", "r.html", "--fail-under", "box.map=0.5")
     assert run.returncode == 4, run.stderr
     assert "a.jsonl found nothing at all in the 20 annotated tasks." in run.stderr
@@ -221,18 +196,18 @@ def test_nothing_found_is_an_answer(lsml: Lsml, tmp_path: Path) -> None:
     assert (box["map"], box["recall"], caption["cer"]) == (0, 0, 1)
     assert (found["nothing_found"], found["not_predicted"]) == (["box", "caption"], ["kind"])
     boxes = [{"task": id, "result": tasks[id]["annotations"][0]["result"][:1]} for id in range(20)]
-    write(tmp_path / "b.jsonl", boxes)
+    write_records(tmp_path / "b.jsonl", boxes)
     run = evaluate(lsml, tmp_path, "--compare", "a.jsonl", predictions="b.jsonl")
     assert run.returncode == 0, run.stderr
     assert "Nothing was predicted, so nothing measured, for: caption, kind." in run.stderr
     assert re.search(r"^box mAP +1\.0000 +0\.0000 ", run.stdout, re.M), run.stdout
 
 
-def test_a_model_that_finds_nothing_is_measured(lsml: Lsml, tmp_path: Path) -> None:
-    (tmp_path / "config.xml").write_text(FINDING)
-    (tmp_path / "blind.py").write_text(BLIND)
-    write(tmp_path / "export.json", [seen(id) for id in range(40)])
-    run = lsml("fit", "export.json", "--model", "blind.py", "-c", "config.xml", "-o", "models", cwd=tmp_path)
+def test_fit_evaluates_model_without_detections(lsml: Lsml, tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text(IMAGE_CONFIG)
+    (tmp_path / "empty.py").write_text(EMPTY_MODEL)
+    write_records(tmp_path / "export.json", [image_task(id) for id in range(40)])
+    run = lsml("fit", "export.json", "--model", "empty.py", "-c", "config.xml", "-o", "models", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert re.search(r"The model found nothing at all in the \d+ held-out tasks\.", run.stderr), run.stderr
     assert re.search(r"^box: .*mAP.* 0\.0000", run.stdout, re.M), run.stdout
@@ -248,81 +223,94 @@ def test_a_model_that_finds_nothing_is_measured(lsml: Lsml, tmp_path: Path) -> N
         (None, True, ["box"]),
     ],
 )
-def test_what_a_model_can_fill_is_measured(filled: set[str] | None, found: bool, measured: list[str]) -> None:
-    config, raw = LabelConfig.parse(FINDING), seen(1)
+def test_output_controls_decide_what_is_evaluated(filled: set[str] | None, found: bool, measured: list[str]) -> None:
+    config, raw = LabelConfig.parse(IMAGE_CONFIG), image_task(1)
     result = raw["annotations"][0]["result"]
     example = AnnotatedTask(Task(0, 1, raw["data"], raw), Annotation(1, result))
-    outcome = Prediction.of(
-        (config.controls["box"].region(example.task, result[0]["value"]),) if found else (), "v1"
-    )  # fmt: skip
+    outcome = Prediction.of((config.controls["box"].region(example.task, result[0]["value"]),) if found else (), "v1")
     assert list(evaluate_outcomes(config, [example], [outcome], output_controls=filled).controls) == measured
     failed = Failure("forward", "it broke", False)
     assert not evaluate_outcomes(config, [example], [failed], output_controls=filled).controls
 
 
 @pytest.fixture
-def half_failed(place: Path) -> str:
-    """Whole tasks with an older prediction each, which is right; every other one was predicted anew, and wrongly."""
-    records = [json.loads(line) for line in (place / "a.jsonl").read_text().splitlines()]
+def mixed_versions(data_folder: Path) -> str:
+    """Tasks with an old, correct prediction; half of them also have a new, wrong one."""
+    records = [json.loads(line) for line in (data_folder / "a.jsonl").read_text().splitlines()]
     whole = []
     for each in records:
         truth = "good" if each["task"] % 2 else "bad"
-        made = [{"result": [region("mood", [truth], 0.9)], "score": 0.9, "model_version": "old"}]
+        made = [{"result": [choice_region("mood", [truth], 0.9)], "score": 0.9, "model_version": "old"}]
         if each["task"] % 4 < 2:
-            made.append({"result": [region("mood", [other(truth)], 0.9)], "score": 0.9, "model_version": "new"})
+            made.append(
+                {"result": [choice_region("mood", [other_mood(truth)], 0.9)], "score": 0.9, "model_version": "new"}
+            )
         whole.append({"id": each["task"], "data": {"text": f"text {each['task']}"}, "predictions": made})
-    write(place / "whole.json", whole)
+    write_records(data_folder / "whole.json", whole)
     return "whole.json"
 
 
-def test_what_a_version_failed_at_counts_as_wrong(lsml: Lsml, place: Path, half_failed: str) -> None:
-    run = evaluate(lsml, place, "--model-version", "new", predictions=half_failed)
+def test_task_without_requested_version_counts_as_wrong(lsml: Lsml, data_folder: Path, mixed_versions: str) -> None:
+    run = evaluate(lsml, data_folder, "--model-version", "new", predictions=mixed_versions)
     assert run.returncode == 3
     assert "mood: accuracy 0.0000" in run.stdout
     assert "50 tasks failed, and count as wrong: no prediction of this version." in run.stderr
-    old = evaluate(lsml, place, "--model-version", "old", predictions=half_failed)
+    old = evaluate(lsml, data_folder, "--model-version", "old", predictions=mixed_versions)
     assert (old.returncode, "mood: accuracy 1.0000" in old.stdout) == (0, True), old.stderr
-    for file, known in ((half_failed, "old (100), new (50)"), ("a.jsonl", "v1 (100)")):
-        typo = evaluate(lsml, place, "--model-version", "nev", predictions=file)
+    for file, known in ((mixed_versions, "old (100), new (50)"), ("a.jsonl", "v1 (100)")):
+        typo = evaluate(lsml, data_folder, "--model-version", "nev", predictions=file)
         assert (typo.returncode, typo.stdout) == (2, "")
         assert f"{file} has no prediction of the version 'nev'." in typo.stderr
         assert f"It has those of: {known}." in typo.stderr
 
 
-def test_versions_that_are_measured_together_are_told_of(lsml: Lsml, place: Path, half_failed: str) -> None:
+def test_mixed_model_versions_are_reported(lsml: Lsml, data_folder: Path, mixed_versions: str) -> None:
     mixed = "of whole.json are predictions of 2 versions, the last one of each task: new (50), old (50)."
-    run = evaluate(lsml, place, "--quiet", predictions=half_failed)
+    run = evaluate(lsml, data_folder, "--quiet", predictions=mixed_versions)
     assert (run.returncode, mixed in run.stderr) == (0, True), run.stderr
-    run = evaluate(lsml, place, "--quiet", "--compare", half_failed)
+    run = evaluate(lsml, data_folder, "--quiet", "--compare", mixed_versions)
     assert (run.returncode, mixed in run.stderr) == (0, True), run.stderr
-    assert mixed not in evaluate(lsml, place).stderr
+    assert mixed not in evaluate(lsml, data_folder).stderr
 
 
-def test_it_is_compared_with_a_model_in_a_file(lsml: Lsml, place: Path) -> None:
-    """Named by the file alone. Beside the data, a file may not decide that its code runs."""
-    (place / "model.py").write_text(
+def test_compare_runs_model_file_only_if_named_by_user(lsml: Lsml, data_folder: Path) -> None:
+    """A settings file beside the data must not decide which code runs."""
+    (data_folder / "model.py").write_text(
         "from lsml_cli import Model, Prediction\n\n\nclass Good(Model):\n"
         "    def forward(self, inputs, binding):\n        return inputs\n\n"
         "    def decode(self, output, task, binding):\n"
         "        region = binding.config.controls['mood'].region(task, {'choices': ['good']})\n"
         "        return Prediction.of((region,), self.version)\n"
     )
-    run = evaluate(lsml, place, "--compare", "model.py")
+    run = evaluate(lsml, data_folder, "--compare", "model.py")
     assert run.returncode == 0, run.stderr
     assert re.search(r"^mood accuracy +0\.9000 +0\.5000 ", run.stdout, re.M), run.stdout
-    (place / "lsml.toml").write_text('[evaluate]\ncompare = "model.py"\n')
-    run = lsml("evaluate", place / "export.json", "--predictions", place / "a.jsonl", "-c", place / "config.xml")
+    (data_folder / "lsml.toml").write_text('[evaluate]\ncompare = "model.py"\n')
+    run = lsml(
+        "evaluate",
+        data_folder / "export.json",
+        "--predictions",
+        data_folder / "a.jsonl",
+        "-c",
+        data_folder / "config.xml",
+    )
     assert (run.returncode, "which would run the code there" in run.stderr) == (2, True), run.stderr
 
 
-def test_several_people(lsml: Lsml, place: Path) -> None:
-    write(place / "export.json", [exported(0, "good", "good"), exported(1, "bad", "good"), exported(2, "bad")])
-    write(place / "a.jsonl", [predicted(0, "good", 0.9), predicted(1, "good", 0.9), predicted(2, "good", 0.9)])
-    last = evaluate(lsml, place)
+def test_annotation_policy_and_agreement(lsml: Lsml, data_folder: Path) -> None:
+    write_records(
+        data_folder / "export.json",
+        [exported_task(0, "good", "good"), exported_task(1, "bad", "good"), exported_task(2, "bad")],
+    )
+    write_records(
+        data_folder / "a.jsonl",
+        [prediction_record(0, "good", 0.9), prediction_record(1, "good", 0.9), prediction_record(2, "good", 0.9)],
+    )
+    last = evaluate(lsml, data_folder)
     assert "mood: accuracy 0.6667" in last.stdout
     assert "mood: people agree (the same answer) 0.5000, Krippendorff's alpha 0.0000 on 2 tasks" in last.stdout
-    assert "mood: accuracy 0.3333" in evaluate(lsml, place, "--annotation", "first").stdout
-    everyone = evaluate(lsml, place, "--annotation", "all")
+    assert "mood: accuracy 0.3333" in evaluate(lsml, data_folder, "--annotation", "first").stdout
+    everyone = evaluate(lsml, data_folder, "--annotation", "all")
     assert "mood: accuracy 0.6000" in everyone.stdout
     assert "3 annotated tasks with 5 annotations" in everyone.stderr
 
@@ -338,17 +326,15 @@ def test_several_people(lsml: Lsml, place: Path) -> None:
         (["other.json", "--predictions", "a.jsonl", "-c", "config.xml"], 1, "no prediction in the file (1)"),
     ],
 )
-def test_what_makes_no_sense_is_one_sentence(
-    lsml: Lsml, place: Path, args: list[str], code: int, sentence: str
-) -> None:
-    write(place / "other.json", [exported(555, "good")])
-    run = lsml("evaluate", *args, cwd=place)
+def test_usage_error_is_one_sentence(lsml: Lsml, data_folder: Path, args: list[str], code: int, sentence: str) -> None:
+    write_records(data_folder / "other.json", [exported_task(555, "good")])
+    run = lsml("evaluate", *args, cwd=data_folder)
     assert run.returncode == code, run.stderr
     assert sentence in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_a_model_and_its_predictions_give_the_same(lsml: Lsml, ticket_model: Path, tmp_path: Path) -> None:
+def test_model_and_its_prediction_file_give_equal_results(lsml: Lsml, ticket_model: Path, tmp_path: Path) -> None:
     export = EXAMPLE / "annotated.json"
     lsml("predict", export, "--model", ticket_model, "-o", tmp_path / "p.json")
     by_model = lsml("evaluate", export, "--model", ticket_model)
@@ -362,16 +348,20 @@ def test_a_model_and_its_predictions_give_the_same(lsml: Lsml, ticket_model: Pat
     assert "Left out: skipped (3)." in by_model.stderr
 
 
-def test_held_out_tasks_are_those_that_fit_measured_with(lsml: Lsml, tmp_path: Path) -> None:
-    """Also when there are more tasks since: what an older version was trained on stays on its side."""
+def test_held_out_selects_the_tasks_that_fit_held_out(lsml: Lsml, tmp_path: Path) -> None:
+    """Also if tasks were added since: what an older version was trained on stays on its side."""
     tasks = json.loads((EXAMPLE / "annotated.json").read_text())
-    write(tmp_path / "few.json", tasks[:200])
-    write(tmp_path / "many.json", tasks)
+    write_records(tmp_path / "few.json", tasks[:200])
+    write_records(tmp_path / "many.json", tasks)
     config = ("-c", EXAMPLE / "label_config.xml")
     for name, more in (("few", []), ("many", ["--seed", "1"]), ("refitted", ["--refit"]), ("all", ["--holdout", "0"])):
         export = "few.json" if name == "few" else "many.json"
-        command = ("fit", export, "--model", "text-classifier", *config, "-o", name, "--summary", f"{name}.out", *more)
-        assert lsml(*command, cwd=tmp_path).returncode == 0
+        run = lsml(
+            *("fit", export, "--model", "text-classifier", *config, "-o", name, "--summary", f"{name}.out"),
+            *map(str, more),
+            cwd=tmp_path,
+        )
+        assert run.returncode == 0, run.stderr
 
     run = lsml("evaluate", "few.json", "--model", "few", "--held-out", "--json", "numbers.json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
@@ -394,36 +384,36 @@ def test_held_out_tasks_are_those_that_fit_measured_with(lsml: Lsml, tmp_path: P
         ("all", "was trained on everything (--holdout 0)"),
         ("text-classifier", "is not a trained version, so nothing was held out"),
     ):
-        refused = lsml("evaluate", "many.json", "--model", model, "--held-out", *config, cwd=tmp_path)
-        assert (refused.returncode, sentence in refused.stderr) == (2, True), refused.stderr
-    nobody = lsml("evaluate", "many.json", "--predictions", "few.json", "--held-out", *config, cwd=tmp_path)
-    assert (nobody.returncode, "Name one with --model or --compare" in nobody.stderr) == (2, True)
+        rejected = lsml("evaluate", "many.json", "--model", model, "--held-out", *config, cwd=tmp_path)
+        assert (rejected.returncode, sentence in rejected.stderr) == (2, True), rejected.stderr
+    without_model = lsml("evaluate", "many.json", "--predictions", "few.json", "--held-out", *config, cwd=tmp_path)
+    assert (without_model.returncode, "Name one with --model or --compare" in without_model.stderr) == (2, True)
 
 
-def test_what_belongs_to_the_question_is_given_and_not_measured(lsml: Lsml, place: Path) -> None:
-    (place / "topics.py").write_text(TOPICS)
+def test_input_controls_are_passed_and_not_evaluated(lsml: Lsml, data_folder: Path) -> None:
+    (data_folder / "topics.py").write_text(TOPICS)
     moods = ["good" if i % 2 else "bad" for i in range(40)]
-    tasks = [exported(i, mood, topics=["food" if mood == "good" else "drink"]) for i, mood in enumerate(moods)]
-    write(place / "topics.json", tasks)
-    given = ("topics.json", "--model", "topics.py:Topics", "--label-config", "config.xml")
-    run = lsml("evaluate", *given, "--json", "numbers.json", cwd=place)
+    tasks = [exported_task(i, mood, topics=["food" if mood == "good" else "drink"]) for i, mood in enumerate(moods)]
+    write_records(data_folder / "topics.json", tasks)
+    arguments: tuple[str | Path, ...] = ("topics.json", "--model", "topics.py:Topics", "--label-config", "config.xml")
+    run = lsml("evaluate", *arguments, "--json", "numbers.json", cwd=data_folder)
     assert run.returncode == 0, run.stderr
-    measured = json.loads((place / "numbers.json").read_text())
+    measured = json.loads((data_folder / "numbers.json").read_text())
     assert (list(measured["controls"]), measured["failed"]) == (["topic"], {})
     assert measured["controls"]["topic"]["accuracy"] == 1.0
-    run = lsml("fit", *given, "--output", "models/topics", "--summary", "fit.json", cwd=place)
+    run = lsml("fit", *arguments, "--output", "models/topics", "--summary", "fit.json", cwd=data_folder)
     assert run.returncode == 0, run.stderr
-    fitted = json.loads((place / "fit.json").read_text())
+    fitted = json.loads((data_folder / "fit.json").read_text())
     assert (list(fitted["metrics"]), fitted["failed"]) == (["topic"], {})
     assert fitted["metrics"]["topic"]["accuracy"] == 1.0
 
 
-def test_settings_beside_the_data(lsml: Lsml, place: Path) -> None:
-    (place / "lsml.toml").write_text(
+def test_settings_file_beside_data_is_applied(lsml: Lsml, data_folder: Path) -> None:
+    (data_folder / "lsml.toml").write_text(
         '[evaluate]\npredictions = "b.jsonl"\nlabel-config = "config.xml"\ncompare = "a.jsonl"\n'
         "[evaluate.fail-if-worse]\n'mood.accuracy' = 0.05\n"
     )
-    run = lsml("evaluate", place / "export.json")
+    run = lsml("evaluate", data_folder / "export.json")
     assert run.returncode == 4, run.stderr
     assert "the margin is 0.05" in run.stderr
 
@@ -431,116 +421,55 @@ def test_settings_beside_the_data(lsml: Lsml, place: Path) -> None:
 # ---- the report
 
 
-class Page(HTMLParser):
-    """Every element of a page, in order; complains about one that is not closed."""
-
-    void = frozenset({"meta", "img", "input", "br"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(text)
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.void:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-EVIL = "<script>alert(1)</script>\"'><img src=https://evil.example/x onerror=alert(1)>\u202e\x00"
-
-
-def require_self_contained(page: Page, links: str = "https://nowhere.example") -> None:
-    assert not page.all("script")
-    assert not page.all("link")
-    assert not page.all("iframe")
-    for tag, attributes in page.elements:
-        assert not [name for name in attributes if name.startswith("on")], tag
-        for name in ("src", "href", "action", "data", "poster"):
-            value = attributes.get(name)
-            if value is not None:
-                allowed = ("data:image/jpeg;base64,",) if tag == "img" else ("#", links)
-                assert value.startswith(allowed), value
-    assert any(each.get("http-equiv") == "Content-Security-Policy" for each in page.all("meta"))
-
-
-def test_the_report_is_one_page_and_holds_no_strangers_markup(lsml: Lsml, tmp_path: Path) -> None:
+def test_report_is_self_contained_and_escapes_untrusted_text(lsml: Lsml, tmp_path: Path) -> None:
     quoted = (
-        EVIL.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;").replace("\x00", "").replace("\u202e", "")
+        HOSTILE_TEXT.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace('"', "&quot;")
+        .replace("\x00", "")
+        .replace("\u202e", "")
     )
-    label = EVIL.replace("\x00", "").replace("\u202e", "")
-    (tmp_path / "config.xml").write_text(CONFIG.replace('value="good"', f'value="{quoted}"'))
-    write(tmp_path / "export.json", [exported(i, label if i % 2 else "bad", text=EVIL) for i in range(40)])
-    write(tmp_path / "a.jsonl", [predicted(i, label, 0.1 + i / 50) for i in range(40)])
+    label = HOSTILE_TEXT.replace("\x00", "").replace("\u202e", "")
+    (tmp_path / "config.xml").write_text(TEXT_CONFIG.replace('value="good"', f'value="{quoted}"'))
+    write_records(
+        tmp_path / "export.json", [exported_task(i, label if i % 2 else "bad", text=HOSTILE_TEXT) for i in range(40)]
+    )
+    write_records(tmp_path / "a.jsonl", [prediction_record(i, label, 0.1 + i / 50) for i in range(40)])
     args = ("--report", "report.html", "--label-studio-url", "http://127.0.0.1:8080/label/", "--compare", "a.jsonl")
     run = evaluate(lsml, tmp_path, *args, "--fail-under", "accuracy=0.99")
     assert run.returncode == 4, run.stderr
     text = (tmp_path / "report.html").read_text("utf-8")
     assert text.startswith("<!doctype html>")
-    page = Page(text)
+    page = ParsedPage(text)
     require_self_contained(page, "http://127.0.0.1:8080/label/projects/7/data?task=")
     assert len([each for each in page.all("a") if "task=" in (each["href"] or "")]) == 12
     assert label in page.text
     assert "\x00" not in text
     again = evaluate(lsml, tmp_path, *args)
     assert again.returncode == 0
-    assert "Gates" not in Page((tmp_path / "report.html").read_text("utf-8")).text
+    assert "Gates" not in ParsedPage((tmp_path / "report.html").read_text("utf-8")).text
 
 
-def test_fit_writes_the_same_report(lsml: Lsml, tmp_path: Path) -> None:
+def test_fit_writes_report(lsml: Lsml, tmp_path: Path) -> None:
     export, config = EXAMPLE / "annotated.json", EXAMPLE / "label_config.xml"
     fit = ("fit", export, "-m", "text-classifier", "-c", config, "-o", tmp_path / "m")
     run = lsml(*fit, "--report", tmp_path / "r.html", "--fail-under", "category.macro-f1=0.1")
     assert run.returncode == 0, run.stderr
-    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    page = ParsedPage((tmp_path / "r.html").read_text("utf-8"))
     require_self_contained(page)
     for wanted in ("against held-out tasks", "category", "signals", "Confusion", "Reliability", "passed"):
         assert wanted in page.text
     assert lsml(*fit, "--report", tmp_path / "r.html", "--holdout", "0").returncode == 2
 
 
-# ---- pictures and texts on them
+# ---- images and texts on them
 
 
-def jittered(tasks: list[dict[str, Any]], seed: int, amount: float) -> list[dict[str, Any]]:
-    """The annotations as predictions, each box a little off, some missing, some of another class."""
-    rng = random.Random(seed)
-    made = []
-    for task in tasks:
-        result = []
-        for each in task["annotations"][0]["result"]:
-            value = dict(each["value"])
-            for start, length in (("x", "width"), ("y", "height")):
-                value[start] = min(95.0, max(0.0, value[start] + rng.gauss(0, amount) * value[length]))
-                value[length] = min(100 - value[start], max(0.5, value[length] * (1 + rng.gauss(0, amount))))
-            if rng.random() < 0.1:
-                value["rectanglelabels"] = ["person"]
-            if rng.random() > 0.1:
-                result.append(each | {"value": value, "score": round(rng.random(), 3)})
-        made.append({"task": task["id"], "result": result, "score": None, "model_version": f"jitter {amount}"})
-    return made
-
-
-def test_boxes_on_photographs(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+def test_detection_metrics_gates_and_report(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
     exports = shared_data / "exports"
     tasks = json.loads((exports / "coco128-annotated.json").read_text())
-    write(tmp_path / "good.jsonl", jittered(tasks, 0, 0.02))
-    write(tmp_path / "poor.jsonl", jittered(tasks, 1, 0.2))
+    write_records(tmp_path / "good.jsonl", perturb_annotations(tasks, 0, 0.02))
+    write_records(tmp_path / "poor.jsonl", perturb_annotations(tasks, 1, 0.2))
     run = lsml(
         *("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "poor.jsonl"),
         *("-c", exports / "coco128.xml", "--compare", tmp_path / "good.jsonl", "--fail-if-worse", "map50=0.1"),
@@ -553,24 +482,24 @@ def test_boxes_on_photographs(lsml: Lsml, shared_data: Path, tmp_path: Path) -> 
     assert found["kind"] == "regions"
     assert 0 < found["map"] < found["map50"] < 0.6
     assert found["intervals"]["map"]["low"] <= found["map"] <= found["intervals"]["map"]["high"]
-    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    page = ParsedPage((tmp_path / "r.html").read_text("utf-8"))
     require_self_contained(page)
     assert len(page.all("img")) == 3
     assert len(page.all("path")) > 10
     assert (tmp_path / "r.html").stat().st_size < 1_500_000
 
 
-def test_pictures_that_are_not_there_cost_only_themselves(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+def test_missing_image_is_replaced_by_reason(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
     exports = shared_data / "exports"
     tasks = json.loads((exports / "coco128-annotated.json").read_text())
-    write(tmp_path / "p.jsonl", jittered(tasks, 0, 0.1))
+    write_records(tmp_path / "p.jsonl", perturb_annotations(tasks, 0, 0.1))
     command = ("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "p.jsonl")
     run = lsml(*command, "-c", exports / "coco128.xml", "--report", tmp_path / "r.html")
     assert run.returncode == 0, run.stderr
-    assert "The picture cannot be shown: " in Page((tmp_path / "r.html").read_text("utf-8")).text
+    assert "The picture cannot be shown: " in ParsedPage((tmp_path / "r.html").read_text("utf-8")).text
 
 
-def test_texts_on_receipts(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+def test_transcription_metrics_gates_and_report(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
     exports = shared_data / "exports"
     tasks = json.loads((exports / "receipts-annotated.json").read_text())
     for task in tasks:
@@ -580,7 +509,7 @@ def test_texts_on_receipts(lsml: Lsml, shared_data: Path, tmp_path: Path) -> Non
             if each["type"] == "textarea" and each["value"]["text"][0].isalpha():
                 each["value"]["text"] = [each["value"]["text"][0][:-1] + "?"]
         task["predictions"] = [{"result": result, "score": 0.9, "model_version": "reader"}]
-    write(tmp_path / "p.json", tasks)
+    write_records(tmp_path / "p.json", tasks)
     run = lsml(
         *("evaluate", exports / "receipts-annotated.json", "--predictions", tmp_path / "p.json"),
         *("-c", exports / "receipts.xml", "--report", tmp_path / "r.html", "--document-root", shared_data),
@@ -590,17 +519,17 @@ def test_texts_on_receipts(lsml: Lsml, shared_data: Path, tmp_path: Path) -> Non
     assert "missed 1 of 3 gates: transcription.wer is" in run.stderr
     assert "above 0.01" in run.stderr
     assert re.search(r"transcription: CER 0\.\d+ \(.*\), WER 0\.\d+ .*, detection hmean 1\.0000", run.stdout)
-    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    page = ParsedPage((tmp_path / "r.html").read_text("utf-8"))
     require_self_contained(page)
     assert len(page.all("img")) == 2
 
 
-def test_a_missing_extra_is_one_sentence(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+def test_missing_package_names_install_command(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "pycocotools").mkdir()
     (tmp_path / "pycocotools" / "__init__.py").write_text("raise ImportError('not here')")
     exports = shared_data / "exports"
     tasks = json.loads((exports / "coco128-annotated.json").read_text())
-    write(tmp_path / "p.jsonl", jittered(tasks, 0, 0.1))
+    write_records(tmp_path / "p.jsonl", perturb_annotations(tasks, 0, 0.1))
     command = ("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "p.jsonl")
     run = lsml(*command, "-c", exports / "coco128.xml", env={"PYTHONPATH": str(tmp_path)})
     assert run.returncode == 2

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
@@ -20,9 +20,9 @@ LABELS = st.sets(st.sampled_from(NAMES))
 MULTI = st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=30)
 
 
+@settings(deadline=None)  # the first call imports scikit-learn
 @given(SINGLE)
 def test_single_choices_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None:
-
     truth, guess = zip(*pairs, strict=True)
     found = classification_metrics(({true}, {guessed}) for true, guessed in pairs)
     assert found.count == len(pairs)
@@ -35,9 +35,9 @@ def test_single_choices_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(numbers)
 
 
+@settings(deadline=None)  # the first call imports scikit-learn
 @given(MULTI)
 def test_multiple_choices_agree_with_sklearn(pairs: list[tuple[set[str], set[str]]]) -> None:
-
     found = classification_metrics(pairs)
     truth, guess = ([[name in names for name in NAMES] for names in side] for side in zip(*pairs, strict=True))
     assert found.accuracy == pytest.approx(accuracy_score(truth, guess))
@@ -51,13 +51,13 @@ def test_multiple_choices_agree_with_sklearn(pairs: list[tuple[set[str], set[str
     assert found.macro_f1 == (pytest.approx(sum(occurring) / len(occurring)) if occurring else None)
 
 
-def test_a_task_without_prediction_is_wrong_and_no_class_of_its_own() -> None:
+def test_missing_prediction_is_wrong_but_no_class() -> None:
     found = classification_metrics([(["spam"], []), (["spam"], ["spam"])])
     assert found.accuracy == 0.5
     assert [(each.name, each.precision, each.recall) for each in found.classes] == [("spam", 1.0, 0.5)]
 
 
-def test_no_task_has_no_numbers() -> None:
+def test_without_tasks_metrics_are_none() -> None:
     found = classification_metrics([])
     assert (found.count, found.accuracy, found.macro_f1, found.classes) == (0, None, None, ())
 
@@ -74,7 +74,7 @@ def test_to_json_is_json() -> None:
     }
 
 
-def counts_of(pairs: list[tuple[set[str], set[str]]]) -> ChoiceCounts:
+def count_pairs(pairs: list[tuple[set[str], set[str]]]) -> ChoiceCounts:
     found = ChoiceCounts()
     for truth, guess in pairs:
         found.add([(frozenset(truth), frozenset(guess))], 0.5)
@@ -82,9 +82,9 @@ def counts_of(pairs: list[tuple[set[str], set[str]]]) -> ChoiceCounts:
 
 
 @given(MULTI, st.integers(0, 2**32 - 1))
-def test_weighted_tasks_are_repeated_tasks(pairs: list[tuple[set[str], set[str]]], seed: int) -> None:
+def test_weights_equal_repetition(pairs: list[tuple[set[str], set[str]]], seed: int) -> None:
     weights = np.random.default_rng(seed).integers(0, 4, (3, len(pairs))).astype(np.int32)
-    values = counts_of(pairs).weighted_values(weights)
+    values = count_pairs(pairs).weighted_values(weights)
     for i, row in enumerate(weights):
         again = classification_metrics([pair for pair, times in zip(pairs, row, strict=True) for _ in range(times)])
         expected = dict(again.values()) | {
@@ -99,14 +99,14 @@ def test_weighted_tasks_are_repeated_tasks(pairs: list[tuple[set[str], set[str]]
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @given(SINGLE)
 def test_confusion_agrees_with_sklearn(pairs: list[tuple[str, str]]) -> None:
-    found = counts_of([({truth}, {guess}) for truth, guess in pairs]).confusion()
+    found = count_pairs([({truth}, {guess}) for truth, guess in pairs]).confusion()
     expected = confusion_matrix(*zip(*pairs, strict=True), labels=list(found.rows))
     assert found.columns == found.rows
     assert [list(row) for row in found.counts] == expected.tolist()
 
 
-def test_nothing_predicted_is_a_column_of_its_own() -> None:
-    found = counts_of([({"a"}, {"a"}), ({"a"}, set()), ({"b"}, set())]).confusion()
+def test_missing_prediction_has_its_own_column() -> None:
+    found = count_pairs([({"a"}, {"a"}), ({"a"}, set()), ({"b"}, set())]).confusion()
     assert (found.rows, found.columns) == (("a", "b"), ("a", "b", ""))
     assert found.counts == ((1, 0, 1), (0, 0, 1))
 
@@ -124,21 +124,21 @@ def test_reliability_agrees_with_sklearn(answers: list[tuple[float, bool]]) -> N
     assert sum(found.right) + sum(found.wrong) == len(answers)
 
 
-def test_an_interval_covers_what_it_says() -> None:
+def test_interval_has_nominal_coverage() -> None:
     """Of many samples of 100 tasks of which 80 % are right, about 95 % of the intervals hold 0.8."""
     held = 0
     for seed in range(200):
         right = np.random.default_rng(seed).random(100) < 0.8
-        counts = counts_of([({"a"}, {"a" if each else "b"}) for each in right])
+        counts = count_pairs([({"a"}, {"a" if each else "b"}) for each in right])
         found = bootstrap.percentile_interval(bootstrap.resample_metrics({"": counts}, 100, seed)[""]["accuracy"])
         assert found is not None
         held += found.low <= 0.8 <= found.high
     assert 0.88 <= held / 200 <= 0.99
 
 
-def test_the_same_samples_for_both_sides() -> None:
-    mine = counts_of([({"a"}, {"a"})] * 50 + [({"b"}, {"a"})] * 50)
-    other = counts_of([({"a"}, {"a"})] * 40 + [({"a"}, {"b"})] * 10 + [({"b"}, {"a"})] * 50)
+def test_resampling_uses_equal_samples_for_both_models() -> None:
+    mine = count_pairs([({"a"}, {"a"})] * 50 + [({"b"}, {"a"})] * 50)
+    other = count_pairs([({"a"}, {"a"})] * 40 + [({"a"}, {"b"})] * 10 + [({"b"}, {"a"})] * 50)
     found = bootstrap.resample_metrics({"mine": mine, "other": other}, 100, 0)
     difference = found["mine"]["accuracy"] - found["other"]["accuracy"]
     assert (difference >= 0).all()  # mine is right wherever the other one is
@@ -146,7 +146,7 @@ def test_the_same_samples_for_both_sides() -> None:
     assert bootstrap.resample_count(10**6) == 200
 
 
-def test_krippendorffs_alpha_of_the_literature() -> None:
+def test_krippendorff_alpha_matches_literature() -> None:
     """Krippendorff (2011), example C: four observers, twelve units, nominal data: 0.743."""
     observers = [
         "1 2 3 3 2 1 4 1 2 * * *",

@@ -1,4 +1,4 @@
-"""Boxes, masks and texts against the packages that people measure them with."""
+"""Compare metrics of boxes, masks and texts with the packages in common use."""
 
 from __future__ import annotations
 
@@ -33,20 +33,22 @@ def random_box(rng: random.Random) -> Shape:
     return Shape((x, y, rng.randrange(5, 40), rng.randrange(5, 40)))
 
 
-def near(shape: Shape, rng: random.Random) -> Shape:
+def jitter(shape: Shape, rng: random.Random) -> Shape:
     assert shape.box
     x, y, width, height = (each + rng.choice([0, 0, 1, 2, 4]) for each in shape.box)
     return Shape((x, y, width, height))
 
 
-def pictures(seed: int, count: int) -> list[tuple[list[ScoredRegion], list[ScoredRegion]]]:
-    """(true, found) regions, found ones near the true ones or anywhere, with scores of which some are equal."""
+def make_images(seed: int, count: int) -> list[tuple[list[ScoredRegion], list[ScoredRegion]]]:
+    """Return (true, predicted) regions of images; some predictions are near true ones, some scores are equal."""
     rng = random.Random(seed)
     made = []
     for _ in range(count):
         true = [ScoredRegion(rng.choice(LABELS), random_box(rng)) for _ in range(rng.randrange(6))]
         found = [
-            ScoredRegion(rng.choice([each.label, rng.choice(LABELS)]), near(each.shape, rng), rng.randrange(1, 10) / 10)
+            ScoredRegion(
+                rng.choice([each.label, rng.choice(LABELS)]), jitter(each.shape, rng), rng.randrange(1, 10) / 10
+            )
             for each in true
             for _ in range(rng.choice([0, 1, 1, 2]))
         ]
@@ -55,16 +57,18 @@ def pictures(seed: int, count: int) -> list[tuple[list[ScoredRegion], list[Score
     return made
 
 
-def by_coco(made: list[tuple[list[ScoredRegion], list[ScoredRegion]]]) -> tuple[float, float, dict[str, float]]:
-    """mAP, mAP50, AP by class, as pycocotools says."""
+def evaluate_with_coco(
+    made: list[tuple[list[ScoredRegion], list[ScoredRegion]]],
+) -> tuple[float, float, dict[str, float]]:
+    """Return mAP, mAP50 and AP by class as computed by pycocotools."""
     truth = COCO()
-    annotations = [
+    annotations: list[dict[str, Any]] = [
         {"id": 0, "image_id": i, "category_id": LABELS.index(each.label), "bbox": list(each.shape.box or ())}
         for i, (true, _) in enumerate(made)
         for each in true
     ]
-    for number, each in enumerate(annotations, 1):
-        each |= {"id": number, "iscrowd": 0, "area": each["bbox"][2] * each["bbox"][3]}
+    for number, annotation in enumerate(annotations, 1):
+        annotation |= {"id": number, "iscrowd": 0, "area": annotation["bbox"][2] * annotation["bbox"][3]}
     results = [
         {
             "image_id": i,
@@ -90,7 +94,7 @@ def by_coco(made: list[tuple[list[ScoredRegion], list[ScoredRegion]]]) -> tuple[
     return evaluation.stats[0], evaluation.stats[1], {name: precision[:, :, i].mean() for i, name in enumerate(LABELS)}
 
 
-def counted(made: list[tuple[list[ScoredRegion], list[ScoredRegion]]], threshold: float = 0.0) -> RegionCounts:
+def count_regions(made: list[tuple[list[ScoredRegion], list[ScoredRegion]]], threshold: float = 0.0) -> RegionCounts:
     counts = RegionCounts(threshold)
     for true, found in made:
         counts.add([true], found)
@@ -101,11 +105,11 @@ def counted(made: list[tuple[list[ScoredRegion], list[ScoredRegion]]], threshold
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), st.integers(1, 12))
 def test_average_precision_agrees_with_pycocotools(seed: int, count: int) -> None:
-    made = pictures(seed, count)
+    made = make_images(seed, count)
     if not any(true for true, _ in made) or not any(found for _, found in made):
         return
-    found = counted(made).metrics()
-    overall, at_half, by_class = by_coco(made)
+    found = count_regions(made).metrics()
+    overall, at_half, by_class = evaluate_with_coco(made)
     assert found.map == pytest.approx(overall, abs=1e-9)
     assert found.map50 == pytest.approx(at_half, abs=1e-9)
     for each in found.classes:
@@ -115,30 +119,30 @@ def test_average_precision_agrees_with_pycocotools(seed: int, count: int) -> Non
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**9))
-def test_weighted_pictures_are_repeated_pictures(seed: int) -> None:
+def test_weights_equal_repetition(seed: int) -> None:
     # Equal scores come in the order of their pictures, and within one of its regions: repeating changes that order.
     made = [
         (true, [each._replace(score=1 / (2 + i + 100 * j)) for i, each in enumerate(found)])
-        for j, (true, found) in enumerate(pictures(seed, 5))
+        for j, (true, found) in enumerate(make_images(seed, 5))
     ]
     weights = np.random.default_rng(seed).integers(0, 3, (4, 5)).astype(np.int32)
-    values = counted(made).weighted_values(weights)
+    values = count_regions(made).weighted_values(weights)
     for i, row in enumerate(weights):
-        again = counted([picture for picture, times in zip(made, row, strict=True) for _ in range(times)])
+        again = count_regions([picture for picture, times in zip(made, row, strict=True) for _ in range(times)])
         for name, value in again.metrics().values().items():
             if value is not None:
                 assert values[name][i] == pytest.approx(value, abs=1e-9)
 
 
 def test_memory_does_not_grow_with_the_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """40,000 detections of one class, by so many resamples as the bootstrap hands over at once."""
+    """40,000 detections of one class, with as many resamples as the bootstrap passes at once."""
     rng = random.Random(0)
     shapes = [Shape((20.0 * i, 0, 10, 10)) for i in range(100)]
     made = [
         ([ScoredRegion("car", shapes[0])], [ScoredRegion("car", each, rng.random()) for each in shapes])
         for _ in range(400)
     ]
-    counts = counted(made)
+    counts = count_regions(made)
     weights = np.random.default_rng(0).integers(0, 3, (500, 400)).astype(np.int32)
     tracemalloc.start()
     values = counts.weighted_values(weights)
@@ -150,16 +154,16 @@ def test_memory_does_not_grow_with_the_resamples(monkeypatch: pytest.MonkeyPatch
         assert np.array_equal(values[name][:50], at_once)
 
 
-def test_precision_and_recall_are_those_above_the_threshold() -> None:
+def test_threshold_applies_to_precision_and_recall() -> None:
     box, other = Shape((0, 0, 10, 10)), Shape((50, 50, 10, 10))
     made = [([ScoredRegion("car", box)], [ScoredRegion("car", box, 0.9), ScoredRegion("car", other, 0.2)])]
-    everything, sure = counted(made).metrics(), counted(made, 0.5).metrics()
+    everything, sure = count_regions(made).metrics(), count_regions(made, 0.5).metrics()
     assert (everything.precision, everything.recall, sure.precision, sure.recall) == (0.5, 1.0, 1.0, 1.0)
     assert (everything.map, sure.map) == (pytest.approx(1.0), pytest.approx(1.0))
     assert (sure.predicted, sure.support) == (1, 1)
 
 
-def test_turned_boxes_polygons_and_ellipses_overlap_as_pixels() -> None:
+def test_rotated_boxes_polygons_and_ellipses_overlap_as_pixels() -> None:
     size = {"original_width": 400, "original_height": 200}
     box = {"x": 50, "y": 25, "width": 20, "height": 20}
     turned = parse_shape({**size, "value": {**box, "rotation": 90}})
@@ -187,11 +191,11 @@ def test_turned_boxes_polygons_and_ellipses_overlap_as_pixels() -> None:
         {"rle": [999]},
     ],
 )
-def test_what_has_no_place_has_no_shape(value: dict[str, Any]) -> None:
+def test_invalid_value_has_no_shape(value: dict[str, Any]) -> None:
     assert parse_shape({"value": value, "original_width": 10, "original_height": 10}) is None
 
 
-def test_brush_strokes_are_those_of_label_studio() -> None:
+def test_brush_masks_match_label_studio() -> None:
     rng = np.random.default_rng(0)
     mask = (rng.random((17, 23)) < 0.3).astype(np.uint8)
     mask[4:9, 3:20] = 1
@@ -203,7 +207,7 @@ def test_brush_strokes_are_those_of_label_studio() -> None:
     assert iou_matrix([stroke], [stroke], (23, 17))[0, 0] == 1.0
 
 
-def test_people_agree_where_they_mark_the_same() -> None:
+def test_region_agreement() -> None:
     one, other = ScoredRegion("car", Shape((0, 0, 10, 10))), ScoredRegion("cat", Shape((0, 0, 10, 10)))
     assert regions.agreement([one], [one], None) == 1.0
     assert regions.agreement([one], [other], None) == 0.0
@@ -230,7 +234,7 @@ def test_error_rates_agree_with_jiwer(pairs: list[tuple[str, str]]) -> None:
     assert found.hmean is None
 
 
-def test_regions_meet_whatever_they_say() -> None:
+def test_regions_are_matched_regardless_of_text() -> None:
     first, second, far = Shape((0, 0, 20, 10)), Shape((0, 50, 20, 10)), Shape((70, 70, 20, 10))
     counts = TextCounts()
     counts.add(
@@ -244,7 +248,7 @@ def test_regions_meet_whatever_they_say() -> None:
     assert found.exact == 0.0
 
 
-def test_people_agree_about_texts() -> None:
+def test_text_agreement() -> None:
     place = Shape((0, 0, 20, 10))
     assert texts.agreement([Transcription("abcd", place)], [Transcription("abcx", place)], None) == 0.75
     assert texts.agreement([], [], None) == 1.0

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lsml_cli.evaluation.ranking import AcceptanceEstimate
 from lsml_cli.evaluation.uncertainty import confidence, lowest_score, min_entropy
 from lsml_cli.io.external_sort import KeyedRecord, sort_on_disk
-from tests.evaluation.test_evaluate import CONFIG, exported, predicted, write
 from tests.helpers.cli import Lsml
+from tests.helpers.evaluation_data import TEXT_CONFIG, exported_task, prediction_record, write_records
 
 
 def scored(*scores: float | None) -> list[dict[str, Any]]:
@@ -33,17 +33,17 @@ def scored(*scores: float | None) -> list[dict[str, Any]]:
         ("margin", (None,), None),
     ],
 )
-def test_how_sure_a_prediction_is(by: Any, scores: tuple[float, ...], expected: Any) -> None:
+def test_confidence_by_criterion(by: Any, scores: tuple[float, ...], expected: Any) -> None:
     assert confidence(scored(*scores), 0.77, by) == expected
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=8))
-def test_no_distribution_has_less_entropy(weights: list[float]) -> None:
+def test_min_entropy_is_a_lower_bound(weights: list[float]) -> None:
     shares = [each / sum(weights) for each in weights]
     assert min_entropy(max(shares)) <= -sum(each * math.log(each) for each in shares) + 1e-9
 
 
-def test_surely_complete() -> None:
+def test_lowest_score_needs_complete_scores() -> None:
     assert lowest_score(scored(0.9, 0.8)) == 0.8
     assert lowest_score(scored(0.9, None)) is None
     assert lowest_score([]) is None
@@ -51,45 +51,45 @@ def test_surely_complete() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.binary(max_size=40)), max_size=60))
-def test_sorted_on_disk_is_sorted(records: list[tuple[int, bytes]]) -> None:
+def test_sort_on_disk_sorts(records: list[tuple[int, bytes]]) -> None:
     keyed = [KeyedRecord(float(key), i, body) for i, (key, body) in enumerate(records)]
     assert list(sort_on_disk(keyed, Path(), run_bytes=300)) == [each.body for each in sorted(keyed)]
 
 
-def test_more_runs_than_files(tmp_path: Path) -> None:
+def test_sort_on_disk_merges_many_runs(tmp_path: Path) -> None:
     keyed = [KeyedRecord(float(-i), i, b"%d" % i) for i in range(1000)]
     assert list(sort_on_disk(keyed, tmp_path, run_bytes=500)) == [b"%d" % i for i in reversed(range(1000))]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_share_has_its_interval() -> None:
+def test_error_rate_has_wilson_interval() -> None:
     """Wilson's interval for 4 of 50, as `statsmodels.stats.proportion.proportion_confint(4, 50, method="wilson")`."""
     assert AcceptanceEstimate(0.9, 50, 4).interval == pytest.approx((0.0315, 0.1884), abs=1e-4)
     assert AcceptanceEstimate(0.9, 0, 0).interval is None
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    (tmp_path / "config.xml").write_text(CONFIG)
+def data_folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.xml").write_text(TEXT_CONFIG)
     scores = [0.9, 0.5, 0.99, 0.7, 0.95]
-    write(tmp_path / "p.jsonl", [predicted(i, "good", score) for i, score in enumerate(scores)])
-    write(tmp_path / "export.json", [exported(i, "bad" if i == 4 else "good") for i in range(5)])
+    write_records(tmp_path / "p.jsonl", [prediction_record(i, "good", score) for i, score in enumerate(scores)])
+    write_records(tmp_path / "export.json", [exported_task(i, "bad" if i == 4 else "good") for i in range(5)])
     return tmp_path
 
 
-def test_the_least_sure_come_first_byte_by_byte(lsml: Lsml, place: Path) -> None:
-    lines = (place / "p.jsonl").read_text().splitlines()
+def test_least_confident_records_come_first_unchanged(lsml: Lsml, data_folder: Path) -> None:
+    lines = (data_folder / "p.jsonl").read_text().splitlines()
     lines.insert(2, '{"task":  7, "result": [], "score": null, "model_version": "v1"}')
     lines.insert(3, '{"task": 8, "result": [], "error": {"stage": "fetch", "reason": "no"}}')
-    (place / "p.jsonl").write_text("\n".join(lines))
-    run = lsml("rank", "p.jsonl", cwd=place)
+    (data_folder / "p.jsonl").write_text("\n".join(lines))
+    run = lsml("rank", "p.jsonl", cwd=data_folder)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == [lines[i] for i in (1, 5, 0, 6, 4, 2, 3)]
     assert "1 have no score" in run.stderr
-    assert lsml("rank", "p.jsonl", "--limit", "2", cwd=place).stdout.splitlines() == [lines[1], lines[5]]
+    assert lsml("rank", "p.jsonl", "--limit", "2", cwd=data_folder).stdout.splitlines() == [lines[1], lines[5]]
 
 
-def test_whole_tasks_in_an_array_too(lsml: Lsml, place: Path) -> None:
+def test_ranks_array_of_whole_tasks(lsml: Lsml, data_folder: Path) -> None:
     tasks = [
         {
             "id": i,
@@ -98,23 +98,23 @@ def test_whole_tasks_in_an_array_too(lsml: Lsml, place: Path) -> None:
         }
         for i, score in enumerate((0.9, 0.2, 0.5))
     ]
-    (place / "tasks.json").write_text(json.dumps(tasks, indent=2))
-    assert lsml("rank", "tasks.json", "-o", "out.json", cwd=place).returncode == 0
-    assert [each["id"] for each in json.loads((place / "out.json").read_text())] == [1, 2, 0]
-    lines = lsml("rank", "tasks.json", "--by", "score", cwd=place).stdout.splitlines()
+    (data_folder / "tasks.json").write_text(json.dumps(tasks, indent=2))
+    assert lsml("rank", "tasks.json", "-o", "out.json", cwd=data_folder).returncode == 0
+    assert [each["id"] for each in json.loads((data_folder / "out.json").read_text())] == [1, 2, 0]
+    lines = lsml("rank", "tasks.json", "--by", "score", cwd=data_folder).stdout.splitlines()
     assert [json.loads(line)["id"] for line in lines] == [1, 2, 0]
 
 
-def test_what_can_be_accepted_goes_to_its_own_file(lsml: Lsml, place: Path) -> None:
+def test_accepted_records_go_to_their_own_file(lsml: Lsml, data_folder: Path) -> None:
     accept = ("--accept-above", "0.9", "--accepted", "sure.jsonl", "--annotated", "export.json", "-c", "config.xml")
-    run = lsml("rank", "p.jsonl", "-o", "rest.jsonl", *accept, "--summary", "s.json", cwd=place)
+    run = lsml("rank", "p.jsonl", "-o", "rest.jsonl", *accept, "--summary", "s.json", cwd=data_folder)
     assert run.returncode == 0, run.stderr
     assert "3 of 5 could be accepted" in run.stderr
     assert "Of 3 of them that people have annotated, 1 would be wrong: 33.3%" in run.stderr
-    lines = (place / "p.jsonl").read_text().splitlines()
-    assert (place / "sure.jsonl").read_text().splitlines() == [lines[0], lines[2], lines[4]]
-    assert (place / "rest.jsonl").read_text().splitlines() == [lines[1], lines[3]]
-    summary = json.loads((place / "s.json").read_text())
+    lines = (data_folder / "p.jsonl").read_text().splitlines()
+    assert (data_folder / "sure.jsonl").read_text().splitlines() == [lines[0], lines[2], lines[4]]
+    assert (data_folder / "rest.jsonl").read_text().splitlines() == [lines[1], lines[3]]
+    summary = json.loads((data_folder / "s.json").read_text())
     assert (summary["accepted"], summary["trust"]["wrong"]) == (3, 1)
 
 
@@ -122,22 +122,22 @@ def test_what_can_be_accepted_goes_to_its_own_file(lsml: Lsml, place: Path) -> N
     ("output", "accepted", "more"),
     [("first.json", "sure.jsonl", []), ("first.jsonl", "sure.json", []), ("first", "sure.JSONL", ["--format", "json"])],
 )
-def test_each_file_has_the_format_of_its_own_ending(
-    lsml: Lsml, place: Path, output: str, accepted: str, more: list[str]
+def test_suffix_decides_format_of_each_file(
+    lsml: Lsml, data_folder: Path, output: str, accepted: str, more: list[str]
 ) -> None:
-    asked = ("rank", "p.jsonl", "-o", output, "--accept-above", "0.9", "--accepted", accepted, *more)
-    run = lsml(*asked, cwd=place)
+    command = ("rank", "p.jsonl", "-o", output, "--accept-above", "0.9", "--accepted", accepted, *more)
+    run = lsml(*command, cwd=data_folder)
     assert run.returncode == 0, run.stderr
     for name, count in ((output, 2), (accepted, 3)):
-        text = (place / name).read_text()
+        text = (data_folder / name).read_text()
         lines = [json.loads(line) for line in text.splitlines()] if name.lower().endswith("l") else json.loads(text)
         assert [type(each) for each in lines] == [dict] * count, text
 
 
-def test_what_cannot_be_read_is_named(lsml: Lsml, place: Path) -> None:
-    with (place / "p.jsonl").open("a") as file:
+def test_unreadable_record_is_named(lsml: Lsml, data_folder: Path) -> None:
+    with (data_folder / "p.jsonl").open("a") as file:
         file.write("\nnonsense\n")
-    run = lsml("rank", "p.jsonl", "--quiet", cwd=place)
+    run = lsml("rank", "p.jsonl", "--quiet", cwd=data_folder)
     assert run.returncode == 3
     assert len(run.stdout.splitlines()) == 5
     assert "p.jsonl, line 6: not JSON" in run.stderr
@@ -152,13 +152,13 @@ def test_what_cannot_be_read_is_named(lsml: Lsml, place: Path) -> None:
         (["gone.jsonl"], "There is no file gone.jsonl."),
     ],
 )
-def test_what_makes_no_sense(lsml: Lsml, place: Path, args: list[str], sentence: str) -> None:
-    run = lsml("rank", *args, cwd=place)
+def test_usage_error_is_one_sentence(lsml: Lsml, data_folder: Path, args: list[str], sentence: str) -> None:
+    run = lsml("rank", *args, cwd=data_folder)
     assert run.returncode == 2
     assert sentence in run.stderr
 
 
-def test_a_file_without_predictions_is_refused(lsml: Lsml, place: Path) -> None:
-    run = lsml("rank", "export.json", cwd=place)
+def test_file_without_predictions_is_rejected(lsml: Lsml, data_folder: Path) -> None:
+    run = lsml("rank", "export.json", cwd=data_folder)
     assert run.returncode == 1
     assert "there is no prediction" in run.stderr

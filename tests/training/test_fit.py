@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation.evaluate import evaluate_outcomes
+from lsml_cli.evaluation.metrics import ChoiceMetrics
 from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
@@ -56,18 +58,20 @@ def sample(count: int = 120) -> list[Task]:
     return [exported(i, "good" if i % 2 else "bad", topics[i // 2 % 4]) for i in range(count)]
 
 
-def fit(output: Path, tasks: list[Task | UnreadableRecord] | list[Task], **options: Any) -> training.FitResult:
+def fit(output: Path, tasks: Sequence[Task | UnreadableRecord], **options: Any) -> training.FitResult:
     return training.fit_version(resolve.find_model("text-classifier", {}), tasks, CONFIG, output, **options)
 
 
-def test_a_version_is_written_promoted_and_measured(tmp_path: Path) -> None:
+def test_fit_writes_evaluates_and_promotes_version(tmp_path: Path) -> None:
     found = fit(tmp_path / "news", sample())
     version = versions.read(versions.resolve(str(tmp_path / "news")))
     assert version == found.version
     assert version.counts["train"] + version.counts["holdout"] == 120
     assert 10 <= version.counts["holdout"] <= 40
     assert set(found.metrics) == {"mood", "topic"}
-    assert version.metrics["mood"]["accuracy"] == found.metrics["mood"].accuracy == 1.0
+    mood = found.metrics["mood"]
+    assert isinstance(mood, ChoiceMetrics)
+    assert version.metrics["mood"]["accuracy"] == mood.accuracy == 1.0
     assert [each.name for each in found.metrics["topic"].classes] == ["drink", "food"]
     assert found.metrics["topic"].count == version.counts["holdout"]
     assert version.libraries["sklearn"]
@@ -75,7 +79,7 @@ def test_a_version_is_written_promoted_and_measured(tmp_path: Path) -> None:
     assert version.data_digest
 
 
-def test_the_measured_model_is_the_shipped_one(tmp_path: Path) -> None:
+def test_evaluated_model_is_the_written_one(tmp_path: Path) -> None:
     tasks = [replace(each, data={"text": f"{each.data['text']} {i % 3}"}) for i, each in enumerate(sample(200))]
     found = fit(tmp_path, tasks)
     spec = resolve.version_spec(found.version.folder)
@@ -88,7 +92,7 @@ def _annotation(task: Task) -> Annotation:
     return Annotation(task.id, task.raw["annotations"][0]["result"])
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_another_split(tmp_path: Path) -> None:
+def test_seed_determines_split_and_bytes(tmp_path: Path) -> None:
     first, same, other = (fit(tmp_path / str(i), sample(), seed=seed).version for i, seed in enumerate((0, 0, 1)))
     for name in first.files:
         assert (first.folder / name).read_bytes() == (same.folder / name).read_bytes()
@@ -97,7 +101,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_another_split(tmp_pa
     assert other.data_digest == first.data_digest
 
 
-def test_nothing_changes_sides_and_equal_texts_fall_together() -> None:
+def test_split_is_stable_and_groups_equal_content() -> None:
     def sides(tasks: list[Task]) -> dict[str, int]:
         examples = [AnnotatedTask(each, _annotation(each)) for each in tasks]
         found: dict[str, int] = {}
@@ -114,28 +118,28 @@ def test_nothing_changes_sides_and_equal_texts_fall_together() -> None:
     assert 0.15 < statistics.mean(before.values()) < 0.45
 
 
-def test_examples_carry_no_answers() -> None:
+def test_split_strips_annotations_from_tasks() -> None:
     for side in splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in sample(20)], CONFIG, 0.5, 0):
         for example in side:
             assert set(example.task.raw) == {"id", "data"}
 
 
-def test_tasks_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
+def test_unusable_tasks_are_counted_and_reported(tmp_path: Path) -> None:
     skipped = Task(0, 1, {"text": "x"}, {"data": {}, "annotations": [{"id": 1, "result": [], "was_cancelled": True}]})
-    nothing = Task(0, 2, {"text": "x"}, {"data": {}})
-    said: list[str] = []
+    unannotated = Task(0, 2, {"text": "x"}, {"data": {}})
+    notes: list[str] = []
     found = fit(
-        tmp_path, [*sample(), skipped, nothing, UnreadableRecord(7, "line 9", "not JSON")], progress=said.append
+        tmp_path, [*sample(), skipped, unannotated, UnreadableRecord(7, "line 9", "not JSON")], progress=notes.append
     )
     assert found.version.counts["left_out"] == {"no annotation": 1, "skipped": 1, "unreadable": 1}
-    assert "Cannot be read: the export, line 9: not JSON." in said
+    assert "Cannot be read: the export, line 9: not JSON." in notes
     assert found.promoted
-    torn = fit(tmp_path, [*sample(), UnreadableRecord(7, "line 9", "it ends here", truncated=True)])
-    assert (torn.promoted, torn.split.unreadable_count) == (False, 1)
+    truncated = fit(tmp_path, [*sample(), UnreadableRecord(7, "line 9", "it ends here", truncated=True)])
+    assert (truncated.promoted, truncated.split.unreadable_count) == (False, 1)
     assert versions.current_version(tmp_path) == found.version.version
 
 
-def test_classes_too_small_to_be_held_out_are_named(tmp_path: Path) -> None:
+def test_classes_without_holdout_are_named(tmp_path: Path) -> None:
     for seed in range(20):
         found = fit(tmp_path, [*sample(), exported(500, "odd")], seed=seed)
         if found.classes_without_holdout:
@@ -144,7 +148,7 @@ def test_classes_too_small_to_be_held_out_are_named(tmp_path: Path) -> None:
     pytest.fail("the only odd one was held out twenty times")
 
 
-def test_without_hold_out_nothing_is_measured(tmp_path: Path) -> None:
+def test_zero_holdout_evaluates_nothing(tmp_path: Path) -> None:
     found = fit(tmp_path, sample(), holdout=0)
     assert (found.metrics, found.version.counts["train"]) == ({}, 120)
     with pytest.raises(UsageError, match="below 1"):
@@ -154,7 +158,7 @@ def test_without_hold_out_nothing_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tasks", [[], [Task(0, 1, {"text": "x"}, {"data": {}})], [exported(i, "bad") for i in range(9)]]
 )
-def test_nothing_to_learn_leaves_nothing_behind(tmp_path: Path, tasks: list[Task]) -> None:
+def test_fit_without_examples_leaves_no_files(tmp_path: Path, tasks: list[Task]) -> None:
     with pytest.raises(ModelError, match="nothing to learn"):
         fit(tmp_path / "news", tasks)
     assert not (tmp_path / "news").exists() or list((tmp_path / "news").iterdir()) == []
@@ -170,12 +174,13 @@ def test_held_out_tasks_that_fail_count_as_wrong(tmp_path: Path) -> None:
         CONFIG,
         [replace(each.task, data={"text": 5}) if each.task.index == broken else each.task for each in held_out],
     )
-    measured = evaluate_outcomes(CONFIG, held_out, outcomes).metrics
-    assert measured["mood"].accuracy == pytest.approx(1 - 1 / len(held_out))
+    mood = evaluate_outcomes(CONFIG, held_out, outcomes).metrics["mood"]
+    assert isinstance(mood, ChoiceMetrics)
+    assert mood.accuracy == pytest.approx(1 - 1 / len(held_out))
     assert len(train) + len(held_out) == len(tasks)
 
 
-def test_an_interrupted_fit_leaves_what_was_there(tmp_path: Path) -> None:
+def test_interrupted_fit_leaves_output_unchanged(tmp_path: Path) -> None:
     before = fit(tmp_path, sample()).version.version
 
     def interrupt(sentence: str) -> None:
@@ -187,29 +192,32 @@ def test_an_interrupted_fit_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [before, "current"]
 
 
-# --- real messages, and the command
+# --- real messages, and the command line
 
 
 def sms(shared_data: Path) -> tuple[Path, Path]:
     return shared_data / "exports" / "sms-spam-annotated.json", shared_data / "exports" / "sms-spam.xml"
 
 
-def test_real_messages_with_five_seeds(tmp_path: Path, shared_data: Path) -> None:
+def test_sms_accuracy_with_five_seeds(tmp_path: Path, shared_data: Path) -> None:
     export, xml = sms(shared_data)
     config = LabelConfig.load(xml)
     tasks = list(read_tasks(str(export), controls=frozenset(config.controls)))
     spec = resolve.find_model("text-classifier", {})
     found = [training.fit_version(spec, tasks, config, tmp_path, seed=seed).metrics["kind"] for seed in range(5)]
-    accuracy = [each.accuracy or 0 for each in found]
-    spam = [kind.f1 for each in found for kind in each.classes if kind.name == "spam"]
+    assert all(isinstance(metrics, ChoiceMetrics) for metrics in found)
+    accuracy = [metrics.values()["accuracy"] or 0 for metrics in found]
+    spam = [
+        of_class.values()["f1"] or 0 for metrics in found for of_class in metrics.classes if of_class.name == "spam"
+    ]
     for name, values in (("accuracy", accuracy), ("F1 of spam", spam)):
-        # `pytest -rP -k five_seeds` shows it
+        # `pytest -rP -k five_seeds` prints it
         print(f"{name}: {statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}", sorted(values))
     assert statistics.mean(accuracy) >= 0.98
     assert statistics.mean(spam) >= 0.92
 
 
-def test_real_messages_with_the_same_seed_give_the_same_bytes(lsml: Lsml, tmp_path: Path, shared_data: Path) -> None:
+def test_sms_fit_is_reproducible(lsml: Lsml, tmp_path: Path, shared_data: Path) -> None:
     export, xml = sms(shared_data)
     arguments = ("--model", "text-classifier", "-c", xml, "--seed", "3", "--output", tmp_path / "sms")
     runs = [lsml("fit", export, *arguments, env={"PYTHONHASHSEED": str(i)}) for i in range(2)]
@@ -227,7 +235,7 @@ def test_real_messages_with_the_same_seed_give_the_same_bytes(lsml: Lsml, tmp_pa
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_real_messages_do_not_change_sides_with_a_tenth_more(shared_data: Path) -> None:
+def test_sms_split_is_stable_as_data_grows(shared_data: Path) -> None:
     export, xml = sms(shared_data)
     config = LabelConfig.load(xml)
     everything = list(read_tasks(str(export), controls=frozenset(config.controls)))
@@ -241,9 +249,7 @@ def test_real_messages_do_not_change_sides_with_a_tenth_more(shared_data: Path) 
     assert len(sides) < 4000, "there are no repeats that could leak"
 
 
-def test_the_command_prints_the_numbers_and_nothing_else_on_stdout(
-    lsml: Lsml, tmp_path: Path, shared_data: Path
-) -> None:
+def test_fit_prints_only_metrics_on_stdout(lsml: Lsml, tmp_path: Path, shared_data: Path) -> None:
     export, xml = sms(shared_data)
     run = lsml("fit", export, "--model", "text-classifier", "--label-config", xml, "--output", tmp_path / "sms")
     assert run.returncode == 0, run.stderr
@@ -265,7 +271,7 @@ def test_the_command_prints_the_numbers_and_nothing_else_on_stdout(
         (["--model", "text-classifier", "-c", "config.xml", "--holdout", "2"], "--holdout must be"),
     ],
 )
-def test_wrong_usage_is_one_sentence(lsml: Lsml, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+def test_usage_error_is_one_sentence(lsml: Lsml, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     (tmp_path / "config.xml").write_text(CONFIG.xml)
     (tmp_path / "export.json").write_text(json.dumps([each.raw for each in sample(10)]))
     run = lsml(
@@ -278,13 +284,21 @@ def test_wrong_usage_is_one_sentence(lsml: Lsml, tmp_path: Path, arguments: list
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_fit_leaves_the_promoted_version_alone(tmp_path: Path, kind: signal.Signals) -> None:
-    """Kill it between 0.3 and 2.5 s after the start, whatever it is doing; then a version is whole or not there."""
+def test_killed_fit_leaves_promoted_version_intact(tmp_path: Path, kind: signal.Signals) -> None:
+    """Kill it between 0.3 and 2.5 s after the start, at any stage; a version is then complete or absent."""
     root = tmp_path / "m"
     before = fit(root, sample()).version
     (tmp_path / "config.xml").write_text(CONFIG.xml)
     (tmp_path / "export.json").write_text(json.dumps([each.raw for each in sample(2000)]))
-    command = [sys.executable, "-m", "lsml_cli", "fit", tmp_path / "export.json", "--model", "text-classifier"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "lsml_cli",
+        "fit",
+        tmp_path / "export.json",
+        "--model",
+        "text-classifier",
+    ]
     command += ["--label-config", tmp_path / "config.xml", "--output", root]
     for delay in (0.3, 0.9, 1.3, 1.7):
         process = subprocess.Popen(
@@ -293,7 +307,7 @@ def test_a_killed_fit_leaves_the_promoted_version_alone(tmp_path: Path, kind: si
         time.sleep(delay)
         process.send_signal(kind)
         _, stderr = process.communicate()
-        assert b"Traceback" not in stderr or delay < 0.5  # Python's own, before there is a program to handle it
+        assert b"Traceback" not in stderr or delay < 0.5  # Python's own, before lsml has installed a handler
         assert process.returncode in (0, -kind, 130)
         current = versions.read(versions.resolve(str(root)))
         assert current.digest == before.digest or current.counts["train"] > 1000

@@ -1,4 +1,4 @@
-"""The main job on real texts: 5,574 exported messages, 4,000 of them annotated."""
+"""Test fit and predict on real texts: 5,574 exported messages, 4,000 of them annotated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from label_studio_sdk.label_interface import LabelInterface
+from label_studio_sdk.label_interface.interface import LabelInterface
 
 from lsml_cli.evaluation.metrics import classification_metrics
 
@@ -22,7 +22,7 @@ def predicted(lsml, sms_model, shared_data, tmp_path_factory) -> list[dict]:
     return json.loads(output.read_bytes())
 
 
-def test_every_task_has_a_prediction_that_label_studio_accepts(predicted, shared_data):
+def test_label_studio_accepts_every_prediction(predicted, shared_data):
     export = json.loads((shared_data / "exports" / "sms-spam-all-tasks.json").read_bytes())
     assert [task["id"] for task in predicted] == [task["id"] for task in export]
     assert [task["data"] for task in predicted] == [task["data"] for task in export]
@@ -32,18 +32,18 @@ def test_every_task_has_a_prediction_that_label_studio_accepts(predicted, shared
         assert interface.validate_prediction(prediction, return_errors=True) == []
 
 
-def test_messages_that_nobody_annotated_are_told_apart(predicted, shared_data):
+def test_unannotated_messages_are_classified(predicted, shared_data):
     with (shared_data / "sms-spam" / "messages.tsv").open(newline="", encoding="utf-8") as file:
         truth = [row["label"] for row in csv.DictReader(file, delimiter="\t")][4000:]
     guess = [task["predictions"][0]["result"][0]["value"]["choices"][0] for task in predicted][4000:]
     metrics = classification_metrics(([right], [said]) for right, said in zip(truth, guess, strict=True))
     spam = next(each for each in metrics.classes if each.name == "spam")
     assert metrics.count == 1574
-    assert metrics.accuracy >= 0.98
+    assert (metrics.accuracy or 0) >= 0.98
     assert spam.f1 >= 0.92
 
 
-def test_a_pipe_gives_three_lines_and_nothing_else(sms_model, shared_data):
+def test_closed_pipe_gives_three_records_and_no_error(sms_model, shared_data):
     export = json.loads((shared_data / "exports" / "sms-spam-all-tasks.json").read_bytes())
     lines = "\n".join(json.dumps(task) for task in export).encode()
     command = f"{sys.executable} -m lsml_cli predict - --model {sms_model} | head -3"
@@ -54,7 +54,7 @@ def test_a_pipe_gives_three_lines_and_nothing_else(sms_model, shared_data):
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl"])
-def test_one_and_two_workers_give_the_same_bytes(lsml, sms_model, shared_data, tmp_path: Path, form):
+def test_worker_count_does_not_change_output(lsml, sms_model, shared_data, tmp_path: Path, form):
     source = shared_data / "exports" / "sms-spam-all-tasks.json"
     for workers in ("1", "2"):
         run = lsml("predict", source, "--model", sms_model, "-o", tmp_path / f"{workers}.{form}", "--workers", workers)

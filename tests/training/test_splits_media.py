@@ -1,4 +1,4 @@
-"""The same picture under two names is one picture: it does not leak from the hold-out into the training."""
+"""Test that an image under two names does not leak from the hold-out into the training."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def annotated(index: int, value: str) -> Task:
 
 
 def sides(tasks: list[Task], media: Media | None) -> tuple[set[str], set[str]]:
-    plan = split_tasks(tasks, CONFIG, holdout=0.5, media=media)
+    split = split_tasks(tasks, CONFIG, holdout=0.5, media=media)
     names = [
-        {Path(each.task.data["image"]).stem.split("-")[0] for each in side} for side in (plan.train, plan.held_out)
+        {Path(each.task.data["image"]).stem.split("-")[0] for each in side} for side in (split.train, split.held_out)
     ]
     return names[0], names[1]
 
 
-def test_equal_files_fall_together_whatever_they_are_called(tmp_path: Path) -> None:
-    tasks = []
+def test_files_with_equal_bytes_are_on_one_side(tmp_path: Path) -> None:
+    tasks: list[Task] = []
     for number in range(40):
         for copy in range(2):
-            (tmp_path / f"{number}-{copy}.png").write_bytes(b"picture %d" % number)
+            (tmp_path / f"{number}-{copy}.png").write_bytes(b"image %d" % number)
             tasks.append(annotated(len(tasks), f"{number}-{copy}.png"))
     train, held_out = sides(tasks, Media(tmp_path))
     assert train
     assert held_out
     assert not train & held_out
     train, held_out = sides(tasks, None)
-    assert train & held_out  # by their names alone nobody could know
+    assert train & held_out  # without media only names are compared
 
 
-def test_what_is_elsewhere_goes_by_its_address(tmp_path: Path) -> None:
+def test_remote_images_are_compared_by_address(tmp_path: Path) -> None:
     tasks = [annotated(number, f"https://example.com/{number}.png") for number in range(40)]
     assert sides(tasks, Media(tmp_path)) == sides(tasks, None)
