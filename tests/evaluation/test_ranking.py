@@ -146,7 +146,7 @@ def test_unreadable_record_is_named(lsml: Lsml, data_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["p.jsonl", "--accepted", "x.json"], "Say how sure they have to be: --accept-above 0.95"),
+        (["p.jsonl", "--accepted", "x.json"], "Name the lowest score: --accept-above 0.95"),
         (["p.jsonl", "--accept-above", "0.9", "--annotated", "export.json"], "--annotated needs a label config."),
         (["p.jsonl", "-o", "p.jsonl"], "is the predictions and --output at once"),
         (["gone.jsonl"], "There is no file gone.jsonl."),
