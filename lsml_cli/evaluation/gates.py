@@ -314,7 +314,7 @@ def _evaluate_gate(gate: Gate, metrics: ControlMetricsLike | None, task_noun: st
         return GateResult(gate, None, f"no {task_noun} has an answer for it, or the model gave none at all")
     if gate.label is None:
         return GateResult(gate, metrics.values()[gate.metric], f"no {task_noun} has anything to count")
-    of_class = next((each for each in metrics.classes if each.name == gate.label), None)
+    of_class = next((entry for entry in metrics.classes if entry.name == gate.label), None)
     if of_class is None or not of_class.support:
         return GateResult(gate, None, f'no {task_noun} has the class "{gate.label}"')
     return GateResult(gate, of_class.values()[gate.metric])

@@ -320,8 +320,12 @@ def test_annotation_policy_and_agreement(lsml: Lsml, data_folder: Path) -> None:
     [
         (["export.json", "-c", "config.xml"], 2, "What should be measured?"),
         (["export.json", "--predictions", "a.jsonl"], 2, "A label config is needed."),
-        (["export.json", "--predictions", "a.jsonl", "-c", "config.xml", "--json", "export.json"], 2, "is no summary"),
-        (["export.json", "--predictions", "a.jsonl", "-c", "config.xml", "--report", "a.jsonl"], 2, "is no report"),
+        (
+            ["export.json", "--predictions", "a.jsonl", "-c", "config.xml", "--json", "export.json"],
+            2,
+            "is not a summary",
+        ),
+        (["export.json", "--predictions", "a.jsonl", "-c", "config.xml", "--report", "a.jsonl"], 2, "is not a report"),
         (["export.json", "--predictions", "export.json", "-c", "config.xml"], 1, "there is no prediction"),
         (["other.json", "--predictions", "a.jsonl", "-c", "config.xml"], 1, "no prediction in the file (1)"),
     ],

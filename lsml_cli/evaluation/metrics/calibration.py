@@ -60,7 +60,9 @@ def compute_calibration(scores: npt.NDArray[np.float32], correct: npt.NDArray[np
         return None
     edges = np.linspace(0.0, 1.0, BIN_COUNT + 1)
     bin_index = np.searchsorted(edges[1:-1], scores)
-    counts, score_sums, correct_sums = (np.bincount(bin_index, each, BIN_COUNT) for each in (None, scores, correct))
+    counts, score_sums, correct_sums = (
+        np.bincount(bin_index, weights, BIN_COUNT) for weights in (None, scores, correct)
+    )
     bins = tuple(
         Bin(
             low=float(edges[i]),

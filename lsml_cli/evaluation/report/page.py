@@ -46,7 +46,7 @@ def require_writable(path: Path | None) -> None:
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(len(HTML_PREFIX)).lower() != HTML_PREFIX:
-                raise UsageError(f"--report {path} is there already, and is no report.", "Name another file.")
+                raise UsageError(f"--report {path} already exists and is not a report.", "Name another file.")
 
 
 def write(
