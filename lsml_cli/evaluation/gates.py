@@ -235,7 +235,7 @@ def _parse_option(option: _GateOption) -> list[Gate]:
     if not option.known_classes:
         option.raise_usage_error(
             ": nothing of this label config can be measured.",
-            "Gates are for <Choices> about whole tasks, labelled regions of pictures, and <TextArea>.",
+            "Gates are for <Choices> about whole tasks, labelled regions of images, and <TextArea>.",
         )
     controls, metric_name = _split_control(name, option.known_classes)
     metric, colon, label = metric_name.partition(":")

@@ -244,19 +244,19 @@ def test_truncated_export_trains_without_promotion(lsml: Lsml, work: Path, role:
     fit(lsml, work)
     before = promoted(work)
     whole = (work / "export.json").read_bytes()
-    (work / "torn.json").write_bytes(whole[: len(whole) // 2])
+    (work / "truncated.json").write_bytes(whole[: len(whole) // 2])
     if role == "export":
-        arguments: dict[str, Any] = {"export": "torn.json"}
+        arguments: dict[str, Any] = {"export": "truncated.json"}
         more = ["--refit", "--summary", "summary.json", "--fail-under", "accuracy=0.1"]
     else:
         arguments = {}
-        more = ["--holdout", "torn.json", "--summary", "summary.json"]
+        more = ["--holdout", "truncated.json", "--summary", "summary.json"]
     run = fit(lsml, work, *more, **arguments, code=3)
     assert promoted(work) == before
     kept = versions.list_versions(work / "models/m")[-1]
     unread, why, hint = run.stderr.splitlines()[-3:]
-    assert unread.startswith("lsml: 1 task could not be read: torn.json, byte ")
-    assert unread.endswith(": torn.json ends in the middle of a task.")
+    assert unread.startswith("lsml: 1 task could not be read: truncated.json, byte ")
+    assert unread.endswith(": truncated.json ends in the middle of a task.")
     assert why == "lsml: The new version was not promoted, because nobody knows how much is missing."
     assert hint.endswith(
         f"It is kept in models/m/{kept}; to promote it anyhow: lsml versions models/m --promote {kept}"
@@ -267,7 +267,7 @@ def test_truncated_export_trains_without_promotion(lsml: Lsml, work: Path, role:
     assert "trained on a file that ends too early" in lsml("versions", "models/m", cwd=work).stdout
     # A gate that is missed as well says so, and decides about the exit code.
     both = fit(lsml, work, *more, "--fail-under", "f1:odd=0.5", **arguments, code=4)
-    assert "1 task could not be read: torn.json" in both.stderr
+    assert "1 task could not be read: truncated.json" in both.stderr
     assert "nobody knows how much is missing" not in both.stderr
     assert promoted(work) == before
 

@@ -1,4 +1,4 @@
-"""The options about media, from the command line to the pictures."""
+"""The options about media, from the command line to the images."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_api_key_is_never_printed_or_stored(lsml, work):
 
 
 def test_resume_accepts_other_media_locations(lsml, work):
-    """A run that is resumed on another machine finds its pictures in another place."""
+    """A run that is resumed on another machine finds its images elsewhere."""
     tasks = write_tasks(*["/data/upload/3/%C3%A9.pgm"] * 3, "s3://bucket/c.pgm", "d.pgm")
     first = ("--upload-root", "uploads", "--on-error", "fail", "--batch-size", "1")
     failing = predict(lsml, tasks, "-o", "out.json", *first, model=MODEL)

@@ -34,14 +34,14 @@ def write(root: Path, *, promote: bool = True, **facts: Any) -> versions.Version
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Four versions: a plain one, one that is torn, a refitted one that is promoted, one that missed a gate."""
+    """Four versions: a plain one, one that is broken, a refitted one that is promoted, one that missed a gate."""
     root = tmp_path / "models" / "news"
     first = write(root)
-    torn = write(root)
+    broken = write(root)
     write(root, refit=True, parent=first.version)
     gate = {"name": "mood.accuracy", "control": "mood", "metric": "accuracy", "label": None, "at_least": 0.95}
     write(root, promote=False, gates=[gate | {"measured": 0.9, "passed": False}], metrics={})
-    (torn.folder / "model.json").write_text('{"format": 1, ')
+    (broken.folder / "model.json").write_text('{"format": 1, ')
     return root
 
 
@@ -55,12 +55,12 @@ def listed(lsml: Lsml, root: Path, *more: str, code: int = 0) -> list[dict[str, 
 def test_lists_versions_oldest_first(lsml: Lsml, root: Path) -> None:
     run = lsml("versions", root)
     assert (run.returncode, run.stderr) == (0, "")
-    first, torn, promoted, _ = sorted(path.name for path in root.iterdir() if path.is_dir())
+    first, broken, promoted, _ = sorted(path.name for path in root.iterdir() if path.is_dir())
     heading, *rows = [line.split(maxsplit=6) for line in run.stdout.splitlines()]
     assert heading == ["version", "promoted", "created", "tasks", "accuracy", "macro", "F1  remarks"]
     created = versions.read(root / first).created
     assert rows[0] == [first, "-", created, "1,080", "0.9000", "0.8500", "-"]
-    assert rows[1][:6] == [torn, "-", "-", "-", "-", "-"]
+    assert rows[1][:6] == [broken, "-", "-", "-", "-", "-"]
     assert rows[1][6].startswith("damaged: model.json is damaged (")
     assert rows[2][:4] == [promoted, "yes", versions.read(root / promoted).created, "1,100"]
     assert rows[2][6] == f"continues from {first}; refit on all tasks after the measurement"
@@ -68,13 +68,13 @@ def test_lists_versions_oldest_first(lsml: Lsml, root: Path) -> None:
 
 
 def test_json_list(lsml: Lsml, root: Path) -> None:
-    first, torn, promoted, missed = listed(lsml, root)
-    assert [each["promoted"] for each in (first, torn, promoted, missed)] == [False, False, True, False]
+    first, broken, promoted, missed = listed(lsml, root)
+    assert [each["promoted"] for each in (first, broken, promoted, missed)] == [False, False, True, False]
     assert (first["metrics"], first["trained_on"], first["params"]) == (METRICS, 1080, {"C": 1})
     assert (promoted["refit"], promoted["parent"], promoted["trained_on"]) == (True, first["version"], 1100)
     assert missed["missed"] == ["mood.accuracy"]
     assert not any(each["torn"] for each in (first, promoted, missed))
-    assert (first["damage"], set(torn)) == (None, {"version", "promoted", "damage"})
+    assert (first["damage"], set(broken)) == (None, {"version", "promoted", "damage"})
 
 
 def test_terminal_gets_a_table(root: Path) -> None:
@@ -121,13 +121,13 @@ def test_promotes_older_and_newer_versions(lsml: Lsml, root: Path) -> None:
 
 
 def test_rejects_promotion_of_unknown_or_damaged_version(lsml: Lsml, root: Path) -> None:
-    first, torn, promoted, _ = sorted(path.name for path in root.iterdir() if path.is_dir())
+    first, broken, promoted, _ = sorted(path.name for path in root.iterdir() if path.is_dir())
     unknown = lsml("versions", root, "--promote", first[:-1])
     assert unknown.returncode == 2
     said, _, known = unknown.stderr.partition("\n      It has: ")
     assert said.endswith(f"has no version '{first[:-1]}'.")
     assert first in known.rstrip(".\n").split(", ")  # which of them is the closest depends on the second they began in
-    damaged = lsml("versions", root, "--promote", torn)
+    damaged = lsml("versions", root, "--promote", broken)
     assert damaged.returncode == 1
     assert "model.json is damaged" in damaged.stderr
     assert versions.current_version(root) == promoted
@@ -135,12 +135,12 @@ def test_rejects_promotion_of_unknown_or_damaged_version(lsml: Lsml, root: Path)
 
 
 def test_prune_keeps_newest_and_promoted(lsml: Lsml, root: Path) -> None:
-    first, torn, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
+    first, broken, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
     assert "No version was removed." in lsml("versions", root, "--prune", "3").stderr
     promotion.promote(root, first)
     run = lsml("versions", root, "--prune", "1")
     assert run.returncode == 0
-    assert f"Removed 2 versions: {torn}, {promoted}." in run.stderr
+    assert f"Removed 2 versions: {broken}, {promoted}." in run.stderr
     assert [line.split()[0] for line in run.stdout.splitlines()[1:]] == [first, missed]
     assert sorted(path.name for path in root.iterdir()) == [first, missed, "current"]
     both = listed(lsml, root, "--promote", missed, "--prune", "1")
@@ -149,10 +149,10 @@ def test_prune_keeps_newest_and_promoted(lsml: Lsml, root: Path) -> None:
 
 
 def test_prune_does_not_count_damaged_versions(lsml: Lsml, root: Path) -> None:
-    first, torn, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
+    first, broken, promoted, missed = sorted(path.name for path in root.iterdir() if path.is_dir())
     (root / missed / "weights.bin").unlink()
     listed(lsml, root, "--prune", "2")
-    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == [first, torn, promoted, missed]
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == [first, broken, promoted, missed]
 
 
 def test_folders_without_versions_are_rejected(lsml: Lsml, root: Path, tmp_path: Path) -> None:

@@ -500,7 +500,7 @@ def test_missing_image_is_replaced_by_reason(lsml: Lsml, shared_data: Path, tmp_
     command = ("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "p.jsonl")
     run = lsml(*command, "-c", exports / "coco128.xml", "--report", tmp_path / "r.html")
     assert run.returncode == 0, run.stderr
-    assert "The picture cannot be shown: " in ParsedPage((tmp_path / "r.html").read_text("utf-8")).text
+    assert "The image cannot be shown: " in ParsedPage((tmp_path / "r.html").read_text("utf-8")).text
 
 
 def test_transcription_metrics_gates_and_report(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:

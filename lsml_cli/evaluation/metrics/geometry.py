@@ -67,7 +67,7 @@ def _import_pycocotools() -> Any:
         from pycocotools import mask
     except ImportError:
         raise UsageError(
-            "Measuring regions of pictures needs the package pycocotools.", "pip install 'lsml[evaluate]'"
+            "Measuring regions of images needs the package pycocotools.", "pip install 'lsml[evaluate]'"
         ) from None
     return mask
 

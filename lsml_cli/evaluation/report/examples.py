@@ -89,7 +89,7 @@ def _load_image(value: str, task_id: int | None, media: Media) -> EmbeddedImage 
     try:
         image = images.decode(media.fetch(value, task_id), min_side=MAX_IMAGE_SIDE)
     except (ValueError, OSError, LsmlError) as error:
-        return f"The picture cannot be shown: {error}"
+        return f"The image cannot be shown: {error}"
     image.thumbnail((MAX_IMAGE_SIDE, MAX_IMAGE_SIDE))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=JPEG_QUALITY, optimize=True)
