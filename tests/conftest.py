@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import EXAMPLE, SHARED_DATA, Lsml, run_lsml
+# Failed assertions of helpers show their values too. Before the first import of a helper.
+pytest.register_assert_rewrite("tests.helpers", "tests.slow.scenario")
+
+from tests.helpers.cli import EXAMPLE, SHARED_DATA, Lsml, run_lsml  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from lsml_cli.cli import app
 from lsml_cli.registry.resolve import BUILT_IN
 
 if TYPE_CHECKING:
-    from conftest import Lsml
+    from tests.helpers.cli import Lsml
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.register_assert_rewrite(
-    "tests.helpers.browser", "tests.helpers.label_studio_server", "tests.helpers.serve_process", "tests.slow.scenario"
-)
-
-from tests.helpers.label_studio_server import (  # noqa: E402
+from tests.helpers.label_studio_server import (
     LabelStudio,
     label_studio,
     label_studio_program,
