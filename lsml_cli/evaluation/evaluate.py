@@ -59,9 +59,9 @@ def evaluate(
     sources = [source] if baseline is None else [source, baseline]
     evaluator = Evaluator(
         config,
-        names=[each.name for each in sources],
-        input_controls=frozenset().union(*(each.input_controls for each in sources)),
-        output_controls=[each.output_controls for each in sources],
+        names=[entry.name for entry in sources],
+        input_controls=frozenset().union(*(entry.input_controls for entry in sources)),
+        output_controls=[entry.output_controls for entry in sources],
         threshold=threshold,
         max_examples=max_examples,
         seed=seed,
@@ -76,7 +76,7 @@ def evaluate(
     gc.set_threshold(*GC_THRESHOLD)
     while block := list(islice(usable, BLOCK_SIZE)):
         examples = [AnnotatedTask(entry.task, entry.selected[-1]) for entry in block]
-        predictions = zip(*(each.predict(examples) for each in sources), strict=True)
+        predictions = zip(*(entry.predict(examples) for entry in sources), strict=True)
         for entry, by_source in zip(block, predictions, strict=True):
             evaluator.add(entry, by_source)
         progress(evaluator.tasks, evaluator.failed[0].total())

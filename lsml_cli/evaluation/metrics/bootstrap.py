@@ -103,14 +103,14 @@ def resample_metrics(
     blocks: dict[str, dict[str, list[Any]]] = {name: {} for name in counts}
     if not counts:
         return {}
-    groups = [of_tasks for each in counts.values() if (of_tasks := each.task_groups()) is not None]
+    groups = [of_tasks for resampled in counts.values() if (of_tasks := resampled.task_groups()) is not None]
     if len(groups) == len(counts):
         _, first_tasks, sizes = np.unique(np.stack(groups), axis=1, return_index=True, return_counts=True)
     else:
         first_tasks, sizes = np.arange(task_count), np.ones(task_count, np.int64)
     for weights in draw_weights(sizes, seed):
-        for name, each in counts.items():
-            for metric, values in each.weighted_values(weights, first_tasks).items():
+        for name, resampled in counts.items():
+            for metric, values in resampled.weighted_values(weights, first_tasks).items():
                 blocks[name].setdefault(metric, []).append(values)
     return {
         name: {metric: np.concatenate(parts) for metric, parts in by_metric.items()}
