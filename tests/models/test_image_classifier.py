@@ -755,7 +755,7 @@ def test_fit_version_measures_gates_refits_and_continues(tmp_path: Path, work: P
     assert first.version.refit
     assert first.metrics["shape"].to_json()["accuracy"] > 0.5
     again = run_fit_version(
-        tmp_path / "m", work, spec=version_spec(versions.resolve(str(tmp_path / "m"))), continuing=True
+        tmp_path / "m", work, spec=version_spec(versions.resolve(str(tmp_path / "m"))), warm_start=True
     )
     assert again.version.parent == first.version.version
     assert again.version.params["arch"] == "shufflenet_v2_x0_5"
