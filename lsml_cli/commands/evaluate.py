@@ -16,8 +16,8 @@ from lsml_cli.commands.media_options import MediaOptions
 if TYPE_CHECKING:
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.evaluation.gates import ComparisonResult, GateResult
+    from lsml_cli.evaluation.prediction_sources import PredictionSource
     from lsml_cli.evaluation.results import Evaluation
-    from lsml_cli.evaluation.sources import PredictionSource
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.spec import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
@@ -286,8 +286,8 @@ def _measure(
     from lsml_cli.errors import UsageError
     from lsml_cli.evaluation.evaluate import evaluate as evaluate_predictions
     from lsml_cli.io import task_reader
-    from lsml_cli.io.stdout import reserve_stdout
-    from lsml_cli.training.unseen import make_unseen_filter
+    from lsml_cli.io.reserved_stdout import reserve_stdout
+    from lsml_cli.training.unseen_tasks import make_unseen_filter
 
     named_specs = [spec for spec in (specs.model, specs.compared) if spec is not None]
     if arguments.held_out and not named_specs:
@@ -371,7 +371,7 @@ class _SourceOpener:
     def open_model(self, spec: ModelSpec) -> PredictionSource:
         import os
 
-        from lsml_cli.evaluation.sources import ModelPredictionSource, model_output_controls
+        from lsml_cli.evaluation.prediction_sources import ModelPredictionSource, model_output_controls
         from lsml_cli.inference.placement import find_devices, open_replicas
 
         model_class = spec.model_class()
@@ -390,7 +390,7 @@ class _SourceOpener:
 
     def open_file(self, path: str, version: str | None) -> PredictionSource:
         from lsml_cli.evaluation.prediction_file import PredictionFile
-        from lsml_cli.evaluation.sources import FilePredictionSource
+        from lsml_cli.evaluation.prediction_sources import FilePredictionSource
 
         file = self._stack.enter_context(PredictionFile(path, self._config, version))
         self._files.append(file)

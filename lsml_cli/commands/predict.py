@@ -208,7 +208,7 @@ def _predict(arguments: PredictArguments) -> None:
     from lsml_cli.inference.predict_summary import PredictSummary
     from lsml_cli.inference.retry_failed import retry_failed
     from lsml_cli.io.output_paths import STDOUT, require_different_files
-    from lsml_cli.io.stdout import reserve_stdout
+    from lsml_cli.io.reserved_stdout import reserve_stdout
 
     summary_file.require_writable(arguments.summary)
     if arguments.output == STDOUT:  # stdout may be redirected into the input: `>> tasks.jsonl` would never end

@@ -109,7 +109,7 @@ def _rank(arguments: RankArguments) -> None:
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.evaluation.ranking import rank_file
     from lsml_cli.io.output_target import output_format
-    from lsml_cli.io.stdout import reserve_stdout
+    from lsml_cli.io.reserved_stdout import reserve_stdout
 
     _check_usage(arguments)
     with reserve_stdout(), Console(arguments.quiet) as console:

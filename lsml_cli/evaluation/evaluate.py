@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import groupby, islice
 
 from lsml_cli.evaluation.evaluator import Evaluator
+from lsml_cli.evaluation.prediction_sources import PredictionSource, to_stored_prediction
 from lsml_cli.evaluation.results import Evaluation
 from lsml_cli.evaluation.scorers import build_scorers
-from lsml_cli.evaluation.sources import PredictionSource, to_stored_prediction
 from lsml_cli.inference.replica_process import GC_THRESHOLD
 from lsml_cli.schema.annotations import (
     AnnotationPolicy,

@@ -14,7 +14,7 @@ from lsml_cli.evaluation.metrics.regions import RegionCounts
 from lsml_cli.evaluation.prediction_records import StoredPrediction
 from lsml_cli.evaluation.results import BaselineComparison, ControlEvaluation, Evaluation, MetricDifference
 from lsml_cli.evaluation.scorers import ControlMetrics, Scorer, build_scorers
-from lsml_cli.evaluation.unreadable import UnreadableLog
+from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.schema.annotations import NO_RELEVANT_ANSWER, UNREADABLE, TaskAnnotations, is_relevant
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task

@@ -12,7 +12,7 @@ from lsml_cli.errors import OutputClosed, OutputError, UsageError
 from lsml_cli.io.journal import Journal, JournalEntry
 from lsml_cli.io.output_paths import STDOUT, existing_file_identity, file_identity, resolve_output_path
 from lsml_cli.io.output_target import PART_SUFFIX, OutputFormat, OutputTarget
-from lsml_cli.io.stdout import open_stdout
+from lsml_cli.io.reserved_stdout import open_stdout
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

@@ -26,7 +26,7 @@ from lsml_cli.schema.annotations import select_annotated_tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
 from lsml_cli.testing.clauses import CLAUSES
-from lsml_cli.testing.subject import ModelUnderTest, Violation, run_clauses
+from lsml_cli.testing.model_under_test import ModelUnderTest, Violation, run_clauses
 from lsml_cli.testing.training import TRAINING_CLAUSES, trained_spec
 
 __all__ = ["ContractBroken", "check_model"]

@@ -16,7 +16,15 @@ from lsml_cli.models.base import Binding, Model
 from lsml_cli.schema.label_config import CONTROLS, OBJECTS, LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import describe_json_type
-from lsml_cli.testing.subject import Clause, ModelRaised, ModelUnderTest, ViolationFound, clause, describe_task, is_json
+from lsml_cli.testing.model_under_test import (
+    Clause,
+    ModelRaised,
+    ModelUnderTest,
+    ViolationFound,
+    clause,
+    describe_task,
+    is_json,
+)
 
 MAX_SPEC_BYTES = 1 << 20  # of a pickled spec, which is sent to every replica
 THREADS = 8

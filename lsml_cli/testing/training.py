@@ -12,7 +12,7 @@ import orjson
 from lsml_cli.models.spec import ModelSpec
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import describe_json_type
-from lsml_cli.testing.subject import Clause, ModelRaised, ModelUnderTest, ViolationFound, clause, is_json
+from lsml_cli.testing.model_under_test import Clause, ModelRaised, ModelUnderTest, ViolationFound, clause, is_json
 
 TRAINING_CLAUSES: list[Clause] = []
 

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, ModelError, UsageError
-from lsml_cli.evaluation.unreadable import UnreadableLog
+from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.media.fetcher import Media
 from lsml_cli.schema.annotations import (

@@ -12,8 +12,8 @@ import orjson
 
 from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.evaluation.evaluate import evaluate_outcomes
+from lsml_cli.evaluation.prediction_sources import model_output_controls
 from lsml_cli.evaluation.results import Evaluation
-from lsml_cli.evaluation.sources import model_output_controls
 from lsml_cli.inference import dispatch, placement
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Progress
