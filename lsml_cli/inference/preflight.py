@@ -161,7 +161,12 @@ class _TaskChecker:
                 self.result.add_problem("data", f"{error_location}: {problem}")
                 break
         else:  # only data without problems tells which media it points to
-            for value in self.plan.model.media_refs(task, self.plan.binding):
+            try:
+                media_refs = self.plan.model.media_refs(task, self.plan.binding)
+            except ValueError as error:  # no path or URL, where the model needs one
+                self.result.add_problem("data", f"{error_location}: {error}")
+                media_refs = ()
+            for value in media_refs:
                 self.media.check(value, task.id, error_location)
         if task.id is not None and not self.seen_ids.add(task.id):
             self.result.add_problem("duplicate id", f"{error_location}: this id was there before")

@@ -93,6 +93,20 @@ def test_missing_media_are_reported(lsml, work):
     assert summary["offences"] == {"media": 3}
 
 
+def test_values_that_are_no_media_refs_are_reported(lsml, work):
+    Path("config.xml").write_text(models.IMAGE_CONFIG)
+    Path("strict.py").write_text(
+        "from lsml_cli import Model\n\n\nclass Strict(Model):\n"
+        "    def media_refs(self, task, binding):\n"
+        "        if not task.data['image']:\n            raise ValueError('the image has no path')\n"
+        "        return [task.data['image']]\n\n    forward = decode = None\n"
+    )
+    tasks = json.dumps([{"id": 1, "data": {"image": ""}}, {"id": 2, "data": {"image": "b.pgm"}}])
+    summary = check(lsml, "-", model="strict.py:Strict", input=tasks)
+    assert summary["offences"] == {"data": 1, "media": 1}
+    assert "the image has no path" in summary["first"]["data"][0]
+
+
 def test_label_mapping_is_shown(lsml, work, ticket_model):
     Path("config.xml").write_text(
         '<View><Text name="ticket" value="$text"/><Choices name="category" toName="ticket">'
