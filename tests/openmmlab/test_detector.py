@@ -444,7 +444,7 @@ def test_settings_file_cannot_trust_checkpoint(lsml, work):
     (work / "lsml.toml").write_text("[predict.with]\ntrust_checkpoint = true\n")
     run = predict(lsml, work, model="models/shapes")
     assert run.returncode == 2
-    assert "may not decide that" in run.stderr
+    assert "may not set that" in run.stderr
 
 
 def test_mmengine_checkpoint_is_read_without_trust(trained_detector, tmp_path):
@@ -722,7 +722,7 @@ def test_broken_training_image_is_skipped_and_wrong_batch_size_rejected(lsml, wo
     (work / "shapes/7.png").write_bytes(b"no image")
     run = shapes.fit_detector(lsml, work, epochs=1, output="models/broken")
     assert run.returncode == 0, run.stderr
-    assert "Not trained_detector from task 7: " in run.stderr
+    assert "Not learned from task 7: " in run.stderr
     run = shapes.fit_detector(lsml, work, "--with", "batch_size=1", output="models/never")
     assert run.returncode == 2
     assert "batch_size must be a whole number from 2, not 1" in run.stderr
