@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 TICKETS = ROOT / "examples" / "support-tickets"
 sys.path.insert(0, str(ROOT))
 
-from tests.helpers.label_studio_server import FIRST_START_TIMEOUT, DataTemplate, LabelStudio, run_label_studio  # noqa: E402
+from tests.helpers.label_studio_server import LabelStudio, run_label_studio  # noqa: E402
 
 VERSION = "benchmark@1"
 FEW, MANY = 5_000, 50_000  # tasks of a project
@@ -42,16 +42,12 @@ def main() -> None:
     if not program:
         print("LSML_LABEL_STUDIO does not name the program, so nothing is measured; `make test-slow` installs one.")
         return
-    with tempfile.TemporaryDirectory() as name:
-        data = Path(name) / "data"
-        data.mkdir()
-        template = DataTemplate(data, token="0" * 40, password="benchmark")
-        with run_label_studio(Path(program), template, FIRST_START_TIMEOUT) as studio:
-            for part in options.only or PARTS:
-                if part == "rate":
-                    rate(studio, Path(name), options.rounds)
-                else:
-                    size(studio, Path(name))
+    with tempfile.TemporaryDirectory() as name, run_label_studio(Path(program), Path(name)) as studio:
+        for part in options.only or PARTS:
+            if part == "rate":
+                rate(studio, Path(name), options.rounds)
+            else:
+                size(studio, Path(name))
 
 
 def rate(studio: LabelStudio, folder: Path, rounds: int) -> None:

@@ -1,7 +1,7 @@
 """Fixtures with a real, headless Label Studio for slow tests, and with `lsml serve` to connect to it.
 
-LSML_LABEL_STUDIO is the path of the `label-studio` program; `make test-slow` installs one and sets it. The first start
-migrates an empty database, which takes a minute: this is done once, and the server of each module gets a copy.
+LSML_LABEL_STUDIO is the path of the `label-studio` program; `make test-slow` installs one and sets it. Its start, in
+which it migrates an empty database, takes a minute: all tests share one server, each with projects of its own.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -27,18 +26,9 @@ from tests.helpers.serve_process import (
     stop_process,
 )
 
-FIRST_START_TIMEOUT = 300  # seconds; migrations
-START_TIMEOUT = 90  # seconds
+START_TIMEOUT = 300  # seconds; migrations
 EMAIL = "test@example.com"
 ACCESS_TOKEN_LIFETIME = 200  # seconds that an access token is used for; Label Studio takes it for 300
-
-
-class DataTemplate(NamedTuple):
-    """A data folder with a migrated, empty database, and its user. Start servers on copies of the folder only."""
-
-    data: Path
-    token: str
-    password: str
 
 
 class LabelStudio:
@@ -164,23 +154,9 @@ def label_studio_program() -> Path:
 
 
 @pytest.fixture(scope="session")
-def label_studio_template(label_studio_program: Path, tmp_path_factory: pytest.TempPathFactory) -> DataTemplate:
-    folder = tmp_path_factory.mktemp("label-studio-template")
-    template = DataTemplate(folder / "data", token=secrets.token_hex(20), password=secrets.token_hex(8))
-    template.data.mkdir()
-    with run_label_studio(label_studio_program, template, FIRST_START_TIMEOUT):
-        pass
-    return template
-
-
-@pytest.fixture(scope="module")
-def label_studio(
-    label_studio_program: Path, label_studio_template: DataTemplate, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LabelStudio]:
-    """A server without projects, shared by the tests of one module."""
-    data = tmp_path_factory.mktemp("label-studio") / "data"
-    shutil.copytree(label_studio_template.data, data)  # .env too: it holds the key that signs tokens
-    with run_label_studio(label_studio_program, label_studio_template._replace(data=data), START_TIMEOUT) as server:
+def label_studio(label_studio_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
+    """A server that all tests share: create projects, and leave its settings as they were."""
+    with run_label_studio(label_studio_program, tmp_path_factory.mktemp("label-studio")) as server:
         yield server
 
 
@@ -197,50 +173,52 @@ def serve(tmp_path: Path) -> Iterator[ServerFactory]:
 
 
 @contextlib.contextmanager
-def run_label_studio(program: Path, template: DataTemplate, timeout: float) -> Iterator[LabelStudio]:
-    """Start a server on a template's data folder, with its log beside it; stop it when the block ends."""
-    folder = template.data.parent
+def run_label_studio(program: Path, folder: Path) -> Iterator[LabelStudio]:
+    """Start a server on an empty folder, which receives its data and its log; stop it when the block ends."""
     port = free_port()
-    log = folder / "server.log"
+    data = folder / "data"
+    data.mkdir()
+    server = LabelStudio(
+        f"http://127.0.0.1:{port}", secrets.token_hex(20), password=secrets.token_hex(8), log=folder / "server.log"
+    )
     command = [
         *(str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)),
         *("--log-level", "WARNING"),
     ]
-    with log.open("wb") as sink:
+    with server.log.open("wb") as sink:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=label_studio_env(template),
+            env=label_studio_env(server, data),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a process group, which `stop_process` kills as a whole
         )
-    server = LabelStudio(f"http://127.0.0.1:{port}", template.token, template.password, log)
     with sigterm_as_interrupt():
         try:
-            wait_until_up(server, process, timeout)
+            wait_until_up(server, process)
             yield server
         finally:
             stop_process(process, whole_group=True)
 
 
-def label_studio_env(template: DataTemplate) -> dict[str, str]:
+def label_studio_env(server: LabelStudio, data: Path) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("LABEL_STUDIO_", "HEARTEX_", "DJANGO_", "LSML_", "PYTHON"))
     }
     return inherited | {
-        "HOME": str(template.data.parent),
+        "HOME": str(data.parent),
         "PYTHONUNBUFFERED": "1",
-        "LABEL_STUDIO_BASE_DATA_DIR": str(template.data),
-        "LABEL_STUDIO_USERNAME": EMAIL,
-        "LABEL_STUDIO_PASSWORD": template.password,
-        "LABEL_STUDIO_USER_TOKEN": template.token,
+        "LABEL_STUDIO_BASE_DATA_DIR": str(data),
+        "LABEL_STUDIO_USERNAME": server.email,
+        "LABEL_STUDIO_PASSWORD": server.password,
+        "LABEL_STUDIO_USER_TOKEN": server.token,
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
         "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(template.data / "local"),
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(data / "local"),
         # Without this, Label Studio rejects backends on this machine.
         "USE_DEFAULT_BANNED_SUBNETS": "false",
         # No requests to other machines.
@@ -251,8 +229,8 @@ def label_studio_env(template: DataTemplate) -> dict[str, str]:
     }
 
 
-def wait_until_up(server: LabelStudio, process: subprocess.Popen[bytes], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+def wait_until_up(server: LabelStudio, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
             pytest.fail(f"Label Studio ended with {process.returncode}\n{read_tail(server.log)}", pytrace=False)
@@ -262,7 +240,7 @@ def wait_until_up(server: LabelStudio, process: subprocess.Popen[bytes], timeout
                 server.request_ok("GET", "/api/current-user/whoami")
                 return
         time.sleep(0.5)
-    pytest.fail(f"Label Studio was not up after {timeout:.0f} seconds\n{read_tail(server.log)}", pytrace=False)
+    pytest.fail(f"Label Studio was not up after {START_TIMEOUT} seconds\n{read_tail(server.log)}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

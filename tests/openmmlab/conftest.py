@@ -13,12 +13,11 @@ from tests.helpers.label_studio_server import (
     LabelStudio,
     label_studio,
     label_studio_program,
-    label_studio_template,
     serve,
 )
 from tests.openmmlab import shapes, writing
 
-__all__ = ["LabelStudio", "label_studio", "label_studio_program", "label_studio_template", "serve"]
+__all__ = ["LabelStudio", "label_studio", "label_studio_program", "serve"]
 
 
 @pytest.fixture(scope="session")

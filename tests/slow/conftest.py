@@ -6,7 +6,6 @@ from tests.helpers.label_studio_server import (
     LabelStudio,
     label_studio,
     label_studio_program,
-    label_studio_template,
     pytest_runtest_makereport,
     serve,
 )
@@ -15,7 +14,6 @@ __all__ = [
     "LabelStudio",
     "label_studio",
     "label_studio_program",
-    "label_studio_template",
     "pytest_runtest_makereport",
     "serve",
 ]

@@ -22,13 +22,13 @@ SCREENS = {"laptop": (1366, 768, False), "phone": (390, 844, True)}  # width and
 OVERFLOWING_ELEMENTS = """
 const wide = document.documentElement.clientWidth;
 const scrolls = element => {
-  for (let each = element.parentElement; each; each = each.parentElement)
-    if (['auto', 'scroll'].includes(getComputedStyle(each).overflowX)) return true;
+  for (let ancestor = element.parentElement; ancestor; ancestor = ancestor.parentElement)
+    if (['auto', 'scroll'].includes(getComputedStyle(ancestor).overflowX)) return true;
   return false;
 };
 return [...document.querySelectorAll('body *')]
-  .filter(each => each.getClientRects().length && each.getBoundingClientRect().right > wide + 1 && !scrolls(each))
-  .map(each => each.outerHTML.slice(0, 100));
+  .filter(node => node.getClientRects().length && node.getBoundingClientRect().right > wide + 1 && !scrolls(node))
+  .map(node => node.outerHTML.slice(0, 100));
 """
 
 
@@ -46,7 +46,7 @@ def check_report(page: Page, report: Path, name: str) -> None:
             page.open(report.as_uri())
             assert page.run("return document.documentElement.scrollWidth") <= width
             assert page.run(OVERFLOWING_ELEMENTS) == []
-            assert page.run("return [...document.images].filter(each => !each.naturalWidth).length") == 0
+            assert page.run("return [...document.images].filter(image => !image.naturalWidth).length") == 0
             brightness = page.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
             assert (sum(brightness[:3]) < 3 * 128) == dark
             assert page.console_messages() == []

@@ -64,7 +64,7 @@ def test_every_request_for_predictions(
     label_studio: LabelStudio, serve: ServerFactory, lsml: Lsml, ticket_model: Path, tmp_path: Path
 ) -> None:
     server = serve("--model", ticket_model)
-    tickets = create_ticket_project(label_studio, "asked", annotated=0, unlabeled=9)
+    tickets = create_ticket_project(label_studio, "all requests", annotated=0, unlabeled=9)
     project, tasks = tickets.project, tickets.unlabeled
 
     # Connect the backend.
