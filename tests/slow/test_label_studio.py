@@ -149,7 +149,7 @@ def test_export_with_predictions_drafts_and_skipped_tasks_imports_again(
     """Label Studio's import fails for the unmodified export."""
     config = (EXAMPLE / "label_config.xml").read_text("utf-8")
     project = label_studio.create_project("used", config)
-    tasks = json.loads((EXAMPLE / "annotated.json").read_text("utf-8"))[:120]  # each is annotated in a request of its own
+    tasks = json.loads((EXAMPLE / "annotated.json").read_text("utf-8"))[:120]  # each is annotated by one request
     label_studio.import_tasks(project, [{"data": task["data"], "meta": {"row": n}} for n, task in enumerate(tasks)])
     ids = [task["id"] for task in label_studio.export(project)]
 
