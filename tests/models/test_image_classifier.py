@@ -458,7 +458,11 @@ def test_training_bytes_depend_on_seed(tmp_path: Path, work: Path, strategy: str
     assert first != third
 
 
-FULL: dict[str, Any] = {"strategy": "full", "lr": 0.05, "batch_size": 16, "augment": False, "patience": 8, "epochs": 25}
+# ResNet-18 from random weights learns these shapes within ten epochs; smaller architectures diverge or do not learn.
+FULL: dict[str, Any] = {
+    **{"arch": "resnet18", "strategy": "full", "lr": 0.01, "batch_size": 16, "augment": False},
+    **{"patience": 8, "epochs": 16},
+}
 
 
 @pytest.fixture(scope="module")
@@ -480,7 +484,7 @@ def test_full_training_keeps_best_epoch(trained: ModelSpec, messages: list[str],
     ]
     best_epoch = accuracies.index(max(accuracies)) + 1
     assert messages[-1] == f"Epoch {best_epoch} is kept."
-    if len(accuracies) < 25:
+    if len(accuracies) < FULL["epochs"]:
         assert messages[-2] == "No better for 8 epochs."
         assert len(accuracies) == best_epoch + 8
     predictions = predict_tasks(trained, work, ANNOTATED[50:])
