@@ -23,7 +23,7 @@ LABEL_STUDIO_READY := $(LABEL_STUDIO_VENV)/.ready-$(LABEL_STUDIO_VERSION)
 OPENMMLAB_VENV := .venvs/openmmlab
 OPENMMLAB_READY := $(OPENMMLAB_VENV)/.ready
 
-# Without PYTEST_ARGS the whole suite runs: make test PYTEST_ARGS="tests/test_tasks.py -x"
+# Without PYTEST_ARGS the whole suite runs: make test PYTEST_ARGS="tests/schema/test_tasks.py -x"
 PYTEST_ARGS ?=
 # Processes that share the main suite; 0: none but pytest's own, as --pdb wants it.
 PYTEST_WORKERS ?= 2

@@ -279,7 +279,7 @@ def test_saved_weights_give_equal_scores_and_equal_bytes(tmp_path: Path, arch: s
 
 @pytest.mark.parametrize("arch", ["convnext_tiny", "densenet121", "maxvit_t", "mnasnet1_3", "swin_v2_t", "vit_l_32"])
 def test_require_size_accepts_default_size(arch: str) -> None:
-    """tests/slow/test_image_classifier.py walks over all architectures."""
+    """tests/slow/test_image_training.py walks over all architectures."""
     backbones.require_size(arch, backbones.preprocessing_of(arch).crop)
 
 
