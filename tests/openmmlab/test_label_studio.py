@@ -52,8 +52,8 @@ def test_predicted_boxes_are_shown(lsml, trained_detector, label_studio, page, t
     project, ids = import_predictions(label_studio, "shapes", shapes.CONFIG, predicted)
     most = max(range(len(ids)), key=lambda i: len(predicted[i]["predictions"][0]["result"]))
     page.open(f"{label_studio.url}/projects/{project}/data?task={ids[most]}")
-    shown = page.regions()
-    page.photograph("boxes")
+    shown = page.region_labels()
+    page.take_screenshot("boxes")
     labels = [region["value"]["rectanglelabels"][0] for region in predicted[most]["predictions"][0]["result"]]
     assert len(labels) > 1
     assert sorted(shown) == sorted(labels)
@@ -78,8 +78,8 @@ def test_read_texts_are_shown_beside_regions(lsml, trained_recognizer, label_stu
     predicted = json.loads((tmp_path / "out.json").read_bytes())
     project, ids = import_predictions(label_studio, "numbers", template, predicted)
     page.open(f"{label_studio.url}/projects/{project}/data?task={ids[0]}")
-    assert page.regions() == ["Handwriting"] * len(words)
-    page.photograph("texts")
+    assert page.region_labels() == ["Handwriting"] * len(words)
+    page.take_screenshot("texts")
     shown = page.run("return [...document.querySelectorAll('textarea, input, p')].map(e => e.value || e.innerText)")
     read = [
         region["value"]["text"][0]
