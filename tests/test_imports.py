@@ -8,7 +8,7 @@ import sys
 # Must not be loaded by `import lsml_cli.cli`: `lsml --help` would pay for it.
 NOT_AT_START = {
     *("torch", "torchvision", "sklearn", "mmcv", "mmengine", "mmdet", "mmocr", "transformers", "spacy"),
-    *("numpy", "scipy", "safetensors", "joblib", "PIL", "jinja2", "cachetools", "pydantic"),
+    *("numpy", "scipy", "safetensors", "joblib", "PIL", "jinja2", "cachetools"),  # Typer imports pydantic itself
     *("fastapi", "starlette", "uvicorn", "httpx", "ray", "label_studio_sdk", "multiprocessing"),
     *("redis", "rq"),
     *("rich.console", "rich.markdown", "rich.progress", "rich.table", "pygments", "markdown_it"),

@@ -257,9 +257,9 @@ def test_truncated_export_trains_without_promotion(lsml: Lsml, work: Path, role:
     unread, why, hint = run.stderr.splitlines()[-3:]
     assert unread.startswith("lsml: 1 task could not be read: truncated.json, byte ")
     assert unread.endswith(": truncated.json ends in the middle of a task.")
-    assert why == "lsml: The new version was not promoted, because nobody knows how much is missing."
+    assert why == "lsml: The new version was not promoted, because the export ends too early."
     assert hint.endswith(
-        f"It is kept in models/m/{kept}; to promote it anyhow: lsml versions models/m --promote {kept}"
+        f"It is kept in models/m/{kept}; to promote it anyway: lsml versions models/m --promote {kept}"
     )
     assert "Next: " not in run.stderr
     fit_summary = summary(work)
@@ -330,7 +330,10 @@ def test_init_from_continues_earlier_version(lsml: Lsml, work: Path) -> None:
     more = [exported(900 + i, "good" if i % 2 else "bad") for i in range(30)]
     (work / "export.json").write_text(json.dumps(more))
     # It remembers the rest; but which code is its own is for the user to say.
-    assert "--model path/to/trainable.py:Counting@models/m" in fit(lsml, work, "--init-from", "models/m", code=1).stderr
+    assert (
+        "--model path/to/trainable_models.py:Counting@models/m"
+        in fit(lsml, work, "--init-from", "models/m", code=1).stderr
+    )
     run = lsml("fit", "export.json", "--init-from", f"{MODEL}@models/m", "-o", "models/m", cwd=work)
     assert run.returncode == 0, run.stderr
     second = promoted(work)
@@ -368,7 +371,7 @@ def test_init_from_unsupported_model_is_rejected(lsml: Lsml, work: Path, ticket_
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ("raise", "trainable:Stumbling failed while training: RuntimeError: out of patience."),
+        ("raise", "trainable_models:Stumbling failed while training: RuntimeError: out of patience."),
         ("return a set", "returned from `fit` what cannot be stored"),
         ("return nothing", "returned from `fit` what cannot be stored"),
     ],
@@ -403,7 +406,7 @@ def test_version_folder_is_rejected_as_output(lsml: Lsml, work: Path) -> None:
     fit(lsml, work)
     before = promoted(work)
     run = fit(lsml, work, "-o", f"models/m/{before.version}", code=2, export="gone.json")
-    assert f"models/m/{before.version} is one version of a model, and no work for another." in run.stderr
+    assert f"models/m/{before.version} is one version of a model, and no place for another." in run.stderr
     assert f"--output {work / 'models/m'}" in run.stderr
     assert versions.list_versions(before.folder) == []
 
