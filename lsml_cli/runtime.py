@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ OUTAGE_THRESHOLD = 3  # consecutive steps that failed in spite of retries
 
 DEFAULT_FETCH_THREADS = 16  # threads that fetch media
 
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the disk, a quota, a limit on file size
 TRANSIENT_ERRORS = (TransientError, ConnectionError, TimeoutError)
 
 T = TypeVar("T")
@@ -64,6 +66,18 @@ def write_atomically(path: Path, content: bytes, suffix: str = ".new") -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path`: a file appears when it is complete, a device or a named pipe is written in place.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if path.exists() and not path.is_file():  # /dev/stderr or a named pipe, which cannot be replaced
+        path.write_bytes(content)
+    else:
+        write_atomically(path, content, suffix=f".{os.getpid()}")
 
 
 class Retrier:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,7 @@ from lsml_cli.io.journal import Journal, JournalEntry
 from lsml_cli.io.output_paths import STDOUT, existing_file_identity, file_identity, resolve_output_path
 from lsml_cli.io.output_target import PART_SUFFIX, OutputFormat, OutputTarget
 from lsml_cli.io.reserved_stdout import open_stdout
-
-DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+from lsml_cli.runtime import DISK_FULL_ERRNOS
 
 
 class Output(Protocol):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import NoReturn
 
 from lsml_cli.errors import OutputError, UsageError
-
-DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the disk, a quota, a limit on file size
+from lsml_cli.runtime import DISK_FULL_ERRNOS
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -18,7 +18,8 @@ from lsml_cli.inference import dispatch, placement
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Progress
 from lsml_cli.models.spec import Json, ModelSpec
-from lsml_cli.registry.durable_files import DISK_FULL_ERRNOS, raise_write_error
+from lsml_cli.registry.durable_files import raise_write_error
+from lsml_cli.runtime import DISK_FULL_ERRNOS
 from lsml_cli.schema.annotations import make_input_task
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Outcome

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import OutputError, UsageError
+from lsml_cli.runtime import write_whole
 
 
 def require_writable(path: Path | None, option: str = "--summary") -> None:
@@ -40,16 +40,8 @@ def write_summary(path: Path | None, content: Mapping[str, Any]) -> None:
     if path is None:
         return
     body = _to_json(content)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        if path.exists() and not path.is_file():  # /dev/stderr or a named pipe, which cannot be replaced
-            path.write_bytes(body)
-            return
-        try:
-            temporary.write_bytes(body)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, body)
     except OSError as error:
         raise OutputError(f"The summary {path} cannot be written: {error.strerror}.") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from lsml_cli.evaluation.report.examples import Example, build_examples
 from lsml_cli.evaluation.report.sections import build_section
 from lsml_cli.evaluation.results import Evaluation
 from lsml_cli.media.fetcher import Media
+from lsml_cli.runtime import write_whole
 from lsml_cli.schema.label_config import LabelConfig
 
 HTML_PREFIX = b"<!doctype html>"
@@ -68,16 +68,8 @@ def write(
     }
     media.close()
     body = render(evaluation, gate_results, examples, info).encode("utf-8", "replace")
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(body)
-            return
-        try:
-            temporary.write_bytes(body)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, body)
     except OSError as error:
         raise OutputError(f"The report {path} cannot be written: {error.strerror}.") from None
 
