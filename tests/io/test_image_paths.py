@@ -326,7 +326,7 @@ def test_only_paths_named_by_user_may_leave_folder(lsml, work):
     Path("tasks/lsml.toml").write_text('[predict]\nfrom = "paths"\n')  # it came with the data, so it is not trusted
     run = predict(lsml, "tasks/list.txt", model=MODEL)
     assert (run.returncode, run.stdout) == (2, "")
-    assert "from says what is read, and from where" in run.stderr
+    assert "from decides what is read, and from where" in run.stderr
     run = predict(lsml, "tasks/list.txt", "--config", "tasks/lsml.toml", model=MODEL)
     assert (run.returncode, image_values(run.stdout)) == (0, [path])
 
