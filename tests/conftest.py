@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ import pytest
 pytest.register_assert_rewrite("tests.helpers", "tests.slow.scenario")
 
 from tests.helpers.cli import EXAMPLE, SHARED_DATA, Lsml, run_lsml  # noqa: E402
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup make test &`
+    # A process inherits an ignored signal, and Python then never raises KeyboardInterrupt: tests that send ctrl-C to a
+    # child would fail. With a handler here, a child starts with SIGINT's default.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
