@@ -109,9 +109,10 @@ def test_every_architecture_is_saved_and_loaded_or_rejected(tmp_path: Path) -> N
         (loaded,) = backbones.load(tmp_path, arch, usual, [3])
         with torch.inference_mode():
             pixels = torch.rand(1, 3, usual, usual)
-            assert torch.equal(net(pixels), loaded.eval()(pixels)), arch
+            output = net(pixels)
+            assert torch.equal(output, loaded.eval()(pixels)), arch
         headless = backbones.remove_last_layer(net, arch)
         name, last = backbones._last_linear(net, arch)
         with torch.inference_mode():  # the last layer gets the output of all others
-            torch.testing.assert_close(last(headless(pixels)), net(pixels), msg=f"{arch}: {name}")
+            torch.testing.assert_close(last(headless(pixels)), output, msg=f"{arch}: {name}")
     assert rejected == ["squeezenet1_0", "squeezenet1_1"]
