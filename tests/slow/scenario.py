@@ -103,21 +103,16 @@ def train_and_repredict(
     label_studio: LabelStudio,
     server: Server,
     *,
-    backend_fields: dict[str, Any] | None = None,
     on_training_started: Callable[[int], None] = lambda project: None,
-    min_accuracy: float = 0.8,
 ) -> str:
     """Predict a project, train on its annotations, predict it again with the new version, and return that version.
 
     Args:
-        backend_fields: fields of the backend.
         on_training_started: called with the project's id when training was requested.
-        min_accuracy: of the new version on the annotated tasks. It was trained on most of them: this checks that labels
-            belong to their tasks, not that the model is good.
     """
     tickets = create_ticket_project(label_studio, "trained", annotated=120, unlabeled=8)
     project = tickets.project
-    backend = label_studio.connect_backend(project, server.url, **(backend_fields or {}))
+    backend = label_studio.connect_backend(project, server.url)
     first = label_studio.model_version(backend)
     assert not first.startswith("project-")
     label_studio.retrieve_predictions(project)
@@ -146,6 +141,7 @@ def train_and_repredict(
     new = [prediction for prediction in label_studio.predictions(project) if prediction["model_version"] == second]
     assert {category_of(prediction["result"]) for prediction in new} <= CATEGORIES
     hits = [category_of(p["result"]) == tickets.annotated[p["task"]] for p in new if p["task"] in tickets.annotated]
-    assert sum(hits) / len(hits) >= min_accuracy
+    # It was trained on most of these: this checks that labels belong to their tasks, not that the model is good.
+    assert sum(hits) / len(hits) >= 0.8
     assert second in server.request_ok("GET", "/versions")["versions"]
     return second
