@@ -183,7 +183,7 @@ class EvaluateArguments:
 
     @property
     def compares_with_file(self) -> bool:
-        """Whether --compare names a file of predictions, not a model."""
+        """Tell whether --compare names a file of predictions, not a model."""
         return self.compare is not None and not self.compare.endswith(".py") and Path(self.compare).is_file()
 
 

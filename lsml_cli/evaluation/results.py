@@ -133,7 +133,7 @@ class Evaluation:
 
     @property
     def has_only_empty_predictions(self) -> bool:
-        """Whether no prediction has any region or text."""
+        """Tell whether no prediction has any region or text."""
         return bool(self.controls) and set(self.empty_controls) == set(self.controls)
 
     @property

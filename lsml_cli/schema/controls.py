@@ -104,17 +104,17 @@ class Control:
 
     @property
     def is_single_choice(self) -> bool:
-        """Whether this is a <Choices> that accepts at most one choice."""
+        """Tell whether this is a <Choices> that accepts at most one choice."""
         return self.type == "choices" and self.attrs.get("choice", "single") in ("single", "single-radio")
 
     @property
     def per_region(self) -> bool:
-        """Whether it describes regions of other controls instead of the task: perRegion="true"."""
+        """Tell whether it describes regions of other controls instead of the task: perRegion="true"."""
         return self._flag("perRegion")
 
     @property
     def per_item(self) -> bool:
-        """Whether it is filled once for each image of a list: perItem="true"."""
+        """Tell whether it is filled once for each image of a list: perItem="true"."""
         return self._flag("perItem")
 
     @cached_property

@@ -39,7 +39,7 @@ class ConfigRules:
 
     @cached_property
     def has_shared_ids(self) -> bool:
-        """Whether a <Labels> region may describe a shape of another control by sharing its id."""
+        """Tell whether a <Labels> region may describe a shape of another control by sharing its id."""
         types = {rule.type for rule in self.by_name.values()}
         return "labels" in types and not types.isdisjoint(SHAPE_CHECKS)
 

@@ -128,7 +128,7 @@ class AuthMiddleware:
 
 
 def _is_cross_origin(scope: Scope, allow_hostnames: bool) -> bool:
-    """Whether a browser sends this for a page of another site, which could otherwise use a server on loopback.
+    """Tell whether a browser sends this for a page of another site, which could otherwise use a server on loopback.
 
     Args:
         allow_hostnames: Whether a page of this server may address it by a host name. Anyone can point the host name of
@@ -144,7 +144,7 @@ def _is_cross_origin(scope: Scope, allow_hostnames: bool) -> bool:
 
 
 def _is_address(netloc: str) -> bool:
-    """Whether this is localhost or an IP address, with or without a port: nothing that DNS can point elsewhere."""
+    """Tell whether this is localhost or an IP address, with or without a port: nothing that DNS can point elsewhere."""
     try:
         host = urlsplit(f"//{netloc}").hostname or ""
         return host == "localhost" or bool(ipaddress.ip_address(host))

@@ -106,7 +106,7 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has ended for good."""
+        """Tell whether it has ended for good."""
         return self.state in FINISHED_STATES
 
     @property

@@ -29,7 +29,7 @@ class LoadFailure:
     failed_at: float
 
     def is_same_failure(self, other: LoadFailure | None) -> bool:
-        """Whether the same version failed with the same message."""
+        """Tell whether the same version failed with the same message."""
         return other is not None and (self.version, str(self.error)) == (other.version, str(other.error))
 
 
@@ -56,7 +56,7 @@ class ModelSlot:
 
     @property
     def can_unload(self) -> bool:
-        """Whether a model is loaded that no request is about to use."""
+        """Tell whether a model is loaded that no request is about to use."""
         return self.model is not None and self.load_task is None and not self.waiting_requests
 
     def promoted_version(self) -> str | None:

@@ -73,7 +73,7 @@ class ServedModel:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request uses the model."""
+        """Tell whether no request uses the model."""
         return not self._active_requests
 
     @property

@@ -111,7 +111,7 @@ class TrainScheduler:
         return self.request_training(project, f"{self._annotation_counts[project]:,} new annotations")
 
     def is_training(self, project: int) -> bool:
-        """Whether a job of the project is running."""
+        """Tell whether a job of the project is running."""
         return any(job.project == project and self._is_running(job) for job in self._jobs.values())
 
     def jobs(self) -> list[Job]:
@@ -297,7 +297,7 @@ class TrainScheduler:
         return [job for job in self._jobs.values() if not job.is_finished]
 
     def _is_running(self, job: Job) -> bool:
-        """Whether a job runs; with a limited runner it does as soon as it is submitted, while a queue may delay it."""
+        """Tell whether a job runs: with a limited runner as soon as it is submitted, on a queue maybe later."""
         return job.state == "running" or (
             job.id in self._submitted_job_ids and self.runner.max_running_jobs is not None
         )

@@ -71,7 +71,7 @@ class DataSplit:
 
     @property
     def truncated(self) -> bool:
-        """Whether a file is truncated, so that tasks are missing."""
+        """Tell whether a file is truncated, so that tasks are missing."""
         return any(record.truncated for record in (*self.unreadable, *self.held_out_unreadable))
 
     @property

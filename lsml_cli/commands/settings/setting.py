@@ -114,7 +114,7 @@ class Option:
 
     @property
     def is_unrestricted(self) -> bool:
-        """Whether a value could be more than a name or a text, so that a file beside the data may not set it."""
+        """Tell whether a value could be more than a name or a text, so that a file beside the data may not set it."""
         if self.key in RESTRICTED_OPTIONS:
             return True
         return bool({str, list} & set(self.value_types)) and not (

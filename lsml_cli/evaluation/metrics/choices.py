@@ -142,7 +142,7 @@ class ChoiceCounts:
 
     @property
     def has_truth(self) -> bool:
-        """Whether any annotation has a label."""
+        """Tell whether any annotation has a label."""
         return any(truth for pairs in self._cells for truth, _ in pairs)
 
     @property

@@ -174,7 +174,7 @@ def build_label_map(parsed: ParsedConfig, tag_name: str, names: Iterable[str]) -
 
 
 def is_skipped(task: Mapping[str, Any], key: str) -> bool:
-    """Whether a task's only annotation is a skipped one.
+    """Tell whether a task's only annotation is a skipped one.
 
     Args:
         key: of the annotations: "annotations", or "completions" in v0.

@@ -29,7 +29,7 @@ def make_module(name: str, content: Mapping[str, Any]) -> ModuleType:
 
 @cache
 def is_installed(name: str) -> bool:
-    """Whether a real package of this name can be imported."""
+    """Tell whether a real package of this name can be imported."""
     with suppress(ImportError, ValueError):  # ValueError: sys.modules has a stub of ours
         return importlib.util.find_spec(name) is not None
     return False
@@ -110,7 +110,7 @@ def _is_in_site_packages(name: str) -> bool:
 
 
 def _is_local_module(folder: Path, name: str) -> bool:
-    """Whether a module lies in a script's folder; not the script itself, nor packages of an environment there."""
+    """Tell whether a module lies in a script's folder; not the script itself, nor packages of an environment there."""
     if name.startswith(FILE_MODULE_PREFIX) or name.partition(".")[0] in RESERVED_MODULE_NAMES:
         return False
     path = Path(_module_path(name))

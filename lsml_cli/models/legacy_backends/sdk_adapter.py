@@ -79,7 +79,7 @@ class TrainingRequest:
     job_id: str = "1"
 
     def has_identifiers(self, *names: str) -> bool:
-        """Whether the script contains every one of these names."""
+        """Tell whether the script contains every one of these names."""
         return self.identifiers.issuperset(names)
 
     def project_payload(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ControlBinding:
 
     @property
     def is_whole_image(self) -> bool:
-        """Whether the image is one line of text, since there is no control for shapes."""
+        """Tell whether the image is one line of text, since there is no control for shapes."""
         return self.rectangle is None and self.polygon is None
 
     @property
@@ -163,7 +163,7 @@ class OcrBinding(Binding):
 
     @property
     def has_only_whole_images(self) -> bool:
-        """Whether no text has to be found, since each image is one line of it."""
+        """Tell whether no text has to be found, since each image is one line of it."""
         return all(binding.is_whole_image for binding in self.control_bindings)
 
 

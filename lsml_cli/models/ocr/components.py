@@ -46,7 +46,7 @@ class OcrComponent:
 
     @property
     def is_untrained(self) -> bool:
-        """Whether its weights are random."""
+        """Tell whether its weights are random."""
         return self.folder is None and self.checkpoint_path is None
 
     @cached_property

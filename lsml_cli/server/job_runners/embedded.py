@@ -85,7 +85,7 @@ class EmbeddedRunner:
         return [job_id for job_id, _ in (*running, *terminated)]
 
     def _server_may_be_stopping(self, key: tuple[str, int]) -> bool:
-        """Whether a process that SIGTERM ended may have been stopped together with the server.
+        """Tell whether a process that SIGTERM ended may have been stopped together with the server.
 
         Then `stop` is about to be called, and the job waits for the next start of the server instead of failing.
         """
