@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from lsml_cli.evaluation.prediction_records import parse_score
 
 RankingCriterion = Literal["least-confident", "margin", "entropy", "score"]
-RANKING_CRITERIA: tuple[str, ...] = get_args(RankingCriterion)
 
 
 def region_scores(result: Sequence[Mapping[str, Any]]) -> list[float]:

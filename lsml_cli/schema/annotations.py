@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
@@ -23,7 +23,6 @@ MAX_LISTED_UNREADABLE = 3  # unreadable tasks listed one by one, besides the pla
 MEDIA_REFERENCE_TAGS = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value is an address
 
 AnnotationPolicy = Literal["last", "first", "all"]
-ANNOTATION_POLICIES: tuple[str, ...] = get_args(AnnotationPolicy)
 
 NO_ANNOTATION = "no annotation"
 SKIPPED = "skipped"  # the annotator pressed Skip; Label Studio calls it cancelled

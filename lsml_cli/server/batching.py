@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from lsml_cli.errors import LsmlError
 from lsml_cli.inference.dispatch import MAX_BATCH_BYTES
@@ -30,13 +30,6 @@ INITIAL_BATCH_SIZE = 16  # tasks of the first batch, before the time that a task
 MAX_BATCH_SECONDS = 1.0  # a longer batch delays all other requests, so the next one is smaller
 
 log = logging.getLogger("lsml.serve")
-
-
-class BatchItem(Protocol):
-    """One task of a request, as it is sent to the replica."""
-
-    @property
-    def body(self) -> bytes: ...
 
 
 @dataclass(frozen=True)

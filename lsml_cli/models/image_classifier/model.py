@@ -25,6 +25,7 @@ from lsml_cli.models.choices.heads import (
     find_choices_controls,
     heads_from_state,
     heads_to_state,
+    scorer_widths,
 )
 from lsml_cli.models.choices.training_set import TrainingSet, build_training_sets
 from lsml_cli.models.image_classifier import backbones, inference, precision
@@ -191,7 +192,7 @@ class ImageClassifier(Model[ChoicesBinding]):
 
     def _load_nets(self, crop: int) -> list[nn.Module]:
         if self.spec.path is not None:
-            return backbones.load(self.spec.path, self._arch, crop, _class_counts(self._heads))
+            return backbones.load(self.spec.path, self._arch, crop, scorer_widths(self._heads))
         return [backbones.build_pretrained(self._arch)] if self.param("weights") == DEFAULT_WEIGHTS else []
 
     def _bind_untrained(self, binding: ChoicesBinding, pairs: Sequence[tuple[Control, Object]]) -> ChoicesBinding:
@@ -224,7 +225,7 @@ class ImageClassifier(Model[ChoicesBinding]):
             return net
         heads = heads_from_state(earlier)
         scorer = next((head.scorer for head in heads if head.object == training_set.object_tag.name), 0)
-        net = backbones.load(earlier.path, self._arch, crop, _class_counts(heads))[scorer]
+        net = backbones.load(earlier.path, self._arch, crop, scorer_widths(heads))[scorer]
         earlier_classes = [list(head.classes) for head in heads if head.scorer == scorer]
         if earlier_classes != [list(head.classes) for head in training_set.targets.values()]:
             if self.param("strategy") == "full":
@@ -242,11 +243,3 @@ def _require_same_arch(version: ModelSpec, arch: str) -> None:
     state: Any = version.state
     if version.path is not None and state.get("arch", arch) != arch:
         raise UsageError(f"{version.model_version} is a {state['arch']}, not a {arch}.", "Leave out arch.")
-
-
-def _class_counts(heads: Sequence[Head]) -> list[int]:
-    """Return the number of classes of each network."""
-    counts = [0] * (1 + max((head.scorer for head in heads), default=-1))
-    for head in heads:
-        counts[head.scorer] += len(head.classes)
-    return counts
