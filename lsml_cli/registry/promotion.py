@@ -60,16 +60,31 @@ def prune(root: Path, keep: int) -> list[str]:
     with _exclusive_lock(root):
         for entry in reversed(scan_versions(root)):
             if intact >= keep and not entry.is_promoted:
-                # Hidden first, then deleted, so that a reader never sees a part of a version.
-                hidden = root / f"{HIDDEN_FOLDER_PREFIX}{os.getpid()}-{time.time_ns():x}"
-                try:
-                    (root / entry.name).rename(hidden)
-                except OSError as error:
-                    raise OutputError(f"{root / entry.name} cannot be removed: {error.strerror}.") from error
+                _remove(root, entry.name)
                 removed.insert(0, entry.name)
-                shutil.rmtree(hidden, ignore_errors=True)
             intact += entry.version is not None
     return removed
+
+
+def discard(root: Path, version: str) -> None:
+    """Remove a version that nobody waits for any more, unless it is gone already or was promoted meanwhile.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    with _exclusive_lock(root):
+        if any(entry.name == version and not entry.is_promoted for entry in scan_versions(root)):
+            _remove(root, version)
+
+
+def _remove(root: Path, version: str) -> None:
+    """Remove a version's folder: hidden first, then deleted, so that a reader never sees a part of a version."""
+    hidden = root / f"{HIDDEN_FOLDER_PREFIX}{os.getpid()}-{time.time_ns():x}"
+    try:
+        (root / version).rename(hidden)
+    except OSError as error:
+        raise OutputError(f"{root / version} cannot be removed: {error.strerror}.") from error
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextmanager

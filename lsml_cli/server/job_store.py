@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -28,6 +29,9 @@ from lsml_cli.server.job_record import JOB_ID, Job, job_from_json, job_to_json, 
 
 JOBS_FOLDER_NAME = ".jobs"  # below the folder of versions
 MAX_FINISHED_JOBS = 100  # finished jobs whose files are kept
+LAST_HEARTBEAT = "ended"  # heartbeat of an attempt that has ended itself
+LOCK_TIMEOUT = 60.0  # seconds to wait for the lock; a process that was suspended may hold it for any time
+LOCK_POLL_INTERVAL = 0.02  # seconds between two attempts to take the lock
 
 
 class StaleAttempt(Exception):
@@ -96,11 +100,29 @@ class JobStore:
             StaleAttempt: That attempt no longer counts.
             InputError: The file is gone or damaged.
             OutputError: The file cannot be written.
+            TransientError: The file cannot be read now, or is locked by another process.
+        """
+        return self.complete(job, None, **changes)
+
+    def complete(self, job: Job, promote: Callable[[], None] | None, **changes: Any) -> Job:
+        """Promote the version that an attempt has trained and store its result, unless the attempt no longer counts.
+
+        Both happen while the jobs are locked: from the check until the end nothing can replace the attempt, so a
+        replaced attempt never promotes anything.
+
+        Args:
+            promote: Promotes the version; None if there is nothing to promote. If it raises, nothing is stored.
+
+        Raises:
+            StaleAttempt: That attempt no longer counts; `promote` was not called.
+            LsmlError: As for `update`, or raised by `promote`.
         """
         with self._locked():
             current = self.read(job.id)
             if current.attempt != job.attempt or current.is_finished:
                 raise StaleAttempt(f"Attempt {job.attempt} of job {job.id} no longer counts.")
+            if promote is not None:
+                promote()
             changed = replace(current, **changes)
             try:
                 self._write_atomically(self._path(job.id), job_to_json(changed))
@@ -111,6 +133,16 @@ class JobStore:
                 self.heartbeat_file(job).unlink(missing_ok=True)
                 self.tasks_file(job).unlink(missing_ok=True)
         return changed
+
+    def is_stale(self, job: Job) -> bool:
+        """Tell whether the attempt `job.attempt` no longer counts; not if that cannot be found out now."""
+        try:
+            current = self.read(job.id)
+        except InputError:
+            return not self._path(job.id).exists()
+        except TransientError:
+            return False
+        return current.attempt != job.attempt or current.is_finished
 
     def claim(self, job_id: str, attempt: int) -> Job:
         """Mark a waiting job as running; of several processes, one succeeds.
@@ -138,12 +170,21 @@ class JobStore:
         with suppress(OSError):  # on a full disk the heartbeat stops, and the job soon fails anyway
             self.heartbeat_file(job).write_text(f"{job.attempt} {number}\n")
 
+    def write_last_heartbeat(self, job: Job) -> None:
+        """Show that an attempt ends itself without a result, so that nobody has to wait for its next heartbeat."""
+        with suppress(OSError):  # then the missing heartbeats tell
+            self.heartbeat_file(job).write_text(f"{job.attempt} {LAST_HEARTBEAT}\n")
+
     def read_heartbeat(self, job: Job) -> str | None:
-        """Return a text that changes with each heartbeat, None before the first."""
+        """Return a text that changes with each heartbeat of the present attempt, None before the first.
+
+        After its last heartbeat it is `LAST_HEARTBEAT`. The heartbeats of other attempts do not count.
+        """
         try:
-            return self.heartbeat_file(job).read_text()
-        except OSError:
+            attempt, _, heartbeat = self.heartbeat_file(job).read_text().strip().partition(" ")
+        except (OSError, UnicodeDecodeError):
             return None
+        return heartbeat if attempt == str(job.attempt) else None
 
     def heartbeat_file(self, job: Job) -> Path:
         """Return the path of a job's heartbeat."""
@@ -205,11 +246,25 @@ class JobStore:
         except OSError as error:
             self._raise_not_writable(error)
         try:
-            with suppress(OSError):  # a file system without locks; two writes at the same instant are unlikely
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._wait_for_lock(descriptor)
             yield
         finally:
             os.close(descriptor)  # this releases the lock
+
+    def _wait_for_lock(self, descriptor: int) -> None:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    message = f"Another process has locked the jobs in {self.jobs_folder} for {LOCK_TIMEOUT:.0f} s."
+                    raise TransientError(message, "Is a training process suspended?") from None
+                time.sleep(LOCK_POLL_INTERVAL)
+            except OSError:  # a file system without locks; two writes at the same instant are unlikely
+                return
+            else:
+                return
 
     def _write_atomically(self, path: Path, content: bytes) -> None:
         temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")

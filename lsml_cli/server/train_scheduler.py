@@ -13,7 +13,7 @@ from typing import Any
 from lsml_cli.errors import InputError, LsmlError, TransientError
 from lsml_cli.server.job_record import Job, TrainingJobConfig, new_job, utc_now
 from lsml_cli.server.job_runners.base import JobStatus, Runner
-from lsml_cli.server.job_store import JobStore, StaleAttempt
+from lsml_cli.server.job_store import LAST_HEARTBEAT, JobStore, StaleAttempt
 
 POLL_INTERVAL = 1.0  # seconds between two checks of the jobs
 HEARTBEAT_TIMEOUT = 15.0  # seconds without a heartbeat after which a job counts as dead
@@ -236,6 +236,8 @@ class TrainScheduler:
 
     def _apply_heartbeat_timeout(self, job: Job, status: JobStatus, heartbeat: str | None, elapsed: float) -> JobStatus:
         """Return the runner's status, or "died" if it can observe nothing and heartbeats have stopped."""
+        if heartbeat == LAST_HEARTBEAT and status.state not in ("failed", "died"):
+            return JobStatus("died", "Its worker has died.")
         last = self._heartbeats.setdefault(job.id, _HeartbeatState(heartbeat))
         is_alive = last.last_heartbeat != heartbeat or status.state in ("active", "failed", "died")
         last.last_heartbeat, last.silent_seconds = heartbeat, 0.0 if is_alive else last.silent_seconds + elapsed

@@ -10,27 +10,28 @@ import logging
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lsml_cli.errors import GateMissed, InputError, LsmlError
+from lsml_cli.registry import promotion
 from lsml_cli.runtime import error_reason
+from lsml_cli.server.heartbeat import AttemptAbandoned, Heartbeat
 from lsml_cli.server.job_record import Job, utc_now
 from lsml_cli.server.job_store import JobStore, StaleAttempt, project_versions_folder
 
 if TYPE_CHECKING:
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.base import Model
+    from lsml_cli.registry.versions import Version
     from lsml_cli.training.fit import FitResult
 
 VERSIONS_VARIABLE = "LSML_WORKER_VERSIONS"  # environment variable with the path of the shared folder on this host
 NICENESS = 10  # lower priority than the server
-HEARTBEAT_INTERVAL = 2.0  # seconds
-PROGRESS_INTERVAL = 0.2  # minimum seconds between two stored progress messages
 
 log = logging.getLogger("lsml.serve")
 
@@ -38,13 +39,25 @@ log = logging.getLogger("lsml.serve")
 def run(versions_folder: str, job_id: str, attempt: int = 1) -> None:
     """Train a project's model as a job describes, and store the result in the job's file.
 
-    Do nothing if another process runs this attempt already, or if it no longer counts.
+    RQ calls it in a process that its worker has forked. If that worker dies, the process ends itself: the worker is
+    what reports it, so the server is about to start another attempt.
 
     Args:
         versions_folder: Path of the folder of versions on the server's host; LSML_WORKER_VERSIONS overrides it.
 
     Raises:
         LsmlError: This host cannot read or write the job's file. Any other error becomes the result of the job.
+    """
+    # RQ sets the variable for a process of its own; in a worker that runs jobs itself, the parent is any process.
+    parent = os.getppid() if "RQ_WORKER_ID" in os.environ else None
+    _run_attempt(versions_folder, job_id, attempt, parent)
+
+
+def _run_attempt(versions_folder: str, job_id: str, attempt: int, parent: int | None) -> None:
+    """Run an attempt, see `run`; do nothing if another process runs it already, or if it no longer counts.
+
+    Args:
+        parent: The process whose death ends the attempt, None for no such process.
     """
     with suppress(OSError):
         os.nice(max(0, NICENESS - os.nice(0)))
@@ -59,12 +72,29 @@ def run(versions_folder: str, job_id: str, attempt: int = 1) -> None:
         log.info("Job %s, attempt %d: nothing to do.", job_id, attempt)
         return
     log.info("Job %s: training project %d (attempt %d).", job.id, job.project, job.attempt)
-    with _Heartbeat(store, job) as heartbeat:
-        result = {"version": None, "reason": None, **_train_and_summarize(store, job, heartbeat)}
     try:
-        job = store.update(job, ended=utc_now(), progress=None, **result)
+        with Heartbeat(store, job, parent) as heartbeat:
+            outcome = _train_and_summarize(store, job, heartbeat)
+    except AttemptAbandoned as abandoned:
+        log.warning("Job %s: attempt %d ends itself: %s", job.id, job.attempt, abandoned)
+        return
+    _store_outcome(store, job, outcome)
+
+
+def _store_outcome(store: JobStore, job: Job, outcome: _Outcome) -> None:
+    """Promote the trained version and store the result in one step, or discard both if the attempt is stale."""
+    changes = {"version": None, "reason": None, **outcome.changes, "ended": utc_now(), "progress": None}
+    try:
+        try:
+            job = store.complete(job, outcome.promote, **changes)
+        except LsmlError as error:
+            if outcome.promote is None:
+                raise
+            job = store.update(job, **changes | {"state": "failed", "reason": str(error)})
     except StaleAttempt:
         log.warning("Job %s: attempt %d no longer counts, so its result is discarded.", job.id, job.attempt)
+        if outcome.trained is not None:
+            promotion.discard(outcome.trained.folder.parent, outcome.trained.version)
         return
     log.info("Job %s: %s. %s", job.id, job.state, job.reason or job.version or "")
 
@@ -84,28 +114,52 @@ def _require_shared_folder(store: JobStore, job_id: str) -> None:
         raise InputError(f"{store.versions_folder} cannot be written on this host.", "Mount it read-write.")
 
 
-def _train_and_summarize(store: JobStore, job: Job, heartbeat: _Heartbeat) -> Mapping[str, Any]:
-    """Train, and return the fields of the job's record that describe the result."""
+@dataclass(frozen=True)
+class _Outcome:
+    """What an attempt has come to.
+
+    Attributes:
+        changes: Fields of the job's record that describe the result.
+        trained: The version that was trained, None if there is none.
+        is_promotable: Whether that version is to be promoted.
+    """
+
+    changes: Mapping[str, Any]
+    trained: Version | None = None
+    is_promotable: bool = False
+
+    @property
+    def promote(self) -> Callable[[], None] | None:
+        """Return what promotes the version, None if nothing is to be promoted."""
+        if self.trained is None or not self.is_promotable:
+            return None
+        return partial(promotion.promote, self.trained.folder.parent, self.trained.version)
+
+
+def _train_and_summarize(store: JobStore, job: Job, heartbeat: Heartbeat) -> _Outcome:
+    """Train a version without promoting it, and describe the result."""
     try:
         fit_result = _train(store, job, heartbeat)
     except LsmlError as error:
         _print_debug_traceback()
-        return {"state": "failed", "reason": str(error)}
+        return _Outcome({"state": "failed", "reason": str(error)})
     except (Exception, SystemExit) as error:
         _print_debug_traceback()
-        return {"state": "failed", "reason": f"{error_reason(error).rstrip('.')}. LSML_DEBUG=1 shows the traceback."}
+        reason = f"{error_reason(error).rstrip('.')}. LSML_DEBUG=1 shows the traceback."
+        return _Outcome({"state": "failed", "reason": reason})
     version = fit_result.version
     trained = {"version": f"{version.name}@{version.version}", "facts": _summarize_fit(fit_result)}
     try:
         fit_result.require_gates_passed()
     except GateMissed as error:
-        return trained | {"state": "missed", "reason": str(error)}
-    if not fit_result.promoted:
-        return trained | {"state": "failed", "reason": "The export ended too early, so the version was not promoted."}
-    return trained | {"state": "done"}
+        return _Outcome(trained | {"state": "missed", "reason": str(error)}, version)
+    if not fit_result.is_promotable:
+        reason = "The export ended too early, so the version was not promoted."
+        return _Outcome(trained | {"state": "failed", "reason": reason}, version)
+    return _Outcome(trained | {"state": "done"}, version, is_promotable=True)
 
 
-def _train(store: JobStore, job: Job, heartbeat: _Heartbeat) -> FitResult:
+def _train(store: JobStore, job: Job, heartbeat: Heartbeat) -> FitResult:
     from lsml_cli import label_studio
     from lsml_cli.io import task_reader
     from lsml_cli.registry import resolve
@@ -128,6 +182,7 @@ def _train(store: JobStore, job: Job, heartbeat: _Heartbeat) -> FitResult:
             config,
             project_versions_folder(store.versions_folder, job.project),
             fail_under=job.config.fail_under,
+            promote=False,  # only together with the check that this attempt still counts
             media=media,
             device=device,
             progress=heartbeat.report_progress,
@@ -179,46 +234,6 @@ def _summarize_fit(result: FitResult) -> dict[str, Any]:
     return {"counts": dict(result.version.counts), "metrics": metrics, "seconds": round(result.seconds, 3)}
 
 
-class _Heartbeat:
-    """Write heartbeats and progress messages from a thread, from entering until leaving the context."""
-
-    def __init__(self, store: JobStore, job: Job) -> None:
-        self._store = store
-        self._job = job
-        self._progress: str | None = None
-        self._progress_changed = threading.Event()
-        self._is_stopped = False
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> _Heartbeat:
-        self._store.write_heartbeat(self._job, 0)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._is_stopped = True
-        self._progress_changed.set()
-        self._thread.join()
-
-    def report_progress(self, progress: str) -> None:
-        """Set the progress message; of several in quick succession only the last one is stored."""
-        self._progress = progress
-        self._progress_changed.set()
-
-    def _run(self) -> None:
-        stored, number = None, 0
-        while not self._is_stopped:
-            self._progress_changed.wait(HEARTBEAT_INTERVAL)
-            self._progress_changed.clear()
-            number += 1
-            self._store.write_heartbeat(self._job, number)
-            if (progress := self._progress) != stored and not self._is_stopped:
-                with suppress(LsmlError, StaleAttempt):  # storing the result will fail as well, and report it
-                    self._store.update(self._job, progress=progress)
-                stored = progress
-                time.sleep(PROGRESS_INTERVAL)
-
-
 def _print_debug_traceback() -> None:
     if os.environ.get("LSML_DEBUG"):
         import traceback
@@ -232,7 +247,8 @@ def main() -> int:
     versions_folder, job_id, attempt = sys.argv[1:]
     try:
         with _sigterm_as_interrupt():
-            run(versions_folder, job_id, int(attempt))
+            # A killed server leaves it running; the next server follows it.
+            _run_attempt(versions_folder, job_id, int(attempt), parent=None)
     except LsmlError:  # it has been logged
         return 1
     return 0

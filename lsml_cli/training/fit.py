@@ -72,6 +72,11 @@ class FitResult:
     def failed_gates(self) -> list[gates.GateResult]:
         return [result for result in self.gate_results if not result.passed]
 
+    @property
+    def is_promotable(self) -> bool:
+        """Tell whether the version may be promoted: no gate failed, and no file was truncated."""
+        return not self.failed_gates and not self.split.truncated
+
     def require_gates_passed(self) -> None:
         """Check that all gates passed.
 
@@ -159,7 +164,7 @@ def fit_version(
     requested_gates = resolve_gates(config, split, fail_under)
     environment = TrainingEnvironment(media, device, progress)
     result = _train_version(training_spec, config, split, output, requested_gates, refit, environment)
-    promoted = promote and not result.failed_gates and not split.truncated
+    promoted = promote and result.is_promotable
     if promoted:
         promotion.promote(output, result.version.version)
     return replace(result, promoted=promoted, seconds=time.monotonic() - start_time)

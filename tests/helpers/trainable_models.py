@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,6 +93,23 @@ class Waiting(Counting):
         while not Path(self.param("until")).exists():
             time.sleep(0.02)
         return super().fit(train, validation, binding, out_dir, progress)
+
+
+class Hanging(Counting):
+    """Never end training, and ignore every exception that is raised in it, as code outside of Python does."""
+
+    def fit(
+        self,
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        progress(Waiting.MESSAGE)
+        while True:
+            with suppress(BaseException):
+                time.sleep(0.02)
 
 
 class Shades(Model):

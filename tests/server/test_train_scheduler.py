@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -442,3 +443,91 @@ def test_prune_deletes_oldest_finished_jobs_only(tmp_path: Path) -> None:
     assert store.prune(2) == [jobs[3].id, jobs[2].id, jobs[1].id]
     assert [job.id for job in store.list_jobs()] == [jobs[5].id, jobs[4].id, jobs[0].id]
     assert not list(store.jobs_folder.glob(f"{jobs[1].id}*"))
+
+
+def test_result_of_a_stale_attempt_is_not_promoted(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    store.create(new_job(3, "START_TRAINING", JOB_CONFIG))
+    (job,) = store.list_jobs()
+    stale = store.claim(job.id, 1)
+    promoted: list[str] = []
+    current = store.update(stale, state="waiting", attempt=2)
+    with pytest.raises(StaleAttempt):
+        store.complete(stale, lambda: promoted.append("stale"), state="done")
+    store.complete(store.claim(current.id, 2), lambda: promoted.append("current"), state="done")
+    assert promoted == ["current"]
+    with pytest.raises(StaleAttempt):
+        store.complete(current, lambda: promoted.append("twice"), state="done")
+    assert promoted == ["current"]
+
+
+def test_attempt_cannot_be_replaced_while_it_promotes(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    store.create(new_job(3, "START_TRAINING", JOB_CONFIG))
+    (job,) = store.list_jobs()
+    running = store.claim(job.id, 1)
+    outcomes: list[str] = []
+
+    def replace_attempt() -> None:
+        try:
+            store.update(running, state="waiting", attempt=2)
+            outcomes.append("replaced")
+        except StaleAttempt:
+            outcomes.append("too late")
+
+    rival = threading.Thread(target=replace_attempt)
+
+    def promote() -> None:
+        rival.start()
+        rival.join(0.3)
+        outcomes.append("promoted")
+
+    assert store.complete(running, promote, state="done").state == "done"
+    rival.join()
+    assert outcomes == ["promoted", "too late"]
+
+
+def test_heartbeats_of_a_replaced_attempt_do_not_count(tmp_path: Path) -> None:
+    store, runner = JobStore(tmp_path), FakeRunner()
+
+    async def scenario() -> None:
+        async with running_scheduler(store, runner) as scheduler:
+            job = scheduler.request_training(3, "START_TRAINING")
+            await wait_until(lambda: runner.started)
+            stale = store.claim(job.id, 1)
+            runner.statuses[job.id] = JobStatus("unknown")
+            await wait_until(lambda: len(runner.started) == 2)
+            store.claim(job.id, 2)
+            number = 0
+            while state_of(scheduler, job) != "failed":  # the second attempt sends no heartbeat, the first one does
+                number += 1
+                assert number < 500, "the second attempt counts as alive"
+                store.write_heartbeat(stale, number)
+                await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_attempt_that_ends_itself_is_noticed_at_once(tmp_path: Path) -> None:
+    store, runner = JobStore(tmp_path), FakeRunner()
+
+    async def scenario() -> None:
+        async with running_scheduler(store, runner, heartbeat_timeout=1000) as scheduler:
+            job = scheduler.request_training(3, "START_TRAINING")
+            await wait_until(lambda: runner.started)
+            running = store.claim(job.id, 1)
+            runner.statuses[job.id] = JobStatus("unknown")
+            store.write_last_heartbeat(running)
+            await wait_until(lambda: len(runner.started) == 2)
+            assert scheduler.jobs()[0].reason == "Its worker has died."
+
+    asyncio.run(scenario())
+
+
+def test_lock_of_a_suspended_process_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsml_cli.server.job_store.LOCK_TIMEOUT", 0.1)
+    store = JobStore(tmp_path)
+    store.create(new_job(3, "START_TRAINING", JOB_CONFIG))
+    (job,) = store.list_jobs()
+    with store._locked(), pytest.raises(TransientError, match="has locked the jobs"):
+        store.update(job, progress="50 %")

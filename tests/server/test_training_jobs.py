@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pytest
@@ -519,3 +519,101 @@ def test_missing_redis_extra_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "rq", None)
     with pytest.raises(LsmlError, match=r"need the packages redis and rq\. pip install 'lsml\[redis\]'"):
         connect_redis("redis://localhost:6379/0")
+
+
+class _PausableAttempt:
+    """The first attempt of a job, as a process that a test suspends and continues."""
+
+    def __init__(self, store: JobStore, job: Job) -> None:
+        self.store, self.job = store, job
+        command = [sys.executable, "-m", "lsml_cli.server.training_job"]
+        self.process = subprocess.Popen([*command, store.versions_folder, job.id, "1"], start_new_session=True)
+
+    def __enter__(self) -> Self:
+        serve_process.wait_until("it trains", lambda: self.store.read(self.job.id).progress == Waiting.MESSAGE)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+def create_waiting_job(server: StubExportServer, folder: Path, go_file: Path) -> tuple[JobStore, Job]:
+    store, job = JobStore(folder), new_job(3, "START_TRAINING", make_config(server, "Waiting", until=str(go_file)))
+    store.create(job)
+    return store, job
+
+
+@pytest.mark.parametrize("is_replacement_finished", [True, False])
+def test_replaced_attempt_does_not_promote(
+    server: StubExportServer, tmp_path: Path, is_replacement_finished: bool
+) -> None:
+    go_file = tmp_path / "go"
+    store, job = create_waiting_job(server, tmp_path / "served", go_file)
+    project_folder = tmp_path / "served" / "project-3"
+    with _PausableAttempt(store, job) as stale:
+        stale.pause()
+
+        async def next_server() -> None:
+            async with running_scheduler(store.versions_folder, job.config, heartbeat_timeout=0.5) as scheduler:
+                await wait_until(lambda: store.read(job.id).attempt == 2)
+                await wait_until(lambda: only_job(scheduler).progress == Waiting.MESSAGE)
+                if is_replacement_finished:
+                    go_file.touch()
+                    await wait_until(lambda: only_job(scheduler).is_finished)
+                    assert (only_job(scheduler).state, only_job(scheduler).attempt) == ("done", 2)
+                    stale.resume()
+                    assert await asyncio.to_thread(stale.process.wait, TIMEOUT) == 0
+                else:
+                    (replacement,) = [p for p in find_processes(store.versions_folder) if p.pid != stale.process.pid]
+                    replacement.suspend()
+                    go_file.touch()
+                    stale.resume()
+                    assert await asyncio.to_thread(stale.process.wait, TIMEOUT) == 0
+                    assert versions.current_version(project_folder) is None, "it promoted in place of its replacement"
+                    replacement.resume()
+                    await wait_until(lambda: only_job(scheduler).is_finished)
+
+        asyncio.run(next_server())
+    done = store.read(job.id)
+    assert (done.state, done.attempt) == ("done", 2)
+    assert done.version == f"project-3@{versions.current_version(project_folder)}", "the record names what is promoted"
+    assert len(versions.list_versions(project_folder)) == 1, "the version of the replaced attempt is gone"
+
+
+def test_replaced_attempt_ends_itself_while_it_trains(server: StubExportServer, tmp_path: Path) -> None:
+    store, job = create_waiting_job(server, tmp_path, tmp_path / "never")
+    with _PausableAttempt(store, job) as stale:
+        store.update(store.read(job.id), state="waiting", attempt=2, started=None)
+        assert stale.process.wait(TIMEOUT) == 0
+    assert not list(tmp_path.rglob(".unfinished-*")), "it cleaned up"
+    assert not list(tmp_path.rglob("*.tasks"))
+    assert store.read(job.id).state == "waiting"
+
+
+def test_replaced_attempt_that_hangs_is_killed(server: StubExportServer, tmp_path: Path) -> None:
+    """Its training does not return to Python's interpreter, so the exception is never raised."""
+    store = JobStore(tmp_path)
+    job = new_job(3, "START_TRAINING", make_config(server, "Hanging"))
+    store.create(job)
+    with _PausableAttempt(store, job) as stale:
+        store.update(store.read(job.id), state="waiting", attempt=2, started=None)
+        assert stale.process.wait(TIMEOUT) == -signal.SIGKILL
+
+
+def test_failed_promotion_is_the_result_of_the_job(server: StubExportServer, tmp_path: Path) -> None:
+    go_file = tmp_path / "go"
+    store, job = create_waiting_job(server, tmp_path, go_file)
+    (tmp_path / "project-3" / "current").mkdir(parents=True)  # cannot be replaced by a file
+    with _PausableAttempt(store, job) as attempt:
+        go_file.touch()
+        assert attempt.process.wait(TIMEOUT) == 0
+    failed = store.read(job.id)
+    assert failed.state == "failed"
+    assert "cannot be written to" in str(failed.reason)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis as redis_client
 from rq.job import Job as Entry
@@ -158,12 +159,68 @@ def test_job_of_a_killed_worker_is_run_by_another(
     assert len(versions.list_versions(folder / "project-3")) == 1
 
 
+def test_process_of_a_worker_that_is_killed_alone_ends_itself(
+    server: StubExportServer, serve: ServerFactory, tmp_path: Path
+) -> None:
+    url = serve.redis()
+    release_file, folder = tmp_path / "go", tmp_path / "served"
+
+    async def scenario() -> None:
+        config = job_config(server, "Waiting", until=str(release_file))
+        async with training(folder, url, config, heartbeat_timeout=1000) as trainer:
+            worker = serve.worker("--jobs", url, env=WORKER_ENV)
+            trainer.request_training(3, "START_TRAINING")
+            await until(lambda: get_only_job(trainer).progress == Waiting.MESSAGE)
+            (orphan,) = psutil.Process(worker.process.pid).children()
+            worker.process.kill()
+            worker.process.wait()
+            await until(lambda: get_only_job(trainer).attempt == 2)
+            assert get_only_job(trainer).reason == "Its worker has died."
+            await asyncio.to_thread(orphan.wait, TIMEOUT)
+            assert not list(folder.rglob(".unfinished-*")), "it cleaned up"
+            serve.worker("--jobs", url, env=WORKER_ENV)
+            release_file.touch()
+            await until(lambda: get_only_job(trainer).is_finished)
+            assert (get_only_job(trainer).state, get_only_job(trainer).attempt) == ("done", 2)
+
+    asyncio.run(scenario())
+
+
+def test_suspended_worker_that_goes_on_does_not_promote(
+    server: StubExportServer, serve: ServerFactory, tmp_path: Path
+) -> None:
+    url = serve.redis()
+    release_file, folder = tmp_path / "go", tmp_path / "served"
+
+    async def scenario() -> None:
+        config = job_config(server, "Waiting", until=str(release_file))
+        async with training(folder, url, config, heartbeat_timeout=3.0) as trainer:
+            worker = psutil.Process(serve.worker("--jobs", url, env=WORKER_ENV).process.pid)
+            trainer.request_training(3, "START_TRAINING")
+            await until(lambda: get_only_job(trainer).progress == Waiting.MESSAGE)
+            (stale,) = worker.children()
+            for process in (worker, stale):
+                process.suspend()
+            serve.worker("--jobs", url, env=WORKER_ENV)
+            await until(lambda: get_only_job(trainer).attempt == 2)
+            release_file.touch()
+            await until(lambda: get_only_job(trainer).is_finished)
+            for process in (stale, worker):
+                process.resume()
+            await asyncio.to_thread(psutil.wait_procs, [stale], TIMEOUT)
+            assert not stale.is_running() or stale.status() == psutil.STATUS_ZOMBIE
+            job = get_only_job(trainer)
+            assert (job.state, job.attempt) == ("done", 2)
+            assert job.version == f"project-3@{versions.current_version(folder / 'project-3')}"
+
+    asyncio.run(scenario())
+    assert len(versions.list_versions(folder / "project-3")) == 1
+
+
 def test_job_fails_when_its_process_is_killed_twice(
     server: StubExportServer, serve: ServerFactory, tmp_path: Path
 ) -> None:
     """A worker notices at once that the process of its job was killed, for example by the out-of-memory killer."""
-    import psutil
-
     url = serve.redis()
 
     async def scenario() -> None:
