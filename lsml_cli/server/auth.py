@@ -1,4 +1,4 @@
-"""ASGI middleware in front of the app: secret path, basic auth, cross-origin check, request metrics."""
+"""ASGI middleware in front of the app: secret path, basic auth, cross-origin check, overload, request metrics."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lsml_cli.server.connections import MAX_REQUESTS
 from lsml_cli.server.error_responses import error_response
 from lsml_cli.server.metrics import ServerMetrics
 
@@ -59,6 +60,7 @@ class AuthMiddleware:
         self._metrics = metrics
         self._paths = frozenset(paths)
         self._verbose = verbose
+        self._running_count = 0  # requests in progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,20 +75,25 @@ class AuthMiddleware:
             await send(message)
 
         path = self._strip_secret_path(scope["path"])
+        self._running_count += 1
         try:
+            has_credentials = self._has_valid_credentials(scope)
+            # Read by `Connection` too, which makes room for whoever has the password.
+            scope["state"] = {
+                "credentials": has_credentials,
+                "has_password": has_credentials and self._credentials_digest is not None,
+                "started_at": asyncio.get_running_loop().time(),
+            }
             rejection = self._reject(scope, path)
             if rejection is not None:
                 await rejection(scope, receive, send_and_record)
                 return
-            scope["state"] = {
-                "credentials": self._has_valid_credentials(scope),
-                "started_at": asyncio.get_running_loop().time(),
-            }
             scope["root_path"] = self._secret_path
             await self._app(scope, receive, send_and_record)
         except Exception:
             log.exception("This is a bug in lsml: %s %s", scope["method"], path or "")
         finally:
+            self._running_count -= 1
             seconds = time.perf_counter() - started
             self._metrics.observe_request(path if path in self._paths else "other", status, seconds)
             if self._verbose:
@@ -103,9 +110,11 @@ class AuthMiddleware:
         if _is_cross_origin(scope, allow_hostnames=self._credentials_digest is not None):
             return error_response(403, "requests from pages of other sites are not allowed")
         may_be_anonymous = self._secret_path and path == "/webhook" and scope["method"] == "POST"
-        if not may_be_anonymous and not self._has_valid_credentials(scope):
+        if not may_be_anonymous and not scope["state"]["credentials"]:
             challenge = {"WWW-Authenticate": 'Basic realm="lsml", charset="UTF-8"'}
             return error_response(401, "user and password are missing or wrong", challenge)
+        if self._running_count > MAX_REQUESTS and path != "/health" and not scope["state"]["has_password"]:
+            return error_response(503, "too many requests at once; try again later", {"Retry-After": "1"})
         return None
 
     def _strip_secret_path(self, path: str) -> str | None:

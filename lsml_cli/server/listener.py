@@ -10,10 +10,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.server.connections import KEEP_ALIVE, ConnectionTable, bind_connections, limit_by_open_files
 
 BACKLOG = 2048  # connections that wait to be accepted
-MAX_CONNECTIONS = 1000  # connections; further ones get status 503
-KEEP_ALIVE = 75  # seconds that an idle connection stays open
+SWEEP_TICKS = 10  # of uvicorn's main loop, a tenth of a second each, between two looks for expired connections
 SHUTDOWN_GRACE = 5.0  # seconds beyond the deadline that running requests get when the server stops
 
 
@@ -29,7 +29,8 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, deadline: float, on_listening: Callable[[], None], on_shutdown: Callable[[], None]
     ) -> None:
-        super().__init__(_uvicorn_config(app, deadline))
+        self._connections = ConnectionTable(limit_by_open_files())
+        super().__init__(_uvicorn_config(app, deadline, self._connections))
         self.stop_signal: int | None = None
         self._on_listening = on_listening
         self._on_shutdown = on_shutdown
@@ -38,6 +39,12 @@ class HttpServer(uvicorn.Server):
         """Start to accept connections."""
         await super().startup(sockets)
         self._on_listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close expired connections every second."""
+        if counter % SWEEP_TICKS == 0:
+            self._connections.close_expired()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop after the running requests."""
@@ -73,17 +80,16 @@ def bind_socket(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _uvicorn_config(app: ASGIApp, deadline: float) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp, deadline: float, connections: ConnectionTable) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=bind_connections(connections),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE,
-        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=int(KEEP_ALIVE),
         timeout_graceful_shutdown=int(deadline + SHUTDOWN_GRACE),
     )
