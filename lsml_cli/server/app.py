@@ -22,10 +22,13 @@ from lsml_cli._version import __version__
 from lsml_cli.server import schemas
 from lsml_cli.server.auth import AuthConfig, AuthMiddleware
 from lsml_cli.server.error_responses import error_response, install_error_handlers
+from lsml_cli.server.job_record import Job
+from lsml_cli.server.project_directory import ProjectDirectory
 from lsml_cli.server.request_body import BodyReader, disconnect_waiter
 from lsml_cli.server.requests import (
     START_TRAINING,
     BadRequest,
+    WebhookEvent,
     parse_event,
     parse_json_object,
     parse_label_config_xml,
@@ -35,12 +38,15 @@ from lsml_cli.server.requests import (
 from lsml_cli.server.service import Service
 from lsml_cli.server.train_scheduler import TrainScheduler
 
+MAX_EVENT_BYTES = 16 << 20  # of a webhook's body: it is parsed in the event loop, and says little
+
 log = logging.getLogger("lsml.serve")
 
 
 def make_app(
     service: Service,
     train_scheduler: TrainScheduler | None,
+    project_directory: ProjectDirectory | None,
     *,
     auth: AuthConfig,
     max_body_bytes: int,
@@ -50,6 +56,7 @@ def make_app(
 
     Args:
         train_scheduler: None when training is off.
+        project_directory: Admits events; None when annotations are not counted.
         max_body_bytes: Limit of one request's body.
         verbose: Log each request.
     """
@@ -64,6 +71,8 @@ def make_app(
     )
     _add_health_routes(app, service)
     _add_prediction_routes(app, service, body_reader)
+    event_reader = BodyReader(min(max_body_bytes, MAX_EVENT_BYTES))
+    _add_webhook_route(app, train_scheduler, project_directory, event_reader)
     _add_training_routes(app, train_scheduler, body_reader)
     _add_introspection_routes(app, service)
     install_error_handlers(app)
@@ -103,20 +112,25 @@ def _add_prediction_routes(app: FastAPI, service: Service, body_reader: BodyRead
         return Response(response.to_bytes(), media_type="application/json")
 
 
-def _add_training_routes(app: FastAPI, train_scheduler: TrainScheduler | None, body_reader: BodyReader) -> None:
+def _add_webhook_route(
+    app: FastAPI,
+    train_scheduler: TrainScheduler | None,
+    project_directory: ProjectDirectory | None,
+    event_reader: BodyReader,
+) -> None:
     @app.post("/webhook", openapi_extra=schemas.REQUEST_BODIES["webhook"], responses=schemas.RESPONSES["webhook"])
     async def webhook(request: Request) -> JSONResponse:
         """START_TRAINING trains the project's model in the background; annotation events count for `--train-every`."""
-        event = parse_event(await body_reader.read(request))
+        event = parse_event(await event_reader.read(request))
         if event.action == START_TRAINING:
             if not request.state.credentials:
                 return error_response(401, "START_TRAINING needs user and password, on the secret path too.")
             return _request_training(train_scheduler, event.project, START_TRAINING)
-        job = None
-        if train_scheduler is not None and event.project is not None and event.annotation_count:
-            job = train_scheduler.count_annotations(event.project, event.annotation_count)
+        job = _count_annotations(event, train_scheduler, project_directory)
         return JSONResponse({"status": "ok"} | ({"job": job.id} if job else {}))
 
+
+def _add_training_routes(app: FastAPI, train_scheduler: TrainScheduler | None, body_reader: BodyReader) -> None:
     @app.post("/train", openapi_extra=schemas.REQUEST_BODIES["train"], responses=schemas.RESPONSES["train"])
     async def train(request: Request) -> JSONResponse:
         """The same as START_TRAINING; the annotations that older Label Studios send along are not used."""
@@ -143,6 +157,17 @@ def _add_introspection_routes(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def _count_annotations(
+    event: WebhookEvent, train_scheduler: TrainScheduler | None, project_directory: ProjectDirectory | None
+) -> Job | None:
+    """Count the annotations of an event; return the job that they request, if they do."""
+    if train_scheduler is None or project_directory is None or event.project is None or not event.annotation_count:
+        return None
+    if not project_directory.admit(event.project, event.annotation_count):
+        return None
+    return train_scheduler.count_annotations(event.project, event.annotation_count)
+
+
 def _request_training(train_scheduler: TrainScheduler | None, project: int | None, trigger: str) -> JSONResponse:
     if train_scheduler is None:
         message = "Training is off: start lsml serve with --versions DIR and --label-studio-url URL."
@@ -150,4 +175,6 @@ def _request_training(train_scheduler: TrainScheduler | None, project: int | Non
         return error_response(409, message)
     if project is None:
         raise BadRequest('"project" is missing')
+    if not train_scheduler.has_room(project):
+        return error_response(429, "Too many projects wait for training; try again later.")
     return JSONResponse({"status": "ok", "job": train_scheduler.request_training(project, trigger).id}, 201)

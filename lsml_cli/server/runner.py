@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import uvloop
 
 from lsml_cli.errors import Interrupted
+from lsml_cli.label_studio import API_KEY_ENV_VAR
 from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry import resolve
 from lsml_cli.server.app import make_app
@@ -27,6 +29,7 @@ from lsml_cli.server.listener import HttpServer, bind_socket
 from lsml_cli.server.log_setup import log_to_stderr
 from lsml_cli.server.metrics import LiveValues, ServerMetrics
 from lsml_cli.server.model_pool import ModelPool, find_watched_folder
+from lsml_cli.server.project_directory import ProjectDirectory, project_lister
 from lsml_cli.server.serve_options import EMBEDDED_JOBS, ServeOptions
 from lsml_cli.server.served_model import ModelLoader
 from lsml_cli.server.service import Limits, Service
@@ -92,6 +95,7 @@ class _Server:
             options.threshold,
         )
         self.train_scheduler = self._build_train_scheduler()
+        self.project_directory = self._build_project_directory()
         self._background_tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, sock: socket.socket) -> int | None:
@@ -106,6 +110,8 @@ class _Server:
         self._start_task(self.model_pool.watch_versions())
         if self.train_scheduler is not None:
             self._start_task(self.train_scheduler.run())
+        if self.project_directory is not None:
+            self._start_task(self.project_directory.run())
         # Uvicorn raises the signal again once it has stopped; the caller decides what it means.
         previous_handlers = {
             number: signal.signal(number, _ignore_signal) for number in (signal.SIGINT, signal.SIGTERM)
@@ -126,6 +132,7 @@ class _Server:
         return make_app(
             self.service,
             self.train_scheduler,
+            self.project_directory,
             auth=self.auth,
             max_body_bytes=self.options.max_body_bytes,
             verbose=self.options.verbose,
@@ -155,6 +162,13 @@ class _Server:
             train_every=options.train_every,
             on_job_changed=self._on_job_changed,
         )
+
+    def _build_project_directory(self) -> ProjectDirectory | None:
+        url = self.options.label_studio_url
+        if self.train_scheduler is None or self.options.train_every is None or url is None:
+            return None
+        has_key = bool(os.environ.get(API_KEY_ENV_VAR, "").strip())
+        return ProjectDirectory(project_lister(url) if has_key else None, self.train_scheduler.count_annotations)
 
     def _on_job_changed(self, job: Job) -> None:
         job_name = f"Project {job.project}, job {job.id}"

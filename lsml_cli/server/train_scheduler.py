@@ -17,6 +17,7 @@ from lsml_cli.server.job_store import LAST_HEARTBEAT, JobStore, StaleAttempt
 
 POLL_INTERVAL = 1.0  # seconds between two checks of the jobs
 HEARTBEAT_TIMEOUT = 15.0  # seconds without a heartbeat after which a job counts as dead
+MAX_UNFINISHED_JOBS = 100  # jobs that may wait or run; requests of more projects are refused
 MAX_ATTEMPTS = 2  # a job whose process dies twice would probably die again
 
 _WAITING_FIELDS = {"state": "waiting", "started": None, "progress": None}
@@ -96,6 +97,10 @@ class TrainScheduler:
         self._wake.set()
         return job
 
+    def has_room(self, project: int) -> bool:
+        """Tell whether training of a project may be requested: its job waits already, or few other jobs do."""
+        return len(self._unfinished_jobs()) < MAX_UNFINISHED_JOBS or self._find_waiting_job(project) is not None
+
     def count_annotations(self, project: int, count: int = 1) -> Job | None:
         """Count new, changed or deleted annotations.
 
@@ -106,7 +111,7 @@ class TrainScheduler:
             return None
         self._annotation_counts[project] = self._annotation_counts.get(project, 0) + count
         self._has_unsaved_counts = True
-        if self._annotation_counts[project] < self.train_every:
+        if self._annotation_counts[project] < self.train_every or not self.has_room(project):
             return None
         return self.request_training(project, f"{self._annotation_counts[project]:,} new annotations")
 
