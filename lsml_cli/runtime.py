@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
-from lsml_cli.errors import LsmlError, TransientError
+from lsml_cli.errors import LsmlError, TransientError, UsageError
 
 OUTAGE_THRESHOLD = 3  # consecutive steps that failed in spite of retries
 
@@ -46,22 +48,91 @@ def available_cores() -> int:
     return min(allowed, int(limit)) if limit.isdecimal() and int(limit) else allowed
 
 
-def write_atomically(path: Path, content: bytes, suffix: str = ".new") -> None:
-    """Write a file beside `path` and rename it, so that no reader sees half of it.
+def open_own_file(path: Path, flags: int) -> int:
+    """Open a file that lsml keeps beside another one, such as `out.json.part`, and return its descriptor.
+
+    Such a name may be planted by whoever made the folder. What stands there is opened only if writing it changes
+    nothing else: no link is followed, and no device, pipe or file of somebody else is opened.
 
     Args:
-        path: Where the file appears.
+        path: The file.
+        flags: Of `os.open`, without O_TRUNC: truncate when this function has accepted the file.
+
+    Raises:
+        UsageError: The name leads elsewhere.
+        OSError: The file cannot be opened.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError:
+        require_own_file(path)  # for the better message, where a link or a pipe stands there
+        raise
+    try:
+        _require_own_status(path, os.fstat(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def require_own_file(path: Path) -> None:
+    """Raise what `open_own_file` would raise, without opening the file; a missing file is fine.
+
+    Raises:
+        UsageError: The name leads elsewhere.
+    """
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    _require_own_status(path, status)
+
+
+def _require_own_status(path: Path, status: os.stat_result) -> None:
+    objection = None
+    if stat.S_ISLNK(status.st_mode):
+        objection = "is a symbolic link"
+    elif stat.S_ISDIR(status.st_mode):
+        objection = "is a folder"
+    elif not stat.S_ISREG(status.st_mode):
+        objection = "is a device or a pipe"
+    elif status.st_nlink > 1:
+        objection = "is a hard link to another file"
+    elif status.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
+        # The owner of the folder may replace its files anyway; some network file systems show one owner for all.
+        objection = "belongs to another user"
+    if objection is not None:
+        raise UsageError(
+            f"{path} {objection}, and lsml needs that name for a file of its own.", "Remove it, or write elsewhere."
+        )
+
+
+def open_for_writing(path: Path) -> BinaryIO:
+    """Open a file of lsml's own for writing from its beginning, see `open_own_file`."""
+    handle = open_own_file(path, os.O_WRONLY | os.O_CREAT)
+    os.ftruncate(handle, 0)
+    return os.fdopen(handle, "wb")
+
+
+def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
+    """Write a new file beside `path` and rename it, so that no reader sees half of it.
+
+    Args:
+        path: Where the file appears. A link that stands there is replaced, not followed.
         content: What it holds.
-        suffix: Appended to the name until the file is complete.
+        sync: Wait until the content is on the disk.
 
     Raises:
         OSError: The file cannot be written; nothing is left beside `path`.
     """
-    part = path.with_name(path.name + suffix)
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    part = path.with_name(f".lsml-{os.getpid()}-{secrets.token_hex(8)}.new")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -77,7 +148,7 @@ def write_whole(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():  # /dev/stderr or a named pipe, which cannot be replaced
         path.write_bytes(content)
     else:
-        write_atomically(path, content, suffix=f".{os.getpid()}")
+        write_atomically(path, content)
 
 
 class Retrier:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -18,8 +20,11 @@ from lsml_cli.inference.record_codec import OutputRecord, RenderedRecord
 from lsml_cli.inference.run import PredictRun, ProgressReporter
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import open_output
+from lsml_cli.io.output_paths import is_stream
+from lsml_cli.io.output_target import GZIP_SUFFIX
 from lsml_cli.io.source import RecordSource
 from lsml_cli.io.task_source import TaskSource
+from lsml_cli.runtime import error_reason
 
 BLOCK_BYTES = 16 << 20  # of finished records that wait while failed ones gather for a batch
 ERROR_FILE_HINT = "Name the file that `lsml predict --errors` wrote; lines may be left out, not moved."
@@ -145,15 +150,25 @@ def _mismatch_error(plan: PredictPlan, reason: str) -> InputError:
     )
 
 
+def _iter_lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    is_gzip = path.name.lower().endswith(GZIP_SUFFIX)
+    try:
+        yield from gzip.GzipFile(fileobj=file) if is_gzip else file
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"The error file {path} cannot be read: {error_reason(error)}.") from None
+
+
 def _read_error_file(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of an error file, parsed; they must be in the order of the input."""
+    if is_stream(str(path)):
+        raise UsageError(f"--retry-failed reads the error file, and {path} is no file.", ERROR_FILE_HINT)
     try:
         file = path.open("rb")
     except OSError as error:
         raise UsageError(f"The error file {path} cannot be read: {error.strerror}.") from None
     with file:
         last_index = -1
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_iter_lines(file, path), 1):
             try:
                 failed = orjson.loads(line)
                 index, _, _ = failed["index"], failed["id"], failed["stage"]

@@ -17,8 +17,10 @@ from typing import Any, Self
 
 import orjson
 
-from lsml_cli.errors import InputError, OutputError, ResumeRefused
+from lsml_cli.errors import InputError, OutputError, ResumeRefused, UsageError
+from lsml_cli.runtime import open_own_file
 
+_HEADER_START = b'{"started_with":'
 SYNC_INTERVAL = 5.0  # seconds between two fsyncs: what a power cut may cost; a killed process costs one batch
 
 
@@ -54,8 +56,17 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path, run_fingerprint: Mapping[str, Any]) -> Self:
-        """Create a journal; an older one of that name is overwritten."""
+        """Create a journal; an older one of that name is overwritten.
+
+        Raises:
+            UsageError: Something else than a journal has that name.
+        """
         journal = cls(path, _open_journal_file(path), JournalEntry())
+        if not _begins_like_journal(journal._file):
+            journal.close()
+            raise UsageError(
+                f"{path} is no journal of lsml, which needs that name.", "Remove it, or choose another --output."
+            )
         journal._file.truncate(0)
         journal._write({"started_with": dict(run_fingerprint)})
         return journal
@@ -140,7 +151,7 @@ class JournalState:
         header: Any = None
         last_entry, valid_bytes, position = JournalEntry(), 0, 0
         try:
-            with path.open("rb") as file:
+            with os.fdopen(open_own_file(path, os.O_RDONLY), "rb") as file:
                 for line in file:
                     position += len(line)
                     content = _parse_line(line)
@@ -183,9 +194,16 @@ def _parse_line(line: bytes) -> Any:
 
 def _open_journal_file(path: Path) -> io.FileIO:
     try:
-        return io.FileIO(path, "a+")
+        return io.FileIO(open_own_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _begins_like_journal(file: io.FileIO) -> bool:
+    """Return whether a file is empty or begins with the header of a journal, of which a power cut may leave a part."""
+    file.seek(0)
+    head = file.read(len(_HEADER_START)) or b""
+    return _HEADER_START.startswith(head)
 
 
 def _shorten(value: Any) -> str:

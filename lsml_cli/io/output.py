@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,8 @@ from typing import Any, Protocol
 
 from lsml_cli.errors import OutputClosed, OutputError, UsageError
 from lsml_cli.io.journal import Journal, JournalEntry
-from lsml_cli.io.output_paths import STDOUT, existing_file_identity, file_identity, resolve_output_path
-from lsml_cli.io.output_target import PART_SUFFIX, OutputFormat, OutputTarget
+from lsml_cli.io.output_paths import STDOUT, existing_file_identity, file_identity
+from lsml_cli.io.output_target import GZIP_SUFFIX, PART_SUFFIX, OutputFormat, OutputTarget
 from lsml_cli.io.reserved_stdout import open_stdout
 from lsml_cli.runtime import DISK_FULL_ERRNOS
 
@@ -87,9 +88,10 @@ class StreamOutput:
     """Standard output or another stream, one batch at a time; errors go to their file."""
 
     def __init__(self, target: OutputTarget) -> None:
+        self._target = target
         self._name = "standard output" if target.output == STDOUT else target.output
         self._stream = open_stdout() if target.output == STDOUT else io.FileIO(target.output, "w")
-        self._errors = io.FileIO(resolve_output_path(target.errors), "w") if target.errors else None
+        self._errors = io.FileIO(target.errors_path, "w") if target.errors_path else None
         self._is_json_lines = target.format == "jsonl"
         self._framing = _Framing(target.format, has_records=False)
         self.last_entry = JournalEntry()
@@ -97,7 +99,7 @@ class StreamOutput:
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], entry: JournalEntry) -> None:
         _write_all(self._stream, self._frame(records), self._name)
         if self._errors:
-            _write_all(self._errors, b"".join(errors), str(self._errors.name))
+            _write_all(self._errors, _compress(b"".join(errors), self._target.errors), str(self._errors.name))
         self.last_entry = entry
 
     def _frame(self, records: Sequence[bytes]) -> bytes:
@@ -116,13 +118,17 @@ class StreamOutput:
 
 
 class FileOutput:
-    """A file, and an error file if there is one, that appear by rename when everything is in them."""
+    """A file, and an error file if there is one, that appear by rename when everything is in them.
+
+    Compressed, each batch is a gzip member of its own: the journal knows where to continue, and a
+    continued run gives the bytes of an uninterrupted one.
+    """
 
     def __init__(self, target: OutputTarget, run_fingerprint: Mapping[str, Any], *, resume: bool) -> None:
         self._target = target
         record_format = target.format
         self._part_name = str(target.part_path)
-        self._errors_part_name = str(target.errors_part_path)
+        self._errors_name = str(target.errors_part_path or target.errors_path)
         self._journal: Journal | None = None
         self._errors: io.FileIO | None = None
         self._is_renamed = False  # by an earlier run, which was killed then
@@ -134,8 +140,8 @@ class FileOutput:
                 self.last_entry = self._journal.last_entry
             if not self.last_entry.finished:
                 _truncate_to(self._file, self.last_entry.output)
-                self._errors = target.lock_errors()
-                if self._errors:
+                self._errors = target.open_errors()
+                if self._errors and target.errors_part_path:
                     _truncate_to(self._errors, self.last_entry.errors)
         except BaseException:
             self._close_files()
@@ -143,17 +149,17 @@ class FileOutput:
         self._framing = _Framing(record_format, has_records=self.last_entry.output > 0)
 
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], entry: JournalEntry) -> None:
-        record_bytes = self._framing.frame(records)
-        error_bytes = b"".join(errors)
+        record_bytes = _compress(self._framing.frame(records), self._target.output)
+        error_bytes = _compress(b"".join(errors), self._target.errors)
         _write_all(self._file, record_bytes, self._part_name)
         if self._errors:
-            _write_all(self._errors, error_bytes, self._errors_part_name)
+            _write_all(self._errors, error_bytes, self._errors_name)
         self._append_entry(entry, len(record_bytes), len(error_bytes))
 
     def finish(self) -> None:
         """Complete the file and let it appear. Killed at any moment in here, a resumed run completes the rest."""
         if not self.last_entry.finished:
-            end = self._framing.end()
+            end = _compress(self._framing.end(), self._target.output)
             _write_all(self._file, end, self._part_name)
             self._append_entry(self.last_entry, len(end), 0, finished=True)
             if file_identity(self._part_name) != existing_file_identity(self._file.fileno()):
@@ -183,13 +189,21 @@ class FileOutput:
             reached_entry.records,
             reached_entry.crc,
             self.last_entry.output + output_bytes,
-            self.last_entry.errors + (error_bytes if self._errors else 0),
+            self.last_entry.errors + (error_bytes if self._target.errors_part_path else 0),
             reached_entry.counts,
             finished,
         )
         if self._journal:
-            self._journal.append(entry, *(file for file in (self._file, self._errors) if file))
+            files = (self._file, self._errors if self._target.errors_part_path else None)
+            self._journal.append(entry, *(file for file in files if file))
         self.last_entry = entry
+
+
+def _compress(data: bytes, path: str | None) -> bytes:
+    """Return `data` as a gzip member if `path` ends in .gz, unchanged otherwise."""
+    if not data or path is None or not path.lower().endswith(GZIP_SUFFIX):
+        return data
+    return gzip.compress(data, mtime=0)
 
 
 def _truncate_to(file: io.FileIO, size: int) -> None:

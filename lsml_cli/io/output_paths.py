@@ -54,10 +54,14 @@ def existing_file_identity(file: int | str) -> object:
 def resolve_output_path(path: str) -> Path:
     """Return where a file named `path` will be created; a link is followed, so that it stays a link.
 
+    A pipe or a device is returned as it is named.
+
     Raises:
         UsageError: No file can be created there.
     """
     target = Path(path)
+    if path != STDOUT and is_stream(path):
+        return target
     if target.is_symlink():
         target = Path(os.path.realpath(path))
     if path in ("", STDOUT):

@@ -4,6 +4,9 @@ out.json               appears by rename when it is complete
 out.json.part          what is written so far: the first bytes of the final file; locked by the run that writes it
 out.json.part.journal  how far input, output and errors agree, see `journal`
 errors.jsonl.part      the error file, likewise
+
+A name that ends in .gz is compressed. What already has one of the names of an unfinished run is opened only if it is a
+regular file of this user: a folder of data may bring links.
 """
 
 from __future__ import annotations
@@ -28,19 +31,23 @@ from lsml_cli.io.output_paths import (
     resolve_output_path,
     sibling_path,
 )
+from lsml_cli.runtime import open_own_file, require_own_file
 
 OutputFormat = Literal["json", "jsonl"]
 FORMAT_BY_SUFFIX: dict[str, OutputFormat] = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+GZIP_SUFFIX = ".gz"
 
 PART_SUFFIX = ".part"  # of the unfinished file of a run that can be resumed
 NEW_SUFFIX = ".new"  # of the unfinished file of a run that cannot
 JOURNAL_SUFFIX = ".part.journal"
 
+_FIRST_BYTES = (b"", b"[", b"{", b"\x1f")  # of unfinished files: nothing, JSON, gzip
+
 DISK_RESERVE = 1.2  # free space that a run should find, as a multiple of the size of its input
 
 
 def output_format(output: str, requested: OutputFormat | None) -> OutputFormat:
-    """Return the requested format, else the one of the file's suffix; a stream is JSON Lines.
+    """Return the requested format, else the one of the file's suffix, before a `.gz`; a stream is JSON Lines.
 
     Raises:
         UsageError: The suffix tells nothing.
@@ -49,10 +56,13 @@ def output_format(output: str, requested: OutputFormat | None) -> OutputFormat:
         return requested
     if is_stream(output):
         return "jsonl"
-    suffix = Path(output).suffix.lower()
+    suffix = Path(output.lower().removesuffix(GZIP_SUFFIX)).suffix
     if suffix not in FORMAT_BY_SUFFIX:
         known = ", ".join(FORMAT_BY_SUFFIX)
-        raise UsageError(f"{output!r} does not end in {known}.", "Add --format json or --format jsonl.")
+        raise UsageError(
+            f"{output!r} does not end in {known} (or one of these and {GZIP_SUFFIX}).",
+            "Add --format json or --format jsonl.",
+        )
     return FORMAT_BY_SUFFIX[suffix]
 
 
@@ -73,7 +83,7 @@ class OutputTarget:
 
     Args:
         output: A path, or "-" for standard output.
-        errors: The path of the error file, None for none.
+        errors: The path of the error file, None for none. A pipe or a device is written directly.
         requested_format: The format, None to go by the suffix.
         is_resumable: Whether an unfinished run leaves its part and a journal; otherwise it leaves nothing.
     """
@@ -105,7 +115,10 @@ class OutputTarget:
 
     @property
     def errors_part_path(self) -> Path | None:
-        return self.errors_path and sibling_path(self.errors_path, PART_SUFFIX if self.is_resumable else NEW_SUFFIX)
+        """The unfinished error file; None without an error file, and where that is a pipe or a device."""
+        if self.errors_path is None or is_stream(str(self.errors_path)):
+            return None
+        return sibling_path(self.errors_path, PART_SUFFIX if self.is_resumable else NEW_SUFFIX)
 
     @property
     def journal_path(self) -> Path:
@@ -127,12 +140,17 @@ class OutputTarget:
         """Open the part and lock it, so that two runs cannot write the same output."""
         return open_locked(self.part_path)
 
-    def lock_errors(self) -> io.FileIO | None:
-        """Open and lock the part of the error file; None without an error file."""
-        return open_locked(self.errors_part_path) if self.errors_part_path else None
+    def open_errors(self) -> io.FileIO | None:
+        """Open the part of the error file and lock it, or open the pipe or device; None without an error file."""
+        if self.errors_part_path:
+            return open_locked(self.errors_part_path)
+        return io.FileIO(self.errors_path, "w") if self.errors_path else None
 
     def require_writable(self, run_fingerprint: Mapping[str, Any], *, resume: bool) -> None:
         """Raise what opening the output would raise, without touching a file."""
+        for path in (self.part_path, self.journal_path, self.errors_part_path):
+            if path is not None:
+                require_own_file(path)
         part_bytes, error_bytes = self._part_sizes()
         if resume and part_bytes:
             self._read_journal(part_bytes, error_bytes).require_same_run(self.journal_path, run_fingerprint)
@@ -225,16 +243,17 @@ class OutputTarget:
 
 
 def open_locked(path: Path) -> io.FileIO:
-    """Open a file for writing, creating it if needed, and lock it.
+    """Open an unfinished file for writing, creating it if needed, and lock it.
 
     Raises:
-        UsageError: The path is a folder.
-        OutputError: Another process has it locked.
+        UsageError: Something that is not an unfinished file of lsml has that name.
+        OutputError: It cannot be opened, or another process has it locked.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder, and lsml needs that name.", "Remove it, or choose another --output.")
     while True:
-        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        try:
+            file = io.FileIO(open_own_file(path, os.O_RDWR | os.O_CREAT), "r+")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -242,8 +261,14 @@ def open_locked(path: Path) -> io.FileIO:
             output = path.with_suffix("")
             raise OutputError(f"Another lsml is writing {output} right now.", "Choose another --output.") from None
         if file_identity(str(path)) == existing_file_identity(file.fileno()):
-            return file
+            break
         file.close()  # the run that had it finished in this very moment, and renamed it
+    if file.read(1) not in _FIRST_BYTES:
+        file.close()
+        raise UsageError(
+            f"{path} is there and was not written by lsml, which needs that name.", "Remove it, or write elsewhere."
+        )
+    return file
 
 
 def _file_size(path: Path) -> int:

@@ -57,7 +57,7 @@ class PendingImport:
         request = PendingRequest(time.time(), time.time() + max_seconds, initial_count)
         with suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self.path, orjson.dumps(request.to_json()), suffix=f".{os.getpid()}")
+            write_atomically(self.path, orjson.dumps(request.to_json()))
         return request
 
     def clear(self) -> None:

@@ -32,7 +32,7 @@ from lsml_cli.label_studio.task_pages import (
     list_tasks,
     list_tasks_by_id,
 )
-from lsml_cli.runtime import write_atomically
+from lsml_cli.runtime import write_whole
 from lsml_cli.schema.predictions import dumps
 
 TaskFilter = Literal["all", "annotated", "unlabelled", "unpredicted"]
@@ -290,6 +290,6 @@ def write_label_config(client: LabelStudioClient, project: int, path: Path) -> N
     xml = client.get_label_config(project)
     target = resolve_output_path(str(path))
     try:
-        write_atomically(target, xml.encode())
+        write_whole(target, xml.encode())
     except OSError as error:
         raise OutputError(f"The label config {path} cannot be written: {error.strerror}.") from None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from typing import Any, NoReturn
 import orjson
 
 from lsml_cli.errors import InputError, OutputError, TransientError
+from lsml_cli.runtime import open_for_writing, open_own_file, write_atomically
 from lsml_cli.server.job_record import JOB_ID, Job, job_from_json, job_to_json, utc_now
 
 JOBS_FOLDER_NAME = ".jobs"  # below the folder of versions
@@ -58,7 +58,7 @@ class JobStore:
         """
         try:
             self.jobs_folder.mkdir(parents=True, exist_ok=True)
-            self._write_atomically(self._path(job.id), job_to_json(job))
+            write_atomically(self._path(job.id), job_to_json(job), sync=True)
         except OSError as error:
             self._raise_not_writable(error)
 
@@ -125,7 +125,7 @@ class JobStore:
                 promote()
             changed = replace(current, **changes)
             try:
-                self._write_atomically(self._path(job.id), job_to_json(changed))
+                write_atomically(self._path(job.id), job_to_json(changed), sync=True)
             except OSError as error:
                 self._raise_not_writable(error)
         if changed.is_finished or changed.attempt != job.attempt:
@@ -157,7 +157,7 @@ class JobStore:
                 raise StaleAttempt(f"Job {job_id} is {job.state} in attempt {job.attempt}.")
             job = replace(job, state="running", started=utc_now(), progress=None)
             try:
-                self._write_atomically(self._path(job_id), job_to_json(job))
+                write_atomically(self._path(job_id), job_to_json(job), sync=True)
             except OSError as error:
                 self._raise_not_writable(error)
         return job
@@ -167,13 +167,15 @@ class JobStore:
 
         The file is rewritten in place: a network file system may go on showing the old file after a rename.
         """
-        with suppress(OSError):  # on a full disk the heartbeat stops, and the job soon fails anyway
-            self.heartbeat_file(job).write_text(f"{job.attempt} {number}\n")
+        # On a full disk the heartbeat stops, and the job soon fails anyway.
+        with suppress(OSError), open_for_writing(self.heartbeat_file(job)) as file:
+            file.write(f"{job.attempt} {number}\n".encode())
 
     def write_last_heartbeat(self, job: Job) -> None:
         """Show that an attempt ends itself without a result, so that nobody has to wait for its next heartbeat."""
-        with suppress(OSError):  # then the missing heartbeats tell
-            self.heartbeat_file(job).write_text(f"{job.attempt} {LAST_HEARTBEAT}\n")
+        # If it fails, the missing heartbeats tell.
+        with suppress(OSError), open_for_writing(self.heartbeat_file(job)) as file:
+            file.write(f"{job.attempt} {LAST_HEARTBEAT}\n".encode())
 
     def read_heartbeat(self, job: Job) -> str | None:
         """Return a text that changes with each heartbeat of the present attempt, None before the first.
@@ -220,7 +222,7 @@ class JobStore:
         try:
             self.jobs_folder.mkdir(parents=True, exist_ok=True)
             content = orjson.dumps({str(project): count for project, count in counts.items()})
-            self._write_atomically(self.jobs_folder / "annotations", content)
+            write_atomically(self.jobs_folder / "annotations", content, sync=True)
         except OSError as error:
             self._raise_not_writable(error)
 
@@ -240,7 +242,7 @@ class JobStore:
     def _locked(self) -> Iterator[None]:
         """Lock the jobs against changes by other processes, also on other hosts that share the folder."""
         try:
-            descriptor = os.open(self.jobs_folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = open_own_file(self.jobs_folder / "lock", os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             raise InputError(f"There are no jobs in {self.versions_folder}.") from None
         except OSError as error:
@@ -265,17 +267,6 @@ class JobStore:
                 return
             else:
                 return
-
-    def _write_atomically(self, path: Path, content: bytes) -> None:
-        temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _raise_not_writable(self, error: OSError) -> NoReturn:
         raise OutputError(
