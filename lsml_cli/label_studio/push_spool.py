@@ -13,8 +13,10 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self
 import orjson
 
 from lsml_cli.errors import OutputError
+from lsml_cli.io.journal import JournalEntry
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.output_paths import resolve_output_path, sibling_path
+from lsml_cli.io.output import open_output
+from lsml_cli.io.output_target import OutputTarget
 from lsml_cli.io.source import RecordSource
 from lsml_cli.label_studio.progress import ProgressReporter
 from lsml_cli.schema.label_config import LabelConfig
@@ -57,8 +59,8 @@ class Rejections:
         self.path = path
         self._source = source
         self._reporter = reporter
-        self._part = sibling_path(resolve_output_path(str(path)), ".new") if path else None
-        self._file = self._part.open("wb") if self._part else None
+        target = OutputTarget(str(path), requested_format="jsonl", is_resumable=False)
+        self._output = open_output(target) if path else None
 
     def add(self, stage: Stage, reason: str, task_id: int | None, index: int, location: str) -> None:
         """Reject an item; raise OutputError if the error file cannot be written."""
@@ -67,7 +69,7 @@ class Rejections:
         if self.count <= MAX_SHOWN_REJECTIONS:
             task = f", task {task_id}" if task_id is not None else ""
             self._reporter.note(f"rejected: {self._source}, {location}{task}: {reason}", important=True)
-        if self._file:
+        if self._output:
             line = {
                 "id": task_id,
                 "index": index,
@@ -76,16 +78,14 @@ class Rejections:
                 "reason": reason,
                 "transient": False,
             }
-            try:
-                self._file.write(orjson.dumps(line) + b"\n")
-            except OSError as error:
-                raise OutputError(f"{self.path} cannot be written: {error.strerror}.") from None
+            self._output.write([orjson.dumps(line)], (), JournalEntry(self.count))
 
     def close(self) -> None:
         """Let the error file appear under its name, also if the run was not finished."""
-        if self._file and self._part and self.path:
-            self._file.close()
-            self._part.replace(resolve_output_path(str(self.path)))
+        if self._output:
+            self._output.finish()
+            self._output.close()
+            self._output = None
 
 
 class Spool:
