@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from lsml_cli.errors import OutputError, UsageError
-from lsml_cli.runtime import DISK_FULL_ERRNOS
+from lsml_cli.runtime import DISK_FULL_ERRNOS, open_for_writing
 
 
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
+    with open_for_writing(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lsml_cli.errors import OutputError, UnknownModel, UsageError
 from lsml_cli.registry.durable_files import fsync_path, raise_write_error, write_synced
+from lsml_cli.registry.version_writer import remove_unfinished
 from lsml_cli.registry.versions import (
     CURRENT_FILE,
     HIDDEN_FILE_PREFIX,
@@ -45,7 +46,7 @@ def promote(root: Path, version: str) -> None:
 
 
 def prune(root: Path, keep: int) -> list[str]:
-    """Remove all but the newest `keep` versions and the promoted one.
+    """Remove all but the newest `keep` versions and the promoted one, and what killed runs left behind.
 
     Damaged versions are not counted as kept: they are removed when they are older than the versions that stay.
 
@@ -57,6 +58,7 @@ def prune(root: Path, keep: int) -> list[str]:
     """
     removed: list[str] = []
     intact = 0
+    remove_unfinished(root)
     with _exclusive_lock(root):
         for entry in reversed(scan_versions(root)):
             if intact >= keep and not entry.is_promoted:

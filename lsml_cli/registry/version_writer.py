@@ -5,6 +5,7 @@ The layout is described in `versions`, which reads it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -29,7 +30,7 @@ from lsml_cli.registry.versions import (
     is_version_folder,
 )
 
-_STALE_SECONDS = 24 * 3600  # after which an unfinished folder is taken for the remains of a killed run
+_STALE_SECONDS = 24 * 3600  # after which a killed run is assumed on a file system without locks
 
 
 class VersionWriter:
@@ -42,13 +43,20 @@ class VersionWriter:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.started_at = time.time()
-        self.folder = root / f"{HIDDEN_FOLDER_PREFIX}{os.getpid()}-{time.time_ns():x}"
-        self.folder.mkdir(parents=True)  # with parents: another run that created `root` may have removed it again
+        self.folder, self._lock = _create_locked_folder(root)
 
     def clear(self) -> None:
         """Remove what was written so far."""
-        shutil.rmtree(self.folder)
-        self.folder.mkdir()
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def close(self) -> None:
+        """Remove the folder, unless it was committed, and release its lock."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
 
     def commit(
         self, *, family: str, label_config: str, state: Mapping[str, Any], params: Mapping[str, Any], **facts: Any
@@ -122,14 +130,14 @@ def open_version_writer(root: Path) -> Iterator[VersionWriter]:
         try:
             created = [folder for folder in (root, *root.parents) if not folder.exists()]
             root.mkdir(parents=True, exist_ok=True)
-            _remove_stale(root)
+            remove_unfinished(root)
             writer = VersionWriter(root)
         except OSError as error:
             raise_write_error(error, root)
         try:
             yield writer
         finally:
-            shutil.rmtree(writer.folder, ignore_errors=True)
+            writer.close()
     finally:
         for folder in created:
             with suppress(OSError):  # not empty: it holds a version of this run or of another one
@@ -153,15 +161,57 @@ def require_version_root(root: Path) -> None:
         )
 
 
-def _remove_stale(root: Path) -> None:
-    """Remove what killed runs left behind."""
-    for path in [*root.glob(HIDDEN_FOLDER_PREFIX + "*"), *root.glob(HIDDEN_FILE_PREFIX + "*")]:
+def remove_unfinished(root: Path) -> None:
+    """Remove what killed runs left behind: the folders that no process has locked."""
+    for folder in root.glob(HIDDEN_FOLDER_PREFIX + "*"):
         with suppress(OSError):
-            if path.stat().st_mtime < time.time() - _STALE_SECONDS:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if _is_abandoned(folder, descriptor):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+    for file in root.glob(HIDDEN_FILE_PREFIX + "*"):
+        with suppress(OSError):
+            if _is_stale(file):
+                file.unlink()
+
+
+def _create_locked_folder(root: Path) -> tuple[Path, int]:
+    """Create a hidden folder below `root` and lock it; the lock says that its process is alive.
+
+    Returns:
+        The folder, and the descriptor that holds its lock.
+    """
+    while True:
+        folder = root / f"{HIDDEN_FOLDER_PREFIX}{os.getpid()}-{time.time_ns():x}"
+        folder.mkdir(parents=True)  # with parents: another run that created `root` may have removed it again
+        descriptor = -1
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(folder.lstat(), os.fstat(descriptor)):
+                return folder, descriptor
+        except FileNotFoundError:  # another run swept it between its creation and its lock
+            pass
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _is_abandoned(folder: Path, descriptor: int) -> bool:
+    """Return whether the process that made a hidden folder is gone: nobody holds its lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return _is_stale(folder)
+    return True
+
+
+def _is_stale(path: Path) -> bool:
+    return path.lstat().st_mtime < time.time() - _STALE_SECONDS
 
 
 def _field_values(version: Version) -> dict[str, Any]:

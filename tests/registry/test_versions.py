@@ -103,15 +103,36 @@ def test_version_folder_is_no_root_for_versions(tmp_path: Path) -> None:
         assert caught.value.hint == f"Name the folder above, where the versions live: --output {tmp_path}"
 
 
-def test_remains_of_killed_run_are_removed_after_a_day(tmp_path: Path) -> None:
-    stale, fresh = tmp_path / ".unfinished-1-a", tmp_path / ".unfinished-1-b"
-    for path in (stale, fresh):
-        path.mkdir()
-        (path / "model.json").write_text("{}")
-    os.utime(stale, (0, 0))
+def test_remains_of_killed_run_are_removed_at_once(tmp_path: Path) -> None:
+    remains = tmp_path / ".unfinished-1-a"
+    remains.mkdir()
+    (remains / "model.json").write_text("{}")
     assert versions.list_versions(tmp_path) == []
     write(tmp_path)
-    assert hidden(tmp_path) == [fresh]
+    assert hidden(tmp_path) == []
+    remains.mkdir()
+    promotion.prune(tmp_path, keep=1)
+    assert hidden(tmp_path) == []
+
+
+def test_unfinished_version_of_a_running_process_stays(tmp_path: Path) -> None:
+    with version_writer.open_version_writer(tmp_path) as writer:
+        os.utime(writer.folder, (0, 0))  # a training of several days
+        write(tmp_path)
+        promotion.prune(tmp_path, keep=1)
+        assert hidden(tmp_path) == [writer.folder]
+        writer.clear()
+        assert hidden(tmp_path) == [writer.folder]
+    assert hidden(tmp_path) == []
+
+
+def test_link_among_the_remains_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("precious")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / ".unfinished-1-a").symlink_to(tmp_path / "elsewhere")
+    write(tmp_path / "root")
+    assert (tmp_path / "elsewhere" / "file").exists()
 
 
 def test_folder_can_be_moved(tmp_path: Path) -> None:
