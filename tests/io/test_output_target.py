@@ -127,7 +127,6 @@ def test_compressed_output_resumes_with_equal_bytes(name: str) -> None:
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/full"])
 def test_rejections_of_a_push_go_to_a_device(path: str) -> None:
     rejections = Rejections(Path(path), "predictions.json", Mock())
-    with pytest.raises(OutputError) if path == "/dev/full" else nullcontext():
+    with pytest.raises(OutputError) if path == "/dev/full" else nullcontext(), closing(rejections):
         rejections.add("check", "no such label", 1, 0, "record 1")
-        rejections.close()
     assert Path(path).is_char_device()
