@@ -19,6 +19,7 @@ from pathlib import Path
 from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve, versions
+from lsml_cli.registry.project_file import read_project_file
 from lsml_cli.runtime import error_reason
 from lsml_cli.server.capacity import Capacity
 from lsml_cli.server.job_store import project_versions_folder
@@ -145,10 +146,10 @@ class ModelPool:
                 continue
             loaded = slot.model.version_folder_name if slot.model else None
             # Without a loaded model, requests try again; this loop need not.
-            error = slot.recent_load_error(self._retry_after if loaded else math.inf)
+            error = slot.recent_load_error(self._retry_after if slot.model else math.inf)
             if promoted in (None, loaded) or error is not None or slot.load_task is not None:
                 continue
-            await self._load_newer(slot, describe_project(project, none="Default model"), loaded)
+            await self._load_newer(slot, describe_project(project, none="Default model"))
 
     async def load_project(self, project: int) -> None:
         """Load a project's first or newer version; the present model serves the project until it is loaded."""
@@ -166,14 +167,15 @@ class ModelPool:
         self._project_slots[project] = slot
         self._capacity.admit_waiters()
 
-    async def _load_newer(self, slot: ModelSlot, slot_name: str, loaded: str | None) -> None:
+    async def _load_newer(self, slot: ModelSlot, slot_name: str) -> None:
         """Load a slot's promoted version; log a failure unless it is the previous one once more."""
         previous_failure = slot.load_failure
         try:
             await self._start_loading(slot)
         except LsmlError as error:
             if slot.load_failure is not None and not slot.load_failure.is_same_failure(previous_failure):
-                consequence = f"{loaded} stays in use" if loaded else "there is no other one"
+                present = slot.model and (slot.model.version_folder_name or slot.model.spec.model_version)
+                consequence = f"{present} stays in use" if present else "there is no other one"
                 log.error("%s: the new version cannot be loaded, so %s. %s", slot_name, consequence, error)
 
     def _all_slots(self) -> list[ModelSlot]:
@@ -272,7 +274,15 @@ class ModelPool:
 
 
 def find_watched_folder(name: str) -> Path | None:
-    """Return the folder whose promoted version a model's name means: for "models/news", not "models/news@VERSION"."""
+    """Return the folder whose promoted version a model's name means, None for a name that means a fixed model.
+
+    That is the folder itself for "models/news", none for "models/news@VERSION", and for a project of `lsml init` the
+    folder of its versions, also while there is no version yet.
+    """
+    if name in resolve.BUILT_IN:
+        return None
+    if (project := read_project_file(Path(name))) is not None:
+        return project.versions_root
     class_and_folder = resolve.split_class(name)
     root = Path(class_and_folder[1] if class_and_folder else name)
     return root if (root / versions.CURRENT_FILE).is_file() else None

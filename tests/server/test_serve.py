@@ -498,6 +498,36 @@ def test_promoted_version_replaces_old_one_without_lost_requests(
     )
 
 
+@pytest.mark.parametrize("has_version_at_start", [False, True])
+def test_project_follows_what_fit_promotes_in_it(
+    serve: ServerFactory, lsml: Lsml, tmp_path: Path, has_version_at_start: bool
+) -> None:
+    assert lsml("init", "demo", cwd=tmp_path).returncode == 0
+    project = tmp_path / "demo"
+    fit = "fit", "annotated.json", "--model", ".", "-c", "label_config.xml", "-o", "models/demo"
+    if has_version_at_start:
+        assert lsml(*fit, cwd=project).returncode == 0
+    server = serve(project)
+    old = server.request_ok("GET", "/health")["model_version"]
+    (project / "models" / "demo" / "damaged").mkdir(parents=True)
+    current = project / "models" / "demo" / "current"
+    promoted_before = current.read_text().strip() if has_version_at_start else None
+    current.write_text("damaged\n")
+    wait_until("the server says why", lambda: f"{promoted_before or old} stays in use" in server.log.read_text())
+    if promoted_before:
+        current.write_text(promoted_before + "\n")
+    else:
+        current.unlink()
+    assert server.request_ok("GET", "/health")["model_version"] == old
+    run = lsml(*fit, cwd=project)
+    assert run.returncode == 0, run.stderr
+    new = wait_until("the new version serves", lambda: newer_version(server, old))
+    assert new == f"demo@{current.read_text().strip()}"
+    config = (project / "label_config.xml").read_text()
+    (result,) = predict(server, json.loads((project / "tasks.json").read_text())[:1], config=config)
+    assert result["model_version"] == new
+
+
 def newer_version(server: Server, old: str) -> str | None:
     version = str(server.request_ok("GET", "/health")["model_version"])
     return version if version != old else None
