@@ -62,7 +62,7 @@ $(LABEL_STUDIO_READY): | $(VENV)/bin/pip
 	    --constraint tests/slow/label-studio-constraints.txt label-studio==$(LABEL_STUDIO_VERSION)
 	@touch $@
 
-$(OPENMMLAB_READY): pyproject.toml scripts/install-openmmlab | $(VENV)/bin/pip
+$(OPENMMLAB_READY): pyproject.toml lsml_cli/models/openmmlab/install | $(VENV)/bin/pip
 	@echo "installing MMDetection and MMOCR into $(OPENMMLAB_VENV) (6 GB; with the ops to compile up to 25 minutes)"
 	@[[ -x $(OPENMMLAB_VENV)/bin/pip ]] || $(BIN)/python -m venv $(OPENMMLAB_VENV)
 	@$(OPENMMLAB_VENV)/bin/python $(PIP_INSTALL) --editable '.[openmmlab-tests]'

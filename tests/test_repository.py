@@ -1,0 +1,34 @@
+"""The files of the repository itself: a folder that is copied out of it works."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cli import ROOT
+
+
+def tracked_files() -> list[Path]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listing.split("\0") if name]
+
+
+def test_no_tracked_file_is_a_symlink() -> None:
+    """A link breaks in a copied folder, in a ZIP download, and on systems that check it out as text."""
+    assert [str(path.relative_to(ROOT)) for path in tracked_files() if path.is_symlink()] == []
+
+
+def test_scripts_for_users_are_executable() -> None:
+    for name in ("examples/ci-retrain/retrain", "scripts/install-openmmlab", "scripts/system-deps"):
+        assert (ROOT / name).stat().st_mode & 0o111, name
+
+
+def test_installer_in_scripts_passes_its_arguments_on() -> None:
+    command = [ROOT / "scripts" / "install-openmmlab", "--pyhton", "x"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, "unknown argument '--pyhton'" in run.stderr) == (2, True)
