@@ -29,6 +29,6 @@ def test_scripts_for_users_are_executable() -> None:
 
 
 def test_installer_in_scripts_passes_its_arguments_on() -> None:
-    command = [ROOT / "scripts" / "install-openmmlab", "--pyhton", "x"]
+    command = [str(ROOT / "scripts" / "install-openmmlab"), "--pyhton", "x"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, "unknown argument '--pyhton'" in run.stderr) == (2, True)
