@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import orjson
-
 from lsml_cli.errors import InputError
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.task_reader import parse_task
 from lsml_cli.schema.annotations import task_content
+from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
+from lsml_cli.schema.tasks import as_id
 
 EXPECTED_FILE_HINT = "Name a file that `lsml predict` wrote, or an export that holds predictions in full."
 
@@ -54,14 +54,11 @@ def parse_entry(record: Record, config: LabelConfig, model_version: str | None =
     """
     if record.problem:
         raise ValueError(record.problem)
-    try:
-        raw = orjson.loads(record.body)
-    except orjson.JSONDecodeError:
-        raise ValueError("not JSON") from None
+    raw = loads(record.body)
     if not isinstance(raw, dict):
         raise ValueError("no object")
     if is_prediction_object(raw):
-        task_id = raw["task"] if type(raw["task"]) is int else None
+        task_id = as_id(raw["task"])
         model_versions = () if "error" in raw else (_get_model_version(raw),)
         return PredictionEntry(task_id, None, _parse_prediction_object(raw, model_version), model_versions)
     if "data" not in raw or not isinstance(raw.get("predictions"), list):

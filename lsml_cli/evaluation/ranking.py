@@ -14,8 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from lsml_cli.errors import InputError
 from lsml_cli.evaluation.prediction_records import (
     EXPECTED_FILE_HINT,
@@ -33,6 +31,7 @@ from lsml_cli.io.output import Output, open_output
 from lsml_cli.io.output_target import FORMAT_BY_SUFFIX, OutputFormat, OutputTarget
 from lsml_cli.io.source import RecordSource
 from lsml_cli.schema.annotations import AnnotationPolicy, is_empty_annotation_valid, is_relevant, iter_task_annotations
+from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
 from lsml_cli.schema.tasks import Task, UnreadableRecord
@@ -216,8 +215,8 @@ def _score_records(
             continue
         try:
             result, score = _parse_prediction(record, path)
-        except orjson.JSONDecodeError:
-            ranking.unreadable.append(f"{record.location}: not JSON")
+        except ValueError as error:
+            ranking.unreadable.append(f"{record.location}: {error}")
             continue
         ranking.records += 1
         if result is None:
@@ -231,7 +230,7 @@ def _score_records(
 
 def _parse_prediction(record: Record, path: str) -> tuple[Sequence[Mapping[str, Any]] | None, float | None]:
     """Return regions and score of the last prediction in a record; the regions are None for a failed task."""
-    raw = orjson.loads(record.body)
+    raw = loads(record.body)
     if isinstance(raw, dict) and is_prediction_object(raw) and isinstance(raw.get("result"), list):
         if raw.get("error") is not None:
             return None, None

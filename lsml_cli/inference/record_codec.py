@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.task_reader import has_large_numbers, parse_task
+from lsml_cli.io.task_reader import parse_task
 from lsml_cli.models.base import Binding, Model
+from lsml_cli.schema.json_codec import dumps, has_rounded_integers, loads_exactly
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import (
     ExistingPrediction,
@@ -18,8 +18,6 @@ from lsml_cli.schema.predictions import (
     Outcome,
     OutputShape,
     Prediction,
-    dumps,
-    dumps_exactly,
     prediction_record,
     stored_predictions,
     task_record,
@@ -27,6 +25,7 @@ from lsml_cli.schema.predictions import (
 from lsml_cli.schema.tasks import MissingDataError, Task, UnreadableRecord
 
 MISSING_ID_REASON = "this task has no id, and --shape predictions names tasks by id"
+INVALID_ID_REASON = "the id of this task is no whole number of 64 bits, and --shape predictions names tasks by id"
 
 
 class OutputRecord(NamedTuple):
@@ -79,7 +78,7 @@ class BulkCodec:
         except ValueError as error:
             return None, Failure("read", str(error))
         if self.output_shape == "predictions" and task.id is None:
-            return task, Failure("read", MISSING_ID_REASON)
+            return task, Failure("read", MISSING_ID_REASON if task.raw.get("id") is None else INVALID_ID_REASON)
         if self.skip_predicted:
             for stored in stored_predictions(task.raw):
                 if stored["model_version"] == self.model_version and self._is_valid_prediction(stored):
@@ -87,7 +86,13 @@ class BulkCodec:
         return task, None
 
     def write(self, record: Record, task: Task | None, outcome: Outcome) -> RenderedRecord:
-        """Render the record of the output for an outcome."""
+        """Render the record of the output for an outcome.
+
+        A failure without a task that was read is one of a task that a model left in a state that cannot be written: the
+        record is read again, so that it keeps its place.
+        """
+        if task is None and isinstance(outcome, Failure) and outcome.stage != "read":
+            task, _ = self.read(record)
         if self.output_shape == "predictions":
             body, dropped = dumps(prediction_record(task, outcome)), 0
         elif task is None:  # an unreadable record is no task: nothing could be imported in its place
@@ -120,13 +125,10 @@ class BulkCodec:
     def _render_task(
         self, record: Record, task: Task, outcome: Outcome, other_predictions: Sequence[Mapping[str, Any]]
     ) -> bytes:
-        try:
-            body = dumps(task_record(task, outcome, other_predictions, self.keep_annotations))
-        except TypeError:  # nested deeper than orjson writes, though not deeper than it reads
-            return dumps_exactly(task_record(task, outcome, other_predictions, self.keep_annotations))
-        if b"e+" in body and has_large_numbers(record.body):  # whole numbers beyond 64 bits became floats
-            exact = parse_task(record, self._controls, self.id_column, loads=json.loads)
-            return dumps_exactly(task_record(exact, outcome, other_predictions, self.keep_annotations))
+        body = dumps(task_record(task, outcome, other_predictions, self.keep_annotations))
+        if has_rounded_integers(record.body, body):
+            exact = parse_task(record, self._controls, self.id_column, loads=loads_exactly)
+            body = dumps(task_record(exact, outcome, other_predictions, self.keep_annotations))
         return body
 
 

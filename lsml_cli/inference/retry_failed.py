@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,9 @@ from lsml_cli.io.output_target import GZIP_SUFFIX
 from lsml_cli.io.source import RecordSource
 from lsml_cli.io.task_source import TaskSource
 from lsml_cli.runtime import error_reason
+from lsml_cli.schema.json_codec import loads
+from lsml_cli.schema.predictions import stored_predictions
+from lsml_cli.schema.tasks import as_id
 
 BLOCK_BYTES = 16 << 20  # of finished records that wait while failed ones gather for a batch
 ERROR_FILE_HINT = "Name the file that `lsml predict --errors` wrote; lines may be left out, not moved."
@@ -61,7 +64,7 @@ def retry_failed(plan: PredictPlan, errors: Path, reporter: ProgressReporter) ->
         )
     with ExitStack() as stack:
         source = stack.enter_context(plan.open_source())
-        finished = iter(stack.enter_context(RecordSource(options.output)))
+        finished = iter(_open_finished(options.output, stack))
         slots = _pair_records(plan, source, finished, _read_error_file(errors))
         output = stack.enter_context(closing(open_output(replace(options.target, is_resumable=False))))
         run = PredictRun(plan, source, output, reporter)
@@ -78,6 +81,17 @@ def retry_failed(plan: PredictPlan, errors: Path, reporter: ProgressReporter) ->
             raise _mismatch_error(plan, f"the output has more records than the input, from {extra.location} on")
         output.finish()
         return run.summary()
+
+
+def _open_finished(path: str, stack: ExitStack) -> Iterable[Record]:
+    """Open the finished output; JSON Lines of which no task could be read is an empty file."""
+    with Path(path).open("rb") as file:
+        content = gzip.GzipFile(fileobj=file) if path.lower().endswith(GZIP_SUFFIX) else file
+        try:
+            is_empty = not content.read(1)
+        except (OSError, EOFError, zlib.error):  # damaged gzip, which the reader explains
+            is_empty = False
+    return () if is_empty else stack.enter_context(RecordSource(path))
 
 
 def _take_result(slot: _RetrySlot, results: Iterator[RenderedRecord]) -> RenderedRecord:
@@ -134,11 +148,14 @@ def _pair_records(
 
 def _require_failed_record(plan: PredictPlan, output_record: Record | None, error: dict[str, Any]) -> None:
     """Raise InputError unless the output holds the failed task exactly where the error file says."""
-    record = orjson.loads(output_record.body) if output_record is not None and output_record.body else {}
-    task_id = record.get("task" if plan.options.output_shape == "predictions" else "id")
-    if output_record is None or task_id != error["id"]:
+    try:
+        record = loads(output_record.body) if output_record is not None else None
+    except ValueError:
+        record = None
+    id_key = "task" if plan.options.output_shape == "predictions" else "id"
+    if not isinstance(record, dict) or as_id(record.get(id_key)) != error["id"]:
         raise _mismatch_error(plan, f"record {error['index']:,} of the output is not task {error['id']}")
-    versions = [old.get("model_version") for old in record.get("predictions", ()) if isinstance(old, dict)]
+    versions = [prediction["model_version"] for prediction in stored_predictions(record)]
     if plan.spec.model_version in versions:
         raise _mismatch_error(plan, f"task {error['id']} has a prediction of {plan.spec.model_version} in the output")
 

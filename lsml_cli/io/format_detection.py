@@ -114,8 +114,8 @@ def _detect_object_format(start: bytes) -> str:
     try:
         _, end = _DECODER.raw_decode(text.decode("latin-1"))
         return "stream" if end > len(first) or first[end:].lstrip().startswith(b"{") else "lines"
-    except RecursionError:
-        return "lines"
+    except RecursionError:  # deep nesting: only its braces can tell
+        return "lines" if BraceDepth().feed(first) else "stream"
     except json.JSONDecodeError as error:
         is_unfinished = error.pos >= len(text)
     if is_unfinished and is_complete and not (len(others) == 1 and _is_json_object(second)):
@@ -126,5 +126,5 @@ def _detect_object_format(start: bytes) -> str:
 def _is_json_object(line: bytes) -> bool:
     try:
         return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, RecursionError):
         return False

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import RecordSource
+from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.tasks import (
     EXPORT_ROW_FIELDS,
     MissingDataError,
     Task,
     UnreadableRecord,
+    as_id,
     describe_json_type,
     is_export_row,
     parse_id,
 )
 
 _DATA_PREFIX = "_data_"  # what the CSV export puts before a key of the data that is also the name of a control
-
-_LARGE_NUMBER = re.compile(rb"[\[:,\s]-?\d{19,}\s*[,}\]]")
 
 
 def read_tasks(
@@ -61,7 +58,7 @@ def parse_task(
     record: Record,
     controls: frozenset[str] = frozenset(),
     id_column: str | None = None,
-    loads: Callable[[bytes], Any] = orjson.loads,
+    loads: Callable[[bytes], Any] = loads,
 ) -> Task:
     """Parse a record: a whole task, a row of an export, or a bare item that is only data.
 
@@ -77,28 +74,25 @@ def parse_task(
     """
     if record.problem:
         raise ValueError(record.problem)
-    try:
-        raw = loads(record.body)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(_describe_json_error(record.body, error)) from None
+    raw = loads(record.body)
     if not isinstance(raw, dict):
         raise ValueError(f"expected a task, an object, found {describe_json_type(raw)}")
     is_row = is_export_row(raw)
     is_task = "data" in raw and not is_row
     data = raw["data"] if is_task else _row_data(raw, controls) if is_row else raw
     if not isinstance(data, dict):
-        known_id = raw.get("id") if type(raw.get("id")) is int else None
         raise MissingDataError(
-            f'"data" is {describe_json_type(data)}, expected an object', Task(record.index, known_id, {}, raw)
+            f'"data" is {describe_json_type(data)}, expected an object',
+            Task(record.index, as_id(raw.get("id")), {}, raw),
         )
-    task_id = parse_id(raw.get("id")) if is_row else raw.get("id") if is_task else None
-    if id_column is not None and (is_row or type(task_id) is not int):
+    task_id = parse_id(raw.get("id")) if is_row else as_id(raw.get("id")) if is_task else None
+    if id_column is not None and (is_row or task_id is None):
         task_id = _read_id(raw if is_row else data, id_column)
         raw = {**raw, "id": task_id} if is_task else raw
     project = raw.get("project") if is_task else None
     return Task(
         record.index,
-        task_id if type(task_id) is int else None,
+        task_id,
         data,
         raw,
         str(project) if project is not None else None,
@@ -120,22 +114,3 @@ def _read_id(item: Mapping[str, Any], key: str) -> int:
         value = repr(item[key]) if isinstance(item[key], str) else describe_json_type(item[key])
         raise ValueError(f'the id under "{key}" is {value}, expected a whole number')
     return task_id
-
-
-def has_large_numbers(body: bytes) -> bool:
-    """Return whether a record may hold integers beyond 64 bits, which orjson reads as floats."""
-    return _LARGE_NUMBER.search(body) is not None
-
-
-def _describe_json_error(body: bytes, error: orjson.JSONDecodeError) -> str:
-    """Return the error of orjson as a sentence, a better one for what occurs in exports."""
-    text = str(error).split(":")[0]
-    if "surrogate" in text and b"\\u" in body:
-        return "not JSON: it holds one half of a surrogate pair (\\ud800 to \\udfff), which is no Unicode text"
-    if "UTF-8" in text or "surrogate" in text:
-        return "not UTF-8 text: convert the file first, for example with iconv -f LATIN1 -t UTF-8"
-    if "depth" in text or "recursion" in text:
-        return "not usable: brackets are nested more than 1,000 deep"
-    if error.doc.startswith(("NaN", "Infinity"), error.pos):
-        return "not JSON: NaN and Infinity are no JSON numbers, write null instead"
-    return f"not JSON: {text}, {error.pos:,} characters into the task"

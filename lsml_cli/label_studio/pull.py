@@ -33,7 +33,7 @@ from lsml_cli.label_studio.task_pages import (
     list_tasks_by_id,
 )
 from lsml_cli.runtime import write_whole
-from lsml_cli.schema.predictions import dumps
+from lsml_cli.schema.json_codec import dumps
 
 TaskFilter = Literal["all", "annotated", "unlabelled", "unpredicted"]
 

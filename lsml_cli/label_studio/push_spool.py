@@ -19,9 +19,10 @@ from lsml_cli.io.output import open_output
 from lsml_cli.io.output_target import OutputTarget
 from lsml_cli.io.source import RecordSource
 from lsml_cli.label_studio.progress import ProgressReporter
+from lsml_cli.schema.json_codec import dumps, has_large_integers, loads, loads_exactly
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.predictions import Prediction, dumps
-from lsml_cli.schema.tasks import describe_json_type
+from lsml_cli.schema.predictions import Prediction
+from lsml_cli.schema.tasks import as_id, describe_json_type
 
 MAX_SHOWN_REJECTIONS = 3  # rejections that are shown one by one
 # What a new task takes over from its record: ids, annotations and drafts belong to another project.
@@ -156,8 +157,7 @@ def spool_records(
         task_id: int | None = None
         try:
             raw = _parse_record(record)
-            task_id = raw.get("id") if "data" in raw else raw.get("task")
-            task_id = task_id if type(task_id) is int else None
+            task_id = as_id(raw.get("id") if "data" in raw else raw.get("task"))
             if whole_tasks:
                 _spool_task(raw, config, spool, record, version)
             else:
@@ -178,9 +178,9 @@ def _parse_record(record: Record) -> dict[str, Any]:
     if record.problem:
         raise _RecordRejected("read", record.problem)
     try:
-        raw = orjson.loads(record.body)
-    except orjson.JSONDecodeError as error:
-        raise _RecordRejected("read", f"not JSON: {str(error).split(':')[0]}") from None
+        raw = loads_exactly(record.body) if has_large_integers(record.body) else loads(record.body)
+    except ValueError as error:
+        raise _RecordRejected("read", str(error)) from None
     if not isinstance(raw, dict):
         raise _RecordRejected("read", f"expected a task or a prediction, an object, found {describe_json_type(raw)}")
     return raw

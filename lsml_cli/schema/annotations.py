@@ -9,8 +9,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Protocol
 
-import orjson
-
+from lsml_cli.schema.json_codec import dumps, loads
 from lsml_cli.schema.label_config import Control, LabelConfig
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, is_export_row, parse_id
 
@@ -177,7 +176,7 @@ def _parse_cell(control: Control, cell: Any) -> list[Mapping[str, Any]]:
     """Return the value objects in one cell of a row; a cell of the CSV export holds JSON in a string."""
     if isinstance(cell, str) and cell[:1] in ("{", "["):
         with suppress(ValueError):  # a label or a text may happen to begin with a bracket
-            cell = orjson.loads(cell)
+            cell = loads(cell.encode())
     if cell is None or cell == "":
         return []
     if isinstance(cell, Mapping):
@@ -202,7 +201,7 @@ def task_content(task: Task, config: LabelConfig, media: MediaDigests | None = N
             value = obj.read(task.data)
             is_media = media and isinstance(value, str) and obj.tag in MEDIA_REFERENCE_TAGS
             digest = media.digest(value) if media and is_media else None
-            parts.append((digest or orjson.dumps(value, option=orjson.OPT_SORT_KEYS)) + b"\0")
+            parts.append((digest or dumps(value, sort_keys=True)) + b"\0")
         except ValueError:
             parts.append(b"null\0")
     return b"".join(parts)

@@ -6,13 +6,10 @@ A `Prediction` is Label Studio's prediction object; a `Failure` takes its place 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
-
-import orjson
 
 from lsml_cli.schema.tasks import Task, is_export_row
 
@@ -151,16 +148,6 @@ def region_id(task: int | str, control: str, ordinal: int) -> str:
         ordinal: Number of the region among those of the control.
     """
     return blake2b(f"{task}\0{control}\0{ordinal}".encode(), digest_size=5).hexdigest()
-
-
-def dumps(value: Any) -> bytes:
-    """Return a value, numpy numbers included, as JSON on one line."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def dumps_exactly(value: Any) -> bytes:
-    """Like `dumps`, several times slower, for what orjson rejects: integers beyond 64 bits, deep nesting."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def task_record(

@@ -98,9 +98,12 @@ class UnreadableRecord(NamedTuple):
 
 def parse_id(value: object) -> int | None:
     """Return an id, which in CSV is text; None for anything but a whole number."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
-        return int(value)
-    return value if type(value) is int else None
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value) else as_id(value)
+
+
+def as_id(value: object) -> int | None:
+    """Return an id as JSON holds it: a whole number of 64 bits; None for anything else."""
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
 def describe_json_type(value: object) -> str:

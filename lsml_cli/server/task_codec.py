@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.task_reader import parse_task
-from lsml_cli.schema.predictions import ExistingPrediction, Failure, Outcome, Prediction, dumps
+from lsml_cli.schema.json_codec import dumps
+from lsml_cli.schema.predictions import ExistingPrediction, Failure, Outcome, Prediction
 from lsml_cli.schema.tasks import MissingDataError, Task
 
 

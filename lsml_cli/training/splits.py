@@ -14,8 +14,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from lsml_cli.errors import InputError, ModelError, UsageError
 from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.io.task_reader import read_tasks
@@ -32,6 +30,7 @@ from lsml_cli.schema.annotations import (
     strip_annotations,
     task_content,
 )
+from lsml_cli.schema.json_codec import dumps
 from lsml_cli.schema.label_config import Control, LabelConfig
 from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
 
@@ -330,5 +329,5 @@ def _count_tasks(examples: Iterable[AnnotatedTask]) -> int:
 def _data_digest(examples: Iterable[AnnotatedTask]) -> str:
     digest = blake2b(digest_size=16)
     for task, annotation in examples:
-        digest.update(orjson.dumps([task.data, annotation.result], option=orjson.OPT_SORT_KEYS) + b"\n")
+        digest.update(dumps([task.data, annotation.result], sort_keys=True) + b"\n")
     return digest.hexdigest()

@@ -44,6 +44,15 @@ class Unpicklable(Words):
         return Prediction.of((region, "not a region"), self.version)  # type: ignore[arg-type]
 
 
+class Spoiling(Words):
+    """Put a lock into the task with the id 2, which then cannot be written."""
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> Task:
+        if task.id == 2:
+            task.data["lock"] = threading.Lock()  # type: ignore[index]
+        return task
+
+
 class ExitsLoading(Words):
     """Exit in `load`."""
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsml_cli.schema.json_codec import dumps
 from lsml_cli.schema.predictions import (
     ExistingPrediction,
     Failure,
     Prediction,
     Region,
-    dumps,
     prediction_record,
     region_id,
     stored_predictions,
