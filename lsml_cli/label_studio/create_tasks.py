@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from lsml_cli.errors import Interrupted, LsmlError
 from lsml_cli.label_studio.client import OutcomeUnknown
 from lsml_cli.label_studio.pending_import import PendingRequest, wait_until_settled
+from lsml_cli.label_studio.project_predictions import ProjectPredictions
 from lsml_cli.label_studio.push_context import PushContext, SettleTime, iter_batches, request_body
 from lsml_cli.label_studio.push_options import PushResult
 from lsml_cli.label_studio.push_spool import SpoolItem
@@ -28,6 +29,7 @@ class TaskImport:
     def __init__(self, context: PushContext) -> None:
         self._context = context
         self._created = self._requests = 0
+        self._notes: list[str] = []
         self._sending_seconds = 0.0
 
     def run(self) -> PushResult:
@@ -51,11 +53,16 @@ class TaskImport:
         is_new_version = context.version and context.version != context.active_version
         if context.options.activate and is_new_version and context.spool.version_counts:
             context.activate_version()
+            versions = ProjectPredictions(
+                context.client, context.options.project, context.version or ""
+            ).count_versions()
+            if note := context.describe_activation(versions):
+                self._notes.append(note)
         return self._result()
 
     def _result(self) -> PushResult:
         context = self._context
-        notes = []
+        notes = list(self._notes)
         if context.task_count and not context.options.dry_run:
             notes.append(f"The project had {context.task_count:,} tasks before.")
         return context.build_result(

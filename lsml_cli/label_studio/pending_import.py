@@ -7,17 +7,19 @@ removes it when it is answered: the next push of that version waits for the requ
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import orjson
 
-from lsml_cli.runtime import write_atomically
+from lsml_cli.errors import UsageError
+from lsml_cli.runtime import open_own_file, write_atomically
 
 POLL_INTERVAL = 1.0  # seconds between two counts
 
@@ -52,6 +54,28 @@ class PendingImport:
         name = blake2b(f"{url.rstrip('/')}\0{project}\0{version}".encode(), digest_size=12).hexdigest()
         self.path = Path(home) / "lsml" / "push" / f"{name}.json"
 
+    @contextmanager
+    def exclusive(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Let one push of this version into this project at a time run on this machine.
+
+        Two at once would both find nothing, and both send everything. The lock ends with its process, however that
+        ends. Without a writable folder nothing is locked.
+
+        Args:
+            on_wait: Called once if another push has the lock, before waiting for it.
+        """
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = open_own_file(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT)
+        except (OSError, UsageError):
+            yield
+            return
+        try:
+            _lock(descriptor, on_wait)
+            yield
+        finally:
+            os.close(descriptor)
+
     def record(self, initial_count: int, max_seconds: float) -> PendingRequest:
         """Record a request that is about to be sent and is surely over after `max_seconds`."""
         request = PendingRequest(time.time(), time.time() + max_seconds, initial_count)
@@ -72,6 +96,15 @@ class PendingImport:
             return request if request.started_at <= time.time() < request.deadline else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+def _lock(descriptor: int, on_wait: Callable[[], None]) -> None:
+    with suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def wait_until_settled(request: PendingRequest, count: Callable[[], int]) -> bool:

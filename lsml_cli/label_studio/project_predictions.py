@@ -1,16 +1,25 @@
-"""Query and delete the predictions that a project holds of one model version."""
+"""Query and delete the predictions that a project holds of one model version.
+
+Label Studio 1.23.2 has no request that deletes several given predictions: its bulk deletions take a whole version, or
+all predictions of a task, those of other models included. Measured there (sqlite, 2 cores): single deletions 10 a
+second one after the other, 20 a second with two under way and no more with eight; a whole version 108 a second.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from lsml_cli.errors import LsmlError
 from lsml_cli.label_studio.client import LabelStudioClient, OutcomeUnknown, RequestRejected
-from lsml_cli.label_studio.task_pages import Condition, condition, list_tasks
+from lsml_cli.label_studio.task_pages import PAGE_SIZE, Condition, condition, list_tasks
 
 MAX_DELETE_ATTEMPTS = 3  # requests to delete a version before the deletion is given up
+ACTIVATION_TIMEOUT = 300.0  # seconds
+PARALLEL_DELETIONS = 4  # single predictions that are deleted at a time
 
 
 class ProjectPredictions:
@@ -67,16 +76,31 @@ class ProjectPredictions:
                 if stored:
                     yield task["id"], stored
 
-    def delete(self, prediction: Mapping[str, Any], description: str) -> None:
-        """Delete one stored prediction; it does not matter if it is gone already."""
+    def delete(self, prediction_ids: Iterable[int]) -> Iterator[bool]:
+        """Delete exactly these predictions, a few at a time; yield for each whether it was still there."""
+        remaining = iter(prediction_ids)
+        executor = ThreadPoolExecutor(PARALLEL_DELETIONS, "delete")
         try:
-            self._client.mutate_idempotent("DELETE", f"/api/predictions/{prediction['id']}/", description)
+            while chunk := list(islice(remaining, PAGE_SIZE)):
+                yield from executor.map(self._delete_one, chunk)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+    def _delete_one(self, prediction_id: int) -> bool:
+        try:
+            self._client.mutate_idempotent(
+                "DELETE", f"/api/predictions/{prediction_id}/", f"prediction {prediction_id} of {self._version}"
+            )
         except RequestRejected as error:
             if error.status != 404:
                 raise
+            return False  # another push has deleted it
+        return True
 
     def delete_all(self, count: int) -> int:
         """Delete every prediction of this version in one request.
+
+        Label Studio also forgets which version the project shows if that is a connected ML backend; it is set again.
 
         Args:
             count: How many there are; the server gets time in proportion.
@@ -87,6 +111,13 @@ class ProjectPredictions:
         Raises:
             LsmlError: The server did not finish; the deletion may be repeated.
         """
+        shown = self._shown_version()
+        deleted = self._delete_version(count)
+        if shown not in ("", self._version) and self._shown_version() != shown:
+            show_version(self._client, self._project, shown)
+        return deleted
+
+    def _delete_version(self, count: int) -> int:
         path = f"/api/projects/{self._project}/model-versions/"
         description = f"the predictions of {self._version}"
         body = {"model_version": self._version}
@@ -100,6 +131,20 @@ class ProjectPredictions:
                     return count
         raise LsmlError(problem.message, "Run the same again: it deletes what is left.") from problem
 
+    def _shown_version(self) -> str:
+        return self._client.get_project(self._project).get("model_version") or ""
+
     @property
     def _version_condition(self) -> Condition:
         return condition("predictions_model_versions", "contains", "List", [self._version])
+
+
+def show_version(client: LabelStudioClient, project: int, version: str) -> None:
+    """Make a project show the predictions of a version, or of the ML backend with that title."""
+    client.mutate_idempotent(
+        "PATCH",
+        f"/api/projects/{project}/",
+        f"the version that project {project} shows",
+        {"model_version": version},
+        timeout=ACTIVATION_TIMEOUT,
+    )

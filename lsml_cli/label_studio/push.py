@@ -11,7 +11,7 @@ import time
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ class PredictionImport:
         self._notes: list[str] = []
 
     def run(self) -> PushResult:
-        """Send what is missing, remove duplicates and activate the version.
+        """Send what is missing, remove duplicates and activate the version, after other pushes of it on this machine.
 
         Raises:
             LsmlError: A request failed; the hint says how to go on.
@@ -118,6 +118,16 @@ class PredictionImport:
         """
         if not self._spool:
             return self._result()
+        with self._pending_import.exclusive(self._note_waiting):
+            return self._run()
+
+    def _note_waiting(self) -> None:
+        self._reporter.note(
+            f"Another push of {self._version} into project {self._project} is running on this machine: waiting until it"
+            " is done."
+        )
+
+    def _run(self) -> PushResult:
         self._reject_unknown_tasks()
         self._await_pending_request()
         count_before = self._predictions.count()
@@ -211,14 +221,20 @@ class PredictionImport:
         )
         if all(_contains_sorted(pending_task_ids, task_id) for task_id in predicted_task_ids):
             return self._predictions.delete_all(prediction_count)  # ten times as fast as one by one
+        older = (
+            int(prediction["id"])
+            for task_id, stored in self._predictions.iter_stored(pending_task_ids)
+            if _contains_sorted(pending_task_ids, task_id)
+            for prediction in stored
+        )
+        return self._delete(older)
+
+    def _delete(self, prediction_ids: Iterable[int]) -> int:
+        """Delete single predictions; return how many were still there."""
         deleted = 0
-        for task_id, stored in self._predictions.iter_stored(pending_task_ids):
-            if not _contains_sorted(pending_task_ids, task_id):
-                continue
-            for prediction in stored:
-                self._predictions.delete(prediction, f"the predictions of {self._version}")
-                deleted += 1
-                self._reporter.progress(deleted, self._context.rejections.count, None)
+        for was_there in self._predictions.delete(prediction_ids):
+            deleted += was_there
+            self._reporter.progress(deleted, self._context.rejections.count, None)
         return deleted
 
     # --- sending
@@ -346,21 +362,25 @@ class PredictionImport:
                 self._reject(item, "send", reason)
 
     def _remove_duplicates(self) -> None:
-        """Keep only the first of equal predictions of this version, on the tasks of the spool."""
+        """Keep only the first of equal predictions of this version, on the tasks of the spool.
+
+        The first is the one with the smallest id, whoever looks. So two pushes that do this at the same time, on two
+        machines, both delete the others, and neither deletes what the other one keeps.
+        """
         task_ids = _sorted_unique(self._spool.task_ids)
         tasks_with_several = 0
+        duplicate_ids: list[int] = []
         for task_id, stored in self._predictions.iter_stored(task_ids, only_multiple=True):
             if not _contains_sorted(task_ids, task_id):
                 continue
             kept: list[Mapping[str, Any]] = []
             for prediction in sorted(stored, key=lambda prediction: int(prediction["id"])):
                 if any(_is_same_prediction(prediction, other) for other in kept):
-                    self._predictions.delete(prediction, "a prediction that is there twice")
-                    self._counts["duplicates"] += 1
-                    self._reporter.progress(self._counts["duplicates"], self._context.rejections.count, None)
+                    duplicate_ids.append(int(prediction["id"]))
                 else:
                     kept.append(prediction)
             tasks_with_several += len(kept) > 1
+        self._counts["duplicates"] = self._delete(duplicate_ids)
         if tasks_with_several:
             self._notes.append(
                 f"{tasks_with_several:,} tasks have several predictions of {self._version} that differ; they were left"
@@ -369,16 +389,13 @@ class PredictionImport:
 
     def _activate_version(self) -> None:
         """Make the project show the version, or note why annotators do not see it."""
-        previous = self._context.active_version
         project = self._context.client.get_project(self._project)  # again, because deleting a version unsets it
         shown = project.get("model_version") or ""
-        if shown != self._version and self._context.options.activate:
+        was_shown = self._context.active_version == self._version
+        if shown != self._version and (self._context.options.activate or was_shown):
             self._context.activate_version()
-            if previous not in ("", self._version):
-                backend = "" if previous in self._predictions.count_versions() else ", a connected ML backend"
-                self._notes.append(
-                    f"The project shows predictions of {self._version} now; before: {previous}{backend}."
-                )
+            if note := self._context.describe_activation(self._predictions.count_versions()):
+                self._notes.append(note)
         elif shown != self._version:
             what = f"those of {shown}" if shown else "none"
             self._notes.append(

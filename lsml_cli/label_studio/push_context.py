@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from lsml_cli.label_studio.client import LabelStudioClient
 from lsml_cli.label_studio.progress import ProgressReporter
+from lsml_cli.label_studio.project_predictions import show_version
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import Rejections, Spool, SpoolItem
-
-ACTIVATION_TIMEOUT = 300.0  # seconds
 
 
 class SettleTime(NamedTuple):
@@ -60,12 +59,23 @@ class PushContext:
 
     def activate_version(self) -> None:
         """Make the version the one that the project shows."""
-        self.client.mutate_idempotent(
-            "PATCH",
-            f"/api/projects/{self.options.project}/",
-            f"the version that project {self.options.project} shows",
-            {"model_version": self.version},
-            timeout=ACTIVATION_TIMEOUT,
+        show_version(self.client, self.options.project, self.version or "")
+
+    def describe_activation(self, versions: Container[str]) -> str | None:
+        """Say what the project showed before its version was activated, and what follows; None if it showed nothing.
+
+        Args:
+            versions: The versions that the project has predictions of; what else it shows is an ML backend.
+        """
+        previous = self.active_version
+        if previous in ("", self.version):
+            return None
+        before = f"The project shows predictions of {self.version} now; before: {previous}"
+        if previous in versions:
+            return f"{before}."
+        return (
+            f"{before}, a connected ML backend, which Label Studio no longer asks for the annotators' next task until"
+            " it is selected again (Settings -> Annotation)."
         )
 
     def build_result(

@@ -28,6 +28,7 @@ class StubProject:
         faults: One for each mutating request, in turn: "cut" (handled, then the connection breaks), "cut before" (not
             handled), "lost" (handled a second after the connection broke), a status (sent, not handled), "500 after"
             (handled, then 500), "slow" (answered after two seconds).
+        backends: Titles of the connected ML backends.
         dropped_task_ids: Tasks whose predictions are dropped silently.
         requests: (method, path without query, number of items in the body).
         expired_token_count: Access tokens that are rejected first.
@@ -42,6 +43,7 @@ class StubProject:
         self.predictions: list[dict[str, Any]] = []
         self.views: dict[int, dict[str, Any]] = {}
         self.model_version = ""
+        self.backends: set[str] = set()
         self.faults: list[str] = []
         self.dropped_task_ids: set[int] = set()
         self.requests: list[tuple[str, str, int]] = []
@@ -105,7 +107,8 @@ class StubProject:
         if rest == "/model-versions" and method == "DELETE":
             kept = [stored for stored in self.predictions if stored["model_version"] != body["model_version"]]
             deleted, self.predictions = len(self.predictions) - len(kept), kept
-            self.model_version = "" if self.model_version == body["model_version"] else self.model_version
+            if self.model_version in {body["model_version"], *self.backends}:
+                self.model_version = ""
             return 200, {"deleted_predictions": deleted}
         if rest == "/model-versions":
             counts = Counter(stored["model_version"] for stored in self.predictions)

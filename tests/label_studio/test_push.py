@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -215,7 +217,40 @@ def test_previously_shown_version_is_reported(server: StubProject, lsml: Lsml, t
     ids = server.add_tasks(2)
     server.model_version = "My backend"
     run = lsml("push", write_lines(tmp_path / "p.jsonl", records(ids)), "--project", "3")
-    assert "The project shows predictions of v1 now; before: My backend, a connected ML backend." in run.stderr
+    assert (
+        "The project shows predictions of v1 now; before: My backend, a connected ML backend, which Label Studio no"
+        " longer asks for the annotators' next task until it is selected again" in run.stderr
+    )
+
+
+def test_backend_that_created_tasks_replace_is_reported(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
+    server.model_version = "My backend"
+    server.backends = {"My backend"}
+    run = lsml("push", write_lines(tmp_path / "t.jsonl", whole_tasks(3)), "--project", "3", "--create-tasks")
+    assert "before: My backend, a connected ML backend, which Label Studio no longer asks" in run.stderr
+    assert server.model_version == "v1"
+
+
+def test_deleting_a_version_keeps_the_shown_backend(server: StubProject, lsml: Lsml) -> None:
+    """Label Studio itself forgets the backend when any version is deleted."""
+    server.add_prediction(server.add_tasks(1)[0], "v1")
+    server.model_version = "My backend"
+    server.backends = {"My backend"}
+    assert lsml("push", "--delete", "v1", "--project", "3").returncode == 0
+    assert (server.model_version, server.predictions) == ("My backend", [])
+
+
+def test_replacing_without_activation_keeps_the_shown_version(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
+    ids = server.add_tasks(2)
+    file = write_lines(tmp_path / "p.jsonl", records(ids))
+    for shown in ("v1", "My backend"):
+        server.predictions.clear()
+        for task in ids:
+            server.add_prediction(task, "v1")
+        server.model_version, server.backends = shown, {"My backend"}
+        run = lsml("push", file, "--project", "3", "--existing", "replace", "--no-activate")
+        assert run.returncode == 0, run.stderr
+        assert (server.model_version, server.count_predictions("v1")) == (shown, one_each(ids))
 
 
 # --- replace, delete
@@ -350,6 +385,52 @@ def test_killed_push_resumes(server: StubProject, lsml: Lsml, tmp_path: Path, la
     assert server.count_predictions("v1") == one_each(ids)
     assert len([request for request in server.requests if request[:2] == POST]) == 1
     assert server.model_version == "v1"
+
+
+def start_push(file: Path, state: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lsml_cli", "push", str(file), "--project", "3"]
+    env = os.environ | {"XDG_STATE_HOME": str(state)}
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def test_second_push_on_this_machine_waits_for_the_first(server: StubProject, tmp_path: Path) -> None:
+    ids = server.add_tasks(20)
+    file = write_lines(tmp_path / "p.jsonl", records(ids))
+    with pending_import.PendingImport(server.url, 3, "v1").exclusive(pytest.fail):
+        pushes = [start_push(file, tmp_path / "state") for _ in range(2)]
+        for process in pushes:
+            assert process.stderr is not None
+            assert "is running on this machine: waiting until it is done" in process.stderr.readline()
+        assert POST not in [request[:2] for request in server.requests]
+    messages = "".join(process.communicate(timeout=60)[1] for process in pushes)
+    assert [process.returncode for process in pushes] == [0, 0], messages
+    assert server.count_predictions("v1") == one_each(ids)
+    assert len([request for request in server.requests if request[:2] == POST]) == 1
+    assert not [request for request in server.requests if request[0] == "DELETE"]
+
+
+def test_pushes_of_two_machines_leave_the_first_prediction_of_each_task(
+    server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They know nothing of each other: both send everything, and both find the duplicates."""
+    ids = server.add_tasks(20)
+    file = write_lines(tmp_path / "p.jsonl", records(ids))
+    respond, both_sent = server.respond, threading.Barrier(2, timeout=60)
+
+    def respond_when_both_sent(*arguments: Any) -> tuple[int, Any]:
+        if arguments[:2] == POST:
+            both_sent.wait()
+        return respond(*arguments)
+
+    monkeypatch.setattr(server, "respond", respond_when_both_sent)
+    pushes = [start_push(file, tmp_path / f"state {number}") for number in range(2)]
+    messages = "".join(process.communicate(timeout=60)[1] for process in pushes)
+    assert [process.returncode for process in pushes] == [0, 0], messages
+    assert len([request for request in server.requests if request[:2] == POST]) == 2
+    assert server.count_predictions("v1") == one_each(ids)
+    assert max(stored["id"] for stored in server.predictions) == min(stored["id"] for stored in server.predictions) + 19
+    removed = [int(number) for number in re.findall(r"lsml: (\d+) predictions that .* were removed", messages)]
+    assert sum(removed) == 20  # what the other one has removed does not count
 
 
 def kill_during_request(command: list[str], state: Path) -> None:
