@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from lsml_cli._version import __version__
+from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.doctor import doctor
 from lsml_cli.commands.evaluate import evaluate
 from lsml_cli.commands.fit import fit
@@ -24,11 +26,26 @@ from lsml_cli.commands.settings.settings import SettingsCommand
 from lsml_cli.commands.versions import versions
 from lsml_cli.commands.worker import worker
 from lsml_cli.errors import LsmlError, OutputClosed
+from lsml_cli.terminal import escape_controls, print_details, print_message
 
 EXIT_INTERRUPTED = 130
 
+
+class _EscapingGroup(TyperGroup):
+    """Show control characters of values escaped in the usage errors that Typer prints itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "format_message"):  # the errors of a command line
+                error.message = escape_controls(error.message)  # type: ignore[attr-defined]
+            raise
+
+
 app = typer.Typer(
     name="lsml",
+    cls=_EscapingGroup,
     help="Pre-annotate Label Studio tasks in bulk, and retrain from the annotations that come back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -51,7 +68,7 @@ app.command()(doctor)
 
 def _print_version(is_requested: bool) -> None:
     if is_requested:
-        print(f"lsml {__version__}")
+        emit(f"lsml {__version__}")
         raise typer.Exit
 
 
@@ -118,7 +135,5 @@ def _print_error(message: str, hint: str | None) -> None:
     if os.environ.get("LSML_DEBUG"):
         import traceback
 
-        traceback.print_exc()
-    text = f"lsml: {message}" + (f"\n      {hint}" if hint else "")
-    # Names of files and labels may hold control characters, which a terminal would obey.
-    print("".join(char if char.isprintable() or char == "\n" else "?" for char in text), file=sys.stderr)
+        print_details(traceback.format_exc())
+    print_message(message, hint)

@@ -7,6 +7,8 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from lsml_cli.terminal import escape_controls
+
 MAX_ENTRIES = 500  # entries read of a folder: TAB must answer at once, even beside a million images
 
 
@@ -21,7 +23,8 @@ def complete_models(incomplete: str) -> list[str]:
             names.append(folder)
         else:
             names += filter(_is_model, _list_folders(folder))
-    return [name for name in names if name.startswith(incomplete)]
+    # A shell prints the names, and a terminal would obey control characters in them.
+    return [name for name in names if name.startswith(incomplete) and escape_controls(name) == name]
 
 
 def _list_folders(parent: str) -> list[str]:

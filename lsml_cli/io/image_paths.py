@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, WHITESPACE, EndReason, Record, too_large_message
+from lsml_cli.terminal import escape_controls
 
 # Suffixes of images, whether or not a model can read them: one that it cannot read should fail visibly.
 IMAGE_SUFFIXES = frozenset(
@@ -98,5 +99,4 @@ def make_path_record(index: int, location: str, key: str, value: str) -> Record:
 
 def escape_path(path: str) -> str:
     """Return a path as one line of text, whatever bytes it holds."""
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return escape_controls(path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

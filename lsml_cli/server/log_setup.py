@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 
+from lsml_cli.terminal import escape_controls
+
 
 class PrintableFormatter(logging.Formatter):
-    """Replace characters that are not printable by question marks.
+    """Show control characters escaped.
 
     Text from requests, tasks and models may contain anything: control characters act on a terminal, and text after a
     line break would look like a line of the server's own.
@@ -15,11 +17,18 @@ class PrintableFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Format the message as one line."""
-        return _replace_unprintable(super().formatMessage(record).rstrip())
+        return escape_controls(super().formatMessage(record).rstrip())
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record: the message, then the indented lines of a traceback."""
-        return "\n    ".join(_replace_unprintable(line) for line in super().format(record).splitlines())
+        return "\n    ".join(escape_controls(line) for line in super().format(record).splitlines())
+
+
+def log_everything_to_stderr() -> None:
+    """Send the warnings of all libraries to stderr as well: for a process that does nothing but one job."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("lsml: %(message)s"))
+    logging.basicConfig(handlers=[handler])
 
 
 def log_to_stderr() -> None:
@@ -31,7 +40,3 @@ def log_to_stderr() -> None:
         logger.setLevel(level)
         logger.handlers = [handler]
         logger.propagate = False
-
-
-def _replace_unprintable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

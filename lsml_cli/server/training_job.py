@@ -23,6 +23,8 @@ from lsml_cli.runtime import error_reason
 from lsml_cli.server.heartbeat import AttemptAbandoned, Heartbeat
 from lsml_cli.server.job_record import Job, utc_now
 from lsml_cli.server.job_store import JobStore, StaleAttempt, project_versions_folder
+from lsml_cli.server.log_setup import log_everything_to_stderr
+from lsml_cli.terminal import print_details
 
 if TYPE_CHECKING:
     from lsml_cli.media.fetcher import Media
@@ -238,12 +240,12 @@ def _print_debug_traceback() -> None:
     if os.environ.get("LSML_DEBUG"):
         import traceback
 
-        traceback.print_exc()
+        print_details(traceback.format_exc())
 
 
 def main() -> int:
     """Return 0 if the job's file has its result, whatever that is, and 1 if it could not be read or written."""
-    logging.basicConfig(format="lsml: %(message)s")
+    log_everything_to_stderr()
     versions_folder, job_id, attempt = sys.argv[1:]
     try:
         with _sigterm_as_interrupt():

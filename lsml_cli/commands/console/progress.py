@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from lsml_cli.terminal import print_message
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -39,7 +41,7 @@ class Console:
             return
         if self._bar is not None:
             self._bar.clear()
-        print(f"lsml: {message}", file=sys.stderr, flush=True)
+        print_message(message)
 
     def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
         """Show how far a run is.
@@ -59,7 +61,7 @@ class Console:
             self._draw_bar(text, fraction)
         elif time.monotonic() - self._last_line > PROGRESS_INTERVAL:
             self._last_line = time.monotonic()
-            print(f"lsml: {text}{_format_remaining(self._started_at, fraction)}", file=sys.stderr, flush=True)
+            print_message(f"{text}{_format_remaining(self._started_at, fraction)}")
 
     def _draw_bar(self, text: str, fraction: float | None) -> None:
         if self._bar is None:

@@ -1,20 +1,35 @@
-"""Write reports to standard output, which is for data alone."""
+"""Write reports to standard output: sentences for people, JSON for programs."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsml_cli.errors import OutputClosed, OutputError
-
-if TYPE_CHECKING:
-    pass
+from lsml_cli.terminal import escape_controls
 
 
 def emit(*lines: str) -> None:
-    """Print lines to stdout.
+    """Print lines for people to stdout; control characters in them are shown escaped.
+
+    Raises:
+        OutputClosed: The reader of a pipe has closed it.
+        OutputError: The lines cannot be written, as on a full disk.
+    """
+    write_stdout(*map(escape_controls, lines))
+
+
+def print_json(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as one JSON array, for programs."""
+    from lsml_cli.commands.console.summary import to_json
+
+    write_stdout(to_json(rows).decode().removesuffix("\n"))
+
+
+def write_stdout(*lines: str) -> None:
+    """Write lines to stdout as they are: data for programs, or lines whose parts were escaped.
 
     Raises:
         OutputClosed: The reader of a pipe has closed it.
@@ -32,10 +47,3 @@ def emit(*lines: str) -> None:
         if isinstance(error, BrokenPipeError):
             raise OutputClosed from None
         raise OutputError(f"Standard output cannot be written: {error.strerror}.") from None
-
-
-def print_json(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as one JSON array, for programs."""
-    import orjson
-
-    emit(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())

@@ -39,14 +39,15 @@ def write_summary(path: Path | None, content: Mapping[str, Any]) -> None:
     """
     if path is None:
         return
-    body = _to_json(content)
+    body = to_json(content)
     try:
         write_whole(path, body)
     except OSError as error:
         raise OutputError(f"The summary {path} cannot be written: {error.strerror}.") from None
 
 
-def _to_json(content: Mapping[str, Any]) -> bytes:
+def to_json(content: Any) -> bytes:
+    """Return indented JSON with a line break at its end; bytes of a path that are not UTF-8 are replaced."""
     import json
 
     import orjson

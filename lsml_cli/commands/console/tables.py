@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 
-from lsml_cli.commands.console.stdout import emit
+from lsml_cli.commands.console.stdout import emit, write_stdout
+from lsml_cli.terminal import escape_controls
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right_aligned: Collection[int] = ()) -> None:
@@ -16,8 +17,10 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right_al
         rows: Cells as text.
         right_aligned: Positions of the columns that hold numbers.
     """
+    headings = [escape_controls(heading) for heading in headings]
+    rows = [[escape_controls(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        emit(_render_table(headings, rows, right_aligned))
+        write_stdout(_render_table(headings, rows, right_aligned))
         return
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = []

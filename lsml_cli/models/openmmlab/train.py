@@ -26,6 +26,7 @@ from lsml_cli.models.openmmlab.configs import Config
 from lsml_cli.models.openmmlab.schedule import TrainingSchedule
 from lsml_cli.models.openmmlab.toolkit import Scope
 from lsml_cli.runtime import available_cores
+from lsml_cli.terminal import print_details
 
 if TYPE_CHECKING:
     from torch import nn
@@ -198,7 +199,7 @@ def _failure_message(folder: Path, code: int) -> tuple[str, str]:
     """Return message and hint for a worker that ended without a report."""
     log = (folder / LOG_FILENAME).read_text("utf-8", "replace")
     if os.environ.get("LSML_DEBUG") == "1":
-        print(log[-LOG_TAIL_LENGTH:], file=sys.stderr)
+        print_details(log[-LOG_TAIL_LENGTH:])
     if code < 0:
         name = signal.Signals(-code).name
         return (
