@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsml_cli.schema.json_codec import MAX_DEPTH, MAX_INTEGER_DIGITS, dumps, loads, loads_exactly
@@ -18,6 +18,7 @@ json_values = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # nested data on a busy machine
 @given(json_values)
 def test_exact_round_trip(value):
     assert loads_exactly(dumps(value)) == value
