@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lsml_cli.evaluation.gates import ComparisonResult, GateResult
     from lsml_cli.evaluation.prediction_sources import PredictionSource
     from lsml_cli.evaluation.results import Evaluation
+    from lsml_cli.evaluation.training_data import TrainingDataPolicy
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.spec import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
@@ -56,6 +57,13 @@ def evaluate(
         bool,
         typer.Option("--held-out", help="Measure only on tasks that lsml fit held out from every model here."),
     ] = False,
+    include_trained: Annotated[
+        bool,
+        typer.Option(
+            "--include-trained", help="Measure also on tasks that a model was trained on; the numbers are too good."
+        ),
+    ] = False,
+    predicted_by: options.PredictedBy = None,
     threshold: Annotated[
         float,
         typer.Option(
@@ -117,6 +125,7 @@ def evaluate(
 ) -> None:
     """Measure a model, or a file of predictions, against the annotations of ANNOTATED.
 
+    Tasks that a model was trained on are left out, unless --include-trained is given.
     Choices: accuracy, F1, calibration; regions of images: mAP, precision, recall; texts: CER, WER, detection.
     Intervals of 95 % are from a bootstrap over tasks. Numbers go to stdout, everything else to stderr.
     Exit code 0: fine; 3: done, but some tasks could not be read, or failed (they count as wrong); 4: a gate was missed,
@@ -126,7 +135,7 @@ def evaluate(
 
         lsml evaluate export.json --model models/news --fail-under macro-f1=0.9 --report report.html
 
-        lsml evaluate export.json -m models/new --compare models/news --held-out --fail-if-worse accuracy=0.01
+        lsml evaluate export.json -m models/new --compare models/news --fail-if-worse accuracy=0.01
     """
     _evaluate(
         EvaluateArguments(
@@ -137,6 +146,8 @@ def evaluate(
             label_config=label_config,
             annotation_policy=annotation_policy,
             held_out=held_out,
+            include_trained=include_trained,
+            predicted_by=predicted_by,
             threshold=threshold,
             fail_under=tuple(fail_under or ()),
             compare=compare,
@@ -167,6 +178,8 @@ class EvaluateArguments:
     label_config: Path | None
     annotation_policy: Literal["first", "last", "all"]
     held_out: bool
+    include_trained: bool
+    predicted_by: str | None
     threshold: float
     fail_under: tuple[str, ...]
     compare: str | None
@@ -182,6 +195,12 @@ class EvaluateArguments:
     quiet: bool
 
     @property
+    def training_data_policy(self) -> TrainingDataPolicy:
+        if self.held_out:
+            return "held out only"
+        return "include" if self.include_trained else "leave out"
+
+    @property
     def compares_with_file(self) -> bool:
         """Tell whether --compare names a file of predictions, not a model."""
         return self.compare is not None and not self.compare.endswith(".py") and Path(self.compare).is_file()
@@ -191,7 +210,6 @@ def _evaluate(arguments: EvaluateArguments) -> None:
     from lsml_cli.commands.console import evaluate_report
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.commands.console.progress import Console
-    from lsml_cli.errors import InputError
     from lsml_cli.evaluation import gates
     from lsml_cli.evaluation.evaluate import measurable_controls
     from lsml_cli.evaluation.report import page
@@ -210,11 +228,7 @@ def _evaluate(arguments: EvaluateArguments) -> None:
             console.note(warning)
         evaluation, is_truncated = _measure(arguments, specs, config, media, console)
         if not evaluation.tasks:
-            reasons = evaluate_report.format_exclusions(evaluation)
-            raise InputError(
-                f"There is no task to measure with: {reasons}.",
-                "Export tasks that have been annotated, from the project that was predicted.",
-            )
+            raise evaluate_report.no_tasks_error(evaluation)
         gate_results = gates.evaluate_gates(wanted, evaluation.metrics, "annotated task")
         comparisons = evaluation.compare_gates(not_worse)
         summary_file.write_summary(
@@ -239,6 +253,7 @@ def _evaluate(arguments: EvaluateArguments) -> None:
         if arguments.report is not None:
             console.note(f"Wrote {arguments.report}.")
     evaluate_report.require_gates_passed(evaluation, all_results)
+    evaluate_report.require_measured(evaluation)
     if evaluation.failed or evaluation.left_out.get("unreadable") or is_truncated:
         raise typer.Exit(3)
 
@@ -254,6 +269,15 @@ def _check_usage(arguments: EvaluateArguments) -> None:
     if arguments.model_version is not None and arguments.predictions is None:
         raise UsageError(
             "--model-version chooses among the predictions of a file.", "Leave it out, or name --predictions FILE."
+        )
+    if arguments.predicted_by is not None and arguments.predictions is None:
+        raise UsageError("--predicted-by tells where the predictions of a file come from.", "Leave it out.")
+    if arguments.held_out and arguments.include_trained:
+        raise UsageError("--held-out and --include-trained exclude each other.", "Leave out one of them.")
+    compares_with_model = arguments.compare is not None and not arguments.compares_with_file
+    if arguments.held_out and not (arguments.model or arguments.predicted_by or compares_with_model):
+        raise UsageError(
+            "--held-out needs a model, whose hold-out it means.", "Name one with --model, --predicted-by or --compare."
         )
 
 
@@ -283,16 +307,12 @@ def _measure(
     arguments: EvaluateArguments, specs: _ModelSpecs, config: LabelConfig, media: Media, console: Console
 ) -> tuple[Evaluation, bool]:
     """Return the evaluation, and whether a file of predictions ended too early."""
-    from lsml_cli.errors import UsageError
     from lsml_cli.evaluation.evaluate import evaluate as evaluate_predictions
+    from lsml_cli.evaluation.training_data import build_filter
     from lsml_cli.io import task_reader
     from lsml_cli.io.reserved_stdout import reserve_stdout
-    from lsml_cli.training.unseen_tasks import make_unseen_filter
 
-    named_specs = [spec for spec in (specs.model, specs.compared) if spec is not None]
-    if arguments.held_out and not named_specs:
-        raise UsageError("--held-out needs a model, whose hold-out it means.", "Name one with --model or --compare.")
-    filters = [make_unseen_filter(spec, media) for spec in named_specs] if arguments.held_out else []
+    training_data = build_filter(specs.named, arguments.training_data_policy, media)
     with reserve_stdout(), ExitStack() as stack:
         opener = _SourceOpener(stack, config, media, arguments.device, arguments.batch_size)
         source = (
@@ -312,10 +332,13 @@ def _measure(
             threshold=arguments.threshold,
             max_examples=arguments.max_examples,
             seed=arguments.seed,
-            is_unseen=lambda task: all(is_unseen(task) for is_unseen in filters),
+            training_data=training_data,
             progress=lambda done, failed: console.progress(done, failed, None),
         )
         opener.require_versions()
+        given = [spec.model_version for spec in specs.named]
+        use = evaluation.training_data.add_unnamed(opener.trained_versions(), given)
+        evaluation = replace(evaluation, training_data=use)
         for line in opener.unreadable_notes():
             console.note(line, important=True)
         return evaluation, opener.is_truncated
@@ -333,6 +356,12 @@ class _ModelSpecs:
             self.model = resolve.find_model(arguments.model, resolve.parse_params(list(arguments.model_params)))
         if arguments.compare is not None and not arguments.compares_with_file:
             self.compared = resolve.find_model(arguments.compare)
+        self.predicted_by = resolve.find_model(arguments.predicted_by) if arguments.predicted_by is not None else None
+
+    @property
+    def named(self) -> list[ModelSpec]:
+        """The models whose predictions are measured."""
+        return [spec for spec in (self.model, self.predicted_by, self.compared) if spec is not None]
 
     def label_config(self, path: Path | None) -> LabelConfig:
         """Load the label config at `path`, or the first that a named version stores."""
@@ -399,6 +428,10 @@ class _SourceOpener:
     @property
     def is_truncated(self) -> bool:
         return any(file.truncated for file in self._files)
+
+    def trained_versions(self) -> list[str]:
+        """Return the trained versions that made the predictions of the files."""
+        return [name for file in self._files for name in file.trained_versions()]
 
     def require_versions(self) -> None:
         for file in self._files:

@@ -236,10 +236,16 @@ def _report_plan(
     """Print what a training would learn from and be measured on; return how many tasks could not be read."""
     from lsml_cli.commands.console import fit_report
     from lsml_cli.commands.console import summary as summary_file
-    from lsml_cli.training.preparation import build_training_spec, resolve_gates, validate_options
+    from lsml_cli.training.preparation import (
+        build_training_spec,
+        find_split_history,
+        resolve_gates,
+        validate_options,
+    )
     from lsml_cli.training.splits import split_tasks
 
-    build_training_spec(spec, arguments.init_from is not None).build().bind(config, {}, None)
+    training_spec = build_training_spec(spec, arguments.init_from is not None)
+    training_spec.build().bind(config, {}, None)
     fail_under = list(arguments.fail_under)
     validate_options(config, arguments.holdout, fail_under, arguments.refit)
     split = split_tasks(
@@ -249,6 +255,7 @@ def _report_plan(
         seed=arguments.seed,
         annotation_policy=arguments.annotation_policy,
         media=media,
+        history=find_split_history(training_spec, arguments.output, arguments.holdout, arguments.seed),
     )
     resolve_gates(config, split, fail_under)
     for line in fit_report.unreadable_lines(split, arguments.export):

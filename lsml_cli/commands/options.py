@@ -23,6 +23,15 @@ ModelName = Annotated[
         help="text-classifier, models/news, models/news@VERSION, file.py:Class, package.mod:Class, CLASS@models/news.",
     ),
 ]
+PredictedBy = Annotated[
+    str | None,
+    typer.Option(
+        "--predicted-by",
+        metavar="MODEL",
+        autocompletion=completion.complete_models,
+        help="The version that made the predictions of FILE; tasks that it was trained on are left out.",
+    ),
+]
 LabelConfigFile = Annotated[
     Path | None,
     typer.Option("--label-config", "-c", metavar="FILE", help="Labelling XML. A trained version remembers its own."),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lsml_cli.commands import options
+from lsml_cli.errors import format_list
 
 if TYPE_CHECKING:
     from lsml_cli.evaluation.ranking import AcceptanceEstimate, RankingResult
@@ -53,6 +54,11 @@ def rank(
             "--annotated", metavar="FILE", help="Annotated tasks, to estimate how often accepting would be wrong."
         ),
     ] = None,
+    predicted_by: options.PredictedBy = None,
+    include_trained: Annotated[
+        bool,
+        typer.Option("--include-trained", help="Estimate also on tasks that it was trained on; that is too good."),
+    ] = False,
     label_config: options.LabelConfigFile = None,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
@@ -80,6 +86,8 @@ def rank(
             accept_above=accept_above,
             accepted_output=accepted_output,
             annotated=annotated,
+            predicted_by=predicted_by,
+            include_trained=include_trained,
             label_config=label_config,
             summary=summary,
             quiet=quiet,
@@ -99,6 +107,8 @@ class RankArguments:
     accept_above: float | None
     accepted_output: Path | None
     annotated: Path | None
+    predicted_by: str | None
+    include_trained: bool
     label_config: Path | None
     summary: Path | None
     quiet: bool
@@ -142,6 +152,10 @@ def _check_usage(arguments: RankArguments) -> None:
 
     if arguments.accept_above is None and (arguments.accepted_output or arguments.annotated):
         raise UsageError("Which predictions could be accepted?", "Name the lowest score: --accept-above 0.95")
+    if arguments.annotated is None and (arguments.predicted_by is not None or arguments.include_trained):
+        raise UsageError(
+            "--predicted-by and --include-trained are about the tasks of --annotated.", "Name them: --annotated FILE"
+        )
     if arguments.annotated is not None and arguments.label_config is None:
         raise UsageError("--annotated needs a label config.", "Name the labelling XML with --label-config FILE.")
     if arguments.annotated is not None and arguments.file == STDIN:
@@ -168,13 +182,22 @@ def _estimate_acceptance(arguments: RankArguments) -> AcceptanceEstimate | None:
         return None
     from lsml_cli.evaluation.prediction_file import PredictionFile
     from lsml_cli.evaluation.ranking import estimate_acceptance
+    from lsml_cli.evaluation.training_data import build_filter
     from lsml_cli.io.task_reader import read_tasks
+    from lsml_cli.registry import resolve
     from lsml_cli.schema.label_config import LabelConfig
 
     config = LabelConfig.load(arguments.label_config)
+    specs = [resolve.find_model(arguments.predicted_by)] if arguments.predicted_by is not None else []
+    training_data = build_filter(specs, "include" if arguments.include_trained else "leave out")
     with PredictionFile(arguments.file, config) as predictions:
         tasks = read_tasks(str(arguments.annotated), controls=frozenset(config.controls))
-        return estimate_acceptance(tasks, config, predictions.lookup, arguments.accept_above or 0.0)
+        estimate = estimate_acceptance(
+            tasks, config, predictions.lookup, arguments.accept_above or 0.0, training_data=training_data
+        )
+        given = [spec.model_version for spec in specs]
+        use = estimate.training_data.add_unnamed(predictions.trained_versions(), given)
+        return replace(estimate, training_data=use)
 
 
 def _summary_lines(
@@ -189,13 +212,28 @@ def _summary_lines(
         yield f"{tasks} no prediction, and come after the others."
     if accept_above is not None:
         yield f"{ranked.accepted:,} of {ranked.records:,} could be accepted: every score is at least {accept_above:g}."
-    if estimate is None:
-        return
+    if estimate is not None:
+        yield from _estimate_lines(estimate)
+
+
+def _estimate_lines(estimate: AcceptanceEstimate) -> Iterator[str]:
+    """Say how often accepting would be wrong, and what that is based on."""
+    from lsml_cli.evaluation.metrics.intervals import FEW_TASKS
+
+    for reason, count in estimate.left_out.items():
+        yield f"{count:,} annotated {'task was' if count == 1 else 'tasks were'} left out: {reason}."
+    yield from estimate.training_data.warning_lines(estimate.compared)
+    if estimate.unmeasurable_controls:
+        yield f"Cannot be measured yet: {format_list(estimate.unmeasurable_controls)}."
     if estimate.interval is None or estimate.error_rate is None:
-        yield "How often that would be wrong is not known: none of them is annotated."
+        reason = "none of them has an answer that can be measured" if estimate.is_annotated else "none is annotated"
+        reason = f"{reason}, except for tasks that were left out" if estimate.left_out else reason
+        yield f"How often that would be wrong is not known: {reason}."
         return
-    low, high = estimate.interval
+    low, high = estimate.interval.low, estimate.interval.high
     yield (
         f"Of {estimate.compared:,} of them that people have annotated, {estimate.wrong:,} would be wrong: "
         f"{estimate.error_rate:.1%} (95 %: {low:.1%} to {high:.1%})."
     )
+    if estimate.compared < FEW_TASKS:
+        yield f"{estimate.compared:,} tasks are few; with {FEW_TASKS} or more the estimate is worth more."

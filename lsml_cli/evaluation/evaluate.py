@@ -14,6 +14,7 @@ from lsml_cli.evaluation.evaluator import Evaluator
 from lsml_cli.evaluation.prediction_sources import PredictionSource, to_stored_prediction
 from lsml_cli.evaluation.results import Evaluation
 from lsml_cli.evaluation.scorers import build_scorers
+from lsml_cli.evaluation.training_data import TrainingDataFilter
 from lsml_cli.inference.replica_process import GC_THRESHOLD
 from lsml_cli.schema.annotations import (
     AnnotationPolicy,
@@ -39,7 +40,7 @@ def evaluate(
     threshold: float = 0.0,
     max_examples: int = MAX_EXAMPLES,
     seed: int = 0,
-    is_unseen: Callable[[Task], bool] = lambda task: True,
+    training_data: TrainingDataFilter | None = None,
     progress: Callable[[int, int], None] = lambda tasks, failed: None,
 ) -> Evaluation:
     """Evaluate on every annotated task.
@@ -53,7 +54,7 @@ def evaluate(
         threshold: Regions with a lower score do not count as predicted, except for average precision.
         max_examples: How many disagreements to keep for each control.
         seed: Of the bootstrap.
-        is_unseen: False for a task that a model was trained on; it is left out.
+        training_data: Tells which tasks to leave out because a model was trained on them.
         progress: Called with the numbers of tasks that are done and of those that failed.
     """
     sources = [source] if baseline is None else [source, baseline]
@@ -72,7 +73,7 @@ def evaluate(
         annotation_policy,
         allow_empty=is_empty_annotation_valid(config),
     )
-    usable = evaluator.filter_usable(stream, is_unseen)
+    usable = evaluator.filter_usable(stream, training_data or TrainingDataFilter())
     gc.set_threshold(*GC_THRESHOLD)
     while block := list(islice(usable, BLOCK_SIZE)):
         examples = [AnnotatedTask(entry.task, entry.selected[-1]) for entry in block]

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from lsml_cli.evaluation.disagreements import TopDisagreements
+from lsml_cli.evaluation.gates import LOWER_IS_BETTER
 from lsml_cli.evaluation.metrics import bootstrap
+from lsml_cli.evaluation.metrics import intervals as intervals_of
 from lsml_cli.evaluation.metrics.calibration import compute_calibration
 from lsml_cli.evaluation.metrics.choices import ChoiceCounts
 from lsml_cli.evaluation.metrics.regions import RegionCounts
 from lsml_cli.evaluation.prediction_records import StoredPrediction
 from lsml_cli.evaluation.results import BaselineComparison, ControlEvaluation, Evaluation, MetricDifference
-from lsml_cli.evaluation.scorers import ControlMetrics, Scorer, build_scorers
+from lsml_cli.evaluation.scorers import (
+    ControlMetrics,
+    Scorer,
+    build_scorers,
+    describe_controls,
+    filled_unmeasurable_controls,
+)
+from lsml_cli.evaluation.training_data import TrainingDataFilter
 from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.schema.annotations import NO_RELEVANT_ANSWER, UNREADABLE, TaskAnnotations, is_relevant
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.tasks import Task
 
 MAX_REASONS = 100  # distinct failure reasons that are counted separately
 OTHER_REASONS = "other reasons"
 NO_PREDICTION = "no prediction in the file"
-IN_TRAINING_DATA = "a model that was trained on it"
 
 
 class Evaluator:
@@ -68,17 +75,20 @@ class Evaluator:
         ]
         self._disagreements = {name: TopDisagreements(max_examples) for name in self._scorers[0]}
         self._left_out: Counter[str] = Counter()
+        self._training_data = TrainingDataFilter()
+        self._unmeasurable: set[str] = set()
 
     def filter_usable(
-        self, stream: Iterable[TaskAnnotations], is_unseen: Callable[[Task], bool]
+        self, stream: Iterable[TaskAnnotations], training_data: TrainingDataFilter
     ) -> Iterator[TaskAnnotations]:
         """Yield the tasks to evaluate, with the annotations that fill a control; the others are counted by reason."""
+        self._training_data = training_data
         for entry in stream:
             relevant = [annotation for annotation in entry.selected if is_relevant(annotation, self._config)]
             if not relevant:
                 self._left_out[entry.reason or NO_RELEVANT_ANSWER] += 1
-            elif not is_unseen(entry.task):
-                self._left_out[IN_TRAINING_DATA] += 1
+            elif reason := training_data.reason_to_leave_out(entry.task):
+                self._left_out[reason] += 1
             else:
                 yield entry._replace(selected=relevant)
 
@@ -89,6 +99,7 @@ class Evaluator:
             self._left_out[NO_PREDICTION] += 1
             return
         truths = [annotation.result for annotation in task_annotations.selected]
+        self._unmeasurable |= filled_unmeasurable_controls(truths, self._config)
         self.tasks += 1
         self._annotations += len(truths)
         for source_index, prediction in enumerate(available):
@@ -125,10 +136,12 @@ class Evaluator:
                 for name, scorer in evaluated.items()
                 if scorer.kind != "choices" and not scorer.counts.has_predictions
             ],
+            unmeasurable_controls=describe_controls(self._config, self._unmeasurable),
             unpredicted_controls=[name for name in annotated if name not in evaluated],
             comparison=self._compare_to_baseline(evaluated, samples) if len(self._scorers) > 1 else None,
             resamples=bootstrap.resample_count(self.tasks) if evaluated else 0,
             seed=self._seed,
+            training_data=self._training_data.use,
         )
 
     def _count_failure(self, source_index: int, reason: str) -> None:
@@ -159,19 +172,37 @@ class Evaluator:
 
     def _evaluate_control(self, scorer: Scorer, samples: Mapping[str, Any]) -> ControlEvaluation:
         control, counts = scorer.control, scorer.counts
-        intervals = {name: bootstrap.percentile_interval(values) for name, values in samples.items()}
+        metrics = counts.metrics()
+        values = flatten_metrics(metrics)
+        intervals = {
+            name: intervals_of.widen_interval(
+                name, values.get(name), bootstrap.percentile_interval(resampled), self._unit_count(metrics, name)
+            )
+            for name, resampled in samples.items()
+        }
         single = counts if isinstance(counts, ChoiceCounts) and control.is_single_choice else None
         scored = counts if isinstance(counts, RegionCounts) else single
         return ControlEvaluation(
             control,
             scorer.kind,
-            counts.metrics(),
+            metrics,
             {name: interval for name, interval in intervals.items() if interval is not None},
             single.confusion() if single else None,
             compute_calibration(*scored.calibration_data()) if scored else None,
             scorer.agreement(),
             self._disagreements[control.name].to_list(),
         )
+
+    def _unit_count(self, metrics: ControlMetrics, metric: str) -> int:
+        """Return the number of independent things behind a metric: labels of a class, but no more than tasks."""
+        of_control = min(metrics.count, self.tasks)
+        name, _, label = metric.partition(":")
+        if not label:
+            return of_control
+        entry = next((entry for entry in metrics.classes if entry.name == label), None)
+        if entry is None:
+            return 0
+        return min(of_control, entry.predicted if name == "precision" else entry.support)
 
     def _compare_to_baseline(
         self, scorers: Mapping[str, Scorer], samples: Mapping[str, Mapping[str, Any]]
@@ -181,13 +212,20 @@ class Evaluator:
             baseline_scorer = self._scorers[1][name]
             if not self._has_predictions(1, baseline_scorer):
                 continue
-            candidates = flatten_metrics(scorer.counts.metrics())
+            metrics = scorer.counts.metrics()
+            candidates = flatten_metrics(metrics)
             baselines = flatten_metrics(baseline_scorer.counts.metrics())
             differences[name] = {
                 metric: MetricDifference(
                     candidate,
                     baseline,
-                    bootstrap.percentile_interval(samples[f"0 {name}"][metric] - samples[f"1 {name}"][metric]),
+                    intervals_of.widen_difference(
+                        candidate,
+                        baseline,
+                        bootstrap.percentile_interval(samples[f"0 {name}"][metric] - samples[f"1 {name}"][metric]),
+                        self._unit_count(metrics, metric),
+                    ),
+                    is_lower_better=metric in LOWER_IS_BETTER,
                 )
                 for metric, candidate in candidates.items()
                 if candidate is not None and (baseline := baselines.get(metric)) is not None

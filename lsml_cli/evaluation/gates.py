@@ -150,6 +150,7 @@ class ComparisonResult:
         if self.difference is None:
             return f"{self.gate.name} could not be compared, because one of the two has no number for it"
         interval = f" (95 %: {self.low:+.4f} to {self.high:+.4f})" if self.low is not None else ""
+        interval = " (equal on every task)" if self.low == self.high == self.difference == 0 else interval
         margin = f", the margin is {self.gate.threshold:g}" if self.gate.threshold else ""
         values = f"{self.candidate:.4f}, {self.difference:+.4f}{interval} from {self.baseline:.4f}"
         return f"{self.gate.name} is {values}{margin}"

@@ -6,17 +6,20 @@ their task wait on disk. So memory does not grow with either file.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from lsml_cli.errors import InputError, UsageError, format_list
+from lsml_cli.errors import InputError, OutputError, UsageError, format_list
 from lsml_cli.evaluation.prediction_records import EXPECTED_FILE_HINT, PredictionEntry, StoredPrediction, parse_entry
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import RecordSource
+from lsml_cli.registry.versions import is_version_name
 from lsml_cli.schema.annotations import content_digest, task_content
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task
@@ -90,6 +93,10 @@ class PredictionFile:
                 f"last one of each task: {_format_versions(statistics.used_versions)}. --model-version chooses one of "
                 f"a file of --predictions."
             )
+
+    def trained_versions(self) -> list[str]:
+        """Return the names of trained versions ("news@20261120T213015") whose predictions were looked up."""
+        return [name for name in self._statistics.used_versions if name is not None and is_version_name(name)]
 
     def require_version(self) -> None:
         """Check that the requested model version occurs in what was read.
@@ -191,6 +198,21 @@ class _RecordStore:
             self._database.close()
 
     def _flush(self) -> sqlite3.Connection:
+        """Write what waits in memory to the table.
+
+        Raises:
+            OutputError: There is no room for it.
+        """
+        try:
+            return self._write_buffer()
+        except sqlite3.OperationalError as error:  # the disk is full, or the folder cannot be written
+            folder = os.environ.get("SQLITE_TMPDIR") or tempfile.gettempdir()
+            raise OutputError(
+                f"Predictions in another order than the tasks wait on disk, and {folder} cannot take them: {error}.",
+                "Make room there, or name another folder for temporary files: TMPDIR=/path lsml evaluate ...",
+            ) from None
+
+    def _write_buffer(self) -> sqlite3.Connection:
         if self._database is None:
             # The name "" stands for a temporary file that no other process can open.
             self._database = sqlite3.connect("", isolation_level=None)

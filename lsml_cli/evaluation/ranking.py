@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lsml_cli.errors import InputError
+from lsml_cli.evaluation.metrics.intervals import Interval, wilson_interval
 from lsml_cli.evaluation.prediction_records import (
     EXPECTED_FILE_HINT,
     StoredPrediction,
@@ -22,7 +24,8 @@ from lsml_cli.evaluation.prediction_records import (
     is_prediction_object,
     parse_score,
 )
-from lsml_cli.evaluation.scorers import build_scorers
+from lsml_cli.evaluation.scorers import build_scorers, describe_controls, filled_unmeasurable_controls
+from lsml_cli.evaluation.training_data import TrainingDataFilter, TrainingDataUse
 from lsml_cli.evaluation.uncertainty import RankingCriterion, confidence, lowest_score
 from lsml_cli.io.external_sort import KeyedRecord, sort_on_disk
 from lsml_cli.io.journal import JournalEntry
@@ -85,30 +88,41 @@ class AcceptanceEstimate:
         threshold: The score that all regions of an accepted prediction have at least.
         compared: Number of accepted predictions of annotated tasks.
         wrong: Number of these that people disagree with.
+        left_out: Number of annotated tasks that were left out, by reason.
+        unmeasurable_controls: Controls of accepted predictions that cannot be compared yet, with their tags.
+        is_annotated: Whether any accepted prediction is of an annotated task.
+        training_data: How tasks were treated that the model was trained on.
     """
 
     threshold: float
     compared: int
     wrong: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    unmeasurable_controls: Sequence[str] = ()
+    is_annotated: bool = False
+    training_data: TrainingDataUse = field(default_factory=TrainingDataUse)
 
     @property
     def error_rate(self) -> float | None:
         return self.wrong / self.compared if self.compared else None
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the error rate (Wilson, 1927); None without any compared prediction."""
-        if not self.compared:
-            return None
-        n, p, z = self.compared, self.wrong / self.compared, 1.959964
-        center = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half_width = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, center - half_width), min(1.0, center + half_width)
+    def interval(self) -> Interval | None:
+        """The 95 % interval of the error rate; None without any compared prediction."""
+        return wilson_interval(self.wrong / self.compared, self.compared) if self.compared else None
 
     def to_json(self) -> dict[str, Any]:
-        low, high = self.interval or (None, None)
-        counts = {"threshold": self.threshold, "compared": self.compared, "wrong": self.wrong}
-        return counts | {"share": self.error_rate, "low": low, "high": high}
+        bounds = self.interval.to_json() if self.interval else {"low": None, "high": None}
+        return {
+            "threshold": self.threshold,
+            "compared": self.compared,
+            "wrong": self.wrong,
+            "share": self.error_rate,
+            **bounds,
+            "left_out": dict(self.left_out),
+            "training_data": self.training_data.to_json(),
+            "cannot_be_measured": list(self.unmeasurable_controls),
+        }
 
 
 def rank_file(
@@ -161,6 +175,7 @@ def estimate_acceptance(
     lookup: Callable[[Task], StoredPrediction | None],
     threshold: float,
     annotation_policy: AnnotationPolicy = "last",
+    training_data: TrainingDataFilter | None = None,
 ) -> AcceptanceEstimate:
     """Compare the predictions that would be accepted with annotations.
 
@@ -172,8 +187,12 @@ def estimate_acceptance(
         lookup: Returns the prediction of a task, see `PredictionFile.lookup`.
         threshold: The score that all regions of an accepted prediction have at least.
         annotation_policy: Which of several annotations count.
+        training_data: Tells which tasks to leave out because the model was trained on them.
     """
-    compared = wrong = 0
+    training_data = training_data or TrainingDataFilter()
+    compared = wrong = accepted = 0
+    left_out: Counter[str] = Counter()
+    unmeasurable: set[str] = set()
     readable = (task for task in tasks if isinstance(task, Task))
     stream = iter_task_annotations(readable, config, annotation_policy, allow_empty=is_empty_annotation_valid(config))
     for entry in stream:
@@ -183,12 +202,25 @@ def estimate_acceptance(
         prediction = lookup(entry.task)
         if prediction is None or prediction.failure is not None or not _is_accepted(prediction.result, threshold):
             continue
+        if reason := training_data.reason_to_leave_out(entry.task):
+            left_out[reason] += 1
+            continue
+        accepted += 1
+        unmeasurable |= filled_unmeasurable_controls([prediction.result], config)
         filled = {region.get("from_name") for region in prediction.result}
         scorers = [scorer for name, scorer in build_scorers(config).items() if name in filled]
         scores = [score for scorer in scorers if (score := scorer.add(truths, prediction.result)).is_counted]
         compared += bool(scores)
         wrong += any(not score.is_correct for score in scores)
-    return AcceptanceEstimate(threshold, compared, wrong)
+    return AcceptanceEstimate(
+        threshold,
+        compared,
+        wrong,
+        left_out,
+        describe_controls(config, unmeasurable),
+        accepted > 0,
+        training_data.use,
+    )
 
 
 def _is_accepted(result: Sequence[Mapping[str, Any]], threshold: float) -> bool:

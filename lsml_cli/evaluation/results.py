@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from lsml_cli.errors import format_list
 from lsml_cli.evaluation.gates import ComparisonResult, Gate
 from lsml_cli.evaluation.metrics.agreement import Agreement
-from lsml_cli.evaluation.metrics.bootstrap import Interval
 from lsml_cli.evaluation.metrics.calibration import Calibration
 from lsml_cli.evaluation.metrics.choices import ConfusionMatrix
+from lsml_cli.evaluation.metrics.intervals import Interval, few_tasks_note
 from lsml_cli.evaluation.scorers import ControlMetrics, RegionList
+from lsml_cli.evaluation.training_data import TrainingDataUse
 from lsml_cli.schema.label_config import Control
 from lsml_cli.schema.tasks import Task, UnreadableRecord
+
+Verdict = Literal["better", "worse", "equal", "could be chance"]
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,26 @@ class MetricDifference:
     candidate: float
     baseline: float
     interval: Interval | None
+    is_lower_better: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval says. Equal are two sides that do not differ on any task."""
+        if self.interval is None:
+            return "could be chance"
+        if self.interval.low == self.interval.high == 0:
+            return "equal"
+        if self.interval.low <= 0 <= self.interval.high:
+            return "could be chance"
+        return "better" if (self.candidate < self.baseline) == self.is_lower_better else "worse"
 
     def to_json(self) -> dict[str, Any]:
-        values = {"measured": self.candidate, "other": self.baseline, "difference": self.candidate - self.baseline}
+        values: dict[str, Any] = {
+            "measured": self.candidate,
+            "other": self.baseline,
+            "difference": self.candidate - self.baseline,
+        }
+        values |= {"verdict": self.verdict}
         return values | (self.interval.to_json() if self.interval else {})
 
 
@@ -113,9 +134,11 @@ class Evaluation:
         unreadable: The first unreadable records, and the one where the file is truncated.
         empty_controls: Those of `controls` for which no task has a predicted region or text, which is a valid answer.
         unpredicted_controls: Controls that people filled and nothing was predicted for.
+        unmeasurable_controls: Controls that people filled and that cannot be measured yet, with their tags.
         comparison: With a baseline, if there is one.
         resamples: Number of bootstrap samples behind the intervals.
         seed: Of the bootstrap.
+        training_data: How tasks were treated that a model was trained on.
     """
 
     name: str
@@ -127,9 +150,29 @@ class Evaluation:
     unreadable: Sequence[UnreadableRecord] = ()
     empty_controls: Sequence[str] = ()
     unpredicted_controls: Sequence[str] = ()
+    unmeasurable_controls: Sequence[str] = ()
     comparison: BaselineComparison | None = None
     resamples: int = 0
     seed: int = 0
+    training_data: TrainingDataUse = field(default_factory=TrainingDataUse)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to know before the numbers are believed."""
+        counts = [control.metrics.count for control in self.controls.values()]
+        note = few_tasks_note(counts)
+        return [*self.training_data.warning_lines(self.tasks), *([note] if note else [])]
+
+    def why_nothing_was_measured(self) -> str | None:
+        """Return a sentence if no control at all was measured."""
+        if self.controls:
+            return None
+        reasons = []
+        if self.unmeasurable_controls:
+            reasons.append(f"{format_list(self.unmeasurable_controls)} cannot be measured yet")
+        if self.unpredicted_controls:
+            reasons.append(f"nothing was predicted for {format_list(self.unpredicted_controls)}")
+        return f"Nothing was measured: {'; '.join(reasons) or 'people and predictions fill no control together'}."
 
     @property
     def has_only_empty_predictions(self) -> bool:
@@ -163,7 +206,10 @@ class Evaluation:
             "controls": {name: control.to_json() for name, control in self.controls.items()},
             "nothing_found": list(self.empty_controls),
             "not_predicted": list(self.unpredicted_controls),
+            "cannot_be_measured": list(self.unmeasurable_controls),
             "compared": self.comparison.to_json() if self.comparison else None,
+            "training_data": self.training_data.to_json(),
+            "warnings": self.warnings,
             "resamples": self.resamples,
             "seed": self.seed,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -83,6 +83,23 @@ def metric_kind(control: Control, config: LabelConfig) -> str | None:
         return "texts"
     labels_images = any(config.objects[name].tag.lower() == "image" for name in control.to_names)
     return "regions" if control.type in REGION_CONTROL_TYPES and labels_images else None
+
+
+def filled_unmeasurable_controls(truths: Sequence[RegionList], config: LabelConfig) -> set[str]:
+    """Return the controls that annotations fill and that have no metrics yet."""
+    names = {str(region.get("from_name")) for result in truths for region in result}
+    return {name for name in names if name in config.controls and metric_kind(config.controls[name], config) is None}
+
+
+def describe_controls(config: LabelConfig, names: Collection[str]) -> list[str]:
+    """Name controls with their tags, in the order of the config: "entities (<Labels> over <Text>)"."""
+    described = []
+    for control in config.controls.values():
+        if control.name in names:
+            tags = dict.fromkeys(f"<{config.objects[name].tag}>" for name in control.to_names)
+            where = f"{', '.join(tags)}, per region" if control.per_region else ", ".join(tags)
+            described.append(f"{control.name} (<{control.tag}> over {where})")
+    return described
 
 
 class ChoiceScorer:

@@ -58,14 +58,16 @@ def sort_on_disk(records: Iterable[KeyedRecord], folder: Path, *, run_bytes: int
 
 def _write_run(records: Iterable[KeyedRecord], folder: Path) -> IO[bytes]:
     """Write a sorted run to a file without a name, which is gone when it is closed."""
-    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with its run
+    file: IO[bytes] | None = None
     try:
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with its run
         for key, position, body in records:
             file.write(_RECORD_HEADER.pack(key, position, len(body)))
             file.write(body)
         file.flush()
     except OSError as error:
-        file.close()
+        if file is not None:
+            file.close()
         raise OutputError(
             f"There is no room to sort in {folder}: {error.strerror}.", "Make room there, or write to another disk."
         ) from None

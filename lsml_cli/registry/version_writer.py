@@ -23,9 +23,11 @@ from lsml_cli.registry.digests import DIGEST_BYTES, file_digest
 from lsml_cli.registry.durable_files import fsync_path, raise_write_error, write_synced
 from lsml_cli.registry.versions import (
     FORMAT,
+    HELD_OUT_TASKS_FILE,
     HIDDEN_FILE_PREFIX,
     HIDDEN_FOLDER_PREFIX,
     METADATA_FILE,
+    TRAINED_TASKS_FILE,
     Version,
     is_version_folder,
 )
@@ -74,6 +76,8 @@ class VersionWriter:
         digests = {name: file_digest(path) for name, path in files.items()}
         digest = blake2b(digest_size=DIGEST_BYTES)
         for name, content in digests.items():
+            if name in (TRAINED_TASKS_FILE, HELD_OUT_TASKS_FILE):
+                continue  # they say where the model comes from, not what it is
             digest.update(f"{name}\0{content}\0".encode())
         digest.update(orjson.dumps([family, label_config, state, params], option=orjson.OPT_SORT_KEYS))
         when = time.gmtime(self.started_at)

@@ -4,6 +4,8 @@
         20261120T213015/         one version, named by the UTC time of its training ("-2" when that name is taken)
             model.json           its description, see `Version`
             weights.safetensors  whatever the model's `fit` wrote
+            trained_tasks.npy    which tasks it was trained on, see `seen_tasks`
+            held_out_tasks.npy   which tasks were held out
         current                  the name of the promoted version
 
 `version_writer` writes a version into a hidden folder beside the others and renames it when it is complete;
@@ -30,11 +32,13 @@ from lsml_cli.registry.digests import file_digest
 FORMAT = 2  # of model.json; raised when an older lsml could no longer read it
 METADATA_FILE = "model.json"
 CURRENT_FILE = "current"
+TRAINED_TASKS_FILE = "trained_tasks.npy"
+HELD_OUT_TASKS_FILE = "held_out_tasks.npy"
 HIDDEN_FOLDER_PREFIX = ".unfinished-"  # of folders that are being written or removed
 HIDDEN_FILE_PREFIX = f".{CURRENT_FILE}-"  # of files that are about to replace `current`
 
 _VERSION_NAME = re.compile(r"(\d{8}T\d{6})(?:-(\d+))?")
-_RESTORE_HINT = "Copy the version again from where it came from, or train a new one with `lsml fit`."
+RESTORE_HINT = "Copy the version again from where it came from, or train a new one with `lsml fit`."
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,12 @@ class VersionEntry:
     is_promoted: bool
     version: Version | None
     damage: str | None = None
+
+
+def is_version_name(model_version: str) -> bool:
+    """Tell whether the `model_version` of a prediction names a trained version: "news@20261120T213015"."""
+    name, at, version = model_version.rpartition("@")
+    return bool(name and at and _VERSION_NAME.fullmatch(version))
 
 
 def is_model_folder(name: str) -> bool:
@@ -221,7 +231,7 @@ def read(folder: Path) -> Version:
             f"{folder} is not a trained model: it has no {METADATA_FILE}.", "Name a folder that `lsml fit` wrote."
         ) from None
     except orjson.JSONDecodeError as error:
-        raise ModelError(f"{path} is damaged ({error}).", _RESTORE_HINT) from error
+        raise ModelError(f"{path} is damaged ({error}).", RESTORE_HINT) from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
@@ -244,14 +254,14 @@ def verify(version: Version) -> None:
         path = version.folder / name
         if name not in version.files:
             raise ModelError(
-                f'{version.folder / METADATA_FILE} is damaged (its "digests" name {name!r}).', _RESTORE_HINT
+                f'{version.folder / METADATA_FILE} is damaged (its "digests" name {name!r}).', RESTORE_HINT
             )
         try:
             digest = file_digest(path)
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
         if digest != expected:
-            raise ModelError(f"{path} is damaged: its content is not what was written.", _RESTORE_HINT)
+            raise ModelError(f"{path} is damaged: its content is not what was written.", RESTORE_HINT)
 
 
 def strip_folder(family: str) -> str:
@@ -268,7 +278,7 @@ def training_hint(root: Path) -> str:
 def _from_json(folder: Path, content: Any) -> Version:
     path = folder / METADATA_FILE
     if not isinstance(content, dict):
-        raise ModelError(f"{path} is damaged (no JSON object).", _RESTORE_HINT)
+        raise ModelError(f"{path} is damaged (no JSON object).", RESTORE_HINT)
     types = {attribute.name: str(attribute.type) for attribute in fields(Version)}
     values = {"folder": folder} | {key: value for key, value in content.items() if key in types and key != "folder"}
     required = [
@@ -277,11 +287,11 @@ def _from_json(folder: Path, content: Any) -> Version:
         if attribute.default is MISSING and attribute.default_factory is MISSING
     ]
     if missing := [f'"{name}"' for name in required if name not in values]:
-        raise ModelError(f"{path} is damaged (it lacks {format_list(missing)}).", _RESTORE_HINT)
+        raise ModelError(f"{path} is damaged (it lacks {format_list(missing)}).", RESTORE_HINT)
     version = Version(**values | {"family": strip_folder(str(values["family"]))})
     for name, type_name in types.items():
         if not _matches_type(getattr(version, name), type_name):
-            raise ModelError(f'{path} is damaged (its "{name}" is not what it should be).', _RESTORE_HINT)
+            raise ModelError(f'{path} is damaged (its "{name}" is not what it should be).', RESTORE_HINT)
     return version
 
 
@@ -298,18 +308,18 @@ def _matches_type(value: Any, type_name: str) -> bool:
 def _check_file(folder: Path, name: str, size: int) -> None:
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-        raise ModelError(f'{folder / METADATA_FILE} is damaged (its "files" name {name!r}).', _RESTORE_HINT)
+        raise ModelError(f'{folder / METADATA_FILE} is damaged (its "files" name {name!r}).', RESTORE_HINT)
     path = folder / name
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing.", _RESTORE_HINT) from None
+        raise ModelError(f"{path} is missing.", RESTORE_HINT) from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{path} is damaged (it is no file).", _RESTORE_HINT)
+        raise ModelError(f"{path} is damaged (it is no file).", RESTORE_HINT)
     if status.st_size != size:
-        raise ModelError(f"{path} is damaged (it has {status.st_size:,} bytes instead of {size}).", _RESTORE_HINT)
+        raise ModelError(f"{path} is damaged (it has {status.st_size:,} bytes instead of {size}).", RESTORE_HINT)
 
 
 def _list_folder(root: Path) -> list[Path]:

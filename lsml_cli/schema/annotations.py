@@ -212,6 +212,11 @@ def content_digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
 
 
+def content_hash(content: bytes) -> int:
+    """Return an 8-byte hash of what `task_content` returned."""
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
+
+
 def is_empty_annotation_valid(config: LabelConfig) -> bool:
     """Return whether an annotation without regions is an answer: no label applies, or nothing is there."""
     return not all(control.is_single_choice for control in config.controls.values())

@@ -20,11 +20,13 @@ from lsml_cli.models.base import Progress
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import promotion, resolve, versions
 from lsml_cli.registry.code_digest import code_digest
+from lsml_cli.registry.durable_files import raise_write_error
+from lsml_cli.registry.seen_tasks import SeenTasks, shows_the_same, write_hashes
 from lsml_cli.registry.version_writer import VersionWriter, open_version_writer
 from lsml_cli.schema.annotations import AnnotationPolicy
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task, UnreadableRecord
-from lsml_cli.training.preparation import prepare_training, resolve_gates
+from lsml_cli.training.preparation import find_split_history, prepare_training, resolve_gates
 from lsml_cli.training.splits import DataSplit, split_tasks
 from lsml_cli.training.trainer import TrainingEnvironment, evaluate_held_out, train
 
@@ -158,12 +160,25 @@ def fit_version(
     )
     for note in training_spec.notes:
         progress(note)
-    split = split_tasks(tasks, config, holdout=holdout, seed=seed, annotation_policy=annotation_policy, media=media)
+    history = find_split_history(training_spec, output, holdout, seed)
+    split = split_tasks(
+        tasks,
+        config,
+        holdout=holdout,
+        seed=seed,
+        annotation_policy=annotation_policy,
+        media=media,
+        history=history,
+    )
+    for note in split.history_notes(history):
+        progress(note)
     for description in split.describe_unreadable("the export"):
         progress(f"Cannot be read: {description}.")
     requested_gates = resolve_gates(config, split, fail_under)
     environment = TrainingEnvironment(media, device, progress)
-    result = _train_version(training_spec, config, split, output, requested_gates, refit, environment)
+    result = _train_version(
+        training_spec, config, split, output, requested_gates, refit, environment, history.init_from
+    )
     promoted = promote and result.is_promotable
     if promoted:
         promotion.promote(output, result.version.version)
@@ -178,6 +193,7 @@ def _train_version(
     requested_gates: Sequence[gates.Gate],
     refit: bool,
     environment: TrainingEnvironment,
+    init_from: SeenTasks | None,
 ) -> FitResult:
     """Train, evaluate, train again if requested and all gates passed, and write the version."""
     with open_version_writer(output) as writer:
@@ -190,8 +206,27 @@ def _train_version(
             environment.progress("Training again on everything, the held-out tasks too (--refit).")
             writer.clear()
             state = train(spec, config, [*split.train, *split.held_out], [], writer.folder, environment)
+        _write_seen_tasks(writer, config, split, init_from)
         version = _commit(writer, spec, config, split, evaluation, gate_results, state, refit)
     return FitResult(version, split, replace(evaluation, name=f"{version.name}@{version.version}"), gate_results)
+
+
+def _write_seen_tasks(
+    writer: VersionWriter, config: LabelConfig, split: DataSplit, init_from: SeenTasks | None
+) -> None:
+    """Store which tasks were trained on and held out. A version has also seen what the one has that it starts from.
+
+    Where that is not known, what was trained on is not stored either.
+    """
+    try:
+        write_hashes(writer.folder / versions.HELD_OUT_TASKS_FILE, split.held_out_hashes)
+        if init_from is None:
+            write_hashes(writer.folder / versions.TRAINED_TASKS_FILE, split.train_hashes)
+        elif init_from.all_trained is not None and shows_the_same(init_from.config, config):
+            before = set(init_from.all_trained.tolist())
+            write_hashes(writer.folder / versions.TRAINED_TASKS_FILE, before | split.train_hashes)
+    except OSError as error:
+        raise_write_error(error, writer.root)
 
 
 def _commit(

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lsml_cli.errors import UsageError
+from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation import gates
 from lsml_cli.evaluation.evaluate import measurable_controls
 from lsml_cli.evaluation.metrics.geometry import require_pycocotools
 from lsml_cli.evaluation.scorers import REGION_CONTROL_TYPES
 from lsml_cli.models.base import Model
 from lsml_cli.models.spec import ModelSpec
-from lsml_cli.registry import resolve, version_writer
+from lsml_cli.registry import resolve, version_writer, versions
+from lsml_cli.registry.seen_tasks import read_seen_tasks
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.training.splits import DataSplit, require_share
+from lsml_cli.training.splits import DataSplit, SplitHistory, require_share
 
 
 def prepare_training(
@@ -71,6 +72,34 @@ def build_training_spec(spec: ModelSpec, warm_start: bool = False) -> ModelSpec:
             f"--model {resolve.model_argument(spec, spec.path)}",
         )
     return training_spec
+
+
+def find_split_history(spec: ModelSpec, output: Path | None, holdout: float | Path, seed: int) -> SplitHistory:
+    """Find the earlier versions that the split of a fit has to respect.
+
+    Args:
+        spec: See `build_training_spec`.
+        output: The folder of the model's versions; None if there is none.
+        holdout: See `split_tasks`, like `seed`.
+
+    Raises:
+        ModelError: The version that training starts from is damaged.
+    """
+    start = spec.init_from.path if spec.init_from is not None else None
+    init_from = read_seen_tasks(start) if start is not None else None
+    if output is None or isinstance(holdout, Path):
+        return SplitHistory(None, init_from)
+    for name in reversed(versions.list_versions(output)):
+        try:
+            counts = versions.read(output / name).counts
+            if (counts.get("holdout_share"), counts.get("seed")) != (holdout, seed):
+                continue
+            previous = read_seen_tasks(output / name)
+        except ModelError:
+            continue  # a damaged version has no say; `lsml versions` shows it
+        if previous.held_out is not None:
+            return SplitHistory(previous, init_from)
+    return SplitHistory(None, init_from)
 
 
 def validate_options(config: LabelConfig, holdout: float | Path, fail_under: Sequence[str], refit: bool) -> None:

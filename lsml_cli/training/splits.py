@@ -1,13 +1,14 @@
 """Split annotated tasks into those to train on and those to hold out.
 
-A task's side depends only on a seed and on the content of its objects. So tasks of equal content fall together, no task
-changes sides as the data grows, and the same data always splits the same way.
+A task's side is the one that an earlier version stored for it; that of a new task depends only on a seed and on the
+content of its objects. So tasks of equal content fall together, no task changes sides as the data grows or while its
+image cannot be read, and the same data always splits the same way.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -18,11 +19,12 @@ from lsml_cli.errors import InputError, ModelError, UsageError
 from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.media.fetcher import Media
+from lsml_cli.registry.seen_tasks import SeenTasks, Side, TaskHashes, hash_task
 from lsml_cli.schema.annotations import (
     NO_RELEVANT_ANSWER,
     UNREADABLE,
     AnnotationPolicy,
-    content_digest,
+    content_hash,
     extract_labels,
     is_empty_annotation_valid,
     is_relevant,
@@ -35,10 +37,33 @@ from lsml_cli.schema.label_config import Control, LabelConfig
 from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
 
 IN_HOLDOUT_FILE = "content that is in the hold-out file"
+TRAINED_BEFORE = "trained on by the version that it starts from"
 
 ClassCounts = dict[str, dict[str, tuple[int, int]]]
 
 _ANNOTATE_HINT = "Export tasks that have been annotated."
+
+
+@dataclass(frozen=True)
+class SplitHistory:
+    """The earlier versions that a split respects.
+
+    Attributes:
+        previous: The version whose sides tasks keep: the newest of the same model with the same share and seed.
+        init_from: The version that training starts from; what it was trained on cannot be held out any more.
+    """
+
+    previous: SeenTasks | None = None
+    init_from: SeenTasks | None = None
+
+    def stored_side(self, task: Task, media: Media | None) -> Side | None:
+        """Return the side that a task has had; None for a new task."""
+        if self.init_from is not None and self.init_from.was_trained_on(task, media):
+            return "trained"
+        return None if self.previous is None else self.previous.split_side(task, media)
+
+
+NO_HISTORY = SplitHistory()
 
 
 @dataclass(frozen=True)
@@ -56,6 +81,10 @@ class DataSplit:
         unreadable: The first unreadable records of the export, and the one where it is truncated.
         held_out_unreadable: The same for the hold-out file.
         data_digest: Of tasks and annotations on both sides.
+        train_hashes: Hashes of the tasks to train on, see `seen_tasks`.
+        held_out_hashes: Hashes of the held-out tasks.
+        trained_before: Number of tasks that would be held out, had the version that training starts from not been
+            trained on them.
     """
 
     train: Sequence[AnnotatedTask]
@@ -67,6 +96,9 @@ class DataSplit:
     unreadable: Sequence[UnreadableRecord] = ()
     held_out_unreadable: Sequence[UnreadableRecord] = ()
     data_digest: str = ""
+    train_hashes: Set[int] = frozenset()
+    held_out_hashes: Set[int] = frozenset()
+    trained_before: int = 0
 
     @property
     def truncated(self) -> bool:
@@ -82,6 +114,20 @@ class DataSplit:
         """Describe the first unreadable records by file, location and reason; `export_name` names the export."""
         files = ((export_name, self.unreadable), (self.options.get("holdout_file"), self.held_out_unreadable))
         return [f"{file}, {record.location}: {record.reason}" for file, records in files for record in records]
+
+    def history_notes(self, history: SplitHistory) -> list[str]:
+        """Say how the version that training starts from limits what can be measured."""
+        if history.init_from is None:
+            return []
+        if not history.init_from.is_known:
+            return [
+                f"It is not known what {history.init_from.name} was trained on, because an older lsml wrote it; it may "
+                f"have seen some of the held-out tasks."
+            ]
+        if not self.trained_before:
+            return []
+        tasks = "1 task" if self.trained_before == 1 else f"{self.trained_before:,} tasks"
+        return [f"{tasks} cannot be held out, because {history.init_from.name} was trained on them."]
 
     @cached_property
     def counts(self) -> dict[str, Any]:
@@ -134,8 +180,8 @@ class _AnnotatedReader:
 
     config: LabelConfig
     media: Media | None = None
-    keep_digests: bool = False
-    digests: set[bytes] = field(default_factory=set)
+    keep_hashes: bool = False
+    hashes: set[int] = field(default_factory=set)
     unreadable: UnreadableLog = field(default_factory=UnreadableLog)
 
     def read_examples(
@@ -143,7 +189,7 @@ class _AnnotatedReader:
     ) -> tuple[list[AnnotatedTask], Counter[str]]:
         """Return the annotated tasks, and the number of all others by reason."""
         annotated, reasons = select_annotated_tasks(
-            self._collect_digests(self.unreadable.filter_readable(tasks)),
+            self._collect_hashes(self.unreadable.filter_readable(tasks)),
             self.config,
             annotation_policy,
             allow_empty=is_empty_annotation_valid(self.config),
@@ -153,10 +199,10 @@ class _AnnotatedReader:
         reasons.update({NO_RELEVANT_ANSWER: irrelevant_count, UNREADABLE: self.unreadable.count})
         return relevant, +reasons
 
-    def _collect_digests(self, tasks: Iterable[Task]) -> Iterator[Task]:
+    def _collect_hashes(self, tasks: Iterable[Task]) -> Iterator[Task]:
         for task in tasks:
-            if self.keep_digests:
-                self.digests.add(content_digest(task_content(task, self.config, self.media)))
+            if self.keep_hashes:
+                self.hashes.update(hash_task(task, self.config, self.media))
             yield task
 
 
@@ -168,6 +214,7 @@ def split_tasks(
     seed: int = 0,
     annotation_policy: AnnotationPolicy = "last",
     media: Media | None = None,
+    history: SplitHistory = NO_HISTORY,
 ) -> DataSplit:
     """Read the annotated tasks and assign them to sides.
 
@@ -179,6 +226,7 @@ def split_tasks(
         seed: Another seed holds out another share.
         annotation_policy: Which of several annotations count, see `select_annotated_tasks`.
         media: Where images are: those on this machine are compared by their bytes, others by their addresses.
+        history: The earlier versions whose sides are kept.
 
     Raises:
         ModelError: There is nothing to train on.
@@ -188,9 +236,10 @@ def split_tasks(
     reader = _AnnotatedReader(config)
     examples, left_out = reader.read_examples(tasks, annotation_policy)
     if isinstance(holdout, Path):
-        split = _split_by_file(examples, config, holdout, annotation_policy, media)
+        split = _split_by_file(examples, config, holdout, annotation_policy, media, history)
     else:
-        split = _split_by_share(examples, config, holdout, seed, annotation_policy, media)
+        sides = _SideAssigner(config, holdout, seed, media, history)
+        split = _split_by_share(examples, sides, annotation_policy)
     left_out = +(left_out + Counter(split.left_out))
     if not split.train:
         everything = f"all {len(split.held_out):,} annotated tasks are held out"
@@ -205,25 +254,70 @@ def split_tasks(
 
 
 def _split_by_share(
-    examples: Sequence[AnnotatedTask],
-    config: LabelConfig,
-    share: float,
-    seed: int,
-    annotation_policy: AnnotationPolicy,
-    media: Media | None,
+    examples: Sequence[AnnotatedTask], sides: _SideAssigner, annotation_policy: AnnotationPolicy
 ) -> DataSplit:
     """Hold out a share of the tasks."""
-    train, held_out = split_examples(examples, config, share, seed, media)
+    train, held_out = sides.split(examples)
     return DataSplit(
         train,
         held_out,
         left_out={},
         held_out_left_out={},
         classes={},
-        options={"annotation": annotation_policy, "holdout_share": share, "seed": seed},
+        options={"annotation": annotation_policy, "holdout_share": sides.share, "seed": sides.seed},
         # In the order of the file, not of the sides, so that it does not depend on the seed.
         data_digest=_data_digest(examples),
+        train_hashes=sides.hashes["trained"],
+        held_out_hashes=sides.hashes["held out"],
+        trained_before=sides.trained_before,
     )
+
+
+@dataclass
+class _SideAssigner:
+    """Assigns tasks to sides, and collects the hashes of both.
+
+    Attributes:
+        share: The share of new tasks to hold out.
+        seed: See `split_tasks`, like `config`, `media` and `history`.
+        hashes: Of the tasks on each side.
+        trained_before: See `DataSplit`.
+    """
+
+    config: LabelConfig
+    share: float
+    seed: int
+    media: Media | None
+    history: SplitHistory
+    hashes: dict[Side, set[int]] = field(default_factory=lambda: {"trained": set(), "held out": set()})
+    trained_before: int = 0
+
+    def split(self, examples: Sequence[AnnotatedTask]) -> tuple[list[AnnotatedTask], list[AnnotatedTask]]:
+        """Return the examples to train on and those to hold out. Where stored sides differ, equal tasks are trained on.
+
+        Stored sides of all tasks are looked up first, because a new task may equal one that has a side.
+        """
+        hashed: list[tuple[TaskHashes, float]] = []
+        stored: dict[int, Side] = {}
+        for example in examples:
+            content = task_content(example.task, self.config, self.media)
+            values = content_hash(task_content(example.task, self.config)) if self.media else content_hash(content)
+            hashes = TaskHashes(content_hash(content), values)
+            hashed.append((hashes, _hash_position(content, self.seed)))
+            side = self.history.stored_side(example.task, self.media)
+            if side is not None and stored.get(hashes.content) != "trained":
+                stored[hashes.content] = side
+        train: list[AnnotatedTask] = []
+        held_out: list[AnnotatedTask] = []
+        for example, (hashes, position) in zip(examples, hashed, strict=True):
+            by_position: Side = "held out" if position < self.share else "trained"
+            side = stored.get(hashes.content, by_position)
+            (train if side == "trained" else held_out).append(_strip_example(example))
+            self.hashes[side].update(hashes)
+            init_from = self.history.init_from
+            if init_from is not None and side == "trained" and by_position == "held out":
+                self.trained_before += init_from.was_trained_on(example.task, self.media)
+        return train, held_out
 
 
 def _split_by_file(
@@ -232,30 +326,41 @@ def _split_by_file(
     path: Path,
     annotation_policy: AnnotationPolicy,
     media: Media | None,
+    history: SplitHistory,
 ) -> DataSplit:
     """Hold out the tasks of a file, and leave tasks of equal content out of the training."""
-    reader = _AnnotatedReader(config, media, keep_digests=True)
-    held_out, left_out = reader.read_examples(
+    reader = _AnnotatedReader(config, media, keep_hashes=True)
+    in_file, left_out = reader.read_examples(
         read_tasks(str(path), controls=frozenset(config.controls)), annotation_policy
     )
+    init_from = history.init_from
+    held_out = [
+        _strip_example(example)
+        for example in in_file
+        if init_from is None or not init_from.was_trained_on(example.task, media)
+    ]
+    left_out += Counter({TRAINED_BEFORE: _count_tasks(in_file) - _count_tasks(held_out)})
     if not held_out:
         reasons = format_reasons(left_out) or "it has no tasks at all"
         raise InputError(f"{path} has no annotated task to measure with: {reasons}.", _ANNOTATE_HINT)
-    held_out = [_strip_example(example) for example in held_out]
-    train = [
-        _strip_example(example)
-        for example in examples
-        if content_digest(task_content(example.task, config, media)) not in reader.digests
-    ]
+    train: list[AnnotatedTask] = []
+    train_hashes: set[int] = set()
+    for example in examples:
+        hashes = hash_task(example.task, config, media)
+        if reader.hashes.isdisjoint(hashes):
+            train.append(_strip_example(example))
+            train_hashes.update(hashes)
     return DataSplit(
         train,
         held_out,
         left_out={IN_HOLDOUT_FILE: _count_tasks(examples) - _count_tasks(train)},
-        held_out_left_out=dict(sorted(left_out.items())),
+        held_out_left_out=dict(sorted((+left_out).items())),
         classes={},
         options={"annotation": annotation_policy, "holdout_file": path.name},
         held_out_unreadable=reader.unreadable.listed,
         data_digest=_data_digest([*examples, *held_out]),
+        train_hashes=train_hashes,
+        held_out_hashes=reader.hashes,
     )
 
 
@@ -269,19 +374,9 @@ def require_share(holdout: float | Path) -> None:
         raise UsageError(f"--holdout must be at least 0 and below 1, not {holdout}.", "0.2 holds every fifth task out.")
 
 
-def split_examples(
-    examples: Sequence[AnnotatedTask], config: LabelConfig, share: float, seed: int, media: Media | None = None
-) -> tuple[list[AnnotatedTask], list[AnnotatedTask]]:
-    """Return the examples to train on and those to hold out, about `share` of the tasks."""
-    sides: tuple[list[AnnotatedTask], list[AnnotatedTask]] = ([], [])
-    for example in examples:
-        sides[is_held_out(example.task, config, share, seed, media)].append(_strip_example(example))
-    return sides
-
-
 def is_held_out(task: Task, config: LabelConfig, share: float, seed: int, media: Media | None = None) -> bool:
-    """Return whether a task is held out, which does not depend on other tasks."""
-    return _hash_position(task, config, seed, media) < share
+    """Return whether a new task is held out, which does not depend on other tasks."""
+    return _hash_position(task_content(task, config, media), seed) < share
 
 
 def format_reasons(reasons: Mapping[str, int]) -> str:
@@ -289,9 +384,9 @@ def format_reasons(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} with {reason}" for reason, count in sorted(reasons.items()))
 
 
-def _hash_position(task: Task, config: LabelConfig, seed: int, media: Media | None) -> float:
+def _hash_position(content: bytes, seed: int) -> float:
     """Map the content of a task to a number in 0..1 by a hash."""
-    digest = blake2b(f"{seed}\0".encode() + task_content(task, config, media), digest_size=8).digest()
+    digest = blake2b(f"{seed}\0".encode() + content, digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 

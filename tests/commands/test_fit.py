@@ -295,7 +295,7 @@ def test_refit_trains_on_all_tasks(lsml: Lsml, work: Path) -> None:
     assert again.state == {"rounds": 1, "saw": 100, "held_out": 0}
     assert plain.trained_on == plain.state["saw"] == plain.counts["train"] < 100
     assert again.trained_on == 100
-    assert set(again.files) == {"counts.json"}
+    assert set(again.files) == {"counts.json", "held_out_tasks.npy", "trained_tasks.npy"}
     assert "Training again on everything" in run.stderr
     assert "then trained again on all (--refit)" in run.stderr
     assert "refit on all tasks after the measurement" in lsml("versions", "models/m", cwd=work).stdout

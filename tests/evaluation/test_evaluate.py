@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lsml_cli.evaluation.evaluate import evaluate_outcomes
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
-from tests.helpers.cli import EXAMPLE, Lsml
+from tests.helpers.cli import EXAMPLE, ROOT, Lsml, run_in_process
 from tests.helpers.evaluation_data import (
     TEXT_CONFIG,
     choice_region,
@@ -344,54 +345,236 @@ def test_model_and_its_prediction_file_give_equal_results(lsml: Lsml, ticket_mod
     by_model = lsml("evaluate", export, "--model", ticket_model)
     config = ("-c", EXAMPLE / "label_config.xml")
     by_file = lsml("evaluate", export, "--predictions", tmp_path / "p.json", *config, "--compare", ticket_model)
+    assert "equal" in by_file.stdout
     assert by_model.returncode == by_file.returncode == 0, by_model.stderr + by_file.stderr
     assert (
         by_file.stdout.replace(re.findall(r"(?s)Compared.*?(?=category: exp)", by_file.stdout)[0], "")
         == by_model.stdout
     )
-    assert "Left out: skipped (3)." in by_model.stderr
+    assert "Left out: skipped (3), " in by_model.stderr
 
 
-def test_held_out_selects_the_tasks_that_fit_held_out(lsml: Lsml, tmp_path: Path) -> None:
-    """Also if tasks were added since: what an older version was trained on stays on its side."""
-    tasks = json.loads((EXAMPLE / "annotated.json").read_text())
-    write_records(tmp_path / "few.json", tasks[:200])
-    write_records(tmp_path / "many.json", tasks)
-    config = ("-c", EXAMPLE / "label_config.xml")
-    for name, more in (("few", []), ("many", ["--seed", "1"]), ("refitted", ["--refit"]), ("all", ["--holdout", "0"])):
-        export = "few.json" if name == "few" else "many.json"
-        run = lsml(
-            *("fit", export, "--model", "text-classifier", *config, "-o", name, "--summary", f"{name}.out"),
-            *map(str, more),
-            cwd=tmp_path,
-        )
+COUNTING = f"{ROOT / 'tests' / 'helpers' / 'trainable_models.py'}:Counting"
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder with 100 annotated tasks, and versions that were trained on 80 of them in different ways."""
+    tasks = [exported_task(i, "good" if i % 2 else "bad", text=f"word{i % 7} number{i}") for i in range(100)]
+    write_records(tmp_path / "export.json", tasks)
+    (tmp_path / "config.xml").write_text(TEXT_CONFIG)
+    for name, *more in (("m",), ("other-seed", "--seed", "1"), ("refitted", "--refit"), ("all", "--holdout", "0")):
+        fit = (*("fit", "export.json", "--model", COUNTING, "-c", "config.xml", "-o", name), *more)
+        run = run_in_process(*fit, "--summary", f"{name}.fit.json", cwd=tmp_path)
         assert run.returncode == 0, run.stderr
+    return tmp_path
 
-    run = lsml("evaluate", "few.json", "--model", "few", "--held-out", "--json", "numbers.json", cwd=tmp_path)
+
+def measure(folder: Path, *args: str, export: str = "export.json", code: int = 0) -> tuple[Any, dict[str, Any]]:
+    """Return the finished run of `lsml evaluate`, and its numbers."""
+    (folder / "numbers.json").unlink(missing_ok=True)
+    run = run_in_process("evaluate", export, *args, "--json", "numbers.json", cwd=folder)
+    assert run.returncode == code, run.stderr
+    path = folder / "numbers.json"
+    return run, json.loads(path.read_text()) if path.exists() else {}
+
+
+def counted(folder: Path, name: str = "m") -> tuple[int, int]:
+    counts = json.loads((folder / f"{name}.fit.json").read_text())["counts"]
+    return counts["train"], counts["holdout"]
+
+
+def version_folder(folder: Path, name: str = "m") -> Path:
+    return folder / name / (folder / name / "current").read_text().strip()
+
+
+def model_argument(name: str) -> str:
+    return f"{COUNTING}@{name}"
+
+
+def test_tasks_that_a_model_was_trained_on_are_left_out(trained: Path) -> None:
+    train, held_out = counted(trained)
+    run, numbers = measure(trained, "--model", model_argument("m"))
+    assert (numbers["tasks"], numbers["training_data"]["left_out"]) == (held_out, train)
+    assert re.search(rf"Left out: m@\S+ was trained on it \({train}\)", run.stderr)
+
+    _, both = measure(trained, "--model", model_argument("m"), "--compare", model_argument("other-seed"))
+    assert 0 < both["tasks"] < held_out  # what neither was trained on
+
+    tasks = [exported_task(200 + i, "good", text=f"word{i % 7} new {i}") for i in range(10)]
+    write_records(trained / "more.json", [*json.loads((trained / "export.json").read_text()), *tasks])
+    assert measure(trained, "--model", model_argument("m"), export="more.json")[1]["tasks"] == held_out + 10
+    only = measure(trained, "--model", model_argument("m"), "--held-out", export="more.json")[1]
+    assert only["tasks"] == held_out
+
+
+def test_include_trained_says_loudly_that_numbers_are_on_training_data(trained: Path) -> None:
+    train, held_out = counted(trained)
+    options = ("--model", model_argument("m"), "--include-trained", "--report", "report.html")
+    run, numbers = measure(trained, *options)
+    assert (numbers["tasks"], numbers["training_data"]["included"]) == (train + held_out, train)
+    loud = f"PARTLY ON TRAINING DATA: measured on 100 tasks, and {train} of them were trained on"
+    assert loud in run.stdout
+    assert any(loud in warning for warning in numbers["warnings"])
+    assert loud in (trained / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["all", "refitted"])
+def test_nothing_left_to_measure_is_one_sentence(trained: Path, name: str) -> None:
+    run, _ = measure(trained, "--model", model_argument(name), code=1)
+    assert "There is no task left to measure with: " in run.stderr
+    assert "--include-trained" in run.stderr
+    refused, _ = measure(trained, "--model", model_argument(name), "--held-out", code=2)
+    assert ("--refit" if name == "refitted" else "--holdout 0") in refused.stderr
+    both, _ = measure(trained, "--model", model_argument(name), "--held-out", "--include-trained", code=2)
+    assert "exclude each other" in both.stderr
+
+
+def test_version_of_an_older_lsml_says_that_its_training_data_are_unknown(trained: Path) -> None:
+    folder = version_folder(trained)
+    content = json.loads((folder / "model.json").read_text())
+    for name in ("trained_tasks.npy", "held_out_tasks.npy"):
+        (folder / name).unlink()
+        del content["files"][name], content["digests"][name]
+    (folder / "model.json").write_text(json.dumps(content))
+    run, numbers = measure(trained, "--model", model_argument("m"))
+    assert numbers["tasks"] == 100
+    assert numbers["training_data"]["unknown"] == [f"m@{folder.name}"]
+    assert f"It is not known which tasks m@{folder.name} was trained on" in run.stdout
+    refused, _ = measure(trained, "--model", model_argument("m"), "--held-out", code=2)
+    assert "because an older lsml wrote it" in refused.stderr
+    start = ("fit", "export.json", "--init-from", model_argument("m"), "-c", "config.xml", "-o", "next")
+    assert "It is not known what m@" in run_in_process(*start, cwd=trained).stderr
+    assert measure(trained, "--model", model_argument("next"))[1]["training_data"]["unknown"]
+
+
+def test_warm_started_version_has_seen_what_its_ancestor_saw(trained: Path) -> None:
+    _, held_out = counted(trained)
+    start = ("fit", "export.json", "--init-from", model_argument("m"), "-c", "config.xml", "-o", "warm")
+    run = run_in_process(*start, "--seed", "1", "--summary", "warm.fit.json", cwd=trained)
     assert run.returncode == 0, run.stderr
-    numbers, fitted = (json.loads((tmp_path / name).read_text()) for name in ("numbers.json", "few.out"))
-    assert numbers["tasks"] == fitted["counts"]["holdout"]
-    assert numbers["left_out"]["a model that was trained on it"] == fitted["counts"]["train"]
-    for control, metrics in fitted["metrics"].items():
-        assert numbers["controls"][control]["accuracy"] == pytest.approx(metrics["accuracy"])
+    assert "cannot be held out, because m@" in run.stderr
+    assert 0 < counted(trained, "warm")[1] < held_out
+    assert measure(trained, "--model", model_argument("warm"))[1]["tasks"] == counted(trained, "warm")[1]
 
-    both = lsml(
-        *("evaluate", "many.json", "--model", "many", "--compare", "few", "--held-out", "--json", "both.json"),
-        cwd=tmp_path,
+    tasks = json.loads((trained / "export.json").read_text())
+    write_records(trained / "other.json", [exported_task(300 + i, "good", text=f"fresh {i}") for i in range(30)])
+    write_records(trained / "old.json", tasks)
+    again = run_in_process(
+        *("fit", "other.json", "--init-from", model_argument("m"), "-c", "config.xml", "-o", "new"), cwd=trained
     )
-    assert both.returncode == 0, both.stderr
-    # With another seed, few tasks are held out by both; each is about a fifth of them.
-    assert 0 < json.loads((tmp_path / "both.json").read_text())["tasks"] < 0.1 * len(tasks)
+    assert again.returncode == 0, again.stderr
+    assert measure(trained, "--model", model_argument("new"), export="old.json")[1]["tasks"] == held_out
 
-    for model, sentence in (
-        ("refitted", "was trained again on its held-out tasks (--refit)"),
-        ("all", "was trained on everything (--holdout 0)"),
-        ("text-classifier", "is not a trained version, so nothing was held out"),
+
+def test_training_data_of_predictions_in_a_file_are_left_out_by_predicted_by(trained: Path) -> None:
+    train, held_out = counted(trained)
+    predicted = run_in_process(*("predict", "export.json", "--model", model_argument("m"), "-o", "p.json"), cwd=trained)
+    assert predicted.returncode == 0, predicted.stderr
+    source = ("--predictions", "p.json", "-c", "config.xml")
+    run, numbers = measure(trained, *source)
+    assert numbers["tasks"] == 100
+    assert "--predicted-by" in run.stdout
+    run, numbers = measure(trained, *source, "--predicted-by", model_argument("m"))
+    assert (numbers["tasks"], "--predicted-by" in run.stdout) == (held_out, False)
+
+    rank = ("rank", "p.json", "-o", "out.json", "--accept-above", "0.1", "--annotated", "export.json")
+    options = (*rank, "-c", "config.xml", "--summary", "rank.json")
+    for more, compared, sentence in (
+        ((), 100, "Name its folder with --predicted-by"),
+        (("--predicted-by", model_argument("m")), held_out, f"{train} annotated tasks were left out: m@"),
+        (("--predicted-by", model_argument("m"), "--include-trained"), 100, "PARTLY ON TRAINING DATA"),
     ):
-        rejected = lsml("evaluate", "many.json", "--model", model, "--held-out", *config, cwd=tmp_path)
-        assert (rejected.returncode, sentence in rejected.stderr) == (2, True), rejected.stderr
-    without_model = lsml("evaluate", "many.json", "--predictions", "few.json", "--held-out", *config, cwd=tmp_path)
-    assert (without_model.returncode, "Name one with --model or --compare" in without_model.stderr) == (2, True)
+        run = run_in_process(*options, *more, cwd=trained)
+        assert run.returncode == 0, run.stderr
+        assert sentence in run.stderr, run.stderr
+        # The model says nothing about words that it has not seen.
+        assert json.loads((trained / "rank.json").read_text())["trust"]["compared"] <= compared
+
+
+def test_held_out_needs_a_trained_model(trained: Path) -> None:
+    run, _ = measure(trained, "--predictions", "p.json", "-c", "config.xml", "--held-out", code=2)
+    assert "Name one with --model, --predicted-by or --compare" in run.stderr
+    run, _ = measure(trained, "--model", "text-classifier", "-c", "config.xml", "--held-out", code=2)
+    assert "is not a trained version, so nothing was held out" in run.stderr
+
+
+SPANS_CONFIG = """
+<View><Text name="text" value="$text"/>
+  <Labels name="entities" toName="text"><Label value="PER"/></Labels>
+  <Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/></Choices></View>
+"""
+
+
+def test_what_cannot_be_measured_yet_is_named(tmp_path: Path) -> None:
+    span: dict[str, Any] = {"id": "s", "from_name": "entities", "to_name": "text", "type": "labels"}
+    span["score"] = 0.9
+    span["value"] = {"start": 0, "end": 4, "text": "text", "labels": ["PER"]}
+    tasks = [exported_task(i, "good") for i in range(40)]
+    records = [prediction_record(i, "good", 0.9) for i in range(40)]
+    for item in [*(task["annotations"][0] for task in tasks), *records]:
+        item["result"] = [span]
+    (tmp_path / "config.xml").write_text(SPANS_CONFIG)
+    write_records(tmp_path / "export.json", tasks)
+    write_records(tmp_path / "p.json", records)
+    source = ("--predictions", "p.json", "-c", "config.xml")
+    run, numbers = measure(tmp_path, *source, code=1)
+    assert "Nothing was measured: entities (<Labels> over <Text>) cannot be measured yet." in run.stderr
+    assert numbers["cannot_be_measured"] == ["entities (<Labels> over <Text>)"]
+    rank = ("rank", "p.json", "-o", "out.json", "--accept-above", "0", "--annotated", "export.json", "-c", "config.xml")
+    assert "Cannot be measured yet: entities (<Labels> over <Text>)." in run_in_process(*rank, cwd=tmp_path).stderr
+
+    for item in [*(task["annotations"][0] for task in tasks), *records]:
+        item["result"] = [span, choice_region("mood", ["good"])]
+    write_records(tmp_path / "export.json", tasks)
+    write_records(tmp_path / "p.json", records)
+    run, _ = measure(tmp_path, *source, "--report", "report.html")
+    assert "Cannot be measured yet: entities (<Labels> over <Text>)." in run.stderr
+    assert "cannot be measured yet" in (tmp_path / "report.html").read_text()
+
+
+def test_few_tasks_have_wide_intervals_and_a_note(tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text(TEXT_CONFIG)
+    write_records(tmp_path / "export.json", [exported_task(i, "good") for i in range(5)])
+    write_records(tmp_path / "right.json", [prediction_record(i, "good", 0.9) for i in range(5)])
+    write_records(tmp_path / "wrong.json", [prediction_record(i, "good" if i > 2 else "bad", 0.9) for i in range(5)])
+    source = ("--predictions", "right.json", "-c", "config.xml")
+    run, numbers = measure(tmp_path, *source, "--compare", "right.json", "--report", "report.html")
+    intervals = numbers["controls"]["mood"]["intervals"]
+    for metric in ("accuracy", "macro-f1", "precision:good", "recall:good", "f1:good"):
+        assert intervals[metric] == pytest.approx({"low": 0.5655, "high": 1.0}, abs=1e-4), metric
+    assert "5 tasks say little" in run.stdout
+    assert numbers["compared"]["controls"]["mood"]["accuracy"]["verdict"] == "equal"
+    assert re.search(r"mood accuracy .*equal", run.stdout)
+    assert "could be chance" not in (tmp_path / "report.html").read_text()
+
+    # 3 of 5 tasks more are no proof: the exact sign test gives p = 0.25.
+    _, numbers = measure(tmp_path, *source, "--compare", "wrong.json")
+    assert numbers["compared"]["controls"]["mood"]["accuracy"]["verdict"] == "could be chance"
+
+
+def test_gate_of_equal_sides_says_equal(data_folder: Path) -> None:
+    source = ("--predictions", "a.jsonl", "-c", "config.xml", "--compare", "a.jsonl")
+    run, _ = measure(data_folder, *source, "--fail-if-worse", "accuracy")
+    assert "Gate passed: mood.accuracy is 0.9000, +0.0000 (equal on every task) from 0.9000." in run.stderr
+
+
+def test_full_temporary_folder_is_one_sentence(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (data_folder / "a.jsonl").read_text().splitlines()
+    (data_folder / "reversed.jsonl").write_text("\n".join(lines[::-1]))
+
+    class FullDatabase:
+        def close(self) -> None:
+            pass
+
+        def execute(self, statement: str, *values: Any) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: FullDatabase())
+    run, _ = measure(data_folder, "--predictions", "reversed.jsonl", "-c", "config.xml", code=1)
+    assert "cannot take them: database or disk is full." in run.stderr
+    assert "TMPDIR" in run.stderr
+    assert "bug" not in run.stderr
 
 
 def test_input_controls_are_passed_and_not_evaluated(lsml: Lsml, data_folder: Path) -> None:

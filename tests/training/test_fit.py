@@ -21,7 +21,7 @@ from lsml_cli.evaluation.metrics import ChoiceMetrics
 from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord
+from lsml_cli.schema.tasks import Annotation, Task, UnreadableRecord
 from lsml_cli.training import fit as training
 from lsml_cli.training import splits
 from lsml_cli.training.trainer import predict
@@ -83,7 +83,7 @@ def test_evaluated_model_is_the_written_one(tmp_path: Path) -> None:
     tasks = [replace(each, data={"text": f"{each.data['text']} {i % 3}"}) for i, each in enumerate(sample(200))]
     found = fit(tmp_path, tasks)
     spec = resolve.version_spec(found.version.folder)
-    _, held_out = splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
+    held_out = splits.split_tasks(tasks, CONFIG).held_out
     outcomes = predict(spec, CONFIG, [example.task for example in held_out])
     assert evaluate_outcomes(CONFIG, held_out, outcomes).metrics == found.metrics
 
@@ -103,9 +103,9 @@ def test_seed_determines_split_and_bytes(tmp_path: Path) -> None:
 
 def test_split_is_stable_and_groups_equal_content() -> None:
     def sides(tasks: list[Task]) -> dict[str, int]:
-        examples = [AnnotatedTask(each, _annotation(each)) for each in tasks]
+        split = splits.split_tasks(tasks, CONFIG, holdout=0.3, seed=5)
         found: dict[str, int] = {}
-        for side, members in enumerate(splits.split_examples(examples, CONFIG, 0.3, 5)):
+        for side, members in enumerate((split.train, split.held_out)):
             for member in members:
                 assert found.setdefault(member.task.data["text"], side) == side
         return found
@@ -119,7 +119,8 @@ def test_split_is_stable_and_groups_equal_content() -> None:
 
 
 def test_split_strips_annotations_from_tasks() -> None:
-    for side in splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in sample(20)], CONFIG, 0.5, 0):
+    split = splits.split_tasks(sample(20), CONFIG, holdout=0.5)
+    for side in (split.train, split.held_out):
         for example in side:
             assert set(example.task.raw) == {"id", "data"}
 
@@ -166,7 +167,8 @@ def test_fit_without_examples_leaves_no_files(tmp_path: Path, tasks: list[Task])
 
 def test_held_out_tasks_that_fail_count_as_wrong(tmp_path: Path) -> None:
     tasks = sample()
-    train, held_out = splits.split_examples([AnnotatedTask(each, _annotation(each)) for each in tasks], CONFIG, 0.2, 0)
+    split = splits.split_tasks(tasks, CONFIG)
+    train, held_out = split.train, split.held_out
     broken = held_out[0].task.index
     result = fit(tmp_path, tasks)
     outcomes = predict(

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lsml_cli.commands.console import metrics_tables
-from lsml_cli.errors import GateMissed, format_list
+from lsml_cli.commands.console.stdout import emit
+from lsml_cli.errors import GateMissed, InputError, format_list
 
 if TYPE_CHECKING:
     from lsml_cli.evaluation.gates import ComparisonResult, GateResult
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print metrics, comparison, calibration and agreement."""
+    """Print warnings, metrics, comparison, calibration and agreement."""
+    for warning in evaluation.warnings:
+        emit(warning)
     metrics_tables.print_metrics(evaluation.controls, "tasks", intervals=True)
     if evaluation.comparison is not None:
         metrics_tables.print_comparison(evaluation.comparison, evaluation.controls)
@@ -37,10 +40,10 @@ def summary_lines(evaluation: Evaluation, gate_results: Sequence[GateResult | Co
         yield f"{evaluation.name} found nothing at all in the {evaluation.tasks:,} annotated tasks."
     elif evaluation.empty_controls:
         yield f"Nothing was found, in any task, for: {format_list(evaluation.empty_controls)}."
-    if evaluation.unpredicted_controls:
+    if evaluation.controls and evaluation.unpredicted_controls:
         yield f"Nothing was predicted, so nothing measured, for: {format_list(evaluation.unpredicted_controls)}."
-    if not evaluation.controls:
-        yield "Nothing was measured: people and predictions fill no control together."
+    if evaluation.controls and evaluation.unmeasurable_controls:
+        yield f"Cannot be measured yet: {format_list(evaluation.unmeasurable_controls)}."
     for gate_result in gate_results:
         if gate_result.passed:
             yield f"Gate passed: {gate_result}."
@@ -56,6 +59,28 @@ def unreadable_lines(evaluation: Evaluation, annotated: str) -> Iterator[str]:
 def format_exclusions(evaluation: Evaluation) -> str:
     """Format why tasks were left out: "no annotation (5), skipped (2)"."""
     return ", ".join(f"{reason} ({count:,})" for reason, count in evaluation.left_out.items()) or "it holds no tasks"
+
+
+def require_measured(evaluation: Evaluation) -> None:
+    """Raise InputError if no control could be measured."""
+    reason = evaluation.why_nothing_was_measured()
+    if reason is not None:
+        measurable = "<Choices> about whole tasks, labelled regions of images, and <TextArea>"
+        raise InputError(reason, f"What can be measured: {measurable}, where annotations and predictions fill them.")
+
+
+def no_tasks_error(evaluation: Evaluation) -> InputError:
+    """Return the error of an evaluation without a single task."""
+    trained_on = evaluation.training_data.left_out
+    if trained_on:
+        return InputError(
+            f"There is no task left to measure with: {format_exclusions(evaluation)}.",
+            "Measure with other tasks; --include-trained measures with these, and its numbers are too good.",
+        )
+    return InputError(
+        f"There is no task to measure with: {format_exclusions(evaluation)}.",
+        "Export tasks that have been annotated, from the project that was predicted.",
+    )
 
 
 def require_gates_passed(evaluation: Evaluation, gate_results: Sequence[GateResult | ComparisonResult]) -> None:

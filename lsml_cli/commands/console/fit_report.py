@@ -77,16 +77,20 @@ def summary_lines(result: FitResult, model: str) -> Iterator[str]:
         yield f"Trained on {counts['train']:,} tasks, {held_out}."
     yield from plan_lines(result.split)
     for reason, count in result.failed.items():
-        yield f"{count:,} held-out tasks failed: {reason}."
+        tasks = "1 held-out task failed, and counts" if count == 1 else f"{count:,} held-out tasks failed, and count"
+        yield f"{tasks} as wrong: {reason}."
     if result.evaluation.has_only_empty_predictions:
         yield f"The model found nothing at all in the {result.evaluation.tasks:,} held-out tasks."
     elif result.evaluation.empty_controls:
         yield f"Nothing was found, in any held-out task, for: {format_list(result.evaluation.empty_controls)}."
     if result.evaluation.unpredicted_controls:
         yield f"Nothing was predicted, so nothing measured, for: {format_list(result.evaluation.unpredicted_controls)}."
-    elif not result.metrics:
+    if result.evaluation.unmeasurable_controls:
+        yield f"Cannot be measured yet: {format_list(result.evaluation.unmeasurable_controls)}."
+    elif not result.metrics and not result.evaluation.unpredicted_controls:
         reason = "no held-out task has an answer" if counts["holdout"] else "nothing was held out"
         yield f"Nothing was measured: {reason}."
+    yield from result.evaluation.warnings
     yield from _gate_lines(result)
     if result.promoted:
         yield f"Wrote and promoted {version.folder}."

@@ -85,6 +85,7 @@ def print_comparison(comparison: BaselineComparison, controls: Mapping[str, Cont
                 continue
             bounds = difference.interval
             interval = f"{bounds.low:+.4f} to {bounds.high:+.4f}" if bounds else "-"
+            interval = "equal" if difference.verdict == "equal" else interval
             numbers = (
                 _format_number(difference.candidate),
                 _format_number(difference.baseline),

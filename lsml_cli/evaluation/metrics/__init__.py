@@ -9,6 +9,7 @@ geometry           overlap of boxes, polygons and brush masks
 texts              transcriptions: character and word error rates, detection as in ICDAR
 agreement          agreement of people with each other
 bootstrap          confidence intervals from resampling tasks
+intervals          what intervals are at least, for few tasks
 numeric            NumPy results as plain numbers
 
 Each `*Counts` class accumulates one control over many tasks in compact arrays. It computes its `metrics`, and the

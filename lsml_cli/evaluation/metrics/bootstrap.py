@@ -2,14 +2,15 @@
 
 Metrics are computed for samples of the same size, drawn from the tasks with replacement; an interval reaches from the
 2.5th to the 97.5th percentile. Two models are compared on the same samples, so that tasks that are hard for both do not
-blur the difference.
+blur the difference. `intervals` gives the intervals their floor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from lsml_cli.evaluation.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,17 +20,6 @@ MAX_RESAMPLES = 1000
 MIN_RESAMPLES = 200  # for so many tasks that a thousand samples would take minutes
 MAX_DRAWS = 100_000_000  # tasks drawn in total
 MAX_BLOCK_WEIGHTS = 2_000_000  # weights in memory at a time
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95 % confidence interval."""
-
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float]:
-        return asdict(self)
 
 
 class WeightedCounts(Protocol):

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lsml_cli.evaluation.metrics.bootstrap import Interval
 from lsml_cli.evaluation.metrics.calibration import Calibration
 from lsml_cli.evaluation.metrics.choices import ConfusionMatrix
+from lsml_cli.evaluation.metrics.intervals import Interval
 from lsml_cli.evaluation.report.formatting import pluralize
 
 MAX_CLASSES = 30  # classes shown in a confusion matrix

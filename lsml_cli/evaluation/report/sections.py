@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from lsml_cli.evaluation.gates import LOWER_IS_BETTER
 from lsml_cli.evaluation.metrics.agreement import Agreement
-from lsml_cli.evaluation.metrics.bootstrap import Interval
 from lsml_cli.evaluation.metrics.calibration import Calibration
+from lsml_cli.evaluation.metrics.intervals import Interval
 from lsml_cli.evaluation.report import charts
 from lsml_cli.evaluation.report.examples import Example
 from lsml_cli.evaluation.report.gallery import Gallery, build_gallery
-from lsml_cli.evaluation.results import ControlEvaluation, MetricDifference
+from lsml_cli.evaluation.results import ControlEvaluation, MetricDifference, Verdict
 
 METRIC_TITLES = {
     "accuracy": ("Accuracy", "share of tasks that are exactly right"),
@@ -63,11 +61,11 @@ class DifferenceRow:
     baseline: float
     difference: float
     interval: Interval | None
-    verdict: Literal["better", "worse", "could be chance"]
+    verdict: Verdict
 
     @property
     def css_class(self) -> str:
-        return "open" if self.verdict == "could be chance" else self.verdict
+        return self.verdict if self.verdict in ("better", "worse") else "open"
 
 
 @dataclass(frozen=True)
@@ -182,17 +180,13 @@ def _build_comparison(
 
 
 def _build_difference_row(metric: str, difference: MetricDifference) -> DifferenceRow:
-    change = difference.candidate - difference.baseline
-    is_better = (change < 0) if metric in LOWER_IS_BETTER else (change > 0)
-    interval = difference.interval
-    is_significant = interval is not None and not interval.low <= 0 <= interval.high
     return DifferenceRow(
         METRIC_TITLES[metric][0],
         difference.candidate,
         difference.baseline,
-        change,
-        interval,
-        ("better" if is_better else "worse") if is_significant else "could be chance",
+        difference.candidate - difference.baseline,
+        difference.interval,
+        difference.verdict,
     )
 
 
