@@ -6,6 +6,7 @@ POST /predict        tasks in, as many results out, in the same order
 POST /webhook        START_TRAINING and annotation events
 GET  /versions       the loaded model versions
 GET  /metrics        metrics for Prometheus
+GET  /docs           these endpoints with examples; /openapi.json for programs
 POST /train, GET /is_training   training as older Label Studios ask for it
 """
 
@@ -15,12 +16,13 @@ import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
 from lsml_cli._version import __version__
 from lsml_cli.server import schemas
 from lsml_cli.server.auth import AuthConfig, AuthMiddleware
+from lsml_cli.server.docs_page import render_docs
 from lsml_cli.server.error_responses import error_response, install_error_handlers
 from lsml_cli.server.job_record import Job
 from lsml_cli.server.project_directory import ProjectDirectory
@@ -68,6 +70,8 @@ def make_app(
         # Clients below a proxy's path or the secret path resolve the routes relative to it.
         servers=[{"url": auth.secret_path or "/"}],
         root_path_in_servers=False,
+        docs_url=None,  # FastAPI's own pages load their scripts from a CDN
+        redoc_url=None,
     )
     _add_health_routes(app, service)
     _add_prediction_routes(app, service, body_reader)
@@ -75,6 +79,7 @@ def make_app(
     _add_webhook_route(app, train_scheduler, project_directory, event_reader)
     _add_training_routes(app, train_scheduler, body_reader)
     _add_introspection_routes(app, service)
+    _add_docs_route(app, auth)
     install_error_handlers(app)
     paths = [route.path for route in app.routes if hasattr(route, "path")]
     return AuthMiddleware(app, auth, service.metrics, paths, verbose)
@@ -155,6 +160,14 @@ def _add_introspection_routes(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", responses=schemas.RESPONSES["metrics"])
     async def metrics() -> Response:
         return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_docs_route(app: FastAPI, auth: AuthConfig) -> None:
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        base_url = str(request.base_url).rstrip("/")
+        page, policy = render_docs(app.openapi(), base_url, needs_password=auth.basic_auth is not None)
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
 def _count_annotations(

@@ -19,20 +19,36 @@ def _value_schema(json_type: str, description: str, **more: Any) -> Schema:
     return {"type": json_type, "description": description, **more}
 
 
+_CONFIG_EXAMPLE = (
+    '<View><Text name="text" value="$text"/><Choices name="topic" toName="text">'
+    '<Choice value="News"/><Choice value="Sport"/></Choices></View>'
+)
 _PROJECT = _value_schema(
     "string",
     'The project\'s id, alone or as Label Studio sends it: "2.1795192449"',
     pattern=r"^[0-9]{1,12}(\.[0-9]+)?$",
     example="2",
 )
-_LABEL_CONFIG = _value_schema("string", "Labelling XML", example='<View><Text name="text" value="$text"/></View>')
+_LABEL_CONFIG = _value_schema("string", "Labelling XML", example=_CONFIG_EXAMPLE)
 _VERSION = _value_schema("string", "The model_version of predictions", example="news@20261120T213015")
-_TASK = _object_schema({"id": {"type": "integer"}, "data": _object_schema({})}, ("data",))
+_TASK = _object_schema(
+    {"id": {"type": "integer"}, "data": _object_schema({}) | {"example": {"text": "Two goals in the last minute"}}},
+    ("data",),
+)
 _REGION = _object_schema(
     {name: {"type": "string"} for name in ("id", "from_name", "to_name", "type")}
     | {"value": _object_schema({}), "score": {"type": "number"}},
     ("from_name", "to_name", "type", "value"),
-)
+) | {
+    "example": {
+        "id": "Gb1c9VbVBG",
+        "from_name": "topic",
+        "to_name": "text",
+        "type": "choices",
+        "value": {"choices": ["Sport"]},
+        "score": 0.98,
+    }
+}
 _RESULT = _object_schema(
     {"result": _array_schema(_REGION), "score": {"type": ["number", "null"]}, "model_version": _VERSION},
 ) | {"description": "A prediction, or an empty object for a task that has none"}
@@ -55,7 +71,13 @@ REQUEST_BODIES: dict[str, Schema] = {
                 "project": _PROJECT,
                 "label_config": _LABEL_CONFIG,
                 "params": _object_schema(
-                    {"context": {"type": ["object", "null"], "description": "Context of an interactive editor"}}
+                    {
+                        "context": {
+                            "type": ["object", "null"],
+                            "description": "Context of an interactive editor",
+                            "example": None,
+                        }
+                    }
                 ),
             },
             ("tasks",),
