@@ -441,7 +441,7 @@ def test_request_cannot_forge_log_lines(serve: ServerFactory) -> None:
     server = serve("--model", f"{MODELS}:Words", "--verbose")
     server.request("GET", "/a%0alsml:%2012:00:00%20Stopped.%0d%e2%80%a8%1b[2J")
     (line,) = wait_until("the request is in the log", lambda: [line for line in server.lines() if "Stopped." in line])
-    assert "GET /a?lsml: 12:00:00 Stopped.???[2J: 404" in line
+    assert r"GET /a\nlsml: 12:00:00 Stopped.\r\u2028\u001b[2J: 404" in line
     assert "\x1b" not in line
 
 
