@@ -65,7 +65,13 @@ def test_detector_learns_from_export(trained_detector, detector_metrics):
     assert "hold-out mAP" in messages
     assert all(line.startswith("lsml:") for line in messages.splitlines()), messages  # nothing from the toolkits
     (version,) = [path for path in (trained_detector / "models/shapes").iterdir() if path.is_dir()]
-    assert sorted(path.name for path in version.iterdir()) == ["config.py", "model.json", "weights.safetensors"]
+    assert sorted(path.name for path in version.iterdir()) == [
+        "config.py",
+        "held_out_tasks.npy",
+        "model.json",
+        "trained_tasks.npy",
+        "weights.safetensors",
+    ]
 
 
 def test_moved_version_predicts_same_bytes_and_evaluates(lsml, work):

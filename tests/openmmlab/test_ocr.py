@@ -642,7 +642,13 @@ def test_recognizer_learns_to_read_numbers(trained_recognizer: Path) -> None:
     assert (state["parts"], state["trained"]) == (["recog"], ["recog"])
     assert state["recognition"]["characters"] == "0123456789"
     assert version["metrics"]["transcription"]["exact"] >= 0.95
-    assert sorted(version["files"]) == ["dictionary.txt", "recog.safetensors", "recog_config.py"]
+    assert sorted(version["files"]) == [
+        "dictionary.txt",
+        "held_out_tasks.npy",
+        "recog.safetensors",
+        "recog_config.py",
+        "trained_tasks.npy",
+    ]
     for name in ("recog_config.py", "model.json"):
         assert str(trained_recognizer) not in (folder / name).read_text(), f"{name} holds a path of this machine"
 
