@@ -123,6 +123,7 @@ class TransientError(LsmlError):
 
 
 MAX_LISTED_NAMES = 10  # names in a message before "and N more"
+MAX_SUGGESTED_NAMES = 30  # the same in a hint about an unknown name, which is where users learn what there is
 
 
 def format_list(names: Iterable[str], max_items: int = MAX_LISTED_NAMES) -> str:
@@ -132,8 +133,27 @@ def format_list(names: Iterable[str], max_items: int = MAX_LISTED_NAMES) -> str:
     return ", ".join(listed[:max_items]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def suggest_names(name: str, known: Iterable[str], label: str) -> str:
+    """Return the hint of an error about an unknown name: the closest known one first, then the others.
+
+    Example:
+        >>> suggest_names("batchsize", ["batch-size", "seed"], "It has")
+        "Did you mean 'batch-size'? It has: batch-size, seed."
+    """
+    ordered = sort_by_similarity(name, set(known))
+    if not ordered:
+        return f"{label}: none."
+    closest = difflib.get_close_matches(name.casefold(), [ordered[0].casefold()], n=1, cutoff=0.6)
+    question = f"Did you mean {ordered[0]!r}? " if closest else ""
+    return f"{question}{label}: {format_list(ordered, MAX_SUGGESTED_NAMES)}."
+
+
 def sort_by_similarity(name: str, candidates: Iterable[str]) -> list[str]:
     """Return the candidates, the three most like `name` first, the rest in alphabetical order."""
     ordered = sorted(candidates)
-    closest = difflib.get_close_matches(name, ordered, n=3, cutoff=0.6)
+    by_folded: dict[str, list[str]] = {}
+    for candidate in ordered:
+        by_folded.setdefault(candidate.casefold(), []).append(candidate)
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)
+    closest = [candidate for match in matches for candidate in by_folded[match]][:3]
     return closest + [candidate for candidate in ordered if candidate not in closest]
