@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 from lsml_cli.cli import app
-from lsml_cli.registry.resolve import BUILT_IN
+from lsml_cli.registry.model_location import BUILT_IN
 
 if TYPE_CHECKING:
     from tests.helpers.cli import Lsml

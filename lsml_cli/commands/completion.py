@@ -14,7 +14,7 @@ MAX_ENTRIES = 500  # entries read of a folder: TAB must answer at once, even bes
 
 def complete_models(incomplete: str) -> list[str]:
     """Return built-in models, plug-ins, and trained models in folders up to two levels down."""
-    from lsml_cli.registry.resolve import known_models
+    from lsml_cli.registry.model_location import known_models
 
     typed, slash, _ = incomplete.rpartition("/")
     names = [name for name in sorted(known_models()) if not slash]

@@ -348,7 +348,9 @@ def _resolve_spec(arguments: FitArguments) -> ModelSpec:
     params = resolve.parse_params(list(arguments.model_params))
     if init_from is None:
         if model is None:
-            names = ", ".join(resolve.BUILT_IN)
+            from lsml_cli.registry.model_location import BUILT_IN
+
+            names = ", ".join(BUILT_IN)
             raise UsageError("What should be trained?", f"Name a model with --model: {names}, or file.py:Class.")
         return resolve.find_model(model, params)
     spec = resolve.find_model(init_from, params)

@@ -80,10 +80,10 @@ def parse_map(text: str) -> tuple[str, Path]:
 def parse_size(text: str) -> int:
     """Parse a size in bytes: "10G" is 10 * 2**30."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * SIZE_UNITS[match[2].upper()]) if match else 0
-    if size <= 0:
+    size = float(match[1]) * SIZE_UNITS[match[2].upper()] if match else 0
+    if not 1 <= size < 1 << 63:
         raise UsageError(f"{text!r} is not a size.", "Write a number of bytes, or 500M, 10G.")
-    return size
+    return int(size)
 
 
 def _make_cache(folder: Path, max_bytes: int | None) -> Cache:

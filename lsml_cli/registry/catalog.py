@@ -12,6 +12,7 @@ from lsml_cli.models.base import Model, describe_controls
 from lsml_cli.models.loading import load_class
 from lsml_cli.models.spec import Json
 from lsml_cli.registry import extras, plugins, resolve
+from lsml_cli.registry.model_location import BUILT_IN
 from lsml_cli.runtime import error_reason
 
 
@@ -64,7 +65,7 @@ class ModelInfo:
 def list_models() -> Iterator[ModelInfo]:
     """Describe the built-in models, then those of other packages, also the ones that cannot be imported."""
     owners: dict[str, str] = {}
-    for name, target in resolve.BUILT_IN.items():
+    for name, target in BUILT_IN.items():
         owners[name] = "the one that comes with lsml"
         yield _describe_model(name, target, "lsml", __version__)
     for plugin in plugins.find_plugins():
@@ -84,7 +85,7 @@ def get_model(name: str) -> ModelInfo:
         ModelError: The model cannot be used.
     """
     spec = resolve.find_model(name)
-    package, version = ("lsml", __version__) if name in resolve.BUILT_IN else ("", "")
+    package, version = ("lsml", __version__) if name in BUILT_IN else ("", "")
     for plugin in [] if package else plugins.find_plugins():
         if plugin.name == name:
             package, version = plugin.package, plugin.version

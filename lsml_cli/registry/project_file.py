@@ -12,6 +12,9 @@ from lsml_cli.models.spec import Json
 from lsml_cli.registry import versions
 
 PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
+MAX_PROJECT_FILE_BYTES = 1 << 20
+
+_FORM_HINT = 'It has: model = "...", versions = "...", and a table [with].'
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class ProjectFile:
     params: Mapping[str, Json]
     versions_root: Path
 
+    @property
+    def path(self) -> Path:
+        return self.folder / PROJECT_FILE
+
 
 def read_project_file(folder: Path) -> ProjectFile | None:
     """Read the `model.toml` of a folder, None if there is none.
@@ -40,17 +47,16 @@ def read_project_file(folder: Path) -> ProjectFile | None:
     path = folder / PROJECT_FILE
     if not path.is_file():
         return None
-    import tomllib
-
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from None
-    model, params = content.get("model"), content.get("with", {})
-    versions_root = content.get("versions", f"models/{folder.resolve().name}")
-    if not isinstance(model, str) or not isinstance(params, dict) or not isinstance(versions_root, str):
+    content = _parse_toml(path)
+    model = _require_text(path, "model", content.get("model"))
+    versions_root = _require_text(path, "versions", content.get("versions", f"models/{folder.resolve().name}"))
+    params = content.get("with", {})
+    if not isinstance(params, dict):
+        raise ModelError(f"{path}: with must be a table.", _FORM_HINT)
+    if (folder / versions_root).resolve() == folder.resolve():
         raise ModelError(
-            f"{path} is not what it should be.", 'It has: model = "…", versions = "…", and a table [with].'
+            f"{path}: versions is the folder of the project itself, which would then be data.",
+            f'Name a folder below it, versions = "models/{folder.resolve().name}", or leave it out.',
         )
     return ProjectFile(folder, model, params, folder / versions_root)
 
@@ -65,18 +71,31 @@ def find_single_class(name: str) -> str | None:
     model: tuple[Path, str] | None
     if name.endswith(".py") and path.is_file():
         model = path, find_model_class_name(path)
-    elif path.is_dir() and not (path / versions.CURRENT_FILE).exists() and not versions.list_versions(path):
+    elif path.is_dir() and not versions.is_data_folder(path):
         model = find_folder_model(path)
     else:
         return None
     return f"{model[0]}:{model[1]}" if model else None
 
 
-def runs_user_code(name: str) -> bool:
-    """Tell whether a name without a class, of a file or a folder, nevertheless runs code that lies there."""
-    path = Path(name)
-    if (project := read_project_file(path)) is not None:
-        return ":" in project.model
-    return (name.endswith(".py") and path.is_file()) or any(
-        (path / file).is_file() for file in ("model.py", "_wsgi.py")
-    )
+def _require_text(path: Path, key: str, value: Json) -> str:
+    if not isinstance(value, str):
+        raise ModelError(f"{path}: {key} {'is missing' if value is None else 'must be a text'}.", _FORM_HINT)
+    if not value or "\0" in value:
+        raise ModelError(f"{path}: {key} {'holds a NUL character' if value else 'is empty'}.", _FORM_HINT)
+    return value
+
+
+def _parse_toml(path: Path) -> Mapping[str, Json]:
+    import tomllib
+
+    try:
+        if path.stat().st_size > MAX_PROJECT_FILE_BYTES:
+            raise ModelError(f"{path} is larger than {MAX_PROJECT_FILE_BYTES:,} bytes.", _FORM_HINT)
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except RecursionError:
+        raise ModelError(f"{path} is nested too deeply.", _FORM_HINT) from None
+    except ValueError as error:  # of tomllib, of decoding, and of a number with thousands of digits
+        raise ModelError(f"{path} is not TOML: {error}.", _FORM_HINT) from None

@@ -18,35 +18,24 @@ registered, because installing a package is the user's decision. Any other class
 
 from __future__ import annotations
 
-import importlib.util
-import re
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import orjson
 
-from lsml_cli.errors import ModelError, UnknownModel, UsageError, format_list, sort_by_similarity
+from lsml_cli.errors import ModelError, UsageError, format_list, suggest_names
 from lsml_cli.models.base import Model
 from lsml_cli.models.loading import FILE_MODULE_PREFIX, load_class
 from lsml_cli.models.parameters import require_valid
 from lsml_cli.models.spec import Json, ModelSpec
-from lsml_cli.registry import plugins, versions
+from lsml_cli.registry import versions
 from lsml_cli.registry.code_digest import code_digest, param_file_digests
 from lsml_cli.registry.digests import json_digest
-from lsml_cli.registry.project_file import ProjectFile, find_single_class, read_project_file
+from lsml_cli.registry.model_location import BUILT_IN, is_registered_name, known_models, locate_model, split_class
 from lsml_cli.schema.label_config import LabelConfig
-
-BUILT_IN = {
-    "image-classifier": "lsml_cli.models.image_classifier.model:ImageClassifier",
-    "object-detector": "lsml_cli.models.object_detector.model:ObjectDetector",
-    "ocr": "lsml_cli.models.ocr.model:Ocr",
-    "text-classifier": "lsml_cli.models.text_classifier.model:TextClassifier",
-}
-_CLASS_AT_FOLDER = re.compile(r"((?:.+?\.py|[\w.]+):[^\W\d]\w*)@(.+)", re.DOTALL)
 
 
 def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec:
@@ -68,29 +57,12 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
     Example:
         spec = find_model("text-classifier", {"ngrams": 3})
     """
-    params = params or {}
-    if name in BUILT_IN:
-        return _untrained_spec(name, BUILT_IN[name], params)
-    if (project := read_project_file(Path(name))) is not None:
-        return _project_spec(project, params)
-    if versions.is_model_folder(name) and find_single_class(name) is None:
-        return version_spec(versions.resolve(name), params, display_name=name)
-    if (class_and_folder := split_class(name)) is not None:
-        return _spec_of_class_at_folder(*class_and_folder, params)
-    if (script := find_single_class(name)) is not None:
-        name = script
-    if (target := _class_target(name)) is not None:
-        file, _, class_name = name.rpartition(":")
-        return _untrained_spec(f"{Path(file).stem}:{class_name}" if file.endswith(".py") else name, target, params)
-    targets = known_models()
-    if name in targets:
-        return _untrained_spec(name, targets[name], params)
-    if Path(name).is_file():
-        raise UnknownModel(f"{name} is a file, not a model.", "A trained model is the folder that `lsml fit` wrote.")
-    raise UnknownModel(
-        f"There is no model {name!r}.",
-        f"Known models: {', '.join(sort_by_similarity(name, targets))}; or name a folder that `lsml fit` wrote.",
-    )
+    location = locate_model(name)
+    params = dict(params or {})
+    if location.version is not None:
+        return version_spec(location.version, params, target=location.target, display_name=location.display_name)
+    assert location.target is not None
+    return _untrained_spec(location.name, location.target, dict(location.params) | params)
 
 
 def class_spec(model_class: type[Model], params: Mapping[str, Json] | None = None) -> ModelSpec:
@@ -161,15 +133,9 @@ def version_spec(
     )
 
 
-def split_class(name: str) -> tuple[str, str] | None:
-    """Split "shouting.py:Shouting@models/news" into class and folder; None for a name of another form."""
-    match = _CLASS_AT_FOLDER.fullmatch(name)
-    return (match[1], match[2]) if match else None
-
-
 def absolute_model_name(name: str) -> str:
     """Return the name of the same model for a process in another working directory."""
-    if name in BUILT_IN:
+    if is_registered_name(name):
         return name
     if versions.is_model_folder(name):
         return str(Path(name).absolute())
@@ -180,16 +146,6 @@ def absolute_model_name(name: str) -> str:
         return str(Path(name).absolute())
     file, _, class_name = name.rpartition(":")
     return f"{Path(file).absolute()}:{class_name}" if file.endswith(".py") else name
-
-
-def _spec_of_class_at_folder(class_name: str, folder: str, params: Mapping[str, Json]) -> ModelSpec:
-    """Make the spec of "CLASS@FOLDER" from its two parts."""
-    target = _class_target(class_name)
-    if target is None:
-        raise UnknownModel(f"There is no module {class_name.rpartition(':')[0]}.", "Is its package installed here?")
-    if not versions.is_model_folder(folder):
-        raise UnknownModel(f"There is no folder {folder}.", "Name a folder that `lsml fit` wrote.")
-    return version_spec(versions.resolve(folder), params, target=target, display_name=folder)
 
 
 def family_name(target: str) -> str:
@@ -271,35 +227,9 @@ def _check_stored_params(model_class: type[Model], version: versions.Version) ->
         )
 
 
-def _project_spec(project: ProjectFile, params: Mapping[str, Json]) -> ModelSpec:
-    """Make the spec of a project's promoted version, or of its untrained model if there is no version yet."""
-    file, colon, class_name = project.model.rpartition(":")
-    model = f"{project.folder / file}:{class_name}" if colon and file.endswith(".py") else project.model
-    if (project.versions_root / versions.CURRENT_FILE).is_file():
-        root = str(project.versions_root)
-        return _spec_of_class_at_folder(model, root, params) if colon else find_model(root, params)
-    return replace(find_model(model, dict(project.params) | dict(params)), name=project.folder.resolve().name)
-
-
-def _class_target(name: str) -> str | None:
-    """Return the target of "path/to/file.py:Class" or "package.module:Class", None for a name of another form."""
-    file, colon, class_name = name.rpartition(":")
-    if colon and file.endswith(".py"):
-        if not Path(file).is_file():
-            raise UnknownModel(f"There is no file {file}.", "A model in a file is named path/to/file.py:Class.")
-        return f"{Path(file).resolve()}:{class_name}"
-    return name if colon and _is_importable(file) else None
-
-
 def stored_label_config(spec: ModelSpec) -> LabelConfig | None:
     """Return the label config that a version was trained for, None for an untrained model."""
     return LabelConfig.parse(versions.read(spec.path).label_config) if spec.path else None
-
-
-def known_models() -> dict[str, str]:
-    """Return the target of every model with a plain name. Built-in models come first, then the first package."""
-    registered = {plugin.name: plugin.target for plugin in reversed(plugins.find_plugins())}
-    return registered | BUILT_IN
 
 
 def parse_params(pairs: list[str]) -> dict[str, Json]:
@@ -338,19 +268,12 @@ def check_params(model_class: type[Model], params: Mapping[str, Json]) -> None:
     declared = model_class.declared_params() if params else None
     for key, value in params.items():
         if declared is not None and key not in declared:
-            known = ", ".join(sort_by_similarity(key, declared)) or "none"
-            raise UsageError(f"{model_class.__name__} has no parameter {key!r}.", f"It has: {known}.")
+            raise UsageError(
+                f"{model_class.__name__} has no parameter {key!r}.", suggest_names(key, declared, "It has")
+            )
         try:
             orjson.dumps(value)
         except TypeError as error:
             raise UsageError(f"The parameter {key!r} is not JSON: {error}.") from None
         if declared is not None:
             require_valid(key, declared[key], value)
-
-
-def _is_importable(module: str) -> bool:
-    """Tell whether a module can be found. Its parent packages are imported, and may raise anything."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ModuleNotFoundError, ValueError):
-        return False

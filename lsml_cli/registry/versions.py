@@ -34,6 +34,7 @@ METADATA_FILE = "model.json"
 CURRENT_FILE = "current"
 TRAINED_TASKS_FILE = "trained_tasks.npy"
 HELD_OUT_TASKS_FILE = "held_out_tasks.npy"
+MAX_SHOWN_NAME = 200  # characters of a name that is too long for the file system
 HIDDEN_FOLDER_PREFIX = ".unfinished-"  # of folders that are being written or removed
 HIDDEN_FILE_PREFIX = f".{CURRENT_FILE}-"  # of files that are about to replace `current`
 
@@ -128,7 +129,16 @@ def is_model_folder(name: str) -> bool:
     try:
         return Path(name).is_dir() or Path(name.rpartition("@")[0] or name).is_dir()
     except OSError as error:
-        raise ModelError(f"{name} cannot be looked up: {error.strerror}.") from error
+        raise ModelError(f"{name[:MAX_SHOWN_NAME]} cannot be looked up: {error.strerror}.") from error
+
+
+def is_data_folder(folder: Path) -> bool:
+    """Tell whether a folder holds trained versions or is one, so that it is data and no code in it is ever run.
+
+    A `model.py` or `model.toml` that somebody has added changes nothing about that.
+    """
+    marks = (folder / CURRENT_FILE, folder / METADATA_FILE)
+    return any(map(os.path.lexists, marks)) or bool(list_versions(folder))
 
 
 def is_version_folder(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from lsml_cli.errors import LsmlError, ModelError
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve, versions
-from lsml_cli.registry.project_file import read_project_file
+from lsml_cli.registry.model_location import locate_model
 from lsml_cli.runtime import error_reason
 from lsml_cli.server.capacity import Capacity
 from lsml_cli.server.job_store import project_versions_folder
@@ -279,13 +279,7 @@ def find_watched_folder(name: str) -> Path | None:
     That is the folder itself for "models/news", none for "models/news@VERSION", and for a project of `lsml init` the
     folder of its versions, also while there is no version yet.
     """
-    if name in resolve.BUILT_IN:
-        return None
-    if (project := read_project_file(Path(name))) is not None:
-        return project.versions_root
-    class_and_folder = resolve.split_class(name)
-    root = Path(class_and_folder[1] if class_and_folder else name)
-    return root if (root / versions.CURRENT_FILE).is_file() else None
+    return locate_model(name).versions_root
 
 
 def _retrieve_exception(task: asyncio.Task[ServedModel]) -> None:

@@ -12,7 +12,8 @@ from lsml_cli import Parameter, load_model
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.models.parameters import require_valid
 from lsml_cli.registry import catalog
-from lsml_cli.registry.resolve import BUILT_IN, find_model
+from lsml_cli.registry.model_location import BUILT_IN
+from lsml_cli.registry.resolve import find_model
 from tests.helpers import models
 from tests.helpers.cli import Lsml, run_in_process
 

@@ -19,7 +19,8 @@ import pytest
 
 import lsml_cli.models
 from lsml_cli.registry.code_digest import code_digest, source_files
-from lsml_cli.registry.resolve import BUILT_IN, find_model
+from lsml_cli.registry.model_location import BUILT_IN
+from lsml_cli.registry.resolve import find_model
 from tests.helpers.cli import Lsml
 
 PYPROJECT = """

@@ -14,8 +14,9 @@ from lsml_cli import scaffold
 from lsml_cli.errors import ModelError
 from lsml_cli.evaluation.evaluate import measurable_controls
 from lsml_cli.evaluation.gates import parse_gates
+from lsml_cli.registry.model_location import BUILT_IN
 from lsml_cli.registry.project_file import read_project_file
-from lsml_cli.registry.resolve import BUILT_IN, find_model
+from lsml_cli.registry.resolve import find_model
 from lsml_cli.scaffold.rendering import TemplateValues, render
 from lsml_cli.scaffold.samples import UNLABELED_PER_CLASS
 from lsml_cli.schema.label_config import LabelConfig
@@ -242,7 +243,7 @@ def test_settings_beside_the_data_may_not_name_a_folder_with_code(lsml: Lsml, tm
     for model in ("moods", "backend", "backend/model.py"):
         (tmp_path / "lsml.toml").write_text(f'[predict]\nmodel = "{model}"\nlabel-config = "moods/label_config.xml"\n')
         run = lsml("predict", "tasks.json", cwd=tmp_path)
-        assert (run.returncode, "would run the code there" in run.stderr) == (2, True), run.stderr
+        assert (run.returncode, "which would run " in run.stderr) == (2, True), run.stderr
 
 
 def test_every_built_in_model_has_a_project_kind() -> None:

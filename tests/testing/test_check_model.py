@@ -13,7 +13,7 @@ import pytest
 
 from lsml_cli import ContractBroken, LabelConfig, check_model, find_model, read_tasks
 from lsml_cli.errors import LsmlError, ModelError, UsageError
-from lsml_cli.registry.resolve import BUILT_IN
+from lsml_cli.registry.model_location import BUILT_IN
 from lsml_cli.testing.clauses import CLAUSES
 from lsml_cli.testing.training import TRAINING_CLAUSES
 from tests.helpers import broken_models, models

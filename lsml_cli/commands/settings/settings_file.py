@@ -148,22 +148,18 @@ def _split_map(pair: str) -> tuple[str, str, str]:
 
 def _resolve_model(value: str, folder: Path) -> str:
     """Return a model name that means what `value` means in `folder`."""
-    from lsml_cli.registry.resolve import BUILT_IN, split_class
+    from lsml_cli.registry.model_location import is_registered_name, split_class
 
     path = folder / value
-    if value in BUILT_IN:
+    if is_registered_name(value):
         return value
     if not is_model_folder(str(path)) and (class_and_folder := split_class(value)) is not None:
         return f"{_resolve_model(class_and_folder[0], folder)}@{folder / class_and_folder[1]}"
     file, colon, _ = value.rpartition(":")
-    # A plain name is a plug-in unless it is a folder; a folder of the working directory must not be taken for it.
-    if (
-        is_model_folder(str(path))
-        or (colon and file.endswith(".py"))
-        or (not colon and ("/" in value or is_model_folder(value)))
-    ):
-        return str(path)
-    return value
+    is_script = (file if colon else value).endswith(".py")
+    # A plain name that is no folder here must not be taken for a folder of the working directory.
+    is_folder = is_model_folder(str(path)) or (not colon and ("/" in value or is_model_folder(value)))
+    return str(path) if is_script or is_folder else value
 
 
 def validate_value(option: Option, value: Any, ctx: Any, error_location: str) -> None:

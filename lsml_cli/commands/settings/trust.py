@@ -1,14 +1,41 @@
-"""Decide which settings a `lsml.toml` beside the data may make: it may have come with the data, from a stranger."""
+"""Decide which settings a `lsml.toml` beside the data may make: it may have come with the data, from a stranger.
+
+It may name a model that runs no code but that of lsml and of installed packages (see `ModelLocation.code`), paths below
+its own folder, and numbers up to what this machine can take. Everything else needs `--config FILE`, or the option.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lsml_cli.commands.media_options import parse_size
 from lsml_cli.commands.settings.setting import RESTRICTED_OPTIONS, Option
-from lsml_cli.errors import UsageError
+from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.registry.project_file import PROJECT_FILE
 from lsml_cli.registry.versions import is_model_folder
+from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores
+
+MAX_PARAM = 1 << 24  # number in a model's parameters: more features, epochs or pixels than any model needs
+BUILT_IN_CACHE_BYTES = 10 << 30  # default of --media-cache-size
+# The largest values of options that take cores, memory or time. No option of a command is numeric and not here, unless
+# it can only make a run smaller or its result different.
+MAX_VALUES: Mapping[str, Callable[[], int]] = {
+    "workers": lambda: max(8, 2 * available_cores()),  # threads that wait for media may be more than the cores
+    "fetch-concurrency": lambda: 4 * DEFAULT_FETCH_THREADS,
+    "batch-size": lambda: 4096,
+    "examples": lambda: 1000,
+    "deadline": lambda: 600,  # seconds
+    "max-tasks": lambda: 50_000,  # this and the next: as built in
+    "max-body": lambda: 256,  # MB
+}
+MAX_SHOWN = 80  # characters of a value in a message
+
+_CODE_RUNNING_PARAMS = frozenset({"trust_checkpoint", "launch"})  # parameters of models that run code
 
 
 def require_safe_value(option: Option, value: Any, path: Path, error_location: str) -> None:
@@ -40,16 +67,62 @@ def _find_objection(option: Option, value: Any, folder: Path) -> str | None:
         return _find_table_objection(value)
     if option.key in RESTRICTED_OPTIONS:
         return RESTRICTED_OPTIONS[option.key]
-    return "is neither a name nor a number" if option.is_unrestricted else None
+    if option.is_unrestricted:
+        return "is neither a name nor a number"
+    return _find_size_objection(option.key, value, folder)
+
+
+def _find_size_objection(key: str, value: Any, folder: Path) -> str | None:
+    """Refuse what would take more of this machine than a stranger may decide."""
+    most: int
+    amount: float
+    if key == "media-cache-size":
+        most, amount, unit = _max_cache_bytes(folder), _parse_size(str(value)), " bytes"
+    elif key in MAX_VALUES and _is_number(value):
+        most, amount, unit = MAX_VALUES[key](), float(value), ""
+    else:
+        return None
+    return f"is {value}, and more than {most:,}{unit} may use up this machine" if amount > most else None
+
+
+def _parse_size(text: str) -> int:
+    """Return a size in bytes, 0 for a text that is none, which the command refuses."""
+    try:
+        return parse_size(text)
+    except UsageError:
+        return 0
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a number, as one or as the text of one; "auto" is not."""
+    return isinstance(value, int | float) or (isinstance(value, str) and value.isascii() and value.isdigit())
+
+
+def _max_cache_bytes(folder: Path) -> int:
+    """Return the largest size of a media cache: the built-in one, or half of what is free where there is more."""
+    try:
+        return max(BUILT_IN_CACHE_BYTES, shutil.disk_usage(folder).free // 2)
+    except OSError:
+        return BUILT_IN_CACHE_BYTES
 
 
 def _find_model_objection(model: str) -> str | None:
-    """A class in a file is code; a trained version is arrays and JSON of a registered class."""
-    from lsml_cli.registry.project_file import runs_user_code
+    """Refuse what leads to code, or to parameters that may; a trained version is arrays and JSON.
 
-    if runs_user_code(model):
-        return f"is {model}, which would run the code there"
-    return f"is {model}, which would run that code" if ":" in model and not is_model_folder(model) else None
+    A name that leads nowhere gets no objection unless it is that of a class or script: the command refuses it anyway.
+    """
+    from lsml_cli.registry.model_location import locate_model
+
+    try:
+        location = locate_model(model)
+    except LsmlError:
+        is_code = model.endswith(".py") or (":" in model and not is_model_folder(model))
+        return f"is {model}, which would run that code" if is_code else None
+    if location.code is not None:
+        is_spelled = model.startswith(f"{location.code}:")
+        return f"is {model}, which would run {'that code' if is_spelled else f'the code in {location.code}'}"
+    objection = _find_param_objection(location.params)
+    return f"is {model}, whose {PROJECT_FILE} {objection}" if objection else None
 
 
 def _find_path_objection(path: Path, folder: Path) -> str | None:
@@ -66,19 +139,40 @@ def _find_table_objection(pairs: list[str]) -> str | None:
     """Refuse model parameters that may name a file: a checkpoint, or a config that is Python."""
     import orjson
 
-    for pair in pairs:
-        key, _, text = pair.partition("=")
+    return _find_param_objection({key: orjson.loads(text) for key, _, text in (pair.partition("=") for pair in pairs)})
+
+
+def _find_param_objection(params: Mapping[str, Any]) -> str | None:
+    """Refuse parameters of a model that run code, may name a file, or are numbers without measure."""
+    for key, value in params.items():
         if key in _CODE_RUNNING_PARAMS:
             return f"has {key}, which may run code"
-        if _may_name_file(orjson.loads(text)):
+        text = _format_value(value)
+        if _contains(value, _may_name_file):
             return f"has {key} = {text}, which may be a file"
+        if _contains(value, _is_immoderate):
+            return f"has {key} = {text}, which is above {MAX_PARAM:,}"
     return None
 
 
-_CODE_RUNNING_PARAMS = frozenset({"trust_checkpoint", "launch"})  # parameters of models that run code
+def _contains(value: Any, test: Callable[[Any], bool]) -> bool:
+    """Tell whether a value, or one inside of it, meets a test."""
+    if isinstance(value, dict | list):
+        items = [*value, *value.values()] if isinstance(value, dict) else value
+        return any(_contains(item, test) for item in items)
+    return test(value)
 
 
 def _may_name_file(value: Any) -> bool:
-    if isinstance(value, dict | list):
-        return any(map(_may_name_file, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, str) and ("/" in value or value.endswith(".py") or Path(value).exists())
+    # Unlike Path.exists, os.path.exists raises no error for a name that is too long, or that holds a NUL.
+    is_file = isinstance(value, str) and os.path.exists(value)  # noqa: PTH110
+    return is_file or (isinstance(value, str) and ("/" in value or "\\" in value or value.endswith(".py")))
+
+
+def _is_immoderate(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) > MAX_PARAM
+
+
+def _format_value(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
