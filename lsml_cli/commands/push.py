@@ -33,6 +33,15 @@ def push(
         str | None,
         typer.Option("--delete", metavar="VERSION", help="Delete the predictions of this version, and push nothing."),
     ] = None,
+    keep_versions: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-versions",
+            metavar="N",
+            min=1,
+            help="After a complete push, delete versions of the same model beyond the newest N.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count everything, but send nothing.")] = False,
     errors: Annotated[
         Path | None, typer.Option("--errors", metavar="FILE", help="Write a JSON line about each rejected prediction.")
@@ -64,13 +73,18 @@ def push(
     from lsml_cli.label_studio import push as pushing
     from lsml_cli.label_studio.push_options import PushOptions
 
-    if delete is not None and (file is not None or create_tasks or version is not None):
+    if delete is not None and (file is not None or create_tasks or version is not None or keep_versions is not None):
         raise UsageError("--delete deletes a version and pushes nothing.", "Leave out FILE and the other options.")
     if delete is None and file is None:
         raise UsageError("What should be pushed?", "Name the file that `lsml predict` wrote, or - for standard input.")
     if create_tasks and existing == "replace":
         raise UsageError(
             "--create-tasks creates new tasks, which have no predictions to replace.", "Leave out --existing."
+        )
+    if create_tasks and keep_versions is not None:
+        raise UsageError(
+            "--create-tasks pushes to new tasks only, so --keep-versions would delete what the others have.",
+            "Leave out --keep-versions.",
         )
     summary_file.require_writable(summary)
     require_different_files(
@@ -87,7 +101,9 @@ def push(
             done = "would be deleted" if dry_run else "were deleted"
             console.note(f"{count:,} predictions of {delete} {done} from project {project}.")
             return
-        push_options = PushOptions(file, project, version, existing, not no_activate, create_tasks, dry_run, errors)
+        push_options = PushOptions(
+            file, project, version, existing, not no_activate, create_tasks, dry_run, errors, keep_versions
+        )
         result = pushing.push(client, push_options, console)
         summary_file.write_summary(summary, result.to_json())
         for line in result.summary_lines():

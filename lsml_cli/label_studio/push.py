@@ -19,6 +19,7 @@ from lsml_cli.errors import Interrupted, LsmlError, UsageError, format_list, sor
 from lsml_cli.io.source import RecordSource
 from lsml_cli.label_studio.client import LabelStudioClient, OutcomeUnknown, RequestRejected
 from lsml_cli.label_studio.create_tasks import TaskImport
+from lsml_cli.label_studio.old_versions import delete_old_versions
 from lsml_cli.label_studio.pending_import import PendingImport, PendingRequest, wait_until_settled
 from lsml_cli.label_studio.progress import ProgressReporter
 from lsml_cli.label_studio.project_predictions import ProjectPredictions
@@ -107,6 +108,7 @@ class PredictionImport:
         self._counts: Counter[Literal["sent", "created", "existing", "replaced", "duplicates", "requests"]] = Counter()
         self._sending_seconds = 0.0
         self._has_dropped = False  # whether the server created fewer predictions than a request held
+        self._deleted_versions: dict[str, int] = {}
         self._notes: list[str] = []
 
     def run(self) -> PushResult:
@@ -119,7 +121,11 @@ class PredictionImport:
         if not self._spool:
             return self._result()
         with self._pending_import.exclusive(self._note_waiting):
-            return self._run()
+            self._run()
+            if (keep := self._context.options.keep_versions) is not None:
+                self._deleted_versions, notes = delete_old_versions(self._context, keep)
+                self._notes += notes
+        return self._result()
 
     def _note_waiting(self) -> None:
         self._reporter.note(
@@ -127,7 +133,7 @@ class PredictionImport:
             " is done."
         )
 
-    def _run(self) -> PushResult:
+    def _run(self) -> None:
         self._reject_unknown_tasks()
         self._await_pending_request()
         count_before = self._predictions.count()
@@ -136,7 +142,7 @@ class PredictionImport:
         self._apply_existing_policy(predicted_task_ids)
         if self._context.options.dry_run:
             self._counts["sent"] = sum(self._pending)
-            return self._result()
+            return
         if self._context.options.existing == "replace" and predicted_task_ids:
             count_before -= self._delete_older(predicted_task_ids, count_before)
         try:
@@ -153,7 +159,6 @@ class PredictionImport:
             self._remove_duplicates()
         if count_after:
             self._activate_version()
-        return self._result()
 
     def _result(self) -> PushResult:
         return self._context.build_result(
@@ -165,6 +170,7 @@ class PredictionImport:
             duplicates=self._counts["duplicates"],
             requests=self._counts["requests"],
             sending_seconds=self._sending_seconds,
+            deleted_versions=self._deleted_versions,
             notes=self._notes,
         )
 

@@ -90,6 +90,7 @@ class PushContext:
         existing: int = 0,
         replaced: int = 0,
         duplicates: int = 0,
+        deleted_versions: Mapping[str, int] | None = None,
     ) -> PushResult:
         """Return the result, with the counts of the spool and the rejections."""
         counts = self.spool.counts
@@ -111,6 +112,7 @@ class PushContext:
             seconds=round(time.monotonic() - self.started_at, 3),
             dry_run=self.options.dry_run,
             item_type=item_type,
+            deleted_versions=deleted_versions or {},
             errors=str(self.options.errors) if self.options.errors else None,
             notes=tuple(notes),
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ class PushOptions:
         create_tasks: Whether to import whole tasks with their predictions.
         dry_run: Whether to check everything and send nothing.
         errors: File that lists all rejections.
+        keep_versions: How many versions of the pushed model to keep in the project; None to delete none.
     """
 
     file: str
@@ -33,6 +34,7 @@ class PushOptions:
     create_tasks: bool = False
     dry_run: bool = False
     errors: Path | None = None
+    keep_versions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class PushResult:
         rejected: Items that do not fit the label config, name an unknown task, or were not accepted.
         duplicates: Predictions that an interrupted push had left twice and that were removed.
         calls: Requests that were sent.
+        deleted_versions: Number of predictions of each older version that was deleted, or would be in a dry run.
     """
 
     project: int
@@ -71,6 +74,7 @@ class PushResult:
     dry_run: bool = False
     item_type: Literal["predictions", "tasks"] = "predictions"
     errors: str | None = None
+    deleted_versions: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -99,6 +103,7 @@ class PushResult:
             "what": self.item_type,
             "errors": self.errors,
             "skipped": self.skipped,
+            "deleted_versions": dict(self.deleted_versions),
         }
 
     def summary_lines(self) -> Iterator[str]:

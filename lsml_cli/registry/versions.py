@@ -141,6 +141,11 @@ def is_data_folder(folder: Path) -> bool:
     return any(map(os.path.lexists, marks)) or bool(list_versions(folder))
 
 
+def version_order(name: str) -> tuple[str, int] | None:
+    """Return what the versions of a model are sorted by, oldest first; None if this is no name of a version."""
+    return _version_sort_key(name) if _VERSION_NAME.fullmatch(name) else None
+
+
 def is_version_folder(folder: Path) -> bool:
     """Tell whether a folder is one version of a model, damaged or not, so that no versions belong below it."""
     return (folder / METADATA_FILE).exists() or (

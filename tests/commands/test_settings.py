@@ -299,7 +299,7 @@ def test_every_option_is_classified_as_safe_or_not() -> None:
     """A new option that takes any string is not read from beside the data, until its metavar says what it takes."""
     closed = {"allow-host", "basic-auth", "host", "jobs", "label-studio-url", "secret-path"}  # addresses, secrets
     closed |= {"from"}  # of predict: paths that lead anywhere
-    closed |= {"project", "existing", "create-tasks"}  # of pull and push: what is sent where, and what goes for it
+    closed |= {"project", "existing", "create-tasks", "keep-versions"}  # pull and push: what is sent, deleted
     assert {key for (_, key), option in OPTIONS.items() if is_closed(option)} == closed
 
 

@@ -290,6 +290,68 @@ def test_version_is_deleted(server: StubProject, lsml: Lsml, tmp_path: Path) -> 
     assert lsml("push", "--project", "3").returncode == 2
 
 
+# --- older versions
+
+OLD = [f"news@2026110{day}T120000" for day in range(1, 6)]
+OTHERS = ["news-v2@20261101T120000", "news@by-hand", "news", "news@1a2b3c4d", "old news@20261101T120000"]
+
+
+def add_older_versions(server: StubProject, count: int = 4) -> list[int]:
+    ids = server.add_tasks(2)
+    for version in [*OLD[:count], *OTHERS]:
+        server.add_prediction(ids[0], version)
+    return ids
+
+
+def stored_versions(server: StubProject) -> set[str]:
+    return {stored["model_version"] for stored in server.predictions}
+
+
+def test_older_versions_of_the_model_are_deleted(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "p.jsonl", records(add_older_versions(server), OLD[4]))
+    dry = lsml("push", file, "--project", "3", "--keep-versions", "2", "--dry-run")
+    assert f"Older versions would be deleted: {OLD[0]} (1 predictions), {OLD[1]} (1 predictions)" in dry.stderr
+    assert stored_versions(server) == {*OLD[:4], *OTHERS}
+    run = lsml("push", file, "--project", "3", "--keep-versions", "2", "--summary", tmp_path / "s.json")
+    assert run.returncode == 0, run.stderr
+    assert "Older versions were deleted: " in run.stderr
+    assert stored_versions(server) == {*OLD[3:], *OTHERS}
+    assert json.loads((tmp_path / "s.json").read_bytes())["deleted_versions"] == dict.fromkeys(OLD[:3], 1)
+    assert server.model_version == OLD[4]
+
+
+def test_pushed_and_shown_versions_stay_however_old(server: StubProject, tmp_path: Path) -> None:
+    ids = add_older_versions(server)
+    server.model_version = OLD[1]
+    file = write_lines(tmp_path / "p.jsonl", records(ids[1:], OLD[0]))
+    result = run_push(server, file, keep_versions=1, activate=False)
+    assert (dict(result.deleted_versions), server.model_version) == ({OLD[2]: 1}, OLD[1])
+    assert stored_versions(server) == {OLD[0], OLD[1], OLD[3], *OTHERS}
+
+
+@pytest.mark.parametrize(
+    "record", [{"task": 99999} | prediction(version=OLD[4]), {"task": 10, "result": [], "error": {"stage": "x"}}]
+)
+def test_incomplete_push_deletes_no_version(server: StubProject, tmp_path: Path, record: dict[str, Any]) -> None:
+    file = write_lines(tmp_path / "p.jsonl", [*records(add_older_versions(server), OLD[4]), record])
+    result = run_push(server, file, keep_versions=1, version=OLD[4])
+    assert stored_versions(server) == {*OLD, *OTHERS}
+    assert "Older versions were not deleted" in " ".join(result.summary_lines())
+
+
+def test_versions_of_untrained_models_are_not_counted(server: StubProject, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "p.jsonl", records(add_older_versions(server), "news@deadbeef"))
+    result = run_push(server, file, keep_versions=1)
+    assert stored_versions(server) == {*OLD[:4], *OTHERS, "news@deadbeef"}
+    assert "news@deadbeef is no version that `lsml fit` has named" in " ".join(result.summary_lines())
+
+
+def test_keep_versions_needs_a_push_to_existing_tasks(lsml: Lsml) -> None:
+    for option in (["--delete", "v1"], ["x.json", "--create-tasks"]):
+        assert lsml("push", *option, "--project", "3", "--keep-versions", "2").returncode == 2
+    assert lsml("push", "x.json", "--project", "3", "--keep-versions", "0").returncode == 2
+
+
 # --- what breaks
 
 
@@ -604,7 +666,7 @@ def test_any_faults_leave_one_prediction_per_task(
 
 def test_untrusted_settings_send_no_request(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "p.jsonl", records(server.add_tasks(1)))
-    for line in ("project = 3", 'label-studio-url = "http://evil.example"', "create-tasks = true"):
+    for line in ("project = 3", 'label-studio-url = "http://evil.example"', "create-tasks = true", "keep-versions = 1"):
         (tmp_path / "lsml.toml").write_text(f"[push]\n{line}\n")
         option = ("--project", "3") if "project" not in line else ()
         env = {"LABEL_STUDIO_URL": ""} if "url" in line else {}

@@ -57,6 +57,7 @@ RESTRICTED_OPTIONS = {
     "project": "decides which project is read or changed",
     "existing": "decides what happens to existing predictions",
     "create-tasks": "decides what is sent",
+    "keep-versions": "deletes predictions",
 }
 NUMBER_METAVARS = frozenset({"SHARE", "FRACTION", "N", "SIZE"})  # a string option that may be a number
 
