@@ -1,8 +1,9 @@
 """Query and delete the predictions that a project holds of one model version.
 
 Label Studio 1.23.2 has no request that deletes several given predictions: its bulk deletions take a whole version, or
-all predictions of a task, those of other models included. Measured there (sqlite, 2 cores): single deletions 10 a
-second one after the other, 20 a second with two under way and no more with eight; a whole version 108 a second.
+all predictions of a task (the action `delete_tasks_predictions`), those of other models included. Measured there
+(sqlite, 2 cores): single deletions 10 a second one at a time, 20 with two at a time, 11 with four or eight; a whole
+version 108 a second.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lsml_cli.label_studio.task_pages import PAGE_SIZE, Condition, condition, li
 
 MAX_DELETE_ATTEMPTS = 3  # requests to delete a version before the deletion is given up
 ACTIVATION_TIMEOUT = 300.0  # seconds
-PARALLEL_DELETIONS = 4  # single predictions that are deleted at a time
+PARALLEL_DELETIONS = 2  # single predictions that are deleted at a time; more bring nothing
 
 
 class ProjectPredictions:
