@@ -43,6 +43,7 @@ class StubHandler(BaseHTTPRequestHandler, Generic[StateT]):
     """Answer every method through `handle_request`, from the state that `run_server` created."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits 40 ms: its body for the client's delayed ACK of its head
     server: StubServer
 
     @property

@@ -26,8 +26,9 @@ class StubProject:
 
     Attributes:
         faults: One for each mutating request, in turn: "cut" (handled, then the connection breaks), "cut before" (not
-            handled), "lost" (handled a second after the connection broke), a status (sent, not handled), "500 after"
-            (handled, then 500), "slow" (answered after two seconds).
+            handled), "lost" (handled `lost_delay` after the connection broke), a status (sent, not handled),
+            "500 after" (handled, then 500), "slow" (answered after two seconds).
+        lost_delay: Seconds until a "lost" request is handled.
         backends: Titles of the connected ML backends.
         dropped_task_ids: Tasks whose predictions are dropped silently.
         requests: (method, path without query, number of items in the body).
@@ -45,6 +46,7 @@ class StubProject:
         self.model_version = ""
         self.backends: set[str] = set()
         self.faults: list[str] = []
+        self.lost_delay = 1.0
         self.dropped_task_ids: set[int] = set()
         self.requests: list[tuple[str, str, int]] = []
         self.expired_token_count = 0
@@ -222,7 +224,7 @@ class _ProjectHandler(StubHandler[StubProject]):
         if fault.isdigit():
             return self.reply(int(fault), {"detail": "as the test wants it"})
         if fault == "lost":
-            timer = threading.Timer(1.0, state.respond, (self.command, path, query, body))
+            timer = threading.Timer(state.lost_delay, state.respond, (self.command, path, query, body))
             timer.start()
             state.late_requests.append(timer)
             return self.cut()

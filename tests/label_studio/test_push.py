@@ -26,7 +26,7 @@ from lsml_cli.label_studio.push_context import SettleTime
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import find_prediction_problem
 from lsml_cli.schema.label_config import LabelConfig
-from tests.helpers.cli import Lsml
+from tests.helpers.cli import Lsml, run_in_process, run_lsml
 from tests.helpers.stub_http import KEY, make_jwt
 from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
 
@@ -40,6 +40,12 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubProj
     with run_stub_project() as running:
         monkeypatch.setenv("LABEL_STUDIO_URL", running.url)
         yield running
+
+
+@pytest.fixture
+def lsml() -> Lsml:
+    """Inside of this process; what kills or races pushes starts processes of its own."""
+    return run_in_process
 
 
 def prediction(choice: str = "ham", version: str = "v1", **fields: Any) -> dict[str, Any]:
@@ -111,14 +117,14 @@ def test_all_input_shapes_are_pushed(server: StubProject, lsml: Lsml, tmp_path: 
         {"id": ids[3], "data": {"text": "b"}, "predictions": []},
         {"id": ids[4], "data": {"text": "c"}, "predictions": [17, 18]},
     ]
-    zipped = tmp_path / "tasks.jsonl.gz"
-    zipped.write_bytes(gzip.compress("\n".join(map(json.dumps, tasks)).encode()))
+    zipped = tmp_path / "tasks.json.gz"
+    zipped.write_bytes(gzip.compress(json.dumps(tasks).encode()))
     assert lsml("push", array, "--project", "3").returncode == 0
     run = lsml("push", zipped, "--project", "3")
     assert "3 records: 1 predictions of v1 sent, 1 created, 2 skipped (2 without a prediction)" in run.stderr
     failed = {"task": ids[6], "result": [], "error": {"stage": "fetch", "reason": "404"}}
     lines = [*records([ids[5]]), failed, {**failed, "task": None}, {"task": ids[7], **prediction(), "result": []}]
-    run = lsml("push", "-", "--project", "3", input="".join(json.dumps(line) + "\n" for line in lines))
+    run = run_lsml("push", "-", "--project", "3", input="".join(json.dumps(line) + "\n" for line in lines))
     assert "4 records: 2 predictions of v1 sent, 2 created, 2 skipped (2 failed when they were predicted)" in run.stderr
     assert run.returncode == 0
     assert server.count_predictions("v1") == one_each([*ids[:3], ids[5], ids[7]])
@@ -157,6 +163,28 @@ def test_invalid_records_are_rejected_and_the_rest_pushed(server: StubProject, l
     assert {item["id"]: item["reason"] for item in rejections}[99999] == "project 3 has no task 99999"
     assert "an earlier prediction for the same task" in str(rejections)
     assert server.count_predictions("v1") == one_each([ids[0], ids[1], ids[5]])
+
+
+@pytest.mark.parametrize("name", ["predictions.json.gz", "predictions.jsonl.gz", "predictions"])
+def test_compressed_predictions_are_pushed(server: StubProject, tmp_path: Path, name: str) -> None:
+    ids = server.add_tasks(3)
+    lines = [json.dumps(record) for record in records(ids)]
+    text = f"[{','.join(lines)}]" if ".json." in name else "\n".join(lines)
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(text.encode()))
+    result = run_push(server, file)
+    assert (result.records, result.created, result.rejected) == (3, 3, 0)
+    assert server.count_predictions("v1") == one_each(ids)
+
+
+def test_truncated_compressed_file_is_rejected_at_its_end(server: StubProject, tmp_path: Path) -> None:
+    ids = server.add_tasks(300)
+    lines = [json.dumps(record | {"score": number / 300}) for number, record in enumerate(records(ids))]
+    file = tmp_path / "predictions.json.gz"
+    file.write_bytes(gzip.compress(f"[{','.join(lines)}]".encode())[:-200])
+    result = run_push(server, file)
+    assert result.rejected == 1
+    assert 0 < result.created == len(server.predictions) < 300
 
 
 def test_truncated_file_is_rejected_at_its_end(server: StubProject, tmp_path: Path) -> None:
@@ -359,9 +387,10 @@ def test_keep_versions_needs_a_push_to_existing_tasks(lsml: Lsml) -> None:
 def test_faults_neither_lose_nor_duplicate(
     server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(pending_import, "POLL_INTERVAL", 0.1)
-    monkeypatch.setattr(push, "SETTLE_TIME", SettleTime(2.0, 0.0))
+    monkeypatch.setattr(pending_import, "POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(push, "SETTLE_TIME", SettleTime(10.0 if fault == "lost" else 0.2, 0.0))
     monkeypatch.setattr(push, "MAX_REQUEST_BYTES", 500)
+    server.lost_delay = 0.3
     ids = server.add_tasks(10)
     server.faults = ["", fault]
     result = run_push(server, write_lines(tmp_path / "p.jsonl", records(ids)))
@@ -601,8 +630,9 @@ def test_tasks_are_created_with_predictions(server: StubProject, lsml: Lsml, tmp
 def test_faults_never_create_tasks_twice(
     server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, created: int, sentence: str
 ) -> None:
-    monkeypatch.setattr(pending_import, "POLL_INTERVAL", 0.1)
-    monkeypatch.setattr(create_tasks, "SETTLE_TIME", SettleTime(2.0, 0.0))
+    monkeypatch.setattr(pending_import, "POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(create_tasks, "SETTLE_TIME", SettleTime(10.0 if fault == "lost" else 0.2, 0.0))
+    server.lost_delay = 0.3
     monkeypatch.setattr(create_tasks, "MAX_BATCH_TASKS", 4)
     server.faults = ["", fault]
     file = write_lines(tmp_path / "tasks.jsonl", whole_tasks(10))
