@@ -17,6 +17,8 @@ OUTAGE_THRESHOLD = 3  # consecutive steps that failed in spite of retries
 
 DEFAULT_FETCH_THREADS = 16  # threads that fetch media
 
+MAX_INTEGER = 2**63 - 1  # the largest that JSON files, arrays and counters can hold
+
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the disk, a quota, a limit on file size
 TRANSIENT_ERRORS = (TransientError, ConnectionError, TimeoutError)
 

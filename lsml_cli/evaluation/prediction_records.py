@@ -16,7 +16,8 @@ from lsml_cli.schema.annotations import task_content
 from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
-from lsml_cli.schema.tasks import as_id
+from lsml_cli.schema.tasks import as_id, parse_regions
+from lsml_cli.schema.value_checks import is_number
 
 EXPECTED_FILE_HINT = "Name a file that `lsml predict` wrote, or an export that holds predictions in full."
 
@@ -83,14 +84,9 @@ def is_prediction_object(raw: Mapping[str, Any]) -> bool:
     return "task" in raw and "data" not in raw
 
 
-def filter_regions(result: Sequence[Any]) -> list[Mapping[str, Any]]:
-    """Return the items of a result that are region objects."""
-    return [region for region in result if isinstance(region, Mapping)]
-
-
 def parse_score(value: object) -> float | None:
-    """Return a stored score as a float; None if it is not a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """Return a stored score as a float; None if it is not a finite number."""
+    return float(value) if is_number(value) else None
 
 
 def _parse_prediction_object(raw: Mapping[str, Any], model_version: str | None) -> StoredPrediction | None:
@@ -101,7 +97,7 @@ def _parse_prediction_object(raw: Mapping[str, Any], model_version: str | None) 
         raise ValueError("there is no result")
     if model_version is not None and raw.get("model_version") != model_version:
         return None
-    return StoredPrediction(filter_regions(raw["result"]), model_version=_get_model_version(raw))
+    return StoredPrediction(parse_regions(raw["result"]), model_version=_get_model_version(raw))
 
 
 def _select_prediction(stored: Sequence[Mapping[str, Any]], model_version: str | None) -> StoredPrediction:
@@ -110,7 +106,7 @@ def _select_prediction(stored: Sequence[Mapping[str, Any]], model_version: str |
         stored = [prediction for prediction in stored if prediction["model_version"] == model_version]
     if not stored:
         return StoredPrediction((), "no prediction" if model_version is None else "no prediction of this version")
-    return StoredPrediction(filter_regions(stored[-1]["result"]), model_version=_get_model_version(stored[-1]))
+    return StoredPrediction(parse_regions(stored[-1]["result"]), model_version=_get_model_version(stored[-1]))
 
 
 def _get_model_version(prediction: Mapping[str, Any]) -> str | None:

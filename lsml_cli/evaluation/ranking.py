@@ -20,7 +20,6 @@ from lsml_cli.evaluation.metrics.intervals import Interval, wilson_interval
 from lsml_cli.evaluation.prediction_records import (
     EXPECTED_FILE_HINT,
     StoredPrediction,
-    filter_regions,
     is_prediction_object,
     parse_score,
 )
@@ -37,7 +36,7 @@ from lsml_cli.schema.annotations import AnnotationPolicy, is_empty_annotation_va
 from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
-from lsml_cli.schema.tasks import Task, UnreadableRecord
+from lsml_cli.schema.tasks import Task, UnreadableRecord, parse_regions
 
 BATCH_SIZE = 1000  # records written together
 UNSCORED_KEY = math.inf  # predictions without a score come last, in the order of the input
@@ -266,10 +265,10 @@ def _parse_prediction(record: Record, path: str) -> tuple[Sequence[Mapping[str, 
     if isinstance(raw, dict) and is_prediction_object(raw) and isinstance(raw.get("result"), list):
         if raw.get("error") is not None:
             return None, None
-        return filter_regions(raw["result"]), parse_score(raw.get("score"))
+        return parse_regions(raw["result"]), parse_score(raw.get("score"))
     if isinstance(raw, dict) and isinstance(raw.get("predictions"), list):
         stored = stored_predictions(raw)
-        return (filter_regions(stored[-1]["result"]), parse_score(stored[-1]["score"])) if stored else (None, None)
+        return (parse_regions(stored[-1]["result"]), parse_score(stored[-1]["score"])) if stored else (None, None)
     raise InputError(f"{path}, {record.location}: there is no prediction, nor a list of them.", EXPECTED_FILE_HINT)
 
 

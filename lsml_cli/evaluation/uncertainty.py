@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from lsml_cli.evaluation.prediction_records import parse_score
 
+SMALLEST_SHARE = 1e-12  # of fewer than this nothing remains but equal shares
+
 RankingCriterion = Literal["least-confident", "margin", "entropy", "score"]
 
 
@@ -52,6 +54,8 @@ def min_entropy(p: float) -> float:
     """Return the minimum entropy, in nats, of distributions whose largest probability is `p` in 0..1."""
     if p <= 0:
         return math.inf
+    if p < SMALLEST_SHARE:  # 1 / p may be beyond the range of floats
+        return -math.log(p)
     count = math.floor(1 / p + 1e-9)
     rest = max(0.0, 1 - count * p)
     return -count * p * math.log(p) - (rest * math.log(rest) if rest > 1e-12 else 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from lsml_cli.io.task_source import TaskSource, is_folder, open_task_source
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.models.spec import Json, ModelSpec
-from lsml_cli.runtime import DEFAULT_FETCH_THREADS
+from lsml_cli.runtime import DEFAULT_FETCH_THREADS, MAX_INTEGER
 from lsml_cli.schema.data_key import find_data_key
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import OutputShape
@@ -216,8 +217,8 @@ def parse_batch_size(text: str) -> int | Literal["auto"]:
     """Parse `--batch-size`; raise UsageError for what is neither a positive number nor "auto"."""
     if text == "auto":
         return "auto"
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch-size {text!r} is neither a whole number from 1 nor auto.")
+    if not re.fullmatch("[0-9]{1,20}", text) or not 1 <= int(text) <= MAX_INTEGER:
+        raise UsageError(f"--batch-size {text!r} is neither a whole number from 1 to 2^63 - 1 nor auto.")
     return int(text)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from lsml_cli.schema.json_codec import dumps, loads
 from lsml_cli.schema.label_config import Control, LabelConfig
-from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, is_export_row, parse_id
+from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, is_export_row, parse_id, parse_regions
 
 UNREADABLE = "unreadable"
 
@@ -105,11 +105,14 @@ def iter_task_annotations(
 
 
 def parse_annotations(task: Task) -> list[Annotation]:
-    """Return the annotations of an exported task (`completions` in old exports)."""
+    """Return the annotations of an exported task (`completions` in old exports).
+
+    One with items that are no regions is left out: without them, it might look like the answer that nothing is there.
+    """
     stored = task.raw.get("annotations", task.raw.get("completions"))
     if not isinstance(stored, list):
         return []
-    return [_parse_annotation(annotation) for annotation in stored if isinstance(annotation, Mapping)]
+    return [_parse_annotation(annotation) for annotation in stored if _is_annotation(annotation)]
 
 
 def select_annotations(
@@ -152,11 +155,17 @@ def _select_for_task(
     return TaskAnnotations(task, (), (), EMPTY_RESULT if is_submitted else SKIPPED if candidates else NO_ANNOTATION)
 
 
-def _parse_annotation(stored: Mapping[str, Any]) -> Annotation:
+def _is_annotation(stored: object) -> bool:
+    if not isinstance(stored, Mapping):
+        return False
     result = stored.get("result")
+    return not isinstance(result, list) or all(isinstance(region, Mapping) for region in result)
+
+
+def _parse_annotation(stored: Mapping[str, Any]) -> Annotation:
     return Annotation(
         parse_id(stored.get("id")),
-        [region for region in result if isinstance(region, Mapping)] if isinstance(result, list) else [],
+        parse_regions(stored.get("result")),
         ground_truth=stored.get("ground_truth") is True,
         cancelled=stored.get("was_cancelled") is True or stored.get("skipped") is True,
     )

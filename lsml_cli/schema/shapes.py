@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lsml_cli.schema.brush_rle import MAX_PIXELS
 from lsml_cli.schema.value_checks import is_number
 
 DEFAULT_IMAGE_SIZE = (1000, 1000)  # pixels of an image whose size no region holds
 
 MAX_IMAGE_SIDE = 30_000  # pixels; larger sides are ignored as errors
+
+# Percent of the image. What lies further out, or has a longer outline, is no shape that a person drew, and drawing it
+# pixel by pixel would take all memory.
+MAX_COORDINATE = 1_000.0
+MAX_OUTLINE = 20_000.0
 
 ELLIPSE_POINTS = 40  # points of the polygon that replaces an ellipse
 
@@ -50,20 +56,21 @@ def parse_shape(region: Mapping[str, Any]) -> Shape | None:
         if "rle" in value:
             return Shape(brush_rle=(bytes(value["rle"]), size)) if size else None
         if "points" in value:
-            points = tuple((_to_finite_float(x), _to_finite_float(y)) for x, y in value["points"])
-            return Shape(points=points) if len(points) > 2 else None
+            points = tuple((_to_coordinate(x), _to_coordinate(y)) for x, y in value["points"])
+            is_drawable = len(points) > 2 and _outline_length(points) <= MAX_OUTLINE
+            return Shape(points=points) if is_drawable else None
         if "radiusX" in value:
-            center = _to_finite_float(value["x"]), _to_finite_float(value["y"])
-            radii = _to_finite_float(value["radiusX"]), _to_finite_float(value["radiusY"])
-            return Shape(points=_ellipse_outline(center, radii, value.get("rotation") or 0, size or DEFAULT_IMAGE_SIZE))
+            center = _to_coordinate(value["x"]), _to_coordinate(value["y"])
+            radii = _to_coordinate(value["radiusX"]), _to_coordinate(value["radiusY"])
+            return Shape(points=_ellipse_outline(center, radii, _parse_angle(value), size or DEFAULT_IMAGE_SIZE))
         if "width" in value:
             box = (
-                _to_finite_float(value["x"]),
-                _to_finite_float(value["y"]),
-                _to_finite_float(value["width"]),
-                _to_finite_float(value["height"]),
+                _to_coordinate(value["x"]),
+                _to_coordinate(value["y"]),
+                _to_coordinate(value["width"]),
+                _to_coordinate(value["height"]),
             )
-            angle = value.get("rotation") or 0
+            angle = _parse_angle(value)
             return Shape(points=_rotated_box_corners(box, angle, size or DEFAULT_IMAGE_SIZE)) if angle else Shape(box)
     except (KeyError, TypeError, ValueError):
         return None
@@ -80,15 +87,29 @@ def parse_image_size(region: Mapping[str, Any]) -> tuple[int, int] | None:
                 and is_number(height)
                 and 1 <= width <= MAX_IMAGE_SIDE
                 and 1 <= height <= MAX_IMAGE_SIDE
+                and width * height <= MAX_PIXELS
             ):
                 return int(width), int(height)
     return None
 
 
-def _to_finite_float(value: Any) -> float:
-    if not is_number(value):
+def _to_coordinate(value: Any) -> float:
+    if not is_number(value) or abs(value) > MAX_COORDINATE:
         raise ValueError
     return float(value)
+
+
+def _parse_angle(value: Mapping[str, Any]) -> float:
+    """Return the rotation in degrees, 0 if there is none."""
+    angle = value.get("rotation") or 0.0
+    if not is_number(angle):
+        raise ValueError
+    return float(angle)
+
+
+def _outline_length(points: Sequence[Point]) -> float:
+    """Return the length of a closed outline in percent."""
+    return sum(math.dist(point, points[i - 1]) for i, point in enumerate(points))
 
 
 def _rotated_box_corners(
@@ -112,5 +133,5 @@ def _ellipse_outline(center: Point, radii: Point, angle: float, image_size: tupl
 def _rotate(offset: Point, angle: float, image_size: tuple[int, int]) -> Point:
     """Rotate an offset in percent by degrees, in pixels: a percent differs between the axes of an image."""
     dx, dy = offset[0] * image_size[0], offset[1] * image_size[1]
-    sine, cosine = math.sin(math.radians(_to_finite_float(angle))), math.cos(math.radians(angle))
+    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
     return (dx * cosine - dy * sine) / image_size[0], (dx * sine + dy * cosine) / image_size[1]

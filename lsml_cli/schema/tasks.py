@@ -56,6 +56,25 @@ class Annotation:
     cancelled: bool = False
 
 
+_REGION_NAMES = ("id", "from_name", "to_name", "type")
+
+
+def parse_regions(result: object) -> list[Mapping[str, Any]]:
+    """Return the regions of a stored result, safe to look up by their names and ids.
+
+    A name or an id that is not a text is dropped. An item that is no region keeps its place as an empty one, which
+    belongs to no control: without it, the result might look like the answer that nothing is there.
+    """
+    return [_parse_region(region) for region in result] if isinstance(result, list) else []
+
+
+def _parse_region(region: object) -> Mapping[str, Any]:
+    if not isinstance(region, Mapping):
+        return {}
+    invalid = {name for name in _REGION_NAMES if not isinstance(region.get(name, ""), str)}
+    return {name: field for name, field in region.items() if name not in invalid} if invalid else region
+
+
 class AnnotatedTask(NamedTuple):
     """A task and its selected annotation.
 

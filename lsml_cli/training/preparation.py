@@ -63,7 +63,7 @@ def build_training_spec(spec: ModelSpec, warm_start: bool = False) -> ModelSpec:
     if spec.path is None:
         raise UsageError(
             f"{spec.name} is not a trained version, so there is nothing to continue from.",
-            "Name a folder that `lsml fit` wrote: --from models/news",
+            "Name a folder that `lsml fit` wrote: --init-from models/news",
         )
     if not model_class.supports_warm_start:
         raise UsageError(

@@ -95,7 +95,7 @@ def test_given_values_are_not_autotuned(lsml: Lsml, work: Path) -> None:
     assert scores() == {1.0}
     wrong = lsml(*arguments("--batch-size", "many"))
     assert wrong.returncode == 2
-    assert "--batch-size 'many' is neither a whole number from 1 nor auto." in wrong.stderr
+    assert "--batch-size 'many' is neither a whole number from 1 to 2^63 - 1 nor auto." in wrong.stderr
 
 
 @pytest.mark.parametrize("options", [["--limit", "63"], []])

@@ -21,6 +21,8 @@ from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.settings import settings_file
 from lsml_cli.commands.settings.setting import Option, collect_options
 from lsml_cli.commands.settings.settings_file import Settings
+from lsml_cli.errors import UsageError
+from lsml_cli.runtime import MAX_INTEGER
 
 EMPTY_STRING = '""'  # in TOML
 MAX_ALIGNED_WIDTH = 48  # columns; comments after longer settings are not aligned
@@ -57,11 +59,19 @@ class SettingsCommand(TyperCommand):
             emit(*_format_settings(ctx, str(self.name), parsed, options, settings))
             raise typer.Exit
         rest = super().parse_args(ctx, args)
+        self._require_usable_integers(ctx)
         for key, value in settings.values.items():
             if options[key].is_table and parsed.get(options[key].param_name):
                 ctx.params[options[key].param_name] = _merge_pairs(value, parsed[options[key].param_name])
         _report_settings_file(ctx, parsed, options, settings)
         return rest
+
+    def _require_usable_integers(self, ctx: Any) -> None:
+        """Raise UsageError for a whole number that neither JSON, an array nor a counter could hold."""
+        for param in self.params:
+            value = ctx.params.get(param.name)
+            if isinstance(value, int) and abs(value) > MAX_INTEGER:
+                raise UsageError(f"{param.opts[0]} is {value}, which is beyond 64 bits.", "Give a smaller number.")
 
     def _load_settings(self, ctx: Any, parsed: Mapping[str, Any], options: Mapping[str, Option]) -> Settings:
         arguments = [parsed.get(param.name) for param in self.params if param.param_type_name == "argument"]

@@ -14,7 +14,8 @@ from lsml_cli.models.label_mapping import map_labels
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 from lsml_cli.schema.predictions import Region
-from lsml_cli.schema.tasks import Task
+from lsml_cli.schema.tasks import Task, describe_json_type
+from lsml_cli.schema.value_checks import is_integer
 
 if TYPE_CHECKING:
     from lsml_cli.models.choices.probabilities import Floats
@@ -241,9 +242,41 @@ def heads_from_state(spec: ModelSpec) -> list[Head]:
     """
     state: Any = spec.state
     try:
-        return [Head(**(head | {"classes": tuple(head["classes"])})) for head in state.get("heads", ())]
+        heads = [Head(**(head | {"classes": tuple(head["classes"])})) for head in state.get("heads", ())]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ModelError(f"The state of {spec.model_version} is not that of a classifier.") from error
+        raise _damaged_state_error(spec, "its heads are not those of a classifier") from error
+    widths = [0] * len(heads)
+    for head in heads:
+        if problem := _find_head_problem(head, widths):
+            raise _damaged_state_error(spec, problem)
+        widths[head.scorer] += len(head.classes)
+    return heads
+
+
+def _find_head_problem(head: Head, widths: Sequence[int]) -> str | None:
+    """Return what is wrong with a stored head, None if nothing is.
+
+    Args:
+        head: The head.
+        widths: For each scorer, the number of classes of the heads before this one.
+    """
+    if [type(field) for field in (head.control, head.object, head.multi)] != [str, str, bool]:
+        return "the control of a head, its object, or whether it is for several labels is not stored as it should be"
+    classes: Sequence[object] = head.classes
+    if invalid := [name for name in classes if not isinstance(name, str)]:
+        return f"the classes of {head.control!r} hold {describe_json_type(invalid[0])}, which is no name of a class"
+    if not head.classes or len(set(head.classes)) < len(head.classes):
+        return f"the classes of {head.control!r} are missing, or one of them is there twice"
+    if not is_integer(head.scorer) or not 0 <= head.scorer < len(widths) or head.first != widths[head.scorer]:
+        return f"{head.control!r} is not scored by the columns that belong to it"
+    return None
+
+
+def _damaged_state_error(spec: ModelSpec, problem: str) -> ModelError:
+    return ModelError(
+        f"The state of {spec.model_version} is damaged: {problem}.",
+        "Copy the version again from where it came from, or train a new one with `lsml fit`.",
+    )
 
 
 def heads_to_state(training_set: TrainingSet[Any], scorer: int) -> list[Json]:
