@@ -295,7 +295,7 @@ def test_compare_runs_model_file_only_if_named_by_user(lsml: Lsml, data_folder: 
         "-c",
         data_folder / "config.xml",
     )
-    assert (run.returncode, "which would run the code there" in run.stderr) == (2, True), run.stderr
+    assert (run.returncode, "which would run the code in" in run.stderr) == (2, True), run.stderr
 
 
 def test_annotation_policy_and_agreement(lsml: Lsml, data_folder: Path) -> None:
