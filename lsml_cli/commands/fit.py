@@ -78,6 +78,13 @@ def fit(
     no_promote: Annotated[
         bool, typer.Option("--no-promote", help="Keep the new version, but do not put it into use.")
     ] = False,
+    skip_unchanged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unchanged",
+            help="Train nothing if the version in use was trained on the same annotations in the same way.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be trained on, then exit.")] = False,
     model_params: options.ModelParams = None,
     device: options.Device = "auto",
@@ -100,8 +107,8 @@ def fit(
 
     The version is promoted: DIR means it from now on wherever a model is named, and DIR@VERSION an older one.
     Accuracy, macro F1 and a table of the classes go to stdout, everything else to stderr.
-    Exit code 0: promoted; 3: done, but some tasks could not be read (promoted, unless EXPORT ends too early);
-    4: kept, but not promoted, because it missed a gate; 1: failed; 2: wrong usage.
+    Exit code 0: promoted, or nothing to train (--skip-unchanged); 3: done, but some tasks could not be read (promoted,
+    unless EXPORT ends too early); 4: kept, but not promoted, because it missed a gate; 1: failed; 2: wrong usage.
 
     Examples:
 
@@ -122,6 +129,7 @@ def fit(
             refit=refit,
             init_from=init_from,
             promote=not no_promote,
+            skip_unchanged=skip_unchanged,
             dry_run=dry_run,
             model_params=tuple(model_params or ()),
             device=device,
@@ -150,6 +158,7 @@ class FitArguments:
     refit: bool
     init_from: str | None
     promote: bool
+    skip_unchanged: bool
     dry_run: bool
     model_params: tuple[str, ...]
     device: str
@@ -239,6 +248,7 @@ def _report_plan(
     from lsml_cli.training.preparation import (
         build_training_spec,
         find_split_history,
+        find_unchanged_version,
         resolve_gates,
         validate_options,
     )
@@ -260,6 +270,10 @@ def _report_plan(
     resolve_gates(config, split, fail_under)
     for line in fit_report.unreadable_lines(split, arguments.export):
         console.note(line, important=True)
+    if arguments.skip_unchanged and arguments.output is not None:
+        version = find_unchanged_version(training_spec, config, split, arguments.output, arguments.refit)
+        if version is not None:
+            console.note(fit_report.unchanged_line(version))
     summary_file.write_summary(arguments.summary, split.to_json())
     fit_report.print_plan(split)
     return split.unreadable_count
@@ -291,6 +305,7 @@ def _train(
             refit=arguments.refit,
             warm_start=arguments.init_from is not None,
             promote=arguments.promote,
+            skip_unchanged=arguments.skip_unchanged,
             media=media,
             device=device,
             progress=console.note,
@@ -318,6 +333,11 @@ def _report_result(
     from lsml_cli.evaluation.report import page
     from lsml_cli.registry.resolve import model_argument
 
+    if result.unchanged:
+        console.note(fit_report.unchanged_line(result.version))
+        for line in fit_report.unreadable_lines(result.split, arguments.export):
+            console.note(line, important=True)
+        return None
     if arguments.report is not None:
         measured_on = arguments.holdout.name if isinstance(arguments.holdout, Path) else "held-out tasks"
         info = page.ReportInfo(measured_on, arguments.media.label_studio_url)

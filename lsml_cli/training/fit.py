@@ -26,7 +26,12 @@ from lsml_cli.registry.version_writer import VersionWriter, open_version_writer
 from lsml_cli.schema.annotations import AnnotationPolicy
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task, UnreadableRecord
-from lsml_cli.training.preparation import find_split_history, prepare_training, resolve_gates
+from lsml_cli.training.preparation import (
+    find_split_history,
+    find_unchanged_version,
+    prepare_training,
+    resolve_gates,
+)
 from lsml_cli.training.splits import DataSplit, split_tasks
 from lsml_cli.training.trainer import TrainingEnvironment, evaluate_held_out, train
 
@@ -46,6 +51,7 @@ class FitResult:
         promoted: Whether it is the promoted version now. It is not if a gate failed, a file was truncated, or the
             caller promotes it later.
         seconds: How long the fit took.
+        unchanged: Whether nothing was trained, because `version` was trained on the same data in the same way.
     """
 
     version: versions.Version
@@ -54,6 +60,7 @@ class FitResult:
     gate_results: Sequence[gates.GateResult] = ()
     promoted: bool = False
     seconds: float = 0.0
+    unchanged: bool = False
 
     @property
     def metrics(self) -> Mapping[str, ControlMetrics]:
@@ -103,6 +110,7 @@ class FitResult:
             "version": version.version,
             "folder": str(version.folder),
             "promoted": self.promoted,
+            "unchanged": self.unchanged,
             "refit": version.refit,
             "parent": version.parent,
             "digest": version.digest,
@@ -130,6 +138,7 @@ def fit_version(
     refit: bool = False,
     warm_start: bool = False,
     promote: bool = True,
+    skip_unchanged: bool = False,
     media: Media | None = None,
     device: str = "cpu",
     progress: Progress = lambda sentence: None,
@@ -146,6 +155,7 @@ def fit_version(
         refit: Train again on all tasks after evaluation and gates.
         warm_start: Start from the weights of `spec`, a trained version.
         promote: False to keep the version without promoting it.
+        skip_unchanged: Train nothing if the promoted version is the same already, see `find_unchanged_version`.
         media: Where the media are that tasks refer to.
         device: Where to train: "cpu", "cuda:0".
         progress: Called with a sentence from time to time.
@@ -174,6 +184,10 @@ def fit_version(
         progress(note)
     for description in split.describe_unreadable("the export"):
         progress(f"Cannot be read: {description}.")
+    if skip_unchanged and (version := find_unchanged_version(training_spec, config, split, output, refit)):
+        nothing = Evaluation(f"{version.name}@{version.version}", tasks=0, annotations=0, controls={})
+        seconds = time.monotonic() - start_time
+        return FitResult(version, split, nothing, promoted=True, seconds=seconds, unchanged=True)
     requested_gates = resolve_gates(config, split, fail_under)
     environment = TrainingEnvironment(media, device, progress)
     result = _train_version(

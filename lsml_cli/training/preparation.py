@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
+
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation import gates
 from lsml_cli.evaluation.evaluate import measurable_controls
@@ -14,6 +16,7 @@ from lsml_cli.evaluation.scorers import REGION_CONTROL_TYPES
 from lsml_cli.models.base import Model
 from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry import resolve, version_writer, versions
+from lsml_cli.registry.code_digest import code_digest
 from lsml_cli.registry.seen_tasks import read_seen_tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.training.splits import DataSplit, SplitHistory, require_share
@@ -100,6 +103,54 @@ def find_split_history(spec: ModelSpec, output: Path | None, holdout: float | Pa
         if previous.held_out is not None:
             return SplitHistory(previous, init_from)
     return SplitHistory(None, init_from)
+
+
+def find_unchanged_version(
+    spec: ModelSpec, config: LabelConfig, split: DataSplit, output: Path, refit: bool
+) -> versions.Version | None:
+    """Return the promoted version below `output` if a fit would train on the same data in the same way.
+
+    The data are the tasks and their annotations; the way is the model's code, its parameters, the label config, the
+    split and `refit`. Gates and packages may differ. A truncated file, of which tasks are missing, is never the same.
+
+    Args:
+        spec: See `build_training_spec`.
+        config: The label config to train for.
+        split: What would be trained and evaluated on.
+        output: The folder of the model's versions.
+        refit: Whether the fit would train again on everything.
+
+    Raises:
+        ModelError: The name of the promoted version cannot be read.
+    """
+    name = versions.current_version(output)
+    if not name or split.truncated:
+        return None
+    try:
+        promoted = versions.read(output / name)
+    except ModelError:
+        return None  # a damaged version is to be replaced
+    model_class = spec.model_class()
+    requested = {
+        "data": split.data_digest,
+        "family": versions.strip_folder(resolve.family_name(spec.target)),
+        "code": code_digest(model_class),
+        "params": model_class.default_params() | dict(spec.params),
+        "label_config": config.xml,
+        "refit": refit,
+        "split": dict(split.options),
+    }
+    stored = {
+        "data": promoted.data_digest,
+        "family": promoted.family,
+        "code": promoted.code_digest,
+        "params": promoted.params,
+        "label_config": promoted.label_config,
+        "refit": promoted.refit,
+        "split": {name: promoted.counts.get(name) for name in split.options},
+    }
+    is_same = orjson.dumps(requested, option=orjson.OPT_SORT_KEYS) == orjson.dumps(stored, option=orjson.OPT_SORT_KEYS)
+    return promoted if is_same else None
 
 
 def validate_options(config: LabelConfig, holdout: float | Path, fail_under: Sequence[str], refit: bool) -> None:

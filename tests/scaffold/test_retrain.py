@@ -36,13 +36,16 @@ def server() -> Iterator[StubProject]:
 
 @pytest.fixture
 def retrain(server: StubProject, tmp_path: Path) -> Retrain:
-    def run(path: str = "", script: Path = SCRIPT, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+    def run(
+        path: str = "", script: Path = SCRIPT, cwd: Path = tmp_path, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         env = os.environ | {
             "PATH": f"{path}{Path(sys.executable).parent}:{os.environ['PATH']}",
             "LABEL_STUDIO_URL": server.url,
             "LABEL_STUDIO_API_KEY": KEY,
             "XDG_STATE_HOME": str(tmp_path / "state"),
             "PROJECT": "3",
+            **variables,
         }
         return subprocess.run([script], env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
@@ -70,6 +73,21 @@ def test_failing_tasks_do_not_stop_the_others(server: StubProject, retrain: Retr
     assert (versions / "current").read_text().strip() == second.partition("@")[2]
 
 
+def test_nothing_is_trained_if_annotations_are_unchanged(server: StubProject, retrain: Retrain, tmp_path: Path) -> None:
+    """New tasks get predictions of the version in use all the same."""
+    versions = tmp_path / "models" / "project-3"
+    tasks = [server.add_task({"text": "win a prize"})]
+    assert retrain().returncode == 0
+    first = server.model_version
+    tasks.append(server.add_task({"text": "at eight"}))
+    run = retrain()
+    assert run.returncode == 0, run.stderr
+    assert f"Nothing to train: {first}" in run.stderr
+    assert "== Let it take over" not in run.stderr
+    assert (len(list(versions.glob("2*"))), server.model_version) == (1, first)
+    assert server.count_predictions(first) == dict.fromkeys(tasks, 1)
+
+
 def test_truncated_export_is_not_promoted(server: StubProject, retrain: Retrain, tmp_path: Path) -> None:
     server.add_task({"text": "win a prize"})
     truncating_lsml = tmp_path / "bin" / "lsml"
@@ -86,14 +104,21 @@ def test_truncated_export_is_not_promoted(server: StubProject, retrain: Retrain,
     assert not (tmp_path / "models" / "project-3" / "current").exists()
 
 
-def test_project_script_trains_the_model_of_model_toml(retrain: Retrain, tmp_path: Path) -> None:
-    """In the first run, and in one with a version to compare with; there are no unlabelled tasks."""
+def test_project_script_trains_the_model_of_model_toml(server: StubProject, retrain: Retrain, tmp_path: Path) -> None:
+    """In the first run, and in one with a version to compare with, which keeps one version here and in Label Studio."""
+    server.add_task({"text": "the station"})
     folder = tmp_path / "mine"
     scaffold.write_project(scaffold.ProjectOptions(folder, "text-classifier"))
     with (folder / "model.toml").open("a") as file:
         file.write("\n[with]\nC = 7.5\n")
+    shown = []
     for _ in range(2):
-        run = retrain(script=folder / "retrain", cwd=folder)
+        run = retrain(script=folder / "retrain", cwd=folder, KEEP_VERSIONS="1")
         assert run.returncode == 0, run.stderr
-    versions = sorted((folder / "models" / "mine").glob("*/model.json"))
-    assert [json.loads(path.read_bytes())["params"]["C"] for path in versions] == [7.5, 7.5]
+        server.add_task({"text": "a prize"}, annotations=next(iter(server.tasks.values()))["annotations"])
+        shown.append(server.model_version)
+        (path,) = (folder / "models" / "mine").glob("*/model.json")
+        assert (path.parent.name, json.loads(path.read_bytes())["params"]["C"]) == (shown[-1].partition("@")[2], 7.5)
+    assert shown[0] != shown[1]
+    assert f"Older versions were deleted: {shown[0]} (1 predictions)" in run.stderr
+    assert [stored["model_version"] for stored in server.predictions] == [shown[1]]

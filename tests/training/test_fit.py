@@ -25,7 +25,7 @@ from lsml_cli.schema.tasks import Annotation, Task, UnreadableRecord
 from lsml_cli.training import fit as training
 from lsml_cli.training import splits
 from lsml_cli.training.trainer import predict
-from tests.helpers.cli import Lsml
+from tests.helpers.cli import Lsml, run_in_process
 
 CONFIG = LabelConfig.parse("""
     <View>
@@ -99,6 +99,59 @@ def test_seed_determines_split_and_bytes(tmp_path: Path) -> None:
     assert (first.metrics, first.digest, first.data_digest) == (same.metrics, same.digest, same.data_digest)
     assert other.digest != first.digest
     assert other.data_digest == first.data_digest
+
+
+def test_unchanged_data_are_not_trained_on_again(tmp_path: Path) -> None:
+    root, tasks = tmp_path / "news", sample()
+    first = fit(root, tasks, skip_unchanged=True)
+    assert not first.unchanged
+    second = fit(root, tasks, skip_unchanged=True)
+    assert (second.unchanged, second.version, second.promoted) == (True, first.version, True)
+    assert second.to_json()["unchanged"] is True
+    assert versions.list_versions(root) == [first.version.version]
+    assert not fit(root, tasks, promote=False).unchanged  # only who asks is spared the training
+    assert fit(root, tasks, skip_unchanged=True).version == first.version
+
+
+def test_any_change_is_trained_on(tmp_path: Path) -> None:
+    root, tasks = tmp_path / "news", sample()
+    fit(root, tasks)
+    other_answer = [exported(0, "good"), *tasks[1:]]
+    other_text = [exported(0, "bad", text="quite new"), *tasks[1:]]
+    truncated = [*tasks, UnreadableRecord(120, "byte 9", "it ends too early", truncated=True)]
+    for changed in (other_answer, other_text, tasks[1:], [*tasks, exported(500, "good")], truncated):
+        assert not fit(root, changed, skip_unchanged=True, promote=False).unchanged
+    for options in ({"seed": 1}, {"holdout": 0.3}, {"holdout": 0.0}, {"refit": True}, {"annotation_policy": "first"}):
+        assert not fit(root, tasks, skip_unchanged=True, promote=False, **options).unchanged, options
+    for params in ({"C": 2.0}, {"class_weight": "balanced"}):
+        spec = resolve.find_model("text-classifier", params)
+        result = training.fit_version(spec, tasks, CONFIG, root, skip_unchanged=True, promote=False)
+        assert not result.unchanged
+    config = LabelConfig.parse(CONFIG.xml.replace('value="odd"', 'value="strange"'))
+    spec = resolve.find_model("text-classifier", {})
+    assert not training.fit_version(spec, tasks, config, root, skip_unchanged=True, promote=False).unchanged
+    assert fit(root, tasks, skip_unchanged=True).unchanged
+
+
+def test_damaged_version_is_replaced_although_nothing_changed(tmp_path: Path) -> None:
+    root = tmp_path / "news"
+    first = fit(root, sample())
+    (root / first.version.version / "model.json").write_text("{")
+    second = fit(root, sample(), skip_unchanged=True)
+    assert (second.unchanged, second.promoted, second.version != first.version) == (False, True, True)
+
+
+def test_skipped_training_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text(CONFIG.xml)
+    (tmp_path / "export.json").write_text(json.dumps([task.raw for task in sample()]))
+    arguments = ["fit", "export.json", "-m", "text-classifier", "-c", "config.xml", "-o", "news", "--skip-unchanged"]
+    assert run_in_process(*arguments, cwd=tmp_path).returncode == 0
+    name = f"news@{(tmp_path / 'news' / 'current').read_text().strip()}"
+    for more in ([], ["--dry-run"]):
+        run = run_in_process(*arguments, *more, "--summary", "fit.json", "--report", "report.html", cwd=tmp_path)
+        assert (run.returncode, f"Nothing to train: {name}, which is in use, was trained" in run.stderr) == (0, True)
+        assert bool(run.stdout) == bool(more)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_split_is_stable_and_groups_equal_content() -> None:

@@ -10,6 +10,7 @@ from lsml_cli.commands.console.tables import print_table
 from lsml_cli.errors import format_list
 
 if TYPE_CHECKING:
+    from lsml_cli.registry.versions import Version
     from lsml_cli.training.fit import FitResult
     from lsml_cli.training.splits import DataSplit
 
@@ -49,6 +50,14 @@ def unreadable_lines(split: DataSplit, export: str) -> Iterator[str]:
         examples = split.describe_unreadable("standard input" if export == "-" else export)
         more = f"; and {count - len(examples):,} more" if count > len(examples) else ""
         yield f"{tasks} could not be read: {'; '.join(examples)}{more}."
+
+
+def unchanged_line(version: Version) -> str:
+    """Say that the version in use is what a fit would train."""
+    return (
+        f"Nothing to train: {version.name}@{version.version}, which is in use, was trained on the same annotations in"
+        " the same way."
+    )
 
 
 def truncation_lines(result: FitResult) -> Iterator[str]:
