@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from lsml_cli.errors import format_list
 from lsml_cli.label_studio.project_predictions import ProjectPredictions
 from lsml_cli.label_studio.push_context import PushContext
-from lsml_cli.registry.versions import version_order
+from lsml_cli.registry.versions import is_version_name, version_order
 
 
 def select_old_versions(existing: Iterable[str], pushed: str, keep: int, protected: Collection[str] = ()) -> list[str]:
@@ -22,9 +22,9 @@ def select_old_versions(existing: Iterable[str], pushed: str, keep: int, protect
         keep: How many of the newest stay.
         protected: Versions that stay besides.
     """
-    model, _, name = pushed.rpartition("@")
-    if not model or version_order(name) is None:
+    if not is_version_name(pushed):
         return []
+    model, _, name = pushed.rpartition("@")
     prefix = f"{model}@"
     suffixes = (version.removeprefix(prefix) for version in existing if version.startswith(prefix))
     ordered = sorted((order, suffix) for suffix in {*suffixes, name} if (order := version_order(suffix)) is not None)
@@ -44,7 +44,7 @@ def delete_old_versions(context: PushContext, keep: int) -> tuple[dict[str, int]
     pushed = context.version or ""
     if context.rejections.count or context.spool.counts["failed"]:
         return {}, iter(["Older versions were not deleted, because not every record has given a prediction."])
-    if version_order(pushed.rpartition("@")[2]) is None:
+    if not is_version_name(pushed):
         return {}, iter([f"No version was deleted: {pushed} is no version that `lsml fit` has named."])
     project = context.options.project
     existing = ProjectPredictions(context.client, project, pushed).count_versions()

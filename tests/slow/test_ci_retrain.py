@@ -1,4 +1,4 @@
-"""examples/ci-retrain against Label Studio: a first version, a better one, and one that must not be promoted."""
+"""examples/ci-retrain against Label Studio: a first version, a better one, unchanged annotations, and a worse one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,16 @@ def test_better_version_is_promoted_and_worse_one_is_not(label_studio: LabelStud
     ) | expected_predictions(added, second_version)
     assert label_studio.request_ok("GET", f"/api/projects/{tickets.project}/")["model_version"] == second_version
 
+    added += add_unlabeled(label_studio, tickets.project, 2, start=60)
+    same = retrain()
+    assert same.returncode == 0, same.stderr
+    assert f"Nothing to train: {second_version}" in same.stderr
+    assert (promoted_version(), len(list(model.glob("2*")))) == (second_version, 2)
+
     before = count_stored_predictions(label_studio, tickets.project)
+    assert before == expected_predictions(tickets.unlabeled, first_version, second_version) | expected_predictions(
+        added, second_version
+    )
     worse = retrain(FIT_OPTIONS="--with C=1e-9")  # such a model learns almost nothing
     assert worse.returncode == 4, worse.stderr
     assert "category.accuracy" in worse.stderr.splitlines()[-2] + worse.stderr.splitlines()[-1]
@@ -84,6 +93,10 @@ def test_better_version_is_promoted_and_worse_one_is_not(label_studio: LabelStud
     assert len(list(model.glob("2*"))) == 3  # the rejected version is kept
     assert count_stored_predictions(label_studio, tickets.project) == before
     assert "<html" in (work / "report.html").read_text()
+
+    assert retrain(KEEP_VERSIONS="1").returncode == 0
+    before = count_stored_predictions(label_studio, tickets.project)
+    assert before == expected_predictions([*tickets.unlabeled, *added], second_version)
 
     rejected = retrain(FIT_OPTIONS="--with C=1e-9", AT_LEAST="0.9")
     assert rejected.returncode == 4, rejected.stderr

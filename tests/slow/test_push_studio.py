@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -120,6 +121,57 @@ def test_killed_push_leaves_one_prediction_after_the_next(
         assert count_stored_predictions(label_studio, project) == expected_predictions(tasks, version)
         assert next_predictions(label_studio, project) == [version]
         assert lsml("push", "--delete", version, "--project", str(project), timeout=300).returncode == 0
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_pushes_at_a_time_leave_one_prediction_per_task(
+    label_studio: LabelStudio, lsml: Lsml, ticket_model: Path, tmp_path: Path, machines: int
+) -> None:
+    """On one machine the second waits for the first; on two, both may send everything, and both remove duplicates."""
+    project = label_studio.create_project(f"raced on {machines}", CONFIG)
+    tasks = add_unlabeled(label_studio, project, 100)
+    records = predict_project(lsml, project, ticket_model, tmp_path)
+    file, version = write_records(tmp_path / "p.jsonl", records), version_of(records)
+    pushes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "lsml_cli", "push", str(file), "--project", str(project)],
+            env=os.environ | {"XDG_STATE_HOME": str(tmp_path / f"state {number % machines}")},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    messages = [process.communicate(timeout=300)[1] for process in pushes]
+    assert [process.returncode for process in pushes] == [0, 0], messages
+    assert count_stored_predictions(label_studio, project) == expected_predictions(tasks, version), messages
+    if machines == 1:
+        assert sorted(int("100 created" in message) for message in messages) == [0, 1], messages
+        assert "were removed" not in "".join(messages)
+    removed = [int(number) for number in re.findall(r"(\d+) predictions that .* were removed", "".join(messages))]
+    created = [int(number) for number in re.findall(r"(\d+) created", "".join(messages))]
+    assert sum(created) - sum(removed) == len(tasks), messages
+    assert next_predictions(label_studio, project) == [version]
+
+
+@pytest.mark.usefixtures("environment")
+def test_older_versions_are_deleted(label_studio: LabelStudio, lsml: Lsml, ticket_model: Path, tmp_path: Path) -> None:
+    project = label_studio.create_project("old versions", CONFIG)
+    tasks = add_unlabeled(label_studio, project, 10)
+    records = predict_project(lsml, project, ticket_model, tmp_path)
+    model, version = version_of(records).split("@")
+    older = [f"{model}@2024010{day}T000000" for day in range(1, 5)]
+    others = [f"{model}@by-hand", f"not-{older[0]}"]
+    for name in [*older, *others]:
+        stored = [{**record, "model_version": name} for record in records]
+        label_studio.request_ok("POST", f"/api/projects/{project}/import/predictions", stored)
+    file = write_records(tmp_path / "p.jsonl", records)
+    run = lsml("push", file, "--project", str(project), "--keep-versions", "2")
+    assert run.returncode == 0, run.stderr
+    assert f"Older versions were deleted: {older[0]} (10 predictions), " in run.stderr
+    kept = [f"{model}@{version}", older[3], *others]
+    assert count_stored_predictions(label_studio, project) == expected_predictions(tasks, *kept)
+    assert next_predictions(label_studio, project) == [f"{model}@{version}"]
 
 
 @pytest.mark.usefixtures("environment")

@@ -119,7 +119,9 @@ def test_any_change_is_trained_on(tmp_path: Path) -> None:
     other_answer = [exported(0, "good"), *tasks[1:]]
     other_text = [exported(0, "bad", text="quite new"), *tasks[1:]]
     truncated = [*tasks, UnreadableRecord(120, "byte 9", "it ends too early", truncated=True)]
-    for changed in (other_answer, other_text, tasks[1:], [*tasks, exported(500, "good")], truncated):
+    more = [*tasks, exported(500, "good")]
+    changes: tuple[Sequence[Task | UnreadableRecord], ...] = (other_answer, other_text, tasks[1:], more, truncated)
+    for changed in changes:
         assert not fit(root, changed, skip_unchanged=True, promote=False).unchanged
     for options in ({"seed": 1}, {"holdout": 0.3}, {"holdout": 0.0}, {"refit": True}, {"annotation_policy": "first"}):
         assert not fit(root, tasks, skip_unchanged=True, promote=False, **options).unchanged, options
