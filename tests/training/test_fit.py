@@ -118,7 +118,10 @@ def test_any_change_is_trained_on(tmp_path: Path) -> None:
     fit(root, tasks)
     other_answer = [exported(0, "good"), *tasks[1:]]
     other_text = [exported(0, "bad", text="quite new"), *tasks[1:]]
-    truncated = [*tasks, UnreadableRecord(120, "byte 9", "it ends too early", truncated=True)]
+    truncated: list[Task | UnreadableRecord] = [
+        *tasks,
+        UnreadableRecord(120, "byte 9", "it ends too early", truncated=True),
+    ]
     more = [*tasks, exported(500, "good")]
     changes: tuple[Sequence[Task | UnreadableRecord], ...] = (other_answer, other_text, tasks[1:], more, truncated)
     for changed in changes:
