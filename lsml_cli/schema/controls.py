@@ -21,11 +21,13 @@ class Label:
         value: The label as annotators see it.
         alias: What stands for it in annotations and predictions, if given.
         predicted_values: A model's own names for it.
+        path: Names of the labels above it and its own, as a <Taxonomy> stores it: ("Europe", "France").
     """
 
     value: str
     alias: str | None = None
     predicted_values: tuple[str, ...] = ()
+    path: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -88,6 +90,11 @@ class Control:
         labels: In the order of the config, nested ones flattened.
         attrs: All attributes of the tag.
         has_dynamic_labels: Whether the labels come from the task (value="$options").
+
+    Example:
+        >>> control = binding.config.controls["thing"]
+        >>> value = {"x": 10, "y": 20, "width": 30, "height": 5, "rotation": 0, "rectanglelabels": ["Boat"]}
+        >>> region = control.region(task, value, score=0.9, image_size=(1600, 1200))
     """
 
     name: str
@@ -135,6 +142,7 @@ class Control:
         ordinal: int = 0,
         to_name: str | None = None,
         id: str | None = None,
+        image_size: tuple[int, int] | None = None,
         **extra: Any,
     ) -> Region:
         """Return a region of this control.
@@ -146,7 +154,8 @@ class Control:
             ordinal: Number of the region among those of this control in the task, from 0; each needs its own.
             to_name: Name of the object, if the control is about several.
             id: Id of the region that this one describes (OCR: box, label and text share one id).
-            extra: Further fields at the top level of the region: original_width=1600 (pixels), ...
+            image_size: Width and height in pixels of the image that the region lies on; regions on images need it.
+            extra: Further fields at the top level of the region: original_length=12.5 (seconds), ...
 
         Raises:
             ValueError: The control is not about `to_name`.
@@ -159,6 +168,9 @@ class Control:
             id = region_id(task.index if task.id is None else task.id, self.name, ordinal)
         if score is not None and type(score) is not float and hasattr(score, "item"):  # of numpy or torch
             score = score.item()
+        if image_size is not None:
+            width, height = image_size
+            extra = {"original_width": width, "original_height": height, "image_rotation": 0, **extra}
         return Region(id, self.name, to_name, self.type, value, score, extra)
 
     def __str__(self) -> str:

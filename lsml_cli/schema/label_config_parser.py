@@ -52,7 +52,7 @@ class _ConfigParser:
         self.warnings: list[str] = []
 
     def parse(self, xml: str) -> ParsedConfig:
-        for element, owner, is_prose in _walk_elements(_parse_xml(xml)):
+        for element, owner, parents, is_prose in _walk_elements(parse_xml(xml)):
             tag = element.tag.lower()
             if tag not in TAGS and not is_prose:
                 self.warnings.append(_unknown_tag_warning(element.tag))
@@ -61,7 +61,7 @@ class _ConfigParser:
                     raise LabelConfigError(f'<{self.tag_by_name[name]}> and <{element.tag}> are both named "{name}".')
                 self.tag_by_name[name] = element.tag
             if tag in LABEL_TAGS:
-                self._add_label(element, owner)
+                self._add_label(element, owner, parents)
             elif tag in SELF_CONTROL_TAGS:
                 self._add_self_control(element)
             elif _is_control(element):
@@ -109,7 +109,7 @@ class _ConfigParser:
         else:
             self.controls[name] = Control(name, SELF_CONTROL_TAGS[element.tag.lower()], (name,), (), attrs)
 
-    def _add_label(self, element: Any, owner: str | None) -> None:
+    def _add_label(self, element: Any, owner: str | None, parents: tuple[str, ...]) -> None:
         value, alias = element.attrib.get("value"), element.attrib.get("alias") or None
         if owner is None or (value is None and alias is None):
             return
@@ -120,8 +120,10 @@ class _ConfigParser:
             )
             return
         predicted = element.attrib.get("predicted_values", "").split(",")
-        label = Label(value or alias or "", alias, tuple(text.strip() for text in predicted if text.strip()))
-        self.labels.setdefault(owner, {}).setdefault(label.name, label)
+        name = alias or value or ""
+        predicted_values = tuple(text.strip() for text in predicted if text.strip())
+        label = Label(value or name, alias, predicted_values, (*parents, name))
+        self.labels.setdefault(owner, {}).setdefault(name, label)
 
     def _resolve_control(self, control: Control) -> Control:
         for to_name in control.to_names:
@@ -133,7 +135,8 @@ class _ConfigParser:
         return Control(control.name, control.tag, control.to_names, labels, control.attrs, control.has_dynamic_labels)
 
 
-def _parse_xml(xml: str) -> Any:
+def parse_xml(xml: str) -> Any:
+    """Return the root element of labelling XML; raise LabelConfigError if it is broken."""
     from defusedxml import DefusedXmlException  # takes 14 ms, and not every user of this module parses
     from defusedxml.ElementTree import DefusedXMLParser, ParseError
 
@@ -151,15 +154,22 @@ def _parse_xml(xml: str) -> Any:
         raise LabelConfigError(f"The label config has a DOCTYPE in line {line}.", "Remove it: none is read.") from error
 
 
-def _walk_elements(root: Any) -> Iterator[tuple[Any, str | None, bool]]:
-    """Yield every element in document order, the name of the nearest control above it, and whether it is prose."""
-    stack: list[tuple[Any, str | None, bool]] = [(root, None, False)]
+def _walk_elements(root: Any) -> Iterator[tuple[Any, str | None, tuple[str, ...], bool]]:
+    """Yield every element in document order, with what is above it.
+
+    That is the name of the nearest control, the names of the labels between that and the element, and whether the
+    element is prose.
+    """
+    stack: list[tuple[Any, str | None, tuple[str, ...], bool]] = [(root, None, (), False)]
     while stack:
-        element, owner, is_prose = stack.pop()
-        yield element, owner, is_prose
-        owner = element.attrib["name"] if _is_control(element) else owner
+        element, owner, parents, is_prose = stack.pop()
+        yield element, owner, parents, is_prose
+        if _is_control(element):
+            owner, parents = element.attrib["name"], ()
+        elif element.tag.lower() in LABEL_TAGS:
+            parents = (*parents, element.attrib.get("alias") or element.attrib.get("value") or "")
         is_prose = is_prose or element.tag.lower() in PROSE_TAGS
-        stack += [(child, owner, is_prose) for child in reversed(element)]
+        stack += [(child, owner, parents, is_prose) for child in reversed(element)]
 
 
 def _is_control(element: Any) -> bool:

@@ -52,7 +52,6 @@ class ControlBinding:
             threshold: Of `--threshold`; None if it was not given.
         """
         default = self._default_threshold(threshold)
-        width, height = image_detections.size
         regions: list[Region] = []
         for detection in sorted(image_detections.detections, key=lambda detection: -detection.score):
             name = classes[detection.class_index]
@@ -68,9 +67,7 @@ class ControlBinding:
                 score=detection.score,
                 ordinal=len(regions),
                 to_name=self.object.name,
-                original_width=width,
-                original_height=height,
-                image_rotation=0,
+                image_size=image_detections.size,
             )
             regions.append(region)
         return regions

@@ -101,16 +101,17 @@ class ControlBinding:
         control, value = placement
         labels = self._labels_of(control, line.existing_shape)
         own_labels = {control.type: labels} if control.type.endswith("labels") and labels else {}
-        extra: Any = {"original_width": size[0], "original_height": size[1], "image_rotation": 0}
         existing_id = line.existing_shape.id if line.existing_shape is not None else None
         shape_id = existing_id if existing_id not in used_ids else None
-        shape = control.region(task, value | own_labels, score=line.score, ordinal=ordinal, id=shape_id, **extra)
+        shape = control.region(
+            task, value | own_labels, score=line.score, ordinal=ordinal, id=shape_id, image_size=size
+        )
         regions = [shape]
         if self.labels is not None and labels and not own_labels:
             label_value = value | {"labels": labels}
-            regions.append(self.labels.region(task, label_value, score=line.score, id=shape.id, **extra))
+            regions.append(self.labels.region(task, label_value, score=line.score, id=shape.id, image_size=size))
         if line.text and line.text_confidence >= min_text_confidence:
-            regions.append(self._text_region(task, line, value, id=shape.id, **extra))
+            regions.append(self._text_region(task, line, value, id=shape.id, image_size=size))
         return regions
 
     def _text_region(self, task: Task, line: TextLine, value: RegionValue, **extra: Any) -> Region:
