@@ -8,7 +8,7 @@ Predict:
 
     load_model       load a model and bind it to a label config: a LoadedModel
     read_tasks       read the tasks of an export one at a time
-    LabelConfig      the labelling XML of a project: its controls and objects
+    LabelConfig      the labelling XML of a project: its objects and its Controls
     Task             a task; UnreadableRecord is a place in the input where one was expected
     Prediction       what a model says about a task, made of Regions; Failure says why there is none
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from lsml_cli.models.parameters import Parameter
     from lsml_cli.models.spec import ModelSpec
     from lsml_cli.registry.resolve import find_model
+    from lsml_cli.schema.controls import Control
     from lsml_cli.schema.label_config import LabelConfig
     from lsml_cli.schema.predictions import Failure, Prediction, Region
     from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task, UnreadableRecord
@@ -57,6 +58,7 @@ __all__ = [
     "Annotation",
     "Binding",
     "ContractBroken",
+    "Control",
     "Failure",
     "LabelConfig",
     "LoadedModel",
@@ -80,6 +82,7 @@ __all__ = [
 
 _EXPORTS = {
     "errors": ("LsmlError", "TransientError"),
+    "schema.controls": ("Control",),
     "schema.label_config": ("LabelConfig",),
     "inference.loaded_model": ("LoadedModel", "load_model"),
     "models.base": ("Binding", "Model"),

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lsml_cli.commands import options
 
+if TYPE_CHECKING:
+    from lsml_cli import scaffold
+
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="NAME", help="The folder to write; its name is the project's.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="NAME", help="The folder to write; its name is the project's.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="A built-in model; if not given, a model of your own."),
@@ -22,10 +29,10 @@ def init(
     ] = None,
     label_config: Annotated[
         Path | None,
-        typer.Option("--label-config", "-c", metavar="FILE", help="Your labelling XML, instead of sample tasks."),
+        typer.Option("--label-config", "-c", metavar="FILE", help="Your labelling XML: the model fills its controls."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask for the kind of project.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask for what is not given.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write a folder with a model that runs at once: sample tasks, tests, README, Dockerfile, compose file, workflow.
@@ -36,6 +43,8 @@ def init(
 
         lsml init moods
 
+        lsml init parts --label-config config.xml
+
         lsml init rooms --model image-classifier
 
         lsml init tickets --script ../old-backend/model.py
@@ -44,8 +53,13 @@ def init(
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError, sort_by_similarity
 
-    if interactive and model is None and script is None:
-        model, script = _prompt_for_kind()
+    if interactive:
+        _require_terminal()
+        folder = folder or Path(typer.prompt("Name of the project, which is that of its folder", err=True))
+        if model is None and script is None:
+            model, script = _prompt_for_kind()
+    if folder is None:
+        raise UsageError("The project has no name.", "Give it one: lsml init moods; `lsml init -i` asks for it.")
     if model is not None and script is not None:
         raise UsageError("--model and --script are two kinds of project.", "Leave out one of them.")
     if model is not None and model not in scaffold.PROJECT_KINDS:
@@ -58,9 +72,40 @@ def init(
     project = scaffold.ProjectOptions(folder, kind, _resolve_script(script) if script else None, label_config, force)
     with Console(quiet) as console:
         written = scaffold.write_project(project)
-        console.note(f"Wrote {folder} ({len(written)} files): {', '.join(written)}.")
-        console.note(
-            f"Next: cd {folder} && lsml fit annotated.json --model . -c label_config.xml -o models/{project.name}"
+        console.note(f"Wrote {folder} ({len(written.files)} files): {', '.join(written.files)}.")
+        for control, reason in written.plan.empty if written.plan is not None else ():
+            console.note(f"Left empty: {control}: {reason}.")
+        for step in _next_steps(project, written):
+            console.note(f"Next: {step}")
+
+
+def _next_steps(project: scaffold.ProjectOptions, written: scaffold.WrittenProject) -> list[str]:
+    """Return what to do next; files and commands that exist."""
+    steps = []
+    enter = f"cd {shlex.quote(str(project.folder))} && "
+    if written.missing_modules and written.install_extra is not None:
+        steps.append(
+            f"lsml doctor {written.install_extra}   # says how to install {', '.join(written.missing_modules)}"
+        )
+    if "annotated.json" in written.files:
+        steps.append(f"{enter}lsml fit annotated.json --model . -c label_config.xml -o models/{project.name}")
+    elif written.plan is not None or project.script is not None:
+        steps.append(f"{enter}lsml predict tasks.json --model . -c label_config.xml -o predictions.json")
+    else:
+        steps.append(
+            f"export annotated tasks of your project; {project.folder / 'README.md'} says how to train on them"
+        )
+    if written.plan is not None:
+        steps.append(f"replace the rules in {project.folder / 'model.py'}")
+    return steps
+
+
+def _require_terminal() -> None:
+    from lsml_cli.errors import UsageError
+
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "--interactive asks questions, and stdin is no terminal.", "Name the project: lsml init moods --model MODEL"
         )
 
 

@@ -9,6 +9,7 @@ from lsml_cli.scaffold import samples
 from lsml_cli.scaffold.samples import SampleData
 
 OWN_MODEL = "own"  # the kind of a project with a model class to edit
+OPENMMLAB_MODULES = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmocr")
 BACKEND_SCRIPT = "script"  # the kind of a project that wraps a script for an older SDK
 
 
@@ -23,6 +24,7 @@ class ProjectKind:
         sample: the sample tasks.
         needs_openmmlab: whether the model needs MMDetection and MMOCR, which pip alone cannot install.
         metric: the metric by which `retrain` compares versions; higher is better.
+        required_modules: modules that the model imports and that may not be installed.
     """
 
     description: str
@@ -31,6 +33,7 @@ class ProjectKind:
     sample: SampleData = samples.TEXTS
     needs_openmmlab: bool = False
     metric: str = "macro-f1"
+    required_modules: tuple[str, ...] = ()
 
 
 OWN_MODEL_KIND = ProjectKind("A model of your own for Label Studio, by lsml.")
@@ -44,6 +47,7 @@ PROJECT_KINDS: dict[str, ProjectKind] = {
         ("torch", "torchvision"),
         {"weights": "none", "image_size": 64},
         samples.IMAGES,
+        required_modules=("torch", "torchvision"),
     ),
     "object-detector": ProjectKind(
         "An object detector (MMDetection) for Label Studio, by lsml.",
@@ -51,12 +55,14 @@ PROJECT_KINDS: dict[str, ProjectKind] = {
         sample=samples.BOXES,
         needs_openmmlab=True,
         metric="map50",
+        required_modules=OPENMMLAB_MODULES,
     ),
     "ocr": ProjectKind(
         "A text reader for images (MMOCR) for Label Studio, by lsml.",
         sample=samples.WORDS,
         needs_openmmlab=True,
         metric="exact",
+        required_modules=OPENMMLAB_MODULES,
     ),
 }
 

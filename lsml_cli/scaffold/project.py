@@ -7,16 +7,21 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.registry.local_imports import find_local_modules
+from lsml_cli.scaffold.config_samples import MEDIA_FOLDER, make_tasks
 from lsml_cli.scaffold.kinds import OWN_MODEL, get_kind
+from lsml_cli.scaffold.model_code import render_model_code
+from lsml_cli.scaffold.recipes import ModelPlan, plan_model
 from lsml_cli.scaffold.rendering import TemplateValues, render_files
 from lsml_cli.schema.label_config import LabelConfig
 
 # Docker, pip and GitHub accept such a name.
 PROJECT_NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
+PICTURE_FOLDER = "pictures"  # of the samples with annotations
 REQUIREMENTS_HEADER = "# What the model imports; lsml itself is installed from a checkout or a wheel, see README.md."
 
 
@@ -28,7 +33,7 @@ class ProjectOptions:
         folder: the new folder; its name is the project's.
         kind: a key of PROJECT_KINDS, OWN_MODEL or BACKEND_SCRIPT.
         script: the file and the class of a script, for BACKEND_SCRIPT.
-        label_config: a label config that replaces the sample's; there are no sample tasks then.
+        label_config: a label config that replaces the sample's; the sample tasks then fit it, without annotations.
         force: overwrite existing files.
     """
 
@@ -43,8 +48,25 @@ class ProjectOptions:
         return self.folder.resolve().name
 
 
-def write_project(options: ProjectOptions) -> list[str]:
-    """Write the folder and return its files' paths below it, sorted; generated images are not listed.
+@dataclass(frozen=True)
+class WrittenProject:
+    """What was written.
+
+    Attributes:
+        files: paths below the folder, sorted; generated media are not listed.
+        plan: what a model of one's own does with the given label config, None without such a model.
+        missing_modules: modules that the model needs and that are not installed.
+        install_extra: what `lsml doctor` knows them by, None if it has no name for them.
+    """
+
+    files: list[str]
+    plan: ModelPlan | None
+    missing_modules: list[str]
+    install_extra: str | None
+
+
+def write_project(options: ProjectOptions) -> WrittenProject:
+    """Write the folder.
 
     All input is read and checked before anything is written.
 
@@ -55,8 +77,11 @@ def write_project(options: ProjectOptions) -> list[str]:
     """
     _require_usable_folder(options)
     config_path = options.label_config or _find_label_config(options)
-    config = LabelConfig.load(config_path).xml if config_path else None
-    text_files, copied = list(render_files(_template_values(options))), list(_files_to_copy(options))
+    config = LabelConfig.load(config_path) if config_path else None
+    plan = plan_model(config) if config is not None and options.kind == OWN_MODEL else None
+    if plan is not None and not plan.config.controls:
+        raise UsageError(f"{config_path} has no control that a prediction could fill.", "Add one, such as <Choices>.")
+    text_files, copied = list(render_files(_template_values(options, config, plan))), list(_files_to_copy(options))
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
         for name, content in text_files:
@@ -66,11 +91,15 @@ def write_project(options: ProjectOptions) -> list[str]:
         _write_samples(options, config)
     except OSError as error:
         raise OutputError(f"{options.folder} cannot be written: {error.strerror or error}.") from error
-    return sorted(
+    files = sorted(
         path.relative_to(options.folder).as_posix()
         for path in options.folder.rglob("*")
-        if path.is_file() and path.suffix not in (".png", ".pyc")
+        if path.is_file() and path.suffix != ".pyc" and path.parent.name not in (PICTURE_FOLDER, MEDIA_FOLDER)
     )
+    kind = get_kind(options.kind)
+    missing = [name for name in kind.required_modules if find_spec(name) is None]
+    extra = "openmmlab" if kind.needs_openmmlab else "vision" if kind.required_modules else None
+    return WrittenProject(files, plan, missing, extra)
 
 
 def _write_text_file(path: Path, content: str) -> None:
@@ -98,7 +127,9 @@ def _require_usable_folder(options: ProjectOptions) -> None:
         raise UsageError(f"{options.folder} is there already, and not empty.", "Choose another name, or --force.")
 
 
-def _template_values(options: ProjectOptions) -> TemplateValues:
+def _template_values(
+    options: ProjectOptions, config: LabelConfig | None = None, plan: ModelPlan | None = None
+) -> TemplateValues:
     kind = get_kind(options.kind)
     class_name = "".join(part.capitalize() for part in re.split(r"[-_]", options.name))
     class_name = class_name if class_name[0].isalpha() else f"Model{class_name}"
@@ -122,6 +153,12 @@ def _template_values(options: ProjectOptions) -> TemplateValues:
         metric=kind.metric,
         script_name=script_name,
         is_own_model=options.kind == OWN_MODEL,
+        can_train=plan is None,
+        has_samples=config is None,
+        model_code=render_model_code(plan, class_name) if plan is not None else None,
+        filled_controls=plan.filled_controls if plan is not None else [],
+        empty_controls=list(plan.empty) if plan is not None else [],
+        required_modules=list(kind.required_modules),
         needs_openmmlab=kind.needs_openmmlab,
         requirements=requirements,
         params=dict(kind.params),
@@ -159,14 +196,15 @@ def _copy_path(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_samples(options: ProjectOptions, config: str | None) -> None:
-    """Write the given label config, or the sample's with its tasks."""
+def _write_samples(options: ProjectOptions, config: LabelConfig | None) -> None:
+    """Write the given label config with tasks that fit it, or the sample's with its tasks."""
     if config is not None:
-        (options.folder / "label_config.xml").write_text(config, "utf-8")
-        return
-    sample = get_kind(options.kind).sample
-    annotated, unlabeled = sample.make_tasks(options.folder / "pictures")
-    (options.folder / "label_config.xml").write_text(sample.label_config, "utf-8")
-    for name, tasks in (("annotated.json", annotated), ("tasks.json", unlabeled)):
+        xml, samples = config.xml, {"tasks.json": make_tasks(config, options.folder)}
+    else:
+        sample = get_kind(options.kind).sample
+        annotated, unlabeled = sample.make_tasks(options.folder / PICTURE_FOLDER)
+        xml, samples = sample.label_config, {"annotated.json": annotated, "tasks.json": unlabeled}
+    (options.folder / "label_config.xml").write_text(xml, "utf-8")
+    for name, tasks in samples.items():
         lines = ",\n".join(json.dumps(task) for task in tasks)
         (options.folder / name).write_text(f"[\n{lines}\n]\n", "utf-8")

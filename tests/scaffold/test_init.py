@@ -176,15 +176,36 @@ def test_unreadable_script_fails_before_anything_is_written(tmp_path: Path, back
     assert (tmp_path / "rules" / "README.md").read_text() == "mine"
 
 
-def test_generated_tests_are_skipped_without_sample_tasks(tmp_path: Path) -> None:
+def test_generated_tests_are_skipped_without_annotated_tasks(tmp_path: Path) -> None:
     (tmp_path / "config.xml").write_text(MAIL_CONFIG)
-    run = run_in_process("init", tmp_path / "moods", "-c", tmp_path / "config.xml")
+    run = run_in_process("init", tmp_path / "mails", "--model", "text-classifier", "-c", tmp_path / "config.xml")
     assert run.returncode == 0, run.stderr
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests"]
-    tests = subprocess.run(command, cwd=tmp_path / "moods", capture_output=True, text=True, check=False)
+    assert run_generated_tests(tmp_path / "mails").endswith("1 skipped")
+    assert "there is no annotated.json" in run_generated_tests(tmp_path / "mails", "-rs")
+    assert "lsml fit" not in run.stderr
+    assert "export annotated tasks" in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["image-classifier", "object-detector", "ocr"])
+def test_generated_tests_are_skipped_where_the_toolkit_is_missing(tmp_path: Path, kind: str) -> None:
+    """A core environment, in which no module of the toolkit is found."""
+    folder = tmp_path / "parts"
+    scaffold.write_project(scaffold.ProjectOptions(folder, kind))
+    blocker = "import importlib.util as u\nfind = u.find_spec\n"
+    blocker += f"missing = {scaffold.PROJECT_KINDS[kind].required_modules}\n"
+    blocker += "u.find_spec = lambda name, *rest: None if name in missing else find(name, *rest)\n"
+    (folder / "conftest.py").write_text(blocker)
+    output = run_generated_tests(folder, "-rs")
+    assert "the model needs torch, torchvision" in output
+    assert "failed" not in output
+
+
+def run_generated_tests(folder: Path, *options: str) -> str:
+    """Run the tests of a project, which must not fail; return the output without the time at its end."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "tests"]
+    tests = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert tests.returncode == 0, tests.stdout
-    assert "2 skipped" in tests.stdout
-    assert "there is no annotated.json and no tasks.json" in tests.stdout
+    return tests.stdout.rpartition(" in ")[0]
 
 
 @pytest.mark.parametrize(
@@ -220,13 +241,25 @@ def test_force_overwrites_and_removes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "moods" / "model.py").is_file()
 
 
-def test_interactive_asks_for_the_kind(tmp_path: Path) -> None:
-    run = run_in_process("init", tmp_path / "mails", "--interactive", input="text-classifier\n")
+def test_interactive_asks_for_name_and_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsml_cli.commands.init._require_terminal", lambda: None)
+    run = run_in_process("init", "--interactive", input="mails\ntext-classifier\n", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
+    assert "Name of the project" in run.stderr
     assert "What kind of model? own, script, text-classifier" in run.stderr
     project = read_project_file(tmp_path / "mails")
     assert project is not None
     assert project.model == "text-classifier"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [([], "lsml init moods; `lsml init -i` asks for it"), (["-i"], "stdin is no terminal"), (["moods", "-i"], "stdin")],
+)
+def test_missing_name_without_a_terminal_is_a_usage_error(tmp_path: Path, args: list[str], message: str) -> None:
+    run = run_in_process("init", *args, cwd=tmp_path)
+    assert (run.returncode, message in run.stderr) == (2, True), run.stderr
+    assert list_files(tmp_path) == set()
 
 
 def test_damaged_model_toml_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,189 @@
+"""`lsml init NAME -c CONFIG`: a model that fills the controls of any label config, with tasks and tests that fit."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from label_studio_sdk.label_interface.interface import LabelInterface
+
+from lsml_cli import Prediction, load_model, scaffold
+from lsml_cli.scaffold.recipes import RECIPES, plan_model
+from lsml_cli.schema.label_config import LabelConfig
+from tests.helpers.cli import ROOT, Lsml, run_in_process
+from tests.helpers.recipe_configs import IMAGE, LABELS, RECIPE_CONFIGS, TEXT
+from tests.helpers.serve_process import ServerFactory
+
+
+def write_project(tmp_path: Path, xml: str) -> Path:
+    """Write the project "parts" for a label config; return its folder."""
+    (tmp_path / "config.xml").write_text(xml, "utf-8")
+    scaffold.write_project(scaffold.ProjectOptions(tmp_path / "parts", "own", label_config=tmp_path / "config.xml"))
+    return tmp_path / "parts"
+
+
+@pytest.mark.parametrize("name", RECIPE_CONFIGS)
+def test_model_fills_every_control_with_valid_regions(tmp_path: Path, name: str) -> None:
+    folder, config = write_project(tmp_path, RECIPE_CONFIGS[name]), LabelConfig.parse(RECIPE_CONFIGS[name])
+    tasks = json.loads((folder / "tasks.json").read_text())
+    with load_model(f"{folder}/model.py:Parts", config, media=folder) as model:
+        predictions = [outcome for _, outcome in model.predict(tasks)]
+    assert all(isinstance(prediction, Prediction) for prediction in predictions), predictions
+    oracle = LabelInterface(config.xml)
+    filled = set()
+    for prediction in predictions:
+        assert isinstance(prediction, Prediction)
+        assert config.check(prediction) is None
+        stored = json.loads(json.dumps(prediction.to_json()))
+        assert oracle.validate_prediction(stored, return_errors=True) == []
+        filled |= {region.from_name for region in prediction.result}
+        for region in prediction.result:
+            if region.type == "labels" and "text" in region.value:
+                text = next(task["data"]["text"] for task in tasks if region.value["text"] in task["data"]["text"])
+                assert region.value["text"] in text
+    carried = {"l"} if name == "VideoRectangle with Labels" else set()  # the box holds its labels itself
+    assert filled == set(config.controls) - carried
+    assert len({json.dumps([dict(r.value) for r in p.result]) for p in predictions if isinstance(p, Prediction)}) > 1
+
+
+def test_spans_hold_their_slice_of_the_text(tmp_path: Path) -> None:
+    folder = write_project(tmp_path, RECIPE_CONFIGS["Labels over text"])
+    with load_model(f"{folder}/model.py:Parts", folder / "label_config.xml") as model:
+        for task, outcome in model.predict(json.loads((folder / "tasks.json").read_text())):
+            assert isinstance(outcome, Prediction)
+            assert outcome.result
+            for region in outcome.result:
+                text = task.data["text"][region.value["start"] : region.value["end"]]
+                assert region.value["text"] == text
+
+
+def test_taxonomy_gets_the_path_to_the_node(tmp_path: Path) -> None:
+    folder = write_project(tmp_path, RECIPE_CONFIGS["Taxonomy"])
+    with load_model(f"{folder}/model.py:Parts", folder / "label_config.xml") as model:
+        paths = [
+            outcome.result[0].value["taxonomy"]
+            for _, outcome in model.predict([{"text": "x" * length} for length in (1, 60, 110, 199)])
+            if isinstance(outcome, Prediction)
+        ]
+    assert paths == [[["Asia"]], [["Asia", "Japan"]], [["Europe"]], [["Europe", "fr"]]]
+
+
+def test_every_recipe_has_a_config() -> None:
+    covered = {
+        filled.recipe.template
+        for xml in RECIPE_CONFIGS.values()
+        for filled in plan_model(LabelConfig.parse(xml)).filled
+    }
+    assert covered == {recipe.template for recipes in RECIPES.values() for recipe in recipes}
+
+
+def test_generated_code_is_formatted(tmp_path: Path) -> None:
+    for number, xml in enumerate(RECIPE_CONFIGS.values()):
+        folder = tmp_path / f"p{number}"
+        folder.mkdir()
+        write_project(folder, xml)
+    options = ("--config", str(ROOT / "pyproject.toml"), "--no-cache")
+    ruff = Path(sys.executable).with_name("ruff")
+    for command in (["check", "--ignore", "RUF012,RUF001", *options], ["format", "--diff", *options]):
+        run = subprocess.run([ruff, *command, tmp_path], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_generated_code_is_type_checked(tmp_path: Path) -> None:
+    from mypy import api
+
+    files = []
+    for number, xml in enumerate(RECIPE_CONFIGS.values()):
+        (tmp_path / f"p{number}").mkdir()
+        code = write_project(tmp_path / f"p{number}", xml) / "model.py"
+        files.append(code.rename(tmp_path / f"model_{number}.py"))
+    output, errors, status = api.run(["--strict", "--config-file", str(ROOT / "pyproject.toml"), *map(str, files)])
+    assert status == 0, output + errors
+
+
+@pytest.mark.parametrize("name", ["several", "Labels over audio", "VideoRectangle with Labels"])
+def test_own_tests_of_the_project_pass(tmp_path: Path, name: str) -> None:
+    folder = write_project(tmp_path, RECIPE_CONFIGS[name])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+    assert "2 passed" in run.stdout
+
+
+def test_commands_of_readme_and_next_lines_work(lsml: Lsml, tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text(RECIPE_CONFIGS["several"])
+    run = run_in_process("init", "parts", "-c", "config.xml", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    steps = re.findall(r"Next: (.*)", run.stderr)
+    assert steps[0].startswith("cd parts && lsml predict")
+    assert (tmp_path / steps[1].removeprefix("replace the rules in ")).is_file()
+    folder = tmp_path / "parts"
+    (block,) = re.findall(r"^```sh\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    commands = [command for command in block.splitlines() if command.startswith("lsml predict")]
+    assert len(commands) == 2
+    assert steps[0] == f"cd parts && {commands[1]}"
+    for command in commands:
+        run = lsml(*command.split()[1:], cwd=folder)
+        assert run.returncode == 0, run.stderr
+    assert len(json.loads((folder / "predictions.json").read_text())) == 8
+
+
+def test_project_is_served(tmp_path: Path) -> None:
+    folder = write_project(tmp_path, RECIPE_CONFIGS["Choices over text"])
+    config = (folder / "label_config.xml").read_text()
+    factory = ServerFactory(tmp_path)
+    try:
+        server = factory(folder)
+        answer = server.request_ok("POST", "/setup", {"project": "1.1", "schema": config})
+        assert answer["model_version"].startswith("parts@")
+    finally:
+        factory.close()
+
+
+@pytest.mark.parametrize(
+    ("xml", "reason"),
+    [
+        (f'{TEXT}<Choices name="c" toName="t" value="$options"/>', "its labels come with each task"),
+        (f'{IMAGE}<TextArea name="c" toName="i" perRegion="true"/>', "it describes regions of other controls"),
+        (f'{IMAGE}<Labels name="c" toName="i">{LABELS}</Labels>', "there is no recipe for Labels over Image"),
+        (f'{TEXT}<Labels name="c" toName="t"/>', "it has no labels"),
+        (f'{IMAGE}<VectorLabels name="c" toName="i">{LABELS}</VectorLabels>', "there is no recipe for VectorLabels"),
+        ('<Image name="i" valueList="$images"/><Rating name="c" toName="i"/>', "it is about a list of images"),
+        ('<Text name="t" value="$u" valueType="url"/><Rating name="c" toName="t"/>', "what is behind a URL"),
+        (f'<Image name="z" value="$z"/>{TEXT}<Pairwise name="c" toName="z,t"/>', "two objects of one kind"),
+    ],
+)
+def test_control_without_a_recipe_is_named(tmp_path: Path, xml: str, reason: str) -> None:
+    (tmp_path / "config.xml").write_text(f'<View>{xml}<Text name="q" value="$q"/><Rating name="r" toName="q"/></View>')
+    run = run_in_process("init", "parts", "-c", "config.xml", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    (line,) = [line for line in run.stderr.splitlines() if "Left empty" in line]
+    assert 'name="c"' in line
+    assert reason in line
+    run = run_in_process(
+        "predict", "tasks.json", "--model", ".", "-c", "label_config.xml", "--check", cwd=tmp_path / "parts"
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_config_without_controls_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text(f"<View>{TEXT}</View>")
+    run = run_in_process("init", "parts", "-c", "config.xml", cwd=tmp_path)
+    assert (run.returncode, "has no control" in run.stderr) == (2, True), run.stderr
+    assert not (tmp_path / "parts").exists()
+
+
+def test_names_of_controls_cannot_become_code(tmp_path: Path) -> None:
+    name = "a&quot;]&#10;raise SystemExit(9)&#10;\\"
+    folder = write_project(
+        tmp_path,
+        f'<View><Text name="t&quot;\\" value="$text"/><Rating name="{name}" toName="t&quot;\\"/></View>',
+    )
+    with load_model(f"{folder}/model.py:Parts", folder / "label_config.xml") as model:
+        for _, outcome in model.predict([{"text": "x"}]):
+            assert isinstance(outcome, Prediction), outcome
