@@ -54,10 +54,9 @@ def init(
     from lsml_cli.errors import UsageError, sort_by_similarity
 
     if interactive:
-        _require_terminal()
-        folder = folder or Path(typer.prompt("Name of the project, which is that of its folder", err=True))
+        folder = folder or Path(_ask("Name of the project, which is that of its folder"))
         if model is None and script is None:
-            model, script = _prompt_for_kind()
+            model, script = _ask_for_kind()
     if folder is None:
         raise UsageError("The project has no name.", "Give it one: lsml init moods; `lsml init -i` asks for it.")
     if model is not None and script is not None:
@@ -100,23 +99,33 @@ def _next_steps(project: scaffold.ProjectOptions, written: scaffold.WrittenProje
     return steps
 
 
-def _require_terminal() -> None:
+def _ask(question: str, default: str | None = None) -> str:
+    """Return the answer to a question.
+
+    Raises:
+        UsageError: stdin ends without an answer.
+    """
     from lsml_cli.errors import UsageError
 
-    if not sys.stdin.isatty():
+    try:
+        return str(typer.prompt(question, default=default, err=True))
+    except typer.Abort:
+        if sys.stdin.isatty():  # ctrl-C
+            raise
         raise UsageError(
-            "--interactive asks questions, and stdin is no terminal.", "Name the project: lsml init moods --model MODEL"
-        )
+            "--interactive asks questions, and stdin ended without an answer.",
+            "Answer in a terminal, or give everything as options: lsml init moods --model MODEL",
+        ) from None
 
 
-def _prompt_for_kind() -> tuple[str | None, str | None]:
+def _ask_for_kind() -> tuple[str | None, str | None]:
     """Ask for the kind of project; return the values of --model and --script."""
     from lsml_cli import scaffold
 
     kinds = [scaffold.OWN_MODEL, scaffold.BACKEND_SCRIPT, *scaffold.PROJECT_KINDS]
-    kind = typer.prompt("What kind of model? " + ", ".join(kinds), default=scaffold.OWN_MODEL, err=True)
+    kind = _ask("What kind of model? " + ", ".join(kinds), default=scaffold.OWN_MODEL)
     if kind == scaffold.BACKEND_SCRIPT:
-        return None, typer.prompt("Which file, and which class in it (path/to/model.py:Class)?", err=True)
+        return None, _ask("Which file, and which class in it (path/to/model.py:Class)?")
     return (None if kind == scaffold.OWN_MODEL else kind), None
 
 

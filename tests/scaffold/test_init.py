@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from lsml_cli.scaffold.rendering import TemplateValues, render
 from lsml_cli.scaffold.samples import UNLABELED_PER_CLASS
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers.cli import ROOT, Lsml, run_in_process
+from tests.helpers.generated_projects import run_generated_tests
 from tests.helpers.serve_process import ServerFactory
 
 BACKENDS = ROOT / "tests" / "helpers" / "backends"
@@ -180,32 +180,28 @@ def test_generated_tests_are_skipped_without_annotated_tasks(tmp_path: Path) -> 
     (tmp_path / "config.xml").write_text(MAIL_CONFIG)
     run = run_in_process("init", tmp_path / "mails", "--model", "text-classifier", "-c", tmp_path / "config.xml")
     assert run.returncode == 0, run.stderr
-    assert run_generated_tests(tmp_path / "mails").endswith("1 skipped")
-    assert "there is no annotated.json" in run_generated_tests(tmp_path / "mails", "-rs")
+    output = run_generated_tests(tmp_path / "mails")
+    assert output.endswith("1 skipped")
+    assert "there is no annotated.json to learn from yet" in output
     assert "lsml fit" not in run.stderr
     assert "export annotated tasks" in run.stderr
 
 
-@pytest.mark.parametrize("kind", ["image-classifier", "object-detector", "ocr"])
-def test_generated_tests_are_skipped_where_the_toolkit_is_missing(tmp_path: Path, kind: str) -> None:
-    """A core environment, in which no module of the toolkit is found."""
-    folder = tmp_path / "parts"
-    scaffold.write_project(scaffold.ProjectOptions(folder, kind))
-    blocker = "import importlib.util as u\nfind = u.find_spec\n"
-    blocker += f"missing = {scaffold.PROJECT_KINDS[kind].required_modules}\n"
-    blocker += "u.find_spec = lambda name, *rest: None if name in missing else find(name, *rest)\n"
-    (folder / "conftest.py").write_text(blocker)
-    output = run_generated_tests(folder, "-rs")
-    assert "the model needs torch, torchvision" in output
-    assert "failed" not in output
-
-
-def run_generated_tests(folder: Path, *options: str) -> str:
-    """Run the tests of a project, which must not fail; return the output without the time at its end."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "tests"]
-    tests = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert tests.returncode == 0, tests.stdout
-    return tests.stdout.rpartition(" in ")[0]
+def test_generated_tests_are_skipped_where_the_toolkit_is_missing(tmp_path: Path) -> None:
+    """An environment with only the core, in which no module of the toolkits is found."""
+    kinds = {name: kind for name, kind in scaffold.PROJECT_KINDS.items() if kind.required_modules}
+    assert set(kinds) == {"image-classifier", "object-detector", "ocr"}
+    for name in kinds:
+        scaffold.write_project(scaffold.ProjectOptions(tmp_path / name, name))
+    missing = {module for kind in kinds.values() for module in kind.required_modules}
+    (tmp_path / "conftest.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        f"u.find_spec = lambda name, *rest: None if name in {missing} else find(name, *rest)\n"
+    )
+    output = run_generated_tests(*(tmp_path / name for name in kinds))
+    assert output.endswith("3 skipped")
+    for kind in kinds.values():
+        assert f"the model needs {', '.join(kind.required_modules)}, which README.md installs" in output
 
 
 @pytest.mark.parametrize(
@@ -241,8 +237,7 @@ def test_force_overwrites_and_removes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "moods" / "model.py").is_file()
 
 
-def test_interactive_asks_for_name_and_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsml_cli.commands.init._require_terminal", lambda: None)
+def test_interactive_asks_for_name_and_kind(tmp_path: Path) -> None:
     run = run_in_process("init", "--interactive", input="mails\ntext-classifier\n", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "Name of the project" in run.stderr
@@ -254,9 +249,13 @@ def test_interactive_asks_for_name_and_kind(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [([], "lsml init moods; `lsml init -i` asks for it"), (["-i"], "stdin is no terminal"), (["moods", "-i"], "stdin")],
+    [
+        ([], "lsml init moods; `lsml init -i` asks for it"),
+        (["-i"], "stdin ended without an answer"),
+        (["moods", "-i"], "stdin ended without an answer"),
+    ],
 )
-def test_missing_name_without_a_terminal_is_a_usage_error(tmp_path: Path, args: list[str], message: str) -> None:
+def test_missing_name_or_answer_is_a_usage_error(tmp_path: Path, args: list[str], message: str) -> None:
     run = run_in_process("init", *args, cwd=tmp_path)
     assert (run.returncode, message in run.stderr) == (2, True), run.stderr
     assert list_files(tmp_path) == set()
