@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.scaffold.recipes import names_below
+from lsml_cli.scaffold.recipes import names_below, read_separator
 from lsml_cli.schema.controls import Object
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.label_config_parser import parse_xml
@@ -69,10 +69,7 @@ def _make_value(shown: Object, seed: int, folder: Path, channels: Sequence[str])
         columns = make_series(seed, shown.attrs.get("timeColumn"), channels, "timeFormat" in shown.attrs)
         if is_url == "json":
             return columns
-        separator = {"tab": "\t", "\\t": "\t", "auto": ","}.get(
-            shown.attrs.get("sep", ","), shown.attrs.get("sep", ",")
-        )
-        return _write_media(folder, shown, seed, "csv", make_csv(columns, separator))
+        return _write_media(folder, shown, seed, "csv", make_csv(columns, read_separator(shown)))
     if tag in _MEDIA:
         suffix, make = _MEDIA[tag]
         return _write_media(folder, shown, seed, suffix, make(seed))
@@ -85,7 +82,7 @@ def _make_value(shown: Object, seed: int, folder: Path, channels: Sequence[str])
     if tag == "chat":
         return [{"role": "user", "content": make_text(seed)}]
     if tag == "hypertext":
-        return f"<p>{make_text(seed)}</p>"
+        return f"<h2>Message {seed}</h2><p>{make_text(seed)}</p>"
     return make_text(seed)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import keyword
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lsml_cli.scaffold.recipes import KINDS_BY_TAG, FilledControl, ModelPlan
+from lsml_cli.scaffold.recipes import KINDS_BY_TAG, FilledControl, ModelPlan, read_separator
 from lsml_cli.scaffold.rendering import quote, render_template
 from lsml_cli.schema.controls import Object
 from lsml_cli.schema.data_key import MEDIA_TAGS
@@ -18,7 +20,9 @@ DEFAULT_NUMBER_RANGE = (0, 10)
 # Names that fragments may use, and the module that each comes from; "" for a module itself, with its own name.
 IMPORTS: dict[str, str] = {
     **dict.fromkeys(("csv", "io", "re", "wave"), ""),
+    "Counter": "collections",
     **dict.fromkeys(("Iterator", "Mapping", "Sequence"), "collections.abc"),
+    "HTMLParser": "html.parser",
     **dict.fromkeys(("Any", "NamedTuple"), "typing"),
     "np": "numpy as np",
     "NDArray": "numpy.typing",
@@ -27,6 +31,20 @@ IMPORTS: dict[str, str] = {
     "images": "lsml_cli.media",
     "encode_rle": "lsml_cli.schema.brush_rle",
 }
+# Names that a class in `model.py` may not have.
+RESERVED_NAMES = {
+    *IMPORTS,
+    *keyword.kwlist,
+    *("Controls", "HtmlSpan", "Series", "Shape", "Sound", "Span", "TextNode", "TextNodeParser"),  # of fragments
+}
+
+
+def choose_class_name(project_name: str) -> str:
+    """Return the name of the class in `model.py`: `ParcelPhotos` in the project parcel-photos."""
+    name = "".join(part.capitalize() for part in re.split(r"[-_]", project_name))
+    if not name[0].isalpha():
+        return f"Model{name}"
+    return f"{name}Model" if name in RESERVED_NAMES else name
 
 
 def render_model_code(plan: ModelPlan, class_name: str) -> str:
@@ -67,16 +85,10 @@ def _encode_expression(plan: ModelPlan, shown: Object) -> str:
     return KINDS_BY_TAG[shown.tag.lower()].encode.format(
         value=value,
         content=content,
-        columns=f"read_csv({content}, {quote(_separator(shown))})" if _is_media(shown) else value,
+        columns=f"read_csv({content}, {quote(read_separator(shown))})" if _is_media(shown) else value,
         time=None if time is None else quote(time),
         channel=quote(next(iter(plan.channels.get(shown.name, ())), "")),
     )
-
-
-def _separator(shown: Object) -> str:
-    """Return what separates the columns of a <TimeSeries>: one character, written as "tab" or "\\t" as well."""
-    text = shown.attrs.get("sep") or ","
-    return {"tab": "\t", "\\t": "\t", "auto": ","}.get(text.lower(), text[0])
 
 
 def _control_values(plan: ModelPlan, filled: FilledControl) -> dict[str, Any]:
@@ -103,6 +115,7 @@ def _control_values(plan: ModelPlan, filled: FilledControl) -> dict[str, Any]:
         "measure": measures[0],
         "other_measure": measures[-1],
         "measured": kinds[0].measured,
+        "text": kinds[0].text,
         "summary": kinds[0].summary,
         "summary_words": kinds[0].summary_words,
         "takes_labels": labels_from is not None,
@@ -147,6 +160,7 @@ def _object_fragments(plan: ModelPlan, controls: Sequence[Mapping[str, Any]]) ->
     values = {
         "has_csv": any(shown.tag.lower() == "timeseries" and _is_media(shown) for shown in plan.objects),
         "has_spans": any(control["template"] == "text_labels" for control in controls),
+        "has_html_spans": any(control["template"] == "hypertext_labels" for control in controls),
     }
     for name in dict.fromkeys(KINDS_BY_TAG[shown.tag.lower()].name for shown in plan.objects):
         yield render_template(f"objects/{name}.jinja", values).strip()

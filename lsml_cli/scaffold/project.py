@@ -14,7 +14,7 @@ from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.registry.local_imports import find_local_modules
 from lsml_cli.scaffold.config_samples import MEDIA_FOLDER, make_tasks
 from lsml_cli.scaffold.kinds import OWN_MODEL, get_kind
-from lsml_cli.scaffold.model_code import render_model_code
+from lsml_cli.scaffold.model_code import choose_class_name, render_model_code
 from lsml_cli.scaffold.recipes import ModelPlan, plan_model
 from lsml_cli.scaffold.rendering import TemplateValues, render_files
 from lsml_cli.schema.label_config import LabelConfig
@@ -131,8 +131,7 @@ def _template_values(
     options: ProjectOptions, config: LabelConfig | None = None, plan: ModelPlan | None = None
 ) -> TemplateValues:
     kind = get_kind(options.kind)
-    class_name = "".join(part.capitalize() for part in re.split(r"[-_]", options.name))
-    class_name = class_name if class_name[0].isalpha() else f"Model{class_name}"
+    class_name = choose_class_name(options.name)
     model, script_name = options.kind, None
     if options.kind == OWN_MODEL:
         model = f"model.py:{class_name}"

@@ -29,6 +29,7 @@ class ObjectKind:
             are those of a series, {time} and {channel} the names of two of them.
         measure: A number in 0..1 that the rules use in place of a model.
         measured: What that number says.
+        text: The text that it shows, for those that show one.
         summary: What a <TextArea> gets.
         summary_words: What that is.
     """
@@ -41,6 +42,7 @@ class ObjectKind:
     measured: str
     summary: str
     summary_words: str
+    text: str = ""
 
     @property
     def argument(self) -> str:
@@ -49,13 +51,25 @@ class ObjectKind:
 
 TEXT = ObjectKind(
     "text",
-    ("text", "hypertext"),
+    ("text",),
     "text: str",
     "str({value})",
     "measure_text(text)",
     "the length of the text",
     'text.partition(".")[0]',
     "the first sentence",
+    text="text",
+)
+HYPERTEXT = ObjectKind(
+    "hypertext",
+    ("hypertext",),
+    "html: str",
+    "str({value})",
+    "measure_html(html)",
+    "the length of the text",
+    'visible_text(html).partition(".")[0]',
+    "the first sentence",
+    text="visible_text(html)",
 )
 PARAGRAPHS = ObjectKind(
     "paragraphs",
@@ -117,7 +131,7 @@ LIST = ObjectKind(
     'f"{len(items)} items"',
     "the number of items",
 )
-ANY_KIND = (TEXT, PARAGRAPHS, IMAGE, AUDIO, VIDEO, TIME_SERIES)
+ANY_KIND = (TEXT, HYPERTEXT, PARAGRAPHS, IMAGE, AUDIO, VIDEO, TIME_SERIES)
 KINDS_BY_TAG = {tag: kind for kind in (*ANY_KIND, LIST) for tag in kind.tags}
 
 
@@ -130,19 +144,16 @@ class Recipe:
         kinds: The kinds of object that it can be about.
         needs_labels: It chooses among labels, so it needs some.
         can_take_labels: A <Labels> about the same object gives its labels, where it has none of its own.
-        tags: The object tags among those of its kinds, if not all of them.
     """
 
     template: str
     kinds: tuple[ObjectKind, ...]
     needs_labels: bool = False
     can_take_labels: bool = False
-    tags: tuple[str, ...] = ()
 
     def can_be_about(self, tag: str) -> bool:
         """Tell whether it works on an object with this tag."""
-        kind = KINDS_BY_TAG.get(tag.lower())
-        return kind in self.kinds and (not self.tags or tag.lower() in self.tags)
+        return KINDS_BY_TAG.get(tag.lower()) in self.kinds
 
 
 # Templates by what is drawn on an image.
@@ -159,14 +170,16 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     "taxonomy": (Recipe("taxonomy", ANY_KIND, needs_labels=True),),
     "rating": (Recipe("rating", ANY_KIND),),
     "number": (Recipe("number", ANY_KIND),),
-    "datetime": (Recipe("date", (TEXT,)),),
+    "datetime": (Recipe("date", (TEXT, HYPERTEXT)),),
     "textarea": (Recipe("text_area", ANY_KIND),),
     "pairwise": (Recipe("pairwise", ANY_KIND),),
     "ranker": (Recipe("ranker", (LIST,)),),
     "labels": (
-        Recipe("text_labels", (TEXT,), needs_labels=True, tags=("text",)),
+        Recipe("text_labels", (TEXT,), needs_labels=True),
+        Recipe("hypertext_labels", (HYPERTEXT,), needs_labels=True),
         Recipe("audio_labels", (AUDIO,), needs_labels=True),
     ),
+    "hypertextlabels": (Recipe("hypertext_labels", (HYPERTEXT,), needs_labels=True),),
     "paragraphlabels": (Recipe("paragraph_labels", (PARAGRAPHS,), needs_labels=True),),
     "timeserieslabels": (Recipe("time_series_labels", (TIME_SERIES,), needs_labels=True),),
     "timelinelabels": (Recipe("timeline_labels", (VIDEO,), needs_labels=True),),
@@ -312,6 +325,12 @@ def names_below(config: LabelConfig, tag: str, attribute: str) -> dict[str, tupl
         for element in parse_xml(config.xml).iter()
         if element.attrib.get("name")
     }
+
+
+def read_separator(shown: Object) -> str:
+    """Return the character between the columns of a <TimeSeries>; its `sep` may be written as "tab" or "\\t"."""
+    text = shown.attrs.get("sep") or ","
+    return {"tab": "\t", "\\t": "\t", "auto": ","}.get(text.lower(), text[0])
 
 
 def _make_slug(name: str, taken: set[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 TEXT = '<Text name="t" value="$text"/>'
+HTML = '<HyperText name="h" value="$html"/>'
 IMAGE = '<Image name="i" value="$image"/>'
 AUDIO = '<Audio name="a" value="$audio"/>'
 VIDEO = '<Video name="v" value="$video"/>'
@@ -26,8 +27,10 @@ _PARTS = {
     "Choices over images, multiple": f'{IMAGE}<Choices name="c" toName="i" choice="multiple">{CHOICES}</Choices>',
     "Choices over audio": f'{AUDIO}<Choices name="c" toName="a">{CHOICES}</Choices>',
     "Choices over video": f'{VIDEO}<Choices name="c" toName="v">{CHOICES}</Choices>',
-    "Choices over HyperText": f'<HyperText name="h" value="$html"/><Choices name="c" toName="h">{CHOICES}</Choices>',
+    "Choices over HyperText": f'{HTML}<Choices name="c" toName="h">{CHOICES}</Choices>',
     "Labels over text": f'{TEXT}<Labels name="c" toName="t">{LABELS}</Labels>',
+    "HyperTextLabels": f'{HTML}<HyperTextLabels name="c" toName="h">{LABELS}</HyperTextLabels>',
+    "Labels over HyperText": f'{HTML}<Labels name="c" toName="h">{LABELS}</Labels>',
     "Labels over audio": f'{AUDIO}<Labels name="c" toName="a">{LABELS}</Labels>',
     "TextArea over text": f'{TEXT}<TextArea name="c" toName="t"/>',
     "TextArea over images": f'{IMAGE}<TextArea name="c" toName="i"/>',
@@ -40,6 +43,7 @@ _PARTS = {
     "Rating": f'{TEXT}<Rating name="c" toName="t" maxRating="3"/>',
     "Number": f'{TEXT}<Number name="c" toName="t" min="-3" max="4"/>',
     "DateTime": f'{TEXT}<DateTime name="c" toName="t" only="date"/>',
+    "TextArea and DateTime over HyperText": f'{HTML}<TextArea name="c" toName="h"/><DateTime name="d" toName="h"/>',
     "Taxonomy": f'{TEXT}<Taxonomy name="c" toName="t"><Choice value="Asia"><Choice value="Japan"/></Choice>'
     '<Choice value="Europe"><Choice value="France" alias="fr"/></Choice></Taxonomy>',
     "Pairwise of texts": '<Text name="x" value="$x"/><Text name="y" value="$y"/><Pairwise name="c" toName="x,y"/>',

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import lxml.html  # type: ignore[import-untyped]
 import pytest
 from label_studio_sdk.label_interface.interface import LabelInterface
 
 from lsml_cli import Prediction, load_model, scaffold
+from lsml_cli.scaffold.model_code import choose_class_name
 from lsml_cli.scaffold.recipes import RECIPES, plan_model
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers.cli import ROOT, Lsml, run_in_process
+from tests.helpers.generated_projects import run_generated_tests
 from tests.helpers.recipe_configs import IMAGE, LABELS, RECIPE_CONFIGS, TEXT
 from tests.helpers.serve_process import ServerFactory
 
@@ -41,10 +45,6 @@ def test_model_fills_every_control_with_valid_regions(tmp_path: Path, name: str)
         stored = json.loads(json.dumps(prediction.to_json()))
         assert oracle.validate_prediction(stored, return_errors=True) == []
         filled |= {region.from_name for region in prediction.result}
-        for region in prediction.result:
-            if region.type == "labels" and "text" in region.value:
-                text = next(task["data"]["text"] for task in tasks if region.value["text"] in task["data"]["text"])
-                assert region.value["text"] in text
     carried = {"l"} if name == "VideoRectangle with Labels" else set()  # the box holds its labels itself
     assert filled == set(config.controls) - carried
     assert len({json.dumps([dict(r.value) for r in p.result]) for p in predictions if isinstance(p, Prediction)}) > 1
@@ -59,6 +59,35 @@ def test_spans_hold_their_slice_of_the_text(tmp_path: Path) -> None:
             for region in outcome.result:
                 text = task.data["text"][region.value["start"] : region.value["end"]]
                 assert region.value["text"] == text
+
+
+HTML_DOCUMENTS = (
+    "<p>One <b>Two</b> tail Three</p><p>x</p><p>Four &amp; Five</p>",
+    "\n<!DOCTYPE html>\n<html>\n<head><title>No</title><style>No</style></head>\n"
+    "<body><p>One<br>Two<br/>Three</p></body></html>",
+    "Top <!-- No --> After <div><div></div><div>Inner <i></i> Last</div></div> End",
+    "<ul><li>One</li><li>Two <img src='No.png'> Three</li></ul><script>No</script><p>Four</p></em>",
+    "<p>a < B and 1 <2 Cc</p>",
+    "",
+)
+
+
+@pytest.mark.parametrize("name", ["HyperTextLabels", "Labels over HyperText"])
+def test_spans_of_hypertext_are_located_by_xpath(tmp_path: Path, name: str) -> None:
+    folder = write_project(tmp_path, RECIPE_CONFIGS[name])
+    texts = []
+    with load_model(f"{folder}/model.py:Parts", folder / "label_config.xml") as model:
+        for task, outcome in model.predict([{"html": html} for html in HTML_DOCUMENTS]):
+            assert isinstance(outcome, Prediction), outcome
+            if task.data["html"]:
+                body = lxml.html.document_fromstring(task.data["html"]).find("body")
+            for value in (region.value for region in outcome.result):
+                assert value["start"] == value["end"]
+                (node,) = body.xpath(f".{value['start']}")
+                assert node[value["startOffset"] : value["endOffset"]] == value["text"]
+                texts.append(value["text"])
+    expected = "One Two Three Four Five One Two Three Top After Inner Last End One Two Three Four Cc"
+    assert texts == expected.split()
 
 
 def test_taxonomy_gets_the_path_to_the_node(tmp_path: Path) -> None:
@@ -106,13 +135,12 @@ def test_generated_code_is_type_checked(tmp_path: Path) -> None:
     assert status == 0, output + errors
 
 
-@pytest.mark.parametrize("name", ["several", "Labels over audio", "VideoRectangle with Labels"])
-def test_own_tests_of_the_project_pass(tmp_path: Path, name: str) -> None:
-    folder = write_project(tmp_path, RECIPE_CONFIGS[name])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout
-    assert "2 passed" in run.stdout
+def test_generated_tests_pass(tmp_path: Path) -> None:
+    folders = []
+    for name in ("several", "VideoRectangle with Labels"):
+        (tmp_path / name).mkdir()
+        folders.append(write_project(tmp_path / name, RECIPE_CONFIGS[name]))
+    assert run_generated_tests(*folders).endswith("4 passed")
 
 
 def test_commands_of_readme_and_next_lines_work(lsml: Lsml, tmp_path: Path) -> None:
@@ -136,9 +164,11 @@ def test_commands_of_readme_and_next_lines_work(lsml: Lsml, tmp_path: Path) -> N
 def test_project_is_served(tmp_path: Path) -> None:
     folder = write_project(tmp_path, RECIPE_CONFIGS["Choices over text"])
     config = (folder / "label_config.xml").read_text()
+    options = re.findall(r"^      - (--.*?)=", (folder / "compose.yml").read_text(), re.MULTILINE)
+    assert options == ["--host", "--label-studio-url"]  # --versions would ask for a model that can be trained
     factory = ServerFactory(tmp_path)
     try:
-        server = factory(folder)
+        server = factory(folder, "--label-studio-url", "http://127.0.0.1:9", env={"LABEL_STUDIO_API_KEY": "x"})
         answer = server.request_ok("POST", "/setup", {"project": "1.1", "schema": config})
         assert answer["model_version"].startswith("parts@")
     finally:
@@ -176,6 +206,25 @@ def test_config_without_controls_is_refused(tmp_path: Path) -> None:
     run = run_in_process("init", "parts", "-c", "config.xml", cwd=tmp_path)
     assert (run.returncode, "has no control" in run.stderr) == (2, True), run.stderr
     assert not (tmp_path / "parts").exists()
+
+
+def test_class_name_is_no_name_that_the_code_uses(tmp_path: Path) -> None:
+    defined = set()
+    for number, xml in enumerate(RECIPE_CONFIGS.values()):
+        (tmp_path / f"p{number}").mkdir()
+        tree = ast.parse((write_project(tmp_path / f"p{number}", xml) / "model.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                defined |= {alias.asname or alias.name for alias in node.names}
+            elif isinstance(node, ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                defined.add(node.id)
+    capitalized = {name for name in defined if re.fullmatch("[A-Z][a-z]+", name)} - {"Parts"}
+    assert {"Prediction", "Controls", "Shape", "Counter"} <= capitalized
+    assert not {choose_class_name(name.lower()) for name in ("none", *capitalized)} & {"None", *capitalized}
+    assert choose_class_name("parcel-photos") == "ParcelPhotos"
+    assert choose_class_name("3d") == "Model3d"
 
 
 def test_names_of_controls_cannot_become_code(tmp_path: Path) -> None:
