@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from lsml_cli.errors import LsmlError, TransientError, UsageError
+from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.transient import is_transient
 
 OUTAGE_THRESHOLD = 3  # consecutive steps that failed in spite of retries
 
@@ -20,7 +21,6 @@ DEFAULT_FETCH_THREADS = 16  # threads that fetch media
 MAX_INTEGER = 2**63 - 1  # the largest that JSON files, arrays and counters can hold
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the disk, a quota, a limit on file size
-TRANSIENT_ERRORS = (TransientError, ConnectionError, TimeoutError)
 
 T = TypeVar("T")
 
@@ -161,12 +161,12 @@ class Retrier:
 
     Args:
         delays: Seconds before each retry.
-        errors: Exceptions that are transient.
+        should_retry: Tells whether another try may succeed after an exception.
     """
 
-    def __init__(self, delays: Sequence[float], errors: tuple[type[BaseException], ...] = TRANSIENT_ERRORS) -> None:
+    def __init__(self, delays: Sequence[float], should_retry: Callable[[BaseException], bool] = is_transient) -> None:
         self._delays = delays
-        self._errors = errors
+        self._should_retry = should_retry
         self._consecutive_failures: dict[str, int] = {}
         self._cancelled = threading.Event()
 
@@ -175,7 +175,7 @@ class Retrier:
         self._cancelled.set()
 
     def call(self, step: Callable[[], T], kind: str = "") -> T:
-        """Call `step`, again after each delay while it raises one of `errors`, and return its result.
+        """Call `step`, again after each delay while its error is transient, and return its result.
 
         Args:
             step: What to do.
@@ -188,7 +188,9 @@ class Retrier:
         while True:
             try:
                 result = step()
-            except self._errors:
+            except Exception as error:
+                if not self._should_retry(error):
+                    raise
                 delay = next(delays, None)
                 if delay is None or self._cancelled.wait(delay):
                     self._consecutive_failures[kind] = self._consecutive_failures.get(kind, 0) + 1

@@ -15,13 +15,13 @@ from lsml_cli.inference.record_codec import BindingKey, RecordCodec, TaskCodec
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.runtime import (
     DEFAULT_FETCH_THREADS,
-    TRANSIENT_ERRORS,
     FetchMedia,
     Retrier,
     error_reason,
 )
 from lsml_cli.schema.predictions import Failure, Outcome, Prediction, Stage
 from lsml_cli.schema.tasks import Task, describe_json_type
+from lsml_cli.transient import is_transient
 
 PREFETCH_BATCHES = 2  # batches that wait for a replica while it works on another
 MAX_CACHED_BINDINGS = 64  # per replica; a server gets a new label config whenever one is edited
@@ -135,7 +135,7 @@ class Replica:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # foreign code, which may even call sys.exit
-            return Failure(stage, error_reason(error), transient=isinstance(error, TRANSIENT_ERRORS))
+            return Failure(stage, error_reason(error), transient=is_transient(error))
 
     def _read(self, item: Any, binding: Binding, codec: RecordCodec) -> _WorkItem:
         """Read the task in an item, and fetch the media that it points to."""

@@ -188,7 +188,7 @@ class LabelStudioClient:
     def _send_with_retry(self, method: str, path: str, description: str, **request: Any) -> Any:
         """Send a request that may be repeated, again if the connection or a proxy fails."""
         try:
-            return Retrier(RETRY_DELAYS, (OutcomeUnknown,)).call(
+            return Retrier(RETRY_DELAYS, lambda error: isinstance(error, OutcomeUnknown)).call(
                 lambda: self._send(method, path, description, **request)
             )
         except OutcomeUnknown as error:

@@ -33,6 +33,10 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
 
+# What to do where a model fills none of the controls.
+OTHER_MODEL_HINT = (
+    "Choose a model that fills these controls (`lsml models` lists them), or write one: lsml init NAME -c config.xml"
+)
 Progress = Callable[[str], None]  # takes one sentence about the state of the training
 
 
@@ -134,8 +138,8 @@ class Model(ABC, Generic[BindingT]):
             threads that fetch and encode ahead of a single `forward` ("threads").
         batch_size: Tasks per `forward` where `--batch-size` is not given.
         devices: Kinds of device that the model can use, the preferred one first.
-        retry_delays: Seconds before each further try of a step that raised TransientError, ConnectionError or
-            TimeoutError.
+        retry_delays: Seconds before each further try of a step that raised a transient error: TransientError, an
+            error of a connection, or a response 429 or 5xx, also of requests, httpx, aiohttp, botocore and urllib.
         params: Name -> default or `Parameter`; `--with NAME=VALUE` takes these names only. None: any name.
         supported_controls: Control tags that the model fills, each with the object tags that it can label:
             {"Choices": ("Text", "Paragraphs")}. A label config without such a pair is refused. Empty: any label config.
@@ -244,7 +248,7 @@ class Model(ABC, Generic[BindingT]):
             raise LabelMismatch(
                 f"{self.spec.name} fills {' and '.join(describe_controls(fills))}, "
                 f"but the label config has {available}.",
-                "Choose a model that fills these controls: `lsml models` lists them.",
+                OTHER_MODEL_HINT,
             )
         return cast(BindingT, Binding(config, label_map, project))
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lsml_cli.errors import LabelMismatch, ModelError, format_list
-from lsml_cli.models.base import Binding, LabelMapping
+from lsml_cli.models.base import OTHER_MODEL_HINT, Binding, LabelMapping
 from lsml_cli.models.choices.probabilities import sigmoid, softmax
 from lsml_cli.models.label_mapping import map_labels
 from lsml_cli.models.spec import Json, ModelSpec
@@ -172,7 +172,7 @@ def find_choices_controls(
     raise LabelMismatch(
         f"{model_name} fills <Choices> that are about {objects}, but the label config has "
         f"{format_list(available) or 'no control at all'}.",
-        "Choose a model that fills these controls: `lsml models` lists them.",
+        OTHER_MODEL_HINT,
     )
 
 

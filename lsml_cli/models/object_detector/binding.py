@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch, UsageError, format_list, sort_by_similarity
-from lsml_cli.models.base import Binding, LabelMapping
+from lsml_cli.models.base import OTHER_MODEL_HINT, Binding, LabelMapping
 from lsml_cli.models.label_mapping import map_labels
 from lsml_cli.models.object_detector.postprocess import Detection, ImageDetections, mask_outline
 from lsml_cli.models.openmmlab.geometry import box_value
@@ -132,7 +132,7 @@ def find_control_pairs(config: LabelConfig, model_name: str) -> list[tuple[Contr
     raise LabelMismatch(
         f"{model_name} fills <RectangleLabels>, <PolygonLabels> and <BrushLabels> about an <Image>, but the label "
         f"config has {controls}.",
-        "Choose a model that fills these controls: `lsml models` lists them.",
+        OTHER_MODEL_HINT,
     )
 
 

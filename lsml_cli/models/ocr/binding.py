@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lsml_cli.errors import LabelMismatch, format_list
-from lsml_cli.models.base import Binding, LabelMapping
+from lsml_cli.models.base import OTHER_MODEL_HINT, Binding, LabelMapping
 from lsml_cli.models.label_mapping import map_label
 from lsml_cli.models.ocr import crops
 from lsml_cli.models.ocr.crops import Point, Size
@@ -188,7 +188,7 @@ def bind(binding: OcrBinding, model_name: str) -> OcrBinding:
             f"{model_name} fills a <TextArea> about an <Image>, beside <Rectangle> or <Polygon> with <Labels>, or "
             'beside <RectangleLabels> or <PolygonLabels>; perRegion="true" only beside one of them. The label config '
             f"has {controls}.",
-            "Label Studio's template for Optical Character Recognition has all of it; `lsml models` lists the others.",
+            f"Label Studio's template for Optical Character Recognition has all of it. {OTHER_MODEL_HINT}",
         )
     binding.control_bindings = tuple(_with_labels(binding, control_binding) for control_binding in control_bindings)
     binding.notes += tuple(
