@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -23,6 +24,7 @@ CONNECT_TIMEOUT = 10.0  # seconds
 RESPONSE_TIMEOUT = 60.0  # seconds, for requests that a server answers at once
 EXPORT_TIMEOUT = 3600.0  # seconds; Label Studio writes 500 tasks a second and sends nothing before the last one
 CHUNK_BYTES = 1 << 16  # bytes
+MAX_RESPONSE_BYTES = 1 << 30  # of one response, decompressed; 1,000 tasks with brush strokes have a third of it
 KEEPALIVE_IDLE = 30  # seconds of silence before a TCP keep-alive probe
 RETRY_DELAYS = (0.5, 2.0, 5.0)  # seconds before each retry of a request that may be repeated
 MAX_RATE_LIMIT_WAIT = 900.0  # seconds in total that responses of status 429 may ask for
@@ -180,7 +182,7 @@ class LabelStudioClient:
                     for chunk in response.iter_bytes(CHUNK_BYTES):
                         write(chunk)
                     return
-                response.read()
+                response = _read_response(response, self.url)
             if not (response.status_code == 401 and header and self._authorization.invalidate(header)):
                 break
         self._raise_for_status(response, description, is_mutation=False)
@@ -212,7 +214,7 @@ class LabelStudioClient:
             header = self._authorization_header()
             headers = _authorization_headers(header) | ({"Content-Type": "application/json"} if body else {})
             with _translate_errors(self.url, description):
-                response = self._http_client.request(
+                response = self._request(
                     method,
                     self._absolute_url(path),
                     params=params,
@@ -237,6 +239,11 @@ class LabelStudioClient:
                 )
             waited += pause
             time.sleep(pause)
+
+    def _request(self, method: str, url: str, **request: Any) -> httpx.Response:
+        """Send one request and read its response, of which a hostile server could make no end."""
+        with self._http_client.stream(method, url, **request) as response:
+            return _read_response(response, self.url)
 
     def _parse_response(self, response: httpx.Response, description: str) -> Any:
         if not response.content:
@@ -265,7 +272,7 @@ class LabelStudioClient:
     def _exchange_token(self, url: str, body: Mapping[str, str]) -> Any:
         """Exchange a personal access token for an access token; see `AuthorizationProvider`."""
         with _translate_errors(self.url, "an access token"):
-            response = self._http_client.post(url, json=body, timeout=_http_timeout(RESPONSE_TIMEOUT))
+            response = self._request("POST", url, json=body, timeout=_http_timeout(RESPONSE_TIMEOUT))
         if response.status_code in GATEWAY_STATUSES or response.status_code == 429:
             raise TransientError(f"Label Studio at {self.url} answered {response.status_code}.", "Try again later.")
         if response.status_code >= 300:
@@ -378,6 +385,23 @@ def _invalid_key_error(url: str) -> LsmlError:
     )
 
 
+def _read_response(response: httpx.Response, url: str) -> httpx.Response:
+    """Return a streamed response with its decompressed body, which may have MAX_RESPONSE_BYTES."""
+    import httpx
+
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise LsmlError(
+                f"The server at {url} sent a response of more than {MAX_RESPONSE_BYTES:,} bytes.",
+                "Is that the address of Label Studio? If it is, ask for less at a time: --view, --only or --fields.",
+            )
+    names = ("Location", "Retry-After")  # the others describe the body as it was sent
+    headers = {name: response.headers[name] for name in names if name in response.headers}
+    return httpx.Response(response.status_code, headers=headers, content=bytes(body), request=response.request)
+
+
 def _authorization_headers(header: str | None) -> dict[str, str]:
     return {"Authorization": header} if header else {}
 
@@ -391,9 +415,10 @@ def _http_timeout(seconds: float) -> httpx.Timeout:
 def _retry_delay(header: str | None, total_waited: float) -> float:
     """Return the seconds to wait: what the server says, else as long as it has been waited already."""
     try:
-        return max(0.1, float(header or ""))
+        seconds = float(header or "")
     except ValueError:
-        return max(1.0, total_waited)
+        seconds = math.nan
+    return max(0.1, seconds) if math.isfinite(seconds) else max(1.0, total_waited)
 
 
 def _error_detail(response: httpx.Response) -> str:
