@@ -127,7 +127,10 @@ class BulkCodec:
     ) -> bytes:
         body = dumps(task_record(task, outcome, other_predictions, self.keep_annotations))
         if has_rounded_integers(record.body, body):
-            exact = parse_task(record, self._controls, self.id_column, loads=loads_exactly)
+            try:
+                exact = parse_task(record, self._controls, self.id_column, loads=loads_exactly)
+            except MissingDataError as error:  # as when it was read; it is a failure, which keeps its place
+                exact = error.task
             body = dumps(task_record(exact, outcome, other_predictions, self.keep_annotations))
         return body
 

@@ -185,3 +185,15 @@ def test_id_beyond_64_bits_is_no_id(work, task_id):
     assert "the id of this task is no whole number of 64 bits" in run.stderr
     retry = predict("tasks.json", "-o", "named.json", "--shape", "predictions", "--retry-failed", "errors.jsonl")
     assert retry.returncode == 3, retry.stderr
+
+
+@pytest.mark.parametrize("data", ["1e308", "[]", str(2**70), f'"{2**70}"'])
+def test_large_integer_beside_unusable_data_costs_one_task(work, data):
+    odd = f'{{"id": 2, "data": {data}, "meta": {{"n": {2**70}}}}}'
+    Path("tasks.jsonl").write_text("\n".join([json.dumps(make_task(1)), odd, json.dumps(make_task(3))]))
+    run = predict("tasks.jsonl", "-o", "out.json")
+    assert run.returncode == 3, run.stderr
+    records = json.loads(Path("out.json").read_bytes())
+    assert [record["id"] for record in records] == [1, 2, 3]
+    assert records[1]["meta"] == {"n": 2**70}
+    assert [error["id"] for error in read_errors()] == [2]
