@@ -27,7 +27,7 @@ def doctor(
         lsml doctor openmmlab && lsml fit boxes.json --model object-detector --output models/boxes
     """
     from lsml_cli.commands.console.stdout import emit, print_json
-    from lsml_cli.commands.console.tables import print_table
+    from lsml_cli.commands.console.tables import Column, print_table
     from lsml_cli.registry.extras import check_installation
 
     findings = list(check_installation(extras or ()))
@@ -43,7 +43,8 @@ def doctor(
             )
             for finding in findings
         ]
-        print_table(("part", "state", "for", "remarks"), rows)
+        columns = (Column("part"), Column("state"), Column("for", "text"), Column("remarks", "text"))
+        print_table(columns, rows)
         for finding in findings:
             if finding.state == "broken" and finding.remedy:
                 emit("", f"To repair {finding.part}, run:  {finding.remedy}")

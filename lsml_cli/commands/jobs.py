@@ -10,10 +10,20 @@ import typer
 
 from lsml_cli.commands import options
 from lsml_cli.commands.console.stdout import print_json
-from lsml_cli.commands.console.tables import print_table
+from lsml_cli.commands.console.tables import Column, print_table
 
 if TYPE_CHECKING:
     from lsml_cli.server.job_record import Job
+
+COLUMNS = (
+    Column("job"),
+    Column("project", "number", drop=3),
+    Column("state"),
+    Column("why", "text"),
+    Column("created", drop=1),  # the job's name begins with it
+    Column("took", "number", drop=2),
+    Column("version or reason", "text"),
+)
 
 
 def jobs(
@@ -53,7 +63,6 @@ def jobs(
 
 
 def _print_jobs(job_list: Sequence[Job]) -> None:
-    headings = ["job", "project", "state", "why", "created", "took", "version or reason"]
     rows = [
         [
             job.id,
@@ -66,7 +75,7 @@ def _print_jobs(job_list: Sequence[Job]) -> None:
         ]
         for job in job_list
     ]
-    print_table(headings, rows, right_aligned=(1, 5))
+    print_table(COLUMNS, rows)
 
 
 def _format_duration(job: Job) -> str:

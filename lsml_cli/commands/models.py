@@ -51,13 +51,14 @@ def models(
 
 def print_models(entries: Sequence[ModelInfo]) -> None:
     """Print a line for each model."""
-    from lsml_cli.commands.console.tables import print_table
+    from lsml_cli.commands.console.tables import Column, print_table
 
     rows = [
         (entry.name, "; ".join(entry.fills) or "-", f"{entry.package} {entry.version}", format_remarks(entry))
         for entry in entries
     ]
-    print_table(("model", "fills", "from", "remarks"), rows)
+    columns = (Column("model"), Column("fills", "text"), Column("from", "text"), Column("remarks", "text"))
+    print_table(columns, rows)
 
 
 def format_remarks(entry: ModelInfo) -> str:
@@ -74,7 +75,7 @@ def print_params(entry: ModelInfo) -> None:
     import orjson
 
     from lsml_cli.commands.console.stdout import emit
-    from lsml_cli.commands.console.tables import print_table
+    from lsml_cli.commands.console.tables import Column, print_table
 
     if not entry.params:
         emit(f"{entry.name} takes any parameter." if entry.params is None else f"{entry.name} has no parameters.")
@@ -87,4 +88,4 @@ def print_params(entry: ModelInfo) -> None:
         )
         for parameter in entry.params
     ]
-    print_table(("parameter", "default", "meaning"), rows)
+    print_table((Column("parameter"), Column("default", "text"), Column("meaning", "text")), rows)

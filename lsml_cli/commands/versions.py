@@ -10,12 +10,10 @@ import typer
 
 from lsml_cli.commands import options
 from lsml_cli.commands.console.stdout import print_json
-from lsml_cli.commands.console.tables import print_table
+from lsml_cli.commands.console.tables import Column, print_table
 
 if TYPE_CHECKING:
     from lsml_cli.registry.versions import Version, VersionEntry
-
-MAX_CONTROLS = 3  # controls whose metrics have columns; more would not fit a screen
 
 
 def versions(
@@ -90,8 +88,15 @@ def _require_model(folder: Path) -> None:
 
 def _print_versions(entries: Sequence[VersionEntry]) -> None:
     readable = [entry.version for entry in entries if entry.version is not None]
-    controls = list(dict.fromkeys(name for version in readable for name in version.metrics))[:MAX_CONTROLS]
-    headings = ["version", "promoted", "created", "tasks", *_metric_headings(controls), "remarks"]
+    controls = list(dict.fromkeys(name for version in readable for name in version.metrics))
+    columns = (
+        Column("version"),
+        Column("promoted"),
+        Column("created", drop=1),  # the version's name begins with it
+        Column("tasks", "number", drop=2),
+        *_metric_columns(controls),
+        Column("remarks", "text"),
+    )
     rows = []
     for entry in entries:
         version = entry.version
@@ -100,13 +105,16 @@ def _print_versions(entries: Sequence[VersionEntry]) -> None:
         metrics = [number for control in controls for number in _format_metrics(version, control)]
         remarks = "; ".join(_remark_lines(entry)) or "-"
         rows.append([entry.name, "yes" if entry.is_promoted else "-", created, tasks, *metrics, remarks])
-    print_table(headings, rows, right_aligned=range(3, len(headings) - 1))
+    print_table(columns, rows)
 
 
-def _metric_headings(controls: Sequence[str]) -> Iterator[str]:
-    for control in controls:
+def _metric_columns(controls: Sequence[str]) -> Iterator[Column]:
+    """Yield the columns of each control's metrics; where there is no room, those of the last control go first."""
+    for i, control in enumerate(controls):
         prefix = f"{control} " if len(controls) > 1 else ""
-        yield from (f"{prefix}accuracy", f"{prefix}macro F1")
+        drop = 2 + 2 * (len(controls) - i)
+        yield Column(f"{prefix}accuracy", "number", drop=drop)
+        yield Column(f"{prefix}macro F1", "number", drop=drop - 1)
 
 
 def _format_metrics(version: Version | None, control: str) -> tuple[str, str]:

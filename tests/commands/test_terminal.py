@@ -14,7 +14,7 @@ import pytest
 
 import lsml_cli
 from lsml_cli.commands.completion import complete_models
-from lsml_cli.commands.console.tables import print_table
+from lsml_cli.commands.console.tables import Column, print_table
 from lsml_cli.server.job_record import TrainingJobConfig, new_job
 from lsml_cli.server.job_store import JobStore
 from lsml_cli.server.log_setup import PrintableFormatter
@@ -206,7 +206,7 @@ def test_table_shows_markup_and_controls_literally_on_a_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "dumb")  # no bold headings
     monkeypatch.setenv("COLUMNS", columns)
-    print_table(("name", EVIL), [("[bold]x[/]", "[red]y[/]")])
+    print_table((Column("name"), Column(EVIL, "text")), [("[bold]x[/]", "[red]y[/]")])
     printed = capsys.readouterr().out
     assert "[bold]x[/]" in printed
     assert "[red]y[/]" in printed
@@ -279,6 +279,7 @@ def test_every_unsafe_character_of_unicode_is_escaped() -> None:
 PRINTERS = {
     "terminal.py": "the printer for stderr",
     "commands/console/stdout.py": "the printer for stdout",
+    "commands/console/table_layout.py": "asks rich how wide characters are",
     "commands/console/tables.py": "asks whether stdout is a terminal",
     "commands/console/progress.py": "the bar",
     "server/log_setup.py": "the printer of logs",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lsml_cli.commands.console import metrics_tables
-from lsml_cli.commands.console.stdout import emit
+from lsml_cli.commands.console.tables import emit_folded
 from lsml_cli.errors import GateMissed, InputError, format_list
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print warnings, metrics, comparison, calibration and agreement."""
     for warning in evaluation.warnings:
-        emit(warning)
+        emit_folded(warning)
     metrics_tables.print_metrics(evaluation.controls, "tasks", intervals=True)
     if evaluation.comparison is not None:
         metrics_tables.print_comparison(evaluation.comparison, evaluation.controls)

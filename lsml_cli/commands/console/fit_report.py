@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lsml_cli.commands.console.stdout import emit
-from lsml_cli.commands.console.tables import print_table
+from lsml_cli.commands.console.tables import Column, emit_folded, print_table
 from lsml_cli.errors import format_list
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ def print_plan(split: DataSplit) -> None:
     counts = split.counts
     emit(f"{counts['train']:,} tasks to train on, {counts['holdout']:,} held out")
     for line in plan_lines(split):
-        emit(line)
+        emit_folded(line)
     for control, labels in split.classes.items():
         rows = [(label, f"{train:,}", f"{held_out:,}") for label, (train, held_out) in labels.items()]
-        print_table((control, "train", "held out"), rows, right_aligned=(1, 2))
+        print_table((Column(control), Column("train", "number"), Column("held out", "number", drop=2)), rows)
 
 
 def plan_lines(split: DataSplit) -> Iterator[str]:

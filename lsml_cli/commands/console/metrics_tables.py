@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lsml_cli.commands.console.stdout import emit
-from lsml_cli.commands.console.tables import print_table
+from lsml_cli.commands.console.tables import Column, emit_folded, print_table
 
 if TYPE_CHECKING:
     from lsml_cli.evaluation.results import BaselineComparison, ControlEvaluation
@@ -35,6 +34,22 @@ HEADLINE_METRICS = {
     "texts": ("cer", "wer", "hmean", "exact"),
 }
 CLASS_METRICS = {"choices": ("precision", "recall", "f1"), "regions": ("ap", "ap50", "precision", "recall", "f1")}
+# Which column is left out first on a narrow terminal, and so on; what says how good a class is stays longest.
+CLASS_METRICS_DROP = {"ap50": 3, "precision": 5, "recall": 6, "f1": 7, "ap": 8}
+COMPARISON_COLUMNS = (
+    Column("metric"),
+    Column("measured", "number", drop=3),
+    Column("other", "number", drop=2),
+    Column("difference", "number", drop=5),
+    Column("95 %", "number", drop=4),
+)
+CALIBRATION_COLUMNS = (
+    Column("control"),
+    Column("score"),
+    Column("answers", "number", drop=2),
+    Column("mean score", "number", drop=3),
+    Column("right", "number", drop=4),
+)
 
 
 def headline_metrics(evaluation: ControlEvaluation) -> list[str]:
@@ -57,7 +72,7 @@ def print_metrics(controls: Mapping[str, ControlEvaluation], task_label: str, *,
     """
     for name, evaluation in controls.items():
         numbers = [_format_metric(evaluation, metric, intervals) for metric in headline_metrics(evaluation)]
-        emit(f"{name}: {', '.join(numbers)} on {evaluation.metrics.count:,} {task_label}")
+        emit_folded(f"{name}: {', '.join(numbers)} on {evaluation.metrics.count:,} {task_label}")
         metrics = CLASS_METRICS.get(evaluation.kind, ())
         if not metrics:
             continue
@@ -70,8 +85,13 @@ def print_metrics(controls: Mapping[str, ControlEvaluation], task_label: str, *,
             )
             for class_metrics in evaluation.metrics.classes
         ]
-        headings = ("class", *(METRIC_LABELS[metric] for metric in metrics), "support", "predicted")
-        print_table(headings, rows, right_aligned=range(1, len(headings)))
+        columns = (
+            Column("class"),
+            *(Column(METRIC_LABELS[metric], "number", drop=CLASS_METRICS_DROP[metric]) for metric in metrics),
+            Column("support", "number", drop=4),
+            Column("predicted", "number", drop=2),
+        )
+        print_table(columns, rows)
 
 
 def print_comparison(comparison: BaselineComparison, controls: Mapping[str, ControlEvaluation]) -> None:
@@ -94,8 +114,8 @@ def print_comparison(comparison: BaselineComparison, controls: Mapping[str, Cont
             )
             rows.append((f"{control} {METRIC_LABELS[metric]}", *numbers))
     if rows:
-        emit(f"Compared with {comparison.name}:")
-        print_table(("metric", "measured", "other", "difference", "95 %"), rows, right_aligned=range(1, 5))
+        emit_folded(f"Compared with {comparison.name}:")
+        print_table(COMPARISON_COLUMNS, rows)
 
 
 def _format_metric(evaluation: ControlEvaluation, metric: str, intervals: bool) -> str:
@@ -114,7 +134,9 @@ def print_agreement(controls: Mapping[str, ControlEvaluation]) -> None:
         agreement = evaluation.agreement
         if agreement is not None:
             alpha = f", Krippendorff's alpha {agreement.alpha:.4f}" if agreement.alpha is not None else ""
-            emit(f"{name}: people agree ({agreement.measure}) {agreement.mean:.4f}{alpha} on {agreement.tasks:,} tasks")
+            emit_folded(
+                f"{name}: people agree ({agreement.measure}) {agreement.mean:.4f}{alpha} on {agreement.tasks:,} tasks"
+            )
 
 
 def print_calibration(controls: Mapping[str, ControlEvaluation]) -> None:
@@ -133,6 +155,6 @@ def print_calibration(controls: Mapping[str, ControlEvaluation]) -> None:
                 )
                 for bin in calibration.bins
             ]
-            emit(f"{name}: expected calibration error {calibration.ece:.4f} over {calibration.count:,} scores")
+            emit_folded(f"{name}: expected calibration error {calibration.ece:.4f} over {calibration.count:,} scores")
     if rows:
-        print_table(("control", "score", "answers", "mean score", "right"), rows, right_aligned=range(2, 5))
+        print_table(CALIBRATION_COLUMNS, rows)
