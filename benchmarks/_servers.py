@@ -153,13 +153,18 @@ def free_port() -> int:
 
 @contextmanager
 def label_studio(config: str, annotated: Path) -> Iterator[str]:
-    """Serve the two routes of Label Studio's API that a training reads, project and export; yield the URL."""
+    """Serve the routes of Label Studio's API that trainings read: projects, a project, its export; yield the URL."""
     project = {"id": 7, "title": "benchmark", "label_config": config, "created_at": "2026-11-20T16:34:09.193978Z"}
     export = annotated.read_bytes()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = export if "/export" in self.path else json.dumps(project).encode()
+            if "/export" in self.path:
+                body = export
+            elif self.path.startswith("/api/projects/?"):
+                body = json.dumps({"count": 1, "next": None, "previous": None, "results": [{"id": 7}]}).encode()
+            else:
+                body = json.dumps(project).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
