@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -314,7 +314,7 @@ def _measure(
 
     training_data = build_filter(specs.named, arguments.training_data_policy, media)
     with reserve_stdout(), ExitStack() as stack:
-        opener = _SourceOpener(stack, config, media, arguments.device, arguments.batch_size)
+        opener = _SourceOpener(stack, config, media, arguments.device, arguments.batch_size, console.note)
         source = (
             opener.open_model(specs.model)
             if specs.model
@@ -387,6 +387,7 @@ class _SourceOpener:
         media: Media,
         device: str,
         batch_size: int | None,
+        note: Callable[[str], None],
     ) -> None:
         from lsml_cli.evaluation.prediction_file import PredictionFile
 
@@ -395,12 +396,13 @@ class _SourceOpener:
         self._media = media
         self._device = device
         self._batch_size = batch_size
+        self._note = note
         self._files: list[PredictionFile] = []
 
     def open_model(self, spec: ModelSpec) -> PredictionSource:
         import os
 
-        from lsml_cli.evaluation.prediction_sources import ModelPredictionSource, model_output_controls
+        from lsml_cli.evaluation.prediction_sources import ModelPredictionSource
         from lsml_cli.inference.placement import find_devices, open_replicas
 
         model_class = spec.model_class()
@@ -409,12 +411,15 @@ class _SourceOpener:
         opened = open_replicas(spec, self._config, devices=[device], workers=workers, media=self._media)
         replicas = self._stack.enter_context(opened)
         built = spec.build()
+        binding = built.bind(self._config, {}, None)
+        for note in binding.notes:
+            self._note(f"{spec.model_version}: {note}")
         return ModelPredictionSource(
             spec.model_version,
             replicas,
             self._batch_size or model_class.batch_size,
             built.input_controls(self._config),
-            model_output_controls(built, self._config),
+            binding.output_controls if built.supported_controls else None,
         )
 
     def open_file(self, path: str, version: str | None) -> PredictionSource:

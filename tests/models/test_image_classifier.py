@@ -788,6 +788,15 @@ def test_version_rejects_another_architecture(spec: ModelSpec) -> None:
         replace(spec, state={"heads": []}).build()
 
 
+def test_nothing_is_predicted_where_the_best_class_has_no_label(spec: ModelSpec, work: Path) -> None:
+    whole = predict_tasks(spec, work, ANNOTATED)
+    predictions = predict_tasks(spec, work, ANNOTATED, CONFIG.replace("bars", "stripes"))
+    for prediction, before in zip(predictions, whole, strict=True):
+        is_disc = chosen_labels(before) == {"shape": ["disc"]}
+        assert (prediction.result, prediction.score) == ((before.result, before.score) if is_disc else ((), None))
+    assert 0 < sum(bool(prediction.result) for prediction in predictions) < COUNT
+
+
 def test_label_mismatch_shows_both_lists(spec: ModelSpec) -> None:
     config = CONFIG.replace('value="Disc" alias="disc"', 'value="cat"').replace("bars", "dog")
     with pytest.raises(LabelMismatch) as caught:

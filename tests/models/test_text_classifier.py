@@ -36,7 +36,7 @@ ANIMALS = {
     "cat": ["the cat sleeps", "cats chase mice", "a cat purrs on the sofa", "black cat at night"],
 }
 TEXTS = [text for texts in ANIMALS.values() for text in texts]
-UNSEEN = ["", "an ant on a flower", "honey!", "does the CAT sleep?", "zzz", "a bee and a cat", "the " * 50]
+UNSEEN = ["an ant on a flower", "honey!", "does the CAT sleep?", "zzz", "a bee and a cat", "the " * 50]
 
 
 def config(*choices: str, extra: str = "", attrs: str = "", name: str = "animal") -> LabelConfig:
@@ -141,7 +141,7 @@ def test_features_and_weights_equal_those_of_sklearn(ngrams: int, min_df: int) -
     names = names_of(tfidf)
     assert sorted(names) == sorted(reference.vocabulary_)
     order = [reference.vocabulary_[name] for name in names]
-    for actual, desired in ((rows, expected), (tfidf.transform(UNSEEN), reference.transform(UNSEEN))):
+    for actual, desired in ((rows, expected), (tfidf.transform(["", *UNSEEN]), reference.transform(["", *UNSEEN]))):
         matrix = csr_array((actual.weight, (actual.row, actual.feature)), shape=(desired.shape[0], len(names)))
         np.testing.assert_allclose(matrix.toarray(), desired.toarray()[:, order], atol=1e-12)
 
@@ -245,16 +245,31 @@ def test_classes_map_to_labels_by_alias_predicted_values_and_label_map(animal_sp
     assert binding.notes == ('Never predicted, because the model does not know them, of <Choices name="animal">: Dog.',)
 
 
-def test_class_without_label_is_dropped_without_renormalising(animal_spec: ModelSpec) -> None:
+@pytest.mark.parametrize("labels", [("ant", "bee"), ("bee", "ant", "dog"), ("ant",)])
+def test_nothing_is_predicted_where_the_best_class_has_no_label(
+    animal_spec: ModelSpec, labels: tuple[str, ...]
+) -> None:
     whole = predict(*opened(animal_spec, config(*ANIMALS)), [task("ants march")])[0]
-    model, binding = opened(animal_spec, config("ant", "bee"))
+    model, binding = opened(animal_spec, config(*labels))
     known, dropped = predict(model, binding, [task("ants march"), task("the cat purrs")])
-    assert known.score == whole.score
-    assert dropped.score is not None
-    assert dropped.score < 0.34
-    assert binding.notes == (
-        'Dropped 1 of the model\'s 3 classes, for which <Choices name="animal"> has no label: cat.',
-    )
+    assert chosen(known) == {"animal": ["ant"]}
+    assert known.score == whole.score  # not renormalised
+    assert (dropped.result, dropped.score) == ((), None)
+
+
+def test_dropped_classes_are_named_with_the_consequence(animal_spec: ModelSpec) -> None:
+    _, binding = opened(animal_spec, config("ant", "bee"))
+    dropped = 'Dropped 1 of the model\'s 3 classes, for which <Choices name="animal"> has no label: cat.'
+    assert binding.notes == (f"{dropped} Where one of them is the best, nothing is predicted.",)
+    _, binding = opened(animal_spec, config("ant", "bee", attrs='choice="multiple"'))
+    assert binding.notes == (dropped,)
+
+
+def test_dropped_classes_keep_their_probability_in_multiple_choices(animal_spec: ModelSpec) -> None:
+    model, binding = opened(animal_spec, config("ant", attrs='choice="multiple"'))
+    ant, cat = predict(model, binding, [task("ants march"), task("the cat purrs")])
+    assert chosen(ant) == {"animal": ["ant"]}
+    assert cat.result == ()
 
 
 def test_no_common_label_shows_both_lists(animal_spec: ModelSpec) -> None:
@@ -314,12 +329,28 @@ def test_missing_key_is_refused(animal_spec: ModelSpec) -> None:
         model.encode(Task(0, 1, {"txt": "x"}, {}), binding, {})
 
 
-def test_no_input_and_empty_text_are_predicted(animal_spec: ModelSpec) -> None:
+def test_no_tasks_are_predicted(animal_spec: ModelSpec) -> None:
     model, binding = opened(animal_spec, config(*ANIMALS))
     assert list(model.forward([], binding)) == []
-    [prediction] = predict(model, binding, [task("")])
-    assert len(prediction.result) == 1
-    assert prediction.score == prediction.result[0].score
+
+
+@pytest.mark.parametrize("attrs", ["", 'choice="multiple"'])
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_nothing_is_predicted_for_empty_text(animal_spec: ModelSpec, is_trained: bool, attrs: str) -> None:
+    model, binding = opened(animal_spec if is_trained else SPEC, config(*ANIMALS, attrs=attrs))
+    binding.threshold = 0.0
+    empty = ["", " ", "\n\t \u3000\xa0"]
+    predictions = predict(model, binding, [task(text) for text in [*empty, "an ant"]])
+    assert [len(prediction.result) for prediction in predictions] == [0, 0, 0, 1]
+    assert [prediction.score for prediction in predictions[:3]] == [None] * 3
+
+
+def test_empty_text_does_not_affect_controls_over_another_text() -> None:
+    moods = '<HyperText name="page" value="$page"/><Choices name="mood" toName="page"><Choice value="good"/>'
+    model, binding = opened(SPEC, config("ant", "bee", extra=f'{moods}<Choice value="bad"/></Choices>'))
+    first, second = predict(model, binding, [task("ant", page="<p>&nbsp;<br/></p>"), task(" ", page="<b>bad</b>")])
+    assert chosen(first) == {"animal": ["ant"]}
+    assert chosen(second) == {"mood": ["bad"]}
 
 
 def test_single_choice_below_the_threshold_is_dropped(animal_spec: ModelSpec) -> None:
@@ -389,6 +420,16 @@ def test_untrained_model_without_labels_predicts_nothing() -> None:
     assert predict(model, binding, [task("x")])[0].result == ()
 
 
+@pytest.mark.parametrize(("attrs", "said"), [("", []), ('choice="multiple"', ["spam"])])
+def test_untrained_model_does_not_choose_from_a_single_label(attrs: str, said: list[str]) -> None:
+    model, binding = opened(SPEC, config("spam", attrs=attrs))
+    assert ("has a single label, so there is nothing to choose from" in binding.notes[-1]) is not bool(said)
+    assert binding.can_predict is bool(said)
+    this, other = predict(model, binding, [task("this is spam"), task("hello")])
+    assert chosen(this).get("animal", []) == said
+    assert other.result == ()
+
+
 # --- fit
 
 
@@ -449,10 +490,28 @@ def test_nothing_to_learn_is_explained(tmp_path: Path, examples: list[AnnotatedT
     assert sentence in caught.value.message
 
 
-def test_texts_without_words_can_be_learned_from(tmp_path: Path) -> None:
-    examples = [example("", {"animal": ["ant"]}), example(" ", {"animal": ["bee"]}), example("", {"animal": ["bee"]})]
-    spec = fitted(tmp_path, examples, config(*ANIMALS))
+def test_texts_without_features_can_be_learned_from(tmp_path: Path) -> None:
+    examples = [example(text, {"animal": [animal]}) for text, animal in [("a", "ant"), ("b", "bee"), ("c", "bee")]]
+    spec = fitted(tmp_path, examples, config(*ANIMALS), min_df=2)
     assert chosen(predict(*opened(spec, config(*ANIMALS)), [task("x")])[0]) == {"animal": ["bee"]}
+
+
+def test_empty_texts_are_not_learned_from(tmp_path: Path, animal_spec: ModelSpec) -> None:
+    empty = [example(text, {"animal": ["cat"]}) for text in ["", " \n", "\u3000"]]
+    messages: list[str] = []
+    fitted(tmp_path, [*empty, *animals()], config(*ANIMALS), messages)
+    assert messages == [
+        '3 annotated tasks are not learned from: "text" is empty.',
+        'Learning "animal" from 12 texts.',
+    ]
+    assert animal_spec.path
+    weights = "weights.safetensors"
+    assert (tmp_path / weights).read_bytes() == (animal_spec.path / weights).read_bytes()
+
+
+def test_training_on_empty_texts_alone_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match='nothing to learn: 2 annotated tasks cannot be used: "text" is empty'):
+        fitted(tmp_path, [example("", {"animal": [name]}) for name in ("ant", "bee")], config(*ANIMALS))
 
 
 @pytest.mark.parametrize(

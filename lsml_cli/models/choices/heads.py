@@ -90,19 +90,32 @@ class HeadBinding:
         """Turn the (n, C) scores of the scorer into n outputs.
 
         Returns:
-            For each task (index into `labels`, probability) of the best label; for choice="multiple" the probabilities
-            of all labels. Classes without a label keep their share of the probability.
+            For each task (index into `labels`, probability) of the best class, None if that one has no label; for
+            choice="multiple" the probabilities of all labels. Classes without a label keep their share of the
+            probability.
         """
         head = self.head
         class_scores = scores[:, head.first : head.first + len(head.classes)]
-        values = (sigmoid(class_scores) if head.multi else softmax(class_scores))[:, self.columns]
-        if self.is_single:
-            return list(zip(values.argmax(axis=1).tolist(), values.max(axis=1).tolist(), strict=True))
-        rows: list[Any] = values.tolist()
-        return rows
+        values = sigmoid(class_scores) if head.multi else softmax(class_scores)
+        label_values = values[:, self.columns]
+        if not self.is_single:
+            rows: list[Any] = label_values.tolist()
+            return rows
+        best_values = label_values.max(axis=1)
+        is_best = best_values >= values.max(axis=1)
+        best = zip(label_values.argmax(axis=1).tolist(), best_values.tolist(), strict=True)
+        return [output if has_label else None for output, has_label in zip(best, is_best.tolist(), strict=True)]
 
     def region(self, task: Task, head_output: Any, threshold: float | None) -> Region | None:
-        """Make a region of one output of `probabilities`, None if no label reaches the threshold."""
+        """Make a region of one output of `probabilities`, None if there is nothing to say.
+
+        Args:
+            task: The task.
+            head_output: None if the model says nothing about the task.
+            threshold: Score below which nothing is said, None for the model's own.
+        """
+        if head_output is None:
+            return None
         if self.is_single:
             best, score = head_output
             if threshold is not None and score < threshold:
@@ -325,7 +338,8 @@ def _mapping_notes(head: Head, control: Control, label_of: Mapping[str, str]) ->
     notes = []
     if dropped := [name for name in head.classes if name not in label_of]:
         count = f"{len(dropped)} of the model's {len(head.classes)} classes"
-        notes.append(f"Dropped {count}, for which {control} has no label: {format_list(dropped)}.")
+        effect = " Where one of them is the best, nothing is predicted." if control.is_single_choice else ""
+        notes.append(f"Dropped {count}, for which {control} has no label: {format_list(dropped)}.{effect}")
     if unknown := [label.name for label in control.labels if label.name not in label_of.values()]:
         notes.append(f"Never predicted, because the model does not know them, of {control}: {format_list(unknown)}.")
     return notes

@@ -68,8 +68,9 @@ def build_training_sets(
     problems = [problem for builder in builders.values() for problem in builder.problems()]
     training_sets = [built for builder in builders.values() if (built := builder.build()).targets]
     if not training_sets:
+        reasons = [f"{count} annotated tasks cannot be used: {reason}." for reason, count in unreadable.most_common(1)]
         raise ModelError(
-            f"There is nothing to learn: {' '.join(problems)}",
+            f"There is nothing to learn: {' '.join([*reasons, *problems])}",
             "Annotate more tasks, or check that the label config is the one of this project.",
         )
     for problem in problems:

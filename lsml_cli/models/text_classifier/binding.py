@@ -77,6 +77,9 @@ def bind_untrained(binding: TextBinding, pairs: Sequence[tuple[Control, Object]]
         if not names:
             notes.append(f"{control} has no labels of its own, so there is nothing to go by: no predictions there.")
             continue
+        if len(names) == 1 and control.is_single_choice:
+            notes.append(f"{control} has a single label, so there is nothing to choose from: no predictions there.")
+            continue
         index = next((i for i, known in enumerate(scorer_inputs) if known.object == object_tag), len(scorer_inputs))
         if index == len(scorer_inputs):
             scorer_inputs.append(TextInput(object_tag, index))

@@ -72,7 +72,10 @@ class TextClassifier(Model[TextBinding]):
         return tuple([scorer_input.text(task.data) for scorer_input in binding.scorer_inputs])
 
     def forward(self, inputs: Sequence[Sequence[str]], binding: TextBinding) -> Sequence[Any]:
-        """Return for each input a tuple with the output of `HeadBinding.probabilities` of each head."""
+        """Return for each input a tuple with the output of `HeadBinding.probabilities` of each head.
+
+        It is None for the heads over an empty text.
+        """
         if not inputs or not binding.head_bindings:
             return [()] * len(inputs)
         scorers = self._scorers or fit_untrained_scorers(binding, self._settings)
@@ -80,7 +83,13 @@ class TextClassifier(Model[TextBinding]):
             scorers[scorer_input.scorer].scores([input_texts[i] for input_texts in inputs])
             for i, scorer_input in enumerate(binding.scorer_inputs)
         ]
-        return list(zip(*(head.probabilities(scores[head.input_index]) for head in binding.head_bindings), strict=True))
+        head_outputs = []
+        for head in binding.head_bindings:
+            outputs = zip(inputs, head.probabilities(scores[head.input_index]), strict=True)
+            head_outputs.append(
+                [None if texts.is_empty(read[head.input_index]) else output for read, output in outputs]
+            )
+        return list(zip(*head_outputs, strict=True))
 
     def decode(self, output: Any, task: Task, binding: TextBinding) -> Prediction:
         return Prediction.of(binding.make_regions(task, output), self.version)
@@ -109,4 +118,8 @@ class TextClassifier(Model[TextBinding]):
 
 
 def _read_text(object_tag: Object, task: Task) -> str:
-    return texts.read_text(object_tag, task.data)
+    """Read a text to learn from. Raises ValueError with a sentence if there is none, or an empty one."""
+    text = texts.read_text(object_tag, task.data)
+    if texts.is_empty(text):
+        raise ValueError(f'"{object_tag.data_key}" is empty')
+    return text

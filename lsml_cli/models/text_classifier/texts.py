@@ -49,6 +49,11 @@ def read_text(object_tag: Object, data: Mapping[str, Any]) -> str:
     return visible_text(value) if tag == "hypertext" else value
 
 
+def is_empty(text: str) -> bool:
+    """Tell whether a text has nothing to classify: no character at all, or nothing but whitespace."""
+    return not text or text.isspace()
+
+
 def visible_text(markup: str) -> str:
     """Remove tags, comments, scripts and styles from HTML, in time linear in its length even if it is malformed."""
     if "<" not in markup:
