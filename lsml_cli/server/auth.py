@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lsml_cli.server.connections import MAX_REQUESTS
 from lsml_cli.server.error_responses import error_response
 from lsml_cli.server.metrics import ServerMetrics
+from lsml_cli.server.rejection_log import shorten_line
 
 log = logging.getLogger("lsml.serve")
 
@@ -97,7 +98,7 @@ class AuthMiddleware:
             seconds = time.perf_counter() - started
             self._metrics.observe_request(path if path in self._paths else "other", status, seconds)
             if self._verbose:
-                log.info("%s %s: %d, %.1f ms", scope["method"], path or "", status, 1000 * seconds)
+                log.info("%s %s: %d, %.1f ms", scope["method"], shorten_line(path or ""), status, 1000 * seconds)
 
     def _reject(self, scope: Scope, path: str | None) -> JSONResponse | None:
         """Return the error response to a request that must not reach the app.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from lsml_cli.server.rejection_log import RejectionLog
 from lsml_cli.terminal import escape_controls
 
 
@@ -24,6 +25,18 @@ class PrintableFormatter(logging.Formatter):
         return "\n    ".join(escape_controls(line) for line in super().format(record).splitlines())
 
 
+class InvalidHttpFilter(logging.Filter):
+    """Limit uvicorn's warnings about what is no HTTP: one for each connection that sends such bytes."""
+
+    def __init__(self, rejections: RejectionLog) -> None:
+        super().__init__()
+        self._rejections = rejections
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to log a record."""
+        return record.levelno != logging.WARNING or self._rejections.admits("Invalid HTTP")
+
+
 def log_everything_to_stderr() -> None:
     """Send the warnings of all libraries to stderr as well: for a process that does nothing but one job."""
     handler = logging.StreamHandler(sys.stderr)
@@ -40,3 +53,4 @@ def log_to_stderr() -> None:
         logger.setLevel(level)
         logger.handlers = [handler]
         logger.propagate = False
+    logging.getLogger("uvicorn.error").addFilter(InvalidHttpFilter(RejectionLog()))
