@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from lsml_cli.errors import InputError, OutputError, UsageError, format_list
 from lsml_cli.evaluation.prediction_records import EXPECTED_FILE_HINT, PredictionEntry, StoredPrediction, parse_entry
-from lsml_cli.io.json_records import Record
+from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, Record
 from lsml_cli.io.source import RecordSource
 from lsml_cli.registry.versions import is_version_name
 from lsml_cli.schema.annotations import content_digest, task_content
@@ -62,7 +62,7 @@ class PredictionFile:
         self.name = path
         self._config = config
         self._model_version = model_version
-        self._source = RecordSource(path)
+        self._source = RecordSource(path, max_record_bytes=MAX_OUTPUT_RECORD_BYTES)
         if self._source.format == "csv":
             self._source.__exit__(None, None, None)
             raise InputError(f"{path} is a table, not a file of predictions.", EXPECTED_FILE_HINT)

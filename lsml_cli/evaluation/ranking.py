@@ -28,7 +28,7 @@ from lsml_cli.evaluation.training_data import TrainingDataFilter, TrainingDataUs
 from lsml_cli.evaluation.uncertainty import RankingCriterion, confidence, lowest_score
 from lsml_cli.io.external_sort import KeyedRecord, sort_on_disk
 from lsml_cli.io.journal import JournalEntry
-from lsml_cli.io.json_records import Record
+from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, Record
 from lsml_cli.io.output import Output, open_output
 from lsml_cli.io.output_target import FORMAT_BY_SUFFIX, OutputFormat, OutputTarget
 from lsml_cli.io.source import RecordSource
@@ -152,7 +152,7 @@ def rank_file(
     """
     result = RankingResult()
     with ExitStack() as stack:
-        source = stack.enter_context(RecordSource(path))
+        source = stack.enter_context(RecordSource(path, max_record_bytes=MAX_OUTPUT_RECORD_BYTES))
         if source.format == "csv":
             raise InputError(f"{path} is a table, not a file of predictions.", EXPECTED_FILE_HINT)
         accepted_format = FORMAT_BY_SUFFIX.get(Path(accepted_output or "").suffix.lower(), output_format)

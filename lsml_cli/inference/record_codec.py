@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-from lsml_cli.io.json_records import Record
+from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, Record
 from lsml_cli.io.task_reader import parse_task
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.schema.json_codec import dumps, has_rounded_integers, loads_exactly
@@ -100,6 +100,8 @@ class BulkCodec:
         else:
             other_predictions, dropped = self._other_predictions(task)
             body = self._render_task(record, task, outcome, other_predictions)
+        if isinstance(outcome, Prediction) and len(body) > MAX_OUTPUT_RECORD_BYTES:
+            return self.write(record, task, Failure("check", _too_large_message(len(body))))
         if isinstance(outcome, Failure):
             return OutputRecord(body, task.id if task else None, outcome, dropped_predictions=dropped)
         if isinstance(outcome, ExistingPrediction) or dropped:
@@ -133,6 +135,13 @@ class BulkCodec:
                 exact = error.task
             body = dumps(task_record(exact, outcome, other_predictions, self.keep_annotations))
         return body
+
+
+def _too_large_message(size: int) -> str:
+    return (
+        f"the record with this prediction has {size:,} bytes, and {MAX_OUTPUT_RECORD_BYTES:,} is the most that lsml "
+        "reads again"
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.predict_summary import PredictSummary
 from lsml_cli.inference.record_codec import OutputRecord, RenderedRecord
 from lsml_cli.inference.run import PredictRun, ProgressReporter
-from lsml_cli.io.json_records import Record
+from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, Record
 from lsml_cli.io.output import open_output
 from lsml_cli.io.output_paths import is_stream
 from lsml_cli.io.output_target import GZIP_SUFFIX
@@ -91,7 +91,7 @@ def _open_finished(path: str, stack: ExitStack) -> Iterable[Record]:
             is_empty = not content.read(1)
         except (OSError, EOFError, zlib.error):  # damaged gzip, which the reader explains
             is_empty = False
-    return () if is_empty else stack.enter_context(RecordSource(path))
+    return () if is_empty else stack.enter_context(RecordSource(path, max_record_bytes=MAX_OUTPUT_RECORD_BYTES))
 
 
 def _take_result(slot: _RetrySlot, results: Iterator[RenderedRecord]) -> RenderedRecord:

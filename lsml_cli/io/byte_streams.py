@@ -7,14 +7,17 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from lsml_cli.io.json_records import CHUNK, WHITESPACE
+from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, WHITESPACE
+
+_COMPRESSED_CHUNK = 1 << 16
+_FIRST_PIECE = 1 << 10  # of a gzip member, which may be tiny; what follows it is copied once
 
 
 class PrefixedStream(io.RawIOBase):
     """Bytes that were read already, then the rest of the stream that they came from."""
 
     def __init__(self, head: bytes, rest: io.RawIOBase) -> None:
-        self._head = head
+        self._head = memoryview(head)
         self._rest = rest
 
     def readable(self) -> bool:
@@ -38,40 +41,66 @@ class GzipStream(io.RawIOBase):
     def __init__(self, file: io.RawIOBase) -> None:
         self._file = file
         self._decompressor = zlib.decompressobj(wbits=31)
-        self._unread = b""
+        self._piece_bytes = _FIRST_PIECE
+        self._compressed = b""
+        self._position = 0  # in `_compressed`
         self.truncation_reason = ""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = b""
-        while not data and not self.truncation_reason:
-            self._unread = self._unread or self._file.read(1 << 16) or b""
+        """Fill `buffer` as far as what was read of the file goes; read more of it only if there is nothing else."""
+        filled = 0
+        while filled < len(buffer) and not self.truncation_reason:
+            if self._position == len(self._compressed):
+                if filled:
+                    break
+                self._compressed = self._file.read(_COMPRESSED_CHUNK) or b""
+                self._position = 0
             if self._decompressor.eof:
-                if not self._unread.strip(b"\0"):  # gzip allows padding after the last member
+                if self._is_at_end():
                     break
                 self._decompressor = zlib.decompressobj(wbits=31)
-            elif not self._unread:
+                self._piece_bytes = _FIRST_PIECE
+            elif not self._compressed:
                 self.truncation_reason = "the gzip data is cut off"
                 break
-            try:
-                data = self._decompressor.decompress(self._unread, len(buffer))
-            except zlib.error as error:
-                self.truncation_reason = f"the gzip data is damaged ({error})"
-                break
-            self._unread = (
-                self._decompressor.unused_data if self._decompressor.eof else self._decompressor.unconsumed_tail
-            )
-        buffer[: len(data)] = data
-        return len(data)
+            data = self._decompress(len(buffer) - filled)
+            buffer[filled : filled + len(data)] = data
+            filled += len(data)
+        return filled
+
+    def _decompress(self, max_bytes: int) -> bytes:
+        piece = self._compressed[self._position : self._position + self._piece_bytes]
+        self._piece_bytes = _COMPRESSED_CHUNK
+        try:
+            data = self._decompressor.decompress(piece, max_bytes)
+        except zlib.error as error:
+            self.truncation_reason = f"the gzip data is damaged ({error})"
+            return b""
+        rest = self._decompressor.unused_data if self._decompressor.eof else self._decompressor.unconsumed_tail
+        self._position += len(piece) - len(rest)
+        return data
+
+    def _is_at_end(self) -> bool:
+        """Return whether nothing follows a member but padding, which gzip allows."""
+        next_byte = self._compressed[self._position : self._position + 1]
+        return not next_byte or (next_byte == b"\0" and not self._compressed[self._position :].strip(b"\0"))
 
 
-def read_until(raw: io.RawIOBase, head: bytes, is_enough: Callable[[bytes], bool]) -> bytes:
-    """Return `head` and what follows it, until `is_enough` or a chunk was read. A pipe may deliver byte by byte."""
-    while not is_enough(head) and (len(head) < CHUNK or not head.strip(WHITESPACE)):
+def read_head(raw: io.RawIOBase, head: bytes, is_enough: Callable[[bytes], bool]) -> bytes:
+    """Return `head` and what follows it, until `is_enough` or a chunk was read. A pipe may deliver byte by byte.
+
+    White space at the beginning does not count, but more than `MAX_TASK_BYTES` of it is no reason to go on.
+    """
+    content = bytearray(head)
+    start = len(head) - len(head.lstrip(WHITESPACE))
+    while start <= MAX_TASK_BYTES and len(content) - start < CHUNK and not is_enough(bytes(content[start:])):
         more = raw.read(CHUNK)
         if not more:
             break
-        head += more
-    return head
+        if start == len(content):
+            start += len(more) - len(more.lstrip(WHITESPACE))
+        content += more
+    return bytes(content)

@@ -12,13 +12,15 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.io.json_records import MAX_TASK_BYTES, EndReason, Record, skip_line, too_large_message
+from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, EndReason, Record, read_long_line, too_large_message
 from lsml_cli.schema.tasks import is_export_row
 
 _LINE_OVERHEAD = 64  # bytes that Python needs for a short line beside its text
 
 
-def read_rows(stream: io.BufferedReader[Any], end_reason: EndReason, id_column: str | None) -> Iterator[Record]:
+def read_rows(
+    stream: io.BufferedReader[Any], end_reason: EndReason, id_column: str | None, max_bytes: int = MAX_TASK_BYTES
+) -> Iterator[Record]:
     """Return one record per row: `{"data": {column: text}}`, or the flat row itself for a row of an export.
 
     Quoted fields may hold line breaks. A row that cannot be read costs only itself: reading goes on in the line after
@@ -29,16 +31,16 @@ def read_rows(stream: io.BufferedReader[Any], end_reason: EndReason, id_column: 
         stream: The table; its delimiter is the most frequent of tab, comma and semicolon in the header.
         end_reason: Why the input ended early, "" if it did not.
         id_column: A column that must exist, None for none.
+        max_bytes: The most that one row may have.
 
     Raises:
         InputError: Header or first row are missing or make no sense.
         UsageError: There is no column `id_column`.
     """
-    csv.field_size_limit(MAX_TASK_BYTES)
-    lines = _RewindableLines(stream)
+    csv.field_size_limit(2 * max_bytes + 1)  # never reached: `_RewindableLines` ends a row before that
+    lines = _RewindableLines(stream, max_bytes)
     try:
-        header_line = next((line for line in lines if not line.isspace()), "")
-        lines.rewind(len(lines.row_lines) - 1)
+        header_line = lines.skip_blank()
         delimiter = max("\t,;", key=header_line.count)
         header = next(_csv_reader(lines, delimiter), [])
     except csv.Error as error:
@@ -71,14 +73,18 @@ def _iter_records(
             if lines.is_truncated(end_reason):
                 break
             yield Record(index, location, b"", _csv_error_message(error))
-            lines.rewind(1)
+            lines.give_up_row(error)
             reader = _csv_reader(lines, delimiter)
         else:
             if lines.is_truncated(end_reason):  # what looks like its last field may be half of one
                 break
+            if lines.is_searching:  # the row ends after all: read it as a whole
+                lines.restart_row()
+                reader = _csv_reader(lines, delimiter)
+                continue
             if not row:
                 continue
-            yield _make_record(index, location, header, row)
+            yield _make_record(index, location, header, row, lines.max_bytes)
         index += 1
     if end_reason():
         yield Record(index, location, b"", end_reason(), truncated=True)
@@ -88,16 +94,19 @@ def _csv_reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
-def _make_record(index: int, location: str, header: Sequence[str], row: Sequence[str]) -> Record:
+def _make_record(index: int, location: str, header: Sequence[str], row: Sequence[str], max_bytes: int) -> Record:
     if len(row) != len(header):
         return Record(index, location, b"", f"this row has {len(row)} fields, the header has {len(header)}")
     fields = dict(zip(header, row, strict=True))
     try:
-        return Record(index, location, orjson.dumps(fields if is_export_row(fields) else {"data": fields}))
+        body = orjson.dumps(fields if is_export_row(fields) else {"data": fields})
     except TypeError:
         return Record(
             index, location, b"", "this row is not UTF-8 text: convert the file first, for example with iconv"
         )
+    if len(body) > max_bytes:
+        return Record(index, location, b"", too_large_message(len(body), max_bytes))
+    return Record(index, location, body)
 
 
 def _csv_error_message(error: csv.Error) -> str:
@@ -115,54 +124,115 @@ class _OversizedLine(str):
     """The message about a line that is too large, in place of the line."""
 
 
+class _UnclosedQuoteError(csv.Error):
+    """A quote that is not closed within the size of a row; whether it is closed at all is not known."""
+
+
 class _RewindableLines:
-    """The lines of a stream for the `csv` module; those of a row that cannot be read can be replayed.
+    """The lines of a stream for the `csv` module, which asks for another one of the same row only inside of quotes.
+
+    After a row that cannot be read, its lines but the first one are returned once more. Rows among them that end inside
+    of quotes fail like that row, or at least as late, since inside of quotes the past does not matter: such a row is
+    not followed through lines that are known to stay inside of quotes. So each line is looked at a few times, however
+    many rows fail.
 
     Attributes:
+        max_bytes: The most that one row may have.
         line_number: Number of the line that was returned last, from 1.
-        row_lines: Lines of the current row, at most `MAX_TASK_BYTES` of them.
+        row_lines: Lines of the current row.
+        is_searching: Whether lines of the current row were left out, to find out whether it ends at all.
     """
 
-    def __init__(self, stream: io.BufferedReader[Any]) -> None:
+    def __init__(self, stream: io.BufferedReader[Any], max_bytes: int) -> None:
         self.stream = stream
+        self.max_bytes = max_bytes
         self.line_number = 0
         self.row_lines: list[str] = []
-        self._replayed: deque[str] = deque()  # lines to return once more
+        self.is_searching = False
         self._row_bytes = 0
+        self._pending: deque[str] = deque()  # lines that were read, and are to be returned once more
+        self._pending_bytes = 0
+        # Whether a row that is inside of quotes at one of the pending lines stays so to the last one of them; then also
+        # why it fails there, "" if the search was only given up.
+        self._stays_quoted = False
+        self._failure = ""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        if self._row_bytes > MAX_TASK_BYTES:
-            raise csv.Error(f"a quote that is opened here is not closed within {MAX_TASK_BYTES:,} bytes")
-        line = self._replayed.popleft() if self._replayed else self._read()
-        self.line_number += 1
-        self.row_lines.append(line)
+        if self._pending and self.row_lines and self._stays_quoted and not self.is_searching:
+            if self._failure:
+                raise csv.Error(self._failure)
+            self.is_searching = True
+            self._row_bytes += self._pending_bytes
+        if self._row_bytes > self.max_bytes:
+            raise _UnclosedQuoteError(self._unclosed_message())
+        if self._pending and not self.is_searching:
+            line = self._pending.popleft()
+            self._pending_bytes -= len(line) + _LINE_OVERHEAD
+        else:
+            line = self._read()
         self._row_bytes += len(line) + _LINE_OVERHEAD
+        if self.is_searching:
+            self._pending.append(line)
+            self._pending_bytes += len(line) + _LINE_OVERHEAD
+        else:
+            self.row_lines.append(line)
+            self.line_number += 1
         if isinstance(line, _OversizedLine):
-            raise csv.Error(line)
+            is_first = len(self.row_lines) == 1 and not self.is_searching
+            raise csv.Error(line if is_first else self._unclosed_message())
         return line
 
+    def _unclosed_message(self) -> str:
+        return f"a quote that is opened here is not closed within {self.max_bytes:,} bytes, the limit of a row"
+
     def _read(self) -> str:
-        line = self.stream.readline(MAX_TASK_BYTES)
+        line = self.stream.readline(CHUNK)
+        size = len(line)
         if not line:
             raise StopIteration
-        if len(line) == MAX_TASK_BYTES and not line.endswith(b"\n"):
-            return _OversizedLine(too_large_message(len(line) + skip_line(self.stream)))
+        if size == CHUNK and not line.endswith(b"\n"):
+            line, size = read_long_line(self.stream, line, self.max_bytes)
+        if size > self.max_bytes:
+            return _OversizedLine(too_large_message(size, self.max_bytes))
         return line.decode("utf-8", "surrogateescape")
+
+    def skip_blank(self) -> str:
+        """Return the first line that is not blank, which comes next all the same; "" at the end."""
+        for line in self:
+            if not line.isspace():
+                self.restart_row()
+                return line
+            self.start_row()
+        return ""
 
     def start_row(self) -> None:
         """Declare the next line the first of a row."""
         self.row_lines.clear()
         self._row_bytes = 0
+        self.is_searching = False
 
-    def rewind(self, keep: int) -> None:
-        """Return the lines of this row once more, all but the first `keep`."""
-        self._replayed.extendleft(reversed(self.row_lines[keep:]))
-        self.line_number -= len(self.row_lines[keep:])
+    def give_up_row(self, error: csv.Error) -> None:
+        """Continue in the line after the first one of this row, which `error` was raised about."""
+        if len(self.row_lines) > 1 or self.is_searching:
+            self._stays_quoted = True
+            self._failure = "" if isinstance(error, _UnclosedQuoteError) else str(error)
+        self._rewind(self.row_lines[1:])
+
+    def restart_row(self) -> None:
+        """Return all lines of this row once more, and those that were left out."""
+        self._stays_quoted = False
+        self._rewind(self.row_lines)
+
+    def _rewind(self, lines: Sequence[str]) -> None:
+        self._pending.extendleft(reversed(lines))
+        self._pending_bytes += sum(map(len, lines)) + _LINE_OVERHEAD * len(lines)
+        self.line_number -= len(lines)
         self.start_row()
 
     def is_truncated(self, end_reason: EndReason) -> bool:
         """Return whether the input was cut off inside of the current row."""
-        return not (self.row_lines and self.row_lines[-1].endswith("\n")) and bool(end_reason())
+        last_lines = self._pending if self.is_searching else self.row_lines
+        return not (last_lines and last_lines[-1].endswith("\n")) and bool(end_reason())

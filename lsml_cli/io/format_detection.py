@@ -9,7 +9,7 @@ import orjson
 
 from lsml_cli.errors import InputError
 from lsml_cli.io.image_paths import is_image
-from lsml_cli.io.json_records import CHUNK, WHITESPACE, BraceDepth, EndReason
+from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, WHITESPACE, BraceDepth, EndReason
 
 EXPECTED_TASKS_HINT = (
     "Expected a JSON array of tasks, JSON Lines, CSV or TSV, as Label Studio exports and imports them."
@@ -43,7 +43,7 @@ def detect_format(head: bytes, name: str, end_reason: EndReason) -> str:
     """
     start = head.lstrip(WHITESPACE)
     if not start:
-        raise InputError(f"{end_reason() or f'{name} is empty'}.", EXPECTED_TASKS_HINT)
+        raise InputError(f"{end_reason() or _blank_reason(head, name)}.", EXPECTED_TASKS_HINT)
     if start.startswith(b"PK\x03\x04"):
         raise InputError(f"{name} is a zip archive (or an Excel file).", "Unpack it, or export it as CSV.")
     first_line, newline, _ = start.partition(b"\n")
@@ -72,11 +72,17 @@ def require_path_list(head: bytes, name: str, end_reason: EndReason) -> None:
     """
     start = head.strip(WHITESPACE + b"\0")
     if not start:
-        raise InputError(f"{end_reason() or f'{name} is empty'}.", "Expected a path or a URL on each line.")
+        raise InputError(f"{end_reason() or _blank_reason(head, name)}.", "Expected a path or a URL on each line.")
     if start.startswith(UTF16_BOMS) or is_image(name):
         raise _not_text_error(name)
     if re.match(rb"\[\s*[{\]]", start) or _is_json_object(start.partition(b"\n")[0]):
         raise InputError(f"{name} is JSON, not a list of paths.", "Leave out --from paths.")
+
+
+def _blank_reason(head: bytes, name: str) -> str:
+    if len(head) > MAX_TASK_BYTES:
+        return f"{name} begins with more than {MAX_TASK_BYTES:,} bytes of white space, and lsml looks no further"
+    return f"{name} is empty"
 
 
 def _not_text_error(name: str) -> InputError:

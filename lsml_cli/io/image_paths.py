@@ -36,7 +36,13 @@ def detect_separator(head: bytes) -> bytes:
     return b"\0" if b"\0" in head else b"\n"
 
 
-def read_paths(stream: io.BufferedReader[Any], end_reason: EndReason, key: str, separator: bytes) -> Iterator[Record]:
+def read_paths(
+    stream: io.BufferedReader[Any],
+    end_reason: EndReason,
+    key: str,
+    separator: bytes,
+    max_bytes: int = MAX_TASK_BYTES,
+) -> Iterator[Record]:
     """Yield one record for each path or URL; blank lines are skipped.
 
     The value is the line as it is: nothing is decoded, completed or looked up. A carriage return before a line break
@@ -47,10 +53,11 @@ def read_paths(stream: io.BufferedReader[Any], end_reason: EndReason, key: str, 
         end_reason: Why the input ended early, "" if it did not.
         key: The key of a task's data that gets the path.
         separator: What ends an entry, a line break or NUL.
+        max_bytes: The most that one entry may have.
     """
     entry_name = "line" if separator == b"\n" else "path"
     index = number = 0
-    for entry, dropped_bytes, is_complete in _split_entries(stream, separator):
+    for entry, size, is_complete in _split_entries(stream, separator, max_bytes):
         number += 1
         location = f"{entry_name} {number}"
         if not is_complete and end_reason():  # this may be half a path
@@ -58,8 +65,8 @@ def read_paths(stream: io.BufferedReader[Any], end_reason: EndReason, key: str, 
             return
         if separator == b"\n":
             entry = entry.removesuffix(b"\r")
-        if dropped_bytes:
-            yield Record(index, location, b"", too_large_message(dropped_bytes + len(entry)))
+        if size > max_bytes:
+            yield Record(index, location, b"", too_large_message(size, max_bytes))
         elif entry.strip(WHITESPACE) if separator == b"\n" else entry:
             yield make_path_record(index, location, key, entry.decode("utf-8", "surrogateescape"))
         else:
@@ -69,20 +76,26 @@ def read_paths(stream: io.BufferedReader[Any], end_reason: EndReason, key: str, 
         yield Record(index, f"{entry_name} {number + 1}", b"", end_reason(), truncated=True)
 
 
-def _split_entries(stream: io.BufferedReader[Any], separator: bytes) -> Iterator[tuple[bytes, int, bool]]:
-    """Yield (entry, bytes of it that were dropped because it is too large, whether its separator was seen)."""
-    entry = b""
-    dropped_bytes = 0
+def _split_entries(
+    stream: io.BufferedReader[Any], separator: bytes, max_bytes: int
+) -> Iterator[tuple[bytes, int, bool]]:
+    """Yield (entry, its size, whether its separator was seen); the entry is empty if it has more than `max_bytes`."""
+    held = bytearray()  # of an entry that goes on
+    size = 0
     while chunk := stream.read1(CHUNK):
         *complete, rest = chunk.split(separator)
         for piece in complete:
-            yield entry + piece, dropped_bytes, True
-            entry, dropped_bytes = b"", 0
-        entry += rest
-        if len(entry) > MAX_TASK_BYTES:
-            entry, dropped_bytes = b"", dropped_bytes + len(entry)
-    if entry or dropped_bytes:
-        yield entry, dropped_bytes, False
+            size += len(piece)
+            yield (bytes(held) + piece if size <= max_bytes else b""), size, True
+            held.clear()
+            size = 0
+        size += len(rest)
+        if size <= max_bytes:
+            held += rest
+        else:
+            held.clear()
+    if size:
+        yield bytes(held), size, False
 
 
 def make_path_record(index: int, location: str, key: str, value: str) -> Record:

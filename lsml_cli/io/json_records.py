@@ -1,8 +1,9 @@
 """Split JSON into the bytes of one task at a time.
 
 JSON Lines, a JSON array and objects that follow each other are split into `Record`s without being parsed: parsing
-happens where the model is, which may be another process. Memory holds one chunk and the current task.
-(`csv_records` does the same for CSV.)
+happens where the model is, which may be another process. Memory holds one chunk and the current task, and time grows
+with the bytes alone, however they are arranged and in whatever pieces they arrive. (`csv_records` does the same for
+CSV.)
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 CHUNK = 1 << 18  # bytes read at a time
-MAX_TASK_BYTES = 32 << 20  # a larger task is reported instead of filling the memory
+# A larger task is reported instead of filling the memory. Exported tasks have 1 to 50 KB, with long transcripts or
+# hundreds of polygons 1 MB, and a few MB with masks of several annotators.
+MAX_TASK_BYTES = 32 << 20
+# The same for a record that lsml wrote, which holds a whole task and the predictions about it.
+MAX_OUTPUT_RECORD_BYTES = 256 << 20
 WHITESPACE = b" \t\r\n"
 
 # Called without an argument: why the input ended early, "" if it did not. With a sentence: the same, but that sentence
@@ -39,22 +44,30 @@ class Record(NamedTuple):
     truncated: bool = False
 
 
-def too_large_message(size: int) -> str:
-    return f"this task has {size:,} bytes, and {MAX_TASK_BYTES:,} is the most that lsml takes"
+def too_large_message(size: int, max_bytes: int) -> str:
+    return (
+        f"this task has {size:,} bytes, and {max_bytes:,} is the most that lsml takes: "
+        "split it, or keep media in files and name them in the task"
+    )
 
 
 # --- JSON Lines
 
 
-def read_lines(stream: io.BufferedReader[Any], end_reason: EndReason) -> Iterator[Record]:
+def read_lines(
+    stream: io.BufferedReader[Any], end_reason: EndReason, max_bytes: int = MAX_TASK_BYTES
+) -> Iterator[Record]:
     """Yield one record per line; blank lines are skipped."""
     index = 0
     number = 0
-    while line := stream.readline(MAX_TASK_BYTES):
+    while line := stream.readline(CHUNK):
         number += 1
+        size = len(line)
+        if size == CHUNK and not line.endswith(b"\n"):
+            line, size = read_long_line(stream, line, max_bytes)
         location = f"line {number}"
-        if len(line) == MAX_TASK_BYTES and not line.endswith(b"\n"):
-            yield Record(index, location, b"", too_large_message(len(line) + skip_line(stream)))
+        if size > max_bytes:
+            yield Record(index, location, b"", too_large_message(size, max_bytes))
         elif line.isspace():
             continue
         elif line.endswith(b"\n") or BraceDepth().feed(line):
@@ -67,30 +80,46 @@ def read_lines(stream: io.BufferedReader[Any], end_reason: EndReason) -> Iterato
         yield Record(index, f"line {number + 1}", b"", end_reason(), truncated=True)
 
 
-def skip_line(stream: io.BufferedReader[Any]) -> int:
-    """Read to the end of the line without keeping it; return the number of bytes skipped."""
-    skipped = 0
+def read_long_line(stream: io.BufferedReader[Any], head: bytes, max_bytes: int) -> tuple[bytes, int]:
+    """Read on to the end of a line that begins with `head`.
+
+    Returns:
+        The line, empty if it has more than `max_bytes` (then memory holds none of it), and its size.
+    """
+    held = bytearray(head)
+    size = len(held)
     while piece := stream.readline(CHUNK):
-        skipped += len(piece)
+        size += len(piece)
+        if size <= max_bytes:
+            held += piece
+        else:
+            held.clear()
         if piece.endswith(b"\n"):
             break
-    return skipped
+    return bytes(held), size
 
 
 # --- a JSON array of objects, or objects that follow each other
 
 # Where an object of the outermost array may end: a closing brace, then what cannot follow one further in (a missing
 # comma), a comma and anything but the next key, or the last bracket of all. Objects further in look like that now and
-# then; counting braces tells.
+# then; counting braces tells. Much white space may follow any of them, so that what decides is never far away.
 _END_IN_ARRAY = re.compile(
-    rb"""\}(?=\s*(?:
-        ,\s*(?:[^"\s]|"[^"\\]*+(?:\\.[^"\\]*+)*(?:"\s*[,\]]|\\?\Z))  # \Z: the string goes on behind the buffer
-        |\]\s*(?:\Z|,\s*[^"\s]|[^\s,\]}])
-        |[^\s,\]}]
-    ))""",
+    rb"""\}(?=
+        \s{0,255}(?:
+            ,(?:\s{0,255}(?:
+                [^"\s]
+                |"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"(?:\s{0,255}(?:[,\]]|\Z)|\s{256})|\\?\Z)  # \Z: goes on behind the buffer
+            )|\s{256})
+            |\](?:\s{0,255}(?:\Z|,(?:\s{0,255}[^"\s]|\s{256})|[^\s,\]}])|\s{256})
+            |[^\s,\]}]
+        )
+        |\s{256}
+    )""",
     re.DOTALL | re.VERBOSE,
 )
-_END_IN_STREAM = re.compile(rb"\}(?=\s*\{)")
+_END_IN_STREAM = re.compile(rb"\}(?=\s{0,255}\{|\s{256})")
+_MAX_LOOKAHEAD = 1_000  # bytes behind a brace within which these patterns match, or never will
 _CLOSING_BRACE = re.compile(rb"\}")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _NOT_STRUCTURAL = bytes(byte for byte in range(256) if byte not in b'"{}')
@@ -105,9 +134,9 @@ class BraceDepth:
     Braces inside strings do not count. A string may begin in one segment and end in a later one.
     """
 
-    def __init__(self) -> None:
-        self.braces = 0
-        self.in_string = False
+    def __init__(self, braces: int = 0, in_string: bool = False) -> None:
+        self.braces = braces
+        self.in_string = in_string
 
     def feed(self, segment: bytes) -> bool:
         """Return whether the position after `segment` is outside of every brace and string.
@@ -129,22 +158,25 @@ class BraceDepth:
         return self.braces <= 0 and not self.in_string
 
 
-def split_objects(stream: io.BufferedReader[Any], end_reason: EndReason, *, in_array: bool) -> Iterator[Record]:
+def split_objects(
+    stream: io.BufferedReader[Any], end_reason: EndReason, *, in_array: bool, max_bytes: int = MAX_TASK_BYTES
+) -> Iterator[Record]:
     """Return one record per object of a JSON array, or of a stream of objects that follow each other."""
-    return _ObjectSplitter(stream, end_reason, in_array).records()
+    return _ObjectSplitter(stream, end_reason, in_array, max_bytes).records()
 
 
 class _ObjectSplitter:
     """Find where each element ends by counting braces between the few places where it can end.
 
-    `buffer[start:]` is the current element, `buffer[start:seen]` the part of it whose braces were counted, `offset`
-    the position of the buffer in the input.
+    `buffer[start:]` is the current element, or the part of a large one that is not counted yet; `offset` is the
+    position of the buffer in the input.
     """
 
-    def __init__(self, stream: io.BufferedReader[Any], end_reason: EndReason, in_array: bool) -> None:
+    def __init__(self, stream: io.BufferedReader[Any], end_reason: EndReason, in_array: bool, max_bytes: int) -> None:
         self.stream = stream
         self.end_reason = end_reason
         self.in_array = in_array
+        self.max_bytes = max_bytes
         self.end_pattern = _END_IN_ARRAY if in_array else _END_IN_STREAM
         self.buffer = b""
         self.start = self.offset = 0
@@ -153,7 +185,7 @@ class _ObjectSplitter:
         self.is_finished = False
 
     def read_more(self) -> bool:
-        """Drop what was yielded and read on; return False at the end of the input, where nothing changes."""
+        """Drop what is before `start` and read on; return False at the end of the input, where nothing changes."""
         chunk = self.stream.read1(CHUNK)
         if not chunk:
             self.is_fully_buffered = True
@@ -163,10 +195,14 @@ class _ObjectSplitter:
         self.start = 0
         return True
 
-    def make_record(self, body: bytes, problem: str = "") -> Record:
+    def make_record(self, body: bytes, problem: str = "", position: int | None = None) -> Record:
+        """Return the next record; `position` is where it starts in the input, if that is not `start`."""
         self.index += 1
+        if len(body) > self.max_bytes:
+            body, problem = b"", too_large_message(len(body), self.max_bytes)
         truncated = self.is_finished and bool(problem)
-        return Record(self.index, f"byte {self.offset + self.start:,}", body, problem, truncated)
+        position = self.offset + self.start if position is None else position
+        return Record(self.index, f"byte {position:,}", body, problem, truncated)
 
     def next_byte(self) -> bytes:
         """Skip white space; return the byte behind it, empty at the end of the input."""
@@ -204,26 +240,23 @@ class _ObjectSplitter:
     def split_buffer(self) -> Iterator[Record]:
         """Yield the objects from here to the end of the buffer, and the one that goes on after it."""
         depth = BraceDepth()
-        seen = self.start
+        seen = self.start  # braces were counted up to here
         while True:
-            for match in self.end_pattern.finditer(self.buffer, seen):
+            buffer = self.buffer
+            for match in self.end_pattern.finditer(buffer, seen):
                 end = match.end()
-                complete = depth.feed(self.buffer[seen:end])
+                complete = depth.feed(buffer[seen:end])
                 seen = end
                 if complete:
-                    yield self.make_record(self.buffer[self.start : end])
+                    yield self.make_record(buffer[self.start : end])
                     self.start = end
                     if not self.step_to_object():
                         return
                     seen = self.start
-            scanned = seen - self.start
-            if len(self.buffer) - self.start > MAX_TASK_BYTES:
-                yield self.skip_oversized(depth, scanned)
+                    depth.braces = 0  # an object with a brace too many leaves its trace
+            if self.buffer is buffer:  # stepping to the next object has not read on
+                yield from self.large_object(depth, seen)
                 return
-            if not self.read_more():
-                yield from self.last_object(depth, scanned)
-                return
-            seen = scanned
 
     def step_to_object(self) -> bool:
         """Step over the comma after an element; return whether the next object begins in the buffer, and go there."""
@@ -239,9 +272,68 @@ class _ObjectSplitter:
         self.start = position
         return True
 
-    def last_object(self, depth: BraceDepth, scanned: int) -> Iterator[Record]:
-        """Yield an object after which the input ends, with or without something odd in between, or a truncated one."""
-        seen = self.start + scanned
+    def large_object(self, depth: BraceDepth, seen: int) -> Iterator[Record]:
+        """Yield the object that goes on behind the buffer.
+
+        What was counted leaves the buffer, so that nothing is searched or copied again for each piece that arrives. Of
+        an object that is too large, nothing is kept.
+        """
+        position = self.offset + self.start
+        held = bytearray()
+        size = 0  # of what has left the buffer
+        # The last place where the object could have ended, and the depth there.
+        candidate, braces, in_string = seen - self.start, depth.braces, depth.in_string
+        while True:
+            settled = self.settled_end(seen)
+            depth.feed(self.buffer[seen:settled])
+            size += settled - self.start
+            if size <= self.max_bytes:
+                held += self.buffer[self.start : settled]
+            else:
+                held.clear()
+            self.start = settled
+            if not self.read_more():
+                break
+            seen = self.start
+            for match in self.end_pattern.finditer(self.buffer, seen):
+                end = match.end()
+                complete = depth.feed(self.buffer[seen:end])
+                seen = end
+                if complete:
+                    size += end - self.start
+                    if size <= self.max_bytes:
+                        held += self.buffer[self.start : end]
+                        yield self.make_record(bytes(held), position=position)
+                    else:
+                        yield self.make_record(b"", too_large_message(size, self.max_bytes), position)
+                    self.start = end
+                    self.step_to_object()
+                    return
+                candidate, braces, in_string = size + end - self.start, depth.braces, depth.in_string
+        size += len(self.buffer) - self.start
+        if size > self.max_bytes:
+            self.is_finished = True
+            problem = f"{too_large_message(size, self.max_bytes)}; {self.end_reason('ends inside of it')}"
+            yield self.make_record(b"", problem, position)
+            return
+        self.buffer = bytes(held) + self.buffer[self.start :]
+        self.start = 0
+        self.offset = position
+        yield from self.last_object(BraceDepth(braces, in_string), candidate)
+
+    def settled_end(self, seen: int) -> int:
+        """Return the end of what can be counted whatever follows: up to a brace that may turn out to end the object."""
+        brace = self.buffer.rfind(b"}", max(seen, len(self.buffer) - _MAX_LOOKAHEAD))
+        end = brace if brace >= 0 else len(self.buffer)
+        backslashes = end - seen - len(self.buffer[seen:end].rstrip(b"\\"))
+        return end - backslashes % 2  # an escape is not cut in two
+
+    def last_object(self, depth: BraceDepth, counted: int) -> Iterator[Record]:
+        """Yield an object after which the input ends, with or without something odd in between, or a truncated one.
+
+        `depth` is that of the first `counted` bytes of the object.
+        """
+        seen = self.start + counted
         for match in _CLOSING_BRACE.finditer(self.buffer, seen):
             complete = depth.feed(self.buffer[seen : match.end()])
             seen = match.end()
@@ -252,37 +344,6 @@ class _ObjectSplitter:
                 return
         self.is_finished = True
         yield self.make_record(b"", self.end_reason("ends in the middle of a task"))
-
-    def skip_oversized(self, depth: BraceDepth, scanned: int) -> Record:
-        """Count on to the end of an object that is too large to keep; return a record with the problem."""
-        record = self.make_record(b"")
-        size = 0
-        seen = self.start + scanned
-        while True:
-            for match in self.end_pattern.finditer(self.buffer, seen):
-                end = match.end()
-                complete = depth.feed(self.buffer[seen:end])
-                seen = end
-                if complete:
-                    size += end - self.start
-                    self.start = end
-                    if self.in_array and self.next_byte() == b",":
-                        self.start += 1
-                    return record._replace(problem=too_large_message(size))
-            # The braces up to the last one are counted now, a part of a match or of an escape may follow it.
-            keep = self.buffer.rfind(b"}", seen)
-            keep = max(seen, (keep if keep >= 0 else len(self.buffer) - 1))
-            while keep > seen and self.buffer[keep - 1 : keep] == b"\\":
-                keep -= 1
-            depth.feed(self.buffer[seen:keep])
-            size += keep - self.start
-            self.start = seen = keep
-            if not self.read_more():
-                self.is_finished = True
-                return record._replace(
-                    problem=f"{too_large_message(size)}; {self.end_reason('ends inside of it')}", truncated=True
-                )
-            seen = 0
 
     def skip_non_object(self) -> Record:
         """Skip an element of the array that is no object, without keeping it; return a record with the problem."""

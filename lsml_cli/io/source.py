@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from lsml_cli.errors import InputError, UsageError
-from lsml_cli.io.byte_streams import GzipStream, PrefixedStream, read_until
+from lsml_cli.io.byte_streams import GzipStream, PrefixedStream, read_head
 from lsml_cli.io.csv_records import read_rows
 from lsml_cli.io.format_detection import BOM, detect_format, is_format_visible, require_path_list
 from lsml_cli.io.image_paths import detect_separator, has_separator, read_paths
-from lsml_cli.io.json_records import CHUNK, Record, read_lines, split_objects
+from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, Record, read_lines, split_objects
 
 STDIN = "-"
 
@@ -36,13 +36,20 @@ class RecordSource:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, source: str, id_column: str | None = None, paths_key: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        id_column: str | None = None,
+        paths_key: str | None = None,
+        max_record_bytes: int = MAX_TASK_BYTES,
+    ) -> None:
         """Open a source and detect its format.
 
         Args:
             source: A path, or "-" for standard input.
             id_column: The CSV column that holds task ids; without it every column is data.
             paths_key: Says that the source is a list of paths and URLs, and under which key of the data they go.
+            max_record_bytes: A larger record has a problem instead of a body.
 
         Raises:
             UsageError: There is no such file.
@@ -51,15 +58,18 @@ class RecordSource:
         self.name = "standard input" if source == STDIN else source
         self.id_column = id_column
         self._paths_key = paths_key
+        self._max_record_bytes = max_record_bytes
         self._file = _open_input(source)
         self.size = None if source == STDIN or not Path(source).is_file() else Path(source).stat().st_size
         self._gzip: GzipStream | None = None
         raw: io.RawIOBase = self._file
-        head = read_until(raw, b"", lambda head: len(head) >= 2)
+        head = b""
+        while len(head) < 2 and (more := raw.read(CHUNK)):
+            head += more
         if head[:2] == b"\x1f\x8b":
             raw = self._gzip = GzipStream(PrefixedStream(head, raw))
             head = b""
-        head = read_until(raw, head, is_format_visible if paths_key is None else has_separator)
+        head = read_head(raw, head, is_format_visible if paths_key is None else has_separator)
         self._separator = detect_separator(head)  # of a list
         head = head.removeprefix(BOM)
         self._stream: io.BufferedReader[Any] = io.BufferedReader(PrefixedStream(head, raw), CHUNK)
@@ -82,13 +92,14 @@ class RecordSource:
         self._file.close()
 
     def __iter__(self) -> Iterator[Record]:
+        stream, end_reason, max_bytes = self._stream, self._end_reason, self._max_record_bytes
         if self._paths_key is not None:
-            return read_paths(self._stream, self._end_reason, self._paths_key, self._separator)
+            return read_paths(stream, end_reason, self._paths_key, self._separator, max_bytes)
         if self.format == "lines":
-            return read_lines(self._stream, self._end_reason)
+            return read_lines(stream, end_reason, max_bytes)
         if self.format == "csv":
-            return read_rows(self._stream, self._end_reason, self.id_column)
-        return split_objects(self._stream, self._end_reason, in_array=self.format == "array")
+            return read_rows(stream, end_reason, self.id_column, max_bytes)
+        return split_objects(stream, end_reason, in_array=self.format == "array", max_bytes=max_bytes)
 
     def position(self) -> int:
         """Return the bytes of the file that were read so far, before decompression; compare with `size`."""

@@ -16,6 +16,7 @@ from contextlib import closing
 from typing import Any, Literal
 
 from lsml_cli.errors import Interrupted, LsmlError, UsageError, format_list, sort_by_similarity
+from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES
 from lsml_cli.io.source import RecordSource
 from lsml_cli.label_studio.client import LabelStudioClient, OutcomeUnknown, RequestRejected
 from lsml_cli.label_studio.create_tasks import TaskImport
@@ -46,7 +47,7 @@ def push(client: LabelStudioClient, options: PushOptions, reporter: ProgressRepo
         LsmlError: A request failed; the hint says how to go on.
         Interrupted: The user pressed ctrl-C.
     """
-    with RecordSource(options.file) as source, Spool() as spool:
+    with RecordSource(options.file, max_record_bytes=MAX_OUTPUT_RECORD_BYTES) as source, Spool() as spool:
         rejections = Rejections(options.errors, source.name, reporter)
         with closing(rejections):
             project = client.get_project(options.project)

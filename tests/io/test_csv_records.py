@@ -91,7 +91,6 @@ def test_invalid_csv_quoting_fails_one_row(tmp_path, rows, expected_records):
 
 
 def test_unclosed_quote_is_reread_in_flat_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_records, "MAX_TASK_BYTES", 20_000)
     path = tmp_path / "tasks.csv"
     large = f'2,"{"b" * 30_000}"\n'
     path.write_text('id,text\n0,"open\n1,a\n' + large + "".join(f"{n},text {n}\n" for n in range(3, 3_000)))
@@ -100,19 +99,19 @@ def test_unclosed_quote_is_reread_in_flat_memory(tmp_path, monkeypatch):
 
     def watch(lines):
         nonlocal max_held_bytes
-        max_held_bytes = max(max_held_bytes, sum(map(len, [*lines.row_lines, *lines._replayed])))
+        max_held_bytes = max(max_held_bytes, sum(map(len, [*lines.row_lines, *lines._pending])))
         start_row(lines)
 
     monkeypatch.setattr(csv_records._RewindableLines, "start_row", watch)
-    records = read_records(path)
+    records = read_records(path, max_record_bytes=20_000)
     assert len(records) == 3_000
     assert [record.index for record in records if record.problem] == [0, 2]
     assert [record.location for record in records] == [f"line {n + 2}" for n in range(3_000)]
     assert "30,005 bytes" in records[2].problem
     assert max_held_bytes < 20_100
     path.write_text('id,text\n0,"open\n' + "".join(f"{n},text {n}\n" for n in range(1, 3_000)))
-    assert [record.problem for record in read_records(path) if record.problem] == [
-        "a quote that is opened here is not closed within 20,000 bytes"
+    assert [record.problem for record in read_records(path, max_record_bytes=20_000) if record.problem] == [
+        "a quote that is opened here is not closed within 20,000 bytes, the limit of a row"
     ]
 
 
