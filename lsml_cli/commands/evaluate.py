@@ -311,6 +311,7 @@ def _measure(
     from lsml_cli.evaluation.training_data import build_filter
     from lsml_cli.io import task_reader
     from lsml_cli.io.reserved_stdout import reserve_stdout
+    from lsml_cli.schema.failure_causes import FailureNotes
 
     training_data = build_filter(specs.named, arguments.training_data_policy, media)
     with reserve_stdout(), ExitStack() as stack:
@@ -334,6 +335,7 @@ def _measure(
             seed=arguments.seed,
             training_data=training_data,
             progress=lambda done, failed: console.progress(done, failed, None),
+            failure_notes=FailureNotes(console.note, console.warn, "The run goes on; ctrl-C stops it."),
         )
         opener.require_versions()
         given = [spec.model_version for spec in specs.named]

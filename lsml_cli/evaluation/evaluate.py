@@ -22,6 +22,7 @@ from lsml_cli.schema.annotations import (
     is_empty_annotation_valid,
     iter_task_annotations,
 )
+from lsml_cli.schema.failure_causes import FailureNotes
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Outcome
 from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
@@ -42,6 +43,7 @@ def evaluate(
     seed: int = 0,
     training_data: TrainingDataFilter | None = None,
     progress: Callable[[int, int], None] = lambda tasks, failed: None,
+    failure_notes: FailureNotes | None = None,
 ) -> Evaluation:
     """Evaluate on every annotated task.
 
@@ -56,6 +58,7 @@ def evaluate(
         seed: Of the bootstrap.
         training_data: Tells which tasks to leave out because a model was trained on them.
         progress: Called with the numbers of tasks that are done and of those that failed.
+        failure_notes: Tells at once of tasks that `source` fails on.
     """
     sources = [source] if baseline is None else [source, baseline]
     evaluator = Evaluator(
@@ -66,6 +69,7 @@ def evaluate(
         threshold=threshold,
         max_examples=max_examples,
         seed=seed,
+        failure_notes=failure_notes,
     )
     stream = iter_task_annotations(
         evaluator.unreadable.filter_readable(tasks),
@@ -80,7 +84,7 @@ def evaluate(
         predictions = zip(*(entry.predict(examples) for entry in sources), strict=True)
         for entry, by_source in zip(block, predictions, strict=True):
             evaluator.add(entry, by_source)
-        progress(evaluator.tasks, evaluator.failed[0].total())
+        progress(evaluator.tasks, evaluator.failed[0].total)
     return evaluator.build_evaluation()
 
 

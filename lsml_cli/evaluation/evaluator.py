@@ -25,10 +25,10 @@ from lsml_cli.evaluation.scorers import (
 from lsml_cli.evaluation.training_data import TrainingDataFilter
 from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.schema.annotations import NO_RELEVANT_ANSWER, UNREADABLE, TaskAnnotations, is_relevant
+from lsml_cli.schema.failure_causes import FailureCauses, FailureNotes
 from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.tasks import Task
 
-MAX_REASONS = 100  # distinct failure reasons that are counted separately
-OTHER_REASONS = "other reasons"
 NO_PREDICTION = "no prediction in the file"
 
 
@@ -43,10 +43,11 @@ class Evaluator:
         threshold: Regions with a lower score do not count as predicted, except for average precision.
         max_examples: How many disagreements to keep for each control.
         seed: Of the bootstrap.
+        failure_notes: Tells at once of tasks that the first source fails on.
 
     Attributes:
         tasks: Number of tasks so far.
-        failed: For each source the number of tasks without a prediction, by reason.
+        failed: For each source the tasks without a prediction, by cause.
         unreadable: Records that are not tasks.
     """
 
@@ -60,9 +61,11 @@ class Evaluator:
         max_examples: int,
         threshold: float = 0.0,
         seed: int = 0,
+        failure_notes: FailureNotes | None = None,
     ) -> None:
         self.tasks = 0
-        self.failed: list[Counter[str]] = [Counter() for _ in names]
+        self._failure_notes = failure_notes
+        self.failed = [FailureCauses() for _ in names]
         self.unreadable = UnreadableLog()
         self._annotations = 0
         self._config = config
@@ -104,7 +107,7 @@ class Evaluator:
         self._annotations += len(truths)
         for source_index, prediction in enumerate(available):
             if prediction.failure is not None:
-                self._count_failure(source_index, prediction.failure)
+                self._count_failure(source_index, prediction, task_annotations.task)
             for name, scorer in self._scorers[source_index].items():
                 score = scorer.add(truths, prediction.result)
                 is_wrong = score.is_counted and not score.is_correct
@@ -128,7 +131,7 @@ class Evaluator:
             tasks=self.tasks,
             annotations=self._annotations,
             controls={name: self._evaluate_control(scorer, samples[f"0 {name}"]) for name, scorer in evaluated.items()},
-            failed=dict(self.failed[0].most_common()),
+            failed=self.failed[0],
             left_out=self._count_left_out(),
             unreadable=self.unreadable.listed,
             empty_controls=[
@@ -144,9 +147,12 @@ class Evaluator:
             training_data=self._training_data.use,
         )
 
-    def _count_failure(self, source_index: int, reason: str) -> None:
-        reasons = self.failed[source_index]
-        reasons[reason if reason in reasons or len(reasons) < MAX_REASONS else OTHER_REASONS] += 1
+    def _count_failure(self, source_index: int, prediction: StoredPrediction, task: Task) -> None:
+        causes = self.failed[source_index]
+        task_name = f"record {task.index + 1:,}" if task.id is None else f"task {task.id}"
+        cause = causes.add(prediction.stage, prediction.failure or "", task_name)
+        if self._failure_notes is not None and source_index == 0:
+            self._failure_notes.add(causes, cause, all_failed=causes.total == self.tasks)
 
     def _count_left_out(self) -> dict[str, int]:
         counts = self._left_out + Counter({UNREADABLE: self.unreadable.count})
@@ -163,7 +169,7 @@ class Evaluator:
             return True
         if scorer.kind == "choices":
             return not scorer.control.is_single_choice
-        if self.failed[source_index].total() >= self.tasks:
+        if self.failed[source_index].total >= self.tasks:
             return False
         output_controls = self._output_controls[source_index]
         if output_controls is not None:
@@ -230,7 +236,7 @@ class Evaluator:
                 for metric, candidate in candidates.items()
                 if candidate is not None and (baseline := baselines.get(metric)) is not None
             }
-        return BaselineComparison(self._names[1], differences, dict(self.failed[1].most_common()))
+        return BaselineComparison(self._names[1], differences, self.failed[1])
 
 
 def flatten_metrics(metrics: ControlMetrics) -> dict[str, float | None]:

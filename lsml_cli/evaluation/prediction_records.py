@@ -28,6 +28,7 @@ class StoredPrediction(NamedTuple):
     result: Sequence[Mapping[str, Any]]
     failure: str | None = None
     model_version: str | None = None
+    stage: str = ""  # that failed
 
 
 class PredictionEntry(NamedTuple):
@@ -91,8 +92,8 @@ def parse_score(value: object) -> float | None:
 
 def _parse_prediction_object(raw: Mapping[str, Any], model_version: str | None) -> StoredPrediction | None:
     if (error := raw.get("error")) is not None:
-        reason = error.get("reason") if isinstance(error, Mapping) else None
-        return StoredPrediction((), str(reason or "failed"))
+        details = error if isinstance(error, Mapping) else {}
+        return StoredPrediction((), str(details.get("reason") or "failed"), stage=str(details.get("stage") or ""))
     if not isinstance(raw.get("result"), list):
         raise ValueError("there is no result")
     if model_version is not None and raw.get("model_version") != model_version:

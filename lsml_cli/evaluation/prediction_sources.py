@@ -76,7 +76,7 @@ def model_output_controls(model: Model, config: LabelConfig) -> Set[str] | None:
 
 def to_stored_prediction(outcome: Outcome) -> StoredPrediction:
     if isinstance(outcome, Failure):
-        return StoredPrediction((), outcome.reason)
+        return StoredPrediction((), outcome.reason, stage=outcome.stage)
     if isinstance(outcome, Prediction):
         return StoredPrediction([region.to_json() for region in outcome.result])
     return StoredPrediction(outcome.prediction["result"])

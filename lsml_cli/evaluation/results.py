@@ -14,6 +14,7 @@ from lsml_cli.evaluation.metrics.choices import ConfusionMatrix
 from lsml_cli.evaluation.metrics.intervals import Interval, few_tasks_note
 from lsml_cli.evaluation.scorers import ControlMetrics, RegionList
 from lsml_cli.evaluation.training_data import TrainingDataUse
+from lsml_cli.schema.failure_causes import FailureCauses
 from lsml_cli.schema.label_config import Control
 from lsml_cli.schema.tasks import Task, UnreadableRecord
 
@@ -102,17 +103,17 @@ class BaselineComparison:
     Attributes:
         name: What the baseline is called.
         differences: By control, then by metric ("accuracy", "f1:spam").
-        failed: Tasks that the baseline has no prediction for, by reason.
+        failed: Tasks that the baseline has no prediction for, by cause.
     """
 
     name: str
     differences: Mapping[str, Mapping[str, MetricDifference]]
-    failed: Mapping[str, int] = field(default_factory=dict)
+    failed: FailureCauses = field(default_factory=FailureCauses)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "failed": dict(self.failed),
+            "failed": self.failed.by_reason(),
             "controls": {
                 control: {metric: difference.to_json() for metric, difference in by_metric.items()}
                 for control, by_metric in self.differences.items()
@@ -129,7 +130,7 @@ class Evaluation:
         tasks: Number of evaluated tasks.
         annotations: Number of annotations that these were compared with.
         controls: By name, the controls that both people and predictions fill.
-        failed: Number of tasks without a prediction, by reason; they count as wrong.
+        failed: Tasks without a prediction, by cause; they count as wrong.
         left_out: Number of tasks that could not be evaluated, by reason.
         unreadable: The first unreadable records, and the one where the file is truncated.
         empty_controls: Those of `controls` for which no task has a predicted region or text, which is a valid answer.
@@ -145,7 +146,7 @@ class Evaluation:
     tasks: int
     annotations: int
     controls: Mapping[str, ControlEvaluation]
-    failed: Mapping[str, int] = field(default_factory=dict)
+    failed: FailureCauses = field(default_factory=FailureCauses)
     left_out: Mapping[str, int] = field(default_factory=dict)
     unreadable: Sequence[UnreadableRecord] = ()
     empty_controls: Sequence[str] = ()
@@ -201,7 +202,7 @@ class Evaluation:
             "name": self.name,
             "tasks": self.tasks,
             "annotations": self.annotations,
-            "failed": dict(self.failed),
+            "failed": self.failed.by_reason(),
             "left_out": dict(self.left_out),
             "controls": {name: control.to_json() for name, control in self.controls.items()},
             "nothing_found": list(self.empty_controls),

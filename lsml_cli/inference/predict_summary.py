@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lsml_cli.io.output_paths import STDOUT
+from lsml_cli.schema.failure_causes import FailureCauses
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class PredictSummary:
         output: Where the records went, "-" for standard output.
         errors: The error file, if any.
         first_failures: The first few failures, as sentences.
+        failure_causes: The failures of this run alone, by cause.
     """
 
     model: str
@@ -40,11 +42,13 @@ class PredictSummary:
     output: str
     errors: str | None
     first_failures: tuple[str, ...] = ()
+    failure_causes: FailureCauses = field(default_factory=FailureCauses)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "output": _to_valid_utf8(self.output),
             "errors": self.errors and _to_valid_utf8(self.errors),
+            "failure_causes": self.failure_causes.to_json(),
         }
 
     def summary_lines(self) -> Iterator[str]:
@@ -57,10 +61,13 @@ class PredictSummary:
         yield f"{tasks}{resumed}: {self.predicted:,} predicted{kept}, {self.failed:,} failed{rate}{destination}"
         if self.dropped:
             yield f"{self.dropped:,} older predictions were left out: they do not fit the label config."
+        yield from self.failure_causes.lines()
+        if before := self.failed - self.failure_causes.total:
+            yield f"{before:,} {'task' if before == 1 else 'tasks'} failed before the run was resumed."
         if self.failed and self.errors:
             yield f"All failures are in {self.errors}."
         elif self.failed > len(self.first_failures):
-            yield f"{self.failed - len(self.first_failures):,} more failed; --errors FILE lists them all."
+            yield "--errors FILE lists every failure."
 
 
 def _to_valid_utf8(path: str) -> str:

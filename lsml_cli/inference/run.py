@@ -19,10 +19,11 @@ from lsml_cli.io.journal import JournalEntry, require_enough_input, require_same
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import Output
 from lsml_cli.io.task_source import TaskSource
+from lsml_cli.schema.failure_causes import FailureCauses, FailureNotes
 from lsml_cli.schema.predictions import Failure
 
-MAX_SHOWN_FAILURES = 3
-ALL_FAILED_WARNING_COUNT = 1_000  # tasks in a row from the start; if all of them failed, it is not the tasks
+MAX_FIRST_FAILURES = 3  # failures that the summary quotes
+ALL_FAILED_HINT = "The run goes on. Stop it with ctrl-C, or let --max-failures N stop such a run."
 
 
 class ProgressReporter(Protocol):
@@ -30,6 +31,9 @@ class ProgressReporter(Protocol):
 
     def note(self, sentence: str) -> None:
         """Show a sentence once."""
+
+    def warn(self, sentence: str, hint: str) -> None:
+        """Show a sentence that nobody may miss, and what to do next."""
 
     def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
         """Show how far the run is; `fraction` of the input in 0..1, None when its size is not known."""
@@ -56,6 +60,8 @@ class PredictRun:
         self.processed = output.last_entry.records
         self.counts = {"predicted": 0, "skipped": 0, "failed": 0, "dropped": 0} | dict(output.last_entry.counts)
         self.first_failures: list[str] = []
+        self.failure_causes = FailureCauses()
+        self._failure_notes = FailureNotes(reporter.note, reporter.warn, ALL_FAILED_HINT)
         # Of each record in flight: its location, and the CRC-32 of the input up to and including it.
         self._in_flight: deque[tuple[str, int]] = deque()
 
@@ -118,18 +124,15 @@ class PredictRun:
             self.processed += 1
         bodies = [rendered if isinstance(rendered, bytes) else rendered.body for rendered in batch]
         self.output.write(bodies, errors, JournalEntry(self.processed, crc, counts=dict(self.counts)))
-        self._check_failures(len(batch))
+        self._check_failures()
         fraction = self.source.position() / self.source.size if self.source.size else None
         self.reporter.progress(self.processed, self.counts["failed"], fraction)
 
-    def _check_failures(self, batch_size: int) -> None:
-        """Stop after too many failures; say so when nothing but failures has come so far."""
+    def _check_failures(self) -> None:
+        """Stop after too many failures."""
         failed, max_failures = self.counts["failed"], self.options.max_failures
         if max_failures is not None and failed > max_failures:
             raise RunStopped(f"More than {max_failures:,} tasks failed (--max-failures).", self._resume_hint())
-        is_first_time = self.processed - batch_size < ALL_FAILED_WARNING_COUNT <= self.processed
-        if failed == self.processed and is_first_time:
-            self.reporter.note(f"All of the first {self.processed:,} tasks failed; ctrl-C stops the run.")
 
     def _record_failure(self, failure: Failure, task_id: int | None, location: str) -> bytes:
         """Count a failure and return its line for the error file; raise RunStopped if it must stop the run."""
@@ -138,9 +141,12 @@ class PredictRun:
         if self.options.on_error == "fail":
             raise RunStopped(f"{sentence}.", self._resume_hint())
         self.counts["failed"] += 1
-        if len(self.first_failures) < MAX_SHOWN_FAILURES:
+        if len(self.first_failures) < MAX_FIRST_FAILURES:
             self.first_failures.append(sentence)
-            self.reporter.note(f"failed: {sentence}")
+        causes = self.failure_causes
+        cause = causes.add(failure.stage, failure.reason, task_name)
+        is_first_counted = causes.total == self.counts["failed"]  # it is not where a run is resumed
+        self._failure_notes.add(causes, cause, all_failed=is_first_counted and not self.counts["predicted"])
         line = {
             "id": task_id,
             "index": self.processed,
@@ -173,4 +179,5 @@ class PredictRun:
             output=self.options.output,
             errors=self.options.errors,
             first_failures=tuple(self.first_failures),
+            failure_causes=self.failure_causes,
         )

@@ -106,6 +106,7 @@ class PushContext:
             empty=counts["empty"],
             other=counts["other"],
             rejected=self.rejections.count,
+            rejection_causes=self.rejections.causes,
             duplicates=duplicates,
             calls=requests,
             sending_seconds=round(sending_seconds, 3),

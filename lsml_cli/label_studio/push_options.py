@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lsml_cli.schema.failure_causes import FailureCauses
+
 ExistingPolicy = Literal["skip", "replace"]
 
 
@@ -51,6 +53,7 @@ class PushResult:
         empty: Tasks without a prediction; creating tasks creates them all the same.
         other: Predictions of other versions.
         rejected: Items that do not fit the label config, name an unknown task, or were not accepted.
+        rejection_causes: These items by cause.
         duplicates: Predictions that an interrupted push had left twice and that were removed.
         calls: Requests that were sent.
         deleted_versions: Number of predictions of each older version that was deleted, or would be in a dry run.
@@ -67,6 +70,7 @@ class PushResult:
     empty: int = 0
     other: int = 0
     rejected: int = 0
+    rejection_causes: FailureCauses = field(default_factory=FailureCauses)
     duplicates: int = 0
     calls: int = 0
     sending_seconds: float = 0.0
@@ -95,6 +99,7 @@ class PushResult:
             "empty": self.empty,
             "other": self.other,
             "rejected": self.rejected,
+            "rejection_causes": self.rejection_causes.to_json(),
             "doubles": self.duplicates,
             "calls": self.calls,
             "sending_seconds": self.sending_seconds,
@@ -130,7 +135,8 @@ class PushResult:
         if self.duplicates:
             yield f"{self.duplicates:,} predictions that an interrupted push had left twice were removed."
         yield from self.notes
+        yield from self.rejection_causes.lines("rejected", noun=self.item_type.removesuffix("s"))
         if self.rejected and self.errors:
             yield f"All rejections are in {self.errors}."
-        elif self.rejected > 3:
-            yield f"{self.rejected - 3:,} more were rejected; --errors FILE lists them all."
+        elif self.rejected > len(self.rejection_causes):
+            yield "--errors FILE lists every rejection."

@@ -19,12 +19,12 @@ from lsml_cli.io.output import open_output
 from lsml_cli.io.output_target import OutputTarget
 from lsml_cli.io.source import RecordSource
 from lsml_cli.label_studio.progress import ProgressReporter
+from lsml_cli.schema.failure_causes import MAX_SHOWN_CAUSES, FailureCauses
 from lsml_cli.schema.json_codec import dumps, has_large_integers, loads, loads_exactly
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import as_id, describe_json_type
 
-MAX_SHOWN_REJECTIONS = 3  # rejections that are shown one by one
 # What a new task takes over from its record: ids, annotations and drafts belong to another project.
 COPIED_TASK_FIELDS = ("data", "meta")
 REQUIRED_REGION_FIELDS = ("id", "from_name", "to_name", "type", "value")
@@ -52,11 +52,12 @@ class SpoolItem(NamedTuple):
 
 
 class Rejections:
-    """Count rejected items, show the first few, and list all of them in the error file."""
+    """Count rejected items by cause, show the first of each cause, and list all of them in the error file."""
 
     def __init__(self, path: Path | None, source: str, reporter: ProgressReporter) -> None:
         self.count = 0
         self.by_stage: Counter[Stage] = Counter()
+        self.causes = FailureCauses()
         self.path = path
         self._source = source
         self._reporter = reporter
@@ -67,9 +68,10 @@ class Rejections:
         """Reject an item; raise OutputError if the error file cannot be written."""
         self.count += 1
         self.by_stage[stage] += 1
-        if self.count <= MAX_SHOWN_REJECTIONS:
-            task = f", task {task_id}" if task_id is not None else ""
-            self._reporter.note(f"rejected: {self._source}, {location}{task}: {reason}", important=True)
+        item_name = f"{self._source}, {location}" + (f", task {task_id}" if task_id is not None else "")
+        cause = self.causes.add(stage, reason, item_name)
+        if cause is not None and cause.count == 1 and len(self.causes) <= MAX_SHOWN_CAUSES:
+            self._reporter.note(f"rejected: {item_name}: {reason}", important=True)
         if self._output:
             line = {
                 "id": task_id,

@@ -9,12 +9,11 @@ from typing import Any
 import orjson
 
 from lsml_cli.errors import format_list
+from lsml_cli.schema.failure_causes import MAX_SHOWN_CAUSES, FailureCauses
 from lsml_cli.schema.predictions import Failure
 from lsml_cli.server.batching import TIMED_OUT
 from lsml_cli.server.requests import PredictRequest
 from lsml_cli.server.task_codec import FailedTask, RequestTask
-
-MAX_LOGGED_FAILURES = 10  # failed tasks of one request that are logged line by line
 
 log = logging.getLogger("lsml.serve")
 
@@ -66,12 +65,16 @@ def _log_failed_tasks(results: Sequence[Any], predict_request: PredictRequest) -
         for position, result in enumerate(results)
         if isinstance(result, FailedTask | Failure)
     ]
-    for position, task_id, failure in failures[:MAX_LOGGED_FAILURES]:
+    causes = FailureCauses()
+    for position, task_id, failure in failures:
         task_name = f"task {task_id}" if task_id is not None else f"task at position {position + 1}, without an id,"
-        log.warning("%s: %s failed (%s): %s", project, task_name, failure.stage, failure.reason)
-    if more := failures[MAX_LOGGED_FAILURES:]:
-        ids = (str(task_id) for _, task_id, _ in more)
-        log.warning("%s: %d more tasks failed: %s", project, len(more), format_list(ids, 100))
+        causes.add(failure.stage, failure.reason, task_name)
+    for cause in causes.most_common()[:MAX_SHOWN_CAUSES]:
+        tasks = cause.example if cause.count == 1 else f"{cause.count:,} tasks, such as {cause.example.rstrip(',')},"
+        log.warning("%s: %s failed (%s): %s", project, tasks, cause.stage, cause.reason)
+    if len(failures) > len(causes):
+        ids = (str(task_id) for _, task_id, _ in failures)
+        log.warning("%s: all %d tasks that failed: %s", project, len(failures), format_list(ids, 100))
 
 
 def _failure(result: FailedTask | Failure) -> Failure:

@@ -24,6 +24,7 @@ from lsml_cli.registry.durable_files import raise_write_error
 from lsml_cli.registry.seen_tasks import SeenTasks, shows_the_same, write_hashes
 from lsml_cli.registry.version_writer import VersionWriter, open_version_writer
 from lsml_cli.schema.annotations import AnnotationPolicy
+from lsml_cli.schema.failure_causes import FailureCauses
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import Task, UnreadableRecord
 from lsml_cli.training.preparation import (
@@ -68,8 +69,8 @@ class FitResult:
         return self.evaluation.metrics
 
     @property
-    def failed(self) -> Mapping[str, int]:
-        """Number of held-out tasks that the new model failed on, by reason."""
+    def failed(self) -> FailureCauses:
+        """The held-out tasks that the new model failed on, by cause."""
         return self.evaluation.failed
 
     @property
@@ -119,7 +120,7 @@ class FitResult:
             "never_seen": self.split.classes_without_training,
             "torn": self.split.truncated,
             "metrics": version.metrics,
-            "failed": dict(self.failed),
+            "failed": self.failed.by_reason(),
             "gates": [result.to_json() for result in self.gate_results],
             "seconds": round(self.seconds, 3),
         }

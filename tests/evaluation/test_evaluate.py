@@ -141,7 +141,7 @@ def test_failed_tasks_count_as_wrong_and_missing_ones_are_left_out(lsml: Lsml, d
     write_records(data_folder / "c.jsonl", records)
     run = evaluate(lsml, data_folder, "--json", "n.json", predictions="c.jsonl")
     assert run.returncode == 3
-    assert "1 task failed, and count as wrong: no such file." in run.stderr
+    assert "1 task failed (fetch, counted as wrong): task 10: no such file." in run.stderr
     assert "Left out: no prediction in the file (20)." in run.stderr
     found = json.loads((data_folder / "n.json").read_text())
     assert found["tasks"] == 80
@@ -251,11 +251,25 @@ def mixed_versions(data_folder: Path) -> str:
     return "whole.json"
 
 
+def test_failures_are_told_by_cause(data_folder: Path) -> None:
+    records = [json.loads(line) for line in (data_folder / "a.jsonl").read_text().splitlines()]
+    for i in range(46):
+        records[i] = {"task": i, "error": {"stage": "fetch", "reason": f"images/{i}.png: no such file"}}
+    write_records(data_folder / "c.jsonl", records)
+    run = evaluate(run_in_process, data_folder, "--json", "n.json", predictions="c.jsonl")
+    assert [line for line in run.stderr.splitlines() if "no such file" in line] == [
+        "lsml: failed: task 0: images/0.png: no such file",
+        "lsml: 10 tasks have failed so far (fetch), such as task 0: images/0.png: no such file.",
+        "lsml: 46 tasks failed (fetch, counted as wrong), such as task 0: images/0.png: no such file.",
+    ]
+    assert json.loads((data_folder / "n.json").read_text())["failed"] == {"images/0.png: no such file": 46}
+
+
 def test_task_without_requested_version_counts_as_wrong(lsml: Lsml, data_folder: Path, mixed_versions: str) -> None:
     run = evaluate(lsml, data_folder, "--model-version", "new", predictions=mixed_versions)
     assert run.returncode == 3
     assert "mood: accuracy 0.0000" in run.stdout
-    assert "50 tasks failed, and count as wrong: no prediction of this version." in run.stderr
+    assert "50 tasks failed (counted as wrong), such as task 2: no prediction of this version." in run.stderr
     old = evaluate(lsml, data_folder, "--model-version", "old", predictions=mixed_versions)
     assert (old.returncode, "mood: accuracy 1.0000" in old.stdout) == (0, True), old.stderr
     for file, known in ((mixed_versions, "old (100), new (50)"), ("a.jsonl", "v1 (100)")):

@@ -102,7 +102,7 @@ def test_records_of_other_versions_are_skipped(tmp_path: Path) -> None:
 def test_failed_records_are_returned_as_failures(tmp_path: Path) -> None:
     failed = {"task": 1, "result": [], "error": {"stage": "fetch", "reason": "no file"}}
     with PredictionFile(write(tmp_path / "p.jsonl", [failed, task_record(2, "y")]), CONFIG) as predictions:
-        assert predictions.lookup(task(1, "x")) == StoredPrediction((), "no file")
+        assert predictions.lookup(task(1, "x")) == StoredPrediction((), "no file", stage="fetch")
         assert predictions.lookup(task(2, "y")) == StoredPrediction((), "no prediction")
 
 

@@ -8,6 +8,7 @@ from lsml_cli.evaluation.report import page
 from lsml_cli.evaluation.report.examples import build_examples
 from lsml_cli.evaluation.results import BaselineComparison, Evaluation, MetricDifference
 from lsml_cli.media.fetcher import Media
+from lsml_cli.schema.failure_causes import FailureCauses
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
@@ -33,12 +34,14 @@ def test_hostile_names_and_reasons_are_escaped() -> None:
     ]
     outcomes = [Prediction.of((control.region(task, {"choices": ["bad"]}, score=0.9),), "v1") for task, _ in examples]
     measured = evaluate_outcomes(CONFIG, examples, outcomes).controls["mood"]
+    failed = FailureCauses()
+    failed.add("encode", HOSTILE_TEXT, HOSTILE_TEXT)
     evaluation = Evaluation(
         HOSTILE_TEXT,
         tasks=4,
         annotations=4,
         controls={HOSTILE_TEXT: measured, "mood": measured},
-        failed={HOSTILE_TEXT: 1},
+        failed=failed,
         left_out={HOSTILE_TEXT: 1},
         unpredicted_controls=[HOSTILE_TEXT],
         comparison=BaselineComparison(HOSTILE_TEXT, {"mood": {"accuracy": MetricDifference(0.0, 0.5, None)}}),

@@ -130,6 +130,25 @@ def test_all_input_shapes_are_pushed(server: StubProject, lsml: Lsml, tmp_path: 
     assert server.count_predictions("v1") == one_each([*ids[:3], ids[5], ids[7]])
 
 
+def test_rejections_are_told_by_cause(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
+    ids = server.add_tasks(2)
+    lines = [*records([*ids, *range(70_000, 70_046)]), {"task": ids[0]} | prediction("eggs")]
+    file = write_lines(tmp_path / "p.jsonl", lines)
+    run = lsml("push", file, "--project", "3", "--summary", tmp_path / "summary.json")
+    assert run.returncode == 3
+    rejected = f"{file}, line 49, task {ids[0]}: region 1 of 1, from control 'kind': choices holds 'eggs'"
+    unknown = f"{file}, line 3, task 70000: project 3 has no task 70000"
+    shown = [line for line in run.stderr.splitlines() if str(file) in line]
+    assert len(shown) == 4
+    assert shown[0].startswith(f"lsml: rejected: {rejected}")
+    assert shown[1] == f"lsml: rejected: {unknown}"
+    assert shown[2] == f"lsml: 46 predictions rejected (task), such as {unknown}."
+    assert shown[3].startswith(f"lsml: 1 prediction rejected (check): {rejected}")
+    assert "lsml: --errors FILE lists every rejection." in run.stderr
+    causes = json.loads((tmp_path / "summary.json").read_bytes())["rejection_causes"]
+    assert [(cause["stage"], cause["count"]) for cause in causes] == [("task", 46), ("check", 1)]
+
+
 def test_invalid_records_are_rejected_and_the_rest_pushed(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(6)
     lines: list[object] = [

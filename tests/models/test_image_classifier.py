@@ -848,6 +848,9 @@ class RecordingReport:
     def note(self, sentence: str) -> None:
         self.notes.append(sentence)
 
+    def warn(self, sentence: str, hint: str) -> None:
+        raise AssertionError(sentence)
+
     def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
         pass
 

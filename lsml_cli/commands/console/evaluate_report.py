@@ -31,11 +31,9 @@ def summary_lines(evaluation: Evaluation, gate_results: Sequence[GateResult | Co
     yield f"Measured {evaluation.name} on {evaluation.tasks:,} annotated tasks{annotations}."
     if evaluation.left_out:
         yield f"Left out: {format_exclusions(evaluation)}."
-    for reason, count in evaluation.failed.items():
-        yield f"{count:,} {'task' if count == 1 else 'tasks'} failed, and count as wrong: {reason}."
+    yield from evaluation.failed.lines(note="counted as wrong")
     if evaluation.comparison is not None:
-        for reason, count in evaluation.comparison.failed.items():
-            yield f"{count:,} {'task' if count == 1 else 'tasks'} of {evaluation.comparison.name} failed: {reason}."
+        yield from evaluation.comparison.failed.lines(f"of {evaluation.comparison.name} failed")
     if evaluation.has_only_empty_predictions:
         yield f"{evaluation.name} found nothing at all in the {evaluation.tasks:,} annotated tasks."
     elif evaluation.empty_controls:

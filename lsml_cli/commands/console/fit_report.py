@@ -85,9 +85,7 @@ def summary_lines(result: FitResult, model: str) -> Iterator[str]:
     else:
         yield f"Trained on {counts['train']:,} tasks, {held_out}."
     yield from plan_lines(result.split)
-    for reason, count in result.failed.items():
-        tasks = "1 held-out task failed, and counts" if count == 1 else f"{count:,} held-out tasks failed, and count"
-        yield f"{tasks} as wrong: {reason}."
+    yield from result.failed.lines(noun="held-out task", note="counted as wrong")
     if result.evaluation.has_only_empty_predictions:
         yield f"The model found nothing at all in the {result.evaluation.tasks:,} held-out tasks."
     elif result.evaluation.empty_controls:

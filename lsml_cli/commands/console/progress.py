@@ -43,6 +43,12 @@ class Console:
             self._bar.clear()
         print_message(message)
 
+    def warn(self, message: str, hint: str) -> None:
+        """Print a sentence that nobody may miss, also if `quiet`; on a terminal in red."""
+        if self._bar is not None:
+            self._bar.clear()
+        print_message(message, hint, red=True)
+
     def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
         """Show how far a run is.
 
