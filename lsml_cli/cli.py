@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lsml_cli._version import __version__
+from lsml_cli.commands.check import check
 from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.doctor import doctor
 from lsml_cli.commands.evaluate import evaluate
@@ -59,6 +60,7 @@ app.command(cls=SettingsCommand)(serve)
 app.command(cls=SettingsCommand)(pull)
 app.command(cls=SettingsCommand)(push)
 app.command()(init)
+app.command()(check)
 app.command()(versions)
 app.command()(jobs)
 app.command()(worker)

@@ -15,6 +15,7 @@ import typer.main
 
 from lsml_cli.cli import app
 from lsml_cli.registry.model_location import BUILT_IN
+from tests.helpers.serve_process import ServerFactory
 
 if TYPE_CHECKING:
     from tests.helpers.cli import Lsml
@@ -134,3 +135,30 @@ def test_readme_model_runs(lsml: Lsml, tmp_path: Path) -> None:
     run = lsml(*command, input='{"text": "HELLO"}\n{"text": "hello"}\n', cwd=tmp_path)
     labels = [json.loads(line)["predictions"][0]["result"][0]["value"]["choices"] for line in run.stdout.splitlines()]
     assert labels == [["loud"], ["quiet"]]
+
+
+def test_readme_model_answers_the_context_of_an_editor(tmp_path: Path) -> None:
+    section = README.split("### Suggestions while somebody draws")[1].split("\n## ")[0]
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+    (tmp_path / "around.py").write_text(blocks["python"])
+    (tmp_path / "config.xml").write_text(blocks["xml"])
+    task = {"id": 5, "data": {"image": "https://127.0.0.1/car.png"}}
+    context = json.loads(blocks["json"])
+    factory = ServerFactory(tmp_path)
+    try:
+        server = factory("--model", f"{tmp_path / 'around.py'}:Around")
+        body = {"tasks": [task], "project": "3.17", "label_config": blocks["xml"]}
+        drawn, opened = (
+            server.request_ok("POST", "/predict", body | {"params": {"context": sent}})["results"][0]["result"]
+            for sent in (context, None)
+        )
+    finally:
+        factory.close()
+    assert opened == []
+    (region,) = drawn
+    assert region["value"] == {
+        **{"x": 43.5, "y": 92.0, "width": 10, "height": 8.0, "rotation": 0},
+        "rectanglelabels": ["Car"],
+    }
+    assert (region["id"], region["from_name"]) == ("box-Dx_aB", "box")
+    assert (region["original_width"], region["original_height"]) == (600, 400)

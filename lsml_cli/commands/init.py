@@ -80,6 +80,8 @@ def init(
 
 def _next_steps(project: scaffold.ProjectOptions, written: scaffold.WrittenProject) -> list[str]:
     """Return what to do next; files and commands that exist."""
+    from lsml_cli import scaffold
+
     steps = []
     enter = f"cd {shlex.quote(str(project.folder))} && "
     if written.missing_modules and written.install_extra is not None:
@@ -96,6 +98,8 @@ def _next_steps(project: scaffold.ProjectOptions, written: scaffold.WrittenProje
         )
     if written.plan is not None:
         steps.append(f"replace the rules in {project.folder / 'model.py'}")
+    if project.kind == scaffold.OWN_MODEL:
+        steps.append(f"lsml check {shlex.quote(str(project.folder))}   # says whether the model keeps lsml's contract")
     return steps
 
 

@@ -48,8 +48,8 @@ def load_model(
         label_map: {class of the model: label of the config}, where the names differ.
         threshold: Drop regions that score below this probability.
         device: "auto", "cpu", "cuda:0", ...; several with commas.
-        workers: Processes or encoding threads, whichever the model asks for. In a script, more than one process needs
-            Python's `if __name__ == "__main__":` around what it runs.
+        workers: Processes or encoding threads, whichever the model asks for. More than one process for a class that is
+            defined in the running script needs Python's `if __name__ == "__main__":` around what that script runs.
         media: Folder with the tasks' media; a `lsml_cli.media.fetcher.Media` where they come from elsewhere.
 
     Returns:

@@ -7,15 +7,17 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
+from types import ModuleType
 from typing import Any
 
 from lsml_cli.errors import LsmlError, ModelError
@@ -29,6 +31,8 @@ from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores, error_reaso
 GC_THRESHOLD = (100_000, 20, 100)
 SHUTDOWN_TIMEOUT = 5.0  # seconds for a process to end by itself
 DRAIN_TIMEOUT = 1.0  # seconds to read what a process had answered before it was killed
+
+_main_lock = threading.Lock()  # held while `__main__` is replaced
 
 
 @dataclass(frozen=True)
@@ -155,10 +159,17 @@ class _WorkerProcess:
     """One process from its start to its end, with a thread that sends to it and one that receives."""
 
     def __init__(self, config: ReplicaConfig) -> None:
+        if multiprocessing.current_process().daemon:
+            raise ModelError(
+                "The file of a model starts processes while it is imported, by load_model or open_replicas.",
+                'In the script that defines the model, put what it runs below `if __name__ == "__main__":`, '
+                "or keep the model in a file of its own.",
+            )
         context = multiprocessing.get_context("spawn")
         self._connection, worker_end = context.Pipe()
         self._process: BaseProcess = context.Process(target=_run_worker, args=(worker_end, config), daemon=True)
-        _start_ignoring_sigint(self._process)
+        with _without_main(config):
+            _start_ignoring_sigint(self._process)
         worker_end.close()  # so that the end of the process is the end of the pipe
         self.ready: Future[list[Any]] = Future()
         self.pending: deque[Future[list[Any]]] = deque([self.ready])
@@ -238,6 +249,39 @@ class _WorkerProcess:
             self.pending.clear()
         for position, results in enumerate(lost):
             results.set_exception(ReplicaDied(cause, is_suspect=position == 0, is_only_batch=len(lost) == 1))
+
+
+class _MainStandIn(ModuleType):
+    """Stands for `__main__`: has all that it has, but neither a file nor a spec."""
+
+    def __init__(self, main: ModuleType) -> None:
+        super().__init__(main.__name__)
+        self._main = main
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__file__":
+            raise AttributeError(name)
+        return getattr(self._main, name)
+
+
+@contextmanager
+def _without_main(config: ReplicaConfig) -> Iterator[None]:
+    """Keep a process that is started here from importing the script that runs.
+
+    A replica finds its model by name and needs nothing of the script: with it, each would import the whole command
+    line, or run a user's script that has no `if __name__ == "__main__":` once more. multiprocessing has no option for
+    that; it takes the script from the `__file__` and the `__spec__` of `__main__`.
+    """
+    if b"__main__" in bytes(ForkingPickler.dumps(config)):  # a subclass of `Media` that the script defines
+        yield
+        return
+    with _main_lock:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = _MainStandIn(main)
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _start_ignoring_sigint(process: BaseProcess) -> None:

@@ -26,6 +26,23 @@ LEGACY_SDK_IMPORT = re.compile(
 FILE_MODULE_PREFIX = "lsml_file_"  # of the names of modules that were loaded from a file
 
 
+class ImportEnded(BaseException):
+    """Ends the import of a model's file early; no Exception, so that the file's own handlers let it pass."""
+
+
+def end_import_of_caller() -> None:
+    """End the import of a model's file if code at its top level is what called.
+
+    A script that defines a model and then checks it is imported again by the model's process. What it has defined up to
+    there is what the model consists of; the rest is for the script alone.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    if str(frame.f_globals.get("__name__")).startswith(FILE_MODULE_PREFIX):
+        raise ImportEnded
+
+
 def load_class(target: str) -> type[Model]:
     """Import the class that "package.module:Class" or "/path/to/file.py:Class" names.
 
@@ -37,7 +54,7 @@ def load_class(target: str) -> type[Model]:
         raise ModelError(f"{target!r} names no class.", "A model is named package.module:Class.")
     if location.endswith(".py") and (script := _wrap_legacy_script(Path(location), name)) is not None:
         return script
-    module = _load_file(Path(location)) if location.endswith(".py") else _load_module(location)
+    module = _load_file(Path(location), name) if location.endswith(".py") else _load_module(location)
     model_class = getattr(module, name, None)
     if model_class is None:
         raise ModelError(f"{location} has no {name}.", _list_model_classes(module))
@@ -79,8 +96,13 @@ def _load_module(name: str) -> ModuleType:
         raise ModelError(f"{name} cannot be imported: {error_location(error)}.") from error
 
 
-def _load_file(path: Path) -> ModuleType:
-    """Import a file under a module name made of its path, so that two files of one name are two modules."""
+def _load_file(path: Path, class_name: str) -> ModuleType:
+    """Import a file under a module name made of its path, so that two files of one name are two modules.
+
+    The script that runs is not run a second time for a class that it has defined.
+    """
+    if class_name in vars(main := sys.modules["__main__"]) and _is_script(main, path):
+        return main
     name = f"{FILE_MODULE_PREFIX}{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
@@ -93,10 +115,21 @@ def _load_file(path: Path) -> ModuleType:
         sys.path.append(str(path.parent))  # for the modules beside it, which it may import now or later
     try:
         module_spec.loader.exec_module(module)
+    except ImportEnded:
+        return module
+    except LsmlError as error:
+        del sys.modules[name]
+        raise ModelError(f"{path} cannot be imported: {error.message}", error.hint) from error
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ModelError(f"{path} cannot be imported: {error_location(error)}.") from error
     return module
+
+
+def _is_script(main: ModuleType, path: Path) -> bool:
+    """Tell whether a file is the script that this process runs; a process of multiprocessing runs none."""
+    origin = getattr(main, "__file__", None)
+    return main.__name__ == "__main__" and isinstance(origin, str) and Path(origin).resolve() == path.resolve()
 
 
 def error_location(error: BaseException) -> str:

@@ -50,7 +50,8 @@ def source_files(model_class: type[Model]) -> dict[str, Path]:
         raise ModelError(f"{model_class.__name__} has no source file that could tell one version from another.")
     script = Path(origin)
     # The neighbours of an installed module belong to other distributions; only a file loaded by its path has its own.
-    siblings = find_local_modules(script) if model_class.__module__.startswith(FILE_MODULE_PREFIX) else ()
+    is_own_file = model_class.__module__.startswith((FILE_MODULE_PREFIX, "__main__"))
+    siblings = find_local_modules(script) if is_own_file else ()
     return {"": script} | {path.relative_to(script.parent).as_posix(): path for path in siblings}
 
 

@@ -79,7 +79,7 @@ def class_spec(model_class: type[Model], params: Mapping[str, Json] | None = Non
         )
     if module == "__main__" or module.startswith(FILE_MODULE_PREFIX):
         origin = getattr(sys.modules[module], "__file__", None)
-        if origin is None:
+        if origin is None or not Path(origin).is_file():  # a prompt, a notebook, a script from standard input
             raise ModelError(
                 f"{name} cannot be found by another process: it is in no file.", "Write the class into a file."
             )

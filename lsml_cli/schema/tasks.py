@@ -23,7 +23,8 @@ class Task:
         data: What the `$variables` of the label config refer to.
         raw: The whole object as it was read.
         project: Id of the project.
-        context: What an interactive editor sent with the task.
+        context: What an interactive editor sent with the task, {"result": [regions that were just drawn]}; None for a
+            task that nobody draws on.
 
     Example:
         >>> task = next(read_tasks("tasks.json"))

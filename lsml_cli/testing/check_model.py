@@ -5,15 +5,17 @@
     def test_model_keeps_the_contract():
         check_model("shouting.py:Shouting", label_config="config.xml", tasks=[{"text": "HELLO"}, {"text": "hello"}])
 
-subject.py   the model under test, and the description of violations
-clauses.py   the clauses for every model
-training.py  the clauses for a model that overrides `fit`
+`lsml check` does the same in two steps, `prepare_check` and `run_check`, and shows every clause.
+
+model_under_test.py   the model under test, and the description of violations
+clauses.py            the clauses for every model
+training.py           the clauses for a model that overrides `fit`
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,19 @@ from typing import Any
 from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.inference.loaded_model import to_config, to_spec, to_task
 from lsml_cli.models.base import Model
+from lsml_cli.models.loading import end_import_of_caller
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.schema.annotations import select_annotated_tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import AnnotatedTask, Task, UnreadableRecord
 from lsml_cli.testing.clauses import CLAUSES
-from lsml_cli.testing.model_under_test import ModelUnderTest, Violation, run_clauses
+from lsml_cli.testing.model_under_test import (
+    ClauseResult,
+    ModelUnderTest,
+    Violation,
+    needs_clause,
+    run_clauses,
+)
 from lsml_cli.testing.training import TRAINING_CLAUSES, trained_spec
 
 __all__ = ["ContractBroken", "check_model"]
@@ -93,43 +102,102 @@ def check_model(
             check_model("shouting.py:Shouting", label_config="config.xml", tasks=[{"text": "HEY"}, {"text": "hey"}])
     """
     __tracebackhide__ = True  # pytest shows the line of the test instead
+    end_import_of_caller()
+    with tempfile.TemporaryDirectory() as folder:
+        subject = prepare_check(
+            model,
+            label_config=label_config,
+            tasks=tasks,
+            folder=Path(folder),
+            annotated=annotated,
+            params=params,
+            media_root=media_root,
+            device=device,
+            tolerance=tolerance,
+            timeout=timeout,
+        )
+        violations = [violation for result in run_check(subject) for violation in result.violations]
+    if violations:
+        cause = next((violation.error for violation in violations if violation.error), None)
+        raise ContractBroken(subject.spec.name, violations) from cause
+    if subject.needs_training and not subject.examples:
+        raise UsageError(
+            f"{subject.spec.name} has to be trained before it can predict.",
+            "Give check_model tasks to train it on: annotated=[...].",
+        )
+
+
+def prepare_check(
+    model: str | type[Model] | ModelSpec,
+    *,
+    label_config: LabelConfig | str | Path,
+    tasks: Tasks,
+    folder: Path,
+    annotated: Iterable[AnnotatedTask] | Tasks | None = None,
+    params: Mapping[str, Json] | None = None,
+    media_root: str | Path | None = None,
+    device: str | None = None,
+    tolerance: float = 1e-4,
+    timeout: float = 60.0,
+) -> ModelUnderTest:
+    """Find the model and the tasks of a check, and return both for `run_check`.
+
+    Args are those of `check_model`, and:
+        folder: Folder for what `fit` writes.
+
+    Raises:
+        UsageError: The model cannot be checked with these tasks.
+    """
     spec, config = to_spec(model, params), to_config(label_config)
     assert config is not None
     task_list = _to_tasks(tasks)
     if len(task_list) < 2:
-        raise UsageError(f"check_model needs at least two tasks, not {len(task_list)}.")
+        raise UsageError(
+            f"A check needs at least two tasks, not {len(task_list)}.",
+            "Add some that get different predictions: of one task neither order nor batches can be seen.",
+        )
     examples = _training_examples(spec, config, task_list, annotated)
     device = device or _choose_device(spec.model_class().devices)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(media_root) if media_root is not None else None
-        subject = ModelUnderTest(spec, config, task_list, device, root, tolerance, timeout, examples, Path(folder))
-        violations = _find_violations(subject)
-    if violations:
-        cause = next((violation.error for violation in violations if violation.error), None)
-        raise ContractBroken(spec.name, violations) from cause
+    root = Path(media_root) if media_root is not None else None
+    return ModelUnderTest(spec, config, task_list, device, root, tolerance, timeout, examples, folder)
 
 
-def _find_violations(subject: ModelUnderTest) -> list[Violation]:
-    """Run all clauses; those for every model a second time on what was trained."""
-    violations = run_clauses(CLAUSES, subject)
-    if not subject.examples:
-        if subject.needs_training and not violations:
-            raise UsageError(
-                f"{subject.spec.name} has to be trained before it can predict.",
-                "Give check_model tasks to train it on: annotated=[...].",
-            )
-        return violations
+def run_check(subject: ModelUnderTest, why_untrained: str | None = None) -> Iterator[ClauseResult]:
+    """Check all clauses, and those for every model a second time on what was trained; yield each result.
+
+    Those of the trained model have the same clauses as those before. A clause that is violated untrained is not
+    reported twice.
+
+    Args:
+        subject: From `prepare_check`.
+        why_untrained: Why the clauses about training are skipped, if that was the caller's decision.
+    """
+    results = []
+    for result in run_clauses(CLAUSES, subject):
+        results.append(result)
+        yield result
+    unbound = next((r for r in results if r.clause.name == "bind" and r.state != "passed"), None)
+    if unbound is not None or not subject.examples:
+        reason = why_untrained or (needs_clause("bind") if unbound else _no_training_reason(subject.spec))
+        yield from (ClauseResult(clause, skipped=reason) for clause in TRAINING_CLAUSES)
+        return
     training = replace(subject)
-    violations += run_clauses(TRAINING_CLAUSES, training)
-    if any(violation.clause.is_prerequisite for violation in violations):
-        return violations
-    known = {violation.clause.name for violation in violations}
-    trained_violations = run_clauses(CLAUSES, replace(subject, spec=trained_spec(training)))
-    return violations + [
-        replace(violation, sentence=f"once trained, {violation.sentence}")
-        for violation in trained_violations
-        if violation.clause.name not in known
-    ]
+    for result in run_clauses(TRAINING_CLAUSES, training):
+        results.append(result)
+        yield result
+    violated = {result.clause.name for result in results if result.violations}
+    if any(result.violations and result.clause.is_prerequisite for result in results):
+        return
+    for result in run_clauses(CLAUSES, replace(subject, spec=trained_spec(training))):
+        if result.clause.name not in violated:
+            violations = [replace(item, sentence=f"once trained, {item.sentence}") for item in result.violations]
+            yield replace(result, violations=tuple(violations))
+
+
+def _no_training_reason(spec: ModelSpec) -> str:
+    if spec.model_class().fit is Model.fit:
+        return "the model does not override fit"
+    return "the model is a trained version" if spec.path else "there are no annotated tasks to train it on"
 
 
 def _report(name: str, violations: Sequence[Violation]) -> str:

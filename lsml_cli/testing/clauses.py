@@ -11,7 +11,6 @@ from typing import Any
 from lsml_cli.errors import LabelMismatch, LsmlError
 from lsml_cli.inference.record_codec import BindingKey, TaskCodec
 from lsml_cli.inference.replica_process import ReplicaConfig, ReplicaDied, ReplicaProcess
-from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.schema.label_config import CONTROLS, OBJECTS, LabelConfig
 from lsml_cli.schema.predictions import Failure, Prediction
@@ -114,7 +113,7 @@ def _bind(subject: ModelUnderTest) -> Iterator[str]:
     try:
         binding: Any = subject.spec.build().bind(subject.config, {}, None)
     except LabelMismatch as mismatch:
-        yield f"bind refuses the label config that check_model was given: {mismatch}"
+        yield f"bind refuses the label config that it is checked with: {str(mismatch).removesuffix('.')}"
         return
     except (Exception, SystemExit) as error:
         raise ModelRaised("before load, ", error) from error
@@ -311,8 +310,8 @@ def _process(subject: ModelUnderTest) -> Iterator[str]:
     except (Exception, SystemExit) as error:
         raise ViolationFound(f"a prediction cannot be pickled ({error}); its values have to be plain JSON") from error
     threads = 2 if subject.model_class.parallelism == "threads" else 0
-    media = Media(subject.media_root) if subject.media_root else None
-    replica = ReplicaProcess(ReplicaConfig(subject.spec, BindingKey(subject.config), subject.device, threads, media))
+    binding_key = BindingKey(subject.config)
+    replica = ReplicaProcess(ReplicaConfig(subject.spec, binding_key, subject.device, threads, subject.media))
     try:
         replica.wait_until_ready()
         outcomes = [outcome for _, outcome in replica.submit(subject.tasks, None, TaskCodec()).result(subject.timeout)]
@@ -321,7 +320,7 @@ def _process(subject: ModelUnderTest) -> Iterator[str]:
     except ReplicaDied as death:
         raise ViolationFound(f"the model's process died: {death.cause}") from death
     except LsmlError as error:
-        raise ViolationFound(f"a process of its own says: {error}") from error
+        raise ViolationFound(f"a process of its own says: {str(error).removesuffix('.')}") from error
     finally:
         replica.close()
     for task, prediction, outcome in zip(subject.tasks, subject.predictions, outcomes, strict=True):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -64,6 +64,26 @@ class Violation:
     clause: Clause
     sentence: str
     error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class ClauseResult:
+    """What became of one clause.
+
+    Attributes:
+        clause: The clause.
+        violations: How the model breaks it.
+        skipped: Why it could not be checked, None if it was.
+    """
+
+    clause: Clause
+    violations: tuple[Violation, ...] = ()
+    skipped: str | None = None
+
+    @property
+    def state(self) -> Literal["passed", "failed", "skipped"]:
+        """Return what became of it in one word."""
+        return "failed" if self.violations else "passed" if self.skipped is None else "skipped"
 
 
 @dataclass
@@ -123,6 +143,11 @@ class ModelUnderTest:
         """Return the model's class."""
         return self.spec.model_class()
 
+    @cached_property
+    def media(self) -> Media | None:
+        """Return what fetches the tasks' media, None without a folder for them."""
+        return Media(self.media_root) if self.media_root is not None else None
+
     def copy_task(self, position: int) -> Task:
         """Return a copy of a task, so that a model that changes it does not affect other checks."""
         return copy.deepcopy(self.tasks[position])
@@ -135,13 +160,13 @@ class ModelUnderTest:
         """
         model, binding = model or self.model, binding or self.binding
         refs = model.media_refs(task, binding)
-        if refs and self.media_root is None:
+        if refs and self.media is None:
             raise ViolationFound(
                 f"{describe_task(task)} points to {refs[0]}, and check_model was given no media_root to read it from"
             )
         for ref in refs:
-            if ref not in self.media_cache:
-                self.media_cache[ref] = Media(self.media_root or Path()).fetch(ref)
+            if self.media is not None and ref not in self.media_cache:
+                self.media_cache[ref] = self.media.fetch(ref)
         return model.encode(task, binding, {ref: self.media_cache[ref] for ref in refs})
 
     def forward(self, inputs: list[Any], model: Model | None = None, binding: Binding | None = None) -> Sequence[Any]:
@@ -201,21 +226,39 @@ def clause(clauses: list[Clause], name: str, *, is_prerequisite: bool = False) -
     return add
 
 
-def run_clauses(clauses: Sequence[Clause], subject: ModelUnderTest) -> list[Violation]:
-    """Check clauses in order, up to the first prerequisite that is violated; return the violations."""
-    violations: list[Violation] = []
+def run_clauses(clauses: Sequence[Clause], subject: ModelUnderTest) -> Iterator[ClauseResult]:
+    """Check clauses in order and yield the result of each; those after a prerequisite that is violated are skipped."""
+    skipped: str | None = None
     for clause in clauses:
-        count = len(violations)
-        try:
-            violations += [Violation(clause, sentence) for sentence in clause.check(subject)]
-        except ViolationFound as violation:
-            violations.append(Violation(clause, str(violation)))
-        except ModelRaised as raised:
-            violations.append(_violation_from_error(clause, raised.error, subject.model_class, raised.context))
-        except (Exception, SystemExit) as error:
-            violations.append(_violation_from_error(clause, error, subject.model_class))
-        if subject.needs_training or (clause.is_prerequisite and len(violations) > count):
-            break
+        if skipped is not None:
+            yield ClauseResult(clause, skipped=skipped)
+            continue
+        violations = tuple(_find_violations(clause, subject))
+        if subject.needs_training:
+            skipped = "the model has to be trained before it can predict"
+            yield ClauseResult(clause, violations, None if violations else skipped)
+            continue
+        if violations and clause.is_prerequisite:
+            skipped = needs_clause(clause.name)
+        yield ClauseResult(clause, violations)
+
+
+def needs_clause(name: str) -> str:
+    """Say why a clause is skipped that can only be checked if another one is kept."""
+    return f"it needs what the clause {name} requires"
+
+
+def _find_violations(clause: Clause, subject: ModelUnderTest) -> list[Violation]:
+    violations: list[Violation] = []
+    try:
+        for sentence in clause.check(subject):
+            violations.append(Violation(clause, sentence))
+    except ViolationFound as violation:
+        violations.append(Violation(clause, str(violation)))
+    except ModelRaised as raised:
+        violations.append(_violation_from_error(clause, raised.error, subject.model_class, raised.context))
+    except (Exception, SystemExit) as error:
+        violations.append(_violation_from_error(clause, error, subject.model_class))
     return violations
 
 

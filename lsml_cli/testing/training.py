@@ -33,6 +33,7 @@ def _fit(subject: ModelUnderTest) -> Iterator[str]:
         messages: list[Any] = []
         try:
             binding = model.bind(subject.config, {}, None)
+            binding.media, binding.device = subject.media, subject.device
             state: Any = model.fit(train, validation, binding, folder, messages.append)
         except (Exception, SystemExit) as error:
             raise ModelRaised(f"with {len(validation)} examples held out, ", error) from error

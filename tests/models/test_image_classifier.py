@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -808,21 +808,16 @@ def test_label_mismatch_shows_both_lists(spec: ModelSpec) -> None:
 # --- the contract
 
 
-class WithMedia(ImageClassifier):
-    """Set the media of `fit`, which `check_model` does not do."""
-
-    params: ClassVar = dict(ImageClassifier.params) | {"folder": ""}
-
-    def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> Any:
-        binding = super().bind(config, label_map, project)
-        binding.media = Media(Path(self.param("folder")))
-        return binding
-
-
 def test_check_model_passes_untrained_and_trained(work: Path) -> None:
     tasks = [{"id": task["id"], "data": task["data"]} for task in ANNOTATED[:6]]
-    params = SMALL | {"folder": str(work), "strategy": "head"}
-    check_model(WithMedia, label_config=CONFIG, tasks=tasks, annotated=ANNOTATED[:24], params=params, media_root=work)
+    check_model(
+        "image-classifier",
+        label_config=CONFIG,
+        tasks=tasks,
+        annotated=ANNOTATED[:24],
+        params=SMALL | {"strategy": "head"},
+        media_root=work,
+    )
 
 
 def test_untrained_model_predicts_nothing_and_is_refused_for_files(lsml: Lsml, work: Path) -> None:

@@ -150,6 +150,8 @@ def test_commands_of_readme_and_next_lines_work(lsml: Lsml, tmp_path: Path) -> N
     steps = re.findall(r"Next: (.*)", run.stderr)
     assert steps[0].startswith("cd parts && lsml predict")
     assert (tmp_path / steps[1].removeprefix("replace the rules in ")).is_file()
+    checked = lsml(*steps[2].partition(" #")[0].split()[1:], cwd=tmp_path)
+    assert checked.returncode == 0, checked.stdout
     folder = tmp_path / "parts"
     (block,) = re.findall(r"^```sh\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     commands = [command for command in block.splitlines() if command.startswith("lsml predict")]

@@ -191,6 +191,91 @@ def test_pytest_shows_the_report_and_the_models_traceback(tmp_path: Path) -> Non
     assert "testing/__init__.py:" not in run.stdout
 
 
+SHOUTING = """
+from lsml_cli import Model, Prediction, load_model
+from lsml_cli.testing import check_model
+
+print("imported")
+
+class Shouting(Model):
+    def forward(self, inputs, binding):
+        return [task.data["text"].isupper() for task in inputs]
+
+    def decode(self, output, task, binding):
+        control = binding.config.only("Choices")
+        region = control.region(task, {"choices": ["long" if output else "short"]}, score=1.0)
+        return Prediction.of((region,), self.version)
+"""
+CHECK = f"""
+check_model(MODEL, label_config={models.TEXT_CONFIG!r}, tasks=[{{"text": "HELLO"}}, {{"text": "hello"}}])
+print("kept")
+"""
+PREDICT = f"""
+with load_model(MODEL, {models.TEXT_CONFIG!r}, workers=2) as model:
+    print(len(list(model.predict([{{"text": "HELLO"}}, {{"text": "hello"}}]))))
+"""
+
+
+def run_script(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as its author would: python my_check.py."""
+    (folder / "my_check.py").write_text(script)
+    command = [sys.executable, "my_check.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_script_checks_the_model_that_it_defines_without_a_guard(tmp_path: Path) -> None:
+    run = run_script(tmp_path, SHOUTING + CHECK.replace("MODEL", "Shouting"))
+    assert (run.stdout, run.stderr) == ("imported\nimported\nkept\n", "")  # once here, once in the model's process
+
+
+def test_script_checks_the_model_of_another_file_without_a_guard(tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(SHOUTING)
+    imports = "from lsml_cli.testing import check_model\nprint('script')\n"
+    run = run_script(tmp_path, imports + CHECK.replace("MODEL", "'shouting.py:Shouting'"))
+    assert run.stderr == ""
+    assert run.stdout.count("kept") == run.stdout.count("script") == 1
+
+
+def test_script_from_standard_input_is_told_to_use_a_file() -> None:
+    script = SHOUTING + CHECK.replace("MODEL", "Shouting")
+    run = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60, check=False)
+    assert "it is in no file. Write the class into a file." in run.stderr
+
+
+def test_missing_guard_around_load_model_is_explained(tmp_path: Path) -> None:
+    run = run_script(tmp_path, SHOUTING + PREDICT.replace("MODEL", "Shouting"))
+    assert run.returncode == 1
+    assert 'put what it runs below `if __name__ == "__main__":`, or keep the model in a file of its own' in run.stderr
+
+
+def test_script_that_does_not_define_the_model_needs_no_guard(tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(SHOUTING)
+    imports = "from lsml_cli import load_model\n"
+    run = run_script(tmp_path, imports + PREDICT.replace("MODEL", "'shouting.py:Shouting'"))
+    assert (run.stdout.splitlines()[-1], run.stderr) == ("2", "")
+
+
+def test_media_of_a_class_of_the_script_reach_the_processes(tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(SHOUTING)
+    script = (
+        "from pathlib import Path\nfrom lsml_cli import load_model\nfrom lsml_cli.media.fetcher import Media\n\n\n"
+        "class Own(Media):\n    pass\n\n\nif __name__ == '__main__':\n    "
+    )
+    predict = (
+        PREDICT.strip().replace("MODEL", "'shouting.py:Shouting'").replace("workers=2", "workers=2, media=Own(Path())")
+    )
+    run = run_script(tmp_path, script + predict.replace("\n", "\n    "))
+    assert (run.stdout.splitlines()[-1:], run.stderr) == (["2"], "")
+
+
+def test_class_of_a_script_has_the_digest_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text("LABEL = 'short'\n")
+    own = "import words\nfrom lsml_cli import find_model\nfrom lsml_cli.registry.resolve import class_spec\n"
+    script = own + SHOUTING + "\nprint(class_spec(Shouting).digest)\n"
+    run = run_script(tmp_path, script)
+    assert run.stdout.splitlines()[-1] == find_model(f"{tmp_path / 'my_check.py'}:Shouting").digest
+
+
 def test_unusable_arguments_are_usage_errors() -> None:
     with pytest.raises(UsageError, match="at least two tasks"):
         check("Lengths", tasks=TASKS[:1])
@@ -206,7 +291,7 @@ def test_unusable_arguments_are_usage_errors() -> None:
         check("Lengths", tasks=[{"text": "a"}, {"text": object()}])
     with pytest.raises(UsageError, match="has no parameter 'limits'"):
         check("Lengths", params={"limits": 3})
-    with pytest.raises(ContractBroken, match="bind refuses the label config that check_model was given"):
+    with pytest.raises(ContractBroken, match="bind refuses the label config that it is checked with"):
         check("Lengths", label_config=models.OCR_CONFIG)
 
 

@@ -71,6 +71,8 @@ class Script(Model[ScriptBinding]):
 
     def forward(self, inputs: Sequence[Any], binding: ScriptBinding) -> Sequence[Any]:
         """Call the script's `predict` with all tasks, or with single tasks if they have contexts."""
+        if not inputs:
+            return []
         folder = self.spec.path
         sandbox = open_sandbox(self.source, self.generation, self.adapter.build_stubs, folder)
         with sandbox.running(binding.fetch, _script_variables(folder), {}):
