@@ -108,10 +108,13 @@ class Evaluator:
         for source_index, prediction in enumerate(available):
             if prediction.failure is not None:
                 self._count_failure(source_index, prediction, task_annotations.task)
+                for scorer in self._scorers[source_index].values():
+                    scorer.add_failure(truths)
+                continue
             for name, scorer in self._scorers[source_index].items():
                 score = scorer.add(truths, prediction.result)
                 is_wrong = score.is_counted and not score.is_correct
-                if source_index == 0 and is_wrong and prediction.failure is None:
+                if source_index == 0 and is_wrong:
                     self._disagreements[name].add(score.severity, task_annotations.task, truths[0], prediction.result)
         if len(task_annotations.usable) > 1:
             for scorer in self._scorers[0].values():

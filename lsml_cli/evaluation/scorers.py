@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from lsml_cli.evaluation.metrics import regions, texts
 from lsml_cli.evaluation.metrics.agreement import Agreement, MeanAgreement, NominalAgreement
-from lsml_cli.evaluation.metrics.choices import ChoiceCounts, ChoiceMetrics, LabelPair
+from lsml_cli.evaluation.metrics.choices import NO_LABELS, ChoiceCounts, ChoiceMetrics, LabelPair
 from lsml_cli.evaluation.metrics.geometry import ImageSize
 from lsml_cli.evaluation.metrics.matching import ScoredRegion
 from lsml_cli.evaluation.metrics.regions import RegionCounts, RegionMetrics
@@ -49,6 +49,9 @@ class Scorer(Protocol):
 
     def add(self, truths: Sequence[RegionList], prediction: RegionList) -> TaskScore:
         """Add a task: the selected annotations, none if the task is not to count, and the prediction."""
+
+    def add_failure(self, truths: Sequence[RegionList]) -> None:
+        """Add a task without a prediction, which is wrong also where the right one would be empty."""
 
     def add_agreement(self, results: Sequence[RegionList]) -> None:
         """Add all annotations of a task that has several."""
@@ -124,6 +127,9 @@ class ChoiceScorer:
         errors = max((len(truth ^ predicted) for truth, _ in pairs), default=0)
         return TaskScore(bool(pairs), not errors, (errors, score or 0.0))
 
+    def add_failure(self, truths: Sequence[RegionList]) -> None:
+        self.counts.add([(labels, NO_LABELS) for labels in self._extract_answers(truths)])
+
     def add_agreement(self, results: Sequence[RegionList]) -> None:
         self._agreement.add(self._extract_answers(results))
 
@@ -152,6 +158,9 @@ class RegionScorer:
             find_image_size((*truths, prediction), self.control),
         )
         return TaskScore(bool(truths), not match.errors, (match.errors, match.max_false_positive_score))
+
+    def add_failure(self, truths: Sequence[RegionList]) -> None:
+        self.add(truths, ())
 
     def add_agreement(self, results: Sequence[RegionList]) -> None:
         by_annotator = [extract_regions(self.control, result) for result in results]
@@ -183,6 +192,9 @@ class TextScorer:
         )
         region_errors = errors.false_negatives + errors.false_positives
         return TaskScore(bool(truths), not (errors.edits or region_errors), (errors.edits, region_errors))
+
+    def add_failure(self, truths: Sequence[RegionList]) -> None:
+        self.add(truths, ())
 
     def add_agreement(self, results: Sequence[RegionList]) -> None:
         by_annotator = [extract_texts(self.control, result) for result in results]

@@ -251,6 +251,19 @@ def mixed_versions(data_folder: Path) -> str:
     return "whole.json"
 
 
+def test_failed_task_is_wrong_also_where_no_label_applies(data_folder: Path) -> None:
+    """An empty prediction of a multiple choice is an answer; a failure is none."""
+    unlabelled, labelled = exported_task(0, "good"), exported_task(1, "good", topics=["food"])
+    write_records(data_folder / "export.json", [unlabelled, labelled])
+    empty = prediction_record(0, "good", 0.9)
+    for first, accuracy in ((empty, 1.0), ({"task": 0, "error": {"stage": "forward", "reason": "boom"}}, 0.5)):
+        write_records(data_folder / "c.jsonl", [first, prediction_record(1, "good", 0.9, ["food"])])
+        run = evaluate(run_in_process, data_folder, "--json", "n.json", predictions="c.jsonl")
+        controls = json.loads((data_folder / "n.json").read_text())["controls"]
+        assert [controls[name]["accuracy"] for name in ("mood", "topic")] == [accuracy, accuracy], run.stderr
+        assert controls["topic"]["micro_f1"] == 1.0
+
+
 def test_failures_are_told_by_cause(data_folder: Path) -> None:
     records = [json.loads(line) for line in (data_folder / "a.jsonl").read_text().splitlines()]
     for i in range(46):

@@ -23,6 +23,18 @@ LabelSet = frozenset[str]
 LabelPair = tuple[LabelSet, LabelSet]  # true labels, predicted labels
 
 
+class _NoLabels(frozenset[str]):
+    """The labels of a failed prediction: none, and yet not those of a task to which no label applies."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+NO_LABELS = _NoLabels()
+
+
 @dataclass(frozen=True)
 class ClassMetrics:
     """The metrics of one class. `support` is how often it is true, `predicted` how often it was predicted."""
