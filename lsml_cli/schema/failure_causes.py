@@ -135,6 +135,16 @@ class FailureCauses:
         return first
 
 
+def not_learned_lines(causes: FailureCauses, noun: str) -> Iterator[str]:
+    """Yield sentences about what a training leaves out; `noun` says what that is: "image"."""
+    shown = causes.most_common()[:MAX_SHOWN_CAUSES]
+    for cause in shown:
+        which = cause.example if cause.count == 1 else f"{cause.count:,} {noun}s, such as {cause.example}"
+        yield f"Not learned from {which}: {cause.reason.rstrip('.')}."
+    if rest := causes.total - sum(cause.count for cause in shown):
+        yield f"Nor from {rest:,} more, for other reasons."
+
+
 class FailureNotes:
     """Tells of failures while a run goes on: the first of each cause at once, then how many there are now and then.
 

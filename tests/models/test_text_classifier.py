@@ -501,7 +501,7 @@ def test_empty_texts_are_not_learned_from(tmp_path: Path, animal_spec: ModelSpec
     messages: list[str] = []
     fitted(tmp_path, [*empty, *animals()], config(*ANIMALS), messages)
     assert messages == [
-        '3 annotated tasks are not learned from: "text" is empty.',
+        'Not learned from 3 tasks, such as task 100: "text" is empty.',
         'Learning "animal" from 12 texts.',
     ]
     assert animal_spec.path
@@ -510,7 +510,8 @@ def test_empty_texts_are_not_learned_from(tmp_path: Path, animal_spec: ModelSpec
 
 
 def test_training_on_empty_texts_alone_is_refused_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match='nothing to learn: 2 annotated tasks cannot be used: "text" is empty'):
+    reason = 'nothing to learn: Not learned from 2 tasks, such as task 100: "text" is empty'
+    with pytest.raises(ModelError, match=reason):
         fitted(tmp_path, [example("", {"animal": [name]}) for name in ("ant", "bee")], config(*ANIMALS))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsml_cli.schema.failure_causes import MAX_CAUSES, MAX_SHOWN_CAUSES, FailureCauses
+from lsml_cli.schema.failure_causes import MAX_CAUSES, MAX_SHOWN_CAUSES, FailureCauses, not_learned_lines
 
 
 def count(*failures: tuple[str, str]) -> FailureCauses:
@@ -81,6 +81,14 @@ def test_memory_is_bounded_and_every_failure_counted() -> None:
     assert causes.uncounted == len(reasons) - MAX_CAUSES
     assert list(causes.lines())[-1] == f"And other causes, of {len(reasons) - MAX_SHOWN_CAUSES:,} tasks."
     assert causes.by_reason()["other reasons"] == causes.uncounted
+
+
+def test_what_is_not_learned_from_is_told_by_cause() -> None:
+    causes = count(*(("fetch", f"images/{i}.png: no such file") for i in range(46)), ("fetch", "no image"))
+    assert list(not_learned_lines(causes, "image")) == [
+        "Not learned from 46 images, such as task 1: images/0.png: no such file.",
+        "Not learned from task 47: no image.",
+    ]
 
 
 def test_hostile_reasons_are_compared_in_time() -> None:

@@ -10,13 +10,13 @@ from typing import Generic, TypeVar
 from lsml_cli.errors import ModelError, format_list
 from lsml_cli.models.base import Progress
 from lsml_cli.models.choices.logistic import HeadTargets
+from lsml_cli.models.media_refs import format_task_name
 from lsml_cli.schema.annotations import extract_labels
+from lsml_cli.schema.failure_causes import FailureCauses, not_learned_lines
 from lsml_cli.schema.label_config import Control, Object
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 
 T = TypeVar("T")
-
-_MAX_REASONS = 5  # reasons for leaving tasks out that are reported
 
 
 @dataclass
@@ -54,21 +54,22 @@ def build_training_sets(
     builders: dict[str, _TrainingSetBuilder[T]] = {}
     for control, object_tag in pairs:
         builders.setdefault(object_tag.name, _TrainingSetBuilder(object_tag)).add_control(control)
-    unreadable: Counter[str] = Counter()
+    unreadable = FailureCauses()
     for example in examples:
         for builder in builders.values():
             try:
                 content = read_input(builder.object_tag, example.task)
             except ValueError as error:
-                unreadable[str(error)] += 1
+                task_name = format_task_name(example.task.id, example.task.index)
+                unreadable.add("encode", str(error), task_name)
             else:
                 builder.add_example(content, example.annotation)
-    for reason, count in unreadable.most_common(_MAX_REASONS):
-        progress(f"{count} annotated tasks are not learned from: {reason}.")
+    for line in not_learned_lines(unreadable, "task"):
+        progress(line)
     problems = [problem for builder in builders.values() for problem in builder.problems()]
     training_sets = [built for builder in builders.values() if (built := builder.build()).targets]
     if not training_sets:
-        reasons = [f"{count} annotated tasks cannot be used: {reason}." for reason, count in unreadable.most_common(1)]
+        reasons = list(not_learned_lines(unreadable, "task"))[:1]
         raise ModelError(
             f"There is nothing to learn: {' '.join([*reasons, *problems])}",
             "Annotate more tasks, or check that the label config is the one of this project.",

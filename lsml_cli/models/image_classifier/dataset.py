@@ -20,13 +20,13 @@ from lsml_cli.models.media_reader import MediaReader
 from lsml_cli.models.media_refs import format_task_name, read_image_ref
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores, error_reason
 from lsml_cli.schema.annotations import extract_labels
+from lsml_cli.schema.failure_causes import FailureCauses, not_learned_lines
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.tasks import AnnotatedTask, Task
 
 if TYPE_CHECKING:
     from lsml_cli.models.image_classifier.preprocessing import Pixels
 
-MAX_NAMED_IMAGES = 20  # unusable images that are reported by name
 PREFETCH_BATCHES = 2  # batches that are read and decoded ahead
 UNUSABLE_HINT = "What is wrong with them stands above; `lsml predict --check` looks for all that is missing."
 
@@ -114,13 +114,13 @@ class ImageDataset:
         Raises:
             ModelError: No image is left.
         """
-        for position, reason in list(unusable.items())[:MAX_NAMED_IMAGES]:
-            progress(f"Not learned from {self.images[position]}: {reason}.")
-        if len(unusable) > MAX_NAMED_IMAGES:
-            progress(
-                f"Nor from {len(unusable) - MAX_NAMED_IMAGES:,} more: {len(unusable):,} of {len(self.images):,} images "
-                "cannot be used."
-            )
+        causes = FailureCauses()
+        for position, reason in unusable.items():
+            causes.add("fetch", reason, str(self.images[position]))
+        for line in not_learned_lines(causes, "image"):
+            progress(line)
+        if causes.total > 1:
+            progress(f"{causes.total:,} of {len(self.images):,} images cannot be used.")
         if len(unusable) == len(self.images):
             raise ModelError("No image can be used.", UNUSABLE_HINT)
 

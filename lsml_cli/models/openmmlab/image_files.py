@@ -17,6 +17,7 @@ from lsml_cli.models.base import Progress
 from lsml_cli.models.media_reader import MediaReader
 from lsml_cli.models.media_refs import format_task_name, read_image_ref
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, error_reason
+from lsml_cli.schema.failure_causes import FailureCauses, not_learned_lines
 from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.tasks import AnnotatedTask
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 IMAGE_LOADER = "LsmlImageLoader"  # the pipeline step that loads an image as lsml does
 BATCH_SAMPLER = "LsmlBatchSampler"  # the sampler that makes no batch of a single image
-MAX_LISTED = 20  # unusable images that are reported by name
 
 
 def decode_image(content: bytes) -> ImageArray:
@@ -127,18 +127,16 @@ def fetch_images(
     """
     folder.mkdir(parents=True, exist_ok=True)
     usable: list[TrainingImage] = []
-    num_unusable = 0
+    causes = FailureCauses()
     for example, image in _fetch_to_files(examples, image_object, media_reader, folder):
         if isinstance(image, TrainingImage):
             usable.append(image)
             continue
-        num_unusable += 1
-        if num_unusable <= MAX_LISTED:
-            progress(f"Not learned from {format_task_name(example.task.id, example.task.index)}: {image}.")
-    if num_unusable > MAX_LISTED:
-        progress(
-            f"Nor from {num_unusable - MAX_LISTED:,} more: {num_unusable:,} of {len(examples):,} images cannot be used."
-        )
+        causes.add("fetch", str(image), format_task_name(example.task.id, example.task.index))
+    for line in not_learned_lines(causes, "image"):
+        progress(line)
+    if causes.total > 1:
+        progress(f"{causes.total:,} of {len(examples):,} images cannot be used.")
     if not usable and examples:
         raise ModelError(
             "No image can be used.",
