@@ -51,15 +51,17 @@ def predict(
     ] = None,
     model_params: options.ModelParams = None,
     input: Annotated[
-        Literal["tasks", "paths"],
-        typer.Option("--from", help="What TASKS holds; paths: one path or URL a line, or NUL-separated."),
+        Literal["tasks", "paths", "lines"],
+        typer.Option(
+            "--from", help="What TASKS holds; paths: one path or URL a line, or NUL-separated; lines: one text a line."
+        ),
     ] = "tasks",
     data_key: Annotated[
         str | None,
         typer.Option(
             "--data-key",
             metavar="NAME",
-            help="Key of a task's data that gets the path; default: by the label config.",
+            help="Key of a task's data that gets the path or the line; default: by the label config.",
         ),
     ] = None,
     id_column: Annotated[
@@ -112,7 +114,7 @@ def predict(
     """Predict every task of TASKS and write Label Studio predictions.
 
     TASKS is what Label Studio exports or imports: a JSON array, JSON Lines, JSON_MIN, CSV, TSV, each also gzipped.
-    A folder means that each image below it is a task; --from paths reads a list of paths and URLs.
+    A folder means that each image below it is a task; --from paths reads a list of paths and URLs, --from lines texts.
     Exit code 0: all predicted; 3: finished, but tasks failed; 1: stopped; 2: wrong usage.
 
     Examples:
@@ -183,7 +185,7 @@ class PredictArguments:
     label_map: Path | None
     model_version: str | None
     model_params: tuple[str, ...]
-    input_kind: Literal["tasks", "paths"]
+    input_kind: Literal["tasks", "paths", "lines"]
     data_key: str | None
     id_column: str | None
     keep_annotations: bool

@@ -26,11 +26,11 @@ from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, MAX_INTEGER
-from lsml_cli.schema.data_key import find_data_key
+from lsml_cli.schema.data_key import find_data_key, find_text_key
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import OutputShape
 
-InputKind = Literal["tasks", "paths"]
+InputKind = Literal["tasks", "paths", "lines"]
 
 AUTOTUNED_KEY = "tuned"  # under which a run's fingerprint holds what was decided by trying
 
@@ -42,7 +42,8 @@ class PredictOptions:
     Attributes:
         input_path: A file, a folder of images, or "-" for standard input.
         input_kind: What a file holds; a folder always holds images.
-        data_key: The key of a task's data that gets the paths of a folder or a list; None: by the label config.
+        data_key: The key of a task's data that gets the paths of a folder or a list, or the lines of a text; None: by
+            the label config.
         batch_size: Tasks per batch; "auto": measured on the first tasks; None: what the model prefers.
         limit: Predict only so many tasks.
         threshold: Drop regions that score below this probability.
@@ -89,7 +90,8 @@ class PredictPlan:
         model: The model without its weights.
         devices: One replica, or several, on each.
         codec: How records become tasks, and outcomes become records.
-        data_key: The key of a task's data that gets the paths of a folder or a list; None where the input holds tasks.
+        data_key: The key of a task's data that gets the paths of a folder or a list, or the lines of a text; None where
+            the input holds tasks.
         autotuned_params: What was decided by trying, see `autotune`.
     """
 
@@ -136,9 +138,7 @@ class PredictPlan:
             find_devices(options.device, type(model)),
             options.batch_size if isinstance(options.batch_size, int) else model.batch_size,
             codec,
-            _resolve_data_key(config, type(model), options)
-            if is_path_input(options.input_path, options.input_kind)
-            else None,
+            _resolve_data_key(config, type(model), options),
         )
 
     @property
@@ -152,11 +152,12 @@ class PredictPlan:
         return (*self.spec.notes, *self.binding.notes, *label_map_notes, *self._missing_data_notes())
 
     def _missing_data_notes(self) -> Iterator[str]:
-        """Yield a sentence if the label config shows data that tasks made from paths do not have."""
+        """Yield a sentence if the label config shows data that tasks made from paths or lines do not have."""
         keys = {obj.data_key for obj in self.binding.config.objects.values() if obj.data_key} - {self.data_key}
         if self.data_key is not None and keys:
             missing = " and ".join(f'"{key}"' for key in sorted(keys))
-            yield f'Tasks made from paths have only "{self.data_key}"; the label config also shows {missing}.'
+            made_from = _made_from(self.options)
+            yield f'Tasks made from {made_from} have only "{self.data_key}"; the label config also shows {missing}.'
 
     @property
     def media(self) -> Media:
@@ -165,7 +166,14 @@ class PredictPlan:
 
     def open_source(self) -> TaskSource:
         """Open the input; raise UsageError or InputError when there is none, or when it holds nothing of the kind."""
-        return open_task_source(self.options.input_path, self.options.id_column, self.data_key)
+        keys = {obj.data_key for obj in self.binding.config.objects.values() if obj.data_key}
+        return open_task_source(
+            self.options.input_path,
+            self.options.id_column,
+            self.data_key,
+            has_texts=self.options.input_kind == "lines",
+            data_keys=keys,
+        )
 
     def _effective_workers(self) -> int:
         """Return the requested number of workers, or fewer if some would have nothing to do."""
@@ -227,7 +235,7 @@ def is_path_input(input_path: str, input_kind: InputKind) -> bool:
 
     Such paths may lead anywhere. Those in a file of tasks may not: it may come from elsewhere.
     """
-    return input_kind == "paths" or is_folder(input_path)
+    return input_kind == "paths" or (input_kind == "tasks" and is_folder(input_path))
 
 
 def media_root(input_path: str, input_kind: InputKind = "tasks") -> Path:
@@ -235,15 +243,27 @@ def media_root(input_path: str, input_kind: InputKind = "tasks") -> Path:
     return Path() if input_path == STDIN or is_path_input(input_path, input_kind) else Path(input_path).parent
 
 
-def _resolve_data_key(config: LabelConfig, model: type[Model], options: PredictOptions) -> str:
-    """Return the data key for tasks made from paths; raise UsageError for options that need ids."""
+def _made_from(options: PredictOptions) -> str:
+    return "lines" if options.input_kind == "lines" else "paths"
+
+
+def _resolve_data_key(config: LabelConfig, model: type[Model], options: PredictOptions) -> str | None:
+    """Return the data key for tasks made from paths or lines, None for others; raise UsageError for a need of ids."""
+    has_texts = options.input_kind == "lines"
+    if not has_texts and not is_path_input(options.input_path, options.input_kind):
+        return None
     if options.id_column is not None:
-        raise UsageError("Paths have no ids, so there is nothing that --id-column could name.", "Leave it out.")
+        raise UsageError(
+            f"{_made_from(options).title()} have no ids, so there is nothing that --id-column could name.",
+            "Leave it out.",
+        )
     if options.output_shape == "predictions":
         raise UsageError(
-            "Tasks made from paths have no ids, and --shape predictions names tasks by id.",
+            f"Tasks made from {_made_from(options)} have no ids, and --shape predictions names tasks by id.",
             "Use --shape tasks, or import the tasks and predict their export.",
         )
+    if has_texts:
+        return find_text_key(config, model.supported_controls, options.data_key)
     return find_data_key(config, model.supported_controls, options.data_key, images_only=is_folder(options.input_path))
 
 

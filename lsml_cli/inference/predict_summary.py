@@ -26,6 +26,7 @@ class PredictSummary:
         tasks_per_second: Rate of this run alone.
         output: Where the records went, "-" for standard output.
         errors: The error file, if any.
+        blank_lines: Lines of text that were skipped because nothing is in them.
         first_failures: The first few failures, as sentences.
         failure_causes: The failures of this run alone, by cause.
     """
@@ -41,6 +42,7 @@ class PredictSummary:
     tasks_per_second: float
     output: str
     errors: str | None
+    blank_lines: int = 0
     first_failures: tuple[str, ...] = ()
     failure_causes: FailureCauses = field(default_factory=FailureCauses)
 
@@ -59,6 +61,8 @@ class PredictSummary:
         destination = f" -> {self.output}" if self.output != STDOUT else ""
         tasks = f"{self.tasks:,} task{'' if self.tasks == 1 else 's'}"
         yield f"{tasks}{resumed}: {self.predicted:,} predicted{kept}, {self.failed:,} failed{rate}{destination}"
+        if self.blank_lines:
+            yield blank_lines_sentence(self.blank_lines)
         if self.dropped:
             yield f"{self.dropped:,} older predictions were left out: they do not fit the label config."
         yield from self.failure_causes.lines()
@@ -68,6 +72,10 @@ class PredictSummary:
             yield f"All failures are in {self.errors}."
         elif self.failed > len(self.first_failures):
             yield "--errors FILE lists every failure."
+
+
+def blank_lines_sentence(count: int) -> str:
+    return f"{count:,} blank lines were skipped." if count > 1 else "1 blank line was skipped."
 
 
 def _to_valid_utf8(path: str) -> str:

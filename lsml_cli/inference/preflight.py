@@ -13,6 +13,7 @@ from typing import Any
 
 from lsml_cli.errors import LsmlError
 from lsml_cli.inference.plan import PredictPlan
+from lsml_cli.inference.predict_summary import blank_lines_sentence
 from lsml_cli.inference.run import ProgressReporter
 from lsml_cli.io.task_source import TaskSource
 from lsml_cli.models.base import LabelMapping
@@ -123,6 +124,8 @@ def check_file(plan: PredictPlan, reporter: ProgressReporter, *, check_remote: b
                 fraction = source.position() / source.size if source.size else None
                 reporter.progress(result.tasks, result.counts.total(), fraction)
         media.finish()
+        if source.blank_lines:
+            result.notes = (*result.notes, blank_lines_sentence(source.blank_lines))
     return result
 
 

@@ -178,6 +178,7 @@ class PredictRun:
             tasks_per_second=round((self.processed - self.resumed_at) / seconds, 1) if seconds else 0.0,
             output=self.options.output,
             errors=self.options.errors,
+            blank_lines=self.source.blank_lines,
             first_failures=tuple(self.first_failures),
             failure_causes=self.failure_causes,
         )

@@ -5,21 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import orjson
 
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, EndReason, Record, read_long_line, too_large_message
-from lsml_cli.schema.tasks import is_export_row
+from lsml_cli.schema.tasks import DATA_PREFIX, is_export_row
 
 _LINE_OVERHEAD = 64  # bytes that Python needs for a short line beside its text
 
 
 def read_rows(
-    stream: io.BufferedReader[Any], end_reason: EndReason, id_column: str | None, max_bytes: int = MAX_TASK_BYTES
+    stream: io.BufferedReader[Any],
+    end_reason: EndReason,
+    id_column: str | None,
+    data_keys: Collection[str] = (),
+    max_bytes: int = MAX_TASK_BYTES,
 ) -> Iterator[Record]:
     """Return one record per row: `{"data": {column: text}}`, or the flat row itself for a row of an export.
 
@@ -31,11 +36,12 @@ def read_rows(
         stream: The table; its delimiter is the most frequent of tab, comma and semicolon in the header.
         end_reason: Why the input ended early, "" if it did not.
         id_column: A column that must exist, None for none.
+        data_keys: Columns of which at least one must exist, if there are any.
         max_bytes: The most that one row may have.
 
     Raises:
         InputError: Header or first row are missing or make no sense.
-        UsageError: There is no column `id_column`.
+        UsageError: There is no column `id_column`, or none of `data_keys`.
     """
     csv.field_size_limit(2 * max_bytes + 1)  # never reached: `_RewindableLines` ends a row before that
     lines = _RewindableLines(stream, max_bytes)
@@ -47,6 +53,13 @@ def read_rows(
         raise InputError(f"{end_reason(f'has a header that is not CSV: {_csv_error_message(error)}')}.") from None
     if id_column is not None and id_column not in header:
         raise UsageError(f"There is no column {id_column}.", f"The columns are: {', '.join(header)}.")
+    if data_keys and not any(_has_column(header, key) for key in data_keys):
+        wanted = " or ".join(f'"{key}"' for key in sorted(data_keys))
+        raise UsageError(
+            f"{end_reason(f'was read as a table, and has no column {wanted}, which the label config shows')}; "
+            f"its first line is {header_line.strip()[:60]!r}.",
+            "Rename a column; or say that each line is a text, with --from lines, or a path, with --from paths.",
+        )
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise InputError(f"Two columns have the same name: {', '.join(repeated)}.", "Rename one of them.")
@@ -55,6 +68,11 @@ def read_rows(
     if record is None:
         raise InputError(f"{end_reason('has a header and no rows')}.", f"The header reads: {', '.join(header)[:200]}")
     return itertools.chain([record], records)
+
+
+def _has_column(header: Sequence[str], key: str) -> bool:
+    """Return whether a table has a column for a key: its own, that of an export, or the beginning of a path."""
+    return not {key, f"{DATA_PREFIX}{key}", re.split(r"[.\[]", key)[0]}.isdisjoint(header)
 
 
 def _iter_records(

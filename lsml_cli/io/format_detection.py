@@ -16,6 +16,7 @@ EXPECTED_TASKS_HINT = (
 )
 BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+ZIP_MAGIC = b"PK\x03\x04"
 BINARY_SAMPLE_BYTES = 4096  # bytes that tell text from anything else
 _PRINTABLE = bytes({*range(256)} - {*range(32), 127} | {*b"\t\n\f\r"})
 _CONTROL_OR_INVALID = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f\udc80-\udcff]")  # the last range: bytes that are not UTF-8
@@ -44,8 +45,8 @@ def detect_format(head: bytes, name: str, end_reason: EndReason) -> str:
     start = head.lstrip(WHITESPACE)
     if not start:
         raise InputError(f"{end_reason() or _blank_reason(head, name)}.", EXPECTED_TASKS_HINT)
-    if start.startswith(b"PK\x03\x04"):
-        raise InputError(f"{name} is a zip archive (or an Excel file).", "Unpack it, or export it as CSV.")
+    if start.startswith(ZIP_MAGIC):
+        raise _zip_error(name)
     first_line, newline, _ = start.partition(b"\n")
     if _is_binary(start):
         raise _not_text_error(name)
@@ -62,7 +63,10 @@ def detect_format(head: bytes, name: str, end_reason: EndReason) -> str:
     if separator or (newline and _HEADER_PATTERN.fullmatch(text)):
         return "csv"
     excerpt = first_line[:40].decode("utf-8", "replace")
-    raise InputError(f"{name} is neither JSON nor CSV: it starts with {excerpt!r}.", EXPECTED_TASKS_HINT)
+    raise InputError(
+        f"{name} is neither JSON nor CSV: it starts with {excerpt!r}.",
+        f"{EXPECTED_TASKS_HINT} lsml predict reads plain text, one task a line, with --from lines.",
+    )
 
 
 def require_path_list(head: bytes, name: str, end_reason: EndReason) -> None:
@@ -77,6 +81,26 @@ def require_path_list(head: bytes, name: str, end_reason: EndReason) -> None:
         raise _not_text_error(name)
     if re.match(rb"\[\s*[{\]]", start) or _is_json_object(start.partition(b"\n")[0]):
         raise InputError(f"{name} is JSON, not a list of paths.", "Leave out --from paths.")
+
+
+def require_text(head: bytes, name: str, end_reason: EndReason) -> None:
+    """Raise InputError for an input that is certainly no lines of text.
+
+    The arguments are those of `detect_format`.
+    """
+    start = head.lstrip(WHITESPACE)
+    if not start:
+        raise InputError(f"{end_reason() or _blank_reason(head, name)}.", "Expected a text on each line.")
+    if start.startswith(ZIP_MAGIC):
+        raise _zip_error(name)
+    if _is_binary(start) or is_image(name):
+        raise _not_text_error(name)
+    if re.match(rb"\[\s*[{\]]", start) or _is_json_object(start.partition(b"\n")[0]):
+        raise InputError(f"{name} is JSON, not lines of text.", "Leave out --from lines.")
+
+
+def _zip_error(name: str) -> InputError:
+    return InputError(f"{name} is a zip archive (or an Excel file).", "Unpack it, or export it as CSV.")
 
 
 def _blank_reason(head: bytes, name: str) -> str:

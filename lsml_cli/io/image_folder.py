@@ -23,7 +23,10 @@ class ImageFolderSource:
         name: The folder.
         size: Bytes of all records.
         notes: How many files are no images, if any.
+        blank_lines: None.
     """
+
+    blank_lines = 0
 
     def __init__(self, folder: str, key: str) -> None:
         """Walk through the folder once, so that its problems are known before a model is loaded.

@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, WHITESPACE, EndReason, Record, too_large_message
+from lsml_cli.io.json_records import MAX_TASK_BYTES, WHITESPACE, EndReason, Record, too_large_message
+from lsml_cli.io.text_lines import split_entries
 from lsml_cli.terminal import escape_controls
 
 # Suffixes of images, whether or not a model can read them: one that it cannot read should fail visibly.
@@ -57,7 +58,7 @@ def read_paths(
     """
     entry_name = "line" if separator == b"\n" else "path"
     index = number = 0
-    for entry, size, is_complete in _split_entries(stream, separator, max_bytes):
+    for entry, size, is_complete in split_entries(stream, separator, max_bytes):
         number += 1
         location = f"{entry_name} {number}"
         if not is_complete and end_reason():  # this may be half a path
@@ -74,28 +75,6 @@ def read_paths(
         index += 1
     if end_reason():
         yield Record(index, f"{entry_name} {number + 1}", b"", end_reason(), truncated=True)
-
-
-def _split_entries(
-    stream: io.BufferedReader[Any], separator: bytes, max_bytes: int
-) -> Iterator[tuple[bytes, int, bool]]:
-    """Yield (entry, its size, whether its separator was seen); the entry is empty if it has more than `max_bytes`."""
-    held = bytearray()  # of an entry that goes on
-    size = 0
-    while chunk := stream.read1(CHUNK):
-        *complete, rest = chunk.split(separator)
-        for piece in complete:
-            size += len(piece)
-            yield (bytes(held) + piece if size <= max_bytes else b""), size, True
-            held.clear()
-            size = 0
-        size += len(rest)
-        if size <= max_bytes:
-            held += rest
-        else:
-            held.clear()
-    if size:
-        yield bytes(held), size, False
 
 
 def make_path_record(index: int, location: str, key: str, value: str) -> Record:

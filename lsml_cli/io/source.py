@@ -1,7 +1,7 @@
 """Open a file or standard input and iterate over its records, whatever format they have.
 
 A JSON array, JSON Lines, a stream of JSON objects, CSV, TSV, and gzip of each are detected by their content. A list of
-paths is not: any text could be one, so the caller has to say that it is.
+paths and lines of text are not: any text could be one, so the caller has to say that it is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,9 +17,10 @@ from typing import Any, Self
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io.byte_streams import GzipStream, PrefixedStream, read_head
 from lsml_cli.io.csv_records import read_rows
-from lsml_cli.io.format_detection import BOM, detect_format, is_format_visible, require_path_list
+from lsml_cli.io.format_detection import BOM, detect_format, is_format_visible, require_path_list, require_text
 from lsml_cli.io.image_paths import detect_separator, has_separator, read_paths
 from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, Record, read_lines, split_objects
+from lsml_cli.io.text_lines import read_texts
 
 STDIN = "-"
 
@@ -29,9 +30,10 @@ class RecordSource:
 
     Attributes:
         name: The source as messages call it.
-        format: "array", "lines", "stream", "csv" or "paths".
+        format: "array", "lines", "stream", "csv", "paths" or "texts".
         size: Bytes on disk, None for a pipe.
         notes: Sentences to show once: none, but an `ImageFolderSource` has some.
+        blank_lines: Lines of text that were skipped so far because nothing is in them.
     """
 
     notes: tuple[str, ...] = ()
@@ -41,6 +43,8 @@ class RecordSource:
         source: str,
         id_column: str | None = None,
         paths_key: str | None = None,
+        texts_key: str | None = None,
+        data_keys: Collection[str] = (),
         max_record_bytes: int = MAX_TASK_BYTES,
     ) -> None:
         """Open a source and detect its format.
@@ -49,6 +53,8 @@ class RecordSource:
             source: A path, or "-" for standard input.
             id_column: The CSV column that holds task ids; without it every column is data.
             paths_key: Says that the source is a list of paths and URLs, and under which key of the data they go.
+            texts_key: Says that the source is text, each line a task, and under which key of the data they go.
+            data_keys: Keys of the data of which a table must have at least one.
             max_record_bytes: A larger record has a problem instead of a body.
 
         Raises:
@@ -57,7 +63,10 @@ class RecordSource:
         """
         self.name = "standard input" if source == STDIN else source
         self.id_column = id_column
+        self.blank_lines = 0
         self._paths_key = paths_key
+        self._texts_key = texts_key
+        self._data_keys = data_keys
         self._max_record_bytes = max_record_bytes
         self._file = _open_input(source)
         self.size = None if source == STDIN or not Path(source).is_file() else Path(source).stat().st_size
@@ -69,16 +78,20 @@ class RecordSource:
         if head[:2] == b"\x1f\x8b":
             raw = self._gzip = GzipStream(PrefixedStream(head, raw))
             head = b""
-        head = read_head(raw, head, is_format_visible if paths_key is None else has_separator)
+        is_detected = paths_key is None and texts_key is None
+        head = read_head(raw, head, is_format_visible if is_detected else has_separator)
         self._separator = detect_separator(head)  # of a list
         head = head.removeprefix(BOM)
         self._stream: io.BufferedReader[Any] = io.BufferedReader(PrefixedStream(head, raw), CHUNK)
         try:
-            if paths_key is None:
-                self.format = detect_format(head, self.name, self._end_reason)
-            else:
+            if paths_key is not None:
                 require_path_list(head, self.name, self._end_reason)
                 self.format = "paths"
+            elif texts_key is not None:
+                require_text(head, self.name, self._end_reason)
+                self.format = "texts"
+            else:
+                self.format = detect_format(head, self.name, self._end_reason)
         except InputError:
             self._file.close()
             raise
@@ -95,15 +108,20 @@ class RecordSource:
         stream, end_reason, max_bytes = self._stream, self._end_reason, self._max_record_bytes
         if self._paths_key is not None:
             return read_paths(stream, end_reason, self._paths_key, self._separator, max_bytes)
+        if self._texts_key is not None:
+            return read_texts(stream, end_reason, self._texts_key, self._count_blank_line, max_bytes)
         if self.format == "lines":
             return read_lines(stream, end_reason, max_bytes)
         if self.format == "csv":
-            return read_rows(stream, end_reason, self.id_column, max_bytes)
+            return read_rows(stream, end_reason, self.id_column, self._data_keys, max_bytes)
         return split_objects(stream, end_reason, in_array=self.format == "array", max_bytes=max_bytes)
 
     def position(self) -> int:
         """Return the bytes of the file that were read so far, before decompression; compare with `size`."""
         return self._file.tell() if self.size is not None else 0
+
+    def _count_blank_line(self) -> None:
+        self.blank_lines += 1
 
     def _end_reason(self, default: str = "") -> str:
         """Return why the bytes ended where they did; `default`, with the name before it, when only the caller knows."""

@@ -9,6 +9,7 @@ from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import RecordSource
 from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.tasks import (
+    DATA_PREFIX,
     EXPORT_ROW_FIELDS,
     MissingDataError,
     Task,
@@ -18,8 +19,6 @@ from lsml_cli.schema.tasks import (
     is_export_row,
     parse_id,
 )
-
-_DATA_PREFIX = "_data_"  # what the CSV export puts before a key of the data that is also the name of a control
 
 
 def read_tasks(
@@ -102,8 +101,8 @@ def parse_task(
 def _row_data(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any]:
     """Return the data of a row of an export, without its results and what is about the annotation."""
     data = {key: value for key, value in row.items() if key not in EXPORT_ROW_FIELDS and key not in controls}
-    for key in [key for key in data if key.startswith(_DATA_PREFIX) and key.removeprefix(_DATA_PREFIX) in controls]:
-        data[key.removeprefix(_DATA_PREFIX)] = data.pop(key)
+    for key in [key for key in data if key.startswith(DATA_PREFIX) and key.removeprefix(DATA_PREFIX) in controls]:
+        data[key.removeprefix(DATA_PREFIX)] = data.pop(key)
     return data
 
 

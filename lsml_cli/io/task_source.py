@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -27,6 +27,10 @@ class TaskSource(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Sentences to show once."""
 
+    @property
+    def blank_lines(self) -> int:
+        """Lines of text that were skipped so far because nothing is in them."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -44,18 +48,29 @@ def is_folder(path: str) -> bool:
     return path != STDIN and Path(path).is_dir()
 
 
-def open_task_source(path: str, id_column: str | None = None, data_key: str | None = None) -> TaskSource:
+def open_task_source(
+    path: str,
+    id_column: str | None = None,
+    data_key: str | None = None,
+    *,
+    has_texts: bool = False,
+    data_keys: Collection[str] = (),
+) -> TaskSource:
     """Open an input.
 
     Args:
         path: A file, a folder of images, or "-" for standard input.
         id_column: The CSV column that holds task ids.
         data_key: Says that the input is a folder or a list of paths, and under which key of a task's data they go.
+        has_texts: Whether it is lines of text that go there instead.
+        data_keys: Keys of a task's data of which a table must have at least one.
 
     Raises:
         UsageError: There is no such input.
         InputError: It holds nothing of the kind.
     """
+    if has_texts:
+        return RecordSource(path, texts_key=data_key)
     if data_key is not None and is_folder(path):
         return ImageFolderSource(path, data_key)
-    return RecordSource(path, id_column, data_key)
+    return RecordSource(path, id_column, data_key, data_keys=data_keys)

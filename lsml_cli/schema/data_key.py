@@ -1,4 +1,4 @@
-"""Find the key of a task's data for tasks that are made from paths."""
+"""Find the key of a task's data for tasks that are made from paths, or from lines of text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lsml_cli.schema.label_config import LabelConfig, Object
 
 # Objects whose value is an address. A text is not: it shows the value itself.
 MEDIA_TAGS = frozenset({"image", "audio", "audioplus", "video", "pdf", "object3d"})
+TEXT_TAGS = frozenset({"text", "hypertext"})  # whose value is one string, shown as it is
 
 
 def find_data_key(
@@ -51,12 +52,7 @@ def find_data_key(
                 f"It has: {format_list(sort_by_similarity(requested_key, keys))}.",
             )
         return requested_key
-    supported_names = {
-        obj.name
-        for control_tag, object_tags in supported_controls.items()
-        for _, obj in config.find_pairs(control_tag, object_tags)
-    }
-    objects = [obj for obj in single if obj.name in supported_names] or single
+    objects = _supported_objects(config, single, supported_controls)
     objects = [obj for obj in objects if obj.tag.lower() == "image"] or objects
     if len(keys := _data_keys(objects)) > 1:
         raise UsageError(
@@ -64,6 +60,53 @@ def find_data_key(
             f"Name the key with --data-key: {' or '.join(keys)}.",
         )
     return keys[0]
+
+
+def find_text_key(
+    config: LabelConfig, supported_controls: Mapping[str, Sequence[str]], requested_key: str | None = None
+) -> str:
+    """Return the data key for tasks that are made from lines: "text" for <Text name="txt" value="$text"/>.
+
+    If there are several texts, those count that the model fills controls about. The arguments are those of
+    `find_data_key`.
+
+    Raises:
+        UsageError: There is no such key, or more than one.
+    """
+    texts = [obj for obj in config.objects.values() if obj.data_key is not None and obj.tag.lower() in TEXT_TAGS]
+    if not texts:
+        known = format_list(map(str, config.objects.values())) or "no object at all"
+        raise UsageError(
+            f"The label config shows no text from a task: it has {known}.",
+            "Paths and URLs are listed with --from paths; other data come in tasks, as JSON or CSV.",
+        )
+    keys = _data_keys(texts)
+    if requested_key is not None:
+        if requested_key not in keys:
+            raise UsageError(
+                f'--data-key {requested_key}: the label config shows no text from "${requested_key}".',
+                f"It has: {format_list(sort_by_similarity(requested_key, keys))}.",
+            )
+        return requested_key
+    objects = _supported_objects(config, texts, supported_controls)
+    if len(keys := _data_keys(objects)) > 1:
+        raise UsageError(
+            f"The label config has several objects that a line could be for: {format_list(map(str, objects))}.",
+            f"Name the key with --data-key: {' or '.join(keys)}.",
+        )
+    return keys[0]
+
+
+def _supported_objects(
+    config: LabelConfig, objects: Sequence[Object], supported_controls: Mapping[str, Sequence[str]]
+) -> Sequence[Object]:
+    """Return the objects that the model fills controls about, all of them if there are none."""
+    supported_names = {
+        obj.name
+        for control_tag, object_tags in supported_controls.items()
+        for _, obj in config.find_pairs(control_tag, object_tags)
+    }
+    return [obj for obj in objects if obj.name in supported_names] or objects
 
 
 def _data_keys(objects: Sequence[Object]) -> list[str]:
@@ -79,5 +122,5 @@ def _no_media_error(config: LabelConfig, images_only: bool) -> UsageError:
         )
     return UsageError(
         f"The label config shows no image, audio or video from a task: it has {known}. A path is no text.",
-        "Put the texts themselves into tasks, as JSON or CSV, and leave out --from paths.",
+        "Texts are read with --from lines, one text a line, or as tasks in JSON or CSV.",
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+DATA_PREFIX = "_data_"  # what the CSV export puts before a key of the data that is also the name of a control
 # Columns of the exports JSON_MIN and CSV beside the data and the results of one annotation.
 EXPORT_ROW_FIELDS = frozenset(
     {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"}

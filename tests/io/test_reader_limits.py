@@ -22,6 +22,7 @@ from lsml_cli.io.csv_records import read_rows
 from lsml_cli.io.image_paths import read_paths
 from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, Record, read_lines, split_objects
 from lsml_cli.io.source import RecordSource
+from lsml_cli.io.text_lines import read_texts
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from tests.helpers import models
@@ -29,7 +30,7 @@ from tests.helpers.cli import run_in_process
 from tests.helpers.predict_runs import FLAKY, make_task, predicted_choice
 from tests.helpers.records import parse_bodies, read_records
 
-FORMATS = ["array", "lines", "stream", "csv", "paths"]
+FORMATS = ["array", "lines", "stream", "csv", "paths", "texts"]
 MAX_CPU_SECONDS = 20  # where time that grows with the square of the bytes would be minutes
 
 
@@ -79,7 +80,9 @@ def read(source_format: str, stream: io.BufferedReader[Any], max_bytes: int = MA
     if source_format == "lines":
         return read_lines(stream, end_reason, max_bytes)
     if source_format == "csv":
-        return read_rows(stream, end_reason, None, max_bytes)
+        return read_rows(stream, end_reason, None, (), max_bytes)
+    if source_format == "texts":
+        return read_texts(stream, end_reason, "text", lambda: None, max_bytes)
     if source_format == "paths":
         return read_paths(stream, end_reason, "image", b"\n", max_bytes)
     return split_objects(stream, end_reason, in_array=source_format == "array", max_bytes=max_bytes)
@@ -90,7 +93,7 @@ def write_text(source_format: str, *texts: str) -> bytes:
     tasks = [json.dumps({"text": text}) for text in texts]
     if source_format == "csv":
         return "\n".join(["text", *(f'"{text}"' for text in texts), ""]).encode()
-    if source_format == "paths":
+    if source_format in ("paths", "texts"):
         return "".join(f"{text}\n" for text in texts).encode()
     separator = "," if source_format == "array" else "\n"
     content = separator.join(tasks)
@@ -210,14 +213,14 @@ def test_blank_beginning_is_read_up_to_limit():
     assert MAX_TASK_BYTES < len(read_head(EndlessSpace(), b"", lambda head: False)) <= MAX_TASK_BYTES + CHUNK
 
 
-@pytest.mark.parametrize("paths_key", [None, "image"])
-def test_gzipped_space_is_rejected_in_bounded_memory(tmp_path, paths_key):
+@pytest.mark.parametrize("options", [{}, {"paths_key": "image"}, {"texts_key": "text"}])
+def test_gzipped_space_is_rejected_in_bounded_memory(tmp_path, options):
     path = tmp_path / "tasks.json.gz"
     path.write_bytes(gzip.compress(b" " * (10 << 20), 1) * 100)
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match="begins with more than 33,554,432 bytes of white space"):
-            RecordSource(str(path), paths_key=paths_key)
+            RecordSource(str(path), **options)
         assert tracemalloc.get_traced_memory()[1] < 5 * MAX_TASK_BYTES
     finally:
         tracemalloc.stop()
@@ -256,7 +259,7 @@ def test_white_space_between_tasks_takes_no_memory(tmp_path, in_array):
 def test_oversized_record_fails_only_itself(tmp_path, monkeypatch, source_format):
     monkeypatch.setattr(json_records, "CHUNK", 4_096)
     large = "some text } { " * 20_000
-    if source_format not in ("csv", "paths"):
+    if source_format not in ("csv", "paths", "texts"):
         large = 'a "quoted" }, { brace and \\ ' * 20_000
     stream = io.BufferedReader(Pieces(write_text(source_format, "1", large, "3"), 4_096), 4_096)
     first, second, third = read(source_format, stream, 50_000)
@@ -265,7 +268,7 @@ def test_oversized_record_fails_only_itself(tmp_path, monkeypatch, source_format
     assert second.body == b""
     assert "50,000 is the most that lsml takes: split it, or keep media in files" in second.problem
     size = int(second.problem.split()[3].replace(",", ""))
-    overhead = {"csv": 3, "paths": 0}.get(source_format, len(json.dumps({"text": large})) - len(large))
+    overhead = {"csv": 3, "paths": 0, "texts": 0}.get(source_format, len(json.dumps({"text": large})) - len(large))
     assert abs(size - len(large) - overhead) <= 2
 
 
