@@ -6,8 +6,10 @@ import errno
 import os
 import secrets
 import stat
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -21,6 +23,9 @@ DEFAULT_FETCH_THREADS = 16  # threads that fetch media
 MAX_INTEGER = 2**63 - 1  # the largest that JSON files, arrays and counters can hold
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the disk, a quota, a limit on file size
+
+SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # keeps the working folder off the import path of a Python process
+_SET_BY_LSML = "lsml"  # a value of that variable: any but the empty one has the effect
 
 T = TypeVar("T")
 
@@ -48,6 +53,46 @@ def available_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(allowed, int(limit)) if limit.isdecimal() and int(limit) else allowed
+
+
+def python_command(*arguments: str) -> list[str]:
+    """Return the command of a Python process with lsml's import path; to be started with `python_environment`.
+
+    Without -P, Python would import from the working folder first, which may hold data, and among them a `torch.py`.
+
+    Args:
+        arguments: `-m`, the module, and its arguments; or `-c` and the code.
+    """
+    return [sys.executable, "-P", *arguments]
+
+
+def python_environment() -> dict[str, str]:
+    """Return the environment for a `python_command`."""
+    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}  # noqa: PTH109
+
+
+@contextmanager
+def safe_child_import_path() -> Iterator[None]:
+    """Start the processes of `multiprocessing` without the working folder on their import path.
+
+    They import a few modules before they take over the import path of this process. `restore_child_environment` removes
+    the variable in the child, so that programs that a model starts find the modules beside them.
+    """
+    previous = os.environ.get(SAFE_PATH_VARIABLE)
+    os.environ[SAFE_PATH_VARIABLE] = previous or _SET_BY_LSML
+    try:
+        yield
+    finally:
+        if previous is None:
+            os.environ.pop(SAFE_PATH_VARIABLE, None)
+        else:
+            os.environ[SAFE_PATH_VARIABLE] = previous
+
+
+def restore_child_environment() -> None:
+    """Undo in a child process what `safe_child_import_path` has set."""
+    if os.environ.get(SAFE_PATH_VARIABLE) == _SET_BY_LSML:
+        del os.environ[SAFE_PATH_VARIABLE]
 
 
 def open_own_file(path: Path, flags: int) -> int:

@@ -25,7 +25,13 @@ from lsml_cli.inference.record_codec import BindingKey, RecordCodec
 from lsml_cli.inference.replica import PREFETCH_BATCHES, Replica
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.spec import ModelSpec
-from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores, error_reason
+from lsml_cli.runtime import (
+    DEFAULT_FETCH_THREADS,
+    available_cores,
+    error_reason,
+    restore_child_environment,
+    safe_child_import_path,
+)
 
 # For gc.set_threshold: a batch makes thousands of objects and no cycles, and collecting took 5 % of the time.
 GC_THRESHOLD = (100_000, 20, 100)
@@ -287,17 +293,20 @@ def _without_main(config: ReplicaConfig) -> Iterator[None]:
 def _start_ignoring_sigint(process: BaseProcess) -> None:
     """Start a process that ignores SIGINT from its first moment: the parent handles ctrl-C."""
     if threading.current_thread() is not threading.main_thread():  # others may not set handlers
-        process.start()
+        with safe_child_import_path():
+            process.start()
         return
     previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process.start()
+        with safe_child_import_path():
+            process.start()
     finally:
         signal.signal(signal.SIGINT, previous_handler)
 
 
 def _run_worker(pipe: Connection, config: ReplicaConfig) -> None:
     """Run in the worker process: open the replica, then answer batches in order until the pipe ends."""
+    restore_child_environment()
     if config.replicas_on_host > 1:  # otherwise the threads of the replicas would compete for the cores
         os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // config.replicas_on_host))
     try:

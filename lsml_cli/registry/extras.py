@@ -15,6 +15,7 @@ from typing import Literal
 
 from lsml_cli._version import __version__
 from lsml_cli.errors import UsageError, sort_by_similarity
+from lsml_cli.runtime import python_command, python_environment
 
 ExtraState = Literal["fine", "not installed", "broken"]
 
@@ -169,7 +170,8 @@ def _run_probe(probe: str) -> tuple[bool, str]:
     code = _PROBE_SCRIPT.format(module=module, function=function)
     try:
         run = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
+            python_command("-W", "ignore", "-c", code),
+            env=python_environment(),
             capture_output=True,
             text=True,
             timeout=PROBE_TIMEOUT,

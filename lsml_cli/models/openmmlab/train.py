@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from lsml_cli.models.openmmlab import checkpoints, configs
 from lsml_cli.models.openmmlab.configs import Config
 from lsml_cli.models.openmmlab.schedule import TrainingSchedule
 from lsml_cli.models.openmmlab.toolkit import Scope
-from lsml_cli.runtime import available_cores
+from lsml_cli.runtime import SAFE_PATH_VARIABLE, available_cores, python_command, python_environment
 from lsml_cli.terminal import print_details
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _run_process(
     folder: Path, scope: Scope, device: str, launcher_args: str | None, progress: Progress
 ) -> Mapping[str, Any]:
     """Run the worker process to its end, and pass on what it reports."""
-    command = [sys.executable, "-m", WORKER_MODULE, str(folder), scope]
+    command = python_command("-m", WORKER_MODULE, str(folder), scope)
     command += [f"--launch={launcher_args}"] if launcher_args else []
     summary: Mapping[str, Any] | None = None
     error: LsmlError | None = None
@@ -149,7 +148,7 @@ def _run_process(
 
 
 def _environment(device: str, launcher_args: str | None) -> dict[str, str]:
-    environment = os.environ | {
+    environment = python_environment() | {
         "OMP_NUM_THREADS": str(available_cores()),
         "PYTHONWARNINGS": "ignore",
         "TQDM_DISABLE": "1",
@@ -161,7 +160,9 @@ def _environment(device: str, launcher_args: str | None) -> dict[str, str]:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif ":" in device and not launcher_args:
         environment["CUDA_VISIBLE_DEVICES"] = _visible_device(device)
-    return dict(environment)
+    if launcher_args:  # torch's launcher starts more Python processes, each with this environment
+        environment[SAFE_PATH_VARIABLE] = "1"
+    return environment
 
 
 def _visible_device(device: str) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from lsml_cli.errors import TransientError
+from lsml_cli.runtime import python_command, python_environment
 from lsml_cli.server.job_record import Job
 from lsml_cli.server.job_runners.base import JobStatus
 
+JOB_MODULE = "lsml_cli.server.training_job"
 TERMINATE_GRACE = 5.0  # seconds that a process has for cleaning up before it is killed
 
 # Seconds within which SIGTERM also reaches the server, if it was sent to all processes of a service.
@@ -93,12 +94,9 @@ class EmbeddedRunner:
         return now < self._sigterm_seen_at.setdefault(key, now) + SIGTERM_WINDOW
 
     def _spawn(self, job: Job) -> subprocess.Popen[bytes]:
-        # The server's import path, with nothing added (-P).
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109
-        command = [sys.executable, "-P", "-m", "lsml_cli.server.training_job"]
         return subprocess.Popen(
-            [*command, self.versions_folder, job.id, str(job.attempt)],
-            env=os.environ | {"PYTHONPATH": path},
+            [*python_command("-m", JOB_MODULE), self.versions_folder, job.id, str(job.attempt)],
+            env=python_environment(),
             stdin=subprocess.DEVNULL,
             stdout=2,  # what libraries print belongs in the log
             start_new_session=True,  # ctrl-C in the server's terminal must reach the server only
