@@ -6,20 +6,23 @@ every replica works by it, and so does a resumed run, whose bytes would differ o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from lsml_cli.errors import ModelError
+from lsml_cli.errors import ModelError, ResumeRefused, UsageError, format_list
 from lsml_cli.inference.plan import AUTOTUNED_KEY, PredictPlan
 from lsml_cli.inference.record_codec import BindingKey
 from lsml_cli.inference.replica_process import ReplicaConfig
 from lsml_cli.io.json_records import Record
 from lsml_cli.models.base import AutotuneResult
 from lsml_cli.models.spec import Json
+from lsml_cli.registry.resolve import check_params
+from lsml_cli.schema.value_checks import is_integer
 
+MAX_BATCH_SIZE = 4096  # that a journal may hold; no model chooses a larger one
 SAMPLE_TASKS = 64  # an input with fewer tasks is done before there would be anything to gain
 
 
@@ -40,7 +43,7 @@ def autotune_plan(plan: PredictPlan, records: Iterator[Record]) -> tuple[Predict
     undecided = [name for name in plan.model.auto_params if plan.model.param(name) == "auto"]
     if not undecided and plan.options.batch_size != "auto":
         return plan, records, ""
-    if plan.options.resume and (autotuned := _read_autotuned(plan)) is not None:
+    if plan.options.resume and (autotuned := _read_autotuned(plan, undecided)) is not None:
         return apply_autotuned(plan, autotuned), records, ""
     sample = list(islice(records, SAMPLE_TASKS))
     all_records = chain(sample, records)
@@ -91,8 +94,31 @@ def _run_autotune(plan: PredictPlan, sample: list[Record]) -> AutotuneResult | N
         replica.close()
 
 
-def _read_autotuned(plan: PredictPlan) -> Mapping[str, Any] | None:
-    """Return what the unfinished run has chosen; None when there is no such run, or it had nothing to choose."""
+def _read_autotuned(plan: PredictPlan, undecided: Sequence[str]) -> Mapping[str, Any] | None:
+    """Return what the unfinished run has chosen; None when there is no such run, or it had nothing to choose.
+
+    The journal lies beside the output, where anybody who made that folder may have put one: it decides nothing but what
+    `Model.autotune` would.
+
+    Raises:
+        ResumeRefused: It names other parameters, or values that are not allowed.
+    """
     fingerprint = plan.options.target.read_unfinished_fingerprint()
     autotuned = fingerprint.get(AUTOTUNED_KEY) if fingerprint else None
-    return autotuned if isinstance(autotuned, dict) else None
+    if not isinstance(autotuned, dict):
+        return None
+    params = {name: value for name, value in autotuned.items() if name != "batch_size"}
+    try:
+        if unknown := sorted(params.keys() - set(undecided)):
+            raise UsageError(f"it sets {format_list(unknown)}")
+        check_params(type(plan.model), params)
+        size = autotuned.get("batch_size")
+        if size is not None and not (is_integer(size) and 0 < size <= MAX_BATCH_SIZE):
+            raise UsageError(f"its batch size is not between 1 and {MAX_BATCH_SIZE:,}")
+    except UsageError as error:
+        journal = plan.options.target.journal_path
+        raise ResumeRefused(
+            f"{journal} is damaged, so the run cannot be resumed: {error.message.rstrip('.')}.",
+            "Delete it, and start over without --resume.",
+        ) from None
+    return autotuned

@@ -15,7 +15,7 @@ from lsml_cli.models.base import AutotuneResult, Binding
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import Task
 from tests.helpers import models
-from tests.helpers.cli import Lsml
+from tests.helpers.cli import Lsml, run_in_process
 from tests.helpers.processes import wait_until_journaled
 
 AUTOTUNED_MODEL = f"{__file__}:Autotuned"
@@ -162,3 +162,25 @@ def test_resume_rejects_other_autotune_options(lsml: Lsml, unfinished: Path, opt
     run = lsml(*arguments("--with", "pause=0.05", "--resume", *options))
     assert run.returncode == 2
     assert sentence in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("autotuned", "objection"),
+    [
+        ({"log": "elsewhere.log"}, "it sets log"),
+        ({"trust_checkpoint": True, "checkpoint_file": "evil.pth"}, "it sets checkpoint_file, trust_checkpoint"),
+        ({"precision": {"a": 1}}, "precision must be a text"),
+        ({"precision": "bf16", "batch_size": 10**12}, "its batch size is not between 1 and 4,096"),
+        ({"precision": "bf16", "batch_size": True}, "its batch size is not between 1 and 4,096"),
+    ],
+)
+def test_planted_journal_decides_nothing_but_what_is_autotuned(
+    work: Path, autotuned: dict[str, Any], objection: str
+) -> None:
+    Path("out.json.part").touch()
+    Path("out.json.part.journal").write_text(json.dumps({"started_with": {"tuned": autotuned}}) + "\n")
+    run = run_in_process(*arguments("--resume"))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert f"out.json.part.journal is damaged, so the run cannot be resumed: {objection}" in run.stderr
+    assert "Delete it, and start over without --resume." in run.stderr
+    assert not Path("elsewhere.log").exists()
