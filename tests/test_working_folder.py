@@ -61,7 +61,7 @@ def test_module_in_the_data_is_no_model(work: Path) -> None:
 def test_module_run_from_a_checkout_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """There the working folder is the one that lsml itself is imported from."""
     monkeypatch.chdir(ROOT)
-    command = [sys.executable, "-m", "lsml_cli", "models", "tests.helpers.models:Parity"]
+    command = [sys.executable, "-m", "lsml_cli", "models", "tests.helpers.models:Words"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
