@@ -13,7 +13,7 @@ MAX_ENTRIES = 500  # entries read of a folder: TAB must answer at once, even bes
 
 
 def complete_models(incomplete: str) -> list[str]:
-    """Return built-in models, plug-ins, and trained models in folders up to two levels down."""
+    """Return built-in models, plug-ins, and trained models and projects in folders up to two levels down."""
     from lsml_cli.registry.model_location import known_models
 
     typed, slash, _ = incomplete.rpartition("/")
@@ -38,6 +38,7 @@ def _list_folders(parent: str) -> list[str]:
 
 
 def _is_model(folder: str) -> bool:
+    from lsml_cli.registry.project_file import PROJECT_FILE
     from lsml_cli.registry.versions import CURRENT_FILE
 
-    return Path(folder, CURRENT_FILE).is_file()
+    return Path(folder, CURRENT_FILE).is_file() or Path(folder, PROJECT_FILE).is_file()

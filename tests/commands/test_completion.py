@@ -63,6 +63,8 @@ def test_completes_commands_options_choices_and_models(shell, work):
     ]
     assert shell("lsml predict tasks.json -m models/n") == ["models/news"]
     assert shell("lsml predict --model ./t") == ["./top"]
+    Path("top/current").rename("top/model.toml")  # a project of lsml init
+    assert shell("lsml check t") == ["text-classifier", "top"]
     assert shell("lsml predict tas") == []  # the shell goes on with its own file names
 
 
