@@ -248,7 +248,7 @@ def _evaluate(arguments: EvaluateArguments) -> None:
         evaluate_report.print_evaluation(evaluation)
         for line in evaluate_report.summary_lines(evaluation, all_results):
             console.note(line)
-        for line in evaluate_report.unreadable_lines(evaluation, arguments.annotated):
+        for line in evaluation.unreadable.lines(arguments.annotated):
             console.note(line, important=True)
         if arguments.report is not None:
             console.note(f"Wrote {arguments.report}.")

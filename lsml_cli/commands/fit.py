@@ -268,7 +268,7 @@ def _report_plan(
         history=find_split_history(training_spec, arguments.output, arguments.holdout, arguments.seed),
     )
     resolve_gates(config, split, fail_under)
-    for line in fit_report.unreadable_lines(split, arguments.export):
+    for line in split.unreadable_lines(arguments.export):
         console.note(line, important=True)
     if arguments.skip_unchanged and arguments.output is not None:
         version = find_unchanged_version(training_spec, config, split, arguments.output, arguments.refit)
@@ -335,7 +335,7 @@ def _report_result(
 
     if result.unchanged:
         console.note(fit_report.unchanged_line(result.version))
-        for line in fit_report.unreadable_lines(result.split, arguments.export):
+        for line in result.split.unreadable_lines(arguments.export):
             console.note(line, important=True)
         return None
     if arguments.report is not None:
@@ -352,7 +352,7 @@ def _report_result(
     for line in fit_report.summary_lines(result, model_argument(spec, output)):
         console.note(line)
     for line in (
-        *fit_report.unreadable_lines(result.split, arguments.export),
+        *result.split.unreadable_lines(arguments.export),
         *fit_report.truncation_lines(result),
     ):
         console.note(line, important=True)

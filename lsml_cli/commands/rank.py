@@ -15,8 +15,6 @@ from lsml_cli.errors import format_list
 if TYPE_CHECKING:
     from lsml_cli.evaluation.ranking import AcceptanceEstimate, RankingResult
 
-MAX_LISTED_UNREADABLE = 3
-
 
 def rank(
     file: Annotated[
@@ -137,9 +135,9 @@ def _rank(arguments: RankArguments) -> None:
     summary_file.write_summary(arguments.summary, ranked.to_json() | estimate_json)
     for line in _summary_lines(ranked, estimate, arguments.accept_above, arguments.output):
         console.note(line)
-    for problem in ranked.unreadable[:MAX_LISTED_UNREADABLE]:
-        console.note(f"{arguments.file}, {problem}.", important=True)
-    if ranked.unreadable:
+    for line in ranked.unreadable.lines(arguments.file, "record"):
+        console.note(line, important=True)
+    if ranked.unreadable.count:
         raise typer.Exit(3)
 
 

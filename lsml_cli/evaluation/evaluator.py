@@ -136,7 +136,7 @@ class Evaluator:
             controls={name: self._evaluate_control(scorer, samples[f"0 {name}"]) for name, scorer in evaluated.items()},
             failed=self.failed[0],
             left_out=self._count_left_out(),
-            unreadable=self.unreadable.listed,
+            unreadable=self.unreadable,
             empty_controls=[
                 name
                 for name, scorer in evaluated.items()

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from lsml_cli.errors import InputError, OutputError, UsageError, format_list
 from lsml_cli.evaluation.prediction_records import EXPECTED_FILE_HINT, PredictionEntry, StoredPrediction, parse_entry
+from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, Record
 from lsml_cli.io.source import RecordSource
 from lsml_cli.registry.versions import is_version_name
@@ -32,16 +33,9 @@ class _ReadStatistics:
     """What was read so far; `model_versions` counts all predictions, `used_versions` those that were looked up."""
 
     entries: int = 0
-    unreadable: int = 0
-    first_problem: str = ""
-    truncated: bool = False
+    unreadable: UnreadableLog = field(default_factory=UnreadableLog)
     model_versions: Counter[str | None] = field(default_factory=Counter)
     used_versions: Counter[str | None] = field(default_factory=Counter)
-
-    def count_problem(self, record: Record, reason: object) -> None:
-        self.unreadable += 1
-        self.first_problem = self.first_problem or f"{record.location}: {reason}"
-        self.truncated = self.truncated or record.truncated
 
 
 class PredictionFile:
@@ -79,14 +73,12 @@ class PredictionFile:
 
     @property
     def truncated(self) -> bool:
-        return self._statistics.truncated
+        return self._statistics.unreadable.is_truncated
 
     def warnings(self) -> Iterator[str]:
         """Yield sentences about unreadable records so far, and about mixed model versions."""
         statistics = self._statistics
-        if statistics.unreadable:
-            count = f"{statistics.unreadable:,} records" if statistics.unreadable > 1 else "1 record"
-            yield f"{count} of {self.name} could not be read: {statistics.first_problem}."
+        yield from statistics.unreadable.lines(self.name, "record")
         if len(statistics.used_versions) > 1:
             yield (
                 f"What was measured of {self.name} are predictions of {len(statistics.used_versions)} versions, the "
@@ -141,7 +133,7 @@ class PredictionFile:
             except InputError as error:
                 raise InputError(f"{self.name}, {error.message}", error.hint) from None
             except ValueError as error:
-                self._statistics.count_problem(record, error)
+                self._statistics.unreadable.add(record.location, str(error), truncated=record.truncated)
                 continue
             self._statistics.entries += 1
             self._statistics.model_versions.update(entry.model_versions)

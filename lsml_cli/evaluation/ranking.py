@@ -26,6 +26,7 @@ from lsml_cli.evaluation.prediction_records import (
 from lsml_cli.evaluation.scorers import build_scorers, describe_controls, filled_unmeasurable_controls
 from lsml_cli.evaluation.training_data import TrainingDataFilter, TrainingDataUse
 from lsml_cli.evaluation.uncertainty import RankingCriterion, confidence, lowest_score
+from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.io.external_sort import KeyedRecord, sort_on_disk
 from lsml_cli.io.journal import JournalEntry
 from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, Record
@@ -55,7 +56,7 @@ class RankingResult:
         accepted: Number of records that could be accepted as they are.
         without_score: Number of predictions without a score; they come last.
         failed: Number of tasks without a prediction; they come after these.
-        unreadable: Location and reason of each unreadable record.
+        unreadable: The unreadable records.
         truncated: Whether the file ends within a record.
     """
 
@@ -64,7 +65,7 @@ class RankingResult:
     accepted: int = 0
     without_score: int = 0
     failed: int = 0
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: UnreadableLog = field(default_factory=UnreadableLog)
     truncated: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class RankingResult:
             "accepted": self.accepted,
             "without_score": self.without_score,
             "failed": self.failed,
-            "unreadable": len(self.unreadable),
+            "unreadable": self.unreadable.count,
             "torn": self.truncated,
         }
 
@@ -242,12 +243,12 @@ def _score_records(
     for record in source:
         if record.problem:
             ranking.truncated = ranking.truncated or record.truncated
-            ranking.unreadable.append(f"{record.location}: {record.problem}")
+            ranking.unreadable.add(record.location, record.problem)
             continue
         try:
             result, score = _parse_prediction(record, path)
         except ValueError as error:
-            ranking.unreadable.append(f"{record.location}: {error}")
+            ranking.unreadable.add(record.location, str(error))
             continue
         ranking.records += 1
         if result is None:

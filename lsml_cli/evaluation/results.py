@@ -14,9 +14,10 @@ from lsml_cli.evaluation.metrics.choices import ConfusionMatrix
 from lsml_cli.evaluation.metrics.intervals import Interval, few_tasks_note
 from lsml_cli.evaluation.scorers import ControlMetrics, RegionList
 from lsml_cli.evaluation.training_data import TrainingDataUse
+from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.schema.failure_causes import FailureCauses
 from lsml_cli.schema.label_config import Control
-from lsml_cli.schema.tasks import Task, UnreadableRecord
+from lsml_cli.schema.tasks import Task
 
 Verdict = Literal["better", "worse", "equal", "could be chance"]
 
@@ -132,7 +133,7 @@ class Evaluation:
         controls: By name, the controls that both people and predictions fill.
         failed: Tasks without a prediction, by cause; they count as wrong.
         left_out: Number of tasks that could not be evaluated, by reason.
-        unreadable: The first unreadable records, and the one where the file is truncated.
+        unreadable: Records that are not tasks.
         empty_controls: Those of `controls` for which no task has a predicted region or text, which is a valid answer.
         unpredicted_controls: Controls that people filled and nothing was predicted for.
         unmeasurable_controls: Controls that people filled and that cannot be measured yet, with their tags.
@@ -148,7 +149,7 @@ class Evaluation:
     controls: Mapping[str, ControlEvaluation]
     failed: FailureCauses = field(default_factory=FailureCauses)
     left_out: Mapping[str, int] = field(default_factory=dict)
-    unreadable: Sequence[UnreadableRecord] = ()
+    unreadable: UnreadableLog = field(default_factory=UnreadableLog)
     empty_controls: Sequence[str] = ()
     unpredicted_controls: Sequence[str] = ()
     unmeasurable_controls: Sequence[str] = ()

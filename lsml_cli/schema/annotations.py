@@ -17,7 +17,6 @@ UNREADABLE = "unreadable"
 
 NO_RELEVANT_ANSWER = "no answer for this label config"
 
-MAX_LISTED_UNREADABLE = 3  # unreadable tasks listed one by one, besides the place where a file is truncated
 
 MEDIA_REFERENCE_TAGS = frozenset({"Image", "Audio", "Video", "Pdf"})  # objects whose value is an address
 

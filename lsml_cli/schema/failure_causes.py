@@ -42,11 +42,19 @@ class FailureCause:
     example: str
     count: int = 0
 
-    def describe(self, failed: str = "failed", *, noun: str = "task", note: str = "") -> str:
-        """Say how many tasks failed, and why: "46 tasks failed (fetch), such as task 3: no such file."."""
+    def describe(self, failed: str = "failed", *, noun: str = "task", note: str = "", source: str = "") -> str:
+        """Say how many tasks failed, and why: "46 tasks failed (fetch), such as task 3: no such file.".
+
+        Args:
+            failed: What happened.
+            noun: What it happened to, in the singular.
+            note: What else there is to know.
+            source: The file of the example, unless that names it.
+        """
         facts = ", ".join(filter(None, (self.stage, note)))
         where = f" ({facts})" if facts else ""
-        reason = f"{self.example}: {self.reason.rstrip('.')}."
+        example = f"{source}, {self.example}" if source else self.example
+        reason = f"{example}: {self.reason.rstrip('.')}."
         if self.count == 1:
             return f"1 {noun} {failed}{where}: {reason}"
         return f"{self.count:,} {noun}s {failed}{where}, such as {reason}"
@@ -109,11 +117,11 @@ class FailureCauses:
             counts[OTHER_REASONS] += self.uncounted
         return dict(counts)
 
-    def lines(self, failed: str = "failed", *, noun: str = "task", note: str = "") -> Iterator[str]:
+    def lines(self, failed: str = "failed", *, noun: str = "task", note: str = "", source: str = "") -> Iterator[str]:
         """Yield a sentence for each of the most frequent causes, see `FailureCause.describe`, and one for the rest."""
         causes = self.most_common()
         for cause in causes[:MAX_SHOWN_CAUSES]:
-            yield cause.describe(failed, noun=noun, note=note)
+            yield cause.describe(failed, noun=noun, note=note, source=source)
         if rest := self.total - sum(cause.count for cause in causes[:MAX_SHOWN_CAUSES]):
             number = "other" if self.uncounted else f"{len(causes) - MAX_SHOWN_CAUSES:,} more"
             others = f"{number} {'cause' if number == '1 more' else 'causes'}"

@@ -183,8 +183,8 @@ def fit_version(
     )
     for note in split.history_notes(history):
         progress(note)
-    for description in split.describe_unreadable("the export"):
-        progress(f"Cannot be read: {description}.")
+    for line in split.unreadable_lines("the export"):
+        progress(line)
     if skip_unchanged and (version := find_unchanged_version(training_spec, config, split, output, refit)):
         nothing = Evaluation(f"{version.name}@{version.version}", tasks=0, annotations=0, controls={})
         seconds = time.monotonic() - start_time

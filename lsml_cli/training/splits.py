@@ -78,7 +78,7 @@ class DataSplit:
         classes: {control: {label: (tasks to train on, held-out tasks)}}, for every label of the config and every one
             that an annotation uses.
         options: How the split was made: share or file name, seed, annotation policy.
-        unreadable: The first unreadable records of the export, and the one where it is truncated.
+        unreadable: The unreadable records of the export.
         held_out_unreadable: The same for the hold-out file.
         data_digest: Of tasks and annotations on both sides.
         train_hashes: Hashes of the tasks to train on, see `seen_tasks`.
@@ -93,8 +93,8 @@ class DataSplit:
     held_out_left_out: Mapping[str, int]
     classes: ClassCounts
     options: Mapping[str, Any]
-    unreadable: Sequence[UnreadableRecord] = ()
-    held_out_unreadable: Sequence[UnreadableRecord] = ()
+    unreadable: UnreadableLog = field(default_factory=UnreadableLog)
+    held_out_unreadable: UnreadableLog = field(default_factory=UnreadableLog)
     data_digest: str = ""
     train_hashes: Set[int] = frozenset()
     held_out_hashes: Set[int] = frozenset()
@@ -103,17 +103,17 @@ class DataSplit:
     @property
     def truncated(self) -> bool:
         """Tell whether a file is truncated, so that tasks are missing."""
-        return any(record.truncated for record in (*self.unreadable, *self.held_out_unreadable))
+        return self.unreadable.is_truncated or self.held_out_unreadable.is_truncated
 
     @property
     def unreadable_count(self) -> int:
         """Number of unreadable records in both files."""
         return self.left_out.get(UNREADABLE, 0) + self.held_out_left_out.get(UNREADABLE, 0)
 
-    def describe_unreadable(self, export_name: str) -> list[str]:
-        """Describe the first unreadable records by file, location and reason; `export_name` names the export."""
-        files = ((export_name, self.unreadable), (self.options.get("holdout_file"), self.held_out_unreadable))
-        return [f"{file}, {record.location}: {record.reason}" for file, records in files for record in records]
+    def unreadable_lines(self, export_name: str) -> Iterator[str]:
+        """Say which records of the export and of the hold-out file could not be read, and why."""
+        yield from self.unreadable.lines(export_name)
+        yield from self.held_out_unreadable.lines(str(self.options.get("holdout_file")))
 
     def history_notes(self, history: SplitHistory) -> list[str]:
         """Say how the version that training starts from limits what can be measured."""
@@ -249,7 +249,7 @@ def split_tasks(
         split,
         left_out=dict(sorted(left_out.items())),
         classes=_count_classes(config, split.train, split.held_out),
-        unreadable=reader.unreadable.listed,
+        unreadable=reader.unreadable,
     )
 
 
@@ -357,7 +357,7 @@ def _split_by_file(
         held_out_left_out=dict(sorted((+left_out).items())),
         classes={},
         options={"annotation": annotation_policy, "holdout_file": path.name},
-        held_out_unreadable=reader.unreadable.listed,
+        held_out_unreadable=reader.unreadable,
         data_digest=_data_digest([*examples, *held_out]),
         train_hashes=train_hashes,
         held_out_hashes=reader.hashes,

@@ -136,13 +136,14 @@ def test_suffix_decides_format_of_each_file(
         assert [type(each) for each in lines] == [dict] * count, text
 
 
-def test_unreadable_record_is_named(lsml: Lsml, data_folder: Path) -> None:
+def test_unreadable_records_are_told_by_cause(lsml: Lsml, data_folder: Path) -> None:
     with (data_folder / "p.jsonl").open("a") as file:
-        file.write("\nnonsense\n")
+        file.write("\n" + "nonsense\n" * 46)
     run = lsml("rank", "p.jsonl", "--quiet", cwd=data_folder)
     assert run.returncode == 3
     assert len(run.stdout.splitlines()) == 5
-    assert "p.jsonl, line 6: not JSON" in run.stderr
+    [line] = run.stderr.splitlines()
+    assert line.startswith("lsml: 46 records could not be read, such as p.jsonl, line 6: not JSON")
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,6 @@ def summary_lines(evaluation: Evaluation, gate_results: Sequence[GateResult | Co
             yield f"Gate passed: {gate_result}."
 
 
-def unreadable_lines(evaluation: Evaluation, annotated: str) -> Iterator[str]:
-    """Say where the first unreadable records are, and why."""
-    source = "standard input" if annotated == "-" else annotated
-    for record in evaluation.unreadable:
-        yield f"{source}, {record.location} could not be read: {record.reason}."
-
-
 def format_exclusions(evaluation: Evaluation) -> str:
     """Format why tasks were left out: "no annotation (5), skipped (2)"."""
     return ", ".join(f"{reason} ({count:,})" for reason, count in evaluation.left_out.items()) or "it holds no tasks"

@@ -42,16 +42,6 @@ def plan_lines(split: DataSplit) -> Iterator[str]:
         yield f'Only in held-out tasks, so never learned, for "{control}": {", ".join(names)}.'
 
 
-def unreadable_lines(split: DataSplit, export: str) -> Iterator[str]:
-    """Say how many records could not be read, and where the first of them are."""
-    count = split.unreadable_count
-    if count:
-        tasks = "1 task" if count == 1 else f"{count:,} tasks"
-        examples = split.describe_unreadable("standard input" if export == "-" else export)
-        more = f"; and {count - len(examples):,} more" if count > len(examples) else ""
-        yield f"{tasks} could not be read: {'; '.join(examples)}{more}."
-
-
 def unchanged_line(version: Version) -> str:
     """Say that the version in use is what a fit would train."""
     return (
