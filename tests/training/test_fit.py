@@ -191,7 +191,7 @@ def test_unusable_tasks_are_counted_and_reported(tmp_path: Path) -> None:
         tmp_path, [*sample(), skipped, unannotated, UnreadableRecord(7, "line 9", "not JSON")], progress=notes.append
     )
     assert found.version.counts["left_out"] == {"no annotation": 1, "skipped": 1, "unreadable": 1}
-    assert "Cannot be read: the export, line 9: not JSON." in notes
+    assert "1 task could not be read: the export, line 9: not JSON." in notes
     assert found.promoted
     truncated = fit(tmp_path, [*sample(), UnreadableRecord(7, "line 9", "it ends here", truncated=True)])
     assert (truncated.promoted, truncated.split.unreadable_count) == (False, 1)
