@@ -81,7 +81,7 @@ class BulkCodec:
             return task, Failure("read", MISSING_ID_REASON if task.raw.get("id") is None else INVALID_ID_REASON)
         if self.skip_predicted:
             for stored in stored_predictions(task.raw):
-                if stored["model_version"] == self.model_version and self._is_valid_prediction(stored):
+                if stored["model_version"] == self.model_version and self._is_valid_prediction(stored, task):
                     return task, ExistingPrediction(stored)
         return task, None
 
@@ -115,12 +115,12 @@ class BulkCodec:
     def _other_predictions(self, task: Task) -> tuple[list[dict[str, Any]], int]:
         """Return the predictions of other versions that fit the label config, and how many do not."""
         others = [stored for stored in stored_predictions(task.raw) if stored["model_version"] != self.model_version]
-        valid = [stored for stored in others if self._is_valid_prediction(stored)]
+        valid = [stored for stored in others if self._is_valid_prediction(stored, task)]
         return valid, len(others) - len(valid)
 
-    def _is_valid_prediction(self, stored: Mapping[str, Any]) -> bool:
+    def _is_valid_prediction(self, stored: Mapping[str, Any], task: Task) -> bool:
         try:
-            return self.config.check(Prediction.from_json(stored)) is None
+            return self.config.check(Prediction.from_json(stored), task.data) is None
         except (KeyError, TypeError, ValueError):
             return False
 

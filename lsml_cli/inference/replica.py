@@ -228,7 +228,7 @@ class Replica:
             )
         keeps_all = binding.threshold is None or binding.applies_threshold
         kept = prediction if keeps_all else prediction.drop_low_scores(binding.threshold or 0.0)
-        problem = self._attempt("check", lambda: binding.config.check(kept))
+        problem = self._attempt("check", lambda: binding.config.check(kept, task.data))
         if problem is None:
             return kept
         return problem if isinstance(problem, Failure) else Failure("check", problem)

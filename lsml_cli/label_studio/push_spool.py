@@ -195,11 +195,13 @@ def _spool_predictions(
         spool.counts["failed"] += 1
         return
     predictions: list[Mapping[str, Any]]
+    data: Mapping[str, Any] | None = None
     if "data" in raw:
         predictions = _embedded_predictions(raw)
         if not predictions:
             spool.counts["empty"] += 1
             return
+        data = raw["data"] if isinstance(raw["data"], dict) else None
     elif "result" in raw:
         predictions = [raw]
     else:
@@ -213,7 +215,7 @@ def _spool_predictions(
         if version is not None and prediction.get("model_version") != version:
             spool.counts["other"] += 1
             continue
-        if problem := find_prediction_problem(prediction, config):
+        if problem := find_prediction_problem(prediction, config, data):
             raise _RecordRejected("check", problem)
         spool.add(task_id, dumps({"task": task_id} | _stored_fields(prediction)), record)
         spool.version_counts[prediction["model_version"]] += 1
@@ -234,7 +236,7 @@ def _spool_task(raw: Mapping[str, Any], config: LabelConfig, spool: Spool, recor
     ]
     spool.counts["other"] += len(predictions) - len(selected)
     for prediction in selected:
-        if problem := find_prediction_problem(prediction, config):
+        if problem := find_prediction_problem(prediction, config, raw["data"]):
             raise _RecordRejected("check", problem)
     if not selected:
         spool.counts["empty"] += 1
@@ -263,8 +265,16 @@ def _stored_fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def find_prediction_problem(prediction: Mapping[str, Any], config: LabelConfig) -> str | None:
-    """Return what is wrong with a stored prediction as one sentence, None if Label Studio accepts it."""
+def find_prediction_problem(
+    prediction: Mapping[str, Any], config: LabelConfig, data: Mapping[str, Any] | None = None
+) -> str | None:
+    """Return what is wrong with a stored prediction as one sentence, None if Label Studio accepts it.
+
+    Args:
+        prediction: The prediction.
+        config: The label config of its project.
+        data: The data of its task, None if the prediction came without it.
+    """
     result = prediction.get("result")
     if not isinstance(result, list) or not all(isinstance(region, dict) for region in result):
         return f"its result is {describe_json_type(result)}, not a list of regions"
@@ -281,6 +291,6 @@ def find_prediction_problem(prediction: Mapping[str, Any], config: LabelConfig) 
         completed = [
             {**RELATION_DEFAULTS, **region} if region.get("type") == "relation" else region for region in result
         ]
-        return config.check(Prediction.from_json({**prediction, "result": completed}))
+        return config.check(Prediction.from_json({**prediction, "result": completed}), data)
     except (KeyError, TypeError, ValueError) as error:
         return f"its regions cannot be read: {error}"

@@ -149,7 +149,9 @@ class Control:
 
         Args:
             task: The task that is predicted.
-            value: Label Studio's value object, geometry in percent of the image.
+            value: Label Studio's value object. Geometry is in percent of the image. `start` and `end` of a span in a
+                <Text> count code points, as slices in Python do, so that `text[start:end]` is its `text`; the offsets
+                in a turn of <Paragraphs> count UTF-16 code units, and an emoji is two of them.
             score: Probability in 0..1.
             ordinal: Number of the region among those of this control in the task, from 0; each needs its own.
             to_name: Name of the object, if the control is about several.

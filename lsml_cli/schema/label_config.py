@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from lsml_cli.schema.shape_checks import MERGEABLE_CHECKS
 from lsml_cli.schema.value_checks import ControlRule
 
 __all__ = ["CONTROLS", "OBJECTS", "Control", "Label", "LabelConfig", "Object"]
+
+MAX_UNPICKLED_CONFIGS = 16  # kept in a process that gets its configs pickled
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,25 @@ class LabelConfig:
             return matching[0]
         known = format_list(map(str, matching or self.controls.values())) or "no control at all"
         number = f"{len(matching)} of them" if matching else f"no <{tag}>"
-        raise LabelMismatch(f"One <{tag}> is needed, but the label config has {number}: it has {known}.")
+        raise LabelMismatch(
+            f"One <{tag}> is needed, but the label config has {number}: it has {known}.",
+            "A model that fits a label config is written by: lsml init NAME -c config.xml",
+        )
 
-    def check(self, prediction: Prediction) -> str | None:
-        """Return the first problem of a prediction as one sentence, None if Label Studio accepts it."""
-        return validation.find_first_problem(self._rules, prediction)
+    def check(self, prediction: Prediction, data: Mapping[str, Any] | None = None) -> str | None:
+        """Return the first problem of a prediction as one sentence, None if Label Studio accepts it.
+
+        Args:
+            prediction: The prediction.
+            data: The data of its task, so that spans are compared with the text that they mark (see `data_checks` for
+                the unit of offsets); None if the task is elsewhere.
+        """
+        return validation.find_first_problem(self._rules, prediction, data)
 
     @cached_property
     def _rules(self) -> validation.ConfigRules:
-        return validation.ConfigRules({name: self._build_rule(control) for name, control in self.controls.items()})
+        rules = {name: self._build_rule(control) for name, control in self.controls.items()}
+        return validation.ConfigRules(rules, self.objects)
 
     def _build_rule(self, control: Control) -> ControlRule:
         # Label Studio's import ignores objects without a value.
@@ -140,4 +152,10 @@ class LabelConfig:
         )
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return LabelConfig.parse, (self.xml,)  # the rules hold functions, and parsing is as fast as unpickling
+        return _parse_once, (self.xml,)  # the rules hold functions, and parsing is as fast as unpickling
+
+
+@lru_cache(MAX_UNPICKLED_CONFIGS)
+def _parse_once(xml: str) -> LabelConfig:
+    """Parse the XML of an unpickled config. A replica gets it with every batch, and 50,000 labels take a second."""
+    return LabelConfig.parse(xml)

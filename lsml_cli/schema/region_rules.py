@@ -105,6 +105,8 @@ def _check_ranges(value: RegionValue, rule: ControlRule) -> str | None:
             return f"the range {part!r} is not an object"
         if problem := check_numbers(part, "start", "end") or check_optional(part, "enabled", bool):
             return f"the range {part!r} is wrong: {problem}"
+        if part["start"] > part["end"]:
+            return f"the range {part!r} starts after its end"
     return None
 
 

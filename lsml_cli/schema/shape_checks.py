@@ -125,6 +125,8 @@ def _check_frames(value: RegionValue, check: Callable[[RegionValue], str | None]
             return f"the frame {frame!r} is not an object"
         if not is_integer(frame.get("frame")):
             return f"frame is {frame.get('frame')!r}, not a whole number"
+        if is_integer(count := value.get("framesCount")) and frame["frame"] > count:
+            return f"frame is {frame['frame']!r}, but framesCount says that the video has {count!r}"
         if problem := check(frame):
             return f"in frame {frame['frame']}, {problem}"
     return None

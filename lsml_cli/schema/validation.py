@@ -2,7 +2,8 @@
 
 The rules are those of Label Studio's validating import (`LabelInterface.validate_prediction` of label-studio-sdk 2.1.2,
 the oracle of the tests), and stricter where that accepts what the editor cannot show: two choices on choice="single", a
-box outside the image, a missing original_width, NaN. `region_rules` checks the value of each type of region.
+box outside the image, a missing original_width, NaN. `region_rules` checks the value of each type of region, and
+`data_checks` compares regions with the data of their task.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from lsml_cli.errors import format_list, sort_by_similarity
+from lsml_cli.schema.controls import Object
+from lsml_cli.schema.data_checks import find_data_problem
 from lsml_cli.schema.predictions import Prediction, Region
 from lsml_cli.schema.region_rules import (
     CHECK_LABELS_KEY,
@@ -33,9 +36,10 @@ REGION_FIELDS = frozenset({"id", "from_name", "to_name", "type", "value", "score
 
 @dataclass(frozen=True)
 class ConfigRules:
-    """The rules of all controls of a label config, by from_name."""
+    """The rules of all controls of a label config, by from_name, and its objects, by name."""
 
     by_name: Mapping[str, ControlRule]
+    objects: Mapping[str, Object]
 
     @cached_property
     def has_shared_ids(self) -> bool:
@@ -44,8 +48,14 @@ class ConfigRules:
         return "labels" in types and not types.isdisjoint(SHAPE_CHECKS)
 
 
-def find_first_problem(rules: ConfigRules, prediction: Prediction) -> str | None:
-    """Return the first problem of a prediction as one sentence, None if Label Studio accepts it."""
+def find_first_problem(rules: ConfigRules, prediction: Prediction, data: Mapping[str, Any] | None = None) -> str | None:
+    """Return the first problem of a prediction as one sentence, None if Label Studio accepts it.
+
+    Args:
+        rules: The rules of the label config.
+        prediction: The prediction.
+        data: The data of its task; None if it is not known.
+    """
     version = prediction.model_version
     if not isinstance(version, str) or not version:
         return f"model_version is {version!r}, not a name"
@@ -61,6 +71,8 @@ def find_first_problem(rules: ConfigRules, prediction: Prediction) -> str | None
         rule = by_name.get(name) if isinstance(name, str) else None
         if rule is not None:
             problem = _check_region(region, rule, shapes)
+            if problem is None and data is not None:
+                problem = find_data_problem(region, rules.objects[region.to_name], data)
         elif region.type == "relation":
             problem = _check_relation(region, result)
         else:

@@ -231,9 +231,9 @@ def _version(subject: ModelUnderTest) -> Iterator[str]:
 
 @clause(CLAUSES, "valid")
 def _valid(subject: ModelUnderTest) -> Iterator[str]:
-    """Label Studio accepts every prediction for the label config."""
+    """Label Studio accepts every prediction for the label config, and spans mark what their task holds."""
     for task, prediction in zip(subject.tasks, subject.predictions, strict=True):
-        if (problem := subject.config.check(prediction)) is not None:
+        if (problem := subject.config.check(prediction, task.data)) is not None:
             yield f"the prediction for {describe_task(task)} would not be imported: {problem}"
             return
 
@@ -325,7 +325,7 @@ def _process(subject: ModelUnderTest) -> Iterator[str]:
         replica.close()
     for task, prediction, outcome in zip(subject.tasks, subject.predictions, outcomes, strict=True):
         if isinstance(outcome, Failure):
-            if subject.config.check(prediction) is not None:
+            if subject.config.check(prediction, task.data) is not None:
                 return  # an invalid prediction, which the clause "valid" reports
             yield f"in a process of its own {describe_task(task)} fails in {outcome.stage}: {outcome.reason}"
             return

@@ -240,6 +240,7 @@ def test_config_can_be_pickled() -> None:
     assert copied == config
     assert copied.controls == config.controls
     assert copied.digest == config.digest
+    assert pickle.loads(pickle.dumps(config)) is copied  # parsed once, not with every batch
 
 
 def test_digest_ignores_whitespace_between_tags_only() -> None:
@@ -257,7 +258,8 @@ def test_only_lists_existing_controls() -> None:
     ):
         with pytest.raises(LabelMismatch) as caught:
             LabelConfig.parse(xml).only(tag)
-        assert str(caught.value) == f"One <{tag}> is needed, but the label config {sentence}"
+        assert caught.value.message == f"One <{tag}> is needed, but the label config {sentence}"
+        assert "lsml init NAME -c config.xml" in (caught.value.hint or "")
 
 
 # ---- objects and controls
