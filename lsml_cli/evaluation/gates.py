@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
-from lsml_cli.errors import UsageError, format_list, sort_by_similarity
+from lsml_cli.errors import UsageError, suggest_names
 
 CHOICES = "choices"
 CONTROL_METRICS: Mapping[str, Sequence[str]] = {
@@ -259,9 +259,7 @@ def _require_class(option: _GateOption, controls: Sequence[str], label: str) -> 
         if classes is None or label in classes:
             having.append(control)
     if not having:
-        option.raise_usage_error(
-            f": there is no class {label!r}.", f"Known classes: {format_list(sort_by_similarity(label, known))}."
-        )
+        option.raise_usage_error(f": there is no class {label!r}.", suggest_names(label, known, "Known classes"))
     return having
 
 
@@ -300,14 +298,14 @@ def _raise_unknown_metric(option: _GateOption, metric_name: str) -> NoReturn:
     prefix, dot, rest = metric_name.split(":")[0].rpartition(".")
     all_metrics = {name for by_kind in (CONTROL_METRICS, CLASS_METRICS) for names in by_kind.values() for name in names}
     if dot and rest in all_metrics:
-        controls = format_list(sort_by_similarity(prefix, option.known_classes))
-        option.raise_usage_error(f": there is no control {prefix!r} to be measured.", f"Known controls: {controls}.")
+        hint = suggest_names(prefix, option.known_classes, "Known controls")
+        option.raise_usage_error(f": there is no control {prefix!r} to be measured.", hint)
     known = option.metric_names()
     needs_class = " (it needs a class)" if f"{metric_name.rstrip(':')}:CLASS" in known else ""
-    option.raise_usage_error(
-        f": there is no metric {metric_name!r}{needs_class}.",
-        f"Known metrics: {format_list(sort_by_similarity(metric_name, known))}.",
-    )
+    metric, _, label = metric_name.partition(":")
+    compared = f"{metric}:CLASS" if label and metric not in known else metric
+    hint = suggest_names(compared, known, "Known metrics")
+    option.raise_usage_error(f": there is no metric {metric_name!r}{needs_class}.", hint)
 
 
 def _evaluate_gate(gate: Gate, metrics: ControlMetricsLike | None, task_noun: str) -> GateResult:

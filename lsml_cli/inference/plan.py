@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import orjson
 
 from lsml_cli._version import __version__
-from lsml_cli.errors import UsageError, sort_by_similarity
+from lsml_cli.errors import UsageError, suggest_names
 from lsml_cli.inference.placement import find_devices, open_replicas
 from lsml_cli.inference.record_codec import BindingKey, BulkCodec
 from lsml_cli.inference.replica import Replica
@@ -275,9 +275,9 @@ def _require_known_labels(label_map: Mapping[str, str], config: LabelConfig) -> 
         return
     for label in label_map.values():
         if label not in labels:
-            known = ", ".join(sort_by_similarity(label, labels))
             raise UsageError(
-                f"The label map names {label!r}, which the label config does not have.", f"It has: {known}."
+                f"The label map names {label!r}, which the label config does not have.",
+                suggest_names(label, labels, "It has"),
             )
 
 

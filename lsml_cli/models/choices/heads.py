@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lsml_cli.errors import LabelMismatch, ModelError, format_list
 from lsml_cli.models.base import OTHER_MODEL_HINT, Binding, LabelMapping
 from lsml_cli.models.choices.probabilities import sigmoid, softmax
-from lsml_cli.models.label_mapping import map_labels
+from lsml_cli.models.label_mapping import describe_unmapped, map_labels, suggest_label_map
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
 from lsml_cli.schema.predictions import Region
@@ -91,16 +91,15 @@ class HeadBinding:
 
         Returns:
             For each task (index into `labels`, probability) of the best class, None if that one has no label; for
-            choice="multiple" the probabilities of all labels. Classes without a label keep their share of the
-            probability.
+            choice="multiple" an array with the probabilities of all labels. Classes without a label keep their share of
+            the probability.
         """
         head = self.head
         class_scores = scores[:, head.first : head.first + len(head.classes)]
         values = sigmoid(class_scores) if head.multi else softmax(class_scores)
         label_values = values[:, self.columns]
         if not self.is_single:
-            rows: list[Any] = label_values.tolist()
-            return rows
+            return list(label_values.astype(float))  # of 64 bits, so that a threshold means the same for every model
         best_values = label_values.max(axis=1)
         is_best = best_values >= values.max(axis=1)
         best = zip(label_values.argmax(axis=1).tolist(), best_values.tolist(), strict=True)
@@ -123,9 +122,8 @@ class HeadBinding:
             score_of = {self.labels[best]: score}
         else:
             min_score = MULTI_LABEL_THRESHOLD if threshold is None else threshold
-            score_of = {
-                label: score for label, score in zip(self.labels, head_output, strict=True) if score >= min_score
-            }
+            applying = (head_output >= min_score).nonzero()[0].tolist()
+            score_of = {self.labels[i]: float(head_output[i]) for i in applying}
             if not score_of:
                 return None
             score = min(score_of.values())
@@ -218,7 +216,8 @@ def bind_trained_heads(
         if scorer_input not in scorer_inputs:
             scorer_inputs.append(scorer_input)
         head_bindings.append(bind_head(head, control, object_tag, scorer_inputs.index(scorer_input), label_of))
-        notes += _mapping_notes(head, control, label_of)
+        effect = "Where one of them is the best, nothing is predicted." if control.is_single_choice else None
+        notes += describe_unmapped(head.classes, control, label_of, effect)
     if not head_bindings:
         raise _no_match_error(heads, [control for control, _ in pairs], bool(matches))
     filled = {head_binding.control.name for head_binding in head_bindings}
@@ -243,7 +242,8 @@ def bind_head(
     """Bind one head to one control, its labels in the order of the label config."""
     position = {label.name: i for i, label in enumerate(control.labels)}
     classes = sorted(label_of, key=lambda name: position.get(label_of[name], len(position)))
-    columns = tuple(head.classes.index(name) for name in classes)
+    column_of = {name: column for column, name in enumerate(head.classes)}
+    columns = tuple(column_of[name] for name in classes)
     return HeadBinding(control, object_tag.name, input_index, head, columns, tuple(label_of[name] for name in classes))
 
 
@@ -334,17 +334,6 @@ def _match_heads(heads: Sequence[Head], pairs: Sequence[tuple[Control, Object]])
     return matches
 
 
-def _mapping_notes(head: Head, control: Control, label_of: Mapping[str, str]) -> list[str]:
-    notes = []
-    if dropped := [name for name in head.classes if name not in label_of]:
-        count = f"{len(dropped)} of the model's {len(head.classes)} classes"
-        effect = " Where one of them is the best, nothing is predicted." if control.is_single_choice else ""
-        notes.append(f"Dropped {count}, for which {control} has no label: {format_list(dropped)}.{effect}")
-    if unknown := [label.name for label in control.labels if label.name not in label_of.values()]:
-        notes.append(f"Never predicted, because the model does not know them, of {control}: {format_list(unknown)}.")
-    return notes
-
-
 def _no_match_error(heads: Sequence[Head], controls: Sequence[Control], has_matched_heads: bool) -> LabelMismatch:
     classes = "; ".join(f'"{head.control}": {format_list(head.classes)}' for head in heads)
     labels = "; ".join(
@@ -354,7 +343,8 @@ def _no_match_error(heads: Sequence[Head], controls: Sequence[Control], has_matc
         return LabelMismatch(
             "The model and the label config have no label in common. "
             f"The model has {classes}. The label config has {labels}.",
-            "Say which of the model's classes stands for which label in a file: --label-map.",
+            suggest_label_map([name for head in heads for name in head.classes], controls)
+            or "Say which of the model's classes stands for which label in a file: --label-map.",
         )
     return LabelMismatch(
         "It is not clear which control of the label config the model should fill. "

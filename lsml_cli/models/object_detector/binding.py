@@ -8,7 +8,7 @@ from typing import Any
 
 from lsml_cli.errors import LabelMismatch, UsageError, format_list, sort_by_similarity
 from lsml_cli.models.base import OTHER_MODEL_HINT, Binding, LabelMapping
-from lsml_cli.models.label_mapping import map_labels
+from lsml_cli.models.label_mapping import describe_unmapped, map_labels, suggest_label_map
 from lsml_cli.models.object_detector.postprocess import Detection, ImageDetections, mask_outline
 from lsml_cli.models.openmmlab.geometry import box_value
 from lsml_cli.schema import brush_rle
@@ -188,7 +188,7 @@ def bind(
         # The threshold of a label holds for all of its classes that have none of their own.
         own = {name: min_scores[key] for name, label in label_of.items() for key in (label, name) if key in min_scores}
         control_bindings.append(ControlBinding(control, image, label_of, own))
-        notes += _label_notes(binding.classes, control, label_of)
+        notes += describe_unmapped(binding.classes, control, label_of)
     used_labels = [label for control_binding in control_bindings for label in control_binding.label_of.values()]
     _require_known_thresholds(min_scores, binding.classes, used_labels)
     if not control_bindings:
@@ -209,21 +209,10 @@ def _no_common_label(model_name: str, classes: Sequence[str], pairs: ControlPair
     return LabelMismatch(
         f"The model and the label config have no label in common. {model_name} has {format_list(classes)}. "
         f"The label config has {labels}.",
-        "Say which of the model's classes stands for which label: predicted_values in the label config, or "
+        suggest_label_map(classes, [control for control, _ in pairs])
+        or "Say which of the model's classes stands for which label: predicted_values in the label config, or "
         "--label-map FILE. `lsml fit` trains the model for these labels.",
     )
-
-
-def _label_notes(classes: Sequence[str], control: Control, label_of: Mapping[str, str]) -> list[str]:
-    notes = []
-    if dropped := [name for name in classes if name not in label_of]:
-        notes.append(
-            f"Dropped {len(dropped)} of the model's {len(classes)} classes, for which {control} has no label: "
-            f"{format_list(dropped)}."
-        )
-    if unknown := [label.name for label in control.labels if label.name not in label_of.values()]:
-        notes.append(f"Never predicted, because the model does not know them, of {control}: {format_list(unknown)}.")
-    return notes
 
 
 def _require_known_thresholds(min_scores: Mapping[str, float], classes: Sequence[str], labels: Sequence[str]) -> None:
