@@ -95,6 +95,14 @@ def restore_child_environment() -> None:
         del os.environ[SAFE_PATH_VARIABLE]
 
 
+def physical_memory() -> int | None:
+    """Return the bytes of memory that this machine has, None if it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
 def open_own_file(path: Path, flags: int) -> int:
     """Open a file that lsml keeps beside another one, such as `out.json.part`, and return its descriptor.
 

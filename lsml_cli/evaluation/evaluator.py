@@ -182,10 +182,10 @@ class Evaluator:
     def _evaluate_control(self, scorer: Scorer, samples: Mapping[str, Any]) -> ControlEvaluation:
         control, counts = scorer.control, scorer.counts
         metrics = counts.metrics()
-        values = flatten_metrics(metrics)
+        values, unit_counts = flatten_metrics(metrics), self._unit_counts(metrics)
         intervals = {
             name: intervals_of.widen_interval(
-                name, values.get(name), bootstrap.percentile_interval(resampled), self._unit_count(metrics, name)
+                name, values.get(name), bootstrap.percentile_interval(resampled), unit_counts.get(name, 0)
             )
             for name, resampled in samples.items()
         }
@@ -202,16 +202,14 @@ class Evaluator:
             self._disagreements[control.name].to_list(),
         )
 
-    def _unit_count(self, metrics: ControlMetrics, metric: str) -> int:
-        """Return the number of independent things behind a metric: labels of a class, but no more than tasks."""
+    def _unit_counts(self, metrics: ControlMetrics) -> dict[str, int]:
+        """Return the number of independent things behind each metric: labels of a class, but no more than tasks."""
         of_control = min(metrics.count, self.tasks)
-        name, _, label = metric.partition(":")
-        if not label:
-            return of_control
-        entry = next((entry for entry in metrics.classes if entry.name == label), None)
-        if entry is None:
-            return 0
-        return min(of_control, entry.predicted if name == "precision" else entry.support)
+        return dict.fromkeys(metrics.values(), of_control) | {
+            f"{metric}:{entry.name}": min(of_control, entry.predicted if metric == "precision" else entry.support)
+            for entry in metrics.classes
+            for metric in entry.values()
+        }
 
     def _compare_to_baseline(
         self, scorers: Mapping[str, Scorer], samples: Mapping[str, Mapping[str, Any]]
@@ -222,8 +220,9 @@ class Evaluator:
             if not self._has_predictions(1, baseline_scorer):
                 continue
             metrics = scorer.counts.metrics()
-            candidates = flatten_metrics(metrics)
+            candidates, unit_counts = flatten_metrics(metrics), self._unit_counts(metrics)
             baselines = flatten_metrics(baseline_scorer.counts.metrics())
+            resampled, resampled_baseline = samples[f"0 {name}"], samples[f"1 {name}"]
             differences[name] = {
                 metric: MetricDifference(
                     candidate,
@@ -231,8 +230,10 @@ class Evaluator:
                     intervals_of.widen_difference(
                         candidate,
                         baseline,
-                        bootstrap.percentile_interval(samples[f"0 {name}"][metric] - samples[f"1 {name}"][metric]),
-                        self._unit_count(metrics, metric),
+                        bootstrap.percentile_interval(resampled[metric] - resampled_baseline[metric])
+                        if metric in resampled and metric in resampled_baseline
+                        else None,  # a rare class among very many
+                        unit_counts[metric],
                     ),
                     is_lower_better=metric in LOWER_IS_BETTER,
                 )

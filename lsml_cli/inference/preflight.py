@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lsml_cli.errors import LsmlError
+from lsml_cli.errors import LsmlError, format_list
 from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.predict_summary import blank_lines_sentence
 from lsml_cli.inference.run import ProgressReporter
@@ -21,6 +21,7 @@ from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.predictions import Failure
 from lsml_cli.schema.tasks import Task, describe_json_type
 
+MAX_LISTED_LABELS = 100  # of a control and of a model; the JSON has all
 MAX_SHOWN_EXAMPLES = 3  # of each kind
 PROGRESS_INTERVAL = 10_000  # tasks
 MAX_CONCURRENT_REQUESTS = 16  # remote files
@@ -79,13 +80,13 @@ class CheckResult:
 
 
 def _label_mapping_lines(mapping: LabelMapping) -> Iterator[str]:
-    labels, classes = ", ".join(mapping.labels), ", ".join(mapping.classes)
+    labels, classes = (format_list(names, MAX_LISTED_LABELS) for names in (mapping.labels, mapping.classes))
     yield f"{mapping.control}: {len(mapping.label_of)} of the model's {len(mapping.classes)} classes have a label"
     yield f"  labels:  {labels}"
     yield f"  classes: {classes}"
     renamed = [f"{name} -> {label}" for name, label in mapping.label_of.items() if name != label]
     if renamed:
-        yield f"  renamed: {', '.join(renamed)}"
+        yield f"  renamed: {format_list(renamed, MAX_LISTED_LABELS)}"
 
 
 def check_file(plan: PredictPlan, reporter: ProgressReporter, *, check_remote: bool = False) -> CheckResult:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from lsml_cli.evaluation.metrics import bootstrap, classification_metrics
 from lsml_cli.evaluation.metrics.agreement import NominalAgreement
 from lsml_cli.evaluation.metrics.calibration import compute_calibration
-from lsml_cli.evaluation.metrics.choices import ChoiceCounts
+from lsml_cli.evaluation.metrics.choices import MAX_RESAMPLED_CLASSES, ChoiceCounts
 
 NAMES = ["ant", "bee", "cat", "dog"]
 SINGLE = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=1, max_size=30)
@@ -96,10 +97,29 @@ def test_weights_equal_repetition(pairs: list[tuple[set[str], set[str]]], seed: 
             )
 
 
+def test_memory_does_not_grow_with_the_square_of_the_classes() -> None:
+    count = 4000
+    counts = count_pairs([({f"{i}"}, {f"{i if i % 2 else i + 1}"}) for i in range(count)] + [({"7"}, {"7"})])
+    weights = np.ones((25, count + 1), np.int32)
+    tracemalloc.start()
+    values = counts.weighted_values(weights)
+    assert counts.confusion() is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60_000_000  # bytes; a table of tasks and classes has 400 MB
+    metrics = counts.metrics()
+    assert values["accuracy"][24] == pytest.approx(metrics.accuracy)
+    assert values["macro-f1"][24] == pytest.approx(metrics.macro_f1)
+    classes = [name for name in values if name.startswith("f1:")]
+    assert len(classes) == MAX_RESAMPLED_CLASSES
+    assert "f1:7" in classes  # the most frequent ones
+
+
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @given(SINGLE)
 def test_confusion_agrees_with_sklearn(pairs: list[tuple[str, str]]) -> None:
     found = count_pairs([({truth}, {guess}) for truth, guess in pairs]).confusion()
+    assert found
     expected = confusion_matrix(*zip(*pairs, strict=True), labels=list(found.rows))
     assert found.columns == found.rows
     assert [list(row) for row in found.counts] == expected.tolist()
@@ -107,6 +127,7 @@ def test_confusion_agrees_with_sklearn(pairs: list[tuple[str, str]]) -> None:
 
 def test_missing_prediction_has_its_own_column() -> None:
     found = count_pairs([({"a"}, {"a"}), ({"a"}, set()), ({"b"}, set())]).confusion()
+    assert found
     assert (found.rows, found.columns) == (("a", "b"), ("a", "b", ""))
     assert found.counts == ((1, 0, 1), (0, 0, 1))
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,14 @@ from sklearn.pipeline import make_pipeline
 
 from lsml_cli.errors import LabelMismatch, ModelError, UsageError
 from lsml_cli.models.base import Binding, Model
+from lsml_cli.models.choices.heads import ChoicesBinding, Head, bind_trained_heads
 from lsml_cli.models.spec import ModelSpec
+from lsml_cli.models.text_classifier import binding as binding_module
+from lsml_cli.models.text_classifier import linear
 from lsml_cli.models.text_classifier.texts import read_text, visible_text
 from lsml_cli.models.text_classifier.tfidf import TOKEN, Tfidf, tokens
 from lsml_cli.registry.resolve import find_model
-from lsml_cli.schema.label_config import LabelConfig, Object
+from lsml_cli.schema.label_config import Label, LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 
@@ -430,7 +434,70 @@ def test_untrained_model_does_not_choose_from_a_single_label(attrs: str, said: l
     assert other.result == ()
 
 
+def numbered_labels(count: int) -> list[str]:
+    return [f"{'abcdefghij'[i % 10]}{i // 10} part {i}" for i in range(count)]
+
+
+@pytest.mark.parametrize("attrs", ["", 'choice="multiple"'])
+def test_untrained_model_of_5000_labels_finds_each_name_in_little_memory(attrs: str) -> None:
+    names = numbered_labels(5000)
+    model, binding = opened(SPEC, config(*names, attrs=attrs))
+    wanted = names[::600]
+    tracemalloc.start()
+    predictions = predict(model, binding, [task(f"the {name}!") for name in wanted])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [chosen(prediction)["animal"] for prediction in predictions] == [[name] for name in wanted]
+    assert peak < 50_000_000  # bytes; fitted weights took 10 GB
+
+
+def test_untrained_model_of_50000_labels_needs_little_memory(tmp_path: Path) -> None:
+    names = numbered_labels(50_000)
+    (tmp_path / "config.xml").write_text(config(*names).xml)
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps({"text": name}) + "\n" for name in names[::5000]))
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "from lsml_cli.cli import main; main()"
+    )
+    options = ["tasks.jsonl", "-m", "text-classifier", "-c", "config.xml", "-o", "out.jsonl", "--device", "cpu"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, "predict", *options], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    found = [record["predictions"][0]["result"][0]["value"]["choices"] for record in records]
+    assert found == [[name] for name in names[::5000]]
+
+
+def test_too_many_labels_for_an_untrained_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binding_module, "MAX_UNTRAINED_LABELS", 2)
+    opened(SPEC, config("a", "b"))
+    with pytest.raises(ModelError, match="at most 2 labels, and the label config has 3") as caught:
+        opened(SPEC, config("a", "b", "c"))
+    assert "lsml fit" in (caught.value.hint or "")
+
+
+@pytest.mark.timeout(20)
+def test_50000_classes_are_bound_in_linear_time() -> None:
+    names = tuple(numbered_labels(50_000))
+    head = Head("animal", "text", 0, 0, names, False)
+    labels = tuple(Label(name.title(), name) for name in names)
+    control = replace(config().only("Choices"), labels=labels)
+    labels_only = LabelConfig("<View/>", {"animal": control}, config().objects)
+    bound = bind_trained_heads(ChoicesBinding(labels_only), [(control, config().objects["text"])], [head])
+    assert bound.head_bindings[0].labels == names
+    assert not bound.notes
+
+
 # --- fit
+
+
+def test_fit_beyond_the_memory_of_the_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "physical_memory", lambda: 10_000)
+    with pytest.raises(ModelError, match="Fitting 3 classes on") as caught:
+        fitted(tmp_path, animals(), config(*ANIMALS))
+    assert caught.value.hint == "Keep the most frequent features only: --with max_features=15."
+    fitted(tmp_path, animals(), config(*ANIMALS), max_features=15)
 
 
 def test_training_is_reproducible_to_the_byte(tmp_path: Path, animal_spec: ModelSpec) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lsml_cli.training.splits import DataSplit
 
 
+MAX_LISTED_CLASSES = 30  # in a sentence; the table of the plan has all
+
+
 def print_plan(split: DataSplit) -> None:
     """Print what would be trained on and what measured on."""
     counts = split.counts
@@ -37,9 +40,9 @@ def plan_lines(split: DataSplit) -> Iterator[str]:
     if split.held_out_left_out:
         yield f"Left out of {split.options['holdout_file']}: {_format_counts(split.held_out_left_out)}."
     for control, names in split.classes_without_holdout.items():
-        yield f'Too small to be held out, so not measured, for "{control}": {", ".join(names)}.'
+        yield f'Too small to be held out, so not measured, for "{control}": {format_list(names, MAX_LISTED_CLASSES)}.'
     for control, names in split.classes_without_training.items():
-        yield f'Only in held-out tasks, so never learned, for "{control}": {", ".join(names)}.'
+        yield f'Only in held-out tasks, so never learned, for "{control}": {format_list(names, MAX_LISTED_CLASSES)}.'
 
 
 def unchanged_line(version: Version) -> str:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+MAX_MATRIX_CLASSES = 1000  # above, there is no confusion matrix: it would have billions of cells for 50,000 classes
+MAX_RESAMPLED_CLASSES = 500  # of each control; rarer classes have metrics, but no intervals
+MAX_TOTALS = 4_000_000  # numbers in memory at a time while metrics are resampled
+
 LabelSet = frozenset[str]
 LabelPair = tuple[LabelSet, LabelSet]  # true labels, predicted labels
 
@@ -141,7 +145,7 @@ class ChoiceCounts:
     """Accumulates the labels of one <Choices>, in eight bytes per task: tasks with equal label pairs share a cell."""
 
     def __init__(self) -> None:
-        self._table_cache: tuple[list[str], npt.NDArray[np.float64]] | None = None
+        self._table_cache: tuple[list[str], Any] | None = None
         self._cells: dict[tuple[LabelPair, ...], int] = {}
         self._cell_by_task = array("i")  # by task; -1 if it does not count
         self._scores = array("f")  # of the prediction of each task; NaN without one
@@ -164,12 +168,17 @@ class ChoiceCounts:
     def metrics(self) -> ChoiceMetrics:
         return _compute_metrics(self._pair_counts())
 
-    def confusion(self) -> ConfusionMatrix:
-        """Return the confusion matrix of a single choice. Of several labels the alphabetically first counts."""
+    def confusion(self) -> ConfusionMatrix | None:
+        """Return the confusion matrix of a single choice. Of several labels the alphabetically first counts.
+
+        There is none of more than `MAX_MATRIX_CLASSES` classes.
+        """
         counts: Counter[tuple[str, str]] = Counter()
         for (truth, predicted), count in self._pair_counts().items():
             counts[min(truth, default=""), min(predicted, default="")] += count
         rows = sorted({truth for truth, _ in counts} | {predicted for _, predicted in counts if predicted})
+        if len(rows) > MAX_MATRIX_CLASSES:
+            return None
         columns = [*rows, *([""] if any(not predicted for _, predicted in counts) else [])]
         return ConfusionMatrix(
             tuple(rows), tuple(columns), tuple(tuple(counts[row, column] for column in columns) for row in rows)
@@ -193,7 +202,22 @@ class ChoiceCounts:
     def weighted_values(
         self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None = None
     ) -> dict[str, npt.NDArray[np.float64]]:
-        """Return the metrics of all tasks, weighted; those of a class as "f1:CLASS". See `WeightedCounts`."""
+        """Return the metrics of all tasks, weighted; see `WeightedCounts`.
+
+        Those of a class are called "f1:CLASS"; they are there for the `MAX_RESAMPLED_CLASSES` most frequent classes.
+        """
+        import numpy as np
+
+        block_size = max(1, MAX_TOTALS // self._table()[1].shape[1])
+        blocks = [
+            self._weighted_block(weights[first : first + block_size], tasks)
+            for first in range(0, len(weights), block_size)
+        ]
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def _weighted_block(
+        self, weights: npt.NDArray[np.int32], tasks: npt.NDArray[np.int64] | None
+    ) -> dict[str, npt.NDArray[np.float64]]:
         import numpy as np
 
         cells = self.task_groups() if tasks is None else self.task_groups()[tasks]
@@ -213,30 +237,36 @@ class ChoiceCounts:
                 "macro-f1": shares["f1"].sum(axis=1) / (occurrences > 0).sum(axis=1),
                 "micro-f1": 2 * correct.sum(axis=1) / occurrences.sum(axis=1),
             }
-        of_classes = {
-            f"{metric}:{label}": share[:, i] for metric, share in shares.items() for i, label in enumerate(labels)
-        }
+        frequent = range(len(labels))
+        if len(labels) > MAX_RESAMPLED_CLASSES:
+            tasks_per_cell = np.bincount(self.task_groups()[self.task_groups() >= 0], minlength=len(self._cells))
+            support = (tasks_per_cell @ table)[2 : 2 + len(labels)]
+            frequent = np.sort(np.argsort(-support, kind="stable")[:MAX_RESAMPLED_CLASSES]).tolist()
+        of_classes = {f"{metric}:{labels[i]}": share[:, i].copy() for metric, share in shares.items() for i in frequent}
         return values | of_classes
 
-    def _table(self) -> tuple[list[str], npt.NDArray[np.float64]]:
+    def _table(self) -> tuple[list[str], Any]:
         """Return the classes, and what one task of each cell adds to the totals.
 
         Its columns are the number of pairs, of exact ones, then of true, predicted and correct labels by class; shape
-        (cells, 2 + 3 * classes).
+        (cells, 2 + 3 * classes), and sparse, because a cell has few of the classes.
         """
-        import numpy as np
+        from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
-        if self._table_cache is not None and len(self._table_cache[1]) == len(self._cells):
+        if self._table_cache is not None and self._table_cache[1].shape[0] == len(self._cells):
             return self._table_cache
         labels = sorted({label for pairs in self._cells for pair in pairs for side in pair for label in side})
         column = {label: i for i, label in enumerate(labels)}
-        table = np.zeros((len(self._cells), 2 + 3 * len(labels)))
-        for row, pairs in zip(table, self._cells, strict=True):
+        columns, row_ends = array("q"), array("q", [0])
+        for pairs in self._cells:
             for truth, predicted in pairs:
-                row[:2] += 1, truth == predicted
+                columns.extend((0, 1) if truth == predicted else (0,))
                 for part, side in enumerate((truth, predicted, truth & predicted)):
-                    for label in side:
-                        row[2 + part * len(labels) + column[label]] += 1
+                    columns.extend(2 + part * len(labels) + column[label] for label in side)
+            row_ends.append(len(columns))
+        shape = (len(self._cells), 2 + 3 * len(labels))
+        table = csr_array(([1.0] * len(columns), columns, row_ends), shape=shape)
+        table.sum_duplicates()
         self._table_cache = labels, table
         return self._table_cache
 

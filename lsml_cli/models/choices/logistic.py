@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ class HeadTargets:
     row_classes: Sequence[Sequence[str]]
     classes: Sequence[str]
     is_multi_label: bool
+
+    @cached_property
+    def class_index(self) -> Mapping[str, int]:
+        """The position of each class in `classes`."""
+        return {name: i for i, name in enumerate(self.classes)}
 
 
 def fit_heads(
@@ -68,15 +74,19 @@ def _fit_head(matrix: Any, head: HeadTargets, params: Mapping[str, Any]) -> tupl
     import numpy as np
 
     if head.is_multi_label:
-        columns = [
-            _fit_binary(matrix, np.array([name in names for names in head.row_classes]), params)
-            for name in head.classes
-        ]
+        rows_of: dict[str, list[int]] = {name: [] for name in head.classes}
+        for row, names in enumerate(head.row_classes):
+            for name in names:
+                rows_of[name].append(row)
+        columns = []
+        for rows in rows_of.values():
+            has_class = np.zeros(len(head.row_classes), bool)
+            has_class[rows] = True
+            columns.append(_fit_binary(matrix, has_class, params))
         return np.stack([coef for coef, _ in columns], axis=1), np.array([intercept for _, intercept in columns])
     if len(head.classes) == 1:
         return np.zeros((matrix.shape[1], 1)), np.zeros(1)
-    index_of = {name: i for i, name in enumerate(head.classes)}
-    truth = np.array([index_of[names[0]] for names in head.row_classes])
+    truth = np.array([head.class_index[names[0]] for names in head.row_classes])
     if len(head.classes) == 2:  # softmax over (0, x) is the sigmoid of x
         coef, intercept = _fit_binary(matrix, truth == 1, params)
         return np.stack([np.zeros_like(coef), coef], axis=1), np.array([0.0, intercept])

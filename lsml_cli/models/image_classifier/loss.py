@@ -63,7 +63,7 @@ class MultiHeadLoss:
         # (2, K) for a multi-label head, else (K,)
         weights = None if class_weights is None else torch.from_numpy(class_weights).to(self.device)
         if not head.is_multi_label:
-            indices = torch.tensor([head.classes.index(names[0]) for names in row_classes], device=self.device)
+            indices = torch.tensor([head.class_index[names[0]] for names in row_classes], device=self.device)
             return functional.cross_entropy(outputs, indices, weight=weights)
         truth = torch.tensor(
             [[float(name in names) for name in head.classes] for names in row_classes], device=self.device

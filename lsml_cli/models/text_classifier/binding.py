@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from lsml_cli.errors import ModelError
 from lsml_cli.models.choices.heads import (
     ChoicesBinding,
     Head,
@@ -17,9 +17,11 @@ from lsml_cli.models.choices.heads import (
     find_choices_controls,
     set_heads,
 )
-from lsml_cli.models.choices.logistic import HeadTargets
-from lsml_cli.models.text_classifier import linear, texts
+from lsml_cli.models.text_classifier import texts
+from lsml_cli.models.text_classifier.label_names import LabelNameScorer, NamedHead
 from lsml_cli.schema.label_config import Control, LabelConfig, Object
+
+MAX_UNTRAINED_LABELS = 200_000  # a text is scored for all of them; half a gigabyte and seconds a batch at this number
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class TextBinding(ChoicesBinding):
     """The text classifier bound to a label config.
 
     Attributes:
-        untrained_scorers: The scorers of an untrained model, fitted to this config's labels for the first batch.
+        untrained_scorers: The scorers of an untrained model, built from this config's labels for the first batch.
     """
 
-    untrained_scorers: list[linear.Scorer] | None = None
+    untrained_scorers: list[LabelNameScorer] | None = None
 
 
 def find_text_controls(config: LabelConfig) -> list[tuple[Control, Object]]:
@@ -67,7 +69,18 @@ def find_text_controls(config: LabelConfig) -> list[tuple[Control, Object]]:
 
 
 def bind_untrained(binding: TextBinding, pairs: Sequence[tuple[Control, Object]]) -> TextBinding:
-    """Bind an untrained model: one head for each control with labels, its classes the labels themselves."""
+    """Bind an untrained model: one head for each control with labels, its classes the labels themselves.
+
+    Raises:
+        ModelError: There are more labels than `MAX_UNTRAINED_LABELS`.
+    """
+    count = sum(len(control.labels) for control, _ in pairs)
+    if count > MAX_UNTRAINED_LABELS:
+        raise ModelError(
+            f"An untrained text classifier compares each text with at most {MAX_UNTRAINED_LABELS:,} labels, and the "
+            f"label config has {count:,}.",
+            "Train a version with `lsml fit`, which learns only the labels that annotations use, or split the config.",
+        )
     notes = ["The model is untrained and goes by the names of the labels alone; `lsml fit` trains it."]
     scorer_inputs: list[TextInput] = []
     head_bindings: list[HeadBinding] = []
@@ -89,31 +102,15 @@ def bind_untrained(binding: TextBinding, pairs: Sequence[tuple[Control, Object]]
     return set_heads(binding, scorer_inputs, head_bindings, notes)
 
 
-def fit_untrained_scorers(binding: TextBinding, settings: Mapping[str, Any]) -> list[linear.Scorer]:
-    """Fit one scorer per object to the names of the labels, each a text of its own class, and an empty text of none.
-
-    They are fitted once per binding.
-    """
+def build_untrained_scorers(binding: TextBinding, settings: Mapping[str, Any]) -> list[LabelNameScorer]:
+    """Build one scorer per object from the names of the labels, once per binding."""
     if binding.untrained_scorers is None:
         binding.untrained_scorers = []
         for index in range(len(binding.scorer_inputs)):
-            names: list[str] = [""]
-            targets = []
-            for head_binding in binding.head_bindings:
-                if head_binding.input_index != index:
-                    continue
-                head = head_binding.head
-                first = len(names)
-                names += [_split_identifiers(label.value, label.name) for label in head_binding.control.labels]
-                rows = list(range(first, len(names)))
-                row_classes: list[tuple[str, ...]] = [(name,) for name in head.classes]
-                if head.multi:
-                    rows, row_classes = [0, *rows], [(), *row_classes]
-                targets.append(HeadTargets(rows, row_classes, head.classes, head.multi))
-            binding.untrained_scorers.append(linear.fit(names, targets, settings)[0])
+            heads = [
+                NamedHead([(label.value, label.name) for label in bound.control.labels], bound.head.multi)
+                for bound in binding.head_bindings
+                if bound.input_index == index
+            ]
+            binding.untrained_scorers.append(LabelNameScorer.build(heads, settings))
     return binding.untrained_scorers
-
-
-def _split_identifiers(*names: str) -> str:
-    """Split names into words: "OrderStatus", "order_status" -> "Order Status order status"."""
-    return " ".join(re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])|[_/-]+", " ", name) for name in dict.fromkeys(names))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lsml_cli.errors import ModelError
 from lsml_cli.models.choices.logistic import HeadTargets, fit_heads
 from lsml_cli.models.text_classifier.tfidf import SparseRows, Tfidf
+from lsml_cli.runtime import physical_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 
+_SOLVER_BYTES = 110  # of memory per weight of a single choice of three or more classes, measured
 _CHUNK_CHARACTERS = 1 << 17  # of the texts that are scored at a time, whatever the batch size: bounds the memory
 _CHUNK_COLUMNS = 64  # classes that are scored at a time: the gathered weights are an (entries, columns) array
 
@@ -89,17 +91,33 @@ def fit(texts: Sequence[str], heads: Sequence[HeadTargets], params: Mapping[str,
 
     Returns:
         The scorer, and sentences about problems of the fit.
+
+    Raises:
+        ModelError: The weights do not fit into the memory of this machine.
     """
     import numpy as np
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
     sizes = {name: params[name] for name in ("ngrams", "min_df", "max_features")}
     tfidf, rows = Tfidf.fit(texts, **sizes)
+    _require_memory(len(tfidf.idf), max((len(head.classes) for head in heads if not head.is_multi_label), default=0))
     matrix = csr_array((rows.weight, (rows.row, rows.feature)), shape=(len(texts), len(tfidf.idf)))
     fitted, notes = fit_heads(matrix, heads, params["C"], params["class_weight"])
     coef = np.concatenate([coef for coef, _ in fitted], axis=1, dtype=np.float32)
     weights: Weights = np.ascontiguousarray(coef)  # as safetensors needs it
     return Scorer(tfidf, weights, np.concatenate([intercept for _, intercept in fitted], dtype=np.float32)), notes
+
+
+def _require_memory(features: int, classes: int) -> None:
+    """Raise ModelError if the solver would need more memory than this machine has: it would be killed at the end."""
+    needed, memory = _SOLVER_BYTES * features * classes, physical_memory()
+    if memory is not None and needed > memory:
+        fitting_features = max(1, memory // 2 // _SOLVER_BYTES // classes)
+        raise ModelError(
+            f"Fitting {classes:,} classes on {features:,} features takes about {needed / 1e9:,.0f} GB of memory, and "
+            f"this machine has {memory / 1e9:,.0f} GB.",
+            f"Keep the most frequent features only: --with max_features={fitting_features}.",
+        )
 
 
 def save(folder: Path, scorers: Sequence[Scorer]) -> None:

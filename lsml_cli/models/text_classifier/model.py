@@ -1,9 +1,10 @@
 """The text classifier: TF-IDF and logistic regression, for `Choices` over `Text`, `HyperText` and `Paragraphs`.
 
-texts.py    reads an object of a task as one string
-tfidf.py    turns strings into sparse rows over n-grams
-linear.py   turns rows into a score per class; fits, saves and loads
-binding.py  binds the classifier to a label config
+texts.py        reads an object of a task as one string
+tfidf.py        turns strings into sparse rows over n-grams
+linear.py       turns rows into a score per class; fits, saves and loads
+label_names.py  scores a text by its likeness to the names of labels, for an untrained model
+binding.py      binds the classifier to a label config
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from lsml_cli.models.text_classifier.binding import (
     TextBinding,
     TextInput,
     bind_untrained,
+    build_untrained_scorers,
     find_text_controls,
-    fit_untrained_scorers,
 )
+from lsml_cli.models.text_classifier.label_names import LabelNameScorer
 from lsml_cli.schema.label_config import LabelConfig, Object
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import AnnotatedTask, Task
 
 __all__ = ["TextClassifier"]
+
+_MAX_SCORES = 1 << 21  # scores in memory at a time: 16 MiB, of as many texts as the number of classes allows
 
 
 class TextClassifier(Model[TextBinding]):
@@ -78,7 +82,17 @@ class TextClassifier(Model[TextBinding]):
         """
         if not inputs or not binding.head_bindings:
             return [()] * len(inputs)
-        scorers = self._scorers or fit_untrained_scorers(binding, self._settings)
+        scorers = self._scorers or build_untrained_scorers(binding, self._settings)
+        classes = sum(len(head_binding.head.classes) for head_binding in binding.head_bindings)
+        chunk_size = max(1, _MAX_SCORES // classes)
+        outputs: list[Any] = []
+        for first in range(0, len(inputs), chunk_size):
+            outputs += self._forward_chunk(inputs[first : first + chunk_size], binding, scorers)
+        return outputs
+
+    def _forward_chunk(
+        self, inputs: Sequence[Sequence[str]], binding: TextBinding, scorers: Sequence[linear.Scorer | LabelNameScorer]
+    ) -> list[Any]:
         scores = [
             scorers[scorer_input.scorer].scores([input_texts[i] for input_texts in inputs])
             for i, scorer_input in enumerate(binding.scorer_inputs)
