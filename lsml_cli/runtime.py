@@ -195,7 +195,10 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path`: a file appears when it is complete, a device or a named pipe is written in place.
+    """Write `content` to a path that the user named.
+
+    A file appears when it is complete; a device or a named pipe is written in place; a link stays, and its target is
+    written.
 
     Raises:
         OSError: It cannot be written.
@@ -203,7 +206,7 @@ def write_whole(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():  # /dev/stderr or a named pipe, which cannot be replaced
         path.write_bytes(content)
     else:
-        write_atomically(path, content)
+        write_atomically(Path(os.path.realpath(path)) if path.is_symlink() else path, content)
 
 
 class Retrier:
