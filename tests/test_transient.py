@@ -294,6 +294,17 @@ def test_control_without_a_model_leads_to_a_model_of_ones_own(model: str, contro
     assert "lsml init NAME -c config.xml" in run.stderr
 
 
+@pytest.mark.parametrize("model", ["text-classifier", "image-classifier"])
+@pytest.mark.parametrize("command", ["predict --check", "evaluate", "fit -o versions"])
+def test_every_command_leads_to_a_model_of_ones_own(model: str, command: str, tmp_path: Path) -> None:
+    (tmp_path / "c.xml").write_text('<View><Text name="t" value="$text"/><Taxonomy name="c" toName="t"/></View>')
+    (tmp_path / "tasks.json").write_text('[{"id": 1, "data": {"text": "x"}}]')
+    name, *options = command.split()
+    run = run_in_process(name, "tasks.json", "-m", model, "-c", "c.xml", *options, cwd=tmp_path)
+    assert run.returncode == 1
+    assert "lsml init NAME -c config.xml" in run.stderr
+
+
 def test_no_client_is_imported_to_know_its_errors() -> None:
     code = (
         "import sys; from lsml_cli.transient import is_transient; "

@@ -410,10 +410,10 @@ class _SourceOpener:
         model_class = spec.model_class()
         [device, *_] = find_devices(self._device, model_class)
         workers = (os.cpu_count() or 1) if model_class.parallelism == "threads" else 1
+        built = spec.build()
+        binding = built.bind(self._config, {}, None)  # before weights are loaded or fetched: it may not fit
         opened = open_replicas(spec, self._config, devices=[device], workers=workers, media=self._media)
         replicas = self._stack.enter_context(opened)
-        built = spec.build()
-        binding = built.bind(self._config, {}, None)
         for note in binding.notes:
             self._note(f"{spec.model_version}: {note}")
         return ModelPredictionSource(
