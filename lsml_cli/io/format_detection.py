@@ -8,6 +8,7 @@ import re
 import orjson
 
 from lsml_cli.errors import InputError
+from lsml_cli.io.foreign_formats import recognize_content
 from lsml_cli.io.image_paths import is_image
 from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, WHITESPACE, BraceDepth, EndReason
 
@@ -41,6 +42,7 @@ def detect_format(head: bytes, name: str, end_reason: EndReason) -> str:
 
     Raises:
         InputError: It holds nothing that could be tasks.
+        UsageError: It holds a data set of another format.
     """
     start = head.lstrip(WHITESPACE)
     if not start:
@@ -52,6 +54,8 @@ def detect_format(head: bytes, name: str, end_reason: EndReason) -> str:
         raise _not_text_error(name)
     if start.startswith(b"["):
         return "array"
+    if error := recognize_content(start, name):
+        raise error
     if start.startswith(b"{"):
         return _detect_object_format(start)
     if is_image(name):  # PGM begins like a CSV file with one column

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from lsml_cli.errors import InputError, UsageError
+from lsml_cli.io.foreign_formats import find_dataset, recognize_folder
 from lsml_cli.io.image_paths import IMAGE_SUFFIXES, escape_path, is_image, make_path_record
 from lsml_cli.io.json_records import Record
 
@@ -38,7 +39,7 @@ class ImageFolderSource:
             key: The key of a task's data that gets the path.
 
         Raises:
-            UsageError: The folder cannot be read.
+            UsageError: The folder cannot be read, or holds the annotations of a data set of another format.
             InputError: There is no image below it.
         """
         self.name = str(Path(folder))
@@ -53,11 +54,14 @@ class ImageFolderSource:
         skipped = f"{walk.non_image_count:,} files are no images by their names"
         skipped = "1 file is no image by its name" if walk.non_image_count == 1 else skipped
         if not self.size:
-            raise InputError(
+            raise recognize_folder(folder) or InputError(
                 f"There is no image below {self.name}" + (f": {skipped}." if walk.non_image_count else "."),
                 f"Images are known by their suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}.",
             )
-        self.notes = (f"{skipped}.",) if walk.non_image_count else ()
+        notes = [f"{skipped}."] if walk.non_image_count else []
+        if walk.non_image_count and (dataset := find_dataset(folder)):
+            notes.append(f"{self.name} is a {dataset} data set: its images are read, its annotations are not.")
+        self.notes = tuple(notes)
 
     def __enter__(self) -> Self:
         return self

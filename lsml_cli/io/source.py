@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lsml_cli.errors import InputError, UsageError
+from lsml_cli.errors import LsmlError, UsageError
 from lsml_cli.io.byte_streams import GzipStream, PrefixedStream, read_head
 from lsml_cli.io.csv_records import read_rows
+from lsml_cli.io.foreign_formats import recognize_folder
 from lsml_cli.io.format_detection import BOM, detect_format, is_format_visible, require_path_list, require_text
 from lsml_cli.io.image_paths import detect_separator, has_separator, read_paths
 from lsml_cli.io.json_records import CHUNK, MAX_TASK_BYTES, Record, read_lines, split_objects
@@ -58,7 +59,7 @@ class RecordSource:
             max_record_bytes: A larger record has a problem instead of a body.
 
         Raises:
-            UsageError: There is no such file.
+            UsageError: There is no such file, or it holds a data set of another format.
             InputError: It holds nothing that could be tasks.
         """
         self.name = "standard input" if source == STDIN else source
@@ -92,7 +93,7 @@ class RecordSource:
                 self.format = "texts"
             else:
                 self.format = detect_format(head, self.name, self._end_reason)
-        except InputError:
+        except LsmlError:
             self._file.close()
             raise
 
@@ -140,7 +141,9 @@ def _open_input(source: str) -> io.FileIO:
     except FileNotFoundError:
         raise UsageError(f"There is no file {source}.", _missing_file_hint(path)) from None
     except IsADirectoryError:
-        raise UsageError(f"{source} is a folder.", "Name the file with the tasks in it.") from None
+        raise (
+            recognize_folder(source) or UsageError(f"{source} is a folder.", "Name the file with the tasks in it.")
+        ) from None
     except OSError as error:
         raise UsageError(f"{source} cannot be read: {error.strerror}.") from None
 
