@@ -131,7 +131,8 @@ def _add_webhook_route(
             if not request.state.credentials:
                 return error_response(401, "START_TRAINING needs user and password, on the secret path too.")
             return _request_training(train_scheduler, event.project, START_TRAINING)
-        job = _count_annotations(event, train_scheduler, project_directory)
+        host = request.headers.get("host", "")
+        job = _count_annotations(event, host, train_scheduler, project_directory)
         return JSONResponse({"status": "ok"} | ({"job": job.id} if job else {}))
 
 
@@ -171,12 +172,15 @@ def _add_docs_route(app: FastAPI, auth: AuthConfig) -> None:
 
 
 def _count_annotations(
-    event: WebhookEvent, train_scheduler: TrainScheduler | None, project_directory: ProjectDirectory | None
+    event: WebhookEvent,
+    host: str,
+    train_scheduler: TrainScheduler | None,
+    project_directory: ProjectDirectory | None,
 ) -> Job | None:
     """Count the annotations of an event; return the job that they request, if they do."""
     if train_scheduler is None or project_directory is None or event.project is None or not event.annotation_count:
         return None
-    if not project_directory.admit(event.project, event.annotation_count):
+    if not project_directory.admit(event.project, event.annotation_count, host):
         return None
     return train_scheduler.count_annotations(event.project, event.annotation_count)
 

@@ -29,7 +29,7 @@ from lsml_cli.server.listener import HttpServer, bind_socket
 from lsml_cli.server.log_setup import log_to_stderr
 from lsml_cli.server.metrics import LiveValues, ServerMetrics
 from lsml_cli.server.model_pool import ModelPool, find_watched_folder
-from lsml_cli.server.project_directory import ProjectDirectory, project_lister
+from lsml_cli.server.project_directory import ProjectDirectory, backend_lister, project_lister
 from lsml_cli.server.serve_options import EMBEDDED_JOBS, ServeOptions
 from lsml_cli.server.served_model import ModelLoader
 from lsml_cli.server.service import Limits, Service
@@ -168,7 +168,10 @@ class _Server:
         if self.train_scheduler is None or self.options.train_every is None or url is None:
             return None
         has_key = bool(os.environ.get(API_KEY_ENV_VAR, "").strip())
-        return ProjectDirectory(project_lister(url) if has_key else None, self.train_scheduler.count_annotations)
+        count_annotations = self.train_scheduler.count_annotations
+        if not has_key:
+            return ProjectDirectory(None, count_annotations)
+        return ProjectDirectory(project_lister(url), count_annotations, backend_lister(url))
 
     def _on_job_changed(self, job: Job) -> None:
         job_name = f"Project {job.project}, job {job.id}"

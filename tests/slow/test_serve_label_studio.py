@@ -229,6 +229,29 @@ def test_train_every_counts_annotations(
     assert [job["why"] for job in read_jobs(tmp_path / "versions")] == ["3 new annotations"] * 2
 
 
+def test_annotations_do_not_train_after_the_backend_was_deleted(
+    label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, tmp_path: Path, key: dict[str, str]
+) -> None:
+    """Label Studio keeps the webhook of a deleted backend."""
+    server = serve(
+        *("--model", ticket_model, "--versions", tmp_path / "versions", "--label-studio-url", label_studio.url),
+        *("--train-every", "2", "--verbose"),
+        env=key,
+    )
+    tickets = create_ticket_project(label_studio, "left behind", annotated=60, unlabeled=4)
+    label_studio.request_ok("DELETE", f"/api/ml/{label_studio.connect_backend(tickets.project, server.url)}")
+    results = [task["annotations"][0]["result"] for task in load_annotated_tickets()[70:74]]
+    events_before = count_webhooks(server)
+    for task, result in zip(tickets.unlabeled[:2], results, strict=False):
+        label_studio.annotate(task, result)
+    assert count_webhooks(server) - events_before == 2
+    message = f"Project {tickets.project} does not have this server as its model any more"
+    wait_until("the server has noticed", lambda: any(message in line for line in server.lines()), 20)
+    for task, result in zip(tickets.unlabeled[2:], results[2:], strict=True):
+        label_studio.annotate(task, result)
+    assert read_jobs(tmp_path / "versions") == []
+
+
 def test_webhook_events_are_accepted(
     label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, tmp_path: Path, key: dict[str, str]
 ) -> None:
