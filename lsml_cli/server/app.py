@@ -38,6 +38,7 @@ from lsml_cli.server.requests import (
     parse_project_id,
 )
 from lsml_cli.server.service import Service
+from lsml_cli.server.status_phrases import FAILURE_STATUSES, STATUS_PHRASES
 from lsml_cli.server.train_scheduler import TrainScheduler
 
 MAX_EVENT_BYTES = 16 << 20  # of a webhook's body: it is parsed in the event loop, and says little
@@ -186,6 +187,11 @@ def _count_annotations(
 
 
 def _request_training(train_scheduler: TrainScheduler | None, project: int | None, trigger: str) -> JSONResponse:
+    """Request training, and say how the last one ended if it came to nothing.
+
+    Label Studio keeps an error of this request as the error message of the backend, and has no other place for it. It
+    goes on asking for predictions.
+    """
     if train_scheduler is None:
         message = "Training is off: start lsml serve with --versions DIR and --label-studio-url URL."
         log.warning("%s was requested. %s", trigger, message)
@@ -194,4 +200,9 @@ def _request_training(train_scheduler: TrainScheduler | None, project: int | Non
         raise BadRequest('"project" is missing')
     if not train_scheduler.has_room(project):
         return error_response(429, "Too many projects wait for training; try again later.")
-    return JSONResponse({"status": "ok", "job": train_scheduler.request_training(project, trigger).id}, 201)
+    failure = train_scheduler.last_failure(project)
+    body = {"status": "ok", "job": train_scheduler.request_training(project, trigger).id}
+    if failure is None:
+        return JSONResponse(body, 201)
+    status = FAILURE_STATUSES[failure.state]
+    return JSONResponse(body | {"detail": f"{STATUS_PHRASES[status]}: {failure.reason}"}, status)

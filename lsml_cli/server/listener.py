@@ -8,9 +8,11 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from lsml_cli.errors import LsmlError, UsageError
 from lsml_cli.server.connections import KEEP_ALIVE, ConnectionTable, bind_connections, limit_by_open_files
+from lsml_cli.server.status_phrases import STATUS_PHRASES, status_line
 
 BACKLOG = 2048  # connections that wait to be accepted
 SWEEP_TICKS = 10  # of uvicorn's main loop, a tenth of a second each, between two looks for expired connections
@@ -29,6 +31,7 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, deadline: float, on_listening: Callable[[], None], on_shutdown: Callable[[], None]
     ) -> None:
+        STATUS_LINE.update({status: status_line(status) for status in STATUS_PHRASES})  # else they have no phrase
         self._connections = ConnectionTable(limit_by_open_files())
         super().__init__(_uvicorn_config(app, deadline, self._connections))
         self.stop_signal: int | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lsml_cli.server.status_phrases import STATUS_PHRASES
+
 Schema = dict[str, Any]
 
 
@@ -113,6 +115,9 @@ def _responses(schema: Schema, *, status: int = 200, has_body: bool = False, **m
     return responses
 
 
+_TRAINING_ERRORS: Responses = {
+    status: {"description": text} for status, text in [(409, "Training is off"), *STATUS_PHRASES.items()]
+}
 _STATUS = _object_schema(
     {"status": {"type": "string"}, "job": _value_schema("string", "Id of the training job, if there is one")}
 )
@@ -126,8 +131,8 @@ RESPONSES: dict[str, Responses] = {
         _object_schema({"results": _array_schema(_RESULT), "model_version": _VERSION}, ("results",)),
         has_body=True,
     ),
-    "webhook": _responses(_STATUS, has_body=True, s201="Training was requested", s409="Training is off"),
-    "train": _responses(_STATUS, status=201, has_body=True, s409="Training is off"),
+    "webhook": _responses(_STATUS, has_body=True, s201="Training was requested") | _TRAINING_ERRORS,
+    "train": _responses(_STATUS, status=201, has_body=True) | _TRAINING_ERRORS,
     "is_training": _responses(_object_schema({"is_training": {"type": "boolean"}}), s400="The project is not an id"),
     "versions": _responses(
         _object_schema({"versions": _array_schema(_VERSION), "projects": _object_schema({})}, ("versions",))

@@ -119,6 +119,11 @@ class TrainScheduler:
         """Tell whether a job of the project is running."""
         return any(job.project == project and self._is_running(job) for job in self._jobs.values())
 
+    def last_failure(self, project: int) -> Job | None:
+        """Return the project's newest job if it has failed or missed a gate, otherwise None."""
+        newest = next((job for job in self.jobs() if job.project == project), None)
+        return newest if newest is not None and newest.state in ("failed", "missed") else None
+
     def jobs(self) -> list[Job]:
         """Return every job, newest first."""
         return list(reversed(self._jobs.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from lsml_cli.io import task_reader
 from lsml_cli.label_studio import client
 from lsml_cli.registry import resolve, versions
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.server.job_record import Job, TrainingJobConfig, new_job
+from lsml_cli.server.job_record import Job, TrainingJobConfig, new_job, utc_now
 from lsml_cli.server.job_runners.embedded import EmbeddedRunner
 from lsml_cli.server.job_runners.redis import connect_redis
 from lsml_cli.server.job_store import JobStore
@@ -336,6 +337,41 @@ def test_terminated_job_cleans_up_and_ends_by_sigterm(server: StubExportServer, 
     assert runner.get_status(job).reason == "Its process was killed by SIGTERM."
     assert runner.stop() == [job.id]
     assert runner.get_status(replace(job, attempt=2)).state == "unknown"
+
+
+def test_request_for_training_tells_how_the_last_one_ended(
+    server: StubExportServer, ticket_model: Path, tmp_path: Path
+) -> None:
+    """Label Studio keeps the status and its phrase as the error message of the backend."""
+    store = JobStore(tmp_path / "versions")
+    config = TrainingJobConfig(str(ticket_model), server.url)
+    endings: dict[int, dict[str, Any]] = {
+        3: {"state": "failed", "reason": "There is nothing to learn."},
+        4: {"state": "missed", "reason": "accuracy is 0.2, below 0.8."},
+        5: {"state": "done", "version": "project-5@20261121T101502"},
+    }
+    for project, ending in endings.items():
+        store.create(replace(new_job(project, "START_TRAINING", config), ended=utc_now(), **ending))
+    serve = ServerFactory(tmp_path)
+    options = "--versions", tmp_path / "versions", "--label-studio-url", server.url
+    try:
+        running = serve("--model", ticket_model, *options, env={label_studio.API_KEY_ENV_VAR: KEY})
+        answers = {}
+        for project in (3, 4, 5, 6):
+            body = json.dumps({"action": "START_TRAINING", "project": {"id": project}})
+            connection = http.client.HTTPConnection(running.root.removeprefix("http://"), timeout=10)
+            connection.request("POST", "/webhook", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answers[project] = (response.status, response.reason, json.loads(response.read()))
+            connection.close()
+        assert [answers[project][0] for project in (3, 4, 5, 6)] == [470, 471, 201, 201]
+        assert answers[3][1] == "A new training was requested; the last one failed (lsml jobs says why)"
+        assert answers[3][2]["detail"] == f"{answers[3][1]}: There is nothing to learn."
+        assert answers[4][1] == "A new training was requested; the last one missed a gate (see lsml jobs)"
+        assert running.request_ok("POST", "/setup", {"project": "3.17"})["model_version"]
+        assert all(answer["job"] for _, _, answer in answers.values())
+    finally:
+        serve.close()
 
 
 def test_job_waits_when_sigterm_goes_to_all_processes(server: StubExportServer, tmp_path: Path) -> None:

@@ -252,6 +252,32 @@ def test_annotations_do_not_train_after_the_backend_was_deleted(
     assert read_jobs(tmp_path / "versions") == []
 
 
+def test_failed_training_becomes_the_error_message_of_the_backend(
+    label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, tmp_path: Path, key: dict[str, str]
+) -> None:
+    """Label Studio shows it with the next request for training, and goes on asking for predictions."""
+    versions = tmp_path / "versions"
+    server = serve("--model", ticket_model, "--versions", versions, "--label-studio-url", label_studio.url, env=key)
+    tickets = create_ticket_project(label_studio, "nothing to learn", annotated=0, unlabeled=2)
+    backend = label_studio.connect_backend(tickets.project, server.url)
+
+    def live_backend() -> dict[str, Any]:
+        path = f"/api/projects/{tickets.project}/model-versions?extended=true&include_live_models=true"
+        (live,) = label_studio.request_ok("GET", path)["live"]
+        assert isinstance(live, dict)
+        return live
+
+    label_studio.request_ok("POST", f"/api/ml/{backend}/train", {})
+    assert live_backend()["readable_state"] == "Training"
+    wait_until("the training has failed", lambda: [job for job in read_jobs(versions) if job["state"] == "failed"])
+    label_studio.request_ok("POST", f"/api/ml/{backend}/train", {})
+    live = live_backend()
+    assert live["readable_state"] == "Error"
+    assert "the last one failed (lsml jobs says why)" in live["error_message"]
+    assert len(label_studio.request_ok("GET", f"/api/tasks/{tickets.unlabeled[0]}")["predictions"]) == 1
+    assert live_backend()["readable_state"] == "Connected"
+
+
 def test_webhook_events_are_accepted(
     label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, tmp_path: Path, key: dict[str, str]
 ) -> None:
