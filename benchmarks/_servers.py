@@ -153,7 +153,7 @@ def free_port() -> int:
 
 @contextmanager
 def label_studio(config: str, annotated: Path) -> Iterator[str]:
-    """Serve the routes of Label Studio's API that trainings read: projects, a project, its export; yield the URL."""
+    """Serve what a server and its trainings read of Label Studio's API: projects, a project, export; yield the URL."""
     project = {"id": 7, "title": "benchmark", "label_config": config, "created_at": "2026-11-20T16:34:09.193978Z"}
     export = annotated.read_bytes()
 
@@ -163,6 +163,8 @@ def label_studio(config: str, annotated: Path) -> Iterator[str]:
                 body = export
             elif self.path.startswith("/api/projects/?"):
                 body = json.dumps({"count": 1, "next": None, "previous": None, "results": [{"id": 7}]}).encode()
+            elif self.path.startswith("/api/ml/"):
+                body = json.dumps([{"id": 1, "url": "http://behind-a-proxy/lsml"}]).encode()
             else:
                 body = json.dumps(project).encode()
             self.send_response(200)
