@@ -126,8 +126,13 @@ def test_backend_of_an_older_sdk_keeps_the_contract(work: Path) -> None:
         "        region = {'from_name': 'size', 'to_name': 'text', 'type': 'choices', 'value': value}\n"
         "        return [{'result': [region]} for task in tasks]\n"
     )
+    (work / "answers.json").rename(work / "annotated.json")
     checked = run("check", ".", "-c", "size.xml", "--tasks", "texts.json", cwd=work)
     assert checked.returncode == 0, checked.stdout
+    assert "The model does not override fit." in checked.stdout
+    fitted = run("fit", "annotated.json", "--model", "model.py", "-c", "size.xml", "-o", "models", cwd=work)
+    assert fitted.returncode == 2
+    assert "cannot be trained" in fitted.stderr
 
 
 def test_samples_are_made_where_there_are_no_tasks(work: Path) -> None:

@@ -186,11 +186,23 @@ def wrap_script(path: Path, name: str) -> type[Script] | None:
     sandbox = open_sandbox(source, generation, SDK_ADAPTERS[generation].build_stubs, None)
     with sandbox.importing():
         module = sandbox.import_script()
-    _get_script_class(sandbox, module, name)
-    attributes = {"__module__": sandbox.module_name, "__doc__": f"Written for {SDK_NAMES[generation]}."}
+    script_class = _get_script_class(sandbox, module, name)
+    attributes: dict[str, Any] = {"__module__": sandbox.module_name, "__doc__": f"Written for {SDK_NAMES[generation]}."}
+    if not _can_train(script_class, generation):
+        attributes["fit"] = Model.fit  # as in any model that cannot be trained
     wrapper: type[Script] = type(name, (Script,), attributes)
     wrapper.source, wrapper.class_name, wrapper.generation = source, name, generation
     return wrapper
+
+
+def _can_train(script_class: Any, generation: Generation) -> bool:
+    """Tell whether a script trains; a class that leaves that to the base class of its SDK learns nothing."""
+    if generation == "htx" or not isinstance(script_class, type):
+        return True
+    own = (part for part in script_class.__mro__ if not part.__module__.startswith("label_studio"))
+    names = {name for part in own if part.__module__.partition(".")[0] != "lsml_cli" for name in vars(part)}
+    is_function_based = script_class.__module__.partition(".")[0] == "lsml_cli"
+    return is_function_based or bool(names & {"fit", "fit2", "process_event"})
 
 
 def _get_script_class(sandbox: ScriptSandbox, module: ModuleType, name: str) -> Any:
