@@ -197,7 +197,7 @@ def test_projects_have_separate_label_configs(serve: ServerFactory) -> None:
     colours = TEXT_CONFIG.replace("short", "red").replace("long", "blue")
     with ThreadPoolExecutor(8) as pool:
         answers = [
-            pool.submit(predict, server, make_tasks(5), config=config, project=project)
+            pool.submit(predict, server, make_tasks(5, text="a few words"), config=config, project=project)
             for config, project in [(TEXT_CONFIG, "1.1"), (colours, "2.1")] * 8
         ]
     for number, answer in enumerate(answers):
