@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 
-from lsml_cli.server.rejection_log import RejectionLog
+from lsml_cli.server.rejection_log import RejectionLog, shorten_line
 from lsml_cli.terminal import escape_controls
+
+MAX_MESSAGE_CHARACTERS = 4000  # of any message: it may quote a label config or a task, which may have megabytes
 
 
 class PrintableFormatter(logging.Formatter):
@@ -17,8 +19,8 @@ class PrintableFormatter(logging.Formatter):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Format the message as one line."""
-        return escape_controls(super().formatMessage(record).rstrip())
+        """Format the message as one line of at most `MAX_MESSAGE_CHARACTERS`."""
+        return shorten_line(super().formatMessage(record).rstrip(), MAX_MESSAGE_CHARACTERS)
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record: the message, then the indented lines of a traceback."""

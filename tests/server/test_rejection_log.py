@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 
 from lsml_cli.errors import LabelMismatch
 from lsml_cli.server.error_responses import install_error_handlers
-from lsml_cli.server.log_setup import InvalidHttpFilter
+from lsml_cli.server.log_setup import MAX_MESSAGE_CHARACTERS, InvalidHttpFilter, PrintableFormatter
 from lsml_cli.server.rejection_log import MAX_CHARACTERS, MAX_LINES, RejectionLog, shorten_line
 from lsml_cli.server.requests import parse_event
 
@@ -64,6 +64,14 @@ def test_line_is_short_and_printable(text: str) -> None:
     assert "\n" not in line
     assert "\x1b" not in line
     assert line == text or f"({len(text):,} characters)" in line
+
+
+def test_message_that_quotes_megabytes_is_cut() -> None:
+    record = logging.LogRecord("lsml.serve", logging.INFO, "", 0, "Project 3: %s", ("label\n" * 1_000_000,), None)
+    line = PrintableFormatter("lsml: %(message)s").format(record)
+    assert line.startswith("lsml: Project 3: label\\nlabel")
+    assert len(line) <= MAX_MESSAGE_CHARACTERS
+    assert line.isprintable()
 
 
 def test_malformed_webhooks_write_bounded_lines(caplog: pytest.LogCaptureFixture) -> None:
