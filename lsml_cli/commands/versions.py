@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def versions(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the versions: --output of lsml fit.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of the versions, --output of lsml fit; or a project.")
+    ],
     promote: Annotated[
         str | None,
         typer.Option("--promote", metavar="VERSION", help="Put this version into use, older or newer."),
@@ -45,6 +47,7 @@ def versions(
     from lsml_cli.registry import versions as store
 
     with Console(quiet) as console:
+        folder = _find_versions(folder)
         _require_model(folder)
         if promote is not None:
             previous = store.current_version(folder)
@@ -66,6 +69,27 @@ def versions(
             console.note(f"None of them is promoted: lsml versions {folder} --promote {entries[-1].name}")
         elif promoted.damage:
             console.note(f"The promoted version {promoted.name} is damaged: {promoted.damage}")
+
+
+def _find_versions(folder: Path) -> Path:
+    """Return the folder of the versions of a project that `lsml init` wrote, or the folder itself.
+
+    Raises:
+        ModelError: The project has no version yet.
+    """
+    from lsml_cli.errors import ModelError
+    from lsml_cli.registry.project_file import read_project_file
+    from lsml_cli.registry.versions import is_data_folder
+
+    project = None if is_data_folder(folder) else read_project_file(folder)
+    if project is None:
+        return folder
+    if not project.versions_root.is_dir():
+        raise ModelError(
+            f"The project {folder} has no trained version yet.",
+            f"Train one: lsml fit EXPORT --model {folder} --output {project.versions_root}",
+        )
+    return project.versions_root
 
 
 def _require_model(folder: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from lsml_cli.errors import UnknownModel
 from lsml_cli.registry import promotion, version_writer, versions
-from tests.helpers.cli import Lsml
+from tests.helpers.cli import Lsml, run_in_process
 
 METRICS = {"mood": {"count": 20, "accuracy": 0.9, "macro_f1": 0.85, "classes": []}}
 COUNTS = {"train": 1080, "holdout": 20}
@@ -166,6 +166,16 @@ def test_folders_without_versions_are_rejected(lsml: Lsml, root: Path, tmp_path:
             run = lsml("versions", place, *more)
             assert (run.returncode, run.stdout) == (code, "")
             assert sentence in run.stderr
+
+
+def test_project_stands_for_its_versions(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.toml").write_text('model = "text-classifier"\nversions = "models/news"\n')
+    run = run_in_process("versions", ".", "--json", cwd=tmp_path)
+    assert len(json.loads(run.stdout)) == 4, run.stderr
+    (tmp_path / "model.toml").write_text('model = "text-classifier"\nversions = "models/other"\n')
+    run = run_in_process("versions", ".", cwd=tmp_path)
+    assert run.returncode == 1
+    assert "has no trained version yet.\n      Train one: lsml fit EXPORT --model . --output models/other" in run.stderr
 
 
 def test_damage_of_promoted_version_is_reported(lsml: Lsml, root: Path) -> None:
