@@ -18,7 +18,7 @@ from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.predict_summary import PredictSummary
 from lsml_cli.inference.record_codec import OutputRecord, RenderedRecord
 from lsml_cli.inference.run import PredictRun, ProgressReporter
-from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, Record
+from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, MAX_TASK_BYTES, Record
 from lsml_cli.io.output import open_output
 from lsml_cli.io.output_paths import is_stream
 from lsml_cli.io.output_target import GZIP_SUFFIX
@@ -169,8 +169,9 @@ def _mismatch_error(plan: PredictPlan, reason: str) -> InputError:
 
 def _iter_lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
     is_gzip = path.name.lower().endswith(GZIP_SUFFIX)
+    content = gzip.GzipFile(fileobj=file) if is_gzip else file
     try:
-        yield from gzip.GzipFile(fileobj=file) if is_gzip else file
+        yield from iter(lambda: content.readline(MAX_TASK_BYTES), b"")
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"The error file {path} cannot be read: {error_reason(error)}.") from None
 
@@ -187,9 +188,11 @@ def _read_error_file(path: Path) -> Iterator[dict[str, Any]]:
         last_index = -1
         for number, line in enumerate(_iter_lines(file, path), 1):
             try:
+                if len(line) == MAX_TASK_BYTES:  # and it goes on; orjson's error would hold it several times
+                    raise ValueError
                 failed = orjson.loads(line)
                 index, _, _ = failed["index"], failed["id"], failed["stage"]
-            except (orjson.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 raise InputError(f"{path}, line {number} is no line of an error file.", ERROR_FILE_HINT) from None
             if not isinstance(index, int) or index <= last_index:
                 raise InputError(f"{path}, line {number} is out of order.", ERROR_FILE_HINT)

@@ -21,7 +21,7 @@ LONE_SURROGATE = "not JSON: it holds one half of a surrogate pair (\\ud800 to \\
 _LARGE_INTEGER = re.compile(rb"(?:[\[:,\s]|\A)-?\d{19,}\s*(?:[,}\]]|\Z)")
 _BEYOND_FLOATS = re.compile(rb"\d{300}|[eE]\+?\d{3}")  # may be what orjson rejects although it is JSON
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # one that is never closed is passed over once
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 # How orjson writes the exponent of a large float, which tells where an integer may have become one.
 _LARGE_FLOAT_MARK = b"e+" if b"e+" in orjson.dumps(1e300) else b"e"

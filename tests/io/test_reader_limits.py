@@ -27,7 +27,7 @@ from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from tests.helpers import models
 from tests.helpers.cli import run_in_process
-from tests.helpers.predict_runs import FLAKY, make_task, predicted_choice
+from tests.helpers.predict_runs import FLAKY, make_task, predict, predicted_choice
 from tests.helpers.records import parse_bodies, read_records
 
 FORMATS = ["array", "lines", "stream", "csv", "paths", "texts"]
@@ -322,6 +322,21 @@ def test_output_larger_than_task_is_read_again(large_output):
     ranked = run_in_process("rank", "out.jsonl", "--label-config", "config.xml", "-o", "ranked.jsonl")
     assert ranked.returncode == 0, ranked.stderr
     assert len(Path("ranked.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_error_file_without_lines_is_rejected_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.xml").write_text(models.TEXT_CONFIG)
+    Path("tasks.json").write_text(json.dumps([make_task(1)]))
+    Path("out.json").write_text("[]")
+    Path("errors.gz").write_bytes(gzip.compress(b" " * (10 << 20), 1) * 20)
+    tracemalloc.start()
+    try:
+        run = predict(run_in_process, "tasks.json", "-o", "out.json", "--retry-failed", "errors.gz")
+        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_TASK_BYTES
+    finally:
+        tracemalloc.stop()
+    assert (run.returncode, "errors.gz, line 1 is no line of an error file." in run.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("shape", ["tasks", "predictions"])

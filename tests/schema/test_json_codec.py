@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -74,3 +75,12 @@ def test_numpy_and_large_integers_are_written_together():
         "b": [0, 1, 2],
         "c": 10**30,
     }
+
+
+def test_string_that_is_never_closed_takes_linear_time():
+    """The number makes the exact parser look at it, the brackets make it count them."""
+    body = b'{"a": ' + b"1" * 400 + b', "b": "' + b"[" * 600 + b'\\"' * 300_000
+    begin = time.process_time()
+    with pytest.raises(ValueError, match="not JSON"):
+        loads(body)
+    assert time.process_time() - begin < 20  # minutes, if it grew with the square of the length
