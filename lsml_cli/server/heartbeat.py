@@ -27,8 +27,9 @@ class Heartbeat:
     """Write heartbeats and progress messages from a thread, from entering until leaving the context.
 
     With each heartbeat it checks whether the attempt still counts. If not, `AttemptAbandoned` is raised in the main
-    thread; code that does not return to Python within `ABANDON_GRACE` seconds is killed. Both need the main thread to
-    have entered the context; elsewhere a stale attempt goes on, and its result is discarded.
+    thread, until that calls `finish`; code that does not return to Python within `ABANDON_GRACE` seconds is killed.
+    Both need the main thread to have entered the context; elsewhere a stale attempt goes on, and its result is
+    discarded.
 
     Args:
         parent: The process whose death ends the attempt, None for no such process.
@@ -42,6 +43,7 @@ class Heartbeat:
         self._progress_changed = threading.Event()
         self._stopped = threading.Event()
         self._abandon_reason: str | None = None
+        self._is_finishing = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._is_in_main_thread = threading.current_thread() is threading.main_thread()
 
@@ -53,14 +55,16 @@ class Heartbeat:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.finish()
         self._stopped.set()
         self._progress_changed.set()
-        try:
-            self._thread.join()
-        finally:  # the signal may arrive as late as in `join`, which then raises as well
-            self._thread.join()
-            if self._is_in_main_thread:
-                signal.signal(ABANDON_SIGNAL, self._previous_handler)
+        self._thread.join()
+        if self._is_in_main_thread:
+            signal.signal(ABANDON_SIGNAL, self._previous_handler)
+
+    def finish(self) -> None:
+        """Raise `AttemptAbandoned` no more: a version comes into being, which only storing the result can discard."""
+        self._is_finishing = True
 
     def report_progress(self, progress: str) -> None:
         """Set the progress message; of several in quick succession only the last one is stored."""
@@ -108,4 +112,6 @@ class Heartbeat:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _raise_abandoned(self, number: int, frame: FrameType | None) -> None:
+        if self._is_finishing:
+            return
         raise AttemptAbandoned(self._abandon_reason or "it was told to.")

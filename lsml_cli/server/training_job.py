@@ -188,6 +188,7 @@ def _train(store: JobStore, job: Job, heartbeat: Heartbeat) -> FitResult:
             media=media,
             device=device,
             progress=heartbeat.report_progress,
+            before_commit=heartbeat.finish,
         )
     finally:
         media.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def fit_version(
     media: Media | None = None,
     device: str = "cpu",
     progress: Progress = lambda sentence: None,
+    before_commit: Callable[[], None] = lambda: None,
 ) -> FitResult:
     """Train on annotated tasks, evaluate on those held out, write the version below `output` and promote it.
 
@@ -160,6 +161,7 @@ def fit_version(
         media: Where the media are that tasks refer to.
         device: Where to train: "cpu", "cuda:0".
         progress: Called with a sentence from time to time.
+        before_commit: Called when everything is done but to give the version its name.
 
     Raises:
         UsageError: See `prepare_training`.
@@ -192,7 +194,7 @@ def fit_version(
     requested_gates = resolve_gates(config, split, fail_under)
     environment = TrainingEnvironment(media, device, progress)
     result = _train_version(
-        training_spec, config, split, output, requested_gates, refit, environment, history.init_from
+        training_spec, config, split, output, requested_gates, refit, environment, history.init_from, before_commit
     )
     promoted = promote and result.is_promotable
     if promoted:
@@ -209,6 +211,7 @@ def _train_version(
     refit: bool,
     environment: TrainingEnvironment,
     init_from: SeenTasks | None,
+    before_commit: Callable[[], None],
 ) -> FitResult:
     """Train, evaluate, train again if requested and all gates passed, and write the version."""
     with open_version_writer(output) as writer:
@@ -222,6 +225,7 @@ def _train_version(
             writer.clear()
             state = train(spec, config, [*split.train, *split.held_out], [], writer.folder, environment)
         _write_seen_tasks(writer, config, split, init_from)
+        before_commit()
         version = _commit(writer, spec, config, split, evaluation, gate_results, state, refit)
     return FitResult(version, split, replace(evaluation, name=f"{version.name}@{version.version}"), gate_results)
 

@@ -25,7 +25,9 @@ from lsml_cli.errors import LsmlError, UsageError
 from lsml_cli.io import task_reader
 from lsml_cli.label_studio import client
 from lsml_cli.registry import resolve, versions
+from lsml_cli.registry.version_writer import VersionWriter
 from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.server import training_job
 from lsml_cli.server.job_record import Job, TrainingJobConfig, new_job, utc_now
 from lsml_cli.server.job_runners.embedded import EmbeddedRunner
 from lsml_cli.server.job_runners.redis import connect_redis
@@ -574,7 +576,8 @@ class _PausableAttempt:
         self.process.wait()
 
     def pause(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        with self.store._locked():  # else it might be paused with the lock in its hands, which everybody waits for
+            self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -584,6 +587,11 @@ def create_waiting_job(server: StubExportServer, folder: Path, go_file: Path) ->
     store, job = JobStore(folder), new_job(3, "START_TRAINING", make_config(server, "Waiting", until=str(go_file)))
     store.create(job)
     return store, job
+
+
+def is_waiting(job: Job, attempt: int) -> bool:
+    """Return whether this attempt trains, and waits for the file that ends it."""
+    return (job.attempt, job.progress) == (attempt, Waiting.MESSAGE)
 
 
 @pytest.mark.parametrize("is_replacement_finished", [True, False])
@@ -598,8 +606,9 @@ def test_replaced_attempt_does_not_promote(
 
         async def next_server() -> None:
             async with running_scheduler(store.versions_folder, job.config, heartbeat_timeout=0.5) as scheduler:
-                await wait_until(lambda: store.read(job.id).attempt == 2)
-                await wait_until(lambda: only_job(scheduler).progress == Waiting.MESSAGE)
+                # Of one record: the file may show the second attempt before the scheduler's memory does, which then
+                # still has the message of the first.
+                await wait_until(lambda: is_waiting(only_job(scheduler), attempt=2))
                 if is_replacement_finished:
                     go_file.touch()
                     await wait_until(lambda: only_job(scheduler).is_finished)
@@ -608,7 +617,8 @@ def test_replaced_attempt_does_not_promote(
                     assert await asyncio.to_thread(stale.process.wait, TIMEOUT) == 0
                 else:
                     (replacement,) = [p for p in find_processes(store.versions_folder) if p.pid != stale.process.pid]
-                    replacement.suspend()
+                    with store._locked():
+                        replacement.suspend()
                     go_file.touch()
                     stale.resume()
                     assert await asyncio.to_thread(stale.process.wait, TIMEOUT) == 0
@@ -631,6 +641,28 @@ def test_replaced_attempt_ends_itself_while_it_trains(server: StubExportServer, 
     assert not list(tmp_path.rglob(".unfinished-*")), "it cleaned up"
     assert not list(tmp_path.rglob("*.tasks"))
     assert store.read(job.id).state == "waiting"
+
+
+def test_attempt_replaced_while_its_version_gets_its_name_leaves_none(
+    server: StubExportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From that moment only storing the result can discard the version, so nothing may interrupt the attempt."""
+    store, job = JobStore(tmp_path), new_job(3, "START_TRAINING", make_config(server))
+    store.create(job)
+    rename = VersionWriter._rename_to_free_name
+
+    def rename_and_get_replaced(writer: VersionWriter, *arguments: Any) -> versions.Version:
+        version = rename(writer, *arguments)
+        store.update(store.read(job.id), state="waiting", attempt=2, started=None)
+        time.sleep(0.3)  # heartbeats notice it
+        return version
+
+    monkeypatch.setattr(VersionWriter, "_rename_to_free_name", rename_and_get_replaced)
+    monkeypatch.setattr("lsml_cli.server.heartbeat.HEARTBEAT_INTERVAL", 0.02)
+    monkeypatch.setattr(os, "nice", lambda increment: 0)
+    training_job.run(str(tmp_path), job.id, 1)
+    assert (store.read(job.id).state, store.read(job.id).attempt) == ("waiting", 2)
+    assert versions.list_versions(tmp_path / "project-3") == []
 
 
 def test_replaced_attempt_that_hangs_is_killed(server: StubExportServer, tmp_path: Path) -> None:
