@@ -316,16 +316,21 @@ def _measure(
     training_data = build_filter(specs.named, arguments.training_data_policy, media)
     with reserve_stdout(), ExitStack() as stack:
         opener = _SourceOpener(stack, config, media, arguments.device, arguments.batch_size, console.note)
+        if specs.model:
+            console.start_phase("loading model")
         source = (
             opener.open_model(specs.model)
             if specs.model
             else opener.open_file(str(arguments.predictions), arguments.model_version)
         )
+        if specs.compared:
+            console.start_phase("loading the model to compare with")
         baseline = opener.open_model(specs.compared) if specs.compared else None
         if arguments.compare and arguments.compares_with_file:
             baseline = opener.open_file(arguments.compare, None)
+        tasks = task_reader.read_tasks(arguments.annotated, controls=frozenset(config.controls))
         evaluation = evaluate_predictions(
-            task_reader.read_tasks(arguments.annotated, controls=frozenset(config.controls)),
+            tasks,
             config,
             source,
             baseline,
@@ -334,9 +339,11 @@ def _measure(
             max_examples=arguments.max_examples,
             seed=arguments.seed,
             training_data=training_data,
-            progress=lambda done, failed: console.progress(done, failed, None),
+            reporter=console,
+            share_read=lambda: tasks.share,
             failure_notes=FailureNotes(console.note, console.warn, "The run goes on; ctrl-C stops it."),
         )
+        console.end_progress()
         opener.require_versions()
         given = [spec.model_version for spec in specs.named]
         use = evaluation.training_data.add_unnamed(opener.trained_versions(), given)

@@ -182,14 +182,16 @@ def _fit(arguments: FitArguments) -> None:
     _check_files(arguments)
     media = arguments.media.build(media_root(arguments.export))
     device = _find_device(arguments.device, spec)
-    tasks = task_reader.read_tasks(arguments.export, controls=frozenset(config.controls))
+    stream = task_reader.read_tasks(arguments.export, controls=frozenset(config.controls))
     with Console(arguments.quiet) as console:
+        tasks = stream.report(console, "reading annotations")
         for warning in config.warnings:
             console.note(warning)
         if arguments.dry_run or arguments.output is None:
             unreadable_count = _report_plan(arguments, spec, config, tasks, media, console)
             raise typer.Exit(3 if unreadable_count else 0)
         result = _train(arguments, arguments.output, spec, config, tasks, media, device, console)
+        console.end_progress()
         summary_file.write_summary(arguments.summary, result.to_json())
         output_error = _report_result(arguments, arguments.output, spec, config, media, result, console)
     result.require_gates_passed()
@@ -267,6 +269,7 @@ def _report_plan(
         media=media,
         history=find_split_history(training_spec, arguments.output, arguments.holdout, arguments.seed),
     )
+    console.end_progress()
     resolve_gates(config, split, fail_under)
     for line in split.unreadable_lines(arguments.export):
         console.note(line, important=True)
@@ -290,6 +293,7 @@ def _train(
     console: Console,
 ) -> FitResult:
     from lsml_cli.errors import Interrupted
+    from lsml_cli.progress import ReportedTraining
     from lsml_cli.training.fit import fit_version
 
     try:
@@ -308,7 +312,7 @@ def _train(
             skip_unchanged=arguments.skip_unchanged,
             media=media,
             device=device,
-            progress=console.note,
+            progress=ReportedTraining(console),
         )
     except KeyboardInterrupt:
         hint = f"To list its versions: lsml versions {output}" if output.is_dir() else None

@@ -94,6 +94,7 @@ def push(
     url = options.require_label_studio_url(label_studio_url)
     with Console(quiet) as console, label_studio.connect(url) as client:
         if file is None:
+            console.start_phase("deleting", "predictions")
             count = pushing.delete_pushed_version(client, project, str(delete), dry_run)
             summary_file.write_summary(
                 summary, {"project": project, "version": delete, "deleted": count, "dry_run": dry_run}

@@ -13,6 +13,7 @@ from lsml_cli.commands import options
 from lsml_cli.errors import format_list
 
 if TYPE_CHECKING:
+    from lsml_cli.commands.console.progress import Console
     from lsml_cli.evaluation.ranking import AcceptanceEstimate, RankingResult
 
 
@@ -121,7 +122,7 @@ def _rank(arguments: RankArguments) -> None:
 
     _check_usage(arguments)
     with reserve_stdout(), Console(arguments.quiet) as console:
-        estimate = _estimate_acceptance(arguments)
+        estimate = _estimate_acceptance(arguments, console)
         ranked = rank_file(
             arguments.file,
             arguments.output,
@@ -130,6 +131,7 @@ def _rank(arguments: RankArguments) -> None:
             limit=arguments.limit,
             accept_above=arguments.accept_above,
             accepted_output=str(arguments.accepted_output) if arguments.accepted_output else None,
+            reporter=console,
         )
     estimate_json = {"trust": estimate.to_json()} if estimate else {}
     summary_file.write_summary(arguments.summary, ranked.to_json() | estimate_json)
@@ -174,7 +176,7 @@ def _check_usage(arguments: RankArguments) -> None:
     )
 
 
-def _estimate_acceptance(arguments: RankArguments) -> AcceptanceEstimate | None:
+def _estimate_acceptance(arguments: RankArguments, console: Console) -> AcceptanceEstimate | None:
     """Compare the predictions with annotated tasks, if there are any; None if not."""
     if arguments.annotated is None or arguments.label_config is None:
         return None
@@ -191,7 +193,11 @@ def _estimate_acceptance(arguments: RankArguments) -> AcceptanceEstimate | None:
     with PredictionFile(arguments.file, config) as predictions:
         tasks = read_tasks(str(arguments.annotated), controls=frozenset(config.controls))
         estimate = estimate_acceptance(
-            tasks, config, predictions.lookup, arguments.accept_above or 0.0, training_data=training_data
+            tasks.report(console, "comparing with annotations"),
+            config,
+            predictions.lookup,
+            arguments.accept_above or 0.0,
+            training_data=training_data,
         )
         given = [spec.model_version for spec in specs]
         use = estimate.training_data.add_unnamed(predictions.trained_versions(), given)

@@ -16,6 +16,7 @@ from lsml_cli.evaluation.results import Evaluation
 from lsml_cli.evaluation.scorers import build_scorers
 from lsml_cli.evaluation.training_data import TrainingDataFilter
 from lsml_cli.inference.replica_process import GC_THRESHOLD
+from lsml_cli.progress import ProgressReporter, SilentReporter
 from lsml_cli.schema.annotations import (
     AnnotationPolicy,
     TaskAnnotations,
@@ -42,7 +43,8 @@ def evaluate(
     max_examples: int = MAX_EXAMPLES,
     seed: int = 0,
     training_data: TrainingDataFilter | None = None,
-    progress: Callable[[int, int], None] = lambda tasks, failed: None,
+    reporter: ProgressReporter | None = None,
+    share_read: Callable[[], float | None] = lambda: None,
     failure_notes: FailureNotes | None = None,
 ) -> Evaluation:
     """Evaluate on every annotated task.
@@ -57,7 +59,8 @@ def evaluate(
         max_examples: How many disagreements to keep for each control.
         seed: Of the bootstrap.
         training_data: Tells which tasks to leave out because a model was trained on them.
-        progress: Called with the numbers of tasks that are done and of those that failed.
+        reporter: Gets progress.
+        share_read: Returns which part (0..1) of the tasks was read; None if their number is not known.
         failure_notes: Tells at once of tasks that `source` fails on.
     """
     sources = [source] if baseline is None else [source, baseline]
@@ -79,13 +82,44 @@ def evaluate(
     )
     usable = evaluator.filter_usable(stream, training_data or TrainingDataFilter())
     gc.set_threshold(*GC_THRESHOLD)
+    progress = _BlockProgress(reporter or SilentReporter(), evaluator, len(sources))
     while block := list(islice(usable, BLOCK_SIZE)):
+        progress.start_block(len(block), share_read())
         examples = [AnnotatedTask(entry.task, entry.selected[-1]) for entry in block]
-        predictions = zip(*(entry.predict(examples) for entry in sources), strict=True)
+        predictions = zip(*(entry.predict(examples, progress.add) for entry in sources), strict=True)
         for entry, by_source in zip(block, predictions, strict=True):
             evaluator.add(entry, by_source)
-        progress(evaluator.tasks, evaluator.failed[0].total)
+    progress.reporter.start_phase("computing metrics")
     return evaluator.build_evaluation()
+
+
+class _BlockProgress:
+    """Report the progress within a block of tasks: each is predicted by every source before it is done."""
+
+    def __init__(self, reporter: ProgressReporter, evaluator: Evaluator, source_count: int) -> None:
+        self.reporter = reporter
+        self._evaluator = evaluator
+        self._source_count = source_count
+        self._done_before = self._size = self._predictions = 0
+        self._share_before: float | None = 0.0
+        self._share_after: float | None = 0.0
+        reporter.start_phase("evaluating")
+
+    def start_block(self, size: int, share_after: float | None) -> None:
+        """Begin with a block of so many tasks, after which that part of all tasks is done."""
+        self._done_before += self._size
+        self._size, self._predictions = size, 0
+        self._share_before, self._share_after = self._share_after, share_after
+
+    def add(self, predictions: int) -> None:
+        """Report so many more predictions of one source."""
+        self._predictions += predictions
+        part = self._predictions / (self._size * self._source_count)
+        share = None
+        if self._share_before is not None and self._share_after is not None:
+            share = self._share_before + part * (self._share_after - self._share_before)
+        done = self._done_before + self._predictions // self._source_count
+        self.reporter.progress(done, self._evaluator.failed[0].total, share)
 
 
 def evaluate_outcomes(

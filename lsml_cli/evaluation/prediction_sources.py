@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 from lsml_cli.evaluation.prediction_records import StoredPrediction
-from lsml_cli.inference.dispatch import predict_stream
+from lsml_cli.inference.dispatch import predict_batches
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaProcess
 from lsml_cli.models.base import Model
@@ -29,8 +29,15 @@ class PredictionSource(Protocol):
     input_controls: Set[str]
     output_controls: Set[str] | None
 
-    def predict(self, examples: Sequence[AnnotatedTask]) -> Sequence[StoredPrediction | None]:
-        """Return the prediction of each task, in order; None for a task to leave out."""
+    def predict(
+        self, examples: Sequence[AnnotatedTask], on_done: Callable[[int], None]
+    ) -> Sequence[StoredPrediction | None]:
+        """Return the prediction of each task, in order; None for a task to leave out.
+
+        Args:
+            examples: The tasks.
+            on_done: Called with a number of tasks whenever that many more are predicted.
+        """
 
 
 class ModelPredictionSource:
@@ -50,10 +57,15 @@ class ModelPredictionSource:
         self._replicas = replicas
         self._batch_size = batch_size
 
-    def predict(self, examples: Sequence[AnnotatedTask]) -> list[StoredPrediction | None]:
+    def predict(
+        self, examples: Sequence[AnnotatedTask], on_done: Callable[[int], None]
+    ) -> list[StoredPrediction | None]:
         tasks = [make_input_task(example, self.input_controls) for example in examples]
-        stream = predict_stream(self._replicas, tasks, batch_size=self._batch_size)
-        return [to_stored_prediction(outcome) for _, outcome in stream]
+        predictions: list[StoredPrediction | None] = []
+        for batch in predict_batches(self._replicas, tasks, batch_size=self._batch_size):
+            predictions += [to_stored_prediction(outcome) for _, outcome in batch]
+            on_done(len(batch))
+        return predictions
 
 
 class FilePredictionSource:
@@ -65,8 +77,12 @@ class FilePredictionSource:
         self.output_controls: Set[str] | None = None
         self._lookup = lookup
 
-    def predict(self, examples: Sequence[AnnotatedTask]) -> list[StoredPrediction | None]:
-        return [self._lookup(example.task) for example in examples]
+    def predict(
+        self, examples: Sequence[AnnotatedTask], on_done: Callable[[int], None]
+    ) -> list[StoredPrediction | None]:
+        predictions = [self._lookup(example.task) for example in examples]
+        on_done(len(examples))
+        return predictions
 
 
 def model_output_controls(model: Model, config: LabelConfig) -> Set[str] | None:

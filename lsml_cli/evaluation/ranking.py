@@ -33,6 +33,7 @@ from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, Record
 from lsml_cli.io.output import Output, open_output
 from lsml_cli.io.output_target import FORMAT_BY_SUFFIX, OutputFormat, OutputTarget
 from lsml_cli.io.source import RecordSource
+from lsml_cli.progress import ProgressReporter, SilentReporter
 from lsml_cli.schema.annotations import AnnotationPolicy, is_empty_annotation_valid, is_relevant, iter_task_annotations
 from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.label_config import LabelConfig
@@ -134,6 +135,7 @@ def rank_file(
     limit: int | None = None,
     accept_above: float | None = None,
     accepted_output: str | None = None,
+    reporter: ProgressReporter | None = None,
 ) -> RankingResult:
     """Write the records of a file of predictions to `output`, the least certain first.
 
@@ -146,12 +148,14 @@ def rank_file(
         accept_above: Predictions of which every region has at least this score can be accepted as they are.
         accepted_output: A file to write these to instead, in the order of the input; None to leave them in the ranking.
             Its suffix determines its format, and `output_format` if the suffix is unknown.
+        reporter: Gets progress.
 
     Raises:
         UsageError: There is no such file.
         InputError: It does not hold predictions.
     """
     result = RankingResult()
+    reporter = reporter or SilentReporter()
     with ExitStack() as stack:
         source = stack.enter_context(RecordSource(path, max_record_bytes=MAX_OUTPUT_RECORD_BYTES))
         if source.format == "csv":
@@ -159,11 +163,17 @@ def rank_file(
         accepted_format = FORMAT_BY_SUFFIX.get(Path(accepted_output or "").suffix.lower(), output_format)
         writer = _AcceptedWriter(stack, accepted_output, accepted_format, accept_above, result)
         ranking = stack.enter_context(closing(_open_output(output, output_format)))
-        remaining = writer.filter_remaining(_score_records(source, path, by, result))
+        remaining = writer.filter_remaining(_score_records(source, path, by, result, reporter))
         bodies = islice(sort_on_disk(remaining, _temp_folder(output)), limit)
+        total = 0
         for batch in _batches(_format_records(bodies, output_format)):
+            if not result.written:  # sorting ends when the first record comes
+                reporter.start_phase("writing the ranking", "records")
+                total = result.records - (result.accepted if accepted_output is not None else 0)
+                total = min(total, limit or total)
             result.written += len(batch)
             ranking.write(batch, (), JournalEntry(result.written))
+            reporter.progress(result.written, 0, result.written / total)
         writer.finish()
         ranking.finish()
     return result
@@ -237,10 +247,13 @@ class _RankedRecord:
 
 
 def _score_records(
-    source: RecordSource, path: str, by: RankingCriterion, ranking: RankingResult
+    source: RecordSource, path: str, by: RankingCriterion, ranking: RankingResult, reporter: ProgressReporter
 ) -> Iterator[_RankedRecord]:
     """Yield the readable records with their sort keys, and count them in `ranking`."""
+    reporter.start_phase("reading predictions", "records")
     for record in source:
+        if record.index and record.index % BATCH_SIZE == 0:
+            reporter.progress(record.index, 0, source.share(record.end - len(record.body)))
         if record.problem:
             ranking.truncated = ranking.truncated or record.truncated
             ranking.unreadable.add(record.location, record.problem)

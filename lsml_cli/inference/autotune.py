@@ -19,6 +19,7 @@ from lsml_cli.inference.replica_process import ReplicaConfig
 from lsml_cli.io.json_records import Record
 from lsml_cli.models.base import AutotuneResult
 from lsml_cli.models.spec import Json
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.registry.resolve import check_params
 from lsml_cli.schema.value_checks import is_integer
 
@@ -26,12 +27,15 @@ MAX_BATCH_SIZE = 4096  # that a journal may hold; no model chooses a larger one
 SAMPLE_TASKS = 64  # an input with fewer tasks is done before there would be anything to gain
 
 
-def autotune_plan(plan: PredictPlan, records: Iterator[Record]) -> tuple[PredictPlan, Iterator[Record], str]:
+def autotune_plan(
+    plan: PredictPlan, records: Iterator[Record], reporter: ProgressReporter
+) -> tuple[PredictPlan, Iterator[Record], str]:
     """Replace every "auto" of a plan by a value.
 
     Args:
         plan: The plan of the run.
         records: Its input; the first ones are tried out.
+        reporter: Is told that the model is loaded, and what is chosen.
 
     Returns:
         The plan, all the records, and a sentence about what was chosen ("" when there was nothing to choose).
@@ -49,7 +53,10 @@ def autotune_plan(plan: PredictPlan, records: Iterator[Record]) -> tuple[Predict
     all_records = chain(sample, records)
     if len(sample) < SAMPLE_TASKS or (plan.options.limit is not None and plan.options.limit < SAMPLE_TASKS):
         return plan, all_records, ""
-    result = _run_autotune(plan, sample)
+    what = [
+        name.replace("_", " ") for name in (*undecided, *(["batch size"] if plan.options.batch_size == "auto" else []))
+    ]
+    result = _run_autotune(plan, sample, reporter, f"choosing {' and '.join(what)}")
     if result is None:
         return plan, all_records, ""
     return apply_autotuned(plan, dict(result.params) | {"batch_size": result.batch_size}), all_records, result.note
@@ -79,10 +86,14 @@ def _require_can_predict(plan: PredictPlan) -> None:
         )
 
 
-def _run_autotune(plan: PredictPlan, sample: list[Record]) -> AutotuneResult | None:
+def _run_autotune(
+    plan: PredictPlan, sample: list[Record], reporter: ProgressReporter, phase: str
+) -> AutotuneResult | None:
     options = plan.options
+    reporter.start_phase("loading model")
     binding_key = BindingKey(plan.binding.config, options.label_map, None, options.threshold)
     replica = ReplicaConfig(plan.spec, binding_key, plan.devices[0], media=plan.media).open()
+    reporter.start_phase(phase)
     fetch_pool = ThreadPoolExecutor(options.fetch_threads, "fetch")  # one after the other could take a minute
     try:
         encoded = fetch_pool.map(lambda record: replica.encode_items([record], binding_key, plan.codec), sample)

@@ -14,9 +14,10 @@ from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.predict_summary import PredictSummary
 from lsml_cli.inference.record_codec import BulkCodec
 from lsml_cli.inference.replica_process import GC_THRESHOLD
-from lsml_cli.inference.run import PredictRun, ProgressReporter
+from lsml_cli.inference.run import PredictRun
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import open_output
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.schema.predictions import Failure
 
 
@@ -51,7 +52,7 @@ def predict_file(plan: PredictPlan, reporter: ProgressReporter) -> PredictSummar
     options = plan.options
     with plan.open_source() as source:
         records = require_ids(iter(source), plan.codec) if options.output_shape == "predictions" else iter(source)
-        plan, records, autotune_note = autotune_plan(plan, records)
+        plan, records, autotune_note = autotune_plan(plan, records, reporter)
         with closing(open_output(options.target, plan.run_fingerprint(), resume=options.resume)) as output:
             run = PredictRun(plan, source, output, reporter)
             disk_space_note = options.target.disk_space_note(source.size)
@@ -61,12 +62,14 @@ def predict_file(plan: PredictPlan, reporter: ProgressReporter) -> PredictSummar
             if not output.last_entry.finished:
                 items = run.pending_records(records)
                 gc.set_threshold(*GC_THRESHOLD)
+                reporter.start_phase("loading model")
                 with plan.open_replicas() as replicas:
                     run.write_batches(
                         predict_batches(
                             replicas, items, batch_size=plan.batch_size, codec=plan.codec, item_bytes=_record_bytes
                         )
                     )
+                run.report_finished()
             output.finish()
             return run.summary()
 

@@ -14,16 +14,16 @@ from typing import Any
 from lsml_cli.errors import LsmlError, format_list
 from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.predict_summary import blank_lines_sentence
-from lsml_cli.inference.run import ProgressReporter
 from lsml_cli.io.task_source import TaskSource
 from lsml_cli.models.base import LabelMapping
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.schema.label_config import Object
 from lsml_cli.schema.predictions import Failure
 from lsml_cli.schema.tasks import Task, describe_json_type
 
 MAX_LISTED_LABELS = 100  # of a control and of a model; the JSON has all
 MAX_SHOWN_EXAMPLES = 3  # of each kind
-PROGRESS_INTERVAL = 10_000  # tasks
+PROGRESS_INTERVAL = 100  # tasks
 MAX_CONCURRENT_REQUESTS = 16  # remote files
 # Objects whose value is one string: a text, or a path or URL.
 STRING_VALUED_TAGS = frozenset({"text", "hypertext", "image", "audio", "audioplus", "video", "pdf"})
@@ -108,6 +108,7 @@ def check_file(plan: PredictPlan, reporter: ProgressReporter, *, check_remote: b
         _check_output(plan, source, result)
         media = _MediaChecker(plan, result, check_remote)
         task_checker = _TaskChecker(plan, result, seen_ids, media)
+        reporter.start_phase("checking")
         for record in source:
             if options.limit is not None and result.tasks == options.limit:
                 break
@@ -122,8 +123,7 @@ def check_file(plan: PredictPlan, reporter: ProgressReporter, *, check_remote: b
                 has_data = not (isinstance(outcome, Failure) and outcome.stage == "encode")
                 task_checker.check(task, location, has_data)
             if result.tasks % PROGRESS_INTERVAL == 0:
-                fraction = source.position() / source.size if source.size else None
-                reporter.progress(result.tasks, result.counts.total(), fraction)
+                reporter.progress(result.tasks, 0, source.share(record.end))
         media.finish()
         if source.blank_lines:
             result.notes = (*result.notes, blank_lines_sentence(source.blank_lines))

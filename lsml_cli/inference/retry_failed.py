@@ -17,13 +17,14 @@ from lsml_cli.inference.dispatch import predict_stream
 from lsml_cli.inference.plan import PredictPlan
 from lsml_cli.inference.predict_summary import PredictSummary
 from lsml_cli.inference.record_codec import OutputRecord, RenderedRecord
-from lsml_cli.inference.run import PredictRun, ProgressReporter
+from lsml_cli.inference.run import PredictRun
 from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES, MAX_TASK_BYTES, Record
-from lsml_cli.io.output import open_output
+from lsml_cli.io.output import Output, open_output
 from lsml_cli.io.output_paths import is_stream
 from lsml_cli.io.output_target import GZIP_SUFFIX
 from lsml_cli.io.source import RecordSource
 from lsml_cli.io.task_source import TaskSource
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.runtime import error_reason
 from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.predictions import stored_predictions
@@ -67,20 +68,36 @@ def retry_failed(plan: PredictPlan, errors: Path, reporter: ProgressReporter) ->
         finished = iter(_open_finished(options.output, stack))
         slots = _pair_records(plan, source, finished, _read_error_file(errors))
         output = stack.enter_context(closing(open_output(replace(options.target, is_resumable=False))))
-        run = PredictRun(plan, source, output, reporter)
+        run = _RetryRun(plan, source, output, reporter, sum(1 for _ in _read_error_file(errors)))
         for note in plan.notes:
             reporter.note(note)
+        reporter.start_phase("loading model")
         replicas = stack.enter_context(plan.open_replicas())
+        reporter.start_phase("predicting again")
         for block in _group_slots(slots, plan.batch_size * len(replicas)):
             failed = [slot.record for slot in block if slot.finished_body is None]
             results = predict_stream(replicas, failed, batch_size=plan.batch_size, codec=plan.codec)
             for slot in block:
-                run.add_in_flight(slot.record.location)
+                run.add_in_flight(slot.record)
             run.write_batches([[_take_result(slot, results) for slot in block]])
         if (extra := next(finished, None)) is not None:
             raise _mismatch_error(plan, f"the output has more records than the input, from {extra.location} on")
         output.finish()
         return run.summary()
+
+
+class _RetryRun(PredictRun):
+    """A run whose progress counts only the tasks that are predicted again: the others are copied in no time."""
+
+    def __init__(
+        self, plan: PredictPlan, source: TaskSource, output: Output, reporter: ProgressReporter, total: int
+    ) -> None:
+        super().__init__(plan, source, output, reporter)
+        self.total = total
+
+    def report_progress(self, end: int) -> None:
+        done = self.processed - self.counts["skipped"]
+        self.reporter.progress(done, self.counts["failed"], min(1.0, done / max(1, self.total)))
 
 
 def _open_finished(path: str, stack: ExitStack) -> Iterable[Record]:

@@ -7,7 +7,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Protocol
 
 import orjson
 
@@ -19,24 +18,12 @@ from lsml_cli.io.journal import JournalEntry, require_enough_input, require_same
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import Output
 from lsml_cli.io.task_source import TaskSource
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.schema.failure_causes import FailureCauses, FailureNotes
 from lsml_cli.schema.predictions import Failure
 
 MAX_FIRST_FAILURES = 3  # failures that the summary quotes
 ALL_FAILED_HINT = "The run goes on. Stop it with ctrl-C, or let --max-failures N stop such a run."
-
-
-class ProgressReporter(Protocol):
-    """Receives what a run has to say."""
-
-    def note(self, sentence: str) -> None:
-        """Show a sentence once."""
-
-    def warn(self, sentence: str, hint: str) -> None:
-        """Show a sentence that nobody may miss, and what to do next."""
-
-    def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
-        """Show how far the run is; `fraction` of the input in 0..1, None when its size is not known."""
 
 
 class PredictRun:
@@ -62,17 +49,17 @@ class PredictRun:
         self.first_failures: list[str] = []
         self.failure_causes = FailureCauses()
         self._failure_notes = FailureNotes(reporter.note, reporter.warn, ALL_FAILED_HINT)
-        # Of each record in flight: its location, and the CRC-32 of the input up to and including it.
-        self._in_flight: deque[tuple[str, int]] = deque()
+        # Of each record in flight: its location, its end, and the CRC-32 of the input up to and including it.
+        self._in_flight: deque[tuple[str, int, int]] = deque()
 
-    def add_in_flight(self, location: str, crc: int = 0) -> None:
+    def add_in_flight(self, record: Record, crc: int = 0) -> None:
         """Announce a record whose result will be written, in the order in which results come.
 
         Args:
-            location: Where the record starts in the input.
+            record: The record.
             crc: CRC-32 of the input up to and including it; 0 where nothing will be resumed.
         """
-        self._in_flight.append((location, crc))
+        self._in_flight.append((record.location, record.end, crc))
 
     def pending_records(self, records: Iterator[Record]) -> Iterator[Record]:
         """Yield the records that are still to be done.
@@ -89,10 +76,11 @@ class PredictRun:
             compared += 1
         require_enough_input(self.source.name, compared, self.output.last_entry)
         require_same_input(self.source.name, crc, self.output.last_entry)
+        self.reporter.start_phase("predicting", done=self.resumed_at)
         limit = self.options.limit
         for record in islice(records, None if limit is None else max(0, limit - self.resumed_at)):
             crc = zlib.crc32(record.body, crc)
-            self._in_flight.append((record.location, crc))
+            self.add_in_flight(record, crc)
             yield record
 
     def write_batches(self, batches: Iterable[list[RenderedRecord]]) -> None:
@@ -110,9 +98,9 @@ class PredictRun:
             RunStopped: By `on_error` or `max_failures`.
         """
         errors = []
-        crc = 0
+        crc = end = 0
         for rendered in batch:
-            location, crc = self._in_flight.popleft()
+            location, end, crc = self._in_flight.popleft()
             if isinstance(rendered, bytes):
                 self.counts["predicted"] += 1
             else:
@@ -125,8 +113,19 @@ class PredictRun:
         bodies = [rendered if isinstance(rendered, bytes) else rendered.body for rendered in batch]
         self.output.write(bodies, errors, JournalEntry(self.processed, crc, counts=dict(self.counts)))
         self._check_failures()
-        fraction = self.source.position() / self.source.size if self.source.size else None
-        self.reporter.progress(self.processed, self.counts["failed"], fraction)
+        self.report_progress(end)
+
+    def report_progress(self, end: int) -> None:
+        """Show how far the run is, given the end of the last record that is finished: the reader is far ahead of it."""
+        share, limit = self.source.share(end), self.options.limit
+        if limit:
+            share = max(share or 0.0, min(1.0, self.processed / limit))
+        self.reporter.progress(self.processed, self.counts["failed"], share)
+
+    def report_finished(self) -> None:
+        """Show that everything is done: what follows the last record in the input is no work."""
+        if self.source.size is not None:
+            self.reporter.progress(self.processed, self.counts["failed"], 1.0)
 
     def _check_failures(self) -> None:
         """Stop after too many failures."""

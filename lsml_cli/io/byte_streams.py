@@ -36,6 +36,7 @@ class GzipStream(io.RawIOBase):
 
     Attributes:
         truncation_reason: Why the content ended early, "" if it did not (yet).
+        expansion: Bytes of content per compressed byte, so far.
     """
 
     def __init__(self, file: io.RawIOBase) -> None:
@@ -44,7 +45,12 @@ class GzipStream(io.RawIOBase):
         self._piece_bytes = _FIRST_PIECE
         self._compressed = b""
         self._position = 0  # in `_compressed`
+        self._compressed_bytes = self._content_bytes = 0
         self.truncation_reason = ""
+
+    @property
+    def expansion(self) -> float:
+        return self._content_bytes / max(1, self._compressed_bytes)
 
     def readable(self) -> bool:
         return True
@@ -81,6 +87,8 @@ class GzipStream(io.RawIOBase):
             return b""
         rest = self._decompressor.unused_data if self._decompressor.eof else self._decompressor.unconsumed_tail
         self._position += len(piece) - len(rest)
+        self._compressed_bytes += len(piece) - len(rest)
+        self._content_bytes += len(data)
         return data
 
     def _is_at_end(self) -> bool:

@@ -90,7 +90,7 @@ def _iter_records(
         except csv.Error as error:
             if lines.is_truncated(end_reason):
                 break
-            yield Record(index, location, b"", _csv_error_message(error))
+            yield Record(index, location, b"", _csv_error_message(error), end=lines.end)
             lines.give_up_row(error)
             reader = _csv_reader(lines, delimiter)
         else:
@@ -102,7 +102,7 @@ def _iter_records(
                 continue
             if not row:
                 continue
-            yield _make_record(index, location, header, row, lines.max_bytes)
+            yield _make_record(index, location, header, row, lines.max_bytes)._replace(end=lines.end)
         index += 1
     if end_reason():
         yield Record(index, location, b"", end_reason(), truncated=True)
@@ -158,6 +158,7 @@ class _RewindableLines:
         max_bytes: The most that one row may have.
         line_number: Number of the line that was returned last, from 1.
         row_lines: Lines of the current row.
+        end: Bytes that were read from the stream.
         is_searching: Whether lines of the current row were left out, to find out whether it ends at all.
     """
 
@@ -165,6 +166,7 @@ class _RewindableLines:
         self.stream = stream
         self.max_bytes = max_bytes
         self.line_number = 0
+        self.end = 0
         self.row_lines: list[str] = []
         self.is_searching = False
         self._row_bytes = 0
@@ -213,6 +215,7 @@ class _RewindableLines:
             raise StopIteration
         if size == CHUNK and not line.endswith(b"\n"):
             line, size = read_long_line(self.stream, line, self.max_bytes)
+        self.end += size
         if size > self.max_bytes:
             return _OversizedLine(too_large_message(size, self.max_bytes))
         return line.decode("utf-8", "surrogateescape")

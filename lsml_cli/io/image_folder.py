@@ -44,7 +44,6 @@ class ImageFolderSource:
         """
         self.name = str(Path(folder))
         self._key = key
-        self._position = 0
         try:
             os.scandir(folder).close()
         except OSError as error:
@@ -72,13 +71,14 @@ class ImageFolderSource:
         pass
 
     def __iter__(self) -> Iterator[Record]:
+        end = 0
         for record in self._iter_records(_ImageWalk(self.name)):
-            self._position += _record_bytes(record)
-            yield record
+            end += _record_bytes(record)
+            yield record._replace(end=end)
 
-    def position(self) -> int:
-        """Return the bytes of the records so far; compare with `size`."""
-        return self._position
+    def share(self, end: int) -> float | None:
+        """Return which part (0..1) of all records ends at the `end` of one."""
+        return min(1.0, end / self.size)
 
     def _iter_records(self, walk: _ImageWalk) -> Iterator[Record]:
         prefix = "" if self.name == "." else f"{self.name.rstrip('/')}/"

@@ -57,9 +57,10 @@ def read_paths(
         max_bytes: The most that one entry may have.
     """
     entry_name = "line" if separator == b"\n" else "path"
-    index = number = 0
+    index = number = end = 0
     for entry, size, is_complete in split_entries(stream, separator, max_bytes):
         number += 1
+        end += size + is_complete
         location = f"{entry_name} {number}"
         if not is_complete and end_reason():  # this may be half a path
             yield Record(index, location, b"", end_reason(), truncated=True)
@@ -67,9 +68,9 @@ def read_paths(
         if separator == b"\n":
             entry = entry.removesuffix(b"\r")
         if size > max_bytes:
-            yield Record(index, location, b"", too_large_message(size, max_bytes))
+            yield Record(index, location, b"", too_large_message(size, max_bytes), end=end)
         elif entry.strip(WHITESPACE) if separator == b"\n" else entry:
-            yield make_path_record(index, location, key, entry.decode("utf-8", "surrogateescape"))
+            yield make_path_record(index, location, key, entry.decode("utf-8", "surrogateescape"))._replace(end=end)
         else:
             continue
         index += 1

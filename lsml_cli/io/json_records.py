@@ -35,6 +35,7 @@ class Record(NamedTuple):
         body: One JSON object; empty when there is a problem.
         problem: Why there is no task here.
         truncated: Whether the input cannot be read any further from here, so that what followed is lost.
+        end: Bytes of the input (decompressed) up to the end of the record; 0 where nobody asks for the progress.
     """
 
     index: int  # type: ignore[assignment]  # hides the method of tuples, which is not needed
@@ -42,6 +43,7 @@ class Record(NamedTuple):
     body: bytes
     problem: str = ""
     truncated: bool = False
+    end: int = 0
 
 
 def too_large_message(size: int, max_bytes: int) -> str:
@@ -60,18 +62,20 @@ def read_lines(
     """Yield one record per line; blank lines are skipped."""
     index = 0
     number = 0
+    end = 0
     while line := stream.readline(CHUNK):
         number += 1
         size = len(line)
         if size == CHUNK and not line.endswith(b"\n"):
             line, size = read_long_line(stream, line, max_bytes)
+        end += size
         location = f"line {number}"
         if size > max_bytes:
-            yield Record(index, location, b"", too_large_message(size, max_bytes))
+            yield Record(index, location, b"", too_large_message(size, max_bytes), end=end)
         elif line.isspace():
             continue
         elif line.endswith(b"\n") or BraceDepth().feed(line):
-            yield Record(index, location, line)
+            yield Record(index, location, line, end=end)
         else:  # the last line, and its braces are open: say that the file ends too early, not that it is not JSON
             yield Record(index, location, b"", end_reason("ends in the middle of a task"), truncated=True)
             return
@@ -198,11 +202,12 @@ class _ObjectSplitter:
     def make_record(self, body: bytes, problem: str = "", position: int | None = None) -> Record:
         """Return the next record; `position` is where it starts in the input, if that is not `start`."""
         self.index += 1
+        position = self.offset + self.start if position is None else position
+        end = position + len(body)
         if len(body) > self.max_bytes:
             body, problem = b"", too_large_message(len(body), self.max_bytes)
         truncated = self.is_finished and bool(problem)
-        position = self.offset + self.start if position is None else position
-        return Record(self.index, f"byte {position:,}", body, problem, truncated)
+        return Record(self.index, f"byte {position:,}", body, problem, truncated, max(end, self.offset + self.start))
 
     def next_byte(self) -> bytes:
         """Skip white space; return the byte behind it, empty at the end of the input."""

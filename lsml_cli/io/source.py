@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ class RecordSource:
     Attributes:
         name: The source as messages call it.
         format: "array", "lines", "stream", "csv", "paths" or "texts".
-        size: Bytes on disk, None for a pipe.
+        size: Bytes on disk from where reading starts, None for a pipe.
         notes: Sentences to show once: none, but an `ImageFolderSource` has some.
         blank_lines: Lines of text that were skipped so far because nothing is in them.
     """
@@ -70,7 +71,7 @@ class RecordSource:
         self._data_keys = data_keys
         self._max_record_bytes = max_record_bytes
         self._file = _open_input(source)
-        self.size = None if source == STDIN or not Path(source).is_file() else Path(source).stat().st_size
+        self.size = _remaining_bytes(self._file)
         self._gzip: GzipStream | None = None
         raw: io.RawIOBase = self._file
         head = b""
@@ -117,9 +118,13 @@ class RecordSource:
             return read_rows(stream, end_reason, self.id_column, self._data_keys, max_bytes)
         return split_objects(stream, end_reason, in_array=self.format == "array", max_bytes=max_bytes)
 
-    def position(self) -> int:
-        """Return the bytes of the file that were read so far, before decompression; compare with `size`."""
-        return self._file.tell() if self.size is not None else 0
+    def share(self, end: int) -> float | None:
+        """Return which part (0..1) of the file ends at the `end` of a record; None for a pipe.
+
+        For a compressed file that is estimated, by how well it was compressed so far.
+        """
+        size = (self.size or 0) * (self._gzip.expansion if self._gzip else 1)
+        return min(1.0, end / size) if size else None
 
     def _count_blank_line(self) -> None:
         self.blank_lines += 1
@@ -153,6 +158,12 @@ def _set_blocking(file: io.FileIO) -> io.FileIO:
     taken for the end."""
     os.set_blocking(file.fileno(), True)
     return file
+
+
+def _remaining_bytes(file: io.FileIO) -> int | None:
+    """Return the bytes from here to the end of a file; None for a pipe."""
+    status = os.fstat(file.fileno())
+    return max(0, status.st_size - file.tell()) if stat.S_ISREG(status.st_mode) else None
 
 
 def _missing_file_hint(path: Path) -> str:

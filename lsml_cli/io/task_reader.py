@@ -7,6 +7,7 @@ from typing import Any
 
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import RecordSource
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.tasks import (
     DATA_PREFIX,
@@ -20,10 +21,45 @@ from lsml_cli.schema.tasks import (
     parse_id,
 )
 
+REPORTED_TASKS = 100  # tasks from one report of the progress to the next
 
-def read_tasks(
-    source: str, *, controls: Iterable[str] = (), id_column: str | None = None
-) -> Iterator[Task | UnreadableRecord]:
+
+class TaskStream(Iterator[Task | UnreadableRecord]):
+    """The tasks of a file, one at a time; see `read_tasks`."""
+
+    def __init__(self, source: str, controls: frozenset[str], id_column: str | None) -> None:
+        self._tasks = self._read(source, controls, id_column)
+        self._records: RecordSource | None = None
+        self._end = 0
+
+    @property
+    def share(self) -> float | None:
+        """Which part (0..1) of the file was yielded; None for a pipe."""
+        return self._records.share(self._end) if self._records else None
+
+    def __next__(self) -> Task | UnreadableRecord:
+        return next(self._tasks)
+
+    def report(self, reporter: ProgressReporter, phase: str) -> Iterator[Task | UnreadableRecord]:
+        """Yield the tasks, and report how far the file is read: for a caller that is done with one before the next."""
+        reporter.start_phase(phase)
+        for number, task in enumerate(self, 1):
+            yield task
+            if number % REPORTED_TASKS == 0:
+                reporter.progress(number, 0, self.share)
+
+    def _read(self, source: str, controls: frozenset[str], id_column: str | None) -> Iterator[Task | UnreadableRecord]:
+        with RecordSource(source, id_column) as records:
+            self._records = records
+            for record in records:
+                self._end = record.end
+                try:
+                    yield parse_task(record, controls, id_column)
+                except ValueError as error:
+                    yield UnreadableRecord(record.index, record.location, str(error), record.truncated)
+
+
+def read_tasks(source: str, *, controls: Iterable[str] = (), id_column: str | None = None) -> TaskStream:
     """Yield the tasks of a file, one at a time.
 
     Formats are detected by content: JSON array, JSON Lines, JSON_MIN, CSV, TSV, each also gzipped.
@@ -44,13 +80,7 @@ def read_tasks(
         >>> for task in read_tasks("export.json"):
         ...     print(task.index, task.id)
     """
-    names = frozenset(controls)
-    with RecordSource(source, id_column) as records:
-        for record in records:
-            try:
-                yield parse_task(record, names, id_column)
-            except ValueError as error:
-                yield UnreadableRecord(record.index, record.location, str(error), record.truncated)
+    return TaskStream(source, frozenset(controls), id_column)
 
 
 def parse_task(

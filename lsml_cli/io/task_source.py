@@ -39,8 +39,8 @@ class TaskSource(Protocol):
 
     def __iter__(self) -> Iterator[Record]: ...
 
-    def position(self) -> int:
-        """Return the bytes that were read so far; compare with `size`."""
+    def share(self, end: int) -> float | None:
+        """Return which part (0..1) of the source ends at the `end` of a record; None for a pipe."""
 
 
 def is_folder(path: str) -> bool:

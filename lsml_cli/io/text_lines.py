@@ -30,17 +30,18 @@ def read_texts(
         count_blank: Called for each blank line.
         max_bytes: The most that one line may have.
     """
-    index = number = 0
+    index = number = end = 0
     for line, size, is_complete in split_entries(stream, b"\n", max_bytes):
         number += 1
+        end += size + is_complete
         location = f"line {number}"
         if not is_complete and end_reason():  # this may be half a line
             yield Record(index, location, b"", end_reason(), truncated=True)
             return
         if size > max_bytes:
-            yield Record(index, location, b"", too_large_message(size, max_bytes))
+            yield Record(index, location, b"", too_large_message(size, max_bytes), end=end)
         elif line.strip(WHITESPACE):
-            yield _make_record(index, location, key, line.removesuffix(b"\r"))
+            yield _make_record(index, location, key, line.removesuffix(b"\r"))._replace(end=end)
         else:
             count_blank()
             continue

@@ -43,6 +43,7 @@ class TaskImport:
         if context.options.dry_run or not context.spool:
             return self._result()
         try:
+            context.reporter.start_phase("creating tasks")
             for batch in iter_batches(context.spool, MAX_BATCH_TASKS, MAX_REQUEST_BYTES):
                 self._send(batch)
                 context.reporter.progress(self._created, context.rejections.count, self._created / len(context.spool))

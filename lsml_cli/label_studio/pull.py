@@ -22,7 +22,6 @@ from lsml_cli.io.output import Output, open_output
 from lsml_cli.io.output_paths import STDOUT, resolve_output_path
 from lsml_cli.io.output_target import OutputFormat, OutputTarget
 from lsml_cli.label_studio.client import EXPORT_TIMEOUT, LabelStudioClient
-from lsml_cli.label_studio.progress import ProgressReporter
 from lsml_cli.label_studio.task_pages import (
     MAX_IDS_PER_URL,
     Condition,
@@ -32,6 +31,7 @@ from lsml_cli.label_studio.task_pages import (
     list_tasks,
     list_tasks_by_id,
 )
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.runtime import write_whole
 from lsml_cli.schema.json_codec import dumps
 
@@ -174,10 +174,11 @@ def pull_to_output(client: LabelStudioClient, options: PullOptions, reporter: Pr
         resumed_count = written = output.last_entry.records
         try:
             if not output.last_entry.finished:
+                reporter.start_phase("pulling", done=written)
                 for batch in iter_task_batches(client, options, after_id=output.last_entry.counts.get("last id", 0)):
                     written += len(batch.records)
                     output.write(batch.records, [], JournalEntry(written, counts={"last id": batch.last_id}))
-                    reporter.progress(written, 0, _fraction_done(written, batch))
+                    reporter.progress(written, 0, _share_done(written, batch))
             output.finish()
         except KeyboardInterrupt:
             raise Interrupted(f"Interrupted after {written:,} tasks.", _resume_hint(options, output)) from None
@@ -189,8 +190,8 @@ def pull_to_output(client: LabelStudioClient, options: PullOptions, reporter: Pr
     return PullResult(options.project, written, resumed_count, seconds, options.output)
 
 
-def _fraction_done(written: int, batch: Batch) -> float:
-    """Return the fraction of the tasks that is written, this batch included."""
+def _share_done(written: int, batch: Batch) -> float:
+    """Return which part (0..1) of the tasks is written, this batch included."""
     return written / max(1, written - len(batch.records) + batch.remaining)
 
 

@@ -22,12 +22,12 @@ from lsml_cli.label_studio.client import LabelStudioClient, OutcomeUnknown, Requ
 from lsml_cli.label_studio.create_tasks import TaskImport
 from lsml_cli.label_studio.old_versions import delete_old_versions
 from lsml_cli.label_studio.pending_import import PendingImport, PendingRequest, wait_until_settled
-from lsml_cli.label_studio.progress import ProgressReporter
 from lsml_cli.label_studio.project_predictions import ProjectPredictions
 from lsml_cli.label_studio.push_context import PushContext, SettleTime, iter_batches, request_body
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import Rejections, Spool, SpoolItem, spool_records
 from lsml_cli.label_studio.task_pages import list_ids_in_range
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.schema.label_config import LabelConfig
 
 MIN_BATCH_PREDICTIONS = 10_000  # predictions of a request, if there are as many; more in projects with more tasks
@@ -52,7 +52,7 @@ def push(client: LabelStudioClient, options: PushOptions, reporter: ProgressRepo
         with closing(rejections):
             project = client.get_project(options.project)
             config = LabelConfig.parse(client.extract_label_config(project))
-            spool_records(source, config, spool, rejections, options.version, options.create_tasks)
+            spool_records(source, config, spool, rejections, options.version, options.create_tasks, reporter)
             version = _resolve_version(spool, options)
             context = PushContext(client, options, project, version, spool, rejections, reporter)
             return TaskImport(context).run() if options.create_tasks else PredictionImport(context).run()
@@ -135,6 +135,7 @@ class PredictionImport:
         )
 
     def _run(self) -> None:
+        self._reporter.start_phase("listing the project's tasks")
         self._reject_unknown_tasks()
         self._await_pending_request()
         count_before = self._predictions.count()
@@ -156,6 +157,7 @@ class PredictionImport:
         if self._has_dropped:
             self._reject_dropped()
         count_after = self._predictions.count()
+        self._reporter.start_phase("looking at what has arrived")
         if had_duplicates or count_after > count_before + self._counts["created"]:
             self._remove_duplicates()
         if count_after:
@@ -234,20 +236,27 @@ class PredictionImport:
             if _contains_sorted(pending_task_ids, task_id)
             for prediction in stored
         )
-        return self._delete(older)
+        return self._delete(older, self._counts["replaced"])
 
-    def _delete(self, prediction_ids: Iterable[int]) -> int:
-        """Delete single predictions; return how many were still there."""
+    def _delete(self, prediction_ids: Iterable[int], expected: int) -> int:
+        """Delete single predictions; return how many were still there.
+
+        Args:
+            prediction_ids: Their ids.
+            expected: About how many there are.
+        """
         deleted = 0
-        for was_there in self._predictions.delete(prediction_ids):
+        self._reporter.start_phase("deleting", "predictions")
+        for number, was_there in enumerate(self._predictions.delete(prediction_ids), 1):
             deleted += was_there
-            self._reporter.progress(deleted, self._context.rejections.count, None)
+            self._reporter.progress(number, 0, min(1.0, number / max(1, expected)))
         return deleted
 
     # --- sending
 
     def _send_all(self) -> None:
         self._counts["sent"] = sum(self._pending)
+        self._reporter.start_phase("sending", "predictions")
         failed_requests = 0
         while any(self._pending):
             for batch in iter_batches(self._pending_items(), self._max_batch_predictions, self._max_request_bytes):
@@ -258,8 +267,7 @@ class PredictionImport:
                 if error is not None and failed_requests >= MAX_FAILED_REQUESTS:
                     raise LsmlError(error.message, self._resume_hint()) from error
                 done = self._counts["sent"] - sum(self._pending)
-                fraction = done / max(1, self._counts["sent"])
-                self._reporter.progress(done, self._context.rejections.count, fraction)
+                self._reporter.progress(done, self._context.rejections.count, done / max(1, self._counts["sent"]))
                 if error is not None:
                     break  # the rest is split again, into smaller batches
 
@@ -387,7 +395,7 @@ class PredictionImport:
                 else:
                     kept.append(prediction)
             tasks_with_several += len(kept) > 1
-        self._counts["duplicates"] = self._delete(duplicate_ids)
+        self._counts["duplicates"] = self._delete(duplicate_ids, len(duplicate_ids))
         if tasks_with_several:
             self._notes.append(
                 f"{tasks_with_several:,} tasks have several predictions of {self._version} that differ; they were left"

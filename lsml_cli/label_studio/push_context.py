@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from lsml_cli.label_studio.client import LabelStudioClient
-from lsml_cli.label_studio.progress import ProgressReporter
 from lsml_cli.label_studio.project_predictions import show_version
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import Rejections, Spool, SpoolItem
+from lsml_cli.progress import ProgressReporter
 
 
 class SettleTime(NamedTuple):

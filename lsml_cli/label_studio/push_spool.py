@@ -18,13 +18,14 @@ from lsml_cli.io.json_records import Record
 from lsml_cli.io.output import open_output
 from lsml_cli.io.output_target import OutputTarget
 from lsml_cli.io.source import RecordSource
-from lsml_cli.label_studio.progress import ProgressReporter
+from lsml_cli.progress import ProgressReporter
 from lsml_cli.schema.failure_causes import MAX_SHOWN_CAUSES, FailureCauses
 from lsml_cli.schema.json_codec import dumps, has_large_integers, loads, loads_exactly
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from lsml_cli.schema.tasks import as_id, describe_json_type
 
+PROGRESS_INTERVAL = 100  # records
 # What a new task takes over from its record: ids, annotations and drafts belong to another project.
 COPIED_TASK_FIELDS = ("data", "meta")
 REQUIRED_REGION_FIELDS = ("id", "from_name", "to_name", "type", "value")
@@ -143,6 +144,7 @@ def spool_records(
     rejections: Rejections,
     version: str | None,
     whole_tasks: bool,
+    reporter: ProgressReporter,
 ) -> None:
     """Read all records; put valid items into the spool and reject the others.
 
@@ -153,9 +155,13 @@ def spool_records(
         rejections: Takes the others.
         version: Send only predictions of this version.
         whole_tasks: Whether items are tasks to be created, with their predictions, or predictions of existing tasks.
+        reporter: Is told how far the file is read.
     """
+    reporter.start_phase("checking", "records")
     for record in source:
         spool.counts["records"] += 1
+        if spool.counts["records"] % PROGRESS_INTERVAL == 0:
+            reporter.progress(spool.counts["records"], rejections.count, source.share(record.end))
         task_id: int | None = None
         try:
             raw = _parse_record(record)

@@ -18,6 +18,7 @@ from lsml_cli.inference import dispatch, placement
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Progress
 from lsml_cli.models.spec import Json, ModelSpec
+from lsml_cli.progress import Steps, start_phase
 from lsml_cli.registry.durable_files import raise_write_error
 from lsml_cli.runtime import DISK_FULL_ERRNOS
 from lsml_cli.schema.annotations import make_input_task
@@ -69,6 +70,7 @@ def train(
     model = spec.build()
     binding: Binding = model.bind(config, {}, None)
     binding.media, binding.device = environment.media, environment.device
+    start_phase(environment.progress, "training")
     try:
         state = model.fit(examples, held_out, binding, folder, environment.progress)
     except LsmlError:
@@ -114,11 +116,16 @@ def predict(
     environment = environment or TrainingEnvironment()
     model_class = spec.model_class()
     workers = (os.cpu_count() or 1) if model_class.parallelism == "threads" else 1
+    start_phase(environment.progress, "loading model")
     with placement.open_replicas(
         spec, config, devices=[environment.device], workers=workers, media=environment.media
     ) as replicas:
-        stream = dispatch.predict_stream(replicas, tasks, batch_size=model_class.batch_size)
-        return [outcome for _, outcome in stream]
+        steps = Steps(environment.progress, "measuring", "tasks", len(tasks))
+        outcomes: list[Outcome] = []
+        for batch in dispatch.predict_batches(replicas, tasks, batch_size=model_class.batch_size):
+            outcomes += [outcome for _, outcome in batch]
+            steps.update(len(outcomes))
+        return outcomes
 
 
 def _raise_model_error(spec: ModelSpec, reason: str, error: BaseException) -> NoReturn:

@@ -235,8 +235,10 @@ def test_folder_walk_memory_is_flat(work):
             for n in range(200):
                 os.close(os.open(f"photos/{folder}/{'x' * 100}{n}.jpg", os.O_CREAT | os.O_WRONLY))
         with ImageFolderSource("photos", "image") as source:
-            assert sum(1 for _ in source) == folders * 200
-            assert source.position() == source.size
+            count = end = 0
+            for record in source:
+                count, end = count + 1, record.end
+            assert (count, end) == (folders * 200, source.size)
         peaks.append(psutil.Process().memory_info().rss)
     assert peaks[1] - peaks[0] < 2_000_000
 
@@ -503,10 +505,10 @@ def test_limit_with_several_workers(lsml, work):
     assert image_values(run.stdout) == sorted(f"photos/{n}.pgm" for n in range(40))[:7]
 
 
-def test_folder_position_reaches_size(work):
+def test_folder_share_follows_records(work):
     write_images("photos/a.jpg", "photos/b.jpg", "photos/c/d.jpg", "photos/c/e.jpg")
     with ImageFolderSource("photos", "image") as source:
-        assert [source.position() / source.size for _ in source] == pytest.approx([0.24, 0.49, 0.74, 1], abs=0.02)
+        assert [source.share(record.end) for record in source] == pytest.approx([0.24, 0.49, 0.74, 1], abs=0.02)
 
 
 @pytest.mark.parametrize(

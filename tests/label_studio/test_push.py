@@ -27,6 +27,7 @@ from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import find_prediction_problem
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers.cli import Lsml, run_in_process, run_lsml
+from tests.helpers.progress import RecordingReporter
 from tests.helpers.stub_http import KEY, make_jwt
 from tests.helpers.studio_project import CONFIG, StubProject, run_stub_project
 
@@ -62,23 +63,10 @@ def write_lines(path: Path, lines: Sequence[object]) -> Path:
     return path
 
 
-class MessageCollector:
-    """Collects the messages of a run."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def note(self, sentence: str, important: bool = False) -> None:
-        self.messages.append(sentence)
-
-    def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
-        pass
-
-
 def run_push(server: StubProject, path: Path, **options: Any) -> PushResult:
     """Push in this process."""
     with label_studio.connect(server.url, KEY) as client:
-        return push.push(client, PushOptions(str(path), 3, **options), MessageCollector())
+        return push.push(client, PushOptions(str(path), 3, **options), RecordingReporter())
 
 
 def one_each(tasks: Iterable[int]) -> Counter[int]:

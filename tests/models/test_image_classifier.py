@@ -41,6 +41,7 @@ from lsml_cli.models.image_classifier.model import ImageClassifier
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.media_reader import MediaReader
 from lsml_cli.models.spec import ModelSpec
+from lsml_cli.progress import ReportedTraining
 from lsml_cli.registry import versions
 from lsml_cli.registry.resolve import version_spec
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, OUTAGE_THRESHOLD
@@ -50,6 +51,7 @@ from lsml_cli.schema.tasks import AnnotatedTask, Annotation, Task
 from lsml_cli.training.fit import FitResult, fit_version
 from tests.helpers.cli import Lsml
 from tests.helpers.processes import count_journaled, wait_for
+from tests.helpers.progress import RecordingReporter
 
 CONFIG = """<View><Image name="picture" value="$image"/>
   <Choices name="shape" toName="picture"><Choice value="Disc" alias="disc"/><Choice value="bars"/></Choices></View>"""
@@ -830,27 +832,36 @@ def test_untrained_model_predicts_nothing_and_is_refused_for_files(lsml: Lsml, w
             run_predict(find_model("image-classifier", SMALL | params), work / "tasks.json", work / "nothing.json")
 
 
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_training_reports_how_far_it_is(work: Path, tmp_path: Path, strategy: str) -> None:
+    reporter = RecordingReporter()
+    spec = find_model("image-classifier", SMALL | {"strategy": strategy, "epochs": 1, "batch_size": 8})
+    model = spec.build()
+    binding = model.bind(LabelConfig.parse(CONFIG), {}, None)
+    binding.media = Media(work)
+    model.fit(examples(ANNOTATED[:32]), examples(ANNOTATED[32:48]), binding, tmp_path, ReportedTraining(reporter))
+    by_phase: dict[str, list[int]] = {}
+    for update in reporter.updates:
+        by_phase.setdefault(update.phase, []).append(update.done)
+    if strategy == "head":
+        assert by_phase == {"extracting features": [8, 16, 24, 32]}
+        assert reporter.phases == [("extracting features", "images", 0), ("training", "tasks", 0)]
+    else:
+        assert by_phase == {
+            "reading images": [8, 16, 24, 32],
+            "epoch 1 of 1": [0, 1, 2, 3],
+            "measuring epoch 1": [8, 16],
+        }
+    assert all(update.share is not None and update.share <= 1 for update in reporter.updates)
+
+
 # --- bulk prediction
-
-
-class RecordingReport:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-
-    def warn(self, sentence: str, hint: str) -> None:
-        raise AssertionError(sentence)
-
-    def progress(self, tasks: int, failed: int, fraction: float | None) -> None:
-        pass
 
 
 def run_predict(
     spec: ModelSpec, tasks: Path, output: Path, notes: list[str] | None = None, **options: Any
 ) -> PredictSummary:
-    report = RecordingReport()
+    report = RecordingReporter()
     predict_options = PredictOptions(input_path=str(tasks), output=str(output), media=Media(tasks.parent), **options)
     summary = predict_file(PredictPlan.from_options(spec, LabelConfig.parse(CONFIG), predict_options), report)
     if notes is not None:

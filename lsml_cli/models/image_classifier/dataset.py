@@ -18,6 +18,7 @@ from lsml_cli.models.choices.training_set import TrainingSet
 from lsml_cli.models.image_classifier.preprocessing import Preprocessing
 from lsml_cli.models.media_reader import MediaReader
 from lsml_cli.models.media_refs import format_task_name, read_image_ref
+from lsml_cli.progress import Steps
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores, error_reason
 from lsml_cli.schema.annotations import extract_labels
 from lsml_cli.schema.failure_causes import FailureCauses, not_learned_lines
@@ -100,12 +101,14 @@ class ImageDataset:
 
         return self.batches(positions, size, read_augmented)
 
-    def find_unusable(self, batch_size: int) -> dict[int, str]:
+    def find_unusable(self, batch_size: int, progress: Progress) -> dict[int, str]:
         """Read every image once; return the positions of those that cannot be decoded, with the reason."""
         unusable: dict[int, str] = {}
+        steps = Steps(progress, "reading images", "images", len(self.images))
         with closing(self.batches(range(len(self.images)), batch_size)) as batches:
             for batch in batches:
                 unusable |= split_usable(batch)[1]
+                steps.update(batch[-1][0] + 1, len(unusable))
         return unusable
 
     def report_unusable(self, unusable: Mapping[int, str], progress: Progress) -> None:

@@ -27,6 +27,7 @@ from lsml_cli.models.image_classifier.dataset import (
 from lsml_cli.models.image_classifier.inference import Predictor, head_columns
 from lsml_cli.models.image_classifier.loss import MultiHeadLoss
 from lsml_cli.models.torch_runtime import Precision, autocast
+from lsml_cli.progress import Steps, start_phase
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-FIRST_PROGRESS_SECONDS, PROGRESS_INTERVAL_SECONDS = 10.0, 60.0  # until the first and each further progress message
 MIN_RELATIVE_STD = 1e-4  # of its mean: a feature that varies less counts as constant
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # of SGD
 LR_DECAY = 0.1  # factor of the learning rate after each third of the epochs
@@ -101,6 +101,7 @@ def _train_head(
     standardized = features - mean
     standardized /= std
     del features
+    start_phase(progress, "training")
     fitted, notes = fit_heads(standardized, targets, config.C, config.class_weight)
     for note in notes:
         progress(note)
@@ -130,8 +131,7 @@ def extract_features(
     total = len(dataset.images)
     features: NDArray[np.float32] | None = None
     unusable: dict[int, str] = {}
-    started_at = time.monotonic()
-    next_report = started_at + FIRST_PROGRESS_SECONDS
+    steps = Steps(progress, "extracting features", "images", total)
     with closing(dataset.batches(range(total), batch_size)) as batches:
         for batch in batches:
             usable, errors = split_usable(batch)
@@ -141,11 +141,7 @@ def extract_features(
                 if features is None:
                     features = np.zeros((total, outputs.shape[1]), dtype=np.float32)
                 features[[position for position, _ in usable]] = outputs
-            if (now := time.monotonic()) > next_report:
-                next_report = now + PROGRESS_INTERVAL_SECONDS
-                done = batch[-1][0] + 1
-                remaining = (now - started_at) / done * (total - done)
-                progress(f"{done:,} of {total:,} images are done; about {_format_duration(remaining)} to go.")
+            steps.update(batch[-1][0] + 1, len(unusable))
     dataset.report_unusable(unusable, progress)
     assert features is not None  # else no image could be used, which report_unusable raises
     return features, unusable
@@ -169,7 +165,7 @@ class _FullTraining:
         self.device = torch.device(config.device)
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # else it chooses by how fast its kernels just were
-        unusable = dataset.find_unusable(config.batch_size)
+        unusable = dataset.find_unusable(config.batch_size, progress)
         dataset.report_unusable(unusable, progress)
         self.net, self.dataset, self.config, self.progress = net, dataset, config, progress
         self.targets = drop_unusable(targets, unusable)
@@ -218,8 +214,13 @@ class _FullTraining:
         self.net.train()
         losses = []
         num_unread = 0
+        size = self.config.batch_size
+        steps = Steps(
+            self.progress, f"epoch {epoch} of {self.config.epochs}", "batches", -(-len(self.positions) // size)
+        )
         with closing(self._batches(epoch)) as batches:
-            for batch in batches:
+            for number, batch in enumerate(batches):
+                steps.update(number)
                 usable, errors = split_usable(batch)
                 num_unread += len(errors)
                 if len(usable) < 2:  # batch normalization needs more than one image
@@ -249,10 +250,11 @@ class _FullTraining:
 
     def _measure(self, loss: float, epoch: int) -> float:
         """Return the validation accuracy, or the negated loss without validation images: larger is better."""
-        has_validation = bool(self.validation.dataset.images) and isfinite(loss)
-        quality = (
-            validation_accuracy(self.predictor, self.validation, self.config.batch_size) if has_validation else -loss
-        )
+        count = len(self.validation.dataset.images)
+        quality = -loss
+        if count and isfinite(loss):
+            steps = Steps(self.progress, f"measuring epoch {epoch}", "images", count)
+            quality = validation_accuracy(self.predictor, self.validation, self.config.batch_size, steps)
         if not isfinite(loss) or not isfinite(quality):
             raise ModelError(
                 f"Training has diverged in epoch {epoch}.", f"A smaller step helps: --with lr={self.config.lr / 10:g}"
@@ -260,7 +262,9 @@ class _FullTraining:
         return quality
 
 
-def validation_accuracy(predictor: Predictor, validation: Validation, batch_size: int) -> float:
+def validation_accuracy(
+    predictor: Predictor, validation: Validation, batch_size: int, steps: Steps | None = None
+) -> float:
     """Return the share of right answers, averaged over the heads; images that cannot be used do not count.
 
     NaN if the network gives scores that are not finite.
@@ -277,6 +281,8 @@ def validation_accuracy(predictor: Predictor, validation: Validation, batch_size
             if not usable:
                 continue
             scores = predictor.scores([pixels for _, pixels in usable])
+            if steps is not None:
+                steps.update(batch[-1][0] + 1)
             if not np.isfinite(scores).all():
                 return float("nan")
             for number, (head, columns) in enumerate(heads):
@@ -303,7 +309,3 @@ def _training_precision(device: torch.device) -> Precision:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-
-
-def _format_duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -24,6 +24,7 @@ from lsml_cli.models.openmmlab import checkpoints, configs
 from lsml_cli.models.openmmlab.configs import Config
 from lsml_cli.models.openmmlab.schedule import TrainingSchedule
 from lsml_cli.models.openmmlab.toolkit import Scope
+from lsml_cli.progress import Steps
 from lsml_cli.runtime import SAFE_PATH_VARIABLE, available_cores, python_command, python_environment
 from lsml_cli.terminal import print_details
 
@@ -117,6 +118,7 @@ def _run_process(
     command = python_command("-m", WORKER_MODULE, str(folder), scope)
     command += [f"--launch={launcher_args}"] if launcher_args else []
     summary: Mapping[str, Any] | None = None
+    steps: Steps | None = None
     error: LsmlError | None = None
     with (folder / LOG_FILENAME).open("wb") as log:
         process = subprocess.Popen(
@@ -133,6 +135,10 @@ def _run_process(
                 message = _parse_message(line)
                 if "say" in message:
                     progress(str(message["say"]))
+                elif "steps" in message:
+                    if steps is None or steps.phase != message["steps"]:
+                        steps = Steps(progress, message["steps"], message["unit"], message["total"])
+                    steps.update(message["done"])
                 elif "done" in message:
                     summary = message["done"]
                 elif "error" in message:

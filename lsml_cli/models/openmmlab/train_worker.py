@@ -30,6 +30,7 @@ from lsml_cli.models.openmmlab.toolkit import Scope
 from lsml_cli.models.openmmlab.train import BEST_WEIGHTS, TERMINATION_SECONDS, WORKER_MODULE
 from lsml_cli.runtime import available_cores
 
+BATCH_REPORT_SECONDS = 0.5  # between two reports about the batches of an epoch
 _LAUNCH_OPTION = "--launch="
 _NO_DOWNLOAD_HINT = (
     "Fetch a checkpoint of this config where there is a network, and name it (checkpoint_file, det_ckpt, recog_ckpt); "
@@ -109,6 +110,7 @@ class TrainingMonitor:
         self.losses: list[Any] = []
         self.started_at = time.monotonic()
         self.summary = ""
+        self.next_batch_report_at = 0.0
 
     def start_epoch(self) -> None:
         self.started_at = time.monotonic()
@@ -117,6 +119,13 @@ class TrainingMonitor:
     def add_loss(self, loss: Any) -> None:
         """Collect the loss of a step, a tensor."""
         self.losses.append(loss.detach())
+
+    def report_batch(self, epoch: int, batch: int, total: int) -> None:
+        """Report how far an epoch is, unless that was done just now."""
+        if (now := time.monotonic()) >= self.next_batch_report_at or batch == total:
+            self.next_batch_report_at = now + BATCH_REPORT_SECONDS
+            phase = f"epoch {epoch} of {self.schedule.epochs}"
+            self.writer.send({"steps": phase, "unit": "batches", "done": batch, "total": total})
 
     def end_epoch(self, epoch: int, lr: float, *, is_validated: bool) -> None:
         """Report the mean loss; if a validation follows, together with its result.
@@ -174,6 +183,7 @@ def _monitor_hook(monitor: TrainingMonitor) -> Any:
             loss = (outputs or {}).get("loss")
             if isinstance(loss, torch.Tensor):
                 monitor.add_loss(loss)
+            monitor.report_batch(runner.epoch + 1, batch_idx + 1, len(runner.train_dataloader))
 
         def after_train_epoch(self, runner: Any) -> None:
             epoch = runner.epoch + 1
