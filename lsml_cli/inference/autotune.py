@@ -79,7 +79,7 @@ def _require_can_predict(plan: PredictPlan) -> None:
     """
     binding = plan.binding
     if not binding.can_predict:
-        reason = next(iter(binding.notes), "It has no class that is a label here.")
+        reason = " ".join(binding.notes) or "It has no class that is a label here."
         raise ModelError(
             f"{plan.spec.name} would predict nothing at all. {reason}",
             f"Train it first: lsml fit EXPORT.json --model {plan.spec.name} --output DIR",

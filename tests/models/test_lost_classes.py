@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.cli import Lsml
+from tests.helpers.cli import Lsml, run_in_process
 from tests.helpers.serve_process import ServerFactory
 
 CONFIG = """<View><Text name="ticket" value="$text"/><Choices name="category" toName="ticket" choice="single">
@@ -67,3 +67,16 @@ def test_predict_evaluate_and_serve_force_no_answer(
 
 def choice(label: str) -> dict[str, Any]:
     return {"from_name": "category", "to_name": "ticket", "type": "choices", "value": {"choices": [label]}}
+
+
+def test_prediction_with_a_single_label_to_choose_from_is_refused_with_the_reason(tmp_path: Path) -> None:
+    config = CONFIG.replace('<Choice value="Billing"/><Choice value="Delivery"/><Choice value="Returns"/>', "")
+    (tmp_path / "config.xml").write_text(config.replace('<Choice value="Technical"/>', ""), "utf-8")
+    (tmp_path / "tasks.jsonl").write_text('{"data": {"text": "hello"}}', "utf-8")
+    run = run_in_process(
+        *("predict", tmp_path / "tasks.jsonl", "--model", "text-classifier", "-c", tmp_path / "config.xml"),
+        *("-o", tmp_path / "out.jsonl", "--workers", "1"),
+    )
+    assert run.returncode == 1
+    reason = '<Choices name="category"> has a single label, so there is nothing to choose from: no predictions there.'
+    assert reason in " ".join(run.stderr.split())
