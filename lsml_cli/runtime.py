@@ -169,6 +169,22 @@ def open_for_writing(path: Path) -> BinaryIO:
     return os.fdopen(handle, "wb")
 
 
+def read_small_file(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file of a known kind as a whole: a pipe would be waited for, a device may never end.
+
+    Raises:
+        OSError: It cannot be read, is something else, or is larger.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        content = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
+    if max(len(content), status.st_size) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
+    return content
+
+
 def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
     """Write a new file beside `path` and rename it, so that no reader sees half of it.
 

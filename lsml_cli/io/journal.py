@@ -19,8 +19,10 @@ import orjson
 
 from lsml_cli.errors import InputError, OutputError, ResumeRefused, UsageError
 from lsml_cli.runtime import open_own_file
+from lsml_cli.schema.value_checks import is_integer
 
 _HEADER_START = b'{"started_with":'
+MAX_LINE_BYTES = 64 << 20  # of a line; the first holds the fingerprint of the run
 SYNC_INTERVAL = 5.0  # seconds between two fsyncs: what a power cut may cost; a killed process costs one batch
 
 
@@ -152,15 +154,17 @@ class JournalState:
         last_entry, valid_bytes, position = JournalEntry(), 0, 0
         try:
             with os.fdopen(open_own_file(path, os.O_RDONLY), "rb") as file:
-                for line in file:
+                for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
                     position += len(line)
                     content = _parse_line(line)
                     if content is None:
                         break
                     if header is None:
                         header, valid_bytes = content.get("started_with"), position
-                    elif content["output"] <= output_bytes and content["errors"] <= error_bytes:
-                        last_entry, valid_bytes = JournalEntry(**content), position
+                        continue
+                    entry = _entry_from_json(content)
+                    if entry.output <= output_bytes and entry.errors <= error_bytes:
+                        last_entry, valid_bytes = entry, position
         except FileNotFoundError:
             pass
         except (KeyError, TypeError, AttributeError):  # JSON, but not ours
@@ -182,6 +186,19 @@ class JournalState:
                 f"The unfinished run was started differently: {'; '.join(differences)}.",
                 f"Use the same again, or delete {part} to start over.",
             )
+
+
+def _entry_from_json(content: Any) -> JournalEntry:
+    """Return the entry that a line holds.
+
+    Raises:
+        TypeError: It holds something else.
+    """
+    entry = JournalEntry(**content)
+    numbers = [entry.records, entry.crc, entry.output, entry.errors, *entry.counts.values()]
+    if not all(is_integer(number) and number >= 0 for number in numbers) or not isinstance(entry.finished, bool):
+        raise TypeError("no entry of a journal")
+    return entry
 
 
 def _parse_line(line: bytes) -> Any:

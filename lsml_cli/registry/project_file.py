@@ -10,6 +10,7 @@ from lsml_cli.errors import ModelError
 from lsml_cli.models.legacy_backends.sdk_detection import find_folder_model, find_model_class_name
 from lsml_cli.models.spec import Json
 from lsml_cli.registry import versions
+from lsml_cli.runtime import read_small_file
 
 PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
 MAX_PROJECT_FILE_BYTES = 1 << 20
@@ -90,9 +91,7 @@ def _parse_toml(path: Path) -> Mapping[str, Json]:
     import tomllib
 
     try:
-        if path.stat().st_size > MAX_PROJECT_FILE_BYTES:
-            raise ModelError(f"{path} is larger than {MAX_PROJECT_FILE_BYTES:,} bytes.", _FORM_HINT)
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_small_file(path, MAX_PROJECT_FILE_BYTES).decode("utf-8"))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from None
     except RecursionError:

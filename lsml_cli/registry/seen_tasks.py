@@ -138,8 +138,9 @@ def _read_hashes(version: Version, name: str) -> npt.NDArray[np.uint64] | None:
         return None
     path = version.folder / name
     try:
-        hashes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+        # Mapped, because reading would first reserve whatever memory the file asks for.
+        hashes = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as error:  # what NumPy raises depends on how a header is damaged
         raise ModelError(f"{path} is damaged ({error}).", versions.RESTORE_HINT) from None
     if not isinstance(hashes, np.ndarray) or hashes.dtype != np.dtype(HASH_TYPE) or hashes.ndim != 1:
         raise ModelError(f"{path} is damaged (it is no list of hashes).", versions.RESTORE_HINT)

@@ -28,12 +28,15 @@ import orjson
 
 from lsml_cli.errors import ModelError, UnknownModel, format_list, sort_by_similarity
 from lsml_cli.registry.digests import file_digest
+from lsml_cli.runtime import read_small_file
 
 FORMAT = 2  # of model.json; raised when an older lsml could no longer read it
 METADATA_FILE = "model.json"
 CURRENT_FILE = "current"
 TRAINED_TASKS_FILE = "trained_tasks.npy"
 HELD_OUT_TASKS_FILE = "held_out_tasks.npy"
+MAX_CURRENT_BYTES = 1 << 16  # a name and a line break; more is damage
+MAX_METADATA_BYTES = 256 << 20  # of model.json: the state of a script may hold a whole model
 MAX_SHOWN_NAME = 200  # characters of a name that is too long for the file system
 HIDDEN_FOLDER_PREFIX = ".unfinished-"  # of folders that are being written or removed
 HIDDEN_FILE_PREFIX = f".{CURRENT_FILE}-"  # of files that are about to replace `current`
@@ -196,7 +199,7 @@ def current_version(root: Path) -> str | None:
         ModelError: The file `current` cannot be read.
     """
     try:
-        return (root / CURRENT_FILE).read_text(encoding="utf-8", errors="replace").strip()
+        return read_small_file(root / CURRENT_FILE, MAX_CURRENT_BYTES).decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -240,7 +243,7 @@ def read(folder: Path) -> Version:
     """
     path = folder / METADATA_FILE
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(read_small_file(path, MAX_METADATA_BYTES))
     except FileNotFoundError:
         raise ModelError(
             f"{folder} is not a trained model: it has no {METADATA_FILE}.", "Name a folder that `lsml fit` wrote."
@@ -260,11 +263,15 @@ def read(folder: Path) -> Version:
 def verify(version: Version) -> None:
     """Read all files of a version and compare their contents with what `fit` wrote.
 
+    A pipe or a device among them is refused, because reading it might not end.
     `read` compares sizes only, which is enough for a list. A version of format 1 has no digests, and passes.
 
     Raises:
         ModelError: The content of a file differs, or it cannot be read; the message names the file.
     """
+    for path in _list_folder(version.folder):  # also those that model.json does not name, which a model may open
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ModelError(f"{path} is a pipe or a device, which no version has.", RESTORE_HINT)
     for name, expected in version.digests.items():
         path = version.folder / name
         if name not in version.files:

@@ -27,6 +27,7 @@ from lsml_cli.errors import UsageError, sort_by_similarity
 from lsml_cli.registry.versions import is_model_folder
 
 FILE_NAME = "lsml.toml"
+MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,16 @@ def read_toml(path: Path, is_explicit: bool) -> dict[str, Any] | None:
     if not is_explicit and not path.is_file():
         return None
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        with path.open("rb") as file:  # with --config also a pipe, or /dev/null
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UsageError(f"The settings {path} are larger than {MAX_BYTES:,} bytes.", _FIX_FILE_HINT)
+        return tomllib.loads(content.decode())
     except FileNotFoundError:
         raise UsageError(f"There is no file {path} (--config).", "Name a TOML file with the settings.") from None
     except OSError as error:
         raise UsageError(f"The settings {path} cannot be read: {error.strerror}.", _FIX_FILE_HINT) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of tomllib, of decoding, and of a number with thousands of digits
         raise UsageError(f"The settings {path} are not TOML: {error}.", _FIX_FILE_HINT) from None
 
 
