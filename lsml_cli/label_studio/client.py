@@ -15,7 +15,7 @@ import orjson
 
 from lsml_cli.errors import LsmlError, OutputError, TransientError, UsageError
 from lsml_cli.media.credentials import API_KEY_ENV_VAR, AuthorizationProvider, LabelStudioCredentials
-from lsml_cli.runtime import Retrier
+from lsml_cli.runtime import Retrier, open_for_writing
 
 if TYPE_CHECKING:
     import httpx
@@ -156,7 +156,7 @@ class LabelStudioClient:
         """
         description = f"the annotations of project {project_id}"
         try:
-            with path.open("wb") as file:
+            with open_for_writing(path) as file:
                 self._download(f"/api/projects/{project_id}/export?export_type=JSON", description, file.write)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}.", "Is there room on the disk?") from error

@@ -21,12 +21,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from lsml_cli.errors import InputError
+from lsml_cli.runtime import MAX_INTEGER
+from lsml_cli.schema.value_checks import is_integer
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 FORMAT_VERSION = 1  # of a job's file; to be raised when an older lsml could no longer read it
 JOB_ID = re.compile(r"\d{8}T\d{6}-\d{3}-[0-9a-f]{4}")
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+_TIME_KEYS = ("created", "started", "ended")
+
+_MAX_NUMBERS = {"project": MAX_INTEGER, "attempt": 1000}
 
 JobState = Literal["waiting", "running", "done", "missed", "failed"]
 FINISHED_STATES = frozenset({"done", "missed", "failed"})
@@ -46,7 +53,10 @@ _OPTIONAL_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class TrainingJobConfig:
-    """What all jobs of a server have in common.
+    """What all jobs of a server have in common: its own options, which reach a job's process from the server.
+
+    A job's file records them, and decides nothing: whoever made the folder may have put it there, with a model that
+    runs code, or with an address to which the process would send the key of Label Studio.
 
     Attributes:
         model: Name of the model, valid in any working directory, see `resolve.find_model`.
@@ -114,7 +124,7 @@ class Job:
         """Duration of the last attempt, None unless it has started and ended."""
         if self.started is None or self.ended is None:
             return None
-        return (datetime.fromisoformat(self.ended) - datetime.fromisoformat(self.started)).total_seconds()
+        return (_parse_time(self.ended) - _parse_time(self.started)).total_seconds()
 
 
 def new_job(project: int, why: str, config: TrainingJobConfig) -> Job:
@@ -127,6 +137,27 @@ def new_job(project: int, why: str, config: TrainingJobConfig) -> Job:
 def utc_now() -> str:
     """Return the current time as `Job` stores it."""
     return _format_utc(datetime.now(UTC))
+
+
+def config_to_json(config: TrainingJobConfig) -> str:
+    """Return a configuration as the process of a job takes it."""
+    return orjson.dumps(asdict(config)).decode()
+
+
+def config_from_json(text: str) -> TrainingJobConfig:
+    """Parse what `config_to_json` returned.
+
+    Raises:
+        InputError: It comes from another lsml.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _config_adapter().validate_json(text, strict=True)
+    except ValidationError:
+        raise InputError(
+            "The settings of the job are not those of this lsml.", "Use the same lsml as the server."
+        ) from None
 
 
 def job_to_dict(job: Job) -> dict[str, Any]:
@@ -170,13 +201,29 @@ def _validate(path: Path, data: Mapping[str, Any]) -> Job:
     values = {key: data[key] for key in _KEYS if key in data and key not in config_keys}
     values["config"] = {key: data[key] for key in _KEYS if key in data and key in config_keys}
     missing = [key for key in _KEYS if key not in data and key not in _OPTIONAL_KEYS]
+    missing += [key for key in _TIME_KEYS if key in data and not _is_time(key, data[key])]
+    missing += [key for key, most in _MAX_NUMBERS.items() if is_integer(data.get(key)) and not 0 <= data[key] <= most]
     if not missing:
         try:
             # JSON mode, because strict validation of Python objects rejects a list for a tuple.
             return _job_adapter().validate_json(orjson.dumps(values), strict=True)
         except ValidationError as error:
             missing = [str(key) for key in error.errors()[0]["loc"] if key in _KEYS]
-    raise _damaged(path, f'its "{missing[0]}" is missing or invalid')
+        except TypeError as error:  # nested more deeply than it can be written
+            raise _damaged(path, "it is nested too deeply") from error
+    raise _damaged(path, f'its "{missing[0]}" is missing or invalid' if missing else "it is no job")
+
+
+def _is_time(key: str, value: Any) -> bool:
+    """Tell whether a value is a time as `utc_now` returns it; null where the job has not come that far."""
+    try:
+        return (value is None and key != "created") or (bool(_TIME.fullmatch(value)) and bool(_parse_time(value)))
+    except (TypeError, ValueError):
+        return False
+
+
+def _parse_time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 @lru_cache
@@ -184,6 +231,13 @@ def _job_adapter() -> TypeAdapter[Job]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Job)
+
+
+@lru_cache
+def _config_adapter() -> TypeAdapter[TrainingJobConfig]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(TrainingJobConfig)
 
 
 def _damaged(path: Path, damage: str) -> InputError:

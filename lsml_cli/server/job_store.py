@@ -24,10 +24,14 @@ from typing import Any, NoReturn
 import orjson
 
 from lsml_cli.errors import InputError, OutputError, TransientError
-from lsml_cli.runtime import open_for_writing, open_own_file, write_atomically
-from lsml_cli.server.job_record import JOB_ID, Job, job_from_json, job_to_json, utc_now
+from lsml_cli.runtime import open_for_writing, open_own_file, read_small_file, write_atomically
+from lsml_cli.schema.value_checks import is_integer
+from lsml_cli.server.job_record import JOB_ID, Job, TrainingJobConfig, job_from_json, job_to_json, utc_now
 
 JOBS_FOLDER_NAME = ".jobs"  # below the folder of versions
+MAX_COUNT = 10**9  # annotations of a project; more is damage
+MAX_JOB_BYTES = 16 << 20  # of a job's file; more is damage
+MAX_HEARTBEAT_BYTES = 1000
 MAX_FINISHED_JOBS = 100  # finished jobs whose files are kept
 LAST_HEARTBEAT = "ended"  # heartbeat of an attempt that has ended itself
 LOCK_TIMEOUT = 60.0  # seconds to wait for the lock; a process that was suspended may hold it for any time
@@ -71,7 +75,7 @@ class JobStore:
         """
         path = self._path(job_id)
         try:
-            content = path.read_bytes()
+            content = read_small_file(path, MAX_JOB_BYTES)
         except FileNotFoundError:
             raise InputError(f"There is no job {job_id} in {self.jobs_folder}.") from None
         except OSError as error:
@@ -144,8 +148,11 @@ class JobStore:
             return False
         return current.attempt != job.attempt or current.is_finished
 
-    def claim(self, job_id: str, attempt: int) -> Job:
+    def claim(self, job_id: str, attempt: int, config: TrainingJobConfig | None = None) -> Job:
         """Mark a waiting job as running; of several processes, one succeeds.
+
+        Args:
+            config: What the job runs with, whatever its file says; None to keep that.
 
         Raises:
             StaleAttempt: It is running already, or this attempt no longer counts.
@@ -155,8 +162,11 @@ class JobStore:
             job = self.read(job_id)
             if job.state != "waiting" or job.attempt != attempt:
                 raise StaleAttempt(f"Job {job_id} is {job.state} in attempt {job.attempt}.")
-            job = replace(job, state="running", started=utc_now(), progress=None)
+            job = replace(job, state="running", started=utc_now(), progress=None, config=config or job.config)
             try:
+                # Whatever stands there, maybe a link to somewhere else, is not from this attempt.
+                self.heartbeat_file(job).unlink(missing_ok=True)
+                self.tasks_file(job).unlink(missing_ok=True)
                 write_atomically(self._path(job_id), job_to_json(job), sync=True)
             except OSError as error:
                 self._raise_not_writable(error)
@@ -183,7 +193,8 @@ class JobStore:
         After its last heartbeat it is `LAST_HEARTBEAT`. The heartbeats of other attempts do not count.
         """
         try:
-            attempt, _, heartbeat = self.heartbeat_file(job).read_text().strip().partition(" ")
+            content = read_small_file(self.heartbeat_file(job), MAX_HEARTBEAT_BYTES)
+            attempt, _, heartbeat = content.decode().strip().partition(" ")
         except (OSError, UnicodeDecodeError):
             return None
         return heartbeat if attempt == str(job.attempt) else None
@@ -208,10 +219,11 @@ class JobStore:
     def read_annotation_counts(self) -> dict[int, int]:
         """Return the number of new annotations of each project since its last job; empty if it cannot be read."""
         try:
-            counts = orjson.loads((self.jobs_folder / "annotations").read_bytes())
-            return {int(project): int(count) for project, count in counts.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            counts = orjson.loads(read_small_file(self.jobs_folder / "annotations", MAX_JOB_BYTES))
+            numbers = {int(project): count for project, count in counts.items()}
+        except (OSError, ValueError, AttributeError):
             return {}
+        return {project: count for project, count in numbers.items() if is_integer(count) and 0 < count < MAX_COUNT}
 
     def write_annotation_counts(self, counts: Mapping[int, int]) -> None:
         """Store the number of new annotations of each project.

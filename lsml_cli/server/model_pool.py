@@ -269,8 +269,12 @@ class ModelPool:
 
     def _find_promoted_spec(self, root: Path, params: Mapping[str, Json] | None = None) -> ModelSpec:
         """Return the spec of a folder's promoted version, of the default model's class: a folder must not name code."""
+        spec = self.default_spec
+        confirmed = {name: value for name, value in spec.params.items() if name not in spec.unconfirmed_params}
         folder = versions.resolve(str(root))
-        return resolve.version_spec(folder, params, target=self.default_spec.target, display_name=str(root))
+        return resolve.version_spec(
+            folder, params, target=spec.target, display_name=str(root), confirmed_params=confirmed
+        )
 
 
 def find_watched_folder(name: str) -> Path | None:

@@ -17,6 +17,7 @@ from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve
 from lsml_cli.server.auth import AuthConfig
 from lsml_cli.server.job_record import TrainingJobConfig
+from lsml_cli.server.job_store import JobStore
 from lsml_cli.training.preparation import build_training_spec
 
 EMBEDDED_JOBS = "embedded"  # value of --jobs that trains on this machine
@@ -134,6 +135,11 @@ class ServeOptions:
             self.versions.mkdir(parents=True, exist_ok=True)
         if not self.versions.is_dir() or not os.access(self.versions, os.W_OK):
             raise UsageError(f"--versions {self.versions} is not a writable folder.")
+        jobs_folder = JobStore(self.versions).jobs_folder
+        if jobs_folder.is_symlink():
+            raise UsageError(
+                f"{jobs_folder} is a symbolic link, and jobs would be written to where it leads.", "Remove the link."
+            )
 
     def warn_about_missing_api_key(self) -> None:
         """Log a warning when jobs of this machine could not download annotations."""

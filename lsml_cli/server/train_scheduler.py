@@ -36,8 +36,10 @@ class _HeartbeatState:
 class TrainScheduler:
     """Run at most one job per project at a time, with at most one more waiting.
 
-    Questions are answered from memory. The files of `store` are authoritative; those of unfinished jobs are read every
-    `poll_interval` seconds. Everything but the constructor must be called in the event loop.
+    Questions are answered from memory. The files of `store` are authoritative about what has become of a job; those of
+    unfinished jobs are read every `poll_interval` seconds. What a job trains, and how, is `job_config`, also for a job
+    of an earlier server: a file in that folder may be from anybody. Everything but the constructor must be called in
+    the event loop.
 
     Args:
         train_every: Number of new annotations after which a project is trained, None for never.
@@ -283,7 +285,7 @@ class TrainScheduler:
         self._submitted_job_ids.add(job.id)
         self._heartbeats.pop(job.id, None)
         try:
-            warning = await asyncio.to_thread(self.runner.start, job)
+            warning = await asyncio.to_thread(self.runner.start, replace(job, config=self.job_config))
         except TransientError:
             self._submitted_job_ids.discard(job.id)
             raise  # `run` logs it and tries again

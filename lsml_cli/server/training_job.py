@@ -1,7 +1,7 @@
-"""Run one training job: as `python -m lsml_cli.server.training_job DIR JOB ATTEMPT`, or as an RQ job.
+"""Run one training job: as `python -m lsml_cli.server.training_job DIR JOB ATTEMPT SETTINGS`, or as an RQ job.
 
-The job's file holds the instructions and takes the result. The API key of Label Studio comes from this process's
-environment.
+The server that starts it says how to train; the job's file says which project, and takes the result. The API key of
+Label Studio comes from this process's environment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lsml_cli.errors import GateMissed, InputError, LsmlError
 from lsml_cli.registry import promotion
 from lsml_cli.runtime import error_reason
 from lsml_cli.server.heartbeat import AttemptAbandoned, Heartbeat
-from lsml_cli.server.job_record import Job, utc_now
+from lsml_cli.server.job_record import Job, config_from_json, utc_now
 from lsml_cli.server.job_store import JobStore, StaleAttempt, project_versions_folder
 from lsml_cli.server.log_setup import log_everything_to_stderr
 from lsml_cli.terminal import print_details
@@ -38,7 +38,7 @@ NICENESS = 10  # lower priority than the server
 log = logging.getLogger("lsml.serve")
 
 
-def run(versions_folder: str, job_id: str, attempt: int = 1) -> None:
+def run(versions_folder: str, job_id: str, attempt: int, settings: str) -> None:
     """Train a project's model as a job describes, and store the result in the job's file.
 
     RQ calls it in a process that its worker has forked. If that worker dies, the process ends itself: the worker is
@@ -46,16 +46,17 @@ def run(versions_folder: str, job_id: str, attempt: int = 1) -> None:
 
     Args:
         versions_folder: Path of the folder of versions on the server's host; LSML_WORKER_VERSIONS overrides it.
+        settings: What `job_record.config_to_json` returned.
 
     Raises:
         LsmlError: This host cannot read or write the job's file. Any other error becomes the result of the job.
     """
     # RQ sets the variable for a process of its own; in a worker that runs jobs itself, the parent is any process.
     parent = os.getppid() if "RQ_WORKER_ID" in os.environ else None
-    _run_attempt(versions_folder, job_id, attempt, parent)
+    _run_attempt(versions_folder, job_id, attempt, settings, parent)
 
 
-def _run_attempt(versions_folder: str, job_id: str, attempt: int, parent: int | None) -> None:
+def _run_attempt(versions_folder: str, job_id: str, attempt: int, settings: str, parent: int | None) -> None:
     """Run an attempt, see `run`; do nothing if another process runs it already, or if it no longer counts.
 
     Args:
@@ -66,7 +67,7 @@ def _run_attempt(versions_folder: str, job_id: str, attempt: int, parent: int | 
     store = JobStore(Path(os.environ.get(VERSIONS_VARIABLE) or versions_folder))
     try:
         _require_shared_folder(store, job_id)
-        job = store.claim(job_id, attempt)
+        job = store.claim(job_id, attempt, config_from_json(settings))
     except LsmlError as error:
         log.error("Job %s: %s", job_id, error)
         raise
@@ -247,11 +248,11 @@ def _print_debug_traceback() -> None:
 def main() -> int:
     """Return 0 if the job's file has its result, whatever that is, and 1 if it could not be read or written."""
     log_everything_to_stderr()
-    versions_folder, job_id, attempt = sys.argv[1:]
+    versions_folder, job_id, attempt, settings = sys.argv[1:]
     try:
         with _sigterm_as_interrupt():
             # A killed server leaves it running; the next server follows it.
-            _run_attempt(versions_folder, job_id, int(attempt), parent=None)
+            _run_attempt(versions_folder, job_id, int(attempt), settings, parent=None)
     except LsmlError:  # it has been logged
         return 1
     return 0

@@ -28,7 +28,7 @@ from lsml_cli.registry import resolve, versions
 from lsml_cli.registry.version_writer import VersionWriter
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.server import training_job
-from lsml_cli.server.job_record import Job, TrainingJobConfig, new_job, utc_now
+from lsml_cli.server.job_record import Job, TrainingJobConfig, config_to_json, new_job, utc_now
 from lsml_cli.server.job_runners.embedded import EmbeddedRunner
 from lsml_cli.server.job_runners.redis import connect_redis
 from lsml_cli.server.job_store import JobStore
@@ -268,7 +268,8 @@ def test_job_of_killed_server_is_followed_by_the_next_one(server: StubExportServ
     store = JobStore(tmp_path)
     job = new_job(3, "START_TRAINING", config)
     store.create(job)
-    orphan = subprocess.Popen([sys.executable, "-m", "lsml_cli.server.training_job", tmp_path, job.id, "1"])
+    command = [sys.executable, "-m", "lsml_cli.server.training_job"]
+    orphan = subprocess.Popen([*command, tmp_path, job.id, "1", config_to_json(config)])
     try:
         deadline = time.monotonic() + TIMEOUT
         while store.read(job.id).progress != Waiting.MESSAGE:
@@ -308,11 +309,12 @@ def test_job_that_died_with_its_server_is_started_again(server: StubExportServer
 def test_process_without_a_job_file_exits_with_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lsml_cli.server.training_job"]
     job = "20261121T101500-123-3f2a"
-    run = subprocess.run([*command, tmp_path / "gone", job, "1"], capture_output=True, text=True, check=False)
+    end = [job, "1", config_to_json(TrainingJobConfig("text-classifier", "http://localhost:1"))]
+    run = subprocess.run([*command, tmp_path / "gone", *end], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "There is no folder" in run.stderr
     assert "has to be shared with this host" in run.stderr
-    run = subprocess.run([*command, tmp_path, job, "1"], capture_output=True, text=True, check=False)
+    run = subprocess.run([*command, tmp_path, *end], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "is not the server's: There is no job" in run.stderr
     assert "Traceback" not in run.stderr
@@ -565,7 +567,8 @@ class _PausableAttempt:
     def __init__(self, store: JobStore, job: Job) -> None:
         self.store, self.job = store, job
         command = [sys.executable, "-m", "lsml_cli.server.training_job"]
-        self.process = subprocess.Popen([*command, store.versions_folder, job.id, "1"], start_new_session=True)
+        arguments = [str(store.versions_folder), job.id, "1", config_to_json(job.config)]
+        self.process = subprocess.Popen([*command, *arguments], start_new_session=True)
 
     def __enter__(self) -> Self:
         serve_process.wait_until("it trains", lambda: self.store.read(self.job.id).progress == Waiting.MESSAGE)
@@ -660,7 +663,7 @@ def test_attempt_replaced_while_its_version_gets_its_name_leaves_none(
     monkeypatch.setattr(VersionWriter, "_rename_to_free_name", rename_and_get_replaced)
     monkeypatch.setattr("lsml_cli.server.heartbeat.HEARTBEAT_INTERVAL", 0.02)
     monkeypatch.setattr(os, "nice", lambda increment: 0)
-    training_job.run(str(tmp_path), job.id, 1)
+    training_job.run(str(tmp_path), job.id, 1, config_to_json(job.config))
     assert (store.read(job.id).state, store.read(job.id).attempt) == ("waiting", 2)
     assert versions.list_versions(tmp_path / "project-3") == []
 
@@ -685,3 +688,53 @@ def test_failed_promotion_is_the_result_of_the_job(server: StubExportServer, tmp
     failed = store.read(job.id)
     assert failed.state == "failed"
     assert "cannot be written to" in str(failed.reason)
+
+
+def test_planted_job_trains_with_the_settings_of_the_server(server: StubExportServer, tmp_path: Path) -> None:
+    """Its own would run code, and send the key of Label Studio to another host."""
+    evil, mark = tmp_path / "evil.py", tmp_path / "was-here"
+    evil.write_text(f"open({str(mark)!r}, 'w').close()\n" + TRAINABLE.read_text())
+    with run_export_server() as elsewhere:
+        planted = TrainingJobConfig(f"{evil}:Counting", elsewhere.url, {}, (), allow_hosts=("*",), document_root="/")
+        store, job = JobStore(tmp_path / "served"), new_job(3, "START_TRAINING", planted)
+        store.create(job)
+        config = make_config(server)
+
+        async def scenario() -> None:
+            async with running_scheduler(store.versions_folder, config) as scheduler:
+                await wait_until(lambda: only_job(scheduler).is_finished)
+                assert (only_job(scheduler).state, only_job(scheduler).reason) == ("done", None)
+
+        asyncio.run(scenario())
+        assert elsewhere.requests == []
+    assert not mark.exists()
+    assert store.read(job.id).config == config, "the record says what the job ran with"
+
+
+def test_planted_links_of_jobs_are_not_followed(server: StubExportServer, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    store, config = JobStore(tmp_path / "served"), make_config(server)
+    job = new_job(3, "START_TRAINING", config)
+    store.create(job)
+    for path in (store.tasks_file(job), store.heartbeat_file(job), store.jobs_folder / "annotations"):
+        path.symlink_to(victim)
+
+    async def scenario() -> None:
+        async with running_scheduler(store.versions_folder, config, train_every=9) as scheduler:
+            scheduler.count_annotations(4)
+            await wait_until(lambda: only_job(scheduler).is_finished)
+            assert (only_job(scheduler).state, only_job(scheduler).reason) == ("done", None)
+
+    asyncio.run(scenario())
+    assert victim.read_text() == "precious"
+
+
+def test_folder_of_jobs_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / ".jobs").symlink_to(tmp_path / "elsewhere")
+    options = ["--model", "text-classifier", "--versions", str(tmp_path / "served"), "--label-studio-url", "http://x"]
+    refused = run_in_process("serve", *options, "--port", "0")
+    assert refused.returncode == 2
+    assert "is a symbolic link, and jobs would be written to where it leads" in refused.stderr

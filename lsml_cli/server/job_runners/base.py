@@ -37,6 +37,8 @@ class Runner(Protocol):
     def start(self, job: Job) -> str | None:
         """Start the job's present attempt, unless it has been started; return a warning for the log, or None.
 
+        The attempt runs with `job.config`, which comes from the server and not from the job's file.
+
         Raises:
             TransientError: It may succeed later.
             LsmlError: It cannot succeed.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lsml_cli.errors import TransientError
 from lsml_cli.runtime import python_command, python_environment
-from lsml_cli.server.job_record import Job
+from lsml_cli.server.job_record import Job, config_to_json
 from lsml_cli.server.job_runners.base import JobStatus
 
 JOB_MODULE = "lsml_cli.server.training_job"
@@ -95,7 +95,10 @@ class EmbeddedRunner:
 
     def _spawn(self, job: Job) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*python_command("-m", JOB_MODULE), self.versions_folder, job.id, str(job.attempt)],
+            [
+                *python_command("-m", JOB_MODULE),
+                *(self.versions_folder, job.id, str(job.attempt), config_to_json(job.config)),
+            ],
             env=python_environment(),
             stdin=subprocess.DEVNULL,
             stdout=2,  # what libraries print belongs in the log

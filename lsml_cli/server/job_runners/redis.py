@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import LsmlError, TransientError, UsageError
 from lsml_cli.runtime import error_reason
-from lsml_cli.server.job_record import Job
+from lsml_cli.server.job_record import Job, config_to_json
 from lsml_cli.server.job_runners.base import JobStatus
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RedisRunner:
                 existing.delete()
             rq_job = RqJob.create(
                 JOB_FUNCTION,
-                args=(str(self.versions_folder), job.id, job.attempt),
+                args=(str(self.versions_folder), job.id, job.attempt, config_to_json(job.config)),
                 id=_rq_job_id(job),
                 connection=self._connection,
                 timeout=NO_TIMEOUT,
