@@ -97,7 +97,7 @@ def build_model_config(component: OcrComponent, *, own_characters: bool) -> Conf
     # So that training can continue where the config itself is missing.
     if component.name == "det" and (steps := _source_training_pipeline(component)):
         config["train_dataloader"] = {"dataset": {"type": "OCRDataset", "pipeline": steps}}
-    configs.require_registered(config, f"The config {component.model_name}")
+    configs.require_storable(config, f"The config {component.model_name}")
     return config
 
 

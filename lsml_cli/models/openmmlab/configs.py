@@ -1,7 +1,8 @@
 """Read a config by its path or by the name of a packaged one, and store it in a version.
 
 A config in Python is code, and naming its path means to run it. The config in a version is read as literals only, and
-names nothing but registered modules: mmengine would import and call whatever a dotted path leads to.
+names nothing but registered modules: mmengine would import and call whatever a dotted path leads to. It names no files
+either: some models read a config or a checkpoint when they are built, and mmengine unpickles checkpoints.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import copy
 import importlib.util
+import os
 import pprint
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +21,17 @@ from typing import Any
 from lsml_cli.errors import ModelError, UsageError, format_list, sort_by_similarity
 from lsml_cli.models.openmmlab import toolkit
 from lsml_cli.models.openmmlab.toolkit import Scope
+from lsml_cli.runtime import read_small_file
 
+SCOPES = ("mmengine", "mmcv", "mmdet", "mmocr")
+MAX_CONFIG_BYTES = 16 << 20  # of a version's config
+MAX_SHOWN_TEXT = 200  # characters of a config's text in a message
 CONFIG_FILENAME = "config.py"  # in a trained version; mmdet and mmocr read it as well
 SUFFIXES = (".py", ".json", ".yml", ".yaml")
 _REGISTERED_TYPE = re.compile(r"(?:(?:mmengine|mmcv|mmdet|mmocr)\.)?\w+")
+_TYPE_KEYS = ("type", "constructor", "_scope_", "default_scope")  # whose values mmengine looks up, or imports
+_FILE_KEY = re.compile(r"(?:.*_)?(?:ckpt|checkpoint|config|path|file|filename)")  # of arguments that are opened
+_DICTIONARY_KEY = "dict_file"  # a placeholder in a version, see `ocr.components`
 _BASE_STATEMENT = re.compile(r"""^[\s{]*["']?_base_["']?\s*[:=]\s*(\[.*?\]|\(.*?\)|[^\n]+)""", re.MULTILINE | re.DOTALL)
 _CONFIG_PATH = re.compile(r"""[^\s"',()\[\]]+\.(?:py|json|ya?ml)\b""")
 _RELATIVE_IMPORT = re.compile(r"^\s*from\s+(\.+)([\w.]+)\s+import\b", re.MULTILINE)  # below `with read_base():`
@@ -109,16 +118,33 @@ def base_config_paths(path: Path) -> list[Path]:
 
 
 def load(folder: Path, name: str = CONFIG_FILENAME) -> Config:
-    """Read the config of a trained version. Raises ModelError if it is missing, damaged, or would run code."""
+    """Read the config of a trained version, without weights that it was initialized with: the version has its own.
+
+    Raises:
+        ModelError: It is missing or damaged, would run code, or names files.
+    """
+    config = load_literals(folder, name)
+    update_dicts(config, drop_pretrained)
+    require_known_types(config, str(folder / name), toolkit.registered_names())
+    require_contained(config, str(folder / name))
+    return config
+
+
+def load_literals(folder: Path, name: str = CONFIG_FILENAME) -> Config:
+    """Read what `save` wrote: of a training on this machine, whose config names the files of its run.
+
+    Raises:
+        ModelError: It is missing or damaged, or would run code.
+    """
     path = folder / name
     try:
-        text = path.read_text("utf-8")
+        content = read_small_file(path, MAX_CONFIG_BYTES)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
-        config = dict(_parse_assignment(line) for line in ast.parse(text).body)
+        config = dict(_parse_assignment(line) for line in ast.parse(content.decode("utf-8")).body)
         config["model"]["type"]
-    except (KeyError, SyntaxError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ModelError(
             f"{path} is not the config of a trained version: {error}.", "Copy the folder again, or train a new version."
         ) from error
@@ -138,6 +164,13 @@ def _parse_assignment(line: ast.stmt) -> tuple[str, Any]:
     return line.targets[0].id, ast.literal_eval(line.value)
 
 
+def require_storable(config: Config, description: str) -> None:
+    """Raise ModelError if `load` would refuse a config, before a model is trained by it."""
+    require_registered(config, description)
+    require_contained(without_pretrained(config), description)
+    require_known_types(config, description, toolkit.registered_names())
+
+
 def require_registered(config: Config, description: str) -> None:
     """Raise ModelError if a config names anything but modules that the toolkits have registered."""
     if config.get("custom_imports"):
@@ -145,10 +178,65 @@ def require_registered(config: Config, description: str) -> None:
             f"{description} imports code of its own (custom_imports), which a version cannot hold.",
             "Make that code a package that registers its modules when mmdet or mmocr is imported, and leave it out.",
         )
-    for part in iter_dicts(config):
-        type_path = part.get("type")
-        if isinstance(type_path, str) and not _REGISTERED_TYPE.fullmatch(type_path):
+    for type_path in _iter_types(config):
+        if not _REGISTERED_TYPE.fullmatch(type_path):
             raise ModelError(f"{description} would run {type_path}, which is no registered part of a model.")
+
+
+def require_known_types(config: Config, description: str, registered: Mapping[str, frozenset[str]]) -> None:
+    """Raise ModelError if a config names a module that no toolkit has registered.
+
+    mmengine takes any other name for an attribute of a package, such as mmengine.load, which unpickles a file.
+
+    Args:
+        config: The config.
+        description: What it is, for the message.
+        registered: See `toolkit.registered_names`.
+    """
+    for type_path in _iter_types(config):
+        scope, dot, name = type_path.rpartition(".")
+        known = registered.get(scope, frozenset()) | registered["mmengine"] if dot else registered[""]
+        if name not in known:
+            raise ModelError(f"{description} would run {type_path}, which is no registered part of a model.")
+
+
+def require_contained(config: Config, description: str) -> None:
+    """Raise ModelError if a config names a file, other than weights to be initialized with."""
+    for part in iter_dicts(config):
+        for key, value in part.items():
+            if key in (_DICTIONARY_KEY, "classes", "metainfo"):
+                continue
+            for text in _own_texts(value):
+                if (_FILE_KEY.fullmatch(str(key)) and text) or _is_file(text):
+                    raise ModelError(
+                        f"{description} names {text[:MAX_SHOWN_TEXT]} ({key}), and a version may not name files.",
+                        "Use a config that is complete in itself.",
+                    )
+
+
+def _iter_types(config: Config) -> Iterator[str]:
+    """Yield every name in a config that mmengine looks up in a registry, or imports."""
+    for part in iter_dicts(config):
+        for key in _TYPE_KEYS:
+            value = part.get(key)
+            if isinstance(value, str) and not (key in ("_scope_", "default_scope") and value in SCOPES):
+                yield value
+
+
+def _own_texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a value, without those in its dicts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _own_texts(item)
+
+
+def _is_file(text: str) -> bool:
+    """Tell whether a text is a URL, or names something that exists; a plain word is a word."""
+    if "\0" in text or not set("/\\.") & set(text) or not text.strip("/\\."):
+        return False
+    return "://" in text or os.path.lexists(text)
 
 
 def iter_dicts(config: Any) -> Iterator[dict[str, Any]]:
@@ -222,15 +310,23 @@ def validation_part(loader: Mapping[str, Any], dataset: Config, evaluator: Any) 
 def without_pretrained(model: Config) -> Config:
     """Return a model's config without weights that building it would download."""
     changed = copy.deepcopy(model)
-
-    def drop_pretrained(part: dict[str, Any]) -> None:
-        if isinstance(part.get("init_cfg"), dict) and type_name(part["init_cfg"]) == "Pretrained":
-            part["init_cfg"] = None
-        if isinstance(part.get("pretrained"), str):
-            part["pretrained"] = None
-
     update_dicts(changed, drop_pretrained)
     return changed
+
+
+def drop_pretrained(part: dict[str, Any]) -> None:
+    """Remove the weights that a part of a model is initialized with; for `update_dicts`."""
+    init = part.get("init_cfg")
+    if isinstance(init, list | tuple):
+        part["init_cfg"] = [item for item in init if not _is_pretrained(item)]
+    elif _is_pretrained(init):
+        part["init_cfg"] = None
+    if isinstance(part.get("pretrained"), str):
+        part["pretrained"] = None
+
+
+def _is_pretrained(init: Any) -> bool:
+    return isinstance(init, dict) and type_name(init) in ("Pretrained", "PretrainedInit")
 
 
 def pretrained_checkpoints(model: Config) -> list[str]:

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -60,6 +60,24 @@ def import_mmocr() -> Any:
             mmcv.__version__, mmdet.__version__ = versions
         register_all_modules(init_default_scope=False)
     return mmocr
+
+
+@cache
+def registered_names() -> Mapping[str, frozenset[str]]:
+    """Return the names of all registered modules by toolkit: "mmengine" (also mmcv's), "mmdet", "mmocr"; "" for all."""
+    import_mmocr()
+    import mmengine.registry
+    import mmengine.runner  # which registers mmengine's own modules
+    from mmengine.registry import Registry
+
+    names: dict[str, set[str]] = {"mmengine": set(), "": set()}
+    pending = [registry for registry in vars(mmengine.registry).values() if isinstance(registry, Registry)]
+    for registry in pending:  # grows while it is read
+        registry.import_from_location()
+        names.setdefault(str(registry.scope), set()).update(registry.module_dict)
+        names[""].update(registry.module_dict)
+        pending += registry.children.values()
+    return {scope: frozenset(found) for scope, found in names.items()}
 
 
 def import_toolkit(scope: Scope) -> Any:

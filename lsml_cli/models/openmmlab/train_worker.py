@@ -201,7 +201,7 @@ def _train(folder: Path, scope: Scope, writer: MessageWriter) -> None:
     """Train as `config.py` in the run folder says."""
     import torch
 
-    config = configs.load(folder)
+    config = configs.load_literals(folder)
     settings = config.pop("lsml")
     schedule = TrainingSchedule(**settings["schedule"])
     is_distributed = "RANK" in os.environ
