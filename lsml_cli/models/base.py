@@ -197,6 +197,11 @@ class Model(ABC, Generic[BindingT]):
         return ()
 
     @classmethod
+    def version_notes(cls) -> Sequence[str]:
+        """Return sentences that the user is shown whenever a trained version of the model is used."""
+        return ()
+
+    @classmethod
     def declared_params(cls) -> Mapping[str, Parameter] | None:
         """Return the declaration of each parameter by name, or None if the model takes any.
 
@@ -218,7 +223,12 @@ class Model(ABC, Generic[BindingT]):
         return {name: parameter.default for name, parameter in (cls.declared_params() or {}).items()}
 
     def param(self, name: str) -> Any:
-        """Return the value given with `--with NAME=VALUE`, else the declared default."""
+        """Return the value given with `--with NAME=VALUE`, else the declared default.
+
+        Raises:
+            UsageError: Only the version has set it, and it may run code or open a file.
+        """
+        self.spec.require_confirmed(name)
         return self.spec.params[name] if name in self.spec.params else self.default_params().get(name)
 
     def load(self, device: str) -> None:

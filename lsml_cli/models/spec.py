@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsml_cli.errors import LsmlError, ModelError
+from lsml_cli.errors import LsmlError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from lsml_cli.models.base import Model
+
+MAX_SHOWN_VALUE = 80  # characters of a parameter's value in a message
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -34,6 +38,8 @@ class ModelSpec:
             scratch: `init_from.open(device)` is its model.
         notes: Sentences shown to the user once, such as that the model's code has changed since its training.
         trained_params: The parameters that the version was trained with, before any that override them.
+        unconfirmed_params: The parameters of the version that may run code or open a file, and that the user has not
+            given for this run. They are among `params` as well; `Model.param` refuses to return them.
         file_digests: Digest of each file that the parameters of an untrained model name, by path; see
             `Model.file_params`.
 
@@ -53,12 +59,32 @@ class ModelSpec:
     init_from: ModelSpec | None = None
     notes: tuple[str, ...] = ()
     trained_params: Mapping[str, Json] = field(default_factory=dict)
+    unconfirmed_params: Mapping[str, Json] = field(default_factory=dict)
     file_digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model_version(self) -> str:
         """Return the `model_version` of the predictions: `news@20261120T213015`."""
         return self.model_version_override or f"{self.name}@{self.version or self.digest[:8]}"
+
+    def require_confirmed(self, *names: str) -> None:
+        """Refuse parameters that only the version has set, although they may run code or open a file.
+
+        Args:
+            names: The parameters that are about to be used; all where none is given.
+
+        Raises:
+            UsageError: One of them is in `unconfirmed_params`.
+        """
+        refused = {name: value for name, value in self.unconfirmed_params.items() if not names or name in names}
+        if refused:
+            listed = " and ".join(f"{name} = {format_value(value)}" for name, value in refused.items())
+            options = " ".join(f"--with {shlex.quote(f'{name}={_to_text(value)}')}" for name, value in refused.items())
+            raise UsageError(
+                f"{self.model_version} was trained with {listed}, which may run code or open a file; a version may not "
+                "decide that.",
+                f"If you trust it, give it for this run: {options}",
+            )
 
     def model_class(self) -> type[Model]:
         """Import the class.
@@ -98,3 +124,14 @@ class ModelSpec:
         model = self.build()
         model.load(device)
         return model
+
+
+def _to_text(value: Json) -> str:
+    """Return a parameter's value as `--with NAME=VALUE` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def format_value(value: object) -> str:
+    """Return a parameter's value as JSON for a message, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_SHOWN_VALUE else f"{text[:MAX_SHOWN_VALUE]}..."

@@ -44,7 +44,7 @@ class ModelLocation:
         code: The file or module of a class that is not registered, so that loading it runs somebody's code; None if
             nothing but lsml and registered packages runs.
         version: Folder of the trained version, None for an untrained model.
-        params: Parameters that the `model.toml` of a project sets.
+        params: Parameters that the `model.toml` of a project sets. They do not replace those of its trained version.
         display_name: What the user called the version, for error messages.
         versions_root: Folder whose promoted version the name means, so that another one can be promoted there; None
             for a name that means a fixed model.
@@ -125,7 +125,7 @@ def _locate_project(project: ProjectFile) -> ModelLocation:
         located = ModelLocation(model, target)
     if (project.versions_root / versions.CURRENT_FILE).is_file():
         target = located.target if located.code else None
-        return _at_folder(replace(located, target=target), str(project.versions_root))
+        return _at_folder(replace(located, target=target, params=project.params), str(project.versions_root))
     name = project.folder.resolve().name
     return replace(located, name=name, params=project.params, versions_root=project.versions_root)
 

@@ -30,11 +30,12 @@ from lsml_cli.errors import ModelError, UsageError, format_list, suggest_names
 from lsml_cli.models.base import Model
 from lsml_cli.models.loading import FILE_MODULE_PREFIX, load_class
 from lsml_cli.models.parameters import require_valid
-from lsml_cli.models.spec import Json, ModelSpec
+from lsml_cli.models.spec import Json, ModelSpec, format_value
 from lsml_cli.registry import versions
 from lsml_cli.registry.code_digest import code_digest, param_file_digests
 from lsml_cli.registry.digests import json_digest
 from lsml_cli.registry.model_location import BUILT_IN, is_registered_name, known_models, locate_model, split_class
+from lsml_cli.registry.param_safety import find_unconfirmed_params
 from lsml_cli.schema.label_config import LabelConfig
 
 
@@ -60,7 +61,13 @@ def find_model(name: str, params: Mapping[str, Json] | None = None) -> ModelSpec
     location = locate_model(name)
     params = dict(params or {})
     if location.version is not None:
-        return version_spec(location.version, params, target=location.target, display_name=location.display_name)
+        return version_spec(
+            location.version,
+            params,
+            target=location.target,
+            display_name=location.display_name,
+            confirmed_params=location.params,
+        )
     assert location.target is not None
     return _untrained_spec(location.name, location.target, dict(location.params) | params)
 
@@ -93,6 +100,7 @@ def version_spec(
     *,
     target: str | None = None,
     display_name: str | None = None,
+    confirmed_params: Mapping[str, Json] | None = None,
 ) -> ModelSpec:
     """Make the spec of a trained version.
 
@@ -101,6 +109,8 @@ def version_spec(
         params: Parameters that override those of its training.
         target: Its class, "package.module:Class" or "/path/to/file.py:Class"; required if that is not registered.
         display_name: What the user called the version, for error messages.
+        confirmed_params: Parameters that the user gives for other models of this run, such as [with] of a project. They
+            replace none of the version's, but one that is the same may run code or open a file.
 
     Raises:
         ModelError: A file of the version is damaged, or `target` is missing or is another class.
@@ -114,12 +124,13 @@ def version_spec(
     check_params(model_class, params or {})
     merged_params = dict(version.params) | dict(params or {})
     identity: list[Any] = [version.digest, merged_params]
-    notes: tuple[str, ...] = ()
+    notes = tuple(model_class.version_notes())
     # The code of a registered class belongs to a package with a version; any other file may change at any time.
     code = code_digest(model_class) if _registered_target(version.family) is None else version.code_digest
     if version.code_digest not in ("", code):
         identity.append(code)
-        notes = (f"The code of {model_class.__name__} has changed since {version.name}@{version.version} was trained.",)
+        trained = f"{version.name}@{version.version}"
+        notes += (f"The code of {model_class.__name__} has changed since {trained} was trained.",)
     return ModelSpec(
         version.name,
         target,
@@ -130,6 +141,11 @@ def version_spec(
         version.state,
         notes=notes,
         trained_params=version.params,
+        unconfirmed_params=find_unconfirmed_params(
+            model_class,
+            {name: value for name, value in version.params.items() if name not in (params or {})},
+            confirmed_params or {},
+        ),
     )
 
 
@@ -213,18 +229,27 @@ def _registered_target(family: str) -> str | None:
 
 
 def _check_stored_params(model_class: type[Model], version: versions.Version) -> None:
-    """Check that the class still declares the parameters of a version. Their values are not checked.
+    """Check that the class still declares the parameters of a version, and allows their values.
 
     Raises:
-        ModelError: The version has a parameter that the class does not declare.
+        ModelError: The version has a parameter that the class does not declare, or another kind of value.
     """
     declared = model_class.declared_params()
-    if unknown := [key for key in version.params if declared is not None and key not in declared]:
+    if declared is None:
+        return
+    if unknown := [key for key in version.params if key not in declared]:
         raise ModelError(
             f"{version.folder / versions.METADATA_FILE} is damaged, or was written by another lsml: "
             f"{model_class.__name__} has no parameter {format_list(map(repr, unknown))}.",
             "Train a new version, or use the lsml and the packages that wrote this one.",
         )
+    for key, value in version.params.items():
+        if not declared[key].accepts(value):
+            raise ModelError(
+                f"{version.folder / versions.METADATA_FILE} is damaged, or was written by another lsml: {key} must be "
+                f"{declared[key].describe()}, not {format_value(value)}.",
+                "Train a new version, or use the lsml and the packages that wrote this one.",
+            )
 
 
 def stored_label_config(spec: ModelSpec) -> LabelConfig | None:

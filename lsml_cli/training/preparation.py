@@ -55,8 +55,10 @@ def build_training_spec(spec: ModelSpec, warm_start: bool = False) -> ModelSpec:
         warm_start: Start from the weights of `spec`, which `ModelSpec.init_from` then refers to.
 
     Raises:
-        UsageError: The model cannot be trained, or not be continued.
+        UsageError: The model cannot be trained, or not be continued; or it would be trained with a parameter that a
+            version may not decide.
     """
+    spec.require_confirmed()
     model_class = spec.model_class()
     if model_class.fit is Model.fit:
         raise UsageError(f"{spec.name} cannot be trained.", "`lsml fit` needs a model that overrides `fit`.")
@@ -124,7 +126,7 @@ def find_unchanged_version(
         ModelError: The name of the promoted version cannot be read.
     """
     name = versions.current_version(output)
-    if not name or split.truncated:
+    if not name or versions.version_order(name) is None or split.truncated:
         return None
     try:
         promoted = versions.read(output / name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from lsml_cli.registry import versions
+from lsml_cli.errors import UsageError
+from lsml_cli.registry import resolve, versions
+from lsml_cli.schema.label_config import LabelConfig
 from tests.commands.test_settings import OPTIONS
 from tests.helpers import models
 from tests.helpers.cli import run_in_process as run
@@ -341,3 +345,162 @@ def test_every_numeric_option_is_bounded_or_known_to_be_harmless() -> None:
     numeric = {key for (_, key), option in OPTIONS.items() if {int, float} & set(option.value_types)}
     restricted = {key for (_, key), option in OPTIONS.items() if option.is_unrestricted}
     assert numeric - restricted - harmless - MAX_VALUES.keys() == set()
+
+
+# What a version records
+
+
+def write_detector(root: Path, **params: Any) -> None:
+    """Write a version of a detector that has been trained with these parameters; its weights are not needed here."""
+    state = {"classes": ["a"]}
+    write_version(root, "object-detector", name="x", version="20261120T213015", state=state, params=params)
+
+
+@pytest.mark.parametrize(
+    ("params", "shown", "option"),
+    [
+        ({"config_file": "data/evil.py"}, 'config_file = "data/evil.py"', "config_file=data/evil.py"),
+        ({"checkpoint_file": "data/evil.pth"}, 'checkpoint_file = "data/evil.pth"', "checkpoint_file=data/evil.pth"),
+        ({"trust_checkpoint": True}, "trust_checkpoint = true", "trust_checkpoint=true"),
+        ({"launch": "--no-python data/evil.sh"}, "launch = ", "'launch=--no-python data/evil.sh'"),
+    ],
+)
+@pytest.mark.parametrize("option_name", ["--model", "--init-from"])
+def test_training_from_a_version_opens_nothing_that_it_names(
+    work: Path, params: dict[str, Any], shown: str, option: str, option_name: str
+) -> None:
+    plant_code(Path("data/evil.py"))
+    Path("data/evil.pth").touch()
+    write_detector(Path("data/v"), **params)
+    refused = run("fit", "data/tasks.json", option_name, "data/v", "-c", "data/config.xml", "-o", "out")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert shown in refused.stderr
+    assert "a version may not decide that" in refused.stderr
+    assert f"If you trust it, give it for this run: --with {option}" in " ".join(refused.stderr.split())
+    assert not Path("was-here").exists()
+
+
+def test_parameters_of_a_version_are_confirmed_on_the_command_line_or_by_its_project(work: Path) -> None:
+    plant_code(Path("data/own.py"))
+    write_detector(Path("data/m/v"), config_file="data/own.py", epochs=3)
+    spec = resolve.find_model("data/m/v")
+    assert spec.unconfirmed_params == {"config_file": "data/own.py"}
+    assert (spec.params["epochs"], spec.build().param("epochs")) == (3, 3)
+    with pytest.raises(UsageError, match="a version may not decide that"):
+        spec.build().param("config_file")
+    assert resolve.find_model("data/m/v", {"config_file": "data/own.py"}).unconfirmed_params == {}
+    Path("data/m/model.toml").write_text(
+        'model = "object-detector"\nversions = "v"\n[with]\nconfig_file = "data/own.py"\n'
+    )
+    assert resolve.find_model("data/m").unconfirmed_params == {}
+    # The project itself, reached through settings beside the data, confirms nothing.
+    Path("data/lsml.toml").write_text('[predict]\nmodel = "m"\n')
+    assert "model.toml has config_file" in run("predict", "data/tasks.json").stderr
+
+
+def test_version_that_names_no_file_trains_again_without_a_word(work: Path) -> None:
+    write_detector(Path("v"), config_file="yolox_tiny_8xb8-300e_coco", checkpoint_file="gone.pth", epochs=3)
+    assert resolve.find_model("v").unconfirmed_params == {}
+
+
+def test_version_of_ocr_opens_no_config_while_it_is_bound(work: Path) -> None:
+    """One without its own recognizer would read the config that its parameters name."""
+    plant_code(Path("data/evil.py"))
+    write_version(Path("data/v"), "ocr", params={"recog_config": "data/evil.py", "det": "none"}, state={"parts": []})
+    config = LabelConfig.parse(
+        '<View><Image name="i" value="$i"/><Rectangle name="b" toName="i"/>'
+        '<TextArea name="t" toName="i" perRegion="true"/></View>'
+    )
+    with pytest.raises(UsageError, match=r'was trained with recog_config = "data/evil\.py"'):
+        resolve.find_model("data/v").build().bind(config, {}, None)
+    assert not Path("was-here").exists()
+
+
+@pytest.mark.parametrize("value", [5, {"a": {}}, ["x"], "2", -1])
+def test_version_with_a_parameter_of_another_kind_is_damaged(work: Path, value: Any) -> None:
+    write_detector(Path("v"), epochs=value)
+    refused = run("models", "v")
+    if value == 5:
+        assert refused.returncode == 0
+    else:
+        assert refused.returncode == 1
+        assert "epochs must be a whole number from 1" in refused.stderr
+
+
+SCRIPT = """
+from label_studio_ml.model import LabelStudioMLBase
+import pickle
+
+
+class Old(LabelStudioMLBase):
+    def __init__(self, weights="", **kwargs):
+        super().__init__(**kwargs)
+        for path in (weights, self.train_output.get("file")):
+            if path:
+                with open(path, "rb") as file:
+                    pickle.load(file)
+
+    def predict(self, tasks, **kwargs):
+        return [{"result": []} for _ in tasks]
+
+    def fit(self, tasks, workdir=None, **kwargs):
+        return {"file": ""}
+"""
+
+
+class Mark:
+    """Unpickling it makes a folder."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("was-here",)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"params": {"weights": "data/evil.pkl"}},
+        {"params": {"weights": {"deeper": ["data/evil.pkl"]}}},
+        {"state": {"train_output": {"file": "data/evil.pkl"}}},
+        {"state": {"train_output": {"file": "{version}/../../evil.pkl"}}},
+        {"state": {"train_output": {"file": "{version}/link.pkl"}}},
+        {"state": {"train_output": {"file": "noword"}}},
+    ],
+)
+def test_script_opens_no_file_outside_of_its_version(work: Path, changes: dict[str, Any]) -> None:
+    Path("old.py").write_text(SCRIPT)
+    Path("data/evil.pkl").write_bytes(pickle.dumps(Mark()))
+    shutil.copy("data/evil.pkl", "noword")
+    version = write_version(Path("data/v"), "old.py:Old", **changes)
+    (version / "link.pkl").symlink_to(Path("data/evil.pkl").absolute())
+    refused = run("predict", "data/tasks.json", "-m", "old.py:Old@data/v", "-c", "data/config.xml")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "a version may not" in refused.stderr
+    assert not Path("was-here").exists()
+
+
+def test_script_that_reads_pickles_is_named_and_says_so(work: Path) -> None:
+    Path("old.py").write_text(SCRIPT)
+    Path("label").mkdir()
+    state = {"train_output": {"file": "{version}/own.pkl", "labels": ["label"]}}
+    version = write_version(Path("v"), "old.py:Old", state=state)
+    (version / "own.pkl").write_bytes(pickle.dumps([1]))
+    unnamed = run("predict", "data/tasks.json", "-m", "v", "-c", "data/config.xml")
+    assert unnamed.returncode == 1
+    assert "Name the class together with the folder" in unnamed.stderr
+    named = run("predict", "data/tasks.json", "-m", "old.py:Old@v", "-c", "data/config.xml", "-o", "out.json")
+    assert named.returncode == 0, named.stderr
+    assert "old.py reads pickles, and reading one runs the code in it" in named.stderr
+
+
+def test_pipeline_of_htx_is_read_from_its_version_alone(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lsml_cli.models.legacy_backends.htx import SklearnModel
+
+    Path("version").mkdir()
+    monkeypatch.setenv("MODEL_DIR", "version")
+    for path in ("model.pkl", "version/model.pkl"):
+        Path(path).write_bytes(pickle.dumps(Mark()))
+    with pytest.raises(UsageError, match="outside of its folder"):
+        SklearnModel().load({"model": "model.pkl"})
+    assert not Path("was-here").exists()
+    SklearnModel().load({"model": "version/model.pkl"})
+    assert Path("was-here").exists()

@@ -6,7 +6,6 @@ its own folder, and numbers up to what this machine can take. Everything else ne
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,6 +15,8 @@ from typing import Any
 from lsml_cli.commands.media_options import parse_size
 from lsml_cli.commands.settings.setting import RESTRICTED_OPTIONS, Option
 from lsml_cli.errors import LsmlError, UsageError
+from lsml_cli.models.spec import format_value
+from lsml_cli.registry.param_safety import CODE_RUNNING_PARAMS, contains, path_exists
 from lsml_cli.registry.project_file import PROJECT_FILE
 from lsml_cli.registry.versions import is_model_folder
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, available_cores
@@ -33,9 +34,6 @@ MAX_VALUES: Mapping[str, Callable[[], int]] = {
     "max-tasks": lambda: 50_000,  # this and the next: as built in
     "max-body": lambda: 256,  # MB
 }
-MAX_SHOWN = 80  # characters of a value in a message
-
-_CODE_RUNNING_PARAMS = frozenset({"trust_checkpoint", "launch"})  # parameters of models that run code
 
 
 def require_safe_value(option: Option, value: Any, path: Path, error_location: str) -> None:
@@ -145,34 +143,19 @@ def _find_table_objection(pairs: list[str]) -> str | None:
 def _find_param_objection(params: Mapping[str, Any]) -> str | None:
     """Refuse parameters of a model that run code, may name a file, or are numbers without measure."""
     for key, value in params.items():
-        if key in _CODE_RUNNING_PARAMS:
+        if key in CODE_RUNNING_PARAMS:
             return f"has {key}, which may run code"
-        text = _format_value(value)
-        if _contains(value, _may_name_file):
+        text = format_value(value)
+        if contains(value, _may_name_file):
             return f"has {key} = {text}, which may be a file"
-        if _contains(value, _is_immoderate):
+        if contains(value, _is_immoderate):
             return f"has {key} = {text}, which is above {MAX_PARAM:,}"
     return None
 
 
-def _contains(value: Any, test: Callable[[Any], bool]) -> bool:
-    """Tell whether a value, or one inside of it, meets a test."""
-    if isinstance(value, dict | list):
-        items = [*value, *value.values()] if isinstance(value, dict) else value
-        return any(_contains(item, test) for item in items)
-    return test(value)
-
-
 def _may_name_file(value: Any) -> bool:
-    # Unlike Path.exists, os.path.exists raises no error for a name that is too long, or that holds a NUL.
-    is_file = isinstance(value, str) and os.path.exists(value)  # noqa: PTH110
-    return is_file or (isinstance(value, str) and ("/" in value or "\\" in value or value.endswith(".py")))
+    return isinstance(value, str) and (path_exists(value) or "/" in value or "\\" in value or value.endswith(".py"))
 
 
 def _is_immoderate(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) > MAX_PARAM
-
-
-def _format_value(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -5,6 +5,7 @@ sdk_detection.py     which SDK a script was written for and which class is its m
 import_sandbox.py    a script as a module, and what it shares with the stubs of its SDK
 module_isolation.py  changes of sys.modules, sys.path and the environment that last while a script runs
 media_files.py       the media of tasks as local files
+version_folder.py    what of a version a script may read
 sdk_adapter.py       the interface of the adapters, one for each generation of SDKs
 v0_v1.py, v2.py, htx.py  the adapters, with the classes that scripts derive from
 sdk_stub.py          modules that scripts of several generations import

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from lsml_cli.models.legacy_backends import labels
 from lsml_cli.models.legacy_backends.import_sandbox import ScriptSandbox
 from lsml_cli.models.legacy_backends.module_isolation import make_module
 from lsml_cli.models.legacy_backends.sdk_adapter import Params, SdkAdapter, TrainingRequest, accepted_arguments
+from lsml_cli.models.legacy_backends.version_folder import MODEL_DIR, require_inside
 
 # Arguments of `init_model_server` that its training function does not get.
 SERVER_OPTIONS = {"model_dir", "redis_host", "redis_port", "redis_url", "redis_queue", "port", "debug"}
@@ -198,9 +200,16 @@ class SklearnModel(_SingleChoice):
     pipeline: Any = None
 
     def load(self, resources: Any, **kwargs: Any) -> None:
+        """Unpickle the pipeline, which runs code: of a version for which the user has named the script, and no other.
+
+        Raises:
+            UsageError: The version names a file outside of its folder.
+        """
         import pickle
 
-        with open(resources["model"], "rb") as file:  # noqa: PTH123 - a file of the version, whose digest lsml checks
+        path = Path(resources["model"])
+        require_inside(str(path), Path(os.environ[MODEL_DIR]))
+        with path.open("rb") as file:
             self.pipeline = pickle.load(file)
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], **kwargs: Any) -> Any:

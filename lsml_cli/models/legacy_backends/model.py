@@ -20,6 +20,7 @@ from lsml_cli.models.legacy_backends.sdk_adapter import SdkAdapter, TrainingRequ
 from lsml_cli.models.legacy_backends.sdk_detection import SDK_NAMES, Generation, ScriptSource, detect_generation
 from lsml_cli.models.legacy_backends.v0_v1 import V0Adapter, V1Adapter
 from lsml_cli.models.legacy_backends.v2 import V2Adapter, class_from_functions
+from lsml_cli.models.legacy_backends.version_folder import MODEL_DIR, require_contained
 from lsml_cli.models.loading import error_location
 from lsml_cli.models.spec import Json
 from lsml_cli.schema.label_config import LabelConfig
@@ -27,7 +28,7 @@ from lsml_cli.schema.predictions import Prediction, Region, region_id
 from lsml_cli.schema.tasks import AnnotatedTask, Task, describe_json_type
 
 VERSION_FOLDER_PLACEHOLDER = "{version}"  # stands for the version's folder in the state that a script's `fit` returned
-MODEL_DIR = "MODEL_DIR"  # the environment variable with the folder in which scripts keep their weights
+PICKLE_MODULES = frozenset({"pickle", "joblib", "dill", "cloudpickle"})
 
 SDK_ADAPTERS: dict[Generation, SdkAdapter] = {
     "v0": V0Adapter(),
@@ -61,8 +62,20 @@ class Script(Model[ScriptBinding]):
         return SDK_ADAPTERS[self.generation]
 
     def bind(self, config: LabelConfig, label_map: Mapping[str, str], project: str | None) -> ScriptBinding:
+        self.spec.require_confirmed()
+        if self.spec.path is not None:
+            require_contained(_with_folder(self.spec.state, self.spec.path), self.spec.path)
         note = f"{self.source.path.name} was written for {SDK_NAMES[self.generation]}."
         return ScriptBinding(config, label_map, project, notes=(note,) if self.spec.version is None else ())
+
+    @classmethod
+    def version_notes(cls) -> Sequence[str]:
+        if not cls.source.imports & PICKLE_MODULES and (cls.generation, cls.class_name) != ("htx", "serve"):
+            return ()
+        return (
+            f"{cls.source.path.name} reads pickles, and reading one runs the code in it: use only versions that you or "
+            "somebody you trust has trained.",
+        )
 
     def encode(self, task: Task, binding: ScriptBinding, media: Mapping[str, bytes]) -> Any:
         """Return the task as a script gets it, and the interactive context."""
@@ -133,7 +146,7 @@ class Script(Model[ScriptBinding]):
         self, binding: Binding, sandbox: ScriptSandbox, folder: Path | None, state: Mapping[str, Any]
     ) -> Any:
         if folder is not None:
-            state = replace_path_prefix(dict(state), VERSION_FOLDER_PLACEHOLDER, str(folder))
+            state = _with_folder(state, folder)
         script_class = _get_script_class(sandbox, sandbox.import_script(), self.class_name)
         params = _load_config_json(self.source.path) | dict(self.spec.params)
         config, project = binding.config.xml, binding.project or "0"
@@ -223,6 +236,11 @@ def _public_names(module: ModuleType) -> list[str]:
     """Return the names that a module defines itself; ["nothing"] if there are none."""
     names = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     return names or ["nothing"]
+
+
+def _with_folder(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a stored state with the paths that it has in this folder."""
+    return dict(replace_path_prefix(dict(state), VERSION_FOLDER_PLACEHOLDER, str(folder)))
 
 
 def _script_variables(folder: Path | None) -> dict[str, str]:

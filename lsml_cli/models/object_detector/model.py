@@ -294,7 +294,7 @@ class ObjectDetector(Model[DetectorBinding]):
         model_config = build_model_config(self._source_config, classes, size)
         if size is not None and round_to_stride(size) != size:
             progress(f"Images are resized to {round_to_stride(size)} pixels, a multiple of {STRIDE}.")
-        configs.require_registered(model_config, f"The config {self._model_name}")
+        configs.require_storable(model_config, f"The config {self._model_name}")
         return model_config
 
     @cached_property
@@ -306,9 +306,9 @@ class ObjectDetector(Model[DetectorBinding]):
         init_from = self.spec.init_from
         if init_from is None or init_from.path is None:
             return configs.read(self.param("config_file"), SCOPE, "config_file")
-        stored = configs.load(init_from.path)
+        stored, config_file = configs.load(init_from.path), self.param("config_file")
         try:
-            source = configs.read(self.param("config_file"), SCOPE, "config_file")
+            source = configs.read(config_file, SCOPE, "config_file")
         except UsageError:
             return stored
         return source | {key: stored[key] for key in ("model", "test_dataloader", "test_evaluator")}
@@ -319,7 +319,7 @@ class ObjectDetector(Model[DetectorBinding]):
             return
         trained_params = self.spec.trained_params
         for name in ("config_file", "checkpoint_file"):
-            if name in trained_params and self.param(name) != trained_params[name]:
+            if name in trained_params and self.spec.params.get(name) != trained_params[name]:
                 raise UsageError(
                     f"{self.spec.model_version} is a trained version and holds its own model: {name} changes nothing.",
                     f"Leave it out, or start from an untrained model: --model object-detector --with {name}=FILE",

@@ -301,8 +301,11 @@ class Ocr(Model[OcrBinding]):
         spec = self.spec.init_from or self.spec
         state: Any = spec.state
         is_stored = spec.path is not None and name in state.get("parts", ())
+        if is_stored:  # nothing that the parameters name is opened
+            config = (self.default_params() | dict(self.spec.params))[f"{name}_config"]
+            return OcrComponent(name, spec.path, str(config), None, trust_checkpoint=False)
         config, checkpoint = self.param(f"{name}_config"), self.param(f"{name}_ckpt")
-        return OcrComponent(name, spec.path if is_stored else None, config, checkpoint, self.param("trust_checkpoint"))
+        return OcrComponent(name, None, config, checkpoint, self.param("trust_checkpoint"))
 
     def _prepare_page(
         self, task: Task, control_binding: ControlBinding, config: LabelConfig, content: bytes
