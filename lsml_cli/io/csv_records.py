@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -60,7 +60,7 @@ def read_rows(
             f"its first line is {header_line.strip()[:60]!r}.",
             "Rename a column; or say that each line is a text, with --from lines, or a path, with --from paths.",
         )
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
     if repeated:
         raise InputError(f"Two columns have the same name: {', '.join(repeated)}.", "Rename one of them.")
     records = _iter_records(lines, delimiter, header, end_reason)

@@ -26,9 +26,9 @@ _DECODER = json.JSONDecoder(parse_int=float)  # int refuses 5,000 digits
 _COCO_LISTS = {"images": "file_name", "annotations": "image_id", "categories": "name"}
 _COCO_KEY = re.compile(r'\s*"(\w{1,40})"\s*:\s*')
 _SEPARATOR = re.compile(r"\s*,")
-_NUMBER = rb"-?\d*\.?\d+(?:e[+-]?\d+)?"
+_NUMBER = rb"-?(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?\d++)?+"
 # Class, then a box or the points of an outline, as shares of the image.
-_YOLO_LINE = re.compile(rb"\d+(?:[ \t]+" + _NUMBER + rb"){4,}\s*")
+_YOLO_LINE = re.compile(rb"\d++(?:[ \t]++" + _NUMBER + rb"){4,}+")
 _YOLO_YAML = (
     re.compile(r"#|\w+\s*:"),
     re.compile(r"^names\s*:", re.MULTILINE),
@@ -37,7 +37,7 @@ _YOLO_YAML = (
 _YOLO_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 _YOLO_LABEL_FOLDERS = ("labels", "labels/train", "labels/val", "train/labels", "valid/labels", "")
 _IMAGE_FOLDERS = ("images", "JPEGImages", "train/images")
-_XML_ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*<(\w+)[\s/>]", re.DOTALL)
+_XML_ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*+<(\w+)[\s/>]", re.DOTALL)
 
 
 def recognize_content(start: bytes, name: str) -> UsageError | None:

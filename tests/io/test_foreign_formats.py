@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,27 @@ def test_label_config_as_tasks_is_recognized(work):
 def test_similar_text_is_not_recognized(work, content):
     write("file.txt", content)
     assert isinstance(error_of("file.txt"), InputError)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "0 0.1 " + "9" * 50_000 + " x\n",
+        "0 " + "0.1 " * 10_000 + "x\n",
+        "<?a?>" * 10_000 + "<b>",
+        "<!--" * 10_000,
+        "names" + "\n" * 60_000,
+        "a" + "\t" * 60_000 + "b\n",
+        '{"images": ' + "[" * 60_000,
+        '{"images": [], ' + '"a": [],' * 10_000 + "\n}",
+    ],
+)
+def test_recognition_takes_linear_time(work, content):
+    write("file.txt", content)
+    begin = time.process_time()
+    with contextlib.suppress(LsmlError), RecordSource("file.txt") as source:
+        list(source)
+    assert time.process_time() - begin < 1
 
 
 def test_table_with_names_and_train_is_read(work):
