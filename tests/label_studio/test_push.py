@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError
+from lsml_cli.io.json_records import MAX_TASK_BYTES
 from lsml_cli.label_studio import create_tasks, pending_import, push
 from lsml_cli.label_studio.push_context import SettleTime
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
@@ -200,6 +201,14 @@ def test_truncated_file_is_rejected_at_its_end(server: StubProject, tmp_path: Pa
     file.write_bytes(file.read_bytes()[:-30])
     result = run_push(server, file)
     assert (result.created, result.rejected) == (2, 1)
+
+
+def test_record_larger_than_a_task_is_pushed(server: StubProject, tmp_path: Path) -> None:
+    """A task of nearly the limit, and the prediction about it."""
+    [task_id] = server.add_tasks(1)
+    task = {"id": task_id, "data": {"text": "x" * MAX_TASK_BYTES}, "predictions": [prediction()]}
+    result = run_push(server, write_lines(tmp_path / "p.jsonl", [task]))
+    assert (result.created, result.rejected) == (1, 0)
 
 
 def test_several_versions_need_a_choice(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
