@@ -15,6 +15,7 @@ import typer.main
 
 from lsml_cli.cli import app
 from lsml_cli.registry.model_location import BUILT_IN
+from tests.helpers.readme import read_examples
 from tests.helpers.serve_process import ServerFactory
 
 if TYPE_CHECKING:
@@ -138,10 +139,8 @@ def test_readme_model_runs(lsml: Lsml, tmp_path: Path) -> None:
 
 
 def test_readme_model_answers_the_context_of_an_editor(tmp_path: Path) -> None:
-    section = README.split("### Suggestions while somebody draws")[1].split("\n## ")[0]
-    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+    blocks = read_examples("### Suggestions while somebody draws")
     (tmp_path / "around.py").write_text(blocks["python"])
-    (tmp_path / "config.xml").write_text(blocks["xml"])
     task = {"id": 5, "data": {"image": "https://127.0.0.1/car.png"}}
     context = json.loads(blocks["json"])
     factory = ServerFactory(tmp_path)
@@ -160,5 +159,5 @@ def test_readme_model_answers_the_context_of_an_editor(tmp_path: Path) -> None:
         **{"x": 43.5, "y": 92.0, "width": 10, "height": 8.0, "rotation": 0},
         "rectanglelabels": ["Car"],
     }
-    assert (region["id"], region["from_name"]) == ("box-Dx_aB", "box")
+    assert (region["id"], region["from_name"]) == ("box-jQVDxAU8Hg", "box")
     assert (region["original_width"], region["original_height"]) == (600, 400)

@@ -45,6 +45,15 @@ class Page:
         visible = expected_conditions.visibility_of_element_located((By.CSS_SELECTOR, selector))
         return WebDriverWait(self._browser, TIMEOUT).until(visible, f"{selector} at {self._browser.current_url}")
 
+    def click(self, selector: str, index: int = 0, offset: tuple[int, int] = (0, 0)) -> None:
+        """Click on one of the elements of a CSS selector, at an offset in pixels from its centre."""
+        from selenium.webdriver import ActionChains
+        from selenium.webdriver.common.by import By
+
+        self.wait_visible(selector)
+        element = self._browser.find_elements(By.CSS_SELECTOR, selector)[index]
+        ActionChains(self._browser).move_to_element_with_offset(element, *offset).click().perform()
+
     def selected_choices(self) -> set[str]:
         """Return the names of the selected choices; wait until there is one."""
         from selenium.webdriver.common.by import By

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from tests.helpers.browser import Page, open_browser
+from tests.helpers.readme import read_examples
 from tests.helpers.serve_process import ServerFactory, wait_until
 from tests.slow.scenario import CATEGORIES, category_of, create_ticket_project
 
@@ -96,3 +100,39 @@ def test_pushed_predictions_show_in_the_stream(
         for prediction in label_studio.predictions(tickets.project)
     ]
     assert chosen in stored
+
+
+def test_smart_key_points_get_the_boxes_of_the_readme(
+    label_studio: LabelStudio, serve: ServerFactory, page: Page, tmp_path: Path
+) -> None:
+    """The editor sends what was drawn; a suggestion does not replace the one that was accepted before."""
+    blocks = read_examples("### Suggestions while somebody draws")
+    (tmp_path / "around.py").write_text(blocks["python"])
+    server = serve("--model", f"{tmp_path / 'around.py'}:Around")
+    picture = io.BytesIO()
+    Image.new("RGB", (600, 400), (200, 220, 255)).save(picture, "PNG")
+    project = label_studio.create_project("smart tools", blocks["xml"])
+    address = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    label_studio.import_tasks(project, [{"data": {"image": address}}])
+    label_studio.connect_backend(project, server.url, is_interactive=True)
+
+    page.open(f"{label_studio.url}/projects/{project}/data")
+    page.run("localStorage.setItem('autoAnnotation', 'true')")
+    (task,) = label_studio.request_ok("GET", f"/api/tasks?project={project}")["tasks"]
+    page.open(f"{label_studio.url}/projects/{project}/data?task={task['id']}")
+    page.click(".lsf-tool_smart")
+    for accepted, offset in enumerate([(-200, -100), (60, 30)]):
+        page.click(".lsf-label_clickable", 1)
+        page.click("canvas", -1, offset)
+        wait_until("there is a suggestion", lambda: page.run("return Htx.annotationStore.selected.suggestions.size"))
+        page.take_screenshot(f"suggestion-{accepted}")
+        page.run("Htx.annotationStore.selected.acceptAllSuggestions()")
+        wait_until("it is accepted", lambda: not page.run("return Htx.annotationStore.selected.suggestions.size"))
+    page.click("button[name=submit]")
+
+    wait_until("the annotation is stored", lambda: label_studio.counts(project)["annotations"])
+    [exported] = label_studio.export(project)
+    boxes = [region["value"] for region in exported["annotations"][0]["result"]]
+    assert [box["rectanglelabels"] for box in boxes] == [["Car"], ["Car"]]
+    assert all(box["width"] == box["height"] == 10 for box in boxes)
+    assert boxes[0]["x"] < boxes[1]["x"] < 60
