@@ -159,5 +159,4 @@ def test_readme_model_answers_the_context_of_an_editor(tmp_path: Path) -> None:
         **{"x": 43.5, "y": 92.0, "width": 10, "height": 8.0, "rotation": 0},
         "rectanglelabels": ["Car"],
     }
-    assert (region["id"], region["from_name"]) == ("box-jQVDxAU8Hg", "box")
-    assert (region["original_width"], region["original_height"]) == (600, 400)
+    assert (region["from_name"], region["original_width"], region["original_height"]) == ("box", 600, 400)

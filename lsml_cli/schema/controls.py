@@ -167,7 +167,7 @@ class Control:
         elif to_name not in self.to_names:
             raise ValueError(f'{self} is not about "{to_name}", only about {", ".join(self.to_names)}')
         if id is None:
-            id = region_id(task.index if task.id is None else task.id, self.name, ordinal)
+            id = region_id(task, self.name, ordinal)
         if score is not None and type(score) is not float and hasattr(score, "item"):  # of numpy or torch
             score = score.item()
         if image_size is not None:

@@ -6,6 +6,7 @@ A `Prediction` is Label Studio's prediction object; a `Failure` takes its place 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -139,15 +140,21 @@ class ExistingPrediction:
 Outcome = Prediction | Failure | ExistingPrediction
 
 
-def region_id(task: int | str, control: str, ordinal: int) -> str:
+def region_id(task: Task, control: str, ordinal: int) -> str:
     """Return the id of a region: ten hexadecimal digits, the same in every run.
 
+    A suggestion for what somebody has drawn gets another id than the one before: the editor would take both for one
+    region, and replace the one that was accepted.
+
     Args:
-        task: Id of the task, or its position in the input if it has none.
+        task: The task; it counts by its id, or by its position in the input if it has none.
         control: Name of the control.
         ordinal: Number of the region among those of the control.
     """
-    return blake2b(f"{task}\0{control}\0{ordinal}".encode(), digest_size=5).hexdigest()
+    name = f"{task.index if task.id is None else task.id}\0{control}\0{ordinal}".encode()
+    if task.context is not None:
+        name += b"\0" + json.dumps(task.context).encode()
+    return blake2b(name, digest_size=5).hexdigest()
 
 
 def task_record(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +58,19 @@ def test_extra_fields_are_top_level():
     st.tuples(st.integers(), st.text("ab"), st.integers(0, 9)),
 )
 def test_region_ids_are_unique(one, other):
-    assert (region_id(*one) == region_id(*other)) == (one == other)
+    first, second = (region_id(Task(0, number, {}, {}), *rest) for number, *rest in (one, other))
+    assert (first == second) == (one == other)
+
+
+def test_region_ids_are_the_same_in_every_run_and_differ_by_what_was_drawn():
+    task = Task(0, 5, {}, {})
+    assert region_id(task, "box", 0) == "41891fb09f"
+    drawn: list[dict[str, Any] | None] = [
+        {"result": [{"id": "a", "value": {"x": 2**70}}]},
+        {"result": [{"id": "b"}]},
+        None,
+    ]
+    assert len({region_id(replace(task, context=context), "box", 0) for context in drawn}) == 3
 
 
 def test_failure_record_keeps_task():

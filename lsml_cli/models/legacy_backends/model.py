@@ -182,7 +182,7 @@ class Script(Model[ScriptBinding]):
         score = fields.pop("score", None)
         script_id = fields.pop("id", None)
         name, to_name = fields.pop("from_name"), fields.pop("to_name")
-        id_ = str(script_id) if script_id else region_id(task.id if task.id is not None else task.index, name, index)
+        id_ = str(script_id) if script_id else region_id(task, name, index)
         return Region(id_, name, to_name, type_, value, None if score is None else float(score), fields)
 
 
