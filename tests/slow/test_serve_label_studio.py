@@ -256,8 +256,10 @@ def test_failed_training_becomes_the_error_message_of_the_backend(
     label_studio: LabelStudio, serve: ServerFactory, ticket_model: Path, tmp_path: Path, key: dict[str, str]
 ) -> None:
     """Label Studio shows it with the next request for training, and goes on asking for predictions."""
-    versions = tmp_path / "versions"
-    server = serve("--model", ticket_model, "--versions", versions, "--label-studio-url", label_studio.url, env=key)
+    server = serve(
+        *("--model", ticket_model, "--versions", tmp_path / "versions", "--label-studio-url", label_studio.url),
+        env=key,
+    )
     tickets = create_ticket_project(label_studio, "nothing to learn", annotated=0, unlabeled=2)
     backend = label_studio.connect_backend(tickets.project, server.url)
 
@@ -269,7 +271,8 @@ def test_failed_training_becomes_the_error_message_of_the_backend(
 
     label_studio.request_ok("POST", f"/api/ml/{backend}/train", {})
     assert live_backend()["readable_state"] == "Training"
-    wait_until("the training has failed", lambda: [job for job in read_jobs(versions) if job["state"] == "failed"])
+    message = "failed. There is nothing to learn from: no tasks at all."
+    wait_until("the server knows that it has failed", lambda: any(message in line for line in server.lines()))
     label_studio.request_ok("POST", f"/api/ml/{backend}/train", {})
     live = live_backend()
     assert live["readable_state"] == "Error"
