@@ -224,7 +224,10 @@ def _begins_like_journal(file: io.FileIO) -> bool:
 
 
 def _shorten(value: Any) -> str:
-    text = "not set" if value is None else str(value)
+    try:
+        text = "not set" if value is None else str(value)
+    except RecursionError:  # what a journal holds may be nested more deeply than Python can show
+        text = "damaged"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -133,5 +133,8 @@ def _to_text(value: Json) -> str:
 
 def format_value(value: object) -> str:
     """Return a parameter's value as JSON for a message, shortened."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "a value that is nested too deeply"
     return text if len(text) <= MAX_SHOWN_VALUE else f"{text[:MAX_SHOWN_VALUE]}..."

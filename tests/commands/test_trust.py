@@ -416,9 +416,9 @@ def test_version_of_ocr_opens_no_config_while_it_is_bound(work: Path) -> None:
     assert not Path("was-here").exists()
 
 
-@pytest.mark.parametrize("value", [5, {"a": {}}, ["x"], "2", -1])
+@pytest.mark.parametrize("value", [5, {"a": {}}, ["x"], "2", -1, "nested"])
 def test_version_with_a_parameter_of_another_kind_is_damaged(work: Path, value: Any) -> None:
-    write_detector(Path("v"), epochs=value)
+    write_detector(Path("v"), epochs=json.loads("[" * 900 + "]" * 900) if value == "nested" else value)
     refused = run("models", "v")
     if value == 5:
         assert refused.returncode == 0

@@ -225,3 +225,36 @@ def test_journal_ignores_truncated_lines_and_missing_bytes(tmp_path):
     path.write_bytes(content)  # as after a power cut: the journal is ahead of the output
     for output, records in ((5_000, 20), (1_999, 10), (999, 0)):
         assert JournalState.read(path, output, 0).last_entry.records == records
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"records": "3"},
+        {"records": -1},
+        {"records": 1.5},
+        {"records": True},
+        {"counts": {"failed": "many"}},
+        {"counts": [1]},
+        {"finished": "yes"},
+        {"unknown": 1},
+        {},
+    ],
+)
+def test_entry_that_no_run_has_written_is_not_trusted(tmp_path, entry):
+    path = tmp_path / "journal"
+    Journal.create(path, {"model": "a"}).close()
+    before = path.stat().st_size
+    if entry:
+        entry = {"records": 3, "crc": 0, "output": 0, "errors": 0, "counts": {}, "finished": False} | entry
+    path.write_bytes(path.read_bytes() + json.dumps(entry).encode() + b"\n")
+    state = JournalState.read(path, 100, 100)
+    assert state.last_entry.records == 0
+    assert state.valid_bytes == (before if entry else path.stat().st_size)
+
+
+def test_journal_nested_deeply_is_refused(tmp_path):
+    path = tmp_path / "journal"
+    path.write_text('{"started_with": {"model": ' + "[" * 1_000 + "]" * 1_000 + "}}\n")
+    with pytest.raises(ResumeRefused, match="model was damaged, now it is a"):
+        Journal.reopen(path, {"model": "a"}, 0, 0)

@@ -109,3 +109,11 @@ def test_config_of_a_run_names_its_files(folder: Path) -> None:
     """`train_worker` reads what lsml has just written, with the folder of the run in it."""
     save(folder, work_dir=str(folder))
     assert configs.load_literals(folder)["model"]["work_dir"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    "loader", [None, 5, "x", [], {}, {"dataset": "x"}, {"dataset": {"pipeline": ["x"]}}, {"dataset": {"datasets": [3]}}]
+)
+def test_config_without_a_pipeline_is_one_sentence(loader: Any) -> None:
+    with pytest.raises(ModelError, match="nothing says how images are prepared"):
+        configs.test_pipeline({"model": {"type": "RTMDet"}, "test_dataloader": loader})

@@ -150,7 +150,7 @@ def has_masks(config: Config) -> bool:
         return True
     evaluator = config.get("test_evaluator") or {}
     evaluators = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
-    return any("segm" in str(part.get("metric", "")) for part in evaluators)
+    return any("segm" in str(part.get("metric", "")) for part in evaluators if isinstance(part, dict))
 
 
 def round_to_stride(image_size: int) -> int:

@@ -256,13 +256,15 @@ def test_pipeline(config: Config) -> list[dict[str, Any]]:
     Raises:
         ModelError: The config has none.
     """
-    dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
-    while not isinstance(dataset.get("pipeline"), list):
-        inner = dataset.get("dataset") or next(iter(dataset.get("datasets", ())), None)
-        if not isinstance(inner, dict):
-            raise ModelError("The config has no test_dataloader with a pipeline: nothing says how images are prepared.")
-        dataset = inner
-    return [copy.deepcopy(step) for step in dataset["pipeline"] if type_name(step) not in _ANNOTATION_STEPS]
+    loader = config.get("test_dataloader")
+    dataset = loader.get("dataset") if isinstance(loader, dict) else None
+    while isinstance(dataset, dict) and not isinstance(dataset.get("pipeline"), list):
+        inner = dataset.get("datasets")
+        dataset = dataset.get("dataset") or (inner[0] if isinstance(inner, list | tuple) and inner else None)
+    steps: list[Any] = dataset["pipeline"] if isinstance(dataset, dict) else [None]
+    if not all(isinstance(step, dict) for step in steps):
+        raise ModelError("The config has no test_dataloader with a pipeline: nothing says how images are prepared.")
+    return [copy.deepcopy(step) for step in steps if type_name(step) not in _ANNOTATION_STEPS]
 
 
 def is_loading_step(step: Mapping[str, Any]) -> bool:
