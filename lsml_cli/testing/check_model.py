@@ -40,6 +40,8 @@ from lsml_cli.testing.training import TRAINING_CLAUSES, trained_spec
 
 __all__ = ["ContractBroken", "check_model"]
 
+_UNREADABLE_HINT = "Leave it out, or correct it: a check needs tasks that the model can predict."
+
 Tasks = Iterable[Task | UnreadableRecord | Mapping[str, Any]]
 
 
@@ -251,9 +253,9 @@ def _to_tasks(items: Iterable[Any]) -> list[Task]:
     tasks = []
     for index, item in enumerate(items):
         if isinstance(item, UnreadableRecord):
-            raise UsageError(f"Task {index} ({item.location}) cannot be read: {item.reason}.")
+            raise UsageError(f"Task {index} ({item.location}) cannot be read: {item.reason}.", _UNREADABLE_HINT)
         try:
             tasks.append(item if isinstance(item, Task) else to_task(index, item))
         except ValueError as error:
-            raise UsageError(f"Task {index} cannot be read: {error}.") from error
+            raise UsageError(f"Task {index} cannot be read: {error}.", _UNREADABLE_HINT) from error
     return tasks

@@ -287,7 +287,7 @@ def test_unusable_arguments_are_usage_errors() -> None:
         check("Learner", annotated=TASKS)
     with pytest.raises(UsageError, match="does not override fit"):
         check("Lengths", annotated=ANNOTATED)
-    with pytest.raises(UsageError, match="Task 1 cannot be read: not JSON"):
+    with pytest.raises(UsageError, match=r"Task 1 cannot be read: not JSON.*Leave it out, or correct it"):
         check("Lengths", tasks=[{"text": "a"}, {"text": object()}])
     with pytest.raises(UsageError, match="has no parameter 'limits'"):
         check("Lengths", params={"limits": 3})
