@@ -102,7 +102,7 @@ def _iter_records(
                 continue
             if not row:
                 continue
-            yield _make_record(index, location, header, row, lines.max_bytes)._replace(end=lines.end)
+            yield _make_record(index, location, header, row, lines.max_bytes, lines.end)
         index += 1
     if end_reason():
         yield Record(index, location, b"", end_reason(), truncated=True)
@@ -112,19 +112,21 @@ def _csv_reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
-def _make_record(index: int, location: str, header: Sequence[str], row: Sequence[str], max_bytes: int) -> Record:
-    if len(row) != len(header):
-        return Record(index, location, b"", f"this row has {len(row)} fields, the header has {len(header)}")
-    fields = dict(zip(header, row, strict=True))
-    try:
-        body = orjson.dumps(fields if is_export_row(fields) else {"data": fields})
-    except TypeError:
-        return Record(
-            index, location, b"", "this row is not UTF-8 text: convert the file first, for example with iconv"
-        )
-    if len(body) > max_bytes:
-        return Record(index, location, b"", too_large_message(len(body), max_bytes))
-    return Record(index, location, body)
+def _make_record(
+    index: int, location: str, header: Sequence[str], row: Sequence[str], max_bytes: int, end: int
+) -> Record:
+    body, problem = b"", ""
+    if len(row) == len(header):
+        fields = dict(zip(header, row, strict=True))
+        try:
+            body = orjson.dumps(fields if is_export_row(fields) else {"data": fields})
+        except TypeError:
+            problem = "this row is not UTF-8 text: convert the file first, for example with iconv"
+        if len(body) > max_bytes:
+            body, problem = b"", too_large_message(len(body), max_bytes)
+    else:
+        problem = f"this row has {len(row)} fields, the header has {len(header)}"
+    return Record(index, location, body, problem, False, end)
 
 
 def _csv_error_message(error: csv.Error) -> str:

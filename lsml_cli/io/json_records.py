@@ -202,12 +202,15 @@ class _ObjectSplitter:
     def make_record(self, body: bytes, problem: str = "", position: int | None = None) -> Record:
         """Return the next record; `position` is where it starts in the input, if that is not `start`."""
         self.index += 1
-        position = self.offset + self.start if position is None else position
-        end = position + len(body)
-        if len(body) > self.max_bytes:
-            body, problem = b"", too_large_message(len(body), self.max_bytes)
+        here = self.offset + self.start
+        if position is None:
+            position = here
+        size = len(body)
+        end = position + size if size else here
+        if size > self.max_bytes:
+            body, problem = b"", too_large_message(size, self.max_bytes)
         truncated = self.is_finished and bool(problem)
-        return Record(self.index, f"byte {position:,}", body, problem, truncated, max(end, self.offset + self.start))
+        return Record(self.index, f"byte {position:,}", body, problem, truncated, end)
 
     def next_byte(self) -> bytes:
         """Skip white space; return the byte behind it, empty at the end of the input."""

@@ -41,7 +41,7 @@ def read_texts(
         if size > max_bytes:
             yield Record(index, location, b"", too_large_message(size, max_bytes), end=end)
         elif line.strip(WHITESPACE):
-            yield _make_record(index, location, key, line.removesuffix(b"\r"))._replace(end=end)
+            yield _make_record(index, location, key, line.removesuffix(b"\r"), end)
         else:
             count_blank()
             continue
@@ -50,17 +50,16 @@ def read_texts(
         yield Record(index, f"line {number + 1}", b"", end_reason(), truncated=True)
 
 
-def _make_record(index: int, location: str, key: str, line: bytes) -> Record:
+def _make_record(index: int, location: str, key: str, line: bytes, end: int) -> Record:
+    body, problem = b"", ""
     if b"\0" in line:
-        return Record(
-            index, location, b"", "this line holds a NUL character, which no database of Label Studio's stores"
-        )
-    try:
-        return Record(index, location, orjson.dumps({"data": {key: line.decode()}}))
-    except UnicodeDecodeError:
-        return Record(
-            index, location, b"", "this line is not UTF-8 text: convert the file first, for example with iconv"
-        )
+        problem = "this line holds a NUL character, which no database of Label Studio's stores"
+    else:
+        try:
+            body = orjson.dumps({"data": {key: line.decode()}})
+        except UnicodeDecodeError:
+            problem = "this line is not UTF-8 text: convert the file first, for example with iconv"
+    return Record(index, location, body, problem, False, end)
 
 
 def split_entries(
