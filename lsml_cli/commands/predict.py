@@ -203,7 +203,7 @@ class PredictArguments:
 
 def _predict(arguments: PredictArguments) -> None:
     from lsml_cli.commands.console import summary as summary_file
-    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.commands.console.progress import Console, is_on_terminal
     from lsml_cli.commands.console.stdout import emit
     from lsml_cli.inference import preflight
     from lsml_cli.inference.predict import predict_file
@@ -216,7 +216,8 @@ def _predict(arguments: PredictArguments) -> None:
     if arguments.output == STDOUT:  # stdout may be redirected into the input: `>> tasks.jsonl` would never end
         require_different_files({"the input": arguments.tasks}, {"standard output": "/dev/fd/1"})
     result: PredictSummary | preflight.CheckResult
-    with reserve_stdout(), Console(arguments.quiet) as console:
+    allows_bar = not is_on_terminal(arguments.output)
+    with reserve_stdout(), Console(arguments.quiet, allows_bar=allows_bar) as console:
         plan = _make_plan(arguments, console)
         if arguments.check is not None:
             result = preflight.check_file(plan, console, check_remote=arguments.check == "media")

@@ -56,7 +56,7 @@ def pull(
     """
     from lsml_cli import label_studio
     from lsml_cli.commands.console import summary as summary_file
-    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.commands.console.progress import Console, is_on_terminal
     from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.label_studio import pull as pulling
 
@@ -80,9 +80,10 @@ def pull(
         resume=resume,
     )
     url = options.require_label_studio_url(label_studio_url)
-    with Console(quiet) as console, label_studio.connect(url) as client:
+    with Console(quiet, allows_bar=not is_on_terminal(output)) as console, label_studio.connect(url) as client:
         if label_config_out is not None:
             pulling.write_label_config(client, project, label_config_out)
         result = pulling.pull_to_output(client, pull_options, console)
+        console.end_progress()
         summary_file.write_summary(summary, result.to_json())
         console.note(result.summary_line())

@@ -96,6 +96,7 @@ def push(
         if file is None:
             console.start_phase("deleting", "predictions")
             count = pushing.delete_pushed_version(client, project, str(delete), dry_run)
+            console.end_progress()
             summary_file.write_summary(
                 summary, {"project": project, "version": delete, "deleted": count, "dry_run": dry_run}
             )
@@ -106,6 +107,7 @@ def push(
             file, project, version, existing, not no_activate, create_tasks, dry_run, errors, keep_versions
         )
         result = pushing.push(client, push_options, console)
+        console.end_progress()
         summary_file.write_summary(summary, result.to_json())
         for line in result.summary_lines():
             console.note(line, important=result.rejected > 0)

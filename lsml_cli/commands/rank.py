@@ -115,13 +115,14 @@ class RankArguments:
 
 def _rank(arguments: RankArguments) -> None:
     from lsml_cli.commands.console import summary as summary_file
-    from lsml_cli.commands.console.progress import Console
+    from lsml_cli.commands.console.progress import Console, is_on_terminal
     from lsml_cli.evaluation.ranking import rank_file
     from lsml_cli.io.output_target import output_format
     from lsml_cli.io.reserved_stdout import reserve_stdout
 
     _check_usage(arguments)
-    with reserve_stdout(), Console(arguments.quiet) as console:
+    allows_bar = not is_on_terminal(arguments.output)
+    with reserve_stdout(), Console(arguments.quiet, allows_bar=allows_bar) as console:
         estimate = _estimate_acceptance(arguments, console)
         ranked = rank_file(
             arguments.file,

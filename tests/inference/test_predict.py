@@ -259,6 +259,17 @@ def test_progress_bar_on_terminal_unless_quiet(work):
         assert (b"100%" in terminal_output) == (not quiet)
 
 
+def test_records_on_a_terminal_have_no_bar_among_them(work):
+    Path("tasks.jsonl").write_text("\n".join(json.dumps(make_task(n)) for n in range(3)))
+    command = [sys.executable, "-m", "lsml_cli", "predict", "tasks.jsonl", "-m", WORDS, "-c", "config.xml"]
+    terminal, other_end = pty.openpty()
+    subprocess.run(command, stdout=other_end, stderr=other_end, timeout=60, check=True)
+    os.close(other_end)
+    *records, summary = os.read(terminal, 1 << 16).decode().splitlines()
+    assert [json.loads(record)["id"] for record in records] == [0, 1, 2]
+    assert summary.startswith("lsml: 3 tasks: 3 predicted")
+
+
 BAD_INPUT: dict[str, tuple[bytes | None, int, str]] = {
     "no file": (None, 2, "There is no file tasks.json"),
     "empty": (b"", 1, "tasks.json is empty"),

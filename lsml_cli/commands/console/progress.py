@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from lsml_cli.io.output_paths import STDOUT
 from lsml_cli.progress import Estimate, ProgressTracker, format_duration
 from lsml_cli.terminal import print_message
 
@@ -32,11 +33,15 @@ class Console:
 
     Args:
         quiet: Show errors only.
+        allows_bar: Whether a terminal gets a bar; not if records go to that terminal.
         clock: Returns seconds.
     """
 
-    def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, quiet: bool = False, *, allows_bar: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.quiet = quiet
+        self._allows_bar = allows_bar
         self._clock = clock
         self._started_at = self._last_line = clock()
         self._phase: _Phase | None = None
@@ -79,7 +84,7 @@ class Console:
             return
         with self._lock:
             self._phase = _Phase(name, unit, self._clock(), done)
-            if sys.stderr.isatty():
+            if self._has_bar():
                 self._draw_bar(self._phase)
             if self._ticker is None:
                 self._ticker = threading.Thread(target=self._tick_until_closed, name="progress", daemon=True)
@@ -108,7 +113,7 @@ class Console:
             phase, now = self._phase, self._clock()
             if phase is None:
                 return
-            if sys.stderr.isatty():
+            if self._has_bar():
                 if now - self._drawn_at >= REDRAW_SECONDS:
                     self._draw_bar(phase)
             elif now - self._last_line >= LINE_SECONDS or phase.is_line_due(now):
@@ -117,6 +122,9 @@ class Console:
                 columns = (_terminal_columns() or DEFAULT_COLUMNS) - len("lsml: ")
                 text, _ = format_progress(phase.name, phase.unit, now - self._started_at, phase.estimate(now), columns)
                 print_message(text)
+
+    def _has_bar(self) -> bool:
+        return self._allows_bar and sys.stderr.isatty()
 
     def _tick_until_closed(self) -> None:
         while not self._is_closed.wait(TICK_SECONDS):
@@ -137,6 +145,11 @@ class Console:
         self._bar.ncols = columns
         self._bar.n = (estimate.share if estimate else None) or 0.0
         self._bar.refresh()
+
+
+def is_on_terminal(output: str) -> bool:
+    """Return whether the records of a command go to a terminal, where a bar would stand among them."""
+    return output == STDOUT and sys.stdout.isatty()
 
 
 class _Phase:
