@@ -134,16 +134,19 @@ class Console:
         now = self._drawn_at = self._clock()
         estimate = phase.estimate(now)
         columns = (_terminal_columns() or DEFAULT_COLUMNS) - 1  # some terminals begin a new line after the last one
+        left, right = format_progress(phase.name, phase.unit, now - self._started_at, estimate, columns, with_bar=True)
+        left, right = left.replace("{", "{{").replace("}", "}}"), right.replace("{", "{{").replace("}", "}}")
+        layout = f"{left}|{{bar}}|{right}" if right else left
+        share = (estimate.share if estimate else None) or 0.0
         if self._bar is None:
             from tqdm import tqdm
 
             # Without its own numbers of rows and columns tqdm draws nothing where a terminal has no size.
-            self._bar = tqdm(total=1.0, file=sys.stderr, bar_format="", leave=False, ncols=columns, nrows=24, delay=1)
-        left, right = format_progress(phase.name, phase.unit, now - self._started_at, estimate, columns, with_bar=True)
-        left, right = left.replace("{", "{{").replace("}", "}}"), right.replace("{", "{{").replace("}", "}}")
-        self._bar.bar_format = f"{left}|{{bar}}|{right}" if right else left
-        self._bar.ncols = columns
-        self._bar.n = (estimate.share if estimate else None) or 0.0
+            self._bar = tqdm(
+                total=1.0, initial=share, file=sys.stderr, bar_format=layout, leave=False, ncols=columns, nrows=24
+            )
+            return
+        self._bar.bar_format, self._bar.ncols, self._bar.n = layout, columns, share
         self._bar.refresh()
 
 
@@ -235,8 +238,11 @@ def _compose(name: str, unit: str, elapsed: float, estimate: Estimate | None, pa
 def _iter_numbers(unit: str, estimate: Estimate, parts: _Parts) -> Iterator[str]:
     yield f"{estimate.done:,} {unit.removesuffix('s') if estimate.done == 1 else unit}"
     if estimate.rate and parts.rate:
-        recent = estimate.recent_rate if parts.recent_rate else None
-        yield format_rate(estimate.rate) + (f" (now {format_rate(recent)})" if recent is not None else "")
+        rate, recent_rate = format_rate(estimate.rate), estimate.recent_rate
+        if recent_rate is not None and parts.recent_rate:
+            yield f"{rate} (now {format_rate(recent_rate).removesuffix(rate[rate.index('/') :])})"
+        else:
+            yield rate
     if estimate.failed and parts.failed:
         yield f"{estimate.failed:,} failed"
     if estimate.remaining_seconds is not None and (estimate.share or 0.0) < 1 and parts.remaining:

@@ -200,6 +200,8 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _failure_message(folder: Path, code: int) -> tuple[str, str]:
