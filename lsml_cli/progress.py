@@ -11,11 +11,12 @@ from typing import NamedTuple, Protocol
 RECENT_SECONDS = 30.0  # of the recent rate
 MIN_SECONDS = 5.0  # of work before a remaining time is estimated
 MIN_STEPS = 2  # steps that are done before a remaining time is estimated
-WARM_UP_STEPS = 6  # with so many steps the first one no longer counts: it is slower than the others
+WARM_UP_STEPS = 3  # with so many steps the first one no longer counts: it is slower than the others
 STEP_SHARE = 0.05  # of the time so far: updates that come closer together are one step (several processes)
 SAMPLE_SECONDS = 0.25  # between two samples of the recent rate
 FIRST_SENTENCE_SECONDS, SENTENCE_SECONDS = 10.0, 60.0  # until the first and each further sentence about steps
-FIRST_MARK_SECONDS = 30.0  # of work after which the first mark for the remaining time is set
+FIRST_MARK_SECONDS = 20.0  # of work after which the first mark for the remaining time is set
+MARK_GROWTH = 1.5  # from one mark to the next; what was done since the last but one tells the remaining time
 
 
 class ProgressReporter(Protocol):
@@ -188,7 +189,7 @@ class ProgressTracker:
             self._base = self._mark or self._base
             # The end of a step, since what several processes finish together counts as a whole; not that of the start.
             self._mark = previous if previous is not self._start else sample
-            self._next_mark_seconds = 2 * elapsed
+            self._next_mark_seconds = MARK_GROWTH * elapsed
 
     def estimate(self, now: float) -> Estimate:
         """Return how far the phase is at this time."""

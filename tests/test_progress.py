@@ -52,10 +52,17 @@ def test_remaining_time_is_true(name: str) -> None:
         assert estimate.remaining_seconds == pytest.approx(truth, rel=tolerance, abs=0.02 * times[-1])
 
 
+def test_first_batch_that_is_slow_counts_for_a_few_seconds_only() -> None:
+    times = [30 + 0.5 * n for n in range(200)]
+    [(truth, estimate)] = estimates(times, (0.27,))
+    assert truth == pytest.approx(94, abs=1)
+    assert estimate.remaining_seconds == pytest.approx(truth, rel=0.02)
+
+
 def test_remaining_time_adapts_to_slower_work() -> None:
     """A third of the tasks takes one second each, the others two."""
     times = [*range(1, 101), *(100 + 2 * n for n in range(1, 201))]
-    for truth, estimate in estimates(times, (0.6, 0.75, 0.9)):
+    for truth, estimate in estimates(times, (0.5, 0.75, 0.9)):
         assert estimate.remaining_seconds == pytest.approx(truth, rel=0.02)
 
 
