@@ -184,9 +184,10 @@ def require_registered(config: Config, description: str) -> None:
 
 
 def require_known_types(config: Config, description: str, registered: Mapping[str, frozenset[str]]) -> None:
-    """Raise ModelError if a config names a module that no toolkit has registered.
+    """Raise ModelError if a config names what mmengine would import, or call, although no toolkit has registered it.
 
-    mmengine takes any other name for an attribute of a package, such as mmengine.load, which unpickles a file.
+    mmengine takes any other name for an attribute of a package, such as mmengine.load, which unpickles a file, or for a
+    package to import. A plain name that is neither may belong to something else: `nms`, `RoIAlign` are ops of mmcv.
 
     Args:
         config: The config.
@@ -195,9 +196,20 @@ def require_known_types(config: Config, description: str, registered: Mapping[st
     """
     for type_path in _iter_types(config):
         scope, dot, name = type_path.rpartition(".")
-        known = registered.get(scope, frozenset()) | registered["mmengine"] if dot else registered[""]
-        if name not in known:
+        if dot:
+            is_known = name in registered.get(scope, frozenset()) | registered["mmengine"]
+        else:
+            is_known = name in registered[""] or not _is_importable(name)
+        if not is_known:
             raise ModelError(f"{description} would run {type_path}, which is no registered part of a model.")
+
+
+def _is_importable(name: str) -> bool:
+    """Tell whether a plain name is that of a module; it is located, not imported."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # ValueError: it is loaded already, and from nowhere, such as __main__
+        return True
 
 
 def require_contained(config: Config, description: str) -> None:
@@ -328,7 +340,8 @@ def drop_pretrained(part: dict[str, Any]) -> None:
 
 
 def _is_pretrained(init: Any) -> bool:
-    return isinstance(init, dict) and type_name(init) in ("Pretrained", "PretrainedInit")
+    """Tell whether an `init_cfg` names a checkpoint; some models take one without a type."""
+    return isinstance(init, dict) and ("checkpoint" in init or type_name(init) in ("Pretrained", "PretrainedInit"))
 
 
 def pretrained_checkpoints(model: Config) -> list[str]:
