@@ -19,7 +19,7 @@ NAMES = {
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = NAMES | {"": frozenset().union(*NAMES.values())}
+    names = NAMES | {"ops": frozenset({"nms", "RoIAlign"}), "": frozenset().union(*NAMES.values())}
     monkeypatch.setattr(toolkit, "registered_names", lambda: names)
 
 
@@ -60,6 +60,7 @@ def test_config_with_registered_parts_is_read(folder: Path) -> None:
         {"type": "antigravity"},
         {"type": "__main__"},
         {"type": "os.system"},
+        {"type": "nms", "nms": {"type": "exit"}},  # which mmcv would evaluate
         {"type": "RTMDet", "constructor": "antigravity"},
         {"type": "RTMDet", "_scope_": "antigravity"},
         {"type": "mmocr.RTMDet"},

@@ -30,6 +30,8 @@ CONFIG_FILENAME = "config.py"  # in a trained version; mmdet and mmocr read it a
 SUFFIXES = (".py", ".json", ".yml", ".yaml")
 _REGISTERED_TYPE = re.compile(r"(?:(?:mmengine|mmcv|mmdet|mmocr)\.)?\w+")
 _TYPE_KEYS = ("type", "constructor", "_scope_", "default_scope")  # whose values mmengine looks up, or imports
+# Types that are looked up nowhere: words that a model compares with, or its own blocks (FPG, Cascade RPN, ASTER).
+_WORDS = frozenset({"BasicBlock", "Bottleneck", "conv", "dilation", "interpolation_conv", "last_conv", "offset"})
 _FILE_KEY = re.compile(r"(?:.*_)?(?:ckpt|checkpoint|config|path|file|filename)")  # of arguments that are opened
 _DICTIONARY_KEY = "dict_file"  # a placeholder in a version, see `ocr.components`
 _BASE_STATEMENT = re.compile(r"""^[\s{]*["']?_base_["']?\s*[:=]\s*(\[.*?\]|\(.*?\)|[^\n]+)""", re.MULTILINE | re.DOTALL)
@@ -187,7 +189,7 @@ def require_known_types(config: Config, description: str, registered: Mapping[st
     """Raise ModelError if a config names what mmengine would import, or call, although no toolkit has registered it.
 
     mmengine takes any other name for an attribute of a package, such as mmengine.load, which unpickles a file, or for a
-    package to import. A plain name that is neither may belong to something else: `nms`, `RoIAlign` are ops of mmcv.
+    package to import. mmcv evaluates the type of its nms.
 
     Args:
         config: The config.
@@ -199,7 +201,8 @@ def require_known_types(config: Config, description: str, registered: Mapping[st
         if dot:
             is_known = name in registered.get(scope, frozenset()) | registered["mmengine"]
         else:
-            is_known = name in registered[""] or not _is_importable(name)
+            is_word = name in registered["ops"] | _WORDS and not _is_importable(name)
+            is_known = is_word or name in registered[""]
         if not is_known:
             raise ModelError(f"{description} would run {type_path}, which is no registered part of a model.")
 

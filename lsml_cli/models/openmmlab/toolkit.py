@@ -64,13 +64,17 @@ def import_mmocr() -> Any:
 
 @cache
 def registered_names() -> Mapping[str, frozenset[str]]:
-    """Return the names of all registered modules by toolkit: "mmengine" (also mmcv's), "mmdet", "mmocr"; "" for all."""
+    """Return the names of all registered modules by toolkit: "mmengine" (also mmcv's), "mmdet", "mmocr"; "" for all.
+
+    "ops" are those of mmcv, which are found without a registry.
+    """
     import_mmocr()
+    import mmcv.ops
     import mmengine.registry
     import mmengine.runner  # which registers mmengine's own modules
     from mmengine.registry import Registry
 
-    names: dict[str, set[str]] = {"mmengine": set(), "": set()}
+    names: dict[str, set[str]] = {"mmengine": set(), "ops": set(mmcv.ops.__all__), "": set()}
     pending = [registry for registry in vars(mmengine.registry).values() if isinstance(registry, Registry)]
     for registry in pending:  # grows while it is read
         registry.import_from_location()
