@@ -20,7 +20,7 @@ from rq.job import Job as Entry
 from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError, UsageError
 from lsml_cli.registry import versions
-from lsml_cli.server.job_record import Job, TrainingJobConfig, new_job
+from lsml_cli.server.job_record import Job, TrainingJobConfig, config_to_json, new_job
 from lsml_cli.server.job_runners.redis import RedisRunner, connect_redis
 from lsml_cli.server.job_store import JobStore
 from lsml_cli.server.train_scheduler import TrainScheduler
@@ -100,7 +100,11 @@ def test_lsml_worker_and_rq_worker_run_the_job(
             await until(lambda: trainer._submitted_job_ids)
             with redis_client.Redis.from_url(url) as connection:
                 entry = Entry.fetch(f"{get_only_job(trainer).id}-1", connection=connection)
-                assert entry.args == (str(folder), get_only_job(trainer).id, 1), "the queue holds only these arguments"
+                settings = config_to_json(trainer.job_config)
+                assert entry.args == (str(folder), get_only_job(trainer).id, 1, settings), (
+                    "it holds only these arguments"
+                )
+                assert KEY not in settings
             if worker == "rq worker":
                 run = await asyncio.to_thread(rq_worker, url, tmp_path)
                 assert run.returncode == 0, run.stderr
