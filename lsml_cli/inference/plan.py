@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import orjson
 
 from lsml_cli._version import __version__
-from lsml_cli.errors import UsageError, suggest_names
+from lsml_cli.errors import UsageError, format_list, suggest_names
 from lsml_cli.inference.placement import find_devices, open_replicas
 from lsml_cli.inference.record_codec import BindingKey, BulkCodec
 from lsml_cli.inference.replica import Replica
@@ -147,7 +147,12 @@ class PredictPlan:
         classes = {name for mapping in self.binding.label_mappings for name in mapping.classes}
         unknown = [name for name in self.options.label_map if classes and name not in classes]
         label_map_notes = (
-            (f"The model has no class {', '.join(unknown)}, which the label map names.",) if unknown else ()
+            (
+                f"The model has no class {format_list(unknown)}, which the label map names. "
+                f"{suggest_names(unknown[0], classes, 'It has')}",
+            )
+            if unknown
+            else ()
         )
         return (*self.spec.notes, *self.binding.notes, *label_map_notes, *self._missing_data_notes())
 

@@ -81,6 +81,15 @@ def test_dropped_classes_and_no_match_at_all_suggest_the_label_map() -> None:
     assert 'save {"BAD": "bad", "GOOD": "Good"} as labels.json' in (caught.value.hint or "")
 
 
+def test_unknown_class_in_a_label_map_gets_a_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text('{"Good": "bad"}')
+    (tmp_path / "config.xml").write_text(config_of("bad", "good").xml)
+    (tmp_path / "tasks.json").write_text('[{"t": "x"}]')
+    options = ["-m", "text-classifier", "-c", "config.xml", "--label-map", "map.json"]
+    run = run_in_process("predict", "tasks.json", *options, cwd=tmp_path)
+    assert "no class Good, which the label map names. Did you mean 'good'? It has: good, bad." in run.stderr
+
+
 def test_unknown_label_in_a_label_map_gets_a_suggestion(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text('{"x": "godo"}')
     (tmp_path / "config.xml").write_text(config_of("bad", *(f"label {i}" for i in range(200)), "good").xml)
