@@ -59,6 +59,7 @@ INPUTS = {
     "--compare",
     "--annotated",
     "--script",
+    "--tasks",
 }
 
 
