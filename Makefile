@@ -9,6 +9,9 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
+# Even where the environment forbids it: the suites start hundreds of processes, and each would compile lsml again.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 BIN := $(VENV)/bin
 # -qq leaves errors only
