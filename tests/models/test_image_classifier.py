@@ -265,7 +265,19 @@ def test_agreement_is_lowest_over_heads() -> None:
 # --- architectures and weights
 
 
+@pytest.fixture
+def shallow_vit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give torchvision's transformers two layers instead of twelve or more, which are all alike."""
+    original = torchvision.models.vision_transformer.VisionTransformer
+
+    def build_shallow(**arguments: Any) -> torch.nn.Module:
+        return original(**arguments | {"num_layers": 2})
+
+    monkeypatch.setattr(torchvision.models.vision_transformer, "VisionTransformer", build_shallow)
+
+
 @pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "mnasnet0_5", "googlenet", "vit_b_32", "regnet_y_400mf"])
+@pytest.mark.usefixtures("shallow_vit")
 def test_saved_weights_give_equal_scores_and_equal_bytes(tmp_path: Path, arch: str) -> None:
     torch.manual_seed(1)
     net = backbones.build(arch, 5, 64).eval()
@@ -369,7 +381,10 @@ def test_unusable_weights_file_is_rejected_and_not_executed(
     assert not Path("exploded").exists()
 
 
-def test_default_weights_offline_report_url_and_alternatives(lsml: Lsml, work: Path, tmp_path: Path) -> None:
+def test_default_weights_offline_report_url_and_alternatives(
+    lsml: Lsml, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urllib.request._opener", None)  # keeps the proxies of the first request of a process
     offline = OFFLINE | {"TORCH_HOME": str(tmp_path)}
     fit = lsml(
         *("fit", work / "annotated.json", "--model", "image-classifier", "-c", work / "config.xml"),
@@ -585,7 +600,7 @@ def test_several_controls_several_images_and_multiple_choice(tmp_path: Path, wor
         tasks.append(task)
     params: dict[str, Any] = {
         "strategy": strategy,
-        "epochs": 3,
+        "epochs": 1,
         "lr": 0.05,
         "batch_size": 16,
         "class_weight": "balanced",
