@@ -10,7 +10,7 @@ import pytest
 # Failed assertions of helpers show their values too. Before the first import of a helper.
 pytest.register_assert_rewrite("tests.helpers", "tests.slow.scenario")
 
-from tests.helpers.cli import EXAMPLE, SHARED_DATA, Lsml, run_lsml  # noqa: E402
+from tests.helpers.cli import EXAMPLE, SHARED_DATA, Lsml, run_in_process, run_lsml  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup make test &`
     # A process inherits an ignored signal, and Python then never raises KeyboardInterrupt: tests that send ctrl-C to a
@@ -20,7 +20,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup make te
 
 @pytest.fixture(scope="session")
 def lsml() -> Lsml:
-    """`lsml("predict", path, "--model", model)` -> the finished process, its stdout and stderr as text."""
+    """`lsml("predict", path, "--model", model)` -> exit code, stdout and stderr, run inside of this process."""
+    return run_in_process
+
+
+@pytest.fixture(scope="session")
+def lsml_process() -> Lsml:
+    """The same as a process of its own, where signals, pipes, memory, limits or imports are tested."""
     return run_lsml
 
 

@@ -603,7 +603,6 @@ def test_system_exit_in_fit_is_a_failure(lsml, tmp_path: Path) -> None:
         example / "annotated.json",
         *("--model", f"{tmp_path / 'leaves.py'}:Leaves", "--label-config", example / "label_config.xml"),
         *("--output", tmp_path / "models"),
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert run.returncode == 1
     assert "failed while training: SystemExit" in run.stderr

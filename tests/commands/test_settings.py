@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-import typer.main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -20,15 +19,15 @@ from typer.testing import CliRunner
 from lsml_cli.cli import app
 from lsml_cli.commands.settings.setting import COMMAND_LINE_ONLY, Option, collect_options
 from lsml_cli.commands.settings.settings import SettingsCommand, to_toml
-from lsml_cli.errors import LsmlError, ModelError, UsageError
+from lsml_cli.errors import ModelError, UsageError
 from tests.helpers import models
+from tests.helpers.cli import build_command
 
 MODELS = Path(models.__file__)
 WORDS = f"{MODELS}:Words"
+LSML: Any = build_command(app)
 COMMANDS: dict[str, Any] = {
-    name: command
-    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-    if isinstance(command, SettingsCommand)
+    name: command for name, command in LSML.commands.items() if isinstance(command, SettingsCommand)
 }
 OPTIONS = {
     (name, key): option for name, command in COMMANDS.items() for key, option in collect_options(command).items()
@@ -37,11 +36,10 @@ OPTIONS = {
 
 def invoke(*args: str) -> str:
     """What the command prints on stdout. Raises LsmlError like the command does."""
-    result = CliRunner().invoke(app, args)
-    if isinstance(result.exception, LsmlError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    with CliRunner().isolation() as (stdout, _, _):
+        LSML.main(args, standalone_mode=False)
+        sys.stdout.flush()
+        return stdout.getvalue().decode()
 
 
 def shown(*args: str) -> dict[str, tuple[Any, str]]:
@@ -344,12 +342,12 @@ def test_used_settings_file_is_reported(lsml, work):
     assert "needs a label config" in none.stderr
 
 
-def test_settings_beside_data_run_no_code(lsml, work):
+def test_settings_beside_data_run_no_code(lsml_process, work):
     Path("data/evil.py").write_text(f"open({str(work / 'was-here')!r}, 'w')\n")
     for model in ("evil.py:Evil", "evil:Evil", "./evil.py:Evil"):
         Path("data/lsml.toml").write_text(f'[predict]\nlabel-config = "config.xml"\nmodel = "{model}"\n')
         for option in ("--quiet", "--show-settings"):
-            run = lsml("predict", "tasks.json", option, cwd=Path("data"))
+            run = lsml_process("predict", "tasks.json", option, cwd=Path("data"))
             assert (run.returncode, run.stdout) == (2, "")
             assert "a settings file beside the data may not set that" in run.stderr
     assert not Path("was-here").exists()

@@ -19,7 +19,7 @@ from lsml_cli.server.job_record import TrainingJobConfig, new_job
 from lsml_cli.server.job_store import JobStore
 from lsml_cli.server.log_setup import PrintableFormatter
 from lsml_cli.terminal import escape_controls
-from tests.helpers.cli import run_lsml
+from tests.helpers.cli import run_in_process
 
 # Window title, colour, cursor, C1, DEL, right-to-left override, zero width, line separator, markup of Rich.
 EVIL = "\x1b]0;owned\x07\x1b[31m\x9b2J\x7f\u202e\u200b\u2028\r\n[red]gone[/]"
@@ -100,7 +100,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def versions(planted: Path) -> Path:
     """Two versions: one is measured, the other one's folder and metadata were planted."""
     folder = planted / "models"
-    run = run_lsml(
+    run = run_in_process(
         *("fit", planted / "tasks.json", "-m", "text-classifier", "-c", planted / "config.xml", "-o", folder),
         cwd=planted.parent,
     )
@@ -170,7 +170,7 @@ def test_no_command_prints_control_characters(
     }
     words = [str(values.get(word, word.replace("EVIL", EVIL))) for word in COMMANDS[name].split()]
     environment = {"LABEL_STUDIO_API_KEY": EVIL, "LABEL_STUDIO_URL": f"http://127.0.0.1:9/{EVIL}"}
-    run = run_lsml(*words, env=environment, cwd=tmp_path)
+    run = run_in_process(*words, env=environment, cwd=tmp_path)
     assert run.stdout or run.stderr
     assert not unsafe_characters(run.stdout + run.stderr), run.stdout + run.stderr
     assert "bug in lsml" not in run.stderr
@@ -191,7 +191,7 @@ def make_jobs(folder: Path) -> Path:
 
 def test_predict_streams_escape_nothing_in_data(planted: Path, tmp_path: Path) -> None:
     """Output for programs holds the task as it was."""
-    run = run_lsml(
+    run = run_in_process(
         *("predict", planted / "tasks.json", "-m", f"{planted / 'model.py'}:Evil", "-c", planted / "config.xml"),
         cwd=tmp_path,
     )

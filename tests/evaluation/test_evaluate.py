@@ -738,13 +738,13 @@ def test_transcription_metrics_gates_and_report(lsml: Lsml, shared_data: Path, t
     assert len(page.all("img")) == 2
 
 
-def test_missing_package_names_install_command(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+def test_missing_package_names_install_command(lsml_process: Lsml, shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "pycocotools").mkdir()
     (tmp_path / "pycocotools" / "__init__.py").write_text("raise ImportError('not here')")
     exports = shared_data / "exports"
     tasks = json.loads((exports / "coco128-annotated.json").read_text())
     write_records(tmp_path / "p.jsonl", perturb_annotations(tasks, 0, 0.1))
     command = ("evaluate", exports / "coco128-annotated.json", "--predictions", tmp_path / "p.jsonl")
-    run = lsml(*command, "-c", exports / "coco128.xml", env={"PYTHONPATH": str(tmp_path)})
+    run = lsml_process(*command, "-c", exports / "coco128.xml", env={"PYTHONPATH": str(tmp_path)})
     assert run.returncode == 2
     assert "pip install 'lsml[evaluate]'" in run.stderr

@@ -462,10 +462,10 @@ def test_sdk_calls_of_a_sibling_are_answered_from_the_export(lsml: Lsml, workdir
 def test_sibling_reads_the_version_folder_from_model_dir(lsml: Lsml, workdir: Path) -> None:
     """It reads MODEL_DIR when it is imported, and keeps state in globals: two versions must not share it."""
     core = (
-        "import os\n\nMODEL_DIR = os.getenv('MODEL_DIR', '.')\nknown = []\n\n\n"
-        "def label():\n    if not known:\n        known.append(open(os.path.join(MODEL_DIR, 'label.txt')).read())\n"
+        "import os\nfrom pathlib import Path\n\nMODEL_DIR = os.getenv('MODEL_DIR', '.')\nknown = []\n\n\n"
+        "def label():\n    if not known:\n        known.append(Path(MODEL_DIR, 'label.txt').read_text())\n"
         "    return known[0]\n\n\n"
-        "def keep(label):\n    open(os.path.join(MODEL_DIR, 'label.txt'), 'w').write(label)\n"
+        "def keep(label):\n    Path(MODEL_DIR, 'label.txt').write_text(label)\n"
     )
     fit_method = (
         "\n    def setup(self):\n        pass\n\n    def fit(self, event, data, **kwargs):\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Lsml
+from tests.helpers.cli import Lsml, run_lsml
 from tests.helpers.label_studio_server import (
     LabelStudio,
     label_studio,
@@ -18,6 +18,12 @@ from tests.helpers.label_studio_server import (
 from tests.openmmlab import shapes, writing
 
 __all__ = ["LabelStudio", "label_studio", "label_studio_program", "serve"]
+
+
+@pytest.fixture(scope="session")
+def lsml() -> Lsml:
+    """Run `lsml` as a process: mmengine keeps a registry and a log for the whole process."""
+    return run_lsml
 
 
 @pytest.fixture(scope="session")

@@ -90,11 +90,11 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def with_plugins(lsml: Lsml, site: Path, tmp_path: Path) -> Any:
+def with_plugins(lsml_process: Lsml, site: Path, tmp_path: Path) -> Any:
     """Run `lsml` where the packages in `site` are installed."""
 
     def run(*args: str | Path, **options: Any) -> CompletedProcess[str]:
-        return lsml(*args, env={"PYTHONPATH": str(site)}, cwd=tmp_path, **options)
+        return lsml_process(*args, env={"PYTHONPATH": str(site)}, cwd=tmp_path, **options)
 
     return run
 

@@ -474,6 +474,7 @@ def test_promoted_version_replaces_old_one_without_lost_requests(
 
     def request_repeatedly() -> None:
         while not is_finished:
+            time.sleep(0.01)  # leaves the training some of the cores
             versions = {result["model_version"] for result in predict(server, tasks, config=config)}
             assert len(versions) == 1  # a request sees one version
             answered_versions.extend(versions)
@@ -593,16 +594,16 @@ def test_invalid_options_are_rejected_before_the_model_is_loaded(
     assert message in run.stderr
 
 
-def test_taken_port_is_reported_before_the_model_is_loaded(lsml: Lsml) -> None:
+def test_taken_port_is_reported_before_the_model_is_loaded(lsml_process: Lsml) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        run = lsml("serve", "--model", f"{MODELS}:NeverLoads", "--port", str(port))
+        run = lsml_process("serve", "--model", f"{MODELS}:NeverLoads", "--port", str(port))
     assert run.returncode == 1
     assert f"Port {port} on 127.0.0.1 is not available" in run.stderr
 
 
-def test_model_that_cannot_be_loaded_is_reported(lsml: Lsml) -> None:
-    run = lsml("serve", "--model", f"{MODELS}:NeverLoads", "--port", "0")
+def test_model_that_cannot_be_loaded_is_reported(lsml_process: Lsml) -> None:
+    run = lsml_process("serve", "--model", f"{MODELS}:NeverLoads", "--port", "0")
     assert run.returncode == 1
     assert "the weights are in another castle" in run.stderr
     assert "Traceback" not in run.stderr

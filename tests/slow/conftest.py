@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tests.helpers.cli import Lsml, run_lsml
 from tests.helpers.label_studio_server import (
     LabelStudio,
     label_studio,
@@ -17,3 +20,9 @@ __all__ = [
     "pytest_runtest_makereport",
     "serve",
 ]
+
+
+@pytest.fixture(scope="session")
+def lsml() -> Lsml:
+    """Run `lsml` as a process: what a user does with a real server is tested whole."""
+    return run_lsml

@@ -334,9 +334,7 @@ def test_fit_prints_only_metrics_on_stdout(lsml: Lsml, tmp_path: Path, shared_da
 def test_usage_error_is_one_sentence(lsml: Lsml, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     (tmp_path / "config.xml").write_text(CONFIG.xml)
     (tmp_path / "export.json").write_text(json.dumps([each.raw for each in sample(10)]))
-    run = lsml(
-        "fit", "export.json", *arguments, "--output", "models/m", cwd=tmp_path, env={"PYTHONPATH": str(Path.cwd())}
-    )
+    run = lsml("fit", "export.json", *arguments, "--output", "models/m", cwd=tmp_path)
     assert run.returncode == 2, run.stderr
     assert sentence in run.stderr
     assert "Traceback" not in run.stderr
