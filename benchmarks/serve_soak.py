@@ -29,7 +29,7 @@ from _servers import Server, label_studio, lsml, start_server
 from _soak_load import KNOWN_PROJECT, LoadCounts, LoadData, run_idlers, run_load, run_probes, summarize
 from serve import BenchmarkData, latencies, prepare_data
 
-TRAIN_EVERY = 500  # annotations: about every two minutes
+TRAIN_EVERY = 100  # annotations: about every half minute
 SAMPLE_INTERVAL = 1.0  # seconds between two measurements of the memory
 SETTLED_AFTER = 60.0  # seconds after which memory should not grow any more
 
