@@ -74,7 +74,7 @@ def test_probe_that_fails_crashes_or_hangs_is_reported(tmp_path, monkeypatch):
         "def died(): os._exit(7)\n"
         "def hung(): time.sleep(60)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(extras, "PROBE_TIMEOUT", 5)
     details = {}
     for name in ("refused", "raised", "died", "hung"):
