@@ -409,14 +409,16 @@ def test_default_weights_come_from_cache_and_run_no_code(
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    url = torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT.url
+    weights = torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT
+    url = weights.url
     torch.save(random_weights(), tmp_path / "checkpoints" / url.rpartition("/")[2])
     spec = find_model("image-classifier", {"arch": "shufflenet_v2_x0_5"})
     tasks = [{"id": n, "data": {"image": f"{n}.png"}} for n in range(3)]
     config = CONFIG.replace('value="bars"', 'value="balloon"')
-    predictions = predict_tasks(spec, work, tasks, config, ant="disc")
+    label_map = {name: "disc" for name in weights.meta["categories"] if name != "balloon"}
+    predictions = predict_tasks(spec, work, tasks, config, **label_map)
     assert {name for prediction in predictions for name in chosen_labels(prediction)["shape"]} <= {"disc", "balloon"}
-    notes = spec.build().bind(LabelConfig.parse(config), {"ant": "disc"}, None).notes
+    notes = spec.build().bind(LabelConfig.parse(config), label_map, None).notes
     assert notes[0] == "The model is untrained and goes by the classes of its weights."
     (tmp_path / "checkpoints" / url.rpartition("/")[2]).write_bytes(pickle.dumps(Bomb()))
     monkeypatch.chdir(tmp_path)
