@@ -24,6 +24,7 @@ MAX_INTEGER = 2**63 - 1  # the largest that JSON files, arrays and counters can 
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the disk, a quota, a limit on file size
 
+MAX_REASON_LENGTH = 4000  # characters of the text of an exception
 SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # keeps the working folder off the import path of a Python process
 _SET_BY_LSML = "lsml"  # a value of that variable: any but the empty one has the effect
 
@@ -33,11 +34,16 @@ FetchMedia = Callable[[str, int | None], bytes]  # (value, id of its task) -> co
 
 
 def error_reason(error: BaseException) -> str:
-    """Describe an exception in one line: by its text if that is written for users, with its type otherwise."""
+    """Describe an exception in one line: by its text if that is written for users, with its type otherwise.
+
+    A text that is longer than MAX_REASON_LENGTH, such as one that quotes a whole task, is cut in the middle.
+    """
     try:
         text = " ".join(str(error).split()).encode("utf-8", "replace").decode()
     except Exception:  # a foreign exception may fail to format itself
         text = ""
+    if len(text) > MAX_REASON_LENGTH:
+        text = f"{text[: MAX_REASON_LENGTH // 2]} ... {text[-MAX_REASON_LENGTH // 2 :]}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, ValueError | LsmlError) and text:

@@ -9,7 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from lsml_cli.errors import TransientError, UsageError
-from lsml_cli.runtime import OUTAGE_THRESHOLD, Retrier, open_for_writing, require_own_file, write_atomically
+from lsml_cli.runtime import (
+    OUTAGE_THRESHOLD,
+    Retrier,
+    error_reason,
+    open_for_writing,
+    require_own_file,
+    write_atomically,
+)
 
 
 def test_write_atomically_replaces_file(tmp_path: Path) -> None:
@@ -95,3 +102,10 @@ def test_retrier_stops_retrying_during_an_outage() -> None:
     with pytest.raises(TransientError):
         retrier.call(fail)
     assert calls == 3  # the success has ended the outage
+
+
+def test_long_reason_is_cut_in_the_middle() -> None:
+    reason = error_reason(ValueError(f"begin {'x' * 40_000_000} end"))
+    assert len(reason) < 5000
+    assert reason.startswith("begin xx")
+    assert reason.endswith("xx end")
