@@ -89,15 +89,20 @@ demo: $(VENV)/.core ## fit a text model on the shipped example, predict with it,
 ## Tests
 
 .PHONY: lint
-lint: $(VENV)/.dev ## ruff, mypy and import-linter
+lint: $(VENV)/.dev ## ruff, mypy, import-linter and codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+.PHONY: hooks
+hooks: $(VENV)/.dev ## check every commit before it is made (once in a checkout)
+	$(BIN)/pre-commit install
 
 .PHONY: test
 test: lint ## lint and the main suite
-	$(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --dist worksteal --durations 15 $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: ## the slow suites: a real Label Studio, Redis and browser (scripts/system-deps); MMDetection and MMOCR
