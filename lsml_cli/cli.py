@@ -15,6 +15,7 @@ from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.doctor import doctor
 from lsml_cli.commands.evaluate import evaluate
 from lsml_cli.commands.fit import fit
+from lsml_cli.commands.help import Command
 from lsml_cli.commands.init import init
 from lsml_cli.commands.jobs import jobs
 from lsml_cli.commands.models import models
@@ -59,13 +60,13 @@ app.command(cls=SettingsCommand)(rank)
 app.command(cls=SettingsCommand)(serve)
 app.command(cls=SettingsCommand)(pull)
 app.command(cls=SettingsCommand)(push)
-app.command()(init)
-app.command()(check)
-app.command()(versions)
-app.command()(jobs)
-app.command()(worker)
-app.command()(models)
-app.command()(doctor)
+app.command(cls=Command)(init)
+app.command(cls=Command)(check)
+app.command(cls=Command)(versions)
+app.command(cls=Command)(jobs)
+app.command(cls=Command)(worker)
+app.command(cls=Command)(models)
+app.command(cls=Command)(doctor)
 
 
 def _print_version(is_requested: bool) -> None:

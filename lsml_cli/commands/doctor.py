@@ -24,7 +24,8 @@ def doctor(
 
         lsml doctor
 
-        lsml doctor openmmlab && lsml fit boxes.json --model object-detector --output models/boxes
+        lsml doctor openmmlab &&
+            lsml fit boxes.json --model object-detector --output models/boxes
     """
     from lsml_cli.commands.console.stdout import emit, print_json
     from lsml_cli.commands.console.tables import Column, print_table

@@ -133,9 +133,11 @@ def evaluate(
 
     Examples:
 
-        lsml evaluate export.json --model models/news --fail-under macro-f1=0.9 --report report.html
+        lsml evaluate export.json --model models/news
+            --fail-under macro-f1=0.9 --report report.html
 
-        lsml evaluate export.json -m models/new --compare models/news --fail-if-worse accuracy=0.01
+        lsml evaluate export.json --model models/new
+            --compare models/news --fail-if-worse accuracy=0.01
     """
     _evaluate(
         EvaluateArguments(

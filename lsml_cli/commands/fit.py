@@ -112,9 +112,11 @@ def fit(
 
     Examples:
 
-        lsml fit export.json --model text-classifier --label-config config.xml --output models/news
+        lsml fit export.json --model text-classifier
+            --label-config config.xml --output models/news
 
-        lsml fit export.json --model models/news --output models/news --fail-under macro-f1=0.9
+        lsml fit export.json --model models/news --output models/news
+            --fail-under macro-f1=0.9
     """
     _fit(
         FitArguments(

@@ -42,7 +42,8 @@ def jobs(
 
         lsml jobs models/served
 
-        lsml jobs models/served --json | jq -r '.[] | select(.state == "failed") | .reason'
+        lsml jobs models/served --json |
+            jq -r '.[] | select(.state == "failed") | .reason'
     """
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError

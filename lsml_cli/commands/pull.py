@@ -50,9 +50,11 @@ def pull(
 
     Examples:
 
-        lsml pull --project 3 --only annotated --label-config-out config.xml -o annotated.jsonl
+        lsml pull --project 3 --only annotated
+            --label-config-out config.xml -o annotated.jsonl
 
-        lsml pull --project 3 --only unlabelled | lsml predict - --model models/news | head -3
+        lsml pull --project 3 --only unlabelled |
+            lsml predict - --model models/news | head -3
     """
     from lsml_cli import label_studio
     from lsml_cli.commands.console import summary as summary_file

@@ -61,7 +61,8 @@ def push(
 
         lsml push predictions.json --project 3 --dry-run
 
-        lsml pull --project 3 --only unpredicted | lsml predict - --model models/news | lsml push - --project 3
+        lsml pull --project 3 --only unpredicted |
+            lsml predict - --model models/news | lsml push - --project 3
 
         lsml push --delete news@20261121T013000 --project 3
     """

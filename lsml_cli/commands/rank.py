@@ -73,7 +73,8 @@ def rank(
 
         lsml rank predictions.json -o first.json --limit 500
 
-        lsml rank predictions.json -o doubtful.json --accept-above 0.95 --accepted sure.json
+        lsml rank predictions.json -o doubtful.json
+            --accept-above 0.95 --accepted sure.json
     """
     _rank(
         RankArguments(

@@ -132,7 +132,8 @@ def serve(
 
         lsml serve --model models/news
 
-        lsml serve --model models/news --versions models/served --label-studio-url http://localhost:8080
+        lsml serve --model models/news --versions models/served
+            --label-studio-url http://localhost:8080
     """
     from lsml_cli.errors import UsageError
     from lsml_cli.inference import plan

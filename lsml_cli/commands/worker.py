@@ -37,7 +37,8 @@ def worker(
 
         lsml worker --jobs redis://queue:6379/0
 
-        lsml worker --jobs redis://queue:6379/0 --versions /mnt/models/served --burst
+        lsml worker --jobs redis://queue:6379/0
+            --versions /mnt/models/served --burst
     """
     import os
 

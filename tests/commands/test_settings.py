@@ -399,7 +399,7 @@ def test_show_settings_runs_nothing(lsml, work):
     Path("data/lsml.toml").write_text('[predict]\noutput = "out.json"\nworkers = 2\n')
     run = lsml("predict", "data/tasks.json", "--show-settings", "--workers", "3")
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.startswith("# data/lsml.toml: read\n[predict]\n# model is not set")
+    assert run.stdout.startswith("# data/lsml.toml: read\n[predict]\nfrom = ")
     assert not Path("data/out.json").exists()
     run = lsml("predict", "--show-settings")
     assert (run.returncode, run.stderr) == (0, "")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
 
 from lsml_cli.commands.console.stdout import emit
+from lsml_cli.commands.help import Command
 from lsml_cli.commands.settings import settings_file
 from lsml_cli.commands.settings.setting import Option, collect_options
 from lsml_cli.commands.settings.settings_file import Settings
@@ -31,7 +31,7 @@ MAX_ALIGNED_WIDTH = 48  # columns; comments after longer settings are not aligne
 IMPLICIT_VALUES = {"--check": "tasks"}
 
 
-class SettingsCommand(TyperCommand):
+class SettingsCommand(Command):
     """A command that reads defaults of its options from lsml.toml."""
 
     def make_parser(self, ctx: Any) -> Any:

@@ -1,0 +1,70 @@
+"""The help of the commands: every option in a panel, readable at 80 columns, examples that can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import pytest
+import typer.main
+
+from lsml_cli.cli import app
+from lsml_cli.commands.help import EXCEPTIONS, PANELS
+from tests.helpers.cli import run_in_process
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+WIDTH = 80  # columns
+
+
+def print_help(command: str) -> str:
+    run = run_in_process(command, "--help", env={"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH)})
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def example_commands(command: str) -> list[list[str]]:
+    """Return the words of each `lsml` command among the examples."""
+    text = print_help(command).partition("Examples:")[2]
+    words = shlex.split(" ".join(line.strip().removesuffix("\\") for line in text.splitlines()))
+    examples: list[list[str]] = [[]]
+    for word in words:
+        if word in {"$", "|", "&&"}:
+            examples.append([])
+        else:
+            examples[-1].append(word)
+    return [example for example in examples if example[:1] == ["lsml"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_in_a_panel(command: str) -> None:
+    text = print_help(command)
+    assert "─ Options ─" not in text
+    assert "<bool>" not in text
+    titles = re.findall(r"╭─ (\w+) ─", text)
+    known = [title for title in PANELS if title in titles]
+    assert titles == (["Arguments"] if "Arguments" in titles else []) + known
+
+
+def test_panels_name_no_option_that_is_gone() -> None:
+    options = {name: {opt for param in command.params for opt in param.opts} for name, command in COMMANDS.items()}
+    every_option = set().union(*options.values(), {"--help"})
+    assert {option for panel in PANELS.values() for option in panel} <= every_option
+    assert all(option in options[command] for command, option in EXCEPTIONS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_the_terminal(command: str) -> None:
+    text = print_help(command)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    examples = filter(str.strip, text.partition("Examples:")[2].splitlines())
+    assert all(line.startswith((" $ ", "     ")) for line in examples)  # else one was too long, and wrapped
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_can_be_typed(command: str) -> None:
+    examples = example_commands(command)
+    assert any(words[1] == command for words in examples)
+    for _, name, *words in examples:
+        known = {option for param in COMMANDS[name].params for option in param.opts}
+        assert {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)} <= known
