@@ -123,6 +123,11 @@ test-all: ## both, the second even where the first fails
 	@status=0; $(MAKE) --no-print-directory test || status=$$?; \
 	$(MAKE) --no-print-directory test-slow || status=$$?; exit $$status
 
+.PHONY: docs
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.dev ## build the site into build/site, with warnings as errors
+	PYTHONPATH=. $(BIN)/python -m mkdocs build --strict --quiet
+
 .PHONY: bench
 bench: $(VENV)/.dev ## the benchmarks (many minutes; keep the machine quiet)
 	@for script in $(filter-out %detection.py %ocr.py,$(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(BIN)/python $$script; done

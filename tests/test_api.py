@@ -21,7 +21,8 @@ from tests.helpers import models
 from tests.helpers.cli import Lsml
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = ("reference/python.md", "guides/own-model.md", "guides/check.md")
+DOCUMENTATION = "\n".join((ROOT / "docs" / page).read_text("utf-8") for page in PAGES)
 EXAMPLE = ROOT / "examples" / "support-tickets"
 WORDS = f"{models.__file__}:Words"
 
@@ -32,9 +33,9 @@ DOCUMENTED = [name for name in lsml_cli.__all__ if name != "__version__"]
 
 
 @pytest.mark.parametrize("name", lsml_cli.__all__)
-def test_every_name_exists_and_is_in_the_readme_and_the_overview(name: str) -> None:
+def test_every_name_exists_and_is_in_the_documentation_and_the_overview(name: str) -> None:
     assert getattr(lsml_cli, name)
-    assert f"`{name}`" in README
+    assert f"`{name}`" in DOCUMENTATION
     assert name == "__version__" or re.search(rf"\b{name}s?\b", lsml_cli.__doc__ or "")
 
 
@@ -121,10 +122,10 @@ def test_import_of_the_package_imports_no_other_module() -> None:
 
 
 def snippets() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```", DOCUMENTATION, re.MULTILINE | re.DOTALL)
 
 
-def test_notebook_in_the_readme_works(ticket_model: Path, tmp_path: Path) -> None:
+def test_notebook_in_the_documentation_works(ticket_model: Path, tmp_path: Path) -> None:
     [snippet] = [snippet for snippet in snippets() if "load_model" in snippet]
     assert len(snippet.splitlines()) <= 10
     (tmp_path / "models").mkdir()
@@ -136,7 +137,7 @@ def test_notebook_in_the_readme_works(ticket_model: Path, tmp_path: Path) -> Non
     assert re.match(r"3401 0\.\d+ \[\{'choices': \['\w+'\]\}", run.stdout)
 
 
-def test_test_in_the_readme_passes(tmp_path: Path) -> None:
+def test_test_in_the_documentation_passes(tmp_path: Path) -> None:
     [model] = [snippet for snippet in snippets() if "class Shouting" in snippet]
     [test] = [snippet for snippet in snippets() if "def test_" in snippet]
     (tmp_path / "shouting.py").write_text(model)

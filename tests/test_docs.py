@@ -1,4 +1,4 @@
-"""What the help says and what README.md says is the same: every command and every option is in both."""
+"""The documentation and the code say the same: commands, options, sessions, examples, links."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +16,32 @@ import typer.main
 
 from lsml_cli.cli import app
 from lsml_cli.registry.model_location import BUILT_IN
-from tests.helpers.readme import read_examples
+from tests.helpers.cli import ROOT
+from tests.helpers.guides import read_examples
 from tests.helpers.serve_process import ServerFactory
 
 if TYPE_CHECKING:
     from tests.helpers.cli import Lsml
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+MAX_README_BYTES = 8 << 10
+README = (ROOT / "README.md").read_text("utf-8")
+DOCS = ROOT / "docs"
+OWN_MODEL = (DOCS / "guides" / "own-model.md").read_text("utf-8")
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
 
-
-def all_commands() -> dict[str, Any]:
-    """Every registered command by name, as click knows it."""
-    group = typer.main.get_command(app)
-    return dict(group.commands)  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+TEXT_CONFIG = (
+    '<View><Text name="t" value="$text"/><Choices name="c" toName="t">'
+    '<Choice value="loud"/><Choice value="quiet"/></Choices></View>'
+)
 
 
 def options_of(command: Any) -> list[str]:
     """Every spelling of every option but --help: "-o", "--output", "--quiet", ..."""
-    spellings = [
-        spelling
-        for param in command.params
-        if param.param_type_name == "option" and not param.hidden
-        for spelling in (*param.opts, *param.secondary_opts)
-    ]
-    return [spelling for spelling in spellings if spelling != "--help"]
+    params = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+    return [spelling for param in params for spelling in (*param.opts, *param.secondary_opts) if spelling != "--help"]
 
 
-COMMANDS = all_commands()
 OPTIONS = [(name, option) for name, command in COMMANDS.items() for option in options_of(command)]
 
 
@@ -50,50 +50,76 @@ def names_option(text: str, option: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text) is not None
 
 
+@cache
+def print_help(command: str) -> str:
+    words = [sys.executable, "-m", "lsml_cli", *command.split(), "--help"]
+    return subprocess.run(words, capture_output=True, check=True).stdout.decode()
+
+
 @pytest.fixture(scope="module")
-def helps(lsml: Lsml) -> dict[str, str]:
-    """What `lsml --help` (under "") and `lsml COMMAND --help` print."""
-    printed = {}
-    for name in ("", *COMMANDS):
-        run = lsml(*name.split(), "--help")
-        assert run.returncode == 0, run.stderr
-        printed[name] = run.stdout
-    return printed
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with every warning as an error: broken links, links to missing headings, pages in no menu."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
 
 
-def test_help_lists_every_command(helps: dict[str, str]) -> None:
+def test_readme_is_one_page() -> None:
+    assert len(README.encode()) <= MAX_README_BYTES
+
+
+def test_relative_links_of_files_outside_the_site_lead_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
+        targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text("utf-8"))
+        assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == [], name
+
+
+def test_site_names_every_command_and_option(site: Path) -> None:
+    reference = re.sub(r"<[^>]+>", " ", (site / "reference" / "cli" / "index.html").read_text("utf-8"))
+    sections = re.split(r"\n\s*lsml (\w+)\s", reference)
+    for command, option in OPTIONS:
+        assert names_option(reference, option), f"{option} of lsml {command}"
+    assert set(COMMANDS) <= set(sections)
+
+
+def test_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    loading = re.compile(r'<(?:script|img|link|iframe)\b[^>]*\b(?:src|href)="(https?://[^"]+)')
+    for page in site.rglob("*.html"):
+        assert not loading.findall(page.read_text("utf-8")), page
+
+
+def test_help_lists_every_command() -> None:
     assert "predict" in COMMANDS
-    missing = [name for name in COMMANDS if not re.search(rf"\b{re.escape(name)}\b", helps[""])]
-    assert not missing
-
-
-def test_every_command_has_help() -> None:
-    assert not [name for name, command in COMMANDS.items() if not (command.help or "").strip()]
-
-
-@pytest.mark.parametrize(("command", "option"), OPTIONS)
-def test_help_names_every_option(helps: dict[str, str], command: str, option: str) -> None:
-    assert names_option(helps[command], option)
-
-
-@pytest.mark.parametrize("model", BUILT_IN)
-def test_every_model_that_can_be_trained_is_named(model: str) -> None:
-    (option,) = [param for param in COMMANDS["fit"].params if "--model" in param.opts]
-    row = README.split("## `lsml fit`")[1].split("| `-m`, `--model MODEL` |")[1].splitlines()[0]
-    assert model in option.help
-    assert f"`{model}`" in row
+    assert not [name for name in COMMANDS if not re.search(rf"\b{re.escape(name)}\b", print_help(""))]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_readme_has_a_section_on_every_command(command: str) -> None:
-    assert re.search(rf"^#+ .*\blsml {re.escape(command)}\b", README, re.MULTILINE), (
-        f"README.md has no heading with `lsml {command}`"
-    )
+def test_help_names_every_option(command: str) -> None:
+    text = print_help(command)
+    assert not [option for name, option in OPTIONS if name == command and not names_option(text, option)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_guide_is_about_the_command(command: str) -> None:
+    headings = "\n".join(re.findall(r"^#+ .*$", "\n".join(PAGES.values()), re.MULTILINE))
+    assert re.search(rf"\blsml {command}\b", headings)
 
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS)
-def test_readme_names_every_option(command: str, option: str) -> None:
-    assert names_option(README, option), f"README.md does not mention {option} of `lsml {command}`"
+def test_guides_explain_every_option(command: str, option: str) -> None:
+    assert any(names_option(text, option) for text in PAGES.values()), f"{option} of `lsml {command}`"
+
+
+@pytest.mark.parametrize("model", BUILT_IN)
+def test_every_built_in_model_is_named(model: str) -> None:
+    (option,) = [param for param in COMMANDS["fit"].params if "--model" in param.opts]
+    assert model in option.help
+    assert f"`{model}`" in README
+    assert f"`{model}`" in PAGES["models/index.md"]
+    assert f"models/{model}.md" in PAGES
 
 
 def test_option_names_are_distinct() -> None:
@@ -103,9 +129,9 @@ def test_option_names_are_distinct() -> None:
     assert not names_option("use --on-error", "-o")
 
 
-def fenced(language: str) -> list[str]:
-    """The README's code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def fenced(text: str, language: str) -> list[str]:
+    """The code blocks of a text in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def without_chance(text: str) -> str:
@@ -113,9 +139,13 @@ def without_chance(text: str) -> str:
     return re.sub(r"in [\d.]+ s \([\d,]+/s\)", "in TIME", re.sub(r"\d{8}T\d{6}", "VERSION", text))
 
 
+def test_sessions_are_only_where_they_are_tested() -> None:
+    assert not [name for name, text in PAGES.items() if fenced(text, "console")]
+
+
 def test_readme_session_output_is_real(tmp_path: Path) -> None:
-    (tmp_path / "examples").symlink_to(Path(__file__).parents[1] / "examples")
-    [session] = fenced("console")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    [session] = fenced(README, "console")
     commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
     assert len(commands) >= 3
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -126,20 +156,17 @@ def test_readme_session_output_is_real(tmp_path: Path) -> None:
         assert without_chance(run.stdout.decode()) == without_chance(shown)
 
 
-def test_readme_model_runs(lsml: Lsml, tmp_path: Path) -> None:
-    (tmp_path / "shouting.py").write_text(fenced("python")[0])
-    (tmp_path / "config.xml").write_text(
-        '<View><Text name="t" value="$text"/><Choices name="c" toName="t">'
-        '<Choice value="loud"/><Choice value="quiet"/></Choices></View>'
-    )
+def test_model_of_the_guide_runs(lsml: Lsml, tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(fenced(OWN_MODEL, "python")[0])
+    (tmp_path / "config.xml").write_text(TEXT_CONFIG)
     command = ("predict", "-", "--model", "shouting.py:Shouting", "--label-config", "config.xml")
     run = lsml(*command, input='{"text": "HELLO"}\n{"text": "hello"}\n', cwd=tmp_path)
     labels = [json.loads(line)["predictions"][0]["result"][0]["value"]["choices"] for line in run.stdout.splitlines()]
     assert labels == [["loud"], ["quiet"]]
 
 
-def test_readme_model_answers_the_context_of_an_editor(tmp_path: Path) -> None:
-    blocks = read_examples("### Suggestions while somebody draws")
+def test_model_of_the_guide_answers_the_context_of_an_editor(tmp_path: Path) -> None:
+    blocks = read_examples("guides/own-model.md", "## Suggestions while somebody draws")
     (tmp_path / "around.py").write_text(blocks["python"])
     task = {"id": 5, "data": {"image": "https://127.0.0.1/car.png"}}
     context = json.loads(blocks["json"])

@@ -414,9 +414,8 @@ def test_help_ignores_invalid_settings(lsml, work):
     assert "--show-settings" in run.stdout
 
 
-def test_readme_settings_are_valid(work, ticket_model):
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    section = readme.partition("\n## Settings\n")[2].partition("\n## ")[0]
+def test_settings_of_the_documentation_are_valid(work, ticket_model):
+    section = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text("utf-8")
     [example] = re.findall(r"^```toml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     [session] = re.findall(r"^```text\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     command, _, printed = session.partition("\n")

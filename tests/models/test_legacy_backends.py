@@ -162,7 +162,7 @@ def test_script_predicts_five_thousand_messages_in_order(
 @pytest.mark.parametrize("block", [0, 1])
 def test_code_blocks_of_the_migration_guide_run(lsml: Lsml, workdir: Path, block: int) -> None:
     """The first block is a script for label_studio_ml 1.0, the second an lsml model."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "migrate.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / "backends.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
     common_imports = (
         "import os\nimport pickle\nfrom sklearn.feature_extraction.text import TfidfVectorizer\n"

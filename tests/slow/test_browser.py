@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.browser import Page, open_browser
-from tests.helpers.readme import read_examples
+from tests.helpers.guides import read_examples
 from tests.helpers.serve_process import ServerFactory, wait_until
 from tests.slow.scenario import CATEGORIES, category_of, create_ticket_project
 
@@ -106,7 +106,7 @@ def test_smart_key_points_get_the_boxes_of_the_readme(
     label_studio: LabelStudio, serve: ServerFactory, page: Page, tmp_path: Path
 ) -> None:
     """The editor sends what was drawn; a suggestion does not replace the one that was accepted before."""
-    blocks = read_examples("### Suggestions while somebody draws")
+    blocks = read_examples("guides/own-model.md", "## Suggestions while somebody draws")
     (tmp_path / "around.py").write_text(blocks["python"])
     server = serve("--model", f"{tmp_path / 'around.py'}:Around")
     picture = io.BytesIO()

@@ -1,0 +1,109 @@
+"""Pages of the site that are made when it is built: the command line from the app, others from files of the repository.
+
+mkdocs calls the functions `on_…` (see `hooks` in mkdocs.yml).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOT_PAGES = {
+    "development/contributing.md": "CONTRIBUTING.md",
+    "development/security.md": "SECURITY.md",
+    "development/changelog.md": "CHANGELOG.md",
+}
+# Where links of these files lead on the site.
+SITE_LINKS = {"docs/development/architecture.md": "architecture.md", "SECURITY.md": "security.md"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    pages = {name: _adapt_links((ROOT / source).read_text("utf-8")) for name, source in ROOT_PAGES.items()}
+    pages["reference/cli.md"] = "\n".join(_render_cli())
+    for name, content in pages.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Insert the session of README.md where a page has the line `--8<-- "session"`."""
+    [session] = re.findall(r"^```console\n.*?^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return markdown.replace('--8<-- "session"', session)
+
+
+def _adapt_links(text: str) -> str:
+    for target, page in SITE_LINKS.items():
+        text = text.replace(f"]({target})", f"]({page})")
+    return text
+
+
+def _render_cli() -> Iterator[str]:
+    """Yield the lines of the page about the command line."""
+    from lsml_cli.cli import app
+
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    yield "# Command line\n"
+    yield "`lsml COMMAND --help` prints the same. `lsml --version` prints the version, `lsml --install-completion`"
+    yield "teaches the shell to complete commands, options and names of models.\n"
+    for name, command in commands.items():
+        yield f"## lsml {name}\n"
+        yield f"```text\nlsml {name} {_render_usage(command)}\n```\n"
+        yield f"{_escape(command.help)}\n"
+        yield from _render_options(command)
+        if command.epilog:
+            lines = command.epilog.splitlines()[1:]
+            yield "\n```sh\n" + "\n".join(line.removeprefix("$ ") for line in lines) + "\n```\n"
+
+
+def _render_usage(command: Any) -> str:
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    names = [param.display_name_raw.strip("[]{}") for param in arguments]
+    shown = [name if param.required else f"[{name}]" for name, param in zip(names, arguments, strict=True)]
+    return " ".join([*shown, "[OPTIONS]"])
+
+
+def _render_options(command: Any) -> Iterator[str]:
+    """Yield the arguments and the panels of options as tables."""
+    panels: dict[str, list[Any]] = {}
+    for param in command.params:
+        if not getattr(param, "hidden", False):
+            title = "Arguments" if param.param_type_name == "argument" else param.rich_help_panel
+            panels.setdefault(title, []).append(param)
+    context = typer.Context(command)
+    for title, params in panels.items():
+        yield f"\n**{title}**\n"
+        is_argument = title == "Arguments"
+        yield f"| {'argument' if is_argument else 'option'} | meaning |\n|---|---|"
+        for param in params:
+            value = "" if is_argument else param.display_type_rich(context) or ""
+            names = [param.display_name_raw.strip("[]{}")] if is_argument else [*param.opts, *param.secondary_opts]
+            shown = ", ".join(f"`{name}`" for name in names) + (f" `{value}`" if value else "")
+            yield f"| {shown} | {_describe(param, is_argument)} |"
+
+
+def _describe(param: Any, is_argument: bool) -> str:
+    """Return the help of a parameter and its default."""
+    text = _escape(inspect.cleandoc(param.help or "")).replace("|", "\\|").replace("\n", " ")
+    if param.required and not is_argument:
+        text += " Required."
+    default = param.default
+    if default is not None and not isinstance(default, bool | list | tuple) and not callable(default):
+        text += f" Default: `{default}`."
+    return text
+
+
+def _escape(text: str) -> str:
+    """Escape what Markdown would take for markup; code in backquotes stays as it is."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
