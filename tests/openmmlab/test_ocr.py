@@ -672,22 +672,21 @@ def test_moved_version_reads_turned_numbers(trained_recognizer: Path, work: Path
 
 
 @pytest.mark.timeout(900)
-def test_detector_is_trained_after_recognizer(trained_recognizer: Path, tmp_path: Path, lsml: Lsml) -> None:
+def test_detector_is_trained_after_recognizer(
+    trained_recognizer: Path, digits: Path, tmp_path: Path, lsml: Lsml
+) -> None:
     """The version holds both components then, and reads as before."""
     (tmp_path / "small.py").write_text(SMALL_DETECTOR_CONFIG)
     (tmp_path / "pages.json").write_text(json.dumps(write_pages(tmp_path / "pages", 10)))
     output = tmp_path / "both"
     params = [f"det_config={tmp_path / 'small.py'}", "det=auto", "train=detection", "pretrained=false", "epochs=1"]
-    run = lsml(
-        "fit",
-        tmp_path / "pages.json",
-        "--init-from",
-        trained_recognizer,
-        *[part for param in params for part in ("--with", param)],
-        "-o",
-        output,
-        timeout=600,
-    )
+    fit = ("fit", tmp_path / "pages.json", "--init-from", trained_recognizer, "-o", output)
+    options = [part for param in params for part in ("--with", param)]
+    # A version may not decide that the config of its recognizer, which is Python, is run again.
+    confirmation = f"--with recog_config={digits / 'small.py'}"
+    refused = lsml(*fit, *options)
+    assert (refused.returncode, confirmation in refused.stderr) == (2, True), refused.stderr
+    run = lsml(*fit, *options, *confirmation.split(), timeout=600)
     assert run.returncode == 0, run.stderr
     (tmp_path / "small.py").unlink()
     (folder,) = [path for path in output.iterdir() if path.is_dir()]
