@@ -179,7 +179,7 @@ def _fit(arguments: FitArguments) -> None:
 
     spec = _resolve_spec(arguments)
     spec.require_confirmed()
-    config = options.load_label_config(arguments.label_config, spec, spec.name)
+    config = options.load_label_config(arguments.label_config, spec, arguments.model or spec.name)
     if arguments.output is None and not arguments.dry_run:
         raise UsageError("The new version needs a folder.", "Name a folder for the model's versions: --output DIR")
     _check_files(arguments)

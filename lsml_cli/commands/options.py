@@ -34,7 +34,9 @@ PredictedBy = Annotated[
 ]
 LabelConfigFile = Annotated[
     Path | None,
-    typer.Option("--label-config", "-c", metavar="FILE", help="Labelling XML. A trained version remembers its own."),
+    typer.Option(
+        "--label-config", "-c", metavar="FILE", help="Labelling XML. A trained version or a project has its own."
+    ),
 ]
 ModelParams = Annotated[
     list[str] | None,
@@ -133,15 +135,23 @@ def require_label_studio_url(url: str | None) -> str:
 
 
 def load_label_config(path: Path | None, spec: ModelSpec, model_name: str) -> LabelConfig:
-    """Load the labelling XML at `path`, or the one that a trained version stores.
+    """Load the labelling XML at `path`, the one that a trained version stores, or that of a project of `lsml init`.
+
+    Args:
+        path: The value of --label-config.
+        spec: The model.
+        model_name: The value of --model, which may be the folder of a project.
 
     Raises:
-        UsageError: No file was named, and the model stores no label config.
+        UsageError: No file was named, and the model has no label config.
     """
     from lsml_cli.errors import UsageError
+    from lsml_cli.registry.project_file import find_project_label_config
     from lsml_cli.registry.resolve import stored_label_config
     from lsml_cli.schema.label_config import LabelConfig
 
+    if path is None and spec.path is None:
+        path = find_project_label_config(model_name)
     config = LabelConfig.load(path) if path else stored_label_config(spec)
     if config is None:
         raise UsageError(f"{model_name} needs a label config.", "Name the labelling XML with --label-config FILE.")

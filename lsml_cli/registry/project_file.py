@@ -13,6 +13,7 @@ from lsml_cli.registry import versions
 from lsml_cli.runtime import read_small_file
 
 PROJECT_FILE = "model.toml"  # in a folder that `lsml init` wrote
+LABEL_CONFIG_FILE = "label_config.xml"  # beside it
 MAX_PROJECT_FILE_BYTES = 1 << 20
 
 _FORM_HINT = 'It has: model = "...", versions = "...", and a table [with].'
@@ -60,6 +61,13 @@ def read_project_file(folder: Path) -> ProjectFile | None:
             f'Name a folder below it, versions = "models/{folder.resolve().name}", or leave it out.',
         )
     return ProjectFile(folder, model, params, folder / versions_root)
+
+
+def find_project_label_config(name: str) -> Path | None:
+    """Return the `label_config.xml` of a project, None if `name` is no project's folder or the file is not there."""
+    folder = Path(name)
+    path = folder / LABEL_CONFIG_FILE
+    return path if (folder / PROJECT_FILE).is_file() and path.is_file() else None
 
 
 def find_single_class(name: str) -> str | None:

@@ -326,3 +326,16 @@ def test_workflow_tells_retrain_what_to_train(tmp_path: Path) -> None:
     example = (ROOT / "examples" / "ci-retrain" / workflow).read_text().splitlines()
     added = [line.strip() for line in written if line not in example]
     assert added == ["FAMILY: model.py:Moods", "MODEL: models/moods"]
+
+
+def test_project_has_its_label_config(lsml: Lsml, tmp_path: Path) -> None:
+    assert lsml("init", "moods", cwd=tmp_path).returncode == 0
+    tasks, output = tmp_path / "moods" / "tasks.json", tmp_path / "out.json"
+    run = lsml("predict", tasks, "--model", "moods", "-o", output, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert all(task["predictions"][0]["result"] for task in json.loads(output.read_bytes()))
+    run = lsml("fit", tmp_path / "moods" / "annotated.json", "--model", "moods", "--dry-run", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    (tmp_path / "moods" / "label_config.xml").unlink()
+    run = lsml("predict", tasks, "--model", "moods", "-o", output, cwd=tmp_path)
+    assert (run.returncode, "moods needs a label config" in run.stderr) == (2, True)
