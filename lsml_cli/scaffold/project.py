@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.registry.local_imports import find_local_modules
+from lsml_cli.registry.project_file import LABEL_CONFIG_FILE
 from lsml_cli.scaffold.config_samples import MEDIA_FOLDER, make_tasks
 from lsml_cli.scaffold.kinds import OWN_MODEL, get_kind
 from lsml_cli.scaffold.model_code import choose_class_name, render_model_code
@@ -111,7 +112,7 @@ def _write_text_file(path: Path, content: str) -> None:
 
 def _find_label_config(options: ProjectOptions) -> Path | None:
     """Return the `label_config.xml` beside a script, if there is one: the script knows its labels."""
-    path = options.script[0].with_name("label_config.xml") if options.script else None
+    path = options.script[0].with_name(LABEL_CONFIG_FILE) if options.script else None
     return path if path is not None and path.is_file() else None
 
 
@@ -203,7 +204,7 @@ def _write_samples(options: ProjectOptions, config: LabelConfig | None) -> None:
         sample = get_kind(options.kind).sample
         annotated, unlabeled = sample.make_tasks(options.folder / PICTURE_FOLDER)
         xml, samples = sample.label_config, {"annotated.json": annotated, "tasks.json": unlabeled}
-    (options.folder / "label_config.xml").write_text(xml, "utf-8")
+    (options.folder / LABEL_CONFIG_FILE).write_text(xml, "utf-8")
     for name, tasks in samples.items():
         lines = ",\n".join(json.dumps(task) for task in tasks)
         (options.folder / name).write_text(f"[\n{lines}\n]\n", "utf-8")

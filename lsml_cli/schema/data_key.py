@@ -45,21 +45,10 @@ def find_data_key(
         )
     keys = _data_keys(single)
     if requested_key is not None:
-        if requested_key not in keys:
-            what = "image" if images_only else "media"
-            raise UsageError(
-                f'--data-key {requested_key}: the label config shows no {what} from "${requested_key}".',
-                f"It has: {format_list(sort_by_similarity(requested_key, keys))}.",
-            )
-        return requested_key
+        return _require_shown(requested_key, keys, "image" if images_only else "media")
     objects = _supported_objects(config, single, supported_controls)
     objects = [obj for obj in objects if obj.tag.lower() == "image"] or objects
-    if len(keys := _data_keys(objects)) > 1:
-        raise UsageError(
-            f"The label config has several objects that a path could be for: {format_list(map(str, objects))}.",
-            f"Name the key with --data-key: {' or '.join(keys)}.",
-        )
-    return keys[0]
+    return _require_single_key(objects, "a path")
 
 
 def find_text_key(
@@ -82,16 +71,26 @@ def find_text_key(
         )
     keys = _data_keys(texts)
     if requested_key is not None:
-        if requested_key not in keys:
-            raise UsageError(
-                f'--data-key {requested_key}: the label config shows no text from "${requested_key}".',
-                f"It has: {format_list(sort_by_similarity(requested_key, keys))}.",
-            )
-        return requested_key
+        return _require_shown(requested_key, keys, "text")
     objects = _supported_objects(config, texts, supported_controls)
+    return _require_single_key(objects, "a line")
+
+
+def _require_shown(key: str, keys: Sequence[str], what: str) -> str:
+    """Return the key of --data-key; raise UsageError if the label config shows nothing of this kind from it."""
+    if key not in keys:
+        raise UsageError(
+            f'--data-key {key}: the label config shows no {what} from "${key}".',
+            f"It has: {format_list(sort_by_similarity(key, keys))}.",
+        )
+    return key
+
+
+def _require_single_key(objects: Sequence[Object], entry: str) -> str:
+    """Return the data key of the objects; raise UsageError if they have several, one of which the entry is for."""
     if len(keys := _data_keys(objects)) > 1:
         raise UsageError(
-            f"The label config has several objects that a line could be for: {format_list(map(str, objects))}.",
+            f"The label config has several objects that {entry} could be for: {format_list(map(str, objects))}.",
             f"Name the key with --data-key: {' or '.join(keys)}.",
         )
     return keys[0]
