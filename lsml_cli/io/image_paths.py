@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from lsml_cli.io.json_records import MAX_TASK_BYTES, WHITESPACE, EndReason, Record, too_large_message
-from lsml_cli.io.text_lines import split_entries
+from lsml_cli.io.json_records import MAX_TASK_BYTES, EndReason, Record
+from lsml_cli.io.text_lines import read_entries
 from lsml_cli.terminal import escape_controls
 
 # Suffixes of images, whether or not a model can read them: one that it cannot read should fail visibly.
@@ -56,26 +56,11 @@ def read_paths(
         separator: What ends an entry, a line break or NUL.
         max_bytes: The most that one entry may have.
     """
-    entry_name = "line" if separator == b"\n" else "path"
-    index = number = end = 0
-    for entry, size, is_complete in split_entries(stream, separator, max_bytes):
-        number += 1
-        end += size + is_complete
-        location = f"{entry_name} {number}"
-        if not is_complete and end_reason():  # this may be half a path
-            yield Record(index, location, b"", end_reason(), truncated=True)
-            return
-        if separator == b"\n":
-            entry = entry.removesuffix(b"\r")
-        if size > max_bytes:
-            yield Record(index, location, b"", too_large_message(size, max_bytes), end=end)
-        elif entry.strip(WHITESPACE) if separator == b"\n" else entry:
-            yield make_path_record(index, location, key, entry.decode("utf-8", "surrogateescape"))._replace(end=end)
-        else:
-            continue
-        index += 1
-    if end_reason():
-        yield Record(index, f"{entry_name} {number + 1}", b"", end_reason(), truncated=True)
+
+    def make_record(index: int, location: str, entry: bytes) -> Record:
+        return make_path_record(index, location, key, entry.decode("utf-8", "surrogateescape"))
+
+    yield from read_entries(stream, end_reason, separator, make_record, max_bytes=max_bytes)
 
 
 def make_path_record(index: int, location: str, key: str, value: str) -> Record:
