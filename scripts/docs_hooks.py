@@ -6,6 +6,7 @@ mkdocs calls the functions `on_…` (see `hooks` in mkdocs.yml).
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +37,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert the session of README.md where a page has the line `--8<-- "session"`."""
+    """Replace `--8<-- "session"` by the session of README.md, and `--8<-- "parameters MODEL"` by a table of them."""
     [session] = re.findall(r"^```console\n.*?^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    return markdown.replace('--8<-- "session"', session)
+    markdown = markdown.replace('--8<-- "session"', session)
+    return re.sub(r'^--8<-- "parameters (.+)"$', lambda match: render_params(match[1]), markdown, flags=re.MULTILINE)
+
+
+def render_params(model: str) -> str:
+    """Return a table of the parameters of a model that comes with lsml, as `lsml models NAME` prints it."""
+    from lsml_cli.registry.catalog import get_model
+
+    rows = ["| `--with` | default | meaning | allowed |", "|---|---|---|---|"]
+    for param in get_model(model).params or ():
+        default = json.dumps(param.default)
+        rows.append(f"| `{param.name}` | `{default}` | {_escape(param.help)} | {_escape(param.allowed)} |")
+    return "\n".join(rows)
 
 
 def _adapt_links(text: str) -> str:

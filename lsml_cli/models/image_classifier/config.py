@@ -13,7 +13,10 @@ DEFAULT_WEIGHTS, RANDOM_WEIGHTS = "default", "none"  # of `--with weights=`; any
 
 PARAMS: Mapping[str, Parameter] = {
     "arch": Parameter(
-        "resnet18", "torchvision architecture", check=bool, expected="the name of a torchvision architecture"
+        "resnet18",
+        "torchvision architecture; an unknown name lists the closest",
+        check=bool,
+        expected="the name of a torchvision architecture",
     ),
     "weights": Parameter(
         DEFAULT_WEIGHTS,
@@ -34,7 +37,7 @@ PARAMS: Mapping[str, Parameter] = {
         choices=("auto", *PRECISIONS),
         expected="auto, fp32, bf16 or fp16",
     ),
-    "compile": Parameter(False, "compile the network with torch.compile"),
+    "compile": Parameter(False, "compile the network with torch.compile: worth its minutes on a GPU and a long run"),
     "fast_decode": Parameter(False, "decode JPEG files in reduced size: faster, slightly different pixels"),
     "strategy": Parameter(
         "head",

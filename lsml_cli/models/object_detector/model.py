@@ -84,12 +84,16 @@ class ObjectDetector(Model[DetectorBinding]):
     params: ClassVar[Mapping[str, Json | Parameter]] = {
         "config_file": Parameter(
             "rtmdet_tiny_8xb32-300e_coco",
-            "config of the model",
+            "config of the detector",
             check=bool,
             expected="the path of a config, or the name of one that comes with mmdet",
         ),
         "checkpoint_file": Parameter(
-            None, "weights of the model", kind="str", check=bool, expected="the path of a checkpoint"
+            None,
+            "weights of the detector; null for random ones",
+            kind="str",
+            check=bool,
+            expected="the path of a checkpoint",
         ),
         "trust_checkpoint": Parameter(False, "read a checkpoint that holds more than weights, which may run code"),
         "thresholds": Parameter(
@@ -105,7 +109,9 @@ class ObjectDetector(Model[DetectorBinding]):
             expected="auto, fp32, bf16 or fp16",
         ),
         "epochs": Parameter(50, "most passes over the training images", minimum=1),
-        "lr": Parameter(None, "learning rate; null for that of the config", kind="float", above=0),
+        "lr": Parameter(
+            None, "learning rate; null for that of the config, scaled to the batch size", kind="float", above=0
+        ),
         "batch_size": Parameter(8, "images per training step", minimum=2),
         "image_size": Parameter(
             None,
@@ -116,7 +122,9 @@ class ObjectDetector(Model[DetectorBinding]):
         ),
         "augment": Parameter(True, "train on images that are scaled, mirrored, and changed in color"),
         "patience": Parameter(15, "epochs without improvement after which training stops", minimum=1),
-        "pretrained": Parameter(True, "start from the weights that the config names"),
+        "pretrained": Parameter(
+            True, "without a checkpoint, start from the weights that the config names; they are fetched once"
+        ),
         "seed": Parameter(0, "seed of everything random in training"),
         "launch": Parameter(
             None,
@@ -125,7 +133,7 @@ class ObjectDetector(Model[DetectorBinding]):
             check=bool,
             expected='arguments of torchrun: "--nproc-per-node 4"',
         ),
-        "keep_run": Parameter(False, "keep the run folder of a training in its version"),
+        "keep_run": Parameter(False, "keep the dataset and the log of a training in its version"),
     }
 
     def __init__(self, spec: ModelSpec) -> None:

@@ -118,17 +118,27 @@ class Ocr(Model[OcrBinding]):
         ),
         "dictionary": Parameter(
             "auto",
-            "characters that are learned: those of the training data or those of the config",
+            "characters that are learned: those of the transcriptions (data) or of the config; auto: config with a "
+            "checkpoint, data without",
             choices=("auto", "data", "config"),
             expected="auto, data or config",
         ),
         "epochs": Parameter(60, "most passes over the training data", minimum=1),
-        "lr": Parameter(None, "learning rate", kind="float", above=0),
-        "batch_size": Parameter(None, "images or crops per training step", kind="int", minimum=2),
+        "lr": Parameter(
+            None,
+            "learning rate; null for 0.001, or a quarter of it for weights that were trained before",
+            kind="float",
+            above=0,
+        ),
+        "batch_size": Parameter(
+            None, "images or crops per training step; null for 8 images, 8 to 32 crops", kind="int", minimum=2
+        ),
         "patience": Parameter(10, "epochs without improvement after which training stops", minimum=1),
-        "pretrained": Parameter(True, "start from the weights that the config names"),
+        "pretrained": Parameter(
+            True, "without a checkpoint, start from the weights that the config names; they are fetched once"
+        ),
         "seed": Parameter(0, "seed of everything random in training"),
-        "keep_run": Parameter(False, "keep the run folder of a training in its version"),
+        "keep_run": Parameter(False, "keep the dataset and the log of a training in its version"),
     }
 
     def __init__(self, spec: ModelSpec) -> None:
