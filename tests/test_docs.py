@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer.main
 
+from lsml_cli import ContractBroken, LabelConfig
 from lsml_cli.cli import app
 from lsml_cli.registry.model_location import BUILT_IN
 from tests.helpers.cli import ROOT
-from tests.helpers.guides import read_examples
+from tests.helpers.guides import (
+    find_mistake,
+    read_blocks,
+    read_examples,
+    read_inline_code,
+    read_pages,
+    split_commands,
+)
 from tests.helpers.serve_process import ServerFactory
 
 if TYPE_CHECKING:
@@ -27,6 +36,7 @@ MAX_README_BYTES = 8 << 10
 README = (ROOT / "README.md").read_text("utf-8")
 DOCS = ROOT / "docs"
 OWN_MODEL = (DOCS / "guides" / "own-model.md").read_text("utf-8")
+PAGES_AND_README = read_pages()
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
 
 COMMANDS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -131,12 +141,86 @@ def test_option_names_are_distinct() -> None:
 
 def fenced(text: str, language: str) -> list[str]:
     """The code blocks of a text in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [block.code for block in read_blocks(text) if block.language == language]
 
 
 def without_chance(text: str) -> str:
     """Output without what differs from run to run: when, and how fast."""
     return re.sub(r"in [\d.]+ s \([\d,]+/s\)", "in TIME", re.sub(r"\d{8}T\d{6}", "VERSION", text))
+
+
+# How the code blocks of each language are tested. Commands (`sh`, indented) that are no session are parsed: most need a
+# Label Studio, a checkpoint or somebody's data.
+LANGUAGES = {
+    "": "its commands are parsed, see `test_commands_can_be_typed`",
+    "sh": "the same, and bash checks the syntax",
+    "console": "executed, see `test_readme_session_output_is_real`",
+    "python": "executed, see `PYTHON_EXAMPLES`",
+    "json": "parsed",
+    "toml": "parsed",
+    "xml": "parsed as a label config",
+    "text": "a drawing or a pattern, and no code",
+}
+
+
+@pytest.mark.parametrize("page", PAGES_AND_README)
+def test_commands_can_be_typed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no lsml.toml lies
+    text = PAGES_AND_README[page]
+    in_blocks = [words for block in read_blocks(text) for words in split_commands(block.shell)]
+    in_sentences = [
+        words for code in read_inline_code(text) if code.startswith("lsml ") for words in split_commands(code)
+    ]
+    mistakes = [(" ".join(words), find_mistake(words)) for words in in_blocks]
+    mistakes += [(" ".join(words), find_mistake(words, is_complete=False)) for words in in_sentences]
+    assert [mistake for mistake in mistakes if mistake[1] is not None] == []
+
+
+def test_guides_have_commands_that_are_tested() -> None:
+    pages = [name for name in PAGES if name.startswith(("guides/", "models/"))]
+    assert [name for name in pages if not any(split_commands(block.shell) for block in read_blocks(PAGES[name]))] == []
+
+
+@pytest.mark.parametrize(
+    ("shell", "mistake"),
+    [
+        ("lsml predict tasks.json -m models/news", None),
+        ("cat a | LSML_X=1 lsml predict - -m models/news | head  # --nothing", None),
+        ("lsml predict TASKS --model MODEL [-o FILE] …", None),
+        ("lsml predict tasks.json --modle models/news", "No such option: --modle"),
+        ("cat a | lsml predict - \\\n    --model m --shpe tasks", "No such option: --shpe"),
+        ("lsml predict tasks.json", "Missing option '--model'"),
+        ("lsml predict tasks.json -m", "Option '-m' requires an argument"),
+        ("lsml predict tasks.json -m m --shape task", "Invalid value for '--shape'"),
+        ("lsml predcit tasks.json", "No such command: predcit"),
+        ("lsml --versoin", "No such option: --versoin"),
+        ("lsml fit a.json -m text-classifier -o m --with ngram=2", "text-classifier has no parameter ngram"),
+        ("lsml fit a.json -m text-classifier -o m --with ngrams=many", "ngrams='many' is not allowed"),
+    ],
+)
+def test_mistakes_in_commands_are_found(shell: str, mistake: str | None) -> None:
+    [words] = split_commands(shell)
+    assert (find_mistake(words) or "").startswith(mistake or "")
+    assert (find_mistake(words) is None) == (mistake is None)
+
+
+def test_mistakes_in_parts_of_commands_are_found() -> None:
+    assert find_mistake(["lsml", "predict", "--resume"], is_complete=False) is None
+    assert find_mistake(["lsml", "predict", "--resmue"], is_complete=False) == "No such option: --resmue"
+
+
+@pytest.mark.parametrize("page", PAGES_AND_README)
+def test_code_blocks_can_be_read(page: str) -> None:
+    for block in read_blocks(PAGES_AND_README[page]):
+        assert block.language in LANGUAGES, block
+        if block.language == "json":
+            json.loads(block.code)
+        elif block.language == "toml":
+            tomllib.loads(block.code)
+        elif block.language == "xml":
+            assert LabelConfig.parse(block.code).controls
+        elif block.language == "sh":
+            subprocess.run(["bash", "-n", "-c", block.code], check=True)
 
 
 def test_sessions_are_only_where_they_are_tested() -> None:
@@ -156,13 +240,81 @@ def test_readme_session_output_is_real(tmp_path: Path) -> None:
         assert without_chance(run.stdout.decode()) == without_chance(shown)
 
 
-def test_model_of_the_guide_runs(lsml: Lsml, tmp_path: Path) -> None:
+PYTHON_EXAMPLES = {  # number of blocks; each is executed by one of the next tests
+    "guides/own-model.md": 2,
+    "guides/check.md": 1,
+    "guides/backends.md": 2,
+    "reference/python.md": 2,
+}
+
+
+def test_python_examples_are_only_where_they_are_executed() -> None:
+    counts = {name: len(fenced(text, "python")) for name, text in PAGES.items()}
+    assert {name: count for name, count in counts.items() if count} == PYTHON_EXAMPLES
+
+
+@pytest.fixture
+def example_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the files that the examples name."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "shouting.py").write_text(fenced(OWN_MODEL, "python")[0])
     (tmp_path / "config.xml").write_text(TEXT_CONFIG)
+    texts = [f"{word} number {i}" for i in range(20) for word in ("HELLO", "hello")]
+    results = [
+        {"from_name": "c", "to_name": "t", "type": "choices", "value": {"choices": [label]}}
+        for label in ("loud", "quiet") * 20
+    ]
+    tasks = [
+        {"id": i, "data": {"text": text}, "annotations": [{"result": [result]}]}
+        for i, (text, result) in enumerate(zip(texts, results, strict=True), 1)
+    ]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    return tmp_path
+
+
+def test_model_of_the_guide_runs(lsml: Lsml, example_folder: Path) -> None:
     command = ("predict", "-", "--model", "shouting.py:Shouting", "--label-config", "config.xml")
-    run = lsml(*command, input='{"text": "HELLO"}\n{"text": "hello"}\n', cwd=tmp_path)
+    run = lsml(*command, input='{"text": "HELLO"}\n{"text": "hello"}\n')
     labels = [json.loads(line)["predictions"][0]["result"][0]["value"]["choices"] for line in run.stdout.splitlines()]
     assert labels == [["loud"], ["quiet"]]
+
+
+def test_check_of_the_guide_passes_and_can_fail(example_folder: Path) -> None:
+    [example] = fenced(PAGES["guides/check.md"], "python")
+    broken = fenced(OWN_MODEL, "python")[0].replace("for task in inputs", "for task in inputs[:1]")
+    (example_folder / "broken.py").write_text(broken)
+    namespace: dict[str, Any] = {}
+    exec(compile(example, "check.md", "exec"), namespace)
+    namespace["test_shouting_keeps_the_contract"]()
+    exec(compile(example.replace("shouting.py", "broken.py"), "check.md", "exec"), namespace)
+    with pytest.raises(ContractBroken):
+        namespace["test_shouting_keeps_the_contract"]()
+
+
+def test_examples_of_the_python_api_run(lsml: Lsml, example_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ("fit", "tasks.json", "--model", "text-classifier", "-c", "config.xml", "-o", "models/tickets")
+    assert lsml(*fit).returncode == 0
+    for_version, for_untrained = fenced(PAGES["reference/python.md"], "python")
+    exec(compile(for_version, "python.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 40
+    assert all(re.fullmatch(r"\d+ [\d.]+ \[\{'choices': \['(loud|quiet)'\]\}\]", line) for line in lines)
+    exec(compile(for_untrained, "python.md", "exec"), {})
+    assert capsys.readouterr().out.count("Prediction(") == 2
+
+
+def test_backend_and_its_migrated_model_predict_the_same(lsml: Lsml, example_folder: Path) -> None:
+    before, after = fenced(PAGES["guides/backends.md"], "python")
+    scored = []
+    for name, code in {"before": before, "after": after}.items():
+        (example_folder / f"{name}.py").write_text(code)
+        model = f"{name}.py:TextClassifier"
+        assert lsml("fit", "tasks.json", "--model", model, "-c", "config.xml", "-o", f"models/{name}").returncode == 0
+        run = lsml("predict", "tasks.json", "--model", f"{model}@models/{name}", "--shape", "predictions")
+        records = [json.loads(line) for line in run.stdout.splitlines()]
+        scored.append([(record["result"][0]["value"], record["score"]) for record in records])
+    assert len(scored[0]) == 40
+    assert scored[0] == scored[1]
 
 
 def test_model_of_the_guide_answers_the_context_of_an_editor(tmp_path: Path) -> None:
