@@ -7,7 +7,6 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from lsml_cli._version import __version__
 from lsml_cli.commands.check import check
@@ -15,7 +14,7 @@ from lsml_cli.commands.console.stdout import emit
 from lsml_cli.commands.doctor import doctor
 from lsml_cli.commands.evaluate import evaluate
 from lsml_cli.commands.fit import fit
-from lsml_cli.commands.help import Command
+from lsml_cli.commands.help import Command, Group
 from lsml_cli.commands.init import init
 from lsml_cli.commands.jobs import jobs
 from lsml_cli.commands.models import models
@@ -33,7 +32,7 @@ from lsml_cli.terminal import escape_controls, print_details, print_message
 EXIT_INTERRUPTED = 130
 
 
-class _EscapingGroup(TyperGroup):
+class _EscapingGroup(Group):
     """Show control characters of values escaped in the usage errors that Typer prints itself."""
 
     def invoke(self, ctx: Any) -> Any:

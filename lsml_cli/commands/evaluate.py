@@ -39,7 +39,9 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            "--predictions", metavar="FILE", help="Measure this file instead, written by lsml predict in either shape."
+            "--predictions",
+            metavar="FILE",
+            help="Measure this file instead, in either shape; tasks are found by id, else by their data.",
         ),
     ] = None,
     model_version: Annotated[
@@ -51,7 +53,9 @@ def evaluate(
     label_config: options.LabelConfigFile = None,
     annotation_policy: Annotated[
         Literal["first", "last", "all"],
-        typer.Option("--annotation", help="Which of several counts; ground truths first, skipped ones never."),
+        typer.Option(
+            "--annotation", help="Which annotation of a task counts: ground truths first, skipped ones never."
+        ),
     ] = "last",
     held_out: Annotated[
         bool,
@@ -106,7 +110,10 @@ def evaluate(
     examples: Annotated[
         int,
         typer.Option(
-            "--examples", min=0, metavar="N", help="Tasks in the report on which model and annotators disagree most."
+            "--examples",
+            min=0,
+            metavar="N",
+            help="Tasks in the report, for each control, on which model and annotators disagree most.",
         ),
     ] = 12,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")] = 0,

@@ -44,15 +44,17 @@ def fit(
         typer.Option(
             "--holdout",
             metavar="FRACTION|FILE",
-            help="Fraction of the tasks to measure on, 0 for none; or a file of annotated tasks to measure on.",
+            help="Fraction of the tasks to measure on and never train on, 0 for none; or a file of such tasks.",
         ),
     ] = "0.2",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the hold-out split.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Seed of the hold-out split: another one holds out other tasks.")
+    ] = 0,
     annotation_policy: Annotated[
         Literal["first", "last", "all"],
         typer.Option(
             "--annotation",
-            help="Which of several counts; ground truths first, skipped ones never.",
+            help="Which annotation of a task counts: ground truths first, skipped ones never; all learns from each.",
         ),
     ] = "last",
     fail_under: Annotated[
@@ -76,16 +78,19 @@ def fit(
         ),
     ] = None,
     no_promote: Annotated[
-        bool, typer.Option("--no-promote", help="Keep the new version, but do not put it into use.")
+        bool, typer.Option("--no-promote", help="Keep the new version, but do not put it into use: compare it first.")
     ] = False,
     skip_unchanged: Annotated[
         bool,
         typer.Option(
             "--skip-unchanged",
-            help="Train nothing if the version in use was trained on the same annotations in the same way.",
+            help="Train nothing if the version in use has the same annotations, code, parameters, label config and "
+            "split; --summary says so.",
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be trained on, then exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report what would be trained on, by side and class, then exit.")
+    ] = False,
     model_params: options.ModelParams = None,
     device: options.Device = "auto",
     document_root: options.DocumentRoot = None,

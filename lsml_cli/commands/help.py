@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 # The panels in the order in which help shows them, each with its options in their order.
 PANELS: Mapping[str, tuple[str, ...]] = {
@@ -162,6 +162,17 @@ class Command(TyperCommand):
             return -1, 0
         options = [*PANELS[panel], *(option for (_, option), name in EXCEPTIONS.items() if name == panel)]
         return list(PANELS).index(panel), next(n for n, option in enumerate(options) if option in param.opts)
+
+
+class Group(TyperGroup):
+    """The group of all commands; its own options are shown like those of the commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, all of them flags, in the panel for options that are about no command."""
+        params = super().get_params(ctx)
+        for param in params:
+            param.rich_help_panel, param.metavar = "Settings", ""  # type: ignore[attr-defined]
+        return params
 
 
 def _format_examples(text: str) -> Iterator[str]:

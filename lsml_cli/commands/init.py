@@ -21,17 +21,28 @@ def init(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="A built-in model; if not given, a model of your own."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A built-in model; if not given, a model of your own: model.py, one small class.",
+        ),
     ] = None,
     script: Annotated[
         str | None,
-        typer.Option("--script", metavar="FILE[:CLASS]", help="Wrap a backend that was written for an older SDK."),
+        typer.Option(
+            "--script",
+            metavar="FILE[:CLASS]",
+            help="Copy an existing backend with what it imports, and run it as it is.",
+        ),
     ] = None,
     label_config: Annotated[
         Path | None,
-        typer.Option("--label-config", "-c", metavar="FILE", help="Your labelling XML: the model fills its controls."),
+        typer.Option(
+            "--label-config", "-c", metavar="FILE", help="Your labelling XML: a model of your own fills its controls."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files; nothing is removed.")] = False,
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask for what is not given.")] = False,
     quiet: options.Quiet = False,
 ) -> None:

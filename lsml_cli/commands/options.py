@@ -20,7 +20,8 @@ ModelName = Annotated[
         "-m",
         metavar="MODEL",
         autocompletion=completion.complete_models,
-        help="text-classifier, models/news, models/news@VERSION, file.py:Class, package.mod:Class, CLASS@models/news.",
+        help="What predicts: text-classifier, image-classifier, object-detector, ocr; models/news, "
+        "models/news@VERSION; file.py:Class, package.module:Class, CLASS@models/news.",
     ),
 ]
 PredictedBy = Annotated[
@@ -35,15 +36,28 @@ PredictedBy = Annotated[
 LabelConfigFile = Annotated[
     Path | None,
     typer.Option(
-        "--label-config", "-c", metavar="FILE", help="Labelling XML. A trained version or a project has its own."
+        "--label-config",
+        "-c",
+        metavar="FILE",
+        help="Labelling XML of the project. A trained version has its own, and so has a project of lsml init.",
     ),
 ]
 ModelParams = Annotated[
     list[str] | None,
-    typer.Option("--with", metavar="KEY=VALUE", help="A parameter of the model; repeat for several."),
+    typer.Option(
+        "--with", metavar="KEY=VALUE", help="A parameter of the model; lsml models NAME lists them. Repeat for several."
+    ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps; several with commas.")
+    str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:N or mps; auto takes the best one.")
+]
+Devices = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:N or mps, several with commas; auto takes the best one, cuda all GPUs.",
+    ),
 ]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, metavar="N", help="Tasks per batch; each model has a default.")
@@ -82,7 +96,9 @@ LabelStudioUrl = Annotated[
         help="The Label Studio that the tasks belong to; its key comes from LABEL_STUDIO_API_KEY.",
     ),
 ]
-Project = Annotated[int, typer.Option("--project", min=1, metavar="ID", help="Id of the project in Label Studio.")]
+Project = Annotated[
+    int, typer.Option("--project", min=1, metavar="ID", help="Id of the project: the number in its address.")
+]
 DocumentRoot = Annotated[
     Path | None,
     typer.Option(
@@ -99,7 +115,9 @@ UploadRoot = Annotated[
 ]
 MediaMaps = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="PREFIX=DIR", help="Values that begin with PREFIX are files below DIR; repeat."),
+    typer.Option(
+        "--map", metavar="PREFIX=DIR", help="Addresses that begin with PREFIX are files below DIR. Repeat for several."
+    ),
 ]
 MediaCache = Annotated[
     Path | None,

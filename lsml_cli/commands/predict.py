@@ -22,7 +22,12 @@ def predict(
     ],
     model: options.ModelName,
     label_config: options.LabelConfigFile = None,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where to write; - is stdout. A file appears when it is complete."
+        ),
+    ] = "-",
     format: Annotated[
         Literal["json", "jsonl"] | None,
         typer.Option("--format", help="Default: by the suffix of --output; stdout is jsonl."),
@@ -31,7 +36,8 @@ def predict(
         Literal["tasks", "predictions"],
         typer.Option(
             "--shape",
-            help="tasks: whole tasks, ready to import; predictions: records for import/predictions.",
+            help="tasks: whole tasks, ready to import; predictions: records for import/predictions of the project "
+            "that has the tasks.",
         ),
     ] = "tasks",
     batch_size: options.BatchSizeOrAuto = None,
@@ -40,14 +46,18 @@ def predict(
         typer.Option("--workers", "-w", min=1, metavar="N", help="Processes (text) or encoding threads (images)."),
     ] = 1,
     fetch_concurrency: options.FetchConcurrency = 16,
-    device: options.Device = "auto",
+    device: options.Devices = "auto",
     precision: options.Precision = None,
     limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Only the first N tasks.")] = None,
     threshold: options.Threshold = None,
     label_map: options.LabelMap = None,
     model_version: Annotated[
         str | None,
-        typer.Option("--model-version", metavar="TEXT", help="model_version of the predictions."),
+        typer.Option(
+            "--model-version",
+            metavar="TEXT",
+            help="model_version of the predictions; default: name and version of the model.",
+        ),
     ] = None,
     model_params: options.ModelParams = None,
     input: Annotated[
@@ -66,7 +76,11 @@ def predict(
     ] = None,
     id_column: Annotated[
         str | None,
-        typer.Option("--id-column", metavar="NAME", help="Column or key with the task id, for CSV and bare items."),
+        typer.Option(
+            "--id-column",
+            metavar="NAME",
+            help="Column (CSV) or key (bare items) with the task id; without it, id is data.",
+        ),
     ] = None,
     keep_annotations: Annotated[
         bool, typer.Option("--keep-annotations", help="Also write annotations and drafts (for the same project only).")
@@ -78,7 +92,10 @@ def predict(
         Literal["skip", "fail"], typer.Option("--on-error", help="After a task that fails: skip it, or fail the run.")
     ] = "skip",
     errors: Annotated[
-        Path | None, typer.Option("--errors", metavar="FILE", help="Write a JSON line about each task that failed.")
+        Path | None,
+        typer.Option(
+            "--errors", metavar="FILE", help="Write a JSON line about each task that failed: id, place, stage, reason."
+        ),
     ] = None,
     max_failures: Annotated[
         int | None, typer.Option("--max-failures", min=0, metavar="N", help="Stop when more than N tasks failed.")

@@ -13,25 +13,48 @@ from lsml_cli.commands import options
 def pull(
     project: options.Project,
     label_studio_url: options.LabelStudioUrl = None,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where to write; - is stdout. A file appears when it is complete."
+        ),
+    ] = "-",
     format: Annotated[
         Literal["json", "jsonl"] | None,
         typer.Option("--format", help="Default: by the suffix of --output; stdout is jsonl."),
     ] = None,
     only: Annotated[
         Literal["all", "annotated", "unlabelled", "unpredicted"],
-        typer.Option("--only", help="Which tasks; a skipped annotation does not count as one."),
+        typer.Option(
+            "--only",
+            help="annotated: with an annotation; unlabelled: without one (a skipped one is none); unpredicted: without "
+            "any prediction.",
+        ),
     ] = "all",
     view: Annotated[
-        int | None, typer.Option("--view", min=1, metavar="N", help="Only the tasks of this Data Manager tab.")
+        int | None,
+        typer.Option(
+            "--view",
+            min=1,
+            metavar="N",
+            help="Only the tasks of a Data Manager tab: the number behind ?tab= in its address.",
+        ),
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option("--since", metavar="DATE", help="Only tasks updated or annotated since this date: 2026-11-21."),
+        typer.Option(
+            "--since",
+            metavar="DATE",
+            help="Only tasks changed or annotated since then: 2026-11-21, 2026-11-21T08:30:00Z.",
+        ),
     ] = None,
     fields: Annotated[
         str | None,
-        typer.Option("--fields", metavar="NAMES", help="all; data (ids and data, much faster); or id,data,meta,..."),
+        typer.Option(
+            "--fields",
+            metavar="NAMES",
+            help="all: as in the JSON export; data: ids and data, much faster; or id,data,meta,...",
+        ),
     ] = None,
     label_config_out: Annotated[
         Path | None, typer.Option("--label-config-out", metavar="FILE", help="Also write the project's label config.")

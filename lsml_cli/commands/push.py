@@ -17,17 +17,20 @@ def push(
     ] = None,
     label_studio_url: options.LabelStudioUrl = None,
     version: Annotated[
-        str | None, typer.Option("--version", metavar="TEXT", help="Push only this model version, of several in FILE.")
+        str | None,
+        typer.Option("--version", metavar="TEXT", help="Push only this model version; needed if FILE has several."),
     ] = None,
     existing: Annotated[
         Literal["skip", "replace"],
-        typer.Option("--existing", help="If a task already has a prediction of this version: skip or replace it."),
+        typer.Option(
+            "--existing", help="If a task has a prediction of this version: skip the task, or replace the prediction."
+        ),
     ] = "skip",
     no_activate: Annotated[
         bool, typer.Option("--no-activate", help="Do not make this the version that the project shows.")
     ] = False,
     create_tasks: Annotated[
-        bool, typer.Option("--create-tasks", help="Import whole tasks with their predictions, as new ones.")
+        bool, typer.Option("--create-tasks", help="Import whole tasks as new ones, together with their predictions.")
     ] = False,
     delete: Annotated[
         str | None,
@@ -44,7 +47,12 @@ def push(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count everything, but send nothing.")] = False,
     errors: Annotated[
-        Path | None, typer.Option("--errors", metavar="FILE", help="Write a JSON line about each rejected prediction.")
+        Path | None,
+        typer.Option(
+            "--errors",
+            metavar="FILE",
+            help="Write a JSON line about each rejected prediction: task, place, stage, reason.",
+        ),
     ] = None,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,

@@ -21,7 +21,12 @@ def rank(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A file that lsml predict wrote, or - for standard input.")
     ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")] = "-",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where to write; - is stdout. A file appears when it is complete."
+        ),
+    ] = "-",
     format: Annotated[
         Literal["json", "jsonl"] | None,
         typer.Option("--format", help="Default: by the suffix of --output; stdout is jsonl."),
@@ -40,17 +45,21 @@ def rank(
             min=0.0,
             max=1.0,
             metavar="X",
-            help="Count the predictions that could be accepted as they are: every score is at least X.",
+            help="Count the predictions that could be accepted as they are: they have scores, all at least X.",
         ),
     ] = None,
     accepted_output: Annotated[
         Path | None,
-        typer.Option("--accepted", metavar="FILE", help="Write those to this file instead, .json or .jsonl."),
+        typer.Option(
+            "--accepted", metavar="FILE", help="Write those to this file, .json or .jsonl, and not to --output."
+        ),
     ] = None,
     annotated: Annotated[
         Path | None,
         typer.Option(
-            "--annotated", metavar="FILE", help="Annotated tasks, to estimate how often accepting would be wrong."
+            "--annotated",
+            metavar="FILE",
+            help="Annotated tasks, to estimate how often accepting would be wrong; needs --label-config.",
         ),
     ] = None,
     predicted_by: options.PredictedBy = None,

@@ -17,8 +17,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 WIDTH = 80  # columns
 
 
-def print_help(command: str) -> str:
-    run = run_in_process(command, "--help", env={"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH)})
+def print_help(*command: str) -> str:
+    run = run_in_process(*command, "--help", env={"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH)})
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -44,6 +44,13 @@ def test_every_option_is_in_a_panel(command: str) -> None:
     titles = re.findall(r"╭─ (\w+) ─", text)
     known = [title for title in PANELS if title in titles]
     assert titles == (["Arguments"] if "Arguments" in titles else []) + known
+
+
+def test_options_of_lsml_itself_are_shown_like_those_of_commands() -> None:
+    text = print_help()
+    assert "<bool>" not in text
+    assert re.findall(r"╭─ (\w+) ─", text) == ["Settings", "Commands"]
+    assert max(map(len, text.splitlines())) <= WIDTH
 
 
 def test_panels_name_no_option_that_is_gone() -> None:

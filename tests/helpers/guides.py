@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import click
+import typer
 from markdown_it import MarkdownIt
 
 from lsml_cli.cli import app
@@ -116,7 +116,7 @@ def find_mistake(words: list[str], *, is_complete: bool = True) -> str | None:
     try:
         with command.make_context(words[1], words[2:]) as context:
             return _find_wrong_param(context.params)
-    except click.exceptions.Exit:  # --help
+    except typer.Exit:  # --help
         return None
     except Exception as error:
         return getattr(error, "format_message", error.__str__)()
