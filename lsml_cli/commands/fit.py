@@ -84,8 +84,8 @@ def fit(
         bool,
         typer.Option(
             "--skip-unchanged",
-            help="Train nothing if the version in use has the same annotations, code, parameters, label config and "
-            "split; --summary says so.",
+            help="Train nothing if the version in use was trained on the same annotations, with the same code, "
+            "parameters, label config and split.",
         ),
     ] = False,
     dry_run: Annotated[

@@ -27,8 +27,9 @@ def pull(
         Literal["all", "annotated", "unlabelled", "unpredicted"],
         typer.Option(
             "--only",
-            help="annotated: with an annotation; unlabelled: without one (a skipped one is none); unpredicted: without "
-            "any prediction.",
+            metavar="WHICH",
+            help="all; annotated: with an annotation; unlabelled: without one (a skipped one is none); or "
+            "unpredicted: without any prediction.",
         ),
     ] = "all",
     view: Annotated[

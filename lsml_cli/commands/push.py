@@ -42,7 +42,7 @@ def push(
             "--keep-versions",
             metavar="N",
             min=1,
-            help="After a complete push, delete versions of the same model beyond the newest N.",
+            help="After a complete push, delete the predictions of older versions of this model, except the newest N.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count everything, but send nothing.")] = False,

@@ -34,7 +34,9 @@ def rank(
     by: Annotated[
         Literal["least-confident", "margin", "entropy", "score"],
         typer.Option(
-            "--by", help="How confidence is measured: by the least confident region, or by the prediction's score."
+            "--by",
+            metavar="CRITERION",
+            help="least-confident, margin or entropy, of a prediction's regions; or score, the prediction's own.",
         ),
     ] = "least-confident",
     limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Write only the first N.")] = None,
