@@ -15,6 +15,16 @@ from lsml_cli.commands.console.tables import Column, print_table
 if TYPE_CHECKING:
     from lsml_cli.registry.versions import Version, VersionEntry
 
+# The headline metrics of choices, regions and texts, by their names in `Version.metrics`, with their headings.
+HEADLINE_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "map": "mAP",
+    "map50": "mAP50",
+    "cer": "CER",
+    "exact": "exact",
+}
+
 
 def versions(
     folder: Annotated[
@@ -111,14 +121,13 @@ def _require_model(folder: Path) -> None:
 
 
 def _print_versions(entries: Sequence[VersionEntry]) -> None:
-    readable = [entry.version for entry in entries if entry.version is not None]
-    controls = list(dict.fromkeys(name for version in readable for name in version.metrics))
+    metrics = list(_headline_metrics([entry.version for entry in entries if entry.version is not None]))
     columns = (
         Column("version"),
         Column("promoted"),
         Column("created", drop=1),  # the version's name begins with it
         Column("tasks", "number", drop=2),
-        *_metric_columns(controls),
+        *_metric_columns(metrics),
         Column("remarks", "text"),
     )
     rows = []
@@ -126,25 +135,30 @@ def _print_versions(entries: Sequence[VersionEntry]) -> None:
         version = entry.version
         created = version.created if version else "-"
         tasks = f"{version.trained_on:,}" if version and version.trained_on is not None else "-"
-        metrics = [number for control in controls for number in _format_metrics(version, control)]
+        numbers = [_format_number(_metrics_of(version, control).get(name)) for control, name in metrics]
         remarks = "; ".join(_remark_lines(entry)) or "-"
-        rows.append([entry.name, "yes" if entry.is_promoted else "-", created, tasks, *metrics, remarks])
+        rows.append([entry.name, "yes" if entry.is_promoted else "-", created, tasks, *numbers, remarks])
     print_table(columns, rows)
 
 
-def _metric_columns(controls: Sequence[str]) -> Iterator[Column]:
-    """Yield the columns of each control's metrics; where there is no room, those of the last control go first."""
-    for i, control in enumerate(controls):
-        prefix = f"{control} " if len(controls) > 1 else ""
-        drop = 2 + 2 * (len(controls) - i)
-        yield Column(f"{prefix}accuracy", "number", drop=drop)
-        yield Column(f"{prefix}macro F1", "number", drop=drop - 1)
+def _headline_metrics(versions: Sequence[Version]) -> Iterator[tuple[str, str]]:
+    """Yield the headline metrics that any version has, as pairs of control and metric."""
+    for control in dict.fromkeys(name for version in versions for name in version.metrics):
+        stored = {name for version in versions for name in _metrics_of(version, control)}
+        yield from ((control, name) for name in HEADLINE_METRICS if name in stored)
 
 
-def _format_metrics(version: Version | None, control: str) -> tuple[str, str]:
+def _metrics_of(version: Version | None, control: str) -> dict[str, Any]:
     stored = version.metrics.get(control) if version else None
-    metrics: dict[str, Any] = stored if isinstance(stored, dict) else {}
-    return _format_number(metrics.get("accuracy")), _format_number(metrics.get("macro_f1"))
+    return stored if isinstance(stored, dict) else {}
+
+
+def _metric_columns(metrics: Sequence[tuple[str, str]]) -> Iterator[Column]:
+    """Yield a column for each metric; where there is no room, the last goes first."""
+    has_one_control = len({control for control, _ in metrics}) == 1
+    for i, (control, name) in enumerate(metrics):
+        heading = HEADLINE_METRICS[name] if has_one_control else f"{control} {HEADLINE_METRICS[name]}"
+        yield Column(heading, "number", drop=2 + len(metrics) - i)
 
 
 def _format_number(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -65,6 +66,30 @@ def test_lists_versions_oldest_first(lsml: Lsml, root: Path) -> None:
     assert rows[2][:4] == [promoted, "yes", versions.read(root / promoted).created, "1,100"]
     assert rows[2][6] == f"continues from {first}; refit on all tasks after the measurement"
     assert rows[3][3:] == ["1,080", "-", "-", "gate missed: mood.accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "heading", "cells"),
+    [
+        ((("map", 0.41), ("map50", 0.625)), ["mAP", "mAP50"], ["0.4100", "0.6250"]),
+        ((("cer", 0.08), ("exact", None)), ["CER", "exact"], ["0.0800", "-"]),
+    ],
+)
+def test_lists_headline_metrics_of_regions_and_texts(
+    lsml: Lsml, tmp_path: Path, pairs: tuple[tuple[str, float | None], ...], heading: list[str], cells: list[str]
+) -> None:
+    write(tmp_path / "m", metrics={"box": {"count": 9, "precision": 0.5, "recall": 0.5, **dict(pairs), "classes": []}})
+    run = lsml("versions", tmp_path / "m")
+    shown, row = (line.split() for line in run.stdout.splitlines())
+    assert shown[4:] == [*heading, "remarks"]
+    assert row[4:] == [*cells, "-"]
+
+
+def test_metrics_of_several_controls_are_named(lsml: Lsml, tmp_path: Path) -> None:
+    write(tmp_path / "m", metrics=METRICS | {"box": {"map": 0.4, "map50": 0.6}})
+    heading, row = lsml("versions", tmp_path / "m").stdout.splitlines()
+    assert re.split(r"\s{2,}", heading)[4:-1] == ["mood accuracy", "mood macro F1", "box mAP", "box mAP50"]
+    assert row.split()[4:-1] == ["0.9000", "0.8500", "0.4000", "0.6000"]
 
 
 def test_json_list(lsml: Lsml, root: Path) -> None:
