@@ -23,6 +23,8 @@ ROOT_PAGES = {
     "development/security.md": "SECURITY.md",
     "development/changelog.md": "CHANGELOG.md",
 }
+INLINE_CODE = re.compile(r"<code>[^<\n]+</code>")
+OPTION_NAME = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")
 # Where links of these files lead on the site.
 SITE_LINKS = {"docs/development/architecture.md": "architecture.md", "SECURITY.md": "security.md"}
 
@@ -52,6 +54,15 @@ def render_params(model: str) -> str:
         default = json.dumps(param.default)
         rows.append(f"| `{param.name}` | `{default}` | {_escape(param.help)} | {_escape(param.allowed)} |")
     return "\n".join(rows)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Tell browsers where inline code may be broken: not after the hyphens of an option, but between alternatives."""
+
+    def mark_breaks(code: re.Match[str]) -> str:
+        return OPTION_NAME.sub(r'<span class="option">\g<0></span>', code.group()).replace("|", "|<wbr>")
+
+    return INLINE_CODE.sub(mark_breaks, html)
 
 
 def _adapt_links(text: str) -> str:
