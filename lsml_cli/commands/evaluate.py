@@ -103,9 +103,12 @@ def evaluate(
             help="Exit 4 when worse than --compare by more than MARGIN (default 0); repeat.",
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers as JSON.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers as JSON; - is stdout.")
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write the evaluation as one HTML page.")
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write the evaluation as one HTML page; - is stdout."),
     ] = None,
     examples: Annotated[
         int,
@@ -223,6 +226,7 @@ def _evaluate(arguments: EvaluateArguments) -> None:
     from lsml_cli.evaluation.evaluate import measurable_controls
     from lsml_cli.evaluation.report import page
     from lsml_cli.inference.plan import media_root
+    from lsml_cli.io.output_paths import is_stdout
 
     _check_usage(arguments)
     specs = _ModelSpecs(arguments)
@@ -254,12 +258,16 @@ def _evaluate(arguments: EvaluateArguments) -> None:
                 annotations_name=Path(arguments.annotated).name, label_studio_url=arguments.media.label_studio_url
             )
             page.write(arguments.report, evaluation, all_results, config, media, info)
-        evaluate_report.print_evaluation(evaluation)
+        if is_stdout(arguments.json_file) or is_stdout(arguments.report):  # instead of the tables
+            for warning in evaluation.warnings:
+                console.note(warning)
+        else:
+            evaluate_report.print_evaluation(evaluation)
         for line in evaluate_report.summary_lines(evaluation, all_results):
             console.note(line)
         for line in evaluation.unreadable.lines(arguments.annotated):
             console.note(line, important=True)
-        if arguments.report is not None:
+        if arguments.report is not None and not is_stdout(arguments.report):
             console.note(f"Wrote {arguments.report}.")
     evaluate_report.require_gates_passed(evaluation, all_results)
     evaluate_report.require_measured(evaluation)
@@ -294,8 +302,9 @@ def _check_files(arguments: EvaluateArguments) -> None:
     """Raise UsageError for a file that cannot be written, or that would overwrite an input."""
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.evaluation.report import page
-    from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.output_paths import require_different_files, require_one_stdout
 
+    require_one_stdout({"--json": arguments.json_file, "--report": arguments.report})
     summary_file.require_writable(arguments.json_file, "--json")
     page.require_writable(arguments.report)
     require_different_files(

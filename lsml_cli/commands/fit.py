@@ -102,7 +102,9 @@ def fit(
     summary: options.SummaryFile = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE", help="Write the evaluation on the hold-out as one HTML page."),
+        typer.Option(
+            "--report", metavar="FILE", help="Write the evaluation on the hold-out as one HTML page; - is stdout."
+        ),
     ] = None,
     quiet: options.Quiet = False,
     settings: options.SettingsFile = None,
@@ -181,6 +183,7 @@ def _fit(arguments: FitArguments) -> None:
     from lsml_cli.errors import UsageError
     from lsml_cli.inference.plan import media_root
     from lsml_cli.io import task_reader
+    from lsml_cli.io.output_paths import is_stdout
 
     spec = _resolve_spec(arguments)
     spec.require_confirmed()
@@ -200,7 +203,8 @@ def _fit(arguments: FitArguments) -> None:
             raise typer.Exit(3 if unreadable_count else 0)
         result = _train(arguments, arguments.output, spec, config, tasks, media, device, console)
         console.end_progress()
-        summary_file.write_summary(arguments.summary, result.to_json())
+        if not is_stdout(arguments.summary):
+            summary_file.write_summary(arguments.summary, result.to_json())
         output_error = _report_result(arguments, arguments.output, spec, config, media, result, console)
     result.require_gates_passed()
     if output_error is not None:
@@ -214,8 +218,9 @@ def _check_files(arguments: FitArguments) -> None:
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.errors import UsageError
     from lsml_cli.evaluation.report import page
-    from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.output_paths import require_different_files, require_one_stdout
 
+    require_one_stdout({"--summary": arguments.summary, "--report": arguments.report})
     summary_file.require_writable(arguments.summary)
     page.require_writable(arguments.report)
     if arguments.report is not None and arguments.holdout == 0:
@@ -255,6 +260,7 @@ def _report_plan(
     """Print what a training would learn from and be measured on; return how many tasks could not be read."""
     from lsml_cli.commands.console import fit_report
     from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.io.output_paths import is_stdout
     from lsml_cli.training.preparation import (
         build_training_spec,
         find_split_history,
@@ -286,7 +292,8 @@ def _report_plan(
         if version is not None:
             console.note(fit_report.unchanged_line(version))
     summary_file.write_summary(arguments.summary, split.to_json())
-    fit_report.print_plan(split)
+    if not is_stdout(arguments.summary):
+        fit_report.print_plan(split)
     return split.unreadable_count
 
 
@@ -338,29 +345,42 @@ def _report_result(
 ) -> OutputError | None:
     """Write the report and print the result; return the error if stdout could not be written.
 
-    It is returned, not raised: the version exists, and the notes about it come first.
+    A summary or report that goes to stdout takes the place of the metrics. The error is returned, not raised: the
+    version exists, and the notes about it come first.
     """
     from lsml_cli.commands.console import fit_report, metrics_tables
+    from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.errors import OutputClosed, OutputError
     from lsml_cli.evaluation.report import page
+    from lsml_cli.io.output_paths import is_stdout
     from lsml_cli.registry.resolve import model_argument
 
-    if result.unchanged:
-        console.note(fit_report.unchanged_line(result.version))
-        for line in result.split.unreadable_lines(arguments.export):
-            console.note(line, important=True)
-        return None
-    if arguments.report is not None:
+    def write_report(path: Path) -> None:
         measured_on = arguments.holdout.name if isinstance(arguments.holdout, Path) else "held-out tasks"
         info = page.ReportInfo(measured_on, arguments.media.label_studio_url)
-        page.write(arguments.report, result.evaluation, result.gate_results, config, media, info)
+        page.write(path, result.evaluation, result.gate_results, config, media, info)
+
+    if arguments.report is not None and not is_stdout(arguments.report) and not result.unchanged:
+        write_report(arguments.report)
     output_error = None
     try:
-        metrics_tables.print_metrics(result.evaluation.controls, "held-out tasks")
+        if is_stdout(arguments.summary):
+            summary_file.write_summary(arguments.summary, result.to_json())
+        elif result.unchanged:
+            pass
+        elif arguments.report is not None and is_stdout(arguments.report):
+            write_report(arguments.report)
+        else:
+            metrics_tables.print_metrics(result.evaluation.controls, "held-out tasks")
     except OutputClosed:
         pass  # the reader of the numbers has seen enough; the version exists all the same
     except OutputError as error:
         output_error = error
+    if result.unchanged:
+        console.note(fit_report.unchanged_line(result.version))
+        for line in result.split.unreadable_lines(arguments.export):
+            console.note(line, important=True)
+        return output_error
     for line in fit_report.summary_lines(result, model_argument(spec, output)):
         console.note(line)
     for line in (

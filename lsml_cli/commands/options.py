@@ -126,7 +126,10 @@ MediaCache = Annotated[
 MediaCacheSize = Annotated[
     str, typer.Option("--media-cache-size", metavar="SIZE", help="Largest size of the media cache: 500M, 10G.")
 ]
-SummaryFile = Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Also write the summary as JSON.")]
+SummaryFile = Annotated[
+    Path | None,
+    typer.Option("--summary", metavar="FILE", help="Also write the summary as JSON; - is stdout."),
+]
 SettingsFile = Annotated[
     Path | None,
     typer.Option(

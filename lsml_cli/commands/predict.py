@@ -94,7 +94,9 @@ def predict(
     errors: Annotated[
         Path | None,
         typer.Option(
-            "--errors", metavar="FILE", help="Write a JSON line about each task that failed: id, place, stage, reason."
+            "--errors",
+            metavar="FILE",
+            help="Write a JSON line about each task that failed: id, place, stage, reason; - is stdout.",
         ),
     ] = None,
     max_failures: Annotated[
@@ -226,11 +228,13 @@ def _predict(arguments: PredictArguments) -> None:
     from lsml_cli.inference.predict import predict_file
     from lsml_cli.inference.predict_summary import PredictSummary
     from lsml_cli.inference.retry_failed import retry_failed
-    from lsml_cli.io.output_paths import STDOUT, require_different_files
+    from lsml_cli.io.output_paths import is_stdout, require_different_files, require_one_stdout
     from lsml_cli.io.reserved_stdout import reserve_stdout
 
     summary_file.require_writable(arguments.summary)
-    if arguments.output == STDOUT:  # stdout may be redirected into the input: `>> tasks.jsonl` would never end
+    records = arguments.output if arguments.check is None else None
+    require_one_stdout({"--output": records, "--errors": arguments.errors, "--summary": arguments.summary})
+    if is_stdout(arguments.output):  # stdout may be redirected into the input: `>> tasks.jsonl` would never end
         require_different_files({"the input": arguments.tasks}, {"standard output": "/dev/fd/1"})
     result: PredictSummary | preflight.CheckResult
     allows_bar = not is_on_terminal(arguments.output)
@@ -244,7 +248,8 @@ def _predict(arguments: PredictArguments) -> None:
             result = predict_file(plan, console)
     summary_file.write_summary(arguments.summary, result.to_json())
     if isinstance(result, preflight.CheckResult):
-        emit(*result.summary_lines())
+        if not is_stdout(arguments.summary):
+            emit(*result.summary_lines())
         has_problems = bool(result.problem_count)
     else:
         for line in result.summary_lines():

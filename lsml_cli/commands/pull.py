@@ -58,7 +58,8 @@ def pull(
         ),
     ] = None,
     label_config_out: Annotated[
-        Path | None, typer.Option("--label-config-out", metavar="FILE", help="Also write the project's label config.")
+        Path | None,
+        typer.Option("--label-config-out", metavar="FILE", help="Also write the project's label config; - is stdout."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run after its last task.")] = False,
     summary: options.SummaryFile = None,
@@ -83,10 +84,11 @@ def pull(
     from lsml_cli import label_studio
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.commands.console.progress import Console, is_on_terminal
-    from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.output_paths import require_different_files, require_one_stdout
     from lsml_cli.label_studio import pull as pulling
 
     summary_file.require_writable(summary)
+    require_one_stdout({"--output": output, "--label-config-out": label_config_out, "--summary": summary})
     require_different_files(
         {},
         {

@@ -51,7 +51,7 @@ def push(
         typer.Option(
             "--errors",
             metavar="FILE",
-            help="Write a JSON line about each rejected prediction: task, place, stage, reason.",
+            help="Write a JSON line about each rejected prediction: task, place, stage, reason; - is stdout.",
         ),
     ] = None,
     summary: options.SummaryFile = None,
@@ -78,7 +78,7 @@ def push(
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
-    from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.output_paths import require_different_files, require_one_stdout
     from lsml_cli.label_studio import push as pushing
     from lsml_cli.label_studio.push_options import PushOptions
 
@@ -96,6 +96,7 @@ def push(
             "Leave out --keep-versions.",
         )
     summary_file.require_writable(summary)
+    require_one_stdout({"--errors": errors, "--summary": summary})
     require_different_files(
         {"the input": file},
         {"--errors": str(errors) if errors else None, "--summary": str(summary) if summary else None},

@@ -53,7 +53,9 @@ def rank(
     accepted_output: Annotated[
         Path | None,
         typer.Option(
-            "--accepted", metavar="FILE", help="Write those to this file, .json or .jsonl, and not to --output."
+            "--accepted",
+            metavar="FILE",
+            help="Write those to this file, .json or .jsonl, and not to --output; - is stdout.",
         ),
     ] = None,
     annotated: Annotated[
@@ -160,7 +162,7 @@ def _check_usage(arguments: RankArguments) -> None:
     """Raise UsageError for options that do not go together, and for files that cannot be written."""
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.errors import UsageError
-    from lsml_cli.io.output_paths import require_different_files
+    from lsml_cli.io.output_paths import require_different_files, require_one_stdout
     from lsml_cli.io.source import STDIN
 
     if arguments.accept_above is None and (arguments.accepted_output or arguments.annotated):
@@ -176,6 +178,9 @@ def _check_usage(arguments: RankArguments) -> None:
             "--annotated reads the predictions twice, which standard input does not allow.", "Name a file."
         )
     summary_file.require_writable(arguments.summary)
+    require_one_stdout(
+        {"--output": arguments.output, "--accepted": arguments.accepted_output, "--summary": arguments.summary}
+    )
     require_different_files(
         {
             "the predictions": arguments.file,

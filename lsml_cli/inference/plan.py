@@ -18,7 +18,7 @@ from lsml_cli.inference.placement import find_devices, open_replicas
 from lsml_cli.inference.record_codec import BindingKey, BulkCodec
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaProcess
-from lsml_cli.io.output_paths import STDOUT, require_different_files, resolve_output_path
+from lsml_cli.io.output_paths import STDOUT, is_stdout, require_different_files, resolve_output_path
 from lsml_cli.io.output_target import OutputFormat, OutputTarget, part_files
 from lsml_cli.io.source import STDIN
 from lsml_cli.io.task_source import TaskSource, is_folder, open_task_source
@@ -117,7 +117,7 @@ class PredictPlan:
         require_different_files(
             {"the input": options.input_path, **options.protected_files}, outputs | part_files(outputs)
         )
-        if options.summary:
+        if options.summary and not is_stdout(options.summary):
             resolve_output_path(options.summary)
         _require_known_labels(options.label_map, config)
         model = spec.build()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lsml_cli.io.output_paths import STDOUT
+from lsml_cli.io.output_paths import STDOUT, is_stdout
 from lsml_cli.schema.failure_causes import FailureCauses
 
 
@@ -69,7 +69,8 @@ class PredictSummary:
         if before := self.failed - self.failure_causes.total:
             yield f"{before:,} {'task' if before == 1 else 'tasks'} failed before the run was resumed."
         if self.failed and self.errors:
-            yield f"All failures are in {self.errors}."
+            if not is_stdout(self.errors):
+                yield f"All failures are in {self.errors}."
         elif self.failed > len(self.first_failures):
             yield "--errors FILE lists every failure."
 

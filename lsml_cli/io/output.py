@@ -6,14 +6,15 @@ import gzip
 import io
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from lsml_cli.errors import OutputClosed, OutputError, UsageError
 from lsml_cli.io.journal import Journal, JournalEntry
-from lsml_cli.io.output_paths import STDOUT, existing_file_identity, file_identity
+from lsml_cli.io.output_paths import STDOUT, existing_file_identity, file_identity, is_stdout
 from lsml_cli.io.output_target import GZIP_SUFFIX, PART_SUFFIX, OutputFormat, OutputTarget
 from lsml_cli.io.reserved_stdout import open_stdout
-from lsml_cli.runtime import DISK_FULL_ERRNOS
+from lsml_cli.runtime import DISK_FULL_ERRNOS, write_whole
 
 
 class Output(Protocol):
@@ -63,6 +64,28 @@ def open_output(
     return StreamOutput(target)
 
 
+def write_document(path: Path, content: bytes, description: str) -> None:
+    """Write a whole document: to a file, which appears when it is complete, or to standard output for "-".
+
+    Args:
+        path: Where to write.
+        content: The document.
+        description: What it is, for messages: "The report".
+
+    Raises:
+        OutputClosed: The reader of standard output has closed it.
+        OutputError: It cannot be written.
+    """
+    if is_stdout(path):
+        with open_stdout() as stdout:
+            _write_all(stdout, content, "standard output")
+        return
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise OutputError(f"{description} {path} cannot be written: {error.strerror}.") from None
+
+
 class _Framing:
     """The bytes before, between and after the records of a format."""
 
@@ -91,7 +114,7 @@ class StreamOutput:
         self._target = target
         self._name = "standard output" if target.output == STDOUT else target.output
         self._stream = open_stdout() if target.output == STDOUT else io.FileIO(target.output, "w")
-        self._errors = io.FileIO(target.errors_path, "w") if target.errors_path else None
+        self._errors = target.open_errors_stream() if target.errors_path else None
         self._is_json_lines = target.format == "jsonl"
         self._framing = _Framing(target.format, has_records=False)
         self.last_entry = JournalEntry()

@@ -37,6 +37,18 @@ def require_different_files(inputs: Mapping[str, str | None], outputs: Mapping[s
         names.setdefault(identity, name)
 
 
+def require_one_stdout(outputs: Mapping[str, str | Path | None]) -> None:
+    """Raise UsageError if more than one output, by the names of their options, is standard output."""
+    names = [name for name, path in outputs.items() if is_stdout(path)]
+    if len(names) > 1:
+        raise UsageError(f"{names[0]} and {names[1]} both go to standard output.", "Name a file for one of them.")
+
+
+def is_stdout(path: str | Path | None) -> bool:
+    """Return whether `path` is "-", which stands for standard output."""
+    return path is not None and str(path) == STDOUT
+
+
 def file_identity(path: str) -> object:
     """Return a key that is equal for two names of one file, also through links; "-" stands for standard input."""
     try:

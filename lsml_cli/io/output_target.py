@@ -25,12 +25,15 @@ from typing import Any, Literal
 from lsml_cli.errors import OutputError, UsageError
 from lsml_cli.io.journal import Journal, JournalState
 from lsml_cli.io.output_paths import (
+    STDOUT,
     existing_file_identity,
     file_identity,
+    is_stdout,
     is_stream,
     resolve_output_path,
     sibling_path,
 )
+from lsml_cli.io.reserved_stdout import open_stdout
 from lsml_cli.runtime import open_own_file, require_own_file
 
 OutputFormat = Literal["json", "jsonl"]
@@ -107,6 +110,8 @@ class OutputTarget:
 
     @cached_property
     def errors_path(self) -> Path | None:
+        if is_stdout(self.errors):
+            return Path(STDOUT)
         return resolve_output_path(self.errors) if self.errors else None
 
     @property
@@ -144,7 +149,11 @@ class OutputTarget:
         """Open the part of the error file and lock it, or open the pipe or device; None without an error file."""
         if self.errors_part_path:
             return open_locked(self.errors_part_path)
-        return io.FileIO(self.errors_path, "w") if self.errors_path else None
+        return self.open_errors_stream() if self.errors_path else None
+
+    def open_errors_stream(self) -> io.FileIO:
+        """Open the error file in place, or standard output."""
+        return open_stdout() if is_stdout(self.errors_path) else io.FileIO(str(self.errors_path), "w")
 
     def require_writable(self, run_fingerprint: Mapping[str, Any], *, resume: bool) -> None:
         """Raise what opening the output would raise, without touching a file."""

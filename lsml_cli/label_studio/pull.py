@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lsml_cli.errors import Interrupted, LsmlError, OutputError, UsageError, format_list, sort_by_similarity
+from lsml_cli.errors import Interrupted, LsmlError, UsageError, format_list, sort_by_similarity
 from lsml_cli.io.journal import JournalEntry
-from lsml_cli.io.output import Output, open_output
-from lsml_cli.io.output_paths import STDOUT, resolve_output_path
+from lsml_cli.io.output import Output, open_output, write_document
+from lsml_cli.io.output_paths import STDOUT, is_stdout, resolve_output_path
 from lsml_cli.io.output_target import OutputFormat, OutputTarget
 from lsml_cli.label_studio.client import EXPORT_TIMEOUT, LabelStudioClient
 from lsml_cli.label_studio.task_pages import (
@@ -32,7 +32,6 @@ from lsml_cli.label_studio.task_pages import (
     list_tasks_by_id,
 )
 from lsml_cli.progress import ProgressReporter
-from lsml_cli.runtime import write_whole
 from lsml_cli.schema.json_codec import dumps
 
 TaskFilter = Literal["all", "annotated", "unlabelled", "unpredicted"]
@@ -287,10 +286,7 @@ def parse_date(text: str) -> datetime:
 
 
 def write_label_config(client: LabelStudioClient, project: int, path: Path) -> None:
-    """Write the project's labelling XML to a file; it appears when it is complete. Raises OutputError."""
+    """Write the project's labelling XML to a file, or to standard output for "-". Raises OutputClosed, OutputError."""
     xml = client.get_label_config(project)
-    target = resolve_output_path(str(path))
-    try:
-        write_whole(target, xml.encode())
-    except OSError as error:
-        raise OutputError(f"The label config {path} cannot be written: {error.strerror}.") from None
+    target = path if is_stdout(path) else resolve_output_path(str(path))
+    write_document(target, xml.encode(), "The label config")

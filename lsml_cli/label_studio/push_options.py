@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lsml_cli.io.output_paths import is_stdout
 from lsml_cli.schema.failure_causes import FailureCauses
 
 ExistingPolicy = Literal["skip", "replace"]
@@ -137,6 +138,7 @@ class PushResult:
         yield from self.notes
         yield from self.rejection_causes.lines("rejected", noun=self.item_type.removesuffix("s"))
         if self.rejected and self.errors:
-            yield f"All rejections are in {self.errors}."
+            if not is_stdout(self.errors):
+                yield f"All rejections are in {self.errors}."
         elif self.rejected > len(self.rejection_causes):
             yield "--errors FILE lists every rejection."

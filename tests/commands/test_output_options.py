@@ -1,5 +1,7 @@
 """Every option that names a file to write: what already has that name is written to, or refused, but never replaced.
 
+"-" is standard output for each of them.
+
 Options are found by asking the command line; one that is listed neither as an output nor as an input fails a test.
 """
 
@@ -116,6 +118,13 @@ def without_numbers(content: str) -> str:
     return re.sub(r"[0-9]+([.T-][0-9]+)*(e-[0-9]+)?", "0", content)
 
 
+def run_to_stdout(command: str, *options: str) -> tuple[int, str, str]:
+    """Run a command with options on top of its own; return its exit code, and what went to stdout and stderr."""
+    finished = run_in_process(command, *COMMANDS[command], *options)
+    assert "Traceback" not in finished.stderr
+    return finished.returncode, finished.stdout, finished.stderr
+
+
 each_output = pytest.mark.parametrize(("command", "option"), OUTPUTS)
 
 
@@ -183,6 +192,48 @@ def test_pipe_receives_everything_and_stays(place: Path, command: str, option: s
     assert code == expected, said
     assert without_numbers(received[0]) == without_numbers(Path(usual).read_text())
     assert Path("pipe").is_fifo()
+
+
+@each_output
+def test_dash_is_standard_output(place: Path, command: str, option: str) -> None:
+    usual = f"new{OUTPUTS[command, option]}"
+    expected, _ = run(command, option, usual)
+    code, out, said = run_to_stdout(command, option, "-")
+    assert code == expected, said
+    assert without_numbers(out) == without_numbers(Path(usual).read_text())
+    assert not Path("-").exists()
+    assert "-> -" not in said
+    assert " -." not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("predict", ("--errors", "--summary")),
+        ("predict", ("--output", "--errors")),
+        ("fit", ("--summary", "--report")),
+        ("evaluate", ("--json", "--report")),
+        ("rank", ("--accepted", "--summary")),
+        ("pull", ("--output", "--label-config-out")),
+        ("push", ("--errors", "--summary")),
+    ],
+)
+def test_standard_output_takes_one_of_them(place: Path, command: str, options: tuple[str, str]) -> None:
+    before = sorted(place.rglob("*"))
+    code, out, said = run_to_stdout(command, options[0], "-", options[1], "-")
+    assert (code, out) == (2, "")
+    assert said.startswith(f"lsml: {options[0]} and {options[1]} both go to standard output."), said
+    assert sorted(place.rglob("*")) == before
+
+
+def test_summary_on_standard_output_replaces_what_is_printed_there(place: Path) -> None:
+    code, out, _ = run_to_stdout("fit", "--dry-run", "--summary", "-")
+    assert (code, json.loads(out)["train"] > 0) == (0, True)
+    code, out, _ = run_to_stdout("predict", "--check", "--output", "-", "--summary", "-")
+    assert (code, json.loads(out)["tasks"]) == (3, 2)
+    run_to_stdout("fit", "--summary", "-")
+    code, out, _ = run_to_stdout("fit", "--skip-unchanged", "--summary", "-")
+    assert (code, json.loads(out)["unchanged"]) == (0, True)
 
 
 @each_output

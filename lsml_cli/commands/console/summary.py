@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.errors import OutputError, UsageError
-from lsml_cli.runtime import write_whole
+from lsml_cli.errors import UsageError
+from lsml_cli.io.output import write_document
+from lsml_cli.io.output_paths import is_stdout
 
 
 def require_writable(path: Path | None, option: str = "--summary") -> None:
     """Raise UsageError if no file can be written at `path`, before hours of work."""
-    if path is None:
+    if path is None or is_stdout(path):
         return
     if path.is_dir():
         raise UsageError(f"{option} {path} is a folder.", "Name a file in it.")
@@ -31,19 +32,16 @@ def write_summary(path: Path | None, content: Mapping[str, Any]) -> None:
     """Write the summary as JSON; the file appears when it is complete.
 
     Args:
-        path: Where to write; None: nowhere.
+        path: Where to write; None: nowhere; "-": standard output.
         content: The summary. A path in it may hold bytes that are not UTF-8.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputClosed: The reader of standard output has closed it.
+        OutputError: The summary cannot be written.
     """
     if path is None:
         return
-    body = to_json(content)
-    try:
-        write_whole(path, body)
-    except OSError as error:
-        raise OutputError(f"The summary {path} cannot be written: {error.strerror}.") from None
+    write_document(path, to_json(content), "The summary")
 
 
 def to_json(content: Any) -> bytes:

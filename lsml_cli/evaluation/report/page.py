@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lsml_cli.errors import OutputError, UsageError
+from lsml_cli.errors import UsageError
 from lsml_cli.evaluation.gates import ComparisonResult, GateResult
 from lsml_cli.evaluation.report.examples import Example, build_examples
 from lsml_cli.evaluation.report.sections import build_section
 from lsml_cli.evaluation.results import Evaluation
+from lsml_cli.io.output import write_document
+from lsml_cli.io.output_paths import is_stdout
 from lsml_cli.media.fetcher import Media
-from lsml_cli.runtime import write_whole
 from lsml_cli.schema.label_config import LabelConfig
 
 HTML_PREFIX = b"<!doctype html>"
@@ -37,7 +38,7 @@ def require_writable(path: Path | None) -> None:
     Raises:
         UsageError: It is a folder, its folder does not exist, or it is a file that is not a report.
     """
-    if path is None:
+    if path is None or is_stdout(path):
         return
     if path.is_dir():
         raise UsageError(f"--report {path} is a folder.", "Name a file in it.")
@@ -57,9 +58,12 @@ def write(
     media: Media,
     info: ReportInfo,
 ) -> None:
-    """Fetch the images to show, and write the page. The file is replaced only when the page is complete.
+    """Fetch the images to show, and write the page; `path` may be "-" for standard output.
+
+    A file is replaced only when the page is complete.
 
     Raises:
+        OutputClosed: The reader of standard output has closed it.
         OutputError: The page cannot be written.
     """
     examples = {
@@ -68,10 +72,7 @@ def write(
     }
     media.close()
     body = render(evaluation, gate_results, examples, info).encode("utf-8", "replace")
-    try:
-        write_whole(path, body)
-    except OSError as error:
-        raise OutputError(f"The report {path} cannot be written: {error.strerror}.") from None
+    write_document(path, body, "The report")
 
 
 def render(
