@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,16 @@ def test_installer_in_scripts_passes_its_arguments_on() -> None:
     command = [str(ROOT / "scripts" / "install-openmmlab"), "--pyhton", "x"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, "unknown argument '--pyhton'" in run.stderr) == (2, True)
+
+
+def test_readme_of_package_has_no_relative_links() -> None:
+    """PyPI shows the text without the files that these links lead to."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    hook = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    [fragment] = hook["fragments"]
+    text = (ROOT / fragment["path"]).read_text("utf-8")
+    links = re.findall(r"\]\((.*?)\)", text)
+    for substitution in hook["substitutions"]:
+        text = re.sub(substitution["pattern"], substitution["replacement"], text)
+    assert re.findall(r"\]\((.*?)\)", text) == [link for link in links if "://" in link]
+    assert "`image-classifier`, transfer learning" in text
