@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tests.helpers.cli import Lsml
 
 MAX_README_BYTES = 8 << 10
+MAX_COLUMNS = 80  # of a command in a page, which shows that many on a laptop
 README = (ROOT / "README.md").read_text("utf-8")
 DOCS = ROOT / "docs"
 OWN_MODEL = (DOCS / "guides" / "own-model.md").read_text("utf-8")
@@ -209,6 +211,12 @@ def test_mistakes_in_parts_of_commands_are_found() -> None:
     assert find_mistake(["lsml", "predict", "--resmue"], is_complete=False) == "No such option: --resmue"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_not_wider_than_a_page(page: str) -> None:
+    lines = [line for block in read_blocks(PAGES[page]) for line in block.shell.splitlines()]
+    assert [line for line in lines if len(line) > MAX_COLUMNS and not line.lstrip().startswith('"')] == []
+
+
 @pytest.mark.parametrize("page", PAGES_AND_README)
 def test_code_blocks_can_be_read(page: str) -> None:
     for block in read_blocks(PAGES_AND_README[page]):
@@ -315,6 +323,19 @@ def test_backend_and_its_migrated_model_predict_the_same(lsml: Lsml, example_fol
         scored.append([(record["result"][0]["value"], record["score"]) for record in records])
     assert len(scored[0]) == 40
     assert scored[0] == scored[1]
+
+
+def test_request_of_the_http_api_is_answered(tmp_path: Path) -> None:
+    [command] = [block.code for block in read_blocks(PAGES["reference/http.md"]) if block.language == "sh"]
+    words = shlex.split(command)
+    factory = ServerFactory(tmp_path)
+    try:
+        answer = factory("--model", "text-classifier").request_ok("POST", "/predict", json.loads(words[-1]))
+    finally:
+        factory.close()
+    assert words[:3] == ["curl", "-s", "localhost:9090/predict"]
+    assert len(answer["results"]) == 2
+    assert all(result["result"][0]["value"]["choices"] for result in answer["results"])
 
 
 def test_model_of_the_guide_answers_the_context_of_an_editor(tmp_path: Path) -> None:
