@@ -249,7 +249,7 @@ def test_readme_session_output_is_real(tmp_path: Path) -> None:
 
 
 PYTHON_EXAMPLES = {  # number of blocks; each is executed by one of the next tests
-    "guides/own-model.md": 2,
+    "guides/own-model.md": 3,
     "guides/check.md": 1,
     "guides/backends.md": 2,
     "reference/python.md": 2,
@@ -285,6 +285,28 @@ def test_model_of_the_guide_runs(lsml: Lsml, example_folder: Path) -> None:
     run = lsml(*command, input='{"text": "HELLO"}\n{"text": "hello"}\n')
     labels = [json.loads(line)["predictions"][0]["result"][0]["value"]["choices"] for line in run.stdout.splitlines()]
     assert labels == [["loud"], ["quiet"]]
+
+
+def test_model_with_fit_of_the_guide_learns_spans(lsml: Lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.py").write_text(read_examples("guides/own-model.md", "## Train your model")["python"])
+    (tmp_path / "config.xml").write_text(
+        '<View><Labels name="l" toName="t"><Label value="Person"/></Labels><Text name="t" value="$text"/></View>'
+    )
+    region = {
+        **{"id": "a", "from_name": "l", "to_name": "t", "type": "labels"},
+        "value": {"start": 0, "end": 3, "text": "Ada", "labels": ["Person"]},
+    }
+    texts = [f"Ada wrote {number} letters" for number in range(10)]
+    tasks = [
+        {"id": i, "data": {"text": text}, "annotations": [{"result": [region]}]} for i, text in enumerate(texts, 1)
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    fit = ("fit", "export.json", "--model", "names.py:Names", "--label-config", "config.xml", "-o", "models/names")
+    assert lsml(*fit).returncode == 0
+    run = lsml("predict", "-", "--model", "names.py:Names@models/names", input='{"text": "Is Ada here?"}\n')
+    [found] = json.loads(run.stdout)["predictions"][0]["result"]
+    assert found["value"] == {"start": 3, "end": 6, "text": "Ada", "labels": ["Person"]}
 
 
 def test_check_of_the_guide_passes_and_can_fail(example_folder: Path) -> None:
