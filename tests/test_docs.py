@@ -19,7 +19,7 @@ import typer.main
 from lsml_cli import ContractBroken, LabelConfig
 from lsml_cli.cli import app
 from lsml_cli.registry.model_location import BUILT_IN
-from tests.helpers.cli import ROOT
+from tests.helpers.cli import ROOT, run_in_process
 from tests.helpers.guides import (
     find_mistake,
     read_blocks,
@@ -64,8 +64,7 @@ def names_option(text: str, option: str) -> bool:
 
 @cache
 def print_help(command: str) -> str:
-    words = [sys.executable, "-m", "lsml_cli", *command.split(), "--help"]
-    return subprocess.run(words, capture_output=True, check=True).stdout.decode()
+    return run_in_process(*command.split(), "--help").stdout
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import typer.main
 from lsml_cli.cli import app
 from lsml_cli.commands.help import EXCEPTIONS, PANELS
 from tests.helpers.cli import run_in_process
+from tests.helpers.guides import find_mistake, split_commands
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 WIDTH = 80  # columns
@@ -25,15 +26,8 @@ def print_help(*command: str) -> str:
 
 def example_commands(command: str) -> list[list[str]]:
     """Return the words of each `lsml` command among the examples."""
-    text = print_help(command).partition("Examples:")[2]
-    words = shlex.split(" ".join(line.strip().removesuffix("\\") for line in text.splitlines()))
-    examples: list[list[str]] = [[]]
-    for word in words:
-        if word in {"$", "|", "&&"}:
-            examples.append([])
-        else:
-            examples[-1].append(word)
-    return [example for example in examples if example[:1] == ["lsml"]]
+    lines = print_help(command).partition("Examples:")[2].splitlines()
+    return list(split_commands("\n".join(line.strip().removeprefix("$ ") for line in lines)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -69,9 +63,8 @@ def test_help_fits_the_terminal(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_examples_can_be_typed(command: str) -> None:
+def test_examples_can_be_typed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no lsml.toml lies
     examples = example_commands(command)
     assert any(words[1] == command for words in examples)
-    for _, name, *words in examples:
-        known = {option for param in COMMANDS[name].params for option in param.opts}
-        assert {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)} <= known
+    assert [(words, find_mistake(words)) for words in examples if find_mistake(words) is not None] == []
