@@ -11,6 +11,7 @@ import typer
 from lsml_cli._version import __version__
 from lsml_cli.commands.check import check
 from lsml_cli.commands.console.stdout import emit
+from lsml_cli.commands.convert import convert
 from lsml_cli.commands.doctor import doctor
 from lsml_cli.commands.evaluate import evaluate
 from lsml_cli.commands.fit import fit
@@ -56,6 +57,7 @@ app.command(cls=SettingsCommand)(predict)
 app.command(cls=SettingsCommand)(fit)
 app.command(cls=SettingsCommand)(evaluate)
 app.command(cls=SettingsCommand)(rank)
+app.command(cls=SettingsCommand)(convert)
 app.command(cls=SettingsCommand)(serve)
 app.command(cls=SettingsCommand)(pull)
 app.command(cls=SettingsCommand)(push)

@@ -1,4 +1,4 @@
-"""Complete model names when TAB is pressed in a shell."""
+"""Complete names of models and formats when TAB is pressed in a shell."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from lsml_cli.io.formats.registry import READABLE, WRITABLE
 from lsml_cli.terminal import escape_controls
 
 MAX_ENTRIES = 500  # entries read of a folder: TAB must answer at once, even beside a million images
@@ -25,6 +26,16 @@ def complete_models(incomplete: str) -> list[str]:
             names += filter(_is_model, _list_folders(folder))
     # A shell prints the names, and a terminal would obey control characters in them.
     return [name for name in names if name.startswith(incomplete) and escape_controls(name) == name]
+
+
+def complete_readable_formats(incomplete: str) -> list[str]:
+    """Return the formats that data sets are read in."""
+    return [name for name in READABLE if name.startswith(incomplete)]
+
+
+def complete_writable_formats(incomplete: str) -> list[str]:
+    """Return the formats that data sets are written in."""
+    return [name for name in WRITABLE if name.startswith(incomplete)]
 
 
 def _list_folders(parent: str) -> list[str]:

@@ -51,12 +51,7 @@ def evaluate(
         ),
     ] = None,
     label_config: options.LabelConfigFile = None,
-    annotation_policy: Annotated[
-        Literal["first", "last", "all"],
-        typer.Option(
-            "--annotation", help="Which annotation of a task counts: ground truths first, skipped ones never."
-        ),
-    ] = "last",
+    annotation_policy: options.Annotation = "last",
     held_out: Annotated[
         bool,
         typer.Option("--held-out", help="Measure only on tasks that lsml fit held out from every model here."),

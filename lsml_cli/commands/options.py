@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lsml_cli.commands import completion
+from lsml_cli.io.formats.registry import READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from lsml_cli.models.spec import ModelSpec
@@ -77,6 +79,28 @@ Precision = Annotated[
 FetchConcurrency = Annotated[
     int,
     typer.Option("--fetch-concurrency", min=1, metavar="N", help="How many media files are fetched at once."),
+]
+InputFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FORMAT",
+        autocompletion=completion.complete_readable_formats,
+        help=f"Format of a data set: {', '.join(READABLE)}. Default: by content.",
+    ),
+]
+OutputFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        autocompletion=completion.complete_writable_formats,
+        help=f"Format to write: {', '.join(WRITABLE)}. Default: tasks of Label Studio.",
+    ),
+]
+Annotation = Annotated[
+    Literal["first", "last", "all"],
+    typer.Option("--annotation", help="Which annotation of a task counts: ground truths first, skipped ones never."),
 ]
 Threshold = Annotated[
     float | None,
@@ -153,6 +177,14 @@ def require_label_studio_url(url: str | None) -> str:
             "Which Label Studio?", "Give --label-studio-url https://label.example.com, or set LABEL_STUDIO_URL."
         )
     return url
+
+
+def require_format(option: str, name: str | None, known: Sequence[str]) -> None:
+    """Raise UsageError for a format that an option does not take."""
+    from lsml_cli.errors import UsageError, suggest_names
+
+    if name is not None and name not in known:
+        raise UsageError(f"{option} {name!r} is no format that lsml knows.", suggest_names(name, known, "It has"))
 
 
 def load_label_config(path: Path | None, spec: ModelSpec, model_name: str) -> LabelConfig:

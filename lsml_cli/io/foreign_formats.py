@@ -17,6 +17,8 @@ from lsml_cli.errors import UsageError
 
 Dataset = Literal["COCO", "YOLO", "Pascal VOC"]
 
+_FORMAT_NAMES: dict[Dataset, str] = {"COCO": "coco", "YOLO": "yolo", "Pascal VOC": "voc"}
+
 _SAMPLE_BYTES = 1 << 16  # of a file
 _MAX_ENTRIES = 500  # of a folder that are looked at
 _MAX_SAMPLED_FILES = 5  # of them
@@ -36,6 +38,7 @@ _YOLO_YAML = (
 )
 _YOLO_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 _YOLO_LABEL_FOLDERS = ("labels", "labels/train", "labels/val", "train/labels", "valid/labels", "")
+_COCO_FOLDERS = ("", "annotations")
 _IMAGE_FOLDERS = ("images", "JPEGImages", "train/images")
 _XML_ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*+<(\w+)[\s/>]", re.DOTALL)
 
@@ -75,6 +78,17 @@ def recognize_folder(folder: str) -> UsageError | None:
     return None
 
 
+def find_format(path: str) -> str | None:
+    """Return the name of the format of a file or folder that certainly is a data set, None otherwise."""
+    if Path(path).is_dir():
+        dataset = find_dataset(path)
+        return _FORMAT_NAMES[dataset] if dataset else None
+    sample = _read_sample(Path(path))
+    if sample.startswith(b"{") and _is_coco(sample.decode("utf-8", "replace")):
+        return "coco"
+    return "voc" if _is_voc(sample) else "yolo" if _is_yolo_yaml(sample) else None
+
+
 def find_dataset(folder: str) -> Dataset | None:
     """Return the format of the data set in a folder, None if there is none that is known."""
     root = Path(folder)
@@ -86,6 +100,8 @@ def find_dataset(folder: str) -> Dataset | None:
         return "YOLO"
     if any(map(_is_voc, _sample_files(root, ("Annotations", ""), ".xml"))):
         return "Pascal VOC"
+    if any(_is_coco(sample.decode("utf-8", "replace")) for sample in _sample_files(root, _COCO_FOLDERS, ".json")):
+        return "COCO"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a run reads its tasks from: a file, standard input, or a folder of images."""
+"""What a run reads its tasks from: a file, standard input, a folder of images, or a data set in another format."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from lsml_cli.io.foreign_formats import find_format
+from lsml_cli.io.formats.dataset_source import ReadOptions
+from lsml_cli.io.formats.registry import READABLE, open_dataset
 from lsml_cli.io.image_folder import ImageFolderSource
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import STDIN, RecordSource
@@ -55,6 +58,8 @@ def open_task_source(
     *,
     has_texts: bool = False,
     data_keys: Collection[str] = (),
+    dataset_format: str | None = None,
+    read_options: ReadOptions | None = None,
 ) -> TaskSource:
     """Open an input.
 
@@ -64,13 +69,25 @@ def open_task_source(
         data_key: Says that the input is a folder or a list of paths, and under which key of a task's data they go.
         has_texts: Whether it is lines of text that go there instead.
         data_keys: Keys of a task's data of which a table must have at least one.
+        dataset_format: Says that the input is a data set, and in which format; see `formats.registry`.
+        read_options: How a data set is read, also one that is recognised; None: data sets are refused.
 
     Raises:
         UsageError: There is no such input.
         InputError: It holds nothing of the kind.
     """
+    if dataset_format is None and read_options is not None and data_key is None:
+        dataset_format = recognize_dataset(path)
+    if dataset_format is not None:
+        return open_dataset(dataset_format, path, read_options or ReadOptions())
     if has_texts:
         return RecordSource(path, texts_key=data_key)
     if data_key is not None and is_folder(path):
         return ImageFolderSource(path, data_key)
     return RecordSource(path, id_column, data_key, data_keys=data_keys)
+
+
+def recognize_dataset(path: str) -> str | None:
+    """Return the name of the format of a data set that can be read, None where that is not certain."""
+    name = None if path == STDIN else find_format(path)
+    return name if name in READABLE else None

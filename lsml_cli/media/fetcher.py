@@ -152,6 +152,14 @@ class Media:
         except (ValueError, OSError):
             return None
 
+    def local_path(self, value: str) -> Path | None:
+        """Return the file on this machine that a value points to, links followed; None for any other value.
+
+        Raises:
+            ValueError: The value points nowhere, or out of the folder that it has to lie below.
+        """
+        return files.first_existing(self._locate(value).candidates)
+
     def close(self) -> None:
         """Close the connections to servers; the next `fetch` opens new ones."""
         self._process_state.close()

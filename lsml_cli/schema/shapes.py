@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lsml_cli.schema.brush_rle import MAX_PIXELS
+from lsml_cli.schema.brush_rle import MAX_PIXELS, decode_rle
 from lsml_cli.schema.value_checks import is_number
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 DEFAULT_IMAGE_SIZE = (1000, 1000)  # pixels of an image whose size no region holds
 
@@ -77,6 +81,17 @@ def parse_shape(region: Mapping[str, Any]) -> Shape | None:
     return None
 
 
+def parse_keypoint(region: Mapping[str, Any]) -> Point | None:
+    """Return the position of a stored keypoint in percent, None if it has none or an invalid one."""
+    value = region.get("value")
+    if not isinstance(value, Mapping):
+        return None
+    try:
+        return _to_coordinate(value["x"]), _to_coordinate(value["y"])
+    except (KeyError, ValueError):
+        return None
+
+
 def parse_image_size(region: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return (width, height) of the region's image in pixels; JSON_MIN keeps them in the value."""
     for fields in (region, region.get("value")):
@@ -91,6 +106,88 @@ def parse_image_size(region: Mapping[str, Any]) -> tuple[int, int] | None:
             ):
                 return int(width), int(height)
     return None
+
+
+def to_pixels(points: Sequence[Point], image_size: tuple[int, int]) -> list[Point]:
+    """Convert points from percent to pixels."""
+    return [(x * image_size[0] / 100, y * image_size[1] / 100) for x, y in points]
+
+
+def bounding_box(points: Sequence[Point]) -> tuple[float, float, float, float]:
+    """Return (left, top, width, height) of the box around points."""
+    left, top = min(x for x, _ in points), min(y for _, y in points)
+    return left, top, max(x for x, _ in points) - left, max(y for _, y in points) - top
+
+
+def clip_points(points: Sequence[Point], image_size: tuple[int, int]) -> list[Point]:
+    """Move points in pixels that lie outside of the image to its edge."""
+    width, height = image_size
+    return [(min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))) for x, y in points]
+
+
+def polygon_area(points: Sequence[Point]) -> float:
+    """Return the area of a polygon in the unit of its points, squared (the shoelace formula)."""
+    doubled = sum(x * points[i - 1][1] - points[i - 1][0] * y for i, (x, y) in enumerate(points))
+    return abs(doubled) / 2
+
+
+def draw_mask(shape: Shape, image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Draw a shape pixel by pixel.
+
+    Returns:
+        0 and 1, shape (height, width).
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    width, height = image_size
+    if shape.brush_rle is not None:
+        encoded, (brush_width, brush_height) = shape.brush_rle
+        pixels = decode_rle(encoded, brush_width, brush_height)
+        if (brush_width, brush_height) != image_size:  # resize by nearest neighbours
+            rows, columns = np.arange(height) * brush_height // height, np.arange(width) * brush_width // width
+            pixels = pixels[rows][:, columns]
+        return pixels
+    image = Image.new("L", image_size)
+    # Pillow fills the pixels whose corners it is given; the centre of the pixel (0, 0) is at (0.5, 0.5).
+    corners = [(x - 0.5, y - 0.5) for x, y in to_pixels(shape.outline(), image_size)]
+    ImageDraw.Draw(image).polygon(corners, fill=1)
+    return np.asarray(image, np.uint8)
+
+
+def box_value(box: Sequence[float], image_size: tuple[int, int], rotation: float = 0.0) -> dict[str, float]:
+    """Return Label Studio's value of a box in percent.
+
+    Args:
+        box: (left, top, width, height) in pixels, before it is rotated; without a rotation it is cut at the edges.
+        image_size: (width, height) in pixels.
+        rotation: In degrees, clockwise around the upper left corner.
+
+    Raises:
+        ValueError: Nothing of it lies in the image.
+    """
+    left, top, width, height = box
+    if not rotation:
+        (left, top), (right, bottom) = clip_points([(left, top), (left + width, top + height)], image_size)
+        width, height = right - left, bottom - top
+    if not (width > 0 and height > 0):
+        raise ValueError("the box is empty, or outside of the image")
+    scale_x, scale_y = 100 / image_size[0], 100 / image_size[1]
+    return {
+        "x": left * scale_x,
+        "y": top * scale_y,
+        "width": width * scale_x,
+        "height": height * scale_y,
+        "rotation": rotation,
+    }
+
+
+def polygon_value(points: Sequence[Point], image_size: tuple[int, int]) -> dict[str, Any]:
+    """Return Label Studio's value of a polygon whose points are in pixels; raise ValueError if it has too few."""
+    clipped = clip_points(points, image_size)
+    if len(clipped) < 3:
+        raise ValueError(f"a polygon needs 3 points, and this one has {len(clipped)}")
+    return {"points": [[100 * x / image_size[0], 100 * y / image_size[1]] for x, y in clipped], "closed": True}
 
 
 def _to_coordinate(value: Any) -> float:

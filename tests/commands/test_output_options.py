@@ -31,6 +31,7 @@ COMMANDS = {
     "fit": ["annotated.json", "-m", "text-classifier", "-c", "config.xml", "--output", "versions"],
     "evaluate": ["annotated.json", "--predictions", "predictions.jsonl", "-c", "config.xml"],
     "rank": ["predictions.jsonl", "--accept-above", "0.5", "--output", "usual.jsonl"],
+    "convert": ["coco.json", "--output", "usual.jsonl"],
     "pull": ["--project", "3", "--output", "usual.jsonl"],
     "push": ["mixed.jsonl", "--project", "3"],
 }
@@ -46,6 +47,10 @@ OUTPUTS = {
     ("rank", "--output"): ".jsonl",
     ("rank", "--accepted"): ".jsonl",
     ("rank", "--summary"): ".json",
+    ("convert", "--output"): ".jsonl",
+    ("convert", "--label-config-out"): ".xml",
+    ("convert", "--errors"): ".jsonl",
+    ("convert", "--summary"): ".json",
     ("pull", "--output"): ".jsonl",
     ("pull", "--label-config-out"): ".xml",
     ("pull", "--summary"): ".json",
@@ -86,6 +91,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = [[{**value, "value": {"choices": [choice]}}] for choice in ("ham", "no such label")]
     pushed = [{"task": 1, "result": result, "score": 0.5, "model_version": "v1"} for result in results]
     write_records(folder / "mixed.jsonl", pushed)
+    images = [{"id": i, "file_name": name, "width": 9, "height": 9} for i, name in enumerate(("a.jpg", "../b.jpg"))]
+    coco = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "car"}]}
+    (folder / "coco.json").write_text(json.dumps(coco))
     return folder
 
 

@@ -48,6 +48,7 @@ SAFE_METAVARS = frozenset(
         "KEY",
         "LIST",
         "SIZE",
+        "FORMAT",
     }
 )
 # Options that a file beside the data may not set although they are choices or numbers: with `from = "paths"` the lines

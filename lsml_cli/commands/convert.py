@@ -1,0 +1,277 @@
+"""`lsml convert`: write annotations or predictions in another format, or tasks from a data set in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lsml_cli.commands import options
+from lsml_cli.commands.media_options import MediaOptions
+
+if TYPE_CHECKING:
+    from lsml_cli.io.formats.convert import ConvertOptions, ConvertResult
+    from lsml_cli.io.task_source import TaskSource
+    from lsml_cli.schema.label_config import LabelConfig
+
+
+def convert(
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="A file of tasks, - for stdin; or a data set.")],
+    output_format: options.OutputFormat = None,
+    input_format: options.InputFormat = None,
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="DIR|FILE", help="With --to a folder that is made, else a file or -."),
+    ] = "-",
+    what: Annotated[
+        Literal["annotations", "predictions"],
+        typer.Option("--what", help="What is written; of a data set, what its labels become."),
+    ] = "annotations",
+    label_config: Annotated[
+        Path | None,
+        typer.Option("--label-config", "-c", metavar="FILE", help="Labelling XML: its controls and labels count."),
+    ] = None,
+    label_config_out: Annotated[
+        Path | None,
+        typer.Option("--label-config-out", metavar="FILE", help="Write labelling XML that fits the data set."),
+    ] = None,
+    annotation_policy: options.Annotation = "last",
+    threshold: options.Threshold = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=0, metavar="N", help="Only the first N tasks.")] = None,
+    data_key: Annotated[
+        str | None,
+        typer.Option("--data-key", metavar="NAME", help="Key of a task's data that has the image or text."),
+    ] = None,
+    media_prefix: Annotated[
+        str | None,
+        typer.Option(
+            "--media-prefix",
+            metavar="TEXT",
+            help="What tasks have before the path of a file: /data/local-files/?d=photos/.",
+        ),
+    ] = None,
+    images: Annotated[
+        Literal["none", "link", "copy"],
+        typer.Option("--images", help="Image files: leave them where they are, link, or copy them; both fetch remote."),
+    ] = "none",
+    format: Annotated[
+        Literal["json", "jsonl"] | None,
+        typer.Option("--format", help="Of tasks. Default: by the suffix of --output; stdout is jsonl."),
+    ] = None,
+    errors: Annotated[
+        Path | None, typer.Option("--errors", metavar="FILE", help="Write a JSON line about each task that failed.")
+    ] = None,
+    document_root: options.DocumentRoot = None,
+    upload_root: options.UploadRoot = None,
+    label_studio_url: options.LabelStudioUrl = None,
+    maps: options.MediaMaps = None,
+    media_cache: options.MediaCache = None,
+    media_cache_size: options.MediaCacheSize = "10G",
+    summary: options.SummaryFile = None,
+    quiet: options.Quiet = False,
+    settings: options.SettingsFile = None,
+    show_settings: options.ShowSettings = False,
+) -> None:
+    """Write the annotations or predictions of INPUT in another format, or make tasks of a data set in one.
+
+    With --to, a folder is made, which appears when it is complete. Without, INPUT is a data set, and tasks are written
+    that Label Studio imports, with a label config that fits (--label-config-out).
+    Exit code 0: all converted; 3: finished, but tasks failed; 1: failed; 2: wrong usage.
+
+    Examples:
+
+        lsml convert export.json --to coco -o coco/
+
+        lsml convert predictions.json --to coco -o results/
+            --what predictions --threshold 0.5
+
+        lsml convert coco/annotations.json -o tasks.json
+            --label-config-out config.xml
+    """
+    _convert(
+        ConvertArguments(
+            input=input,
+            input_format=input_format,
+            output_format=output_format,
+            output=output,
+            what=what,
+            label_config=label_config,
+            label_config_out=label_config_out,
+            annotation_policy=annotation_policy,
+            threshold=threshold,
+            limit=limit,
+            data_key=data_key,
+            media_prefix=media_prefix,
+            images=images,
+            format=format,
+            errors=errors,
+            media=MediaOptions(
+                document_root, upload_root, label_studio_url, tuple(maps or ()), media_cache, media_cache_size
+            ),
+            summary=summary,
+            quiet=quiet,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class ConvertArguments:
+    """What `lsml convert` was called with; each field is the option of that name."""
+
+    input: str
+    input_format: str | None
+    output_format: str | None
+    output: str
+    what: Literal["annotations", "predictions"]
+    label_config: Path | None
+    label_config_out: Path | None
+    annotation_policy: Literal["first", "last", "all"]
+    threshold: float | None
+    limit: int | None
+    data_key: str | None
+    media_prefix: str | None
+    images: Literal["none", "link", "copy"]
+    format: Literal["json", "jsonl"] | None
+    errors: Path | None
+    media: MediaOptions
+    summary: Path | None
+    quiet: bool
+
+
+def _convert(arguments: ConvertArguments) -> None:
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.commands.console.progress import Console, is_on_terminal
+    from lsml_cli.io.formats.convert import convert as convert_source
+    from lsml_cli.io.formats.convert import require_convertible
+    from lsml_cli.io.reserved_stdout import reserve_stdout
+
+    _check_usage(arguments)
+    config = _load_config(arguments)
+    allows_bar = not is_on_terminal(arguments.output)
+    with (
+        reserve_stdout(),
+        Console(arguments.quiet, allows_bar=allows_bar) as console,
+        _open_source(arguments, config) as source,
+    ):
+        require_convertible(arguments.output_format, source)
+        found_config = getattr(source, "label_config", config)
+        for warning in found_config.warnings if found_config else ():
+            console.note(warning)
+        result = convert_source(source, _build_options(arguments, found_config, source), console)
+        _write_label_config(arguments, found_config)
+    summary_file.write_summary(arguments.summary, result.to_json())
+    _report(arguments, result, console)
+
+
+def _report(arguments: ConvertArguments, result: ConvertResult, console: Any) -> None:
+    from lsml_cli.io.formats.registry import FORMATS
+
+    for line in result.summary_lines():
+        console.note(line, important=result.failed > 0)
+    entry = FORMATS.get(arguments.output_format or "")
+    if entry is not None and entry.holds_images and arguments.images == "none" and result.written:
+        console.note("The images are not in the folder; --images copy or --images link puts them there.")
+    if result.failed:
+        raise typer.Exit(3)
+
+
+def _check_usage(arguments: ConvertArguments) -> None:
+    """Raise UsageError for options that do not go together, and for files that cannot be written."""
+    from lsml_cli.commands.console import summary as summary_file
+    from lsml_cli.errors import UsageError
+    from lsml_cli.io.formats.registry import FORMATS, READABLE, WRITABLE
+    from lsml_cli.io.output_paths import STDOUT, require_different_files, resolve_output_path
+
+    options.require_format("--from", arguments.input_format, READABLE)
+    options.require_format("--to", arguments.output_format, WRITABLE)
+    summary_file.require_writable(arguments.summary)
+    if arguments.label_config_out is not None:
+        resolve_output_path(str(arguments.label_config_out))
+    if arguments.output_format is not None:
+        if arguments.output == STDOUT:
+            raise UsageError("A data set is a folder.", "Name the folder that is made: --output DIR")
+        entry = FORMATS[arguments.output_format]
+        if arguments.images != "none" and not entry.holds_images:
+            raise UsageError(f"--images says nothing: {entry.title} has no files of images.", "Leave it out.")
+    require_different_files(
+        {
+            "the input": arguments.input,
+            "the label config": str(arguments.label_config) if arguments.label_config else None,
+        },
+        {
+            "--output": arguments.output,
+            "--errors": str(arguments.errors) if arguments.errors else None,
+            "--summary": str(arguments.summary) if arguments.summary else None,
+            "--label-config-out": str(arguments.label_config_out) if arguments.label_config_out else None,
+        },
+    )
+
+
+def _load_config(arguments: ConvertArguments) -> LabelConfig | None:
+    from lsml_cli.schema.label_config import LabelConfig
+
+    return LabelConfig.load(arguments.label_config) if arguments.label_config else None
+
+
+def _open_source(arguments: ConvertArguments, config: LabelConfig | None) -> TaskSource:
+    from lsml_cli.io.formats.dataset_source import ReadOptions
+    from lsml_cli.io.task_source import open_task_source
+
+    read_options = ReadOptions(
+        config,
+        arguments.what,
+        arguments.data_key,
+        arguments.media_prefix,
+        _output_folder(arguments),
+    )
+    return open_task_source(arguments.input, dataset_format=arguments.input_format, read_options=read_options)
+
+
+def _output_folder(arguments: ConvertArguments) -> Path | None:
+    """Return the folder of the tasks that are written, which paths in them begin at; None for the working folder."""
+    from lsml_cli.io.output_paths import is_stream
+
+    is_file = arguments.output_format is None and not is_stream(arguments.output)
+    return Path(arguments.output).parent if is_file else None
+
+
+def _build_options(arguments: ConvertArguments, config: LabelConfig | None, source: TaskSource) -> ConvertOptions:
+    from lsml_cli.inference.plan import media_root
+    from lsml_cli.io.formats.convert import ConvertOptions
+    from lsml_cli.io.formats.dataset_source import DatasetSource
+
+    root = Path() if isinstance(source, DatasetSource) else media_root(arguments.input)
+    media = arguments.media.build(root)
+    return ConvertOptions(
+        output_format=arguments.output_format,
+        output=arguments.output,
+        format=arguments.format,
+        config=config,
+        content=arguments.what,
+        threshold=arguments.threshold,
+        annotation_policy=arguments.annotation_policy,
+        limit=arguments.limit,
+        data_key=arguments.data_key,
+        images=arguments.images,
+        errors=str(arguments.errors) if arguments.errors else None,
+        media=source.locate_media(media) if isinstance(source, DatasetSource) else media,
+    )
+
+
+def _write_label_config(arguments: ConvertArguments, config: LabelConfig | None) -> None:
+    from lsml_cli.errors import OutputError, UsageError
+    from lsml_cli.io.output_paths import resolve_output_path
+    from lsml_cli.runtime import write_whole
+
+    if arguments.label_config_out is None:
+        return
+    if config is None:
+        raise UsageError("There is no label config to write.", "Leave --label-config-out out: INPUT is no data set.")
+    try:
+        write_whole(resolve_output_path(str(arguments.label_config_out)), config.xml.encode())
+    except OSError as error:
+        raise OutputError(
+            f"The label config {arguments.label_config_out} cannot be written: {error.strerror}."
+        ) from None
