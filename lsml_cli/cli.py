@@ -100,6 +100,8 @@ def main() -> None:
         if error.exit_code == EXIT_INTERRUPTED:
             _exit_immediately()
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        _exit_without_module(error)
     except OSError as error:
         _print_error(f"{error.filename or 'The system'}: {error.strerror or error}.", None)
         sys.exit(1)
@@ -111,11 +113,27 @@ def main() -> None:
             sys.exit(0)
         raise
     except Exception as error:
-        _print_error(
-            f"This is a bug in lsml: {type(error).__name__}: {error}",
-            "Run it again with LSML_DEBUG=1 for the traceback, and please report it.",
-        )
-        sys.exit(1)
+        _exit_after_bug(error)
+
+
+def _exit_without_module(error: ModuleNotFoundError) -> NoReturn:
+    """Name the extra that has the module a built-in model asked for."""
+    from lsml_cli.registry import extras
+
+    module = (error.name or "").partition(".")[0]
+    extra = extras.find_extra(module)
+    if extra is None:
+        _exit_after_bug(error)
+    _print_error(f"This model needs {module}, which is not installed.", extras.install_command(extra))
+    sys.exit(1)
+
+
+def _exit_after_bug(error: Exception) -> NoReturn:
+    _print_error(
+        f"This is a bug in lsml: {type(error).__name__}: {error}",
+        "Run it again with LSML_DEBUG=1 for the traceback, and please report it.",
+    )
+    sys.exit(1)
 
 
 def _exit_immediately() -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shlex
 import stat
 import sys
 import threading
@@ -26,6 +27,7 @@ DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the d
 
 MAX_REASON_LENGTH = 4000  # characters of the text of an exception
 SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # keeps the working folder off the import path of a Python process
+ONE_FILE_VARIABLE = "LSML_BINARY"  # the path of the one-file lsml, set by its launcher
 _SET_BY_LSML = "lsml"  # a value of that variable: any but the empty one has the effect
 
 T = TypeVar("T")
@@ -59,6 +61,23 @@ def available_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(allowed, int(limit)) if limit.isdecimal() and int(limit) else allowed
+
+
+def install_hint(*requirements: str) -> str:
+    """Return the command that installs packages, see `install_command_hint`."""
+    return install_command_hint(f"pip install {shlex.join(requirements)}")
+
+
+def install_command_hint(command: str) -> str:
+    """Return a command that installs something; in the one-file lsml, a sentence that says where it has to be run."""
+    if not is_one_file():
+        return command
+    return f"This one-file lsml cannot install packages; an lsml installed with pip can: {command}"
+
+
+def is_one_file() -> bool:
+    """Return whether this is the lsml that is one file: its launcher sets the variable."""
+    return bool(os.environ.get(ONE_FILE_VARIABLE))
 
 
 def python_command(*arguments: str) -> list[str]:

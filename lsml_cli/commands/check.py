@@ -229,14 +229,15 @@ def _require_modules(spec: ModelSpec) -> None:
     from importlib.util import find_spec
 
     from lsml_cli.errors import ModelError, format_list
+    from lsml_cli.runtime import install_hint
 
     model_class: Any = spec.model_class()
     names = model_class.required_modules if isinstance(model_class.required_modules, tuple | list) else ()
     missing = [name for name in names if isinstance(name, str) and name and find_spec(name.partition(".")[0]) is None]
     if missing:
         extra = model_class.install_extra
-        command = f"lsml doctor {extra}" if extra else f"pip install {' '.join(missing)}"
-        raise ModelError(f"{spec.name} cannot be checked without {format_list(missing)}.", f"Run: {command}")
+        hint = f"Run: lsml doctor {extra}" if extra else install_hint(*missing)
+        raise ModelError(f"{spec.name} cannot be checked without {format_list(missing)}.", hint)
 
 
 def _make_samples(config: LabelConfig, folder: Path, sample: Any) -> tuple[list[Any], list[Any]]:

@@ -30,6 +30,7 @@ def doctor(
     from lsml_cli.commands.console.stdout import emit, print_json
     from lsml_cli.commands.console.tables import Column, print_table
     from lsml_cli.registry.extras import check_installation
+    from lsml_cli.runtime import is_one_file
 
     findings = list(check_installation(extras or ()))
     if as_json:
@@ -48,6 +49,7 @@ def doctor(
         print_table(columns, rows)
         for finding in findings:
             if finding.state == "broken" and finding.remedy:
-                emit("", f"To repair {finding.part}, run:  {finding.remedy}")
+                beginning = f"{finding.part}: " if is_one_file() else f"To repair {finding.part}, run:  "
+                emit("", beginning + finding.remedy)
     if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)

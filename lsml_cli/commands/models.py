@@ -63,10 +63,12 @@ def print_models(entries: Sequence[ModelInfo]) -> None:
 
 def format_remarks(entry: ModelInfo) -> str:
     """Summarize in a few words what else there is to know about a model."""
+    from lsml_cli.runtime import is_one_file
+
     if entry.problem is not None:
         return entry.problem
     if entry.install is not None:
-        return f"needs: {entry.install}"
+        return entry.install if is_one_file() else f"needs: {entry.install}"
     return "lsml fit trains it" if entry.trainable else "-"
 
 

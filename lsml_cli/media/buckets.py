@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from lsml_cli.errors import TransientError
 from lsml_cli.media.resolver import abbreviate
+from lsml_cli.runtime import install_hint
 
 # scheme, as Label Studio spells it -> (protocol of fsspec, extra of lsml that installs its driver)
 DRIVERS = {"s3": ("s3", "s3"), "gs": ("gs", "gcs"), "azure-blob": ("az", "azure")}
@@ -119,7 +120,7 @@ def _file_system_class(uri: str) -> Any:
         missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
         if isinstance(missing, ModuleNotFoundError):
             raise BucketAccessError(
-                f"{scheme}:// needs a driver that is not installed: pip install 'lsml[{extra}]'"
+                f"{scheme}:// needs a driver that is not installed: {install_hint(f'lsml[{extra}]')}"
             ) from None
         raise BucketAccessError(f"the driver for {scheme}:// cannot be imported: {_describe_error(missing)}") from None
 

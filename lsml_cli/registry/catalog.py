@@ -13,7 +13,7 @@ from lsml_cli.models.loading import load_class
 from lsml_cli.models.spec import Json
 from lsml_cli.registry import extras, plugins, resolve
 from lsml_cli.registry.model_location import BUILT_IN
-from lsml_cli.runtime import error_reason
+from lsml_cli.runtime import error_reason, install_hint
 
 
 @dataclass(frozen=True)
@@ -140,4 +140,4 @@ def _is_installed(module: str) -> bool:
 def _install_command(package: str, extra: str | None, missing: tuple[str, ...]) -> str:
     if package == "lsml" and extra:
         return extras.install_command(extra)
-    return f"pip install '{package}[{extra}]'" if package and extra else f"pip install {' '.join(missing)}"
+    return install_hint(f"{package}[{extra}]") if package and extra else install_hint(*missing)

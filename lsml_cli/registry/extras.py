@@ -15,7 +15,9 @@ from typing import Literal
 
 from lsml_cli._version import __version__
 from lsml_cli.errors import UsageError, sort_by_similarity
-from lsml_cli.runtime import python_command, python_environment
+from lsml_cli.models.loading import load_class
+from lsml_cli.registry.model_location import BUILT_IN
+from lsml_cli.runtime import install_command_hint, install_hint, is_one_file, python_command, python_environment
 
 ExtraState = Literal["fine", "not installed", "broken"]
 
@@ -124,8 +126,19 @@ def install_command(name: str) -> str:
     """Return the command that installs an extra of lsml."""
     extra = EXTRAS[name]
     if extra.install_script is None:
-        return f"pip install 'lsml[{name}]'"
+        return install_hint(f"lsml[{name}]")
+    if is_one_file():
+        return install_command_hint(f"lsml doctor {name}")
     return shlex.join(["bash", str(Path(__file__).parents[1] / extra.install_script), "--python", sys.executable])
+
+
+def find_extra(module: str) -> str | None:
+    """Return the extra that installs a module which a built-in model needs, None for any other module."""
+    for target in BUILT_IN.values():
+        model_class = load_class(target)
+        if module in model_class.required_modules:
+            return model_class.install_extra
+    return None
 
 
 def _unmet_requirements(extra: str | None) -> dict[str, str]:

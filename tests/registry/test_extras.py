@@ -15,6 +15,9 @@ import pytest
 import lsml_cli
 from lsml_cli.errors import UsageError
 from lsml_cli.registry import catalog, extras
+from lsml_cli.runtime import ONE_FILE_VARIABLE, install_hint
+from tests.helpers.cli import Lsml
+from tests.helpers.models import IMAGE_CONFIG
 
 
 def test_installed_extras_are_reported_as_fine(lsml):
@@ -147,3 +150,30 @@ def test_models_and_doctor_give_the_same_install_command(monkeypatch):
     assert command.endswith(f"models/openmmlab/install --python {sys.executable}")
     assert Path(shlex.split(command)[1]).is_file()
     assert commands["text-classifier"] is None
+
+
+@pytest.mark.parametrize(("command", "module"), [("predict", "torchvision"), ("fit", "torch"), ("serve", "torch")])
+def test_model_without_its_packages_names_the_extra(
+    lsml: Lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    (tmp_path / "tasks.json").write_text('[{"data": {"image": "a.jpg"}}]')
+    (tmp_path / "config.xml").write_text(IMAGE_CONFIG)
+    tasks: list[str | Path] = [] if command == "serve" else [tmp_path / "tasks.json", "-c", tmp_path / "config.xml"]
+    output: list[str | Path] = ["-o", tmp_path / "model"] if command == "fit" else []
+    run = lsml(command, *tasks, "-m", "image-classifier", *output)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.split("\n") == [
+        f"lsml: This model needs {module}, which is not installed.",
+        "      pip install 'lsml[vision]'",
+        "",
+    ]
+
+
+def test_one_file_says_who_can_run_the_command(lsml: Lsml) -> None:
+    assert install_hint("a", "b[c]") == "pip install a 'b[c]'"
+    run = lsml("doctor", "azure", env={ONE_FILE_VARIABLE: "/usr/local/bin/lsml"})
+    assert run.returncode == 1
+    sentence = "This one-file lsml cannot install packages; an lsml installed with pip can: pip install 'lsml[azure]'"
+    assert f"azure: {sentence}" in run.stdout
+    assert "To repair" not in run.stdout

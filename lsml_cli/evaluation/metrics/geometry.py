@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import UsageError
+from lsml_cli.runtime import install_hint
 from lsml_cli.schema import brush_rle
 from lsml_cli.schema.shapes import DEFAULT_IMAGE_SIZE, Shape
 
@@ -67,7 +68,7 @@ def _import_pycocotools() -> Any:
         from pycocotools import mask
     except ImportError:
         raise UsageError(
-            "Measuring regions of images needs the package pycocotools.", "pip install 'lsml[evaluate]'"
+            "Measuring regions of images needs the package pycocotools.", install_hint("lsml[evaluate]")
         ) from None
     return mask
 

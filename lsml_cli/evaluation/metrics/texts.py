@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from lsml_cli.errors import UsageError
 from lsml_cli.evaluation.metrics.geometry import ImageSize, iou_matrix
 from lsml_cli.evaluation.metrics.numeric import nan_to_none
+from lsml_cli.runtime import install_hint
 from lsml_cli.schema.shapes import Shape
 
 if TYPE_CHECKING:
@@ -324,5 +325,5 @@ def _edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError:
-        raise UsageError("Measuring texts needs the package rapidfuzz.", "pip install 'lsml[evaluate]'") from None
+        raise UsageError("Measuring texts needs the package rapidfuzz.", install_hint("lsml[evaluate]")) from None
     return int(Levenshtein.distance(first, second))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import LsmlError, TransientError, UsageError
-from lsml_cli.runtime import error_reason
+from lsml_cli.runtime import error_reason, install_hint
 from lsml_cli.server.job_record import Job, config_to_json
 from lsml_cli.server.job_runners.base import JobStatus
 
@@ -118,7 +118,7 @@ def connect_redis(url: str) -> Redis:
     except ModuleNotFoundError as error:
         if error.name not in ("redis", "rq"):
             raise
-        raise LsmlError("Jobs on Redis need the packages redis and rq.", "pip install 'lsml[redis]'") from None
+        raise LsmlError("Jobs on Redis need the packages redis and rq.", install_hint("lsml[redis]")) from None
     shown_url = redact_password(url)
     try:
         connection: Redis = redis.Redis.from_url(
