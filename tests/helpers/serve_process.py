@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,17 +107,19 @@ class ServerFactory:
 
     Args:
         folder: receives logs.
+        command: how `lsml` is started; as a module of this Python if not given.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: Sequence[str] = (sys.executable, "-m", "lsml_cli")) -> None:
         self.folder = folder
+        self.command = command
         self.programs: list[Program] = []
         self._open = contextlib.ExitStack()
 
     def __call__(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Server:
         """Start `lsml serve ARGUMENTS` on a free port and wait until it answers."""
         options = [str(argument) for argument in arguments]
-        command = [sys.executable, "-m", "lsml_cli", "serve", "--port", "0", *options]
+        command = [*self.command, "serve", "--port", "0", *options]
         program = self._start(command, env)
         secret_path = options[options.index("--secret-path") + 1] if "--secret-path" in options else ""
         root = wait_until("the server's port is open", lambda: _find_root(program), START_TIMEOUT)
@@ -127,7 +129,7 @@ class ServerFactory:
 
     def worker(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Program:
         """Start `lsml worker ARGUMENTS` in a process group of its own."""
-        return self._start([sys.executable, "-m", "lsml_cli", "worker", *map(str, arguments)], env)
+        return self._start([*self.command, "worker", *map(str, arguments)], env)
 
     def redis(self) -> str:
         """Start a redis-server that keeps nothing on disk; return its URL."""
