@@ -121,36 +121,6 @@ def test_import_of_the_package_imports_no_other_module() -> None:
     assert set(run.stdout.split()) == {"lsml_cli", "lsml_cli._version"}
 
 
-def snippets() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", DOCUMENTATION, re.MULTILINE | re.DOTALL)
-
-
-def test_notebook_in_the_documentation_works(ticket_model: Path, tmp_path: Path) -> None:
-    [snippet] = [snippet for snippet in snippets() if "load_model" in snippet]
-    assert len(snippet.splitlines()) <= 10
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "tickets").symlink_to(ticket_model)
-    (tmp_path / "tasks.json").symlink_to(EXAMPLE / "tasks.json")
-    run = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert len(run.stdout.splitlines()) == 158
-    assert re.match(r"3401 0\.\d+ \[\{'choices': \['\w+'\]\}", run.stdout)
-
-
-def test_test_in_the_documentation_passes(tmp_path: Path) -> None:
-    [model] = [snippet for snippet in snippets() if "class Shouting" in snippet]
-    [test] = [snippet for snippet in snippets() if "def test_" in snippet]
-    (tmp_path / "shouting.py").write_text(model)
-    (tmp_path / "test_shouting.py").write_text(test)
-    (tmp_path / "config.xml").write_text(
-        '<View><Text name="t" value="$text"/><Choices name="c" toName="t">'
-        '<Choice value="loud"/><Choice value="quiet"/></Choices></View>'
-    )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
-    assert run.returncode == 0, run.stdout
-
-
 def labels(outcomes: Any) -> list[Any]:
     return [outcome.result[0].value["choices"][0] for _, outcome in outcomes]
 

@@ -159,28 +159,6 @@ def test_script_predicts_five_thousand_messages_in_order(
     assert 0.08 < choices.count("spam") / len(choices) < 0.18
 
 
-@pytest.mark.parametrize("block", [0, 1])
-def test_code_blocks_of_the_migration_guide_run(lsml: Lsml, workdir: Path, block: int) -> None:
-    """The first block is a script for label_studio_ml 1.0, the second an lsml model."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / "backends.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
-    common_imports = (
-        "import os\nimport pickle\nfrom sklearn.feature_extraction.text import TfidfVectorizer\n"
-        "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import make_pipeline\n"
-    )
-    sdk_imports = (
-        "from label_studio_ml.model import LabelStudioMLBase\n"
-        "from label_studio_ml.utils import get_choice, is_skipped\n",
-        "from lsml_cli import Model, Prediction\n",
-    )[block]
-    (workdir / "mine.py").write_text(f"{common_imports}{sdk_imports}\n\n{blocks[block]}")
-    run = lsml("fit", "export.json", "--model", "mine.py", "-c", "config.xml", "-o", "models", cwd=workdir)
-    assert run.returncode == 0, run.stderr
-    run = lsml("predict", "tasks.json", "--model", "mine.py:TextClassifier@models", "-o", "o.json", cwd=workdir)
-    assert run.returncode == 0, run.stderr
-    assert predicted_choices(workdir / "o.json") == ["ham", "spam"] * 3 + ["ham"]
-
-
 @pytest.mark.parametrize("module", ["label_studio.ml.helpers", "label_studio_ml.helpers"])
 def test_choices_helper_converts_tasks(lsml: Lsml, workdir: Path, module: str) -> None:
     (workdir / "model.py").write_text(
