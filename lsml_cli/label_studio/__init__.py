@@ -1,7 +1,4 @@
-"""Pull from, push to and query Label Studio over its API. Media that it serves are fetched by `lsml_cli.media`.
-
-Requests go over plain HTTP: the SDK is 500 MB large and takes two seconds to import, for the few requests made here.
-"""
+"""Pull from, push to and query Label Studio through its SDK. Media that it serves are fetched by `lsml_cli.media`."""
 
 from __future__ import annotations
 

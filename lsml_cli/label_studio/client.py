@@ -1,137 +1,68 @@
-"""A client for one Label Studio: requests, retries, and errors that say whether a request may have had an effect."""
+"""Talk to a Label Studio through its SDK, with errors that say whether a request may have had an effect.
+
+Requests whose bodies or answers are large (tasks, predictions) skip the SDK's models, which take two thirds of the time
+and change what is stored, and those that the SDK does not have go through its raw client as well.
+"""
 
 from __future__ import annotations
 
-import math
+import itertools
 import os
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
 
-from lsml_cli.errors import LsmlError, OutputError, TransientError, UsageError
-from lsml_cli.media.credentials import API_KEY_ENV_VAR, AuthorizationProvider, LabelStudioCredentials
+from lsml_cli.errors import LsmlError, OutputError, UsageError
+from lsml_cli.label_studio.request_errors import OutcomeUnknown, RequestRejected, translate_errors
+from lsml_cli.media.credentials import API_KEY_ENV_VAR, LabelStudioCredentials
 from lsml_cli.runtime import Retrier, open_for_writing
 
 if TYPE_CHECKING:
     import httpx
+    from label_studio_sdk.base_client import LabelStudioBase
+    from label_studio_sdk.core.request_options import RequestOptions
 
-CONNECT_TIMEOUT = 10.0  # seconds
+    from lsml_cli.label_studio.http_client import LabelStudioHttpClient
+
 RESPONSE_TIMEOUT = 60.0  # seconds, for requests that a server answers at once
 EXPORT_TIMEOUT = 3600.0  # seconds; Label Studio writes 500 tasks a second and sends nothing before the last one
+PAGE_TIMEOUT = 600.0  # seconds, for a page of tasks
+LIST_TIMEOUT = 10.0  # seconds, for a page of the projects, or a project's backends
+ACTIVATION_TIMEOUT = 300.0  # seconds
 CHUNK_BYTES = 1 << 16  # bytes
-MAX_RESPONSE_BYTES = 1 << 30  # of one response, decompressed; 1,000 tasks with brush strokes have a third of it
-KEEPALIVE_IDLE = 30  # seconds of silence before a TCP keep-alive probe
 RETRY_DELAYS = (0.5, 2.0, 5.0)  # seconds before each retry of a request that may be repeated
-MAX_RATE_LIMIT_WAIT = 900.0  # seconds in total that responses of status 429 may ask for
-GATEWAY_STATUSES = frozenset({502, 503, 504})  # of a proxy, mostly: Label Studio itself may still be working
+MAX_PROJECT_PAGES = 1000
 
-
-class OutcomeUnknown(LsmlError):
-    """A mutating request was sent, and its effect is not known.
-
-    Attributes:
-        is_server_done: Whether Label Studio has certainly finished it: it answered itself, with an error.
-    """
-
-    def __init__(self, message: str, hint: str | None = None, is_server_done: bool = False) -> None:
-        super().__init__(message, hint)
-        self.is_server_done = is_server_done
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.hint, self.is_server_done)
-
-
-class RequestRejected(LsmlError):
-    """Label Studio rejected a request and has changed nothing. `status` is the HTTP status."""
-
-    def __init__(self, message: str, hint: str | None = None, status: int = 400) -> None:
-        super().__init__(message, hint)
-        self.status = status
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.hint, self.status)
+T = TypeVar("T")
 
 
 class LabelStudioClient:
     """A client for one Label Studio, acting as the user that the API key belongs to.
 
-    Every method that sends a request raises LsmlError if it fails. Use the client in a `with` statement, or `close` it.
+    Every method that sends a request raises LsmlError if it fails. Imports, and the deletion of a version, are sent
+    once: they raise OutcomeUnknown if they may have had an effect, RequestRejected if they have none. The others are
+    sent again if the connection or a proxy fails. Use the client in a `with` statement.
     """
 
-    def __init__(self, url: str, credentials: LabelStudioCredentials, http_client: httpx.Client) -> None:
+    def __init__(self, url: str, sdk: LabelStudioBase, http_client: LabelStudioHttpClient) -> None:
         self.url = url
-        self._credentials = credentials
+        self._sdk = sdk
         self._http_client = http_client
-        self._authorization = AuthorizationProvider(credentials, self._exchange_token)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         self._http_client.close()
 
-    def get(
-        self,
-        path: str,
-        description: str,
-        params: Mapping[str, str | int] | None = None,
-        timeout: float = 0,
-        expected_type: type = dict,
-    ) -> Any:
-        """Send a GET request, with retries, and return the parsed response.
-
-        Args:
-            path: Path below the address of Label Studio.
-            description: What is requested, for messages: "project 3".
-            params: Query parameters.
-            timeout: Seconds to wait for the response; 0 for RESPONSE_TIMEOUT.
-            expected_type: Type that the response must have.
-        """
-        response = self._send_with_retry("GET", path, description, params=params, timeout=timeout)
-        if not isinstance(response, expected_type):
-            raise self.unexpected_response_error(description)
-        return response
-
-    def mutate(
-        self, method: str, path: str, description: str, content: bytes | object = b"", timeout: float = 0
-    ) -> Any:
-        """Send a mutating request once and return the parsed response, None if it is empty.
-
-        Args:
-            method: HTTP method.
-            path: Path below the address of Label Studio.
-            description: What is requested, for messages.
-            content: JSON as bytes, or a value to be written as JSON.
-            timeout: Seconds to wait for the response; 0 for RESPONSE_TIMEOUT.
-
-        Raises:
-            OutcomeUnknown: The request may have had an effect, so it must not simply be sent again.
-            RequestRejected: The request had no effect.
-        """
-        body = content if isinstance(content, bytes) else orjson.dumps(content)
-        return self._send(method, path, description, body=body, timeout=timeout)
-
-    def mutate_idempotent(
-        self, method: str, path: str, description: str, content: object = None, timeout: float = 0
-    ) -> Any:
-        """Like `mutate`, for a request that may be repeated without harm: it is retried if the response is lost."""
-        body = orjson.dumps(content) if content is not None else b""
-        return self._send_with_retry(method, path, description, body=body, timeout=timeout)
-
-    def get_project(self, project_id: int) -> Mapping[str, Any]:
+    def get_project(self, project_id: int) -> dict[str, Any]:
         """Return the JSON description of a project."""
-        project = self.get(f"/api/projects/{project_id}/", f"project {project_id}")
-        if "id" not in project:
-            raise self.unexpected_response_error(f"project {project_id}")
-        return project  # type: ignore[no-any-return]
+        get = self._sdk.projects.with_raw_response.get
+        return self._call(
+            f"project {project_id}", lambda options: _parse(get(project_id, request_options=options).response, "id")
+        )
 
     def get_label_config(self, project_id: int) -> str:
         """Return the labelling XML of a project."""
@@ -147,17 +78,78 @@ class LabelStudioClient:
             )
         return xml
 
+    def list_project_ids(self) -> list[int]:
+        """Return the ids of all projects."""
+        ids: list[int] = []
+        for page in itertools.count(1):  # the SDK's own pages end only after one that is empty, or missing
+
+            def list_page(options: RequestOptions, page: int = page) -> tuple[list[int], bool]:
+                answer = self._sdk.projects.list(page=page, page_size=100, include="id", request_options=options)
+                return [project.id for project in answer.items], bool(answer.response.next)
+
+            page_ids, has_next = self._call("its projects", list_page, LIST_TIMEOUT)
+            ids += page_ids
+            if not has_next or page == MAX_PROJECT_PAGES:
+                break
+        return ids
+
+    def list_backend_urls(self, project_id: int) -> list[str]:
+        """Return the addresses of the backends that are connected to a project; none if there is no such project.
+
+        Label Studio asks each of them for its health first, and introduces the project.
+        """
+
+        def list_urls(options: RequestOptions) -> list[str]:
+            return [backend.url for backend in self._sdk.ml.list(project=project_id, request_options=options)]
+
+        try:
+            return self._call(f"the models of project {project_id}", list_urls, LIST_TIMEOUT)
+        except RequestRejected as error:
+            if error.status == 404:
+                return []
+            raise
+
+    def get_view(self, view_id: int) -> dict[str, Any]:
+        """Return a tab of the Data Manager."""
+        get = self._sdk.views.with_raw_response.get
+        return self._call(
+            f"view {view_id}", lambda options: _parse(get(str(view_id), request_options=options).response)
+        )
+
+    def list_tasks(self, project_id: int, params: Mapping[str, str | int]) -> tuple[list[dict[str, Any]], int]:
+        """Return a page of a project's tasks, by the parameters of the API, and how many tasks all pages have."""
+
+        def list_page(options: RequestOptions) -> tuple[list[dict[str, Any]], int]:
+            query = {"project": project_id, **params}
+            answer = self._send_raw("GET", "api/tasks/", options, params=query)
+            return list(answer["tasks"]), int(answer["total"])
+
+        return self._call(f"the tasks of project {project_id}", list_page, PAGE_TIMEOUT)
+
+    def export_tasks(self, project_id: int, task_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Return tasks as in Label Studio's JSON export, in no order; those that do not exist are left out."""
+
+        def export(options: RequestOptions) -> list[dict[str, Any]]:
+            options["additional_query_parameters"] = {"ids[]": list(task_ids)}  # Label Studio ignores the SDK's `ids`
+            download = self._sdk.projects.exports.download_sync
+            chunks = download(project_id, export_type="JSON", download_all_tasks=True, request_options=options)
+            return list(orjson.loads(self._http_client.read_bounded(chunks)))
+
+        return self._call(f"the tasks of project {project_id}", export, EXPORT_TIMEOUT)
+
     def download_annotated(self, project_id: int, path: Path) -> None:
-        """Write Label Studio's JSON export of the annotated tasks of a project to a file.
+        """Write Label Studio's JSON export of the annotated tasks of a project to a file, as it comes.
 
         Raises:
             LsmlError: The download is incomplete, or failed.
             OutputError: The file cannot be written.
         """
         description = f"the annotations of project {project_id}"
+        options: RequestOptions = {"timeout": EXPORT_TIMEOUT, "chunk_size": CHUNK_BYTES}
         try:
-            with open_for_writing(path) as file:
-                self._download(f"/api/projects/{project_id}/export?export_type=JSON", description, file.write)
+            with open_for_writing(path) as file, translate_errors(self.url, description, is_mutation=False):
+                download = self._sdk.projects.exports.download_sync
+                file.writelines(download(project_id, export_type="JSON", request_options=options))
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}.", "Is there room on the disk?") from error
         if not _is_complete_json_array(path):
@@ -166,153 +158,104 @@ class LabelStudioClient:
                 "Try again; what was there before is unchanged.",
             )
 
-    def _download(self, path: str, description: str, write: Callable[[bytes], object]) -> None:
-        for _ in range(2):  # the second time with a new access token
-            header = self._authorization_header()
-            with (
-                _translate_errors(self.url, description),
-                self._http_client.stream(
-                    "GET",
-                    self._absolute_url(path),
-                    headers=_authorization_headers(header),
-                    timeout=_http_timeout(EXPORT_TIMEOUT),
-                ) as response,
-            ):
-                if response.status_code < 300:
-                    for chunk in response.iter_bytes(CHUNK_BYTES):
-                        write(chunk)
-                    return
-                response = _read_response(response, self.url)
-            if not (response.status_code == 401 and header and self._authorization.invalidate(header)):
-                break
-        self._raise_for_status(response, description, is_mutation=False)
+    def count_versions(self, project_id: int) -> dict[str, int]:
+        """Return how many predictions of each model version a project has."""
 
-    def _send_with_retry(self, method: str, path: str, description: str, **request: Any) -> Any:
-        """Send a request that may be repeated, again if the connection or a proxy fails."""
+        def count(options: RequestOptions) -> dict[str, int]:
+            path = f"api/projects/{project_id}/model-versions/"
+            answer = self._send_raw("GET", path, options, params={"extended": "true"})
+            return {str(entry["model_version"]): int(entry["count"]) for entry in answer.get("static") or ()}
+
+        return self._call(f"the versions in project {project_id}", count)
+
+    def import_predictions(self, project_id: int, body: bytes, count: int, timeout: float) -> int | None:
+        """Import a JSON array of `count` predictions; return how many were created, None if that is not said."""
+        path = f"api/projects/{project_id}/import/predictions"
+        return self._change_once("POST", path, f"the import of {count:,} predictions", body, timeout, "created")
+
+    def import_tasks(self, project_id: int, body: bytes, count: int, timeout: float) -> int | None:
+        """Import a JSON array of `count` tasks; return how many were created, None if that is not said."""
+        path = f"api/projects/{project_id}/import"
+        return self._change_once("POST", path, f"the import of {count:,} tasks", body, timeout, "task_count")
+
+    def delete_version(self, project_id: int, version: str, timeout: float) -> int | None:
+        """Delete the predictions of a model version; return how many there were, None if that is not said."""
+        path, body = f"api/projects/{project_id}/model-versions/", orjson.dumps({"model_version": version})
+        return self._change_once("DELETE", path, f"the predictions of {version}", body, timeout, "deleted_predictions")
+
+    def delete_prediction(self, prediction_id: int) -> bool:
+        """Delete a prediction; return whether it was still there."""
+        delete = self._sdk.predictions.delete
         try:
-            return Retrier(RETRY_DELAYS, lambda error: isinstance(error, OutcomeUnknown)).call(
-                lambda: self._send(method, path, description, **request)
+            self._call(
+                f"prediction {prediction_id}",
+                lambda options: delete(prediction_id, request_options=options),
+                is_mutation=True,
             )
+        except RequestRejected as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
+    def show_version(self, project_id: int, version: str) -> None:
+        """Make a project show the predictions of a version, or of the ML backend with that title."""
+        update = self._sdk.projects.update
+        self._call(
+            f"the version that project {project_id} shows",
+            lambda options: update(project_id, model_version=version, request_options=options),
+            ACTIVATION_TIMEOUT,
+            is_mutation=True,
+        )
+
+    def _call(
+        self,
+        description: str,
+        send: Callable[[RequestOptions], T],
+        timeout: float = RESPONSE_TIMEOUT,
+        *,
+        is_mutation: bool = False,
+        is_repeatable: bool = True,
+    ) -> T:
+        """Send a request through the SDK, again if the connection or a proxy fails and it may be repeated.
+
+        Args:
+            description: What is requested, for messages: "project 3".
+            send: Sends it with these options. What it finds unexpected in the answer is a KeyError, TypeError, ….
+            timeout: Seconds to wait for the answer.
+            is_mutation: Whether it changes something.
+            is_repeatable: Whether sending it twice does no harm.
+        """
+
+        def send_once() -> T:
+            with translate_errors(self.url, description, is_mutation):
+                return send({"timeout": timeout})
+
+        if not is_repeatable:
+            return send_once()
+        try:
+            return Retrier(RETRY_DELAYS, lambda error: isinstance(error, OutcomeUnknown)).call(send_once)
         except OutcomeUnknown as error:
             raise LsmlError(error.message, error.hint) from error
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        description: str,
-        *,
-        params: Mapping[str, str | int] | None = None,
-        body: bytes = b"",
-        timeout: float = 0,
-    ) -> Any:
-        """Send one request, waiting for rate limits and renewing an expired access token once."""
-        is_mutation = method != "GET"
-        is_token_renewed = False
-        waited = 0.0  # seconds
-        while True:
-            header = self._authorization_header()
-            headers = _authorization_headers(header) | ({"Content-Type": "application/json"} if body else {})
-            with _translate_errors(self.url, description):
-                response = self._request(
-                    method,
-                    self._absolute_url(path),
-                    params=params,
-                    content=body or None,
-                    headers=headers,
-                    timeout=_http_timeout(timeout or RESPONSE_TIMEOUT),
-                )
-            status = response.status_code
-            if status < 300:
-                return self._parse_response(response, description)
-            if status == 401 and not is_token_renewed and header and self._authorization.invalidate(header):
-                is_token_renewed = True
-                continue
-            if status != 429:
-                self._raise_for_status(response, description, is_mutation)
-            pause = _retry_delay(response.headers.get("Retry-After"), waited)
-            if waited + pause > MAX_RATE_LIMIT_WAIT:
-                raise RequestRejected(
-                    f"Label Studio at {self.url} accepts no requests (429) for {pause:,.0f} more seconds.",
-                    "Try again later; the last one had no effect.",
-                    429,
-                )
-            waited += pause
-            time.sleep(pause)
+    def _change_once(
+        self, method: str, path: str, description: str, body: bytes, timeout: float, count_key: str
+    ) -> int | None:
+        """Send a request that must not be repeated; return a count in its answer, None if there is none."""
 
-    def _request(self, method: str, url: str, **request: Any) -> httpx.Response:
-        """Send one request and read its response, of which a hostile server could make no end."""
-        with self._http_client.stream(method, url, **request) as response:
-            return _read_response(response, self.url)
+        def change(options: RequestOptions) -> int | None:
+            headers = {"Content-Type": "application/json"}
+            answer = self._send_raw(method, path, options, content=body, headers=headers)
+            count = answer.get(count_key) if isinstance(answer, dict) else None
+            return count if isinstance(count, int) else None
 
-    def _parse_response(self, response: httpx.Response, description: str) -> Any:
-        if not response.content:
-            return None
-        try:
-            return orjson.loads(response.content)
-        except orjson.JSONDecodeError:
-            raise self.unexpected_response_error(description) from None
+        return self._call(description, change, timeout, is_mutation=True, is_repeatable=False)
 
-    def unexpected_response_error(self, description: str) -> LsmlError:
-        """Return the error for a response that no Label Studio would send."""
-        return LsmlError(
-            f"The server at {self.url} sent an unexpected response about {description}: it may not be a Label Studio.",
-            "Is that its address?",
-        )
-
-    def _absolute_url(self, path: str) -> str:
-        return f"{self._credentials.url}{path}"
-
-    def _authorization_header(self) -> str | None:
-        try:
-            return self._authorization.authorization_header()
-        except ValueError as error:
-            raise _invalid_key_error(self.url) from error
-
-    def _exchange_token(self, url: str, body: Mapping[str, str]) -> Any:
-        """Exchange a personal access token for an access token; see `AuthorizationProvider`."""
-        with _translate_errors(self.url, "an access token"):
-            response = self._request("POST", url, json=body, timeout=_http_timeout(RESPONSE_TIMEOUT))
-        if response.status_code in GATEWAY_STATUSES or response.status_code == 429:
-            raise TransientError(f"Label Studio at {self.url} answered {response.status_code}.", "Try again later.")
-        if response.status_code >= 300:
-            raise ValueError(f"answered {response.status_code}")
-        return self._parse_response(response, "an access token")
-
-    def _raise_for_status(self, response: httpx.Response, description: str, is_mutation: bool) -> NoReturn:
-        """Raise the error for a status of 300 or more."""
-        status = response.status_code
-        action = "change" if is_mutation else "export"
-        if status == 401:
-            raise _invalid_key_error(self.url)
-        if status == 403:
-            raise RequestRejected(
-                f"Label Studio at {self.url} does not allow the user of the API key to access {description}.",
-                f"Set {API_KEY_ENV_VAR} to a token of a user who may {action} the project.",
-                status,
-            )
-        if status == 404:
-            raise RequestRejected(
-                f"Label Studio at {self.url} knows nothing of {description}.",
-                "Does the project exist there, and may the user of the API key see it?",
-                status,
-            )
-        if 300 <= status < 400:
-            raise RequestRejected(
-                f"{self.url} redirects {description} to {response.headers.get('Location', 'another address')}.",
-                "Give the address that Label Studio has itself, https:// included.",
-                status,
-            )
-        detail = _error_detail(response)
-        message = f"Label Studio at {self.url} answered {status} when asked for {description}"
-        message += f": {detail}." if detail else "."
-        if status >= 500 and (is_mutation or status in GATEWAY_STATUSES):
-            raise OutcomeUnknown(
-                message, "Try again later; its log may say more.", is_server_done=status not in GATEWAY_STATUSES
-            )
-        hints = {400: "Correct what it complains about; its log may say more."}
-        hint = "Try again later; its log may say more." if status >= 500 else hints.get(status, "Is that its address?")
-        raise RequestRejected(message, hint, status)
+    def _send_raw(self, method: str, path: str, options: RequestOptions, **request: Any) -> Any:
+        """Send a request by the SDK's raw client, without its models; return the answer's JSON, None without."""
+        raw_client = self._sdk._client_wrapper.httpx_client
+        response = raw_client.request(path, method=method, request_options=options, **request)
+        return orjson.loads(response.content) if response.content else None
 
 
 def connect(url: str, key: str | None = None) -> LabelStudioClient:
@@ -324,7 +267,7 @@ def connect(url: str, key: str | None = None) -> LabelStudioClient:
 
     Raises:
         UsageError: `url` is not an address.
-        LsmlError: There is no key.
+        LsmlError: There is no key, or the SDK is not installed.
     """
     key = key if key is not None else os.environ.get(API_KEY_ENV_VAR, "")
     if not url.startswith(("http://", "https://")):
@@ -335,102 +278,42 @@ def connect(url: str, key: str | None = None) -> LabelStudioClient:
             f"Set it to a token of Label Studio's Account & Settings: export {API_KEY_ENV_VAR}=…",
         )
     credentials = LabelStudioCredentials(url, key)
+    require_sdk()
 
-    import httpx
+    # What `label_studio_sdk.LabelStudio` adds to its base is not used here (tables, label interfaces, pages that end at
+    # any 404), and costs a second to import instead of 0.3: pandas, among others.
+    from label_studio_sdk.base_client import LabelStudioBase
 
-    # A request may take an hour without a byte on the wire; keep-alive probes notice a connection that died.
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        options.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE))
-    transport = httpx.HTTPTransport(proxy=_environment_proxy(credentials), socket_options=options)
-    # Redirects are not followed: a POST would arrive as a GET, and the key at another host.
-    return LabelStudioClient(url, credentials, httpx.Client(transport=transport))
+    from lsml_cli.label_studio.http_client import LabelStudioHttpClient
 
-
-def _environment_proxy(credentials: LabelStudioCredentials) -> str | None:
-    """Return the proxy of the environment, which httpx ignores for a client with its own transport."""
-    from urllib.request import getproxies, proxy_bypass
-
-    return None if proxy_bypass(credentials.host_and_port[0]) else getproxies().get(credentials.url.partition(":")[0])
-
-
-@contextmanager
-def _translate_errors(url: str, description: str) -> Iterator[None]:
-    """Translate errors of httpx in the block to LsmlError; to OutcomeUnknown if the request may have been handled."""
-    import httpx
-
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        reason = str(error).rstrip(".") or "no answer"
-        raise LsmlError(
-            f"Label Studio at {url} cannot be reached: {reason}.", "Is that its address, and is it up?"
-        ) from error
-    except httpx.TimeoutException as error:
-        raise OutcomeUnknown(
-            f"Label Studio at {url} gave no answer about {description} in time.", "Try again later."
-        ) from error
-    except httpx.HTTPError as error:
-        raise OutcomeUnknown(
-            f"The connection to Label Studio at {url} broke off over {description}: {str(error).rstrip('.')}.",
-            "Try again.",
-        ) from error
-
-
-def _invalid_key_error(url: str) -> LsmlError:
-    return RequestRejected(
-        f"Label Studio at {url} does not accept the API key.",
-        f"Set {API_KEY_ENV_VAR} to a token that is valid there; {url} shows them under Account & Settings.",
-        401,
+    http_client = LabelStudioHttpClient(credentials, RESPONSE_TIMEOUT)
+    sdk = LabelStudioBase(
+        base_url=credentials.url,
+        api_key="set by the HTTP client",
+        httpx_client=http_client,
+        timeout=RESPONSE_TIMEOUT,
+        max_retries=0,  # it would send a POST again whose connection broke
     )
+    return LabelStudioClient(url, sdk, http_client)
 
 
-def _read_response(response: httpx.Response, url: str) -> httpx.Response:
-    """Return a streamed response with its decompressed body, which may have MAX_RESPONSE_BYTES."""
-    import httpx
-
-    body = bytearray()
-    for chunk in response.iter_bytes():
-        body += chunk
-        if len(body) > MAX_RESPONSE_BYTES:
-            raise LsmlError(
-                f"The server at {url} sent a response of more than {MAX_RESPONSE_BYTES:,} bytes.",
-                "Is that the address of Label Studio? If it is, ask for less at a time: --view, --only or --fields.",
-            )
-    names = ("Location", "Retry-After")  # the others describe the body as it was sent
-    headers = {name: response.headers[name] for name in names if name in response.headers}
-    return httpx.Response(response.status_code, headers=headers, content=bytes(body), request=response.request)
-
-
-def _authorization_headers(header: str | None) -> dict[str, str]:
-    return {"Authorization": header} if header else {}
-
-
-def _http_timeout(seconds: float) -> httpx.Timeout:
-    import httpx
-
-    return httpx.Timeout(seconds, connect=CONNECT_TIMEOUT)
-
-
-def _retry_delay(header: str | None, total_waited: float) -> float:
-    """Return the seconds to wait: what the server says, else as long as it has been waited already."""
+def require_sdk() -> None:
+    """Raise LsmlError if the SDK is not installed."""
     try:
-        seconds = float(header or "")
-    except ValueError:
-        seconds = math.nan
-    return max(0.1, seconds) if math.isfinite(seconds) else max(1.0, total_waited)
+        import label_studio_sdk  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "label_studio_sdk":
+            raise
+        message = "Talking to Label Studio needs the package label-studio-sdk."
+        raise LsmlError(message, "pip install 'lsml[studio]'") from None
 
 
-def _error_detail(response: httpx.Response) -> str:
-    """Return the detail of an error response on one line, "" without one."""
-    try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        return ""  # an HTML page
-    detail = body.get("detail") if isinstance(body, dict) else body
-    errors = body.get("validation_errors") if isinstance(body, dict) else None
-    text = f"{detail}: {errors}" if detail and errors else str(detail or errors or "")
-    return " ".join(text.split())[:300].rstrip(".")
+def _parse(response: httpx.Response, *required_keys: str) -> dict[str, Any]:
+    """Return the JSON object of a response; raise TypeError or KeyError if it is none, or lacks a key."""
+    answer = orjson.loads(response.content)
+    for key in required_keys:
+        answer[key]
+    return dict(answer)
 
 
 def _is_complete_json_array(path: Path) -> bool:

@@ -11,12 +11,11 @@ import time
 from collections.abc import Sequence
 
 from lsml_cli.errors import Interrupted, LsmlError
-from lsml_cli.label_studio.client import OutcomeUnknown
 from lsml_cli.label_studio.pending_import import PendingRequest, wait_until_settled
-from lsml_cli.label_studio.project_predictions import ProjectPredictions
 from lsml_cli.label_studio.push_context import PushContext, SettleTime, iter_batches, request_body
 from lsml_cli.label_studio.push_options import PushResult
 from lsml_cli.label_studio.push_spool import SpoolItem
+from lsml_cli.label_studio.request_errors import OutcomeUnknown
 
 MAX_BATCH_TASKS = 5_000  # tasks of a request: 10 s of work, however large the project is
 MAX_REQUEST_BYTES = 64 << 20  # bytes of a request
@@ -54,10 +53,7 @@ class TaskImport:
         is_new_version = context.version and context.version != context.active_version
         if context.options.activate and is_new_version and context.spool.version_counts:
             context.activate_version()
-            versions = ProjectPredictions(
-                context.client, context.options.project, context.version or ""
-            ).count_versions()
-            if note := context.describe_activation(versions):
+            if note := context.describe_activation(context.client.count_versions(context.options.project)):
                 self._notes.append(note)
         return self._result()
 
@@ -76,20 +72,18 @@ class TaskImport:
         )
 
     def _send(self, batch: Sequence[SpoolItem]) -> None:
-        path = f"/api/projects/{self._context.options.project}/import"
-        description = f"the import of {len(batch):,} tasks"
         started_at = time.monotonic()
         self._requests += 1
         try:
-            response = self._context.client.mutate(
-                "POST", path, description, request_body(batch), timeout=600 + 0.2 * len(batch)
+            created = self._context.client.import_tasks(
+                self._context.options.project, request_body(batch), len(batch), timeout=600 + 0.2 * len(batch)
             )
         except OutcomeUnknown as error:
             self._await_arrival(batch, error)
         except LsmlError as error:
             raise type(error)(error.message, self._resume_hint()) from error
         else:
-            if not isinstance(response, dict) or response.get("task_count") != len(batch):
+            if created != len(batch):
                 self._await_arrival(batch, None)  # some servers import in the background and answer at once
         self._sending_seconds += time.monotonic() - started_at
         self._created += len(batch)

@@ -47,7 +47,7 @@ def delete_old_versions(context: PushContext, keep: int) -> tuple[dict[str, int]
     if not is_version_name(pushed):
         return {}, iter([f"No version was deleted: {pushed} is no version that `lsml fit` has named."])
     project = context.options.project
-    existing = ProjectPredictions(context.client, project, pushed).count_versions()
+    existing = context.client.count_versions(project)
     shown = context.client.get_project(project).get("model_version") or ""
     deleted: dict[str, int] = {}
     for version in select_old_versions(existing, pushed, keep, {shown}):

@@ -15,11 +15,11 @@ from itertools import islice
 from typing import Any
 
 from lsml_cli.errors import LsmlError
-from lsml_cli.label_studio.client import LabelStudioClient, OutcomeUnknown, RequestRejected
+from lsml_cli.label_studio.client import LabelStudioClient
+from lsml_cli.label_studio.request_errors import OutcomeUnknown
 from lsml_cli.label_studio.task_pages import PAGE_SIZE, Condition, condition, list_tasks
 
 MAX_DELETE_ATTEMPTS = 3  # requests to delete a version before the deletion is given up
-ACTIVATION_TIMEOUT = 300.0  # seconds
 PARALLEL_DELETIONS = 2  # single predictions that are deleted at a time; more bring nothing
 
 
@@ -31,24 +31,16 @@ class ProjectPredictions:
         self._project = project
         self._version = version
 
-    def count_versions(self) -> dict[str, int]:
-        """Return how many predictions of each version the project has."""
-        path = f"/api/projects/{self._project}/model-versions/"
-        response = self._client.get(path, f"the versions in project {self._project}", {"extended": "true"})
-        return {str(entry["model_version"]): int(entry["count"]) for entry in response.get("static") or ()}
-
     def count(self) -> int:
         """Return how many predictions of this version the project has."""
-        return self.count_versions().get(self._version, 0)
+        return self._client.count_versions(self._project).get(self._version, 0)
 
     def task_ids(self) -> array[int]:
         """Return the ids of the tasks that have a prediction of this version, ascending."""
         ids = array("q")
         # The task list finds versions by a part of their names and ignores case.
-        has_similar = any(
-            self._version.lower() in version.lower() and version != self._version for version in self.count_versions()
-        )
-        if has_similar:
+        others = self._client.count_versions(self._project).keys() - {self._version}
+        if any(self._version.lower() in version.lower() for version in others):
             ids.extend(task_id for task_id, _ in self.iter_stored())
             return ids
         for page in list_tasks(self._client, self._project, [self._version_condition]):
@@ -83,20 +75,9 @@ class ProjectPredictions:
         executor = ThreadPoolExecutor(PARALLEL_DELETIONS, "delete")
         try:
             while chunk := list(islice(remaining, PAGE_SIZE)):
-                yield from executor.map(self._delete_one, chunk)
+                yield from executor.map(self._client.delete_prediction, chunk)
         finally:
             executor.shutdown(cancel_futures=True)
-
-    def _delete_one(self, prediction_id: int) -> bool:
-        try:
-            self._client.mutate_idempotent(
-                "DELETE", f"/api/predictions/{prediction_id}/", f"prediction {prediction_id} of {self._version}"
-            )
-        except RequestRejected as error:
-            if error.status != 404:
-                raise
-            return False  # another push has deleted it
-        return True
 
     def delete_all(self, count: int) -> int:
         """Delete every prediction of this version in one request.
@@ -115,17 +96,14 @@ class ProjectPredictions:
         shown = self._shown_version()
         deleted = self._delete_version(count)
         if shown not in ("", self._version) and self._shown_version() != shown:
-            show_version(self._client, self._project, shown)
+            self._client.show_version(self._project, shown)
         return deleted
 
     def _delete_version(self, count: int) -> int:
-        path = f"/api/projects/{self._project}/model-versions/"
-        description = f"the predictions of {self._version}"
-        body = {"model_version": self._version}
         for _ in range(MAX_DELETE_ATTEMPTS):
             try:
-                response = self._client.mutate("DELETE", path, description, body, timeout=600 + 0.1 * count)
-                return int(response["deleted_predictions"]) if isinstance(response, dict) else count
+                deleted = self._client.delete_version(self._project, self._version, timeout=600 + 0.1 * count)
+                return count if deleted is None else deleted
             except OutcomeUnknown as error:
                 problem = error
                 if not self.count():
@@ -138,14 +116,3 @@ class ProjectPredictions:
     @property
     def _version_condition(self) -> Condition:
         return condition("predictions_model_versions", "contains", "List", [self._version])
-
-
-def show_version(client: LabelStudioClient, project: int, version: str) -> None:
-    """Make a project show the predictions of a version, or of the ML backend with that title."""
-    client.mutate_idempotent(
-        "PATCH",
-        f"/api/projects/{project}/",
-        f"the version that project {project} shows",
-        {"model_version": version},
-        timeout=ACTIVATION_TIMEOUT,
-    )

@@ -21,7 +21,7 @@ from lsml_cli.io.journal import JournalEntry
 from lsml_cli.io.output import Output, open_output, write_document
 from lsml_cli.io.output_paths import STDOUT, is_stdout, resolve_output_path
 from lsml_cli.io.output_target import OutputFormat, OutputTarget
-from lsml_cli.label_studio.client import EXPORT_TIMEOUT, LabelStudioClient
+from lsml_cli.label_studio.client import LabelStudioClient
 from lsml_cli.label_studio.task_pages import (
     MAX_IDS_PER_URL,
     Condition,
@@ -239,7 +239,7 @@ def _list_pages(
 
 def _fetch_view(client: LabelStudioClient, project: int, view: int) -> tuple[list[Condition], bool]:
     """Return the conditions of a tab of the Data Manager, and whether meeting one of them is enough."""
-    tab = client.get(f"/api/dm/views/{view}/", f"view {view}")
+    tab = client.get_view(view)
     if tab.get("project") != project:
         raise UsageError(
             f"View {view} is a tab of project {tab.get('project')}, not of project {project}.",
@@ -255,10 +255,7 @@ def _export_page(client: LabelStudioClient, project: int, page: Page, names: Seq
     ids = [task["id"] for task in page.tasks]
     for start in range(0, len(ids), MAX_IDS_PER_URL):
         batch_ids = ids[start : start + MAX_IDS_PER_URL]
-        query = "&".join(f"ids[]={id}" for id in batch_ids)
-        path = f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true&{query}"
-        exported = client.get(path, f"the tasks of project {project}", timeout=EXPORT_TIMEOUT, expected_type=list)
-        task_by_id = {task["id"]: task for task in exported}
+        task_by_id = {task["id"]: task for task in client.export_tasks(project, batch_ids)}
         tasks = [task_by_id[id] for id in batch_ids if id in task_by_id]  # one may have been deleted in between
         if names is not None:
             tasks = [{name: task.get(name) for name in names} for task in tasks]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from lsml_cli.errors import Interrupted, LsmlError, UsageError, format_list, sort_by_similarity
 from lsml_cli.io.json_records import MAX_OUTPUT_RECORD_BYTES
 from lsml_cli.io.source import RecordSource
-from lsml_cli.label_studio.client import LabelStudioClient, OutcomeUnknown, RequestRejected
+from lsml_cli.label_studio.client import LabelStudioClient
 from lsml_cli.label_studio.create_tasks import TaskImport
 from lsml_cli.label_studio.old_versions import delete_old_versions
 from lsml_cli.label_studio.pending_import import PendingImport, PendingRequest, wait_until_settled
@@ -26,14 +26,13 @@ from lsml_cli.label_studio.project_predictions import ProjectPredictions
 from lsml_cli.label_studio.push_context import PushContext, SettleTime, iter_batches, request_body
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import Rejections, Spool, SpoolItem, spool_records
+from lsml_cli.label_studio.request_errors import OutcomeUnknown, RequestRejected
 from lsml_cli.label_studio.task_pages import list_ids_in_range
 from lsml_cli.progress import ProgressReporter
 from lsml_cli.schema.label_config import LabelConfig
 
 MIN_BATCH_PREDICTIONS = 10_000  # predictions of a request, if there are as many; more in projects with more tasks
-MAX_REQUEST_BYTES = (
-    64 << 20
-)  # bytes of a request; Label Studio accepts 250 MiB, but needs ten times the memory to parse
+MAX_REQUEST_BYTES = 64 << 20  # of a request; Label Studio accepts 250 MiB, but needs ten times the memory to parse
 MIN_REQUEST_BYTES = 1 << 16  # bytes of a request, however little a proxy accepts
 SETTLE_TIME = SettleTime(10.0, 0.006)  # a request is surely over after this; items: its predictions and all tasks
 MAX_FAILED_REQUESTS = 3  # consecutive requests of which nothing arrived before the push is given up
@@ -60,14 +59,13 @@ def push(client: LabelStudioClient, options: PushOptions, reporter: ProgressRepo
 
 def delete_pushed_version(client: LabelStudioClient, project: int, version: str, dry_run: bool) -> int:
     """Delete a version from a project and return how many predictions it had; raise UsageError if it has none."""
-    predictions = ProjectPredictions(client, project, version)
-    known = predictions.count_versions()
+    known = client.count_versions(project)
     if version not in known:
         existing = format_list(f"{name} ({known[name]:,})" for name in sort_by_similarity(version, known))
         raise UsageError(
             f"Project {project} has no predictions of {version!r}.", f"It has those of: {existing or 'no version'}."
         )
-    return known[version] if dry_run else predictions.delete_all(known[version])
+    return known[version] if dry_run else ProjectPredictions(client, project, version).delete_all(known[version])
 
 
 def _resolve_version(spool: Spool, options: PushOptions) -> str | None:
@@ -286,12 +284,8 @@ class PredictionImport:
         started_at = time.monotonic()
         self._counts["requests"] += 1
         try:
-            response = self._context.client.mutate(
-                "POST",
-                f"/api/projects/{self._project}/import/predictions",
-                f"the import of {len(batch):,} predictions",
-                body,
-                timeout=600 + 0.05 * weight,
+            created = self._context.client.import_predictions(
+                self._project, body, len(batch), timeout=600 + 0.05 * weight
             )
         except OutcomeUnknown as error:
             self._look_for_arrived(batch, len(body), pending_request, error)
@@ -302,7 +296,7 @@ class PredictionImport:
                 return error
             raise LsmlError(error.message, f"{error.hint} {self._resume_hint()}") from error
         self._sending_seconds += time.monotonic() - started_at
-        self._acknowledge(batch, response)
+        self._acknowledge(batch, created)
         self._pending_import.clear()
         return None
 
@@ -343,11 +337,10 @@ class PredictionImport:
             self._counts["sent"] -= 1
         return bool(deleted)
 
-    def _acknowledge(self, batch: Sequence[SpoolItem], response: Any) -> None:
+    def _acknowledge(self, batch: Sequence[SpoolItem], created: int | None) -> None:
         for item in batch:
             self._pending[item.position], self._acknowledged[item.position] = 0, 1
-        created = response.get("created") if isinstance(response, dict) else None
-        self._counts["created"] += created if isinstance(created, int) else 0
+        self._counts["created"] += created or 0
         self._has_dropped = self._has_dropped or created != len(batch)
 
     def _pending_items(self) -> Iterator[SpoolItem]:
@@ -409,7 +402,7 @@ class PredictionImport:
         was_shown = self._context.active_version == self._version
         if shown != self._version and (self._context.options.activate or was_shown):
             self._context.activate_version()
-            if note := self._context.describe_activation(self._predictions.count_versions()):
+            if note := self._context.describe_activation(self._context.client.count_versions(self._project)):
                 self._notes.append(note)
         elif shown != self._version:
             what = f"those of {shown}" if shown else "none"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from lsml_cli.label_studio.client import LabelStudioClient
-from lsml_cli.label_studio.project_predictions import show_version
 from lsml_cli.label_studio.push_options import PushOptions, PushResult
 from lsml_cli.label_studio.push_spool import Rejections, Spool, SpoolItem
 from lsml_cli.progress import ProgressReporter
@@ -59,7 +58,7 @@ class PushContext:
 
     def activate_version(self) -> None:
         """Make the version the one that the project shows."""
-        show_version(self.client, self.options.project, self.version or "")
+        self.client.show_version(self.options.project, self.version or "")
 
     def describe_activation(self, versions: Container[str]) -> str | None:
         """Say what the project showed before its version was activated, and what follows; None if it showed nothing.

@@ -17,7 +17,6 @@ from lsml_cli.label_studio.client import LabelStudioClient
 
 PAGE_SIZE = 1000  # tasks
 MAX_IDS_PER_URL = 200  # a server may reject URLs of more than 4,000 characters
-PAGE_TIMEOUT = 600.0  # seconds
 
 Condition = Mapping[str, Any]  # a filter of the Data Manager, as its API spells it
 
@@ -116,7 +115,6 @@ def _fetch_page(
 ) -> Page:
     query = {"filters": {"conjunction": conjunction, "items": list(conditions)}, "ordering": ["tasks:id"]}
     params: dict[str, str | int] = {
-        "project": project,
         "page": page_number,
         "page_size": PAGE_SIZE,
         "fields": "all" if include is None else "task_only",
@@ -125,8 +123,4 @@ def _fetch_page(
     }
     if include is not None:
         params["include"] = ",".join(include)
-    response = client.get("/api/tasks", f"the tasks of project {project}", params, PAGE_TIMEOUT)
-    tasks, total = response.get("tasks"), response.get("total")
-    if not isinstance(tasks, list) or not isinstance(total, int):
-        raise client.unexpected_response_error(f"the tasks of project {project}")
-    return Page(tasks, total)
+    return Page(*client.list_tasks(project, params))

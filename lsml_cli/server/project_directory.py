@@ -23,12 +23,8 @@ from urllib.parse import urlsplit
 
 from lsml_cli import label_studio
 from lsml_cli.errors import LsmlError
-from lsml_cli.label_studio.client import LabelStudioClient, RequestRejected
 
 MIN_LIST_INTERVAL = 10.0  # seconds between two requests for the projects
-LIST_TIMEOUT = 10.0  # seconds that Label Studio may take for one page of them, or for a project's backends
-PAGE_SIZE = 100  # Label Studio's own limit
-MAX_PAGES = 1000
 MAX_UNCONFIRMED = 1000  # projects whose events are kept until Label Studio confirms them, or for want of an API key
 CONNECTION_INTERVAL = 60.0  # seconds between two requests for the backends of one project
 MAX_HOST_CHARACTERS = 300  # of the address that an event came to
@@ -235,28 +231,9 @@ def project_lister(url: str) -> Callable[[], list[int]]:
 
     def list_projects() -> list[int]:
         with label_studio.connect(url) as client:
-            return list_project_ids(client)
+            return client.list_project_ids()
 
     return list_projects
-
-
-def list_project_ids(client: LabelStudioClient) -> list[int]:
-    """Return the ids of all projects.
-
-    Raises:
-        LsmlError: Label Studio cannot be reached, or refuses.
-    """
-    ids: list[int] = []
-    for page in range(1, MAX_PAGES + 1):
-        params: dict[str, str | int] = {"page": page, "page_size": PAGE_SIZE, "include": "id"}
-        answer = client.get("/api/projects/", "its projects", params, LIST_TIMEOUT)
-        projects = answer.get("results")
-        if not isinstance(projects, list):
-            raise client.unexpected_response_error("its projects")
-        ids += [project["id"] for project in projects if isinstance(project, dict) and type(project.get("id")) is int]
-        if not answer.get("next"):
-            break
-    return ids
 
 
 def backend_lister(url: str) -> Callable[[int], list[str]]:
@@ -264,28 +241,9 @@ def backend_lister(url: str) -> Callable[[int], list[str]]:
 
     def list_backends(project: int) -> list[str]:
         with label_studio.connect(url) as client:
-            return list_backend_urls(client, project)
+            return client.list_backend_urls(project)
 
     return list_backends
-
-
-def list_backend_urls(client: LabelStudioClient, project: int) -> list[str]:
-    """Return the addresses of the backends that are connected to a project; none if there is no such project.
-
-    Label Studio asks each of them for its health first, and introduces the project.
-
-    Raises:
-        LsmlError: Label Studio cannot be reached, or refuses.
-    """
-    description = f"the models of project {project}"
-    try:
-        backends = client.get("/api/ml/", description, {"project": project}, LIST_TIMEOUT, list)
-    except RequestRejected as error:
-        if error.status == 404:
-            return []
-        raise
-    urls = [backend.get("url") for backend in backends if isinstance(backend, dict)]
-    return [url for url in urls if isinstance(url, str)]
 
 
 async def _run_in_thread(function: Callable[[], T]) -> T:

@@ -27,7 +27,7 @@ class StubProject:
     Attributes:
         faults: One for each mutating request, in turn: "cut" (handled, then the connection breaks), "cut before" (not
             handled), "lost" (handled `lost_delay` after the connection broke), a status (sent, not handled),
-            "500 after" (handled, then 500), "slow" (answered after two seconds).
+            "500 after" (handled, then 500) and so on, "slow" (answered after two seconds).
         lost_delay: Seconds until a "lost" request is handled.
         backends: Titles of the connected ML backends.
         dropped_task_ids: Tasks whose predictions are dropped silently.
@@ -231,8 +231,8 @@ class _ProjectHandler(StubHandler[StubProject]):
         status, response = state.respond(self.command, path, query, body)
         if fault == "cut":
             return self.cut()
-        if fault == "500 after":
-            return self.reply(500, {"detail": "db_predictions"})
+        if fault.endswith(" after"):
+            return self.reply(int(fault.removesuffix(" after")), {"detail": "db_predictions"})
         if fault == "slow":
             time.sleep(2)
         return self.reply(status, response)

@@ -127,7 +127,9 @@ def test_interrupted_pull_resumes(
     pages = iter(range(100))
 
     def failing(*arguments: Any) -> tuple[int, Any]:
-        return (400, {"detail": "enough"}) if arguments[1] == "/api/tasks" and next(pages) == 1 else respond(*arguments)
+        return (
+            (400, {"detail": "enough"}) if arguments[1] == "/api/tasks/" and next(pages) == 1 else respond(*arguments)
+        )
 
     monkeypatch.setattr(server, "respond", failing)
     run = lsml(*command)
@@ -151,7 +153,7 @@ def test_deleted_tasks_do_not_shift_pages(server: StubProject, lsml: Lsml, monke
 
     def moving(*arguments: Any) -> tuple[int, Any]:
         answer = respond(*arguments)
-        if arguments[1] == "/api/tasks" and next(pages) == 0:
+        if arguments[1] == "/api/tasks/" and next(pages) == 0:
             for id in ids[:500]:
                 del server.tasks[id]
         return answer

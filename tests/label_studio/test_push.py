@@ -399,7 +399,7 @@ def test_keep_versions_needs_a_push_to_existing_tasks(lsml: Lsml) -> None:
 # --- what breaks
 
 
-@pytest.mark.parametrize("fault", ["cut", "cut before", "lost", "500", "500 after", "502", "503", "429"])
+@pytest.mark.parametrize("fault", ["cut", "cut before", "lost", "500", "500 after", "502", "503", "504 after", "429"])
 def test_faults_neither_lose_nor_duplicate(
     server: StubProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -638,6 +638,7 @@ def test_tasks_are_created_with_predictions(server: StubProject, lsml: Lsml, tmp
     [
         ("cut", 10, ""),
         ("lost", 10, ""),
+        ("504 after", 10, ""),
         ("cut before", 4, "4 of 10 tasks are there for certain"),
         ("500", 4, "4 of 10 tasks are there for certain"),
         ("500 after", 8, "Its 4 tasks are there all the same, perhaps without their predictions."),

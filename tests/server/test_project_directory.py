@@ -18,8 +18,6 @@ from lsml_cli.server.project_directory import (
     CONNECTION_INTERVAL,
     MAX_UNCONFIRMED,
     ProjectDirectory,
-    list_backend_urls,
-    list_project_ids,
 )
 from tests.helpers.serve_process import ServerFactory, wait_until
 from tests.helpers.stub_http import StubHandler, run_server
@@ -290,13 +288,13 @@ def test_number_of_projects_is_bounded_without_api_key() -> None:
 def test_every_page_of_projects_is_read(studio: ProjectList) -> None:
     studio.count, studio.page_size = 25, 10
     with label_studio.connect(studio.url, "key") as client:
-        assert list_project_ids(client) == list(range(1, 26))
+        assert client.list_project_ids() == list(range(1, 26))
 
 
 def test_backends_of_a_missing_project_are_none(studio: ProjectList) -> None:
     studio.backends = {2: ["http://a", "http://b"]}
     with label_studio.connect(studio.url, "key") as client:
-        assert [list_backend_urls(client, project) for project in (1, 2, 99)] == [[], ["http://a", "http://b"], []]
+        assert [client.list_backend_urls(project) for project in (1, 2, 99)] == [[], ["http://a", "http://b"], []]
 
 
 def test_flood_of_events_leaves_nothing_on_disk(serve: ServerFactory, studio: ProjectList, tmp_path: Path) -> None:

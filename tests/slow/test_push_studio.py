@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers.reverse_proxy import run_reverse_proxy
 from tests.slow.scenario import (
     CONFIG,
     add_unlabeled,
@@ -30,16 +32,21 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture
-def environment(label_studio: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    variables = {
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": label_studio.token,
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    return variables
+@pytest.fixture(params=["legacy token", "personal token below /ls"])
+def environment(
+    label_studio: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[dict[str, str]]:
+    """Both kinds of keys; with one of them, Label Studio is behind a reverse proxy."""
+    with run_reverse_proxy(label_studio.url, "/ls") as proxy:
+        variables = {
+            "LABEL_STUDIO_URL": proxy.url if "/ls" in request.param else label_studio.url,
+            "LABEL_STUDIO_API_KEY": label_studio.token if "legacy" in request.param else label_studio.personal_token,
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield variables
+        assert not proxy.outside_paths
 
 
 def run_pipeline(command: str) -> subprocess.CompletedProcess[str]:
@@ -150,7 +157,8 @@ def test_two_pushes_at_a_time_leave_one_prediction_per_task(
         assert "were removed" not in "".join(messages)
     removed = [int(number) for number in re.findall(r"(\d+) predictions that .* were removed", "".join(messages))]
     created = [int(number) for number in re.findall(r"(\d+) created", "".join(messages))]
-    assert sum(created) - sum(removed) == len(tasks), messages
+    # Label Studio may answer 204 to both machines when they delete the same prediction at the same time.
+    assert sum(created) - sum(removed) <= len(tasks), messages
     assert next_predictions(label_studio, project) == [version]
 
 
@@ -297,7 +305,7 @@ def test_personal_access_token_is_accepted(
     project = label_studio.create_project("personal", CONFIG)
     tasks = add_unlabeled(label_studio, project, 5)
     with label_studio.legacy_tokens_disabled():
-        rejected = lsml("pull", "--project", str(project))
+        rejected = lsml("pull", "--project", str(project), env={"LABEL_STUDIO_API_KEY": label_studio.token})
         assert "does not accept the API key" in rejected.stderr
         env = {**environment, "LABEL_STUDIO_API_KEY": label_studio.personal_token}
         pulled = lsml("pull", "--project", str(project), env=env)
