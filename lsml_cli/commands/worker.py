@@ -45,6 +45,7 @@ def worker(
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.errors import UsageError
     from lsml_cli.label_studio import API_KEY_ENV_VAR
+    from lsml_cli.label_studio.client import require_sdk
     from lsml_cli.server import training_job
     from lsml_cli.server.job_runners import redis as redis_runner
 
@@ -54,6 +55,7 @@ def worker(
                 f"There is no folder {versions} on this host.", "--versions names the server's folder, as mounted here."
             )
         os.environ[training_job.VERSIONS_VARIABLE] = str(versions.absolute())
+    require_sdk()
     with Console(quiet) as console:
         redis_runner.connect_redis(jobs).close()
         if not os.environ.get(API_KEY_ENV_VAR):

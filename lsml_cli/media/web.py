@@ -30,8 +30,8 @@ TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})  # a retry m
 class HttpFetcher:
     """Fetches media over HTTP with a pool of connections: one per process, for all of its threads.
 
-    Files of Label Studio come this way as well, although its API is used through its SDK: that has no call for them, and
-    knows nothing of allowed hosts, redirects to buckets, and limits of size and time.
+    Files of Label Studio come this way as well, although its API is used through its SDK. The SDK has no call for them,
+    and knows nothing of allowed hosts, redirects to buckets, and limits of size and time.
 
     Args:
         allowed_hosts: Hosts that requests may go to, also after a redirect.

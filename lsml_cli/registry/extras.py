@@ -43,6 +43,7 @@ class Extra:
 
 
 EXTRAS = {
+    "studio": Extra("pull, push, training in serve", "label-studio-sdk"),
     "vision": Extra("image-classifier", "torchvision", "lsml_cli.models.torch_runtime:probe"),
     "openmmlab": Extra(
         "object-detector, ocr", "onedl-mmengine", "lsml_cli.models.openmmlab.toolkit:probe", "models/openmmlab/install"

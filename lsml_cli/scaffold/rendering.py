@@ -74,7 +74,7 @@ class TemplateValues:
     requirements: list[str] = field(default_factory=list)
     params: dict[str, str | int | float | bool] = field(default_factory=dict)
     sets_model: bool = True
-    extras: str = "redis"
+    extras: str = "redis,studio"
     openmmlab_install: str = f'bash "{OPENMMLAB_FOLDER}/install" --python python'
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lsml_cli.errors import UsageError
 from lsml_cli.inference import placement
+from lsml_cli.label_studio.client import require_sdk
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.registry import resolve
@@ -118,7 +119,7 @@ class ServeOptions:
 
         Raises:
             UsageError: Options are missing, or the folder of versions cannot be written.
-            LsmlError: The model cannot be trained.
+            LsmlError: The model cannot be trained, or the SDK is missing that fetches the annotations.
         """
         if self.versions is None:
             self._reject_training_options()
@@ -130,6 +131,7 @@ class ServeOptions:
                 "Training needs the URL of the Label Studio that has the annotations.",
                 "--label-studio-url http://localhost:8080, and its key in LABEL_STUDIO_API_KEY",
             )
+        require_sdk()
         build_training_spec(spec)
         with suppress(OSError):
             self.versions.mkdir(parents=True, exist_ok=True)
