@@ -1,9 +1,11 @@
 """Compare `lsml push` to a real Label Studio with bare calls, and calls of several sizes.
 
     LSML_LABEL_STUDIO=.venvs/label-studio/bin/label-studio python benchmarks/push.py [--only rate|size] [--rounds 3]
+        [--against DIR]
 
 rate  5,000 predictions into a project of 5,000 tasks: one bare call of import/predictions with the same payload, and
-      `lsml push` as a whole process, in turn; the version is deleted after each
+      `lsml push` as a whole process, in turn; the version is deleted after each. With --against, `lsml push` of another
+      checkout as well (`git worktree add DIR COMMIT`)
 size  a project of 50,000 tasks: one call of 500 predictions, one of 5,000, and `lsml push` of all 50,000
 """
 
@@ -12,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -37,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, action="append", help="a part to run; repeat for several")
     parser.add_argument("--rounds", type=int, default=3, help="of the rates")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="a checkout to compare with")
     options = parser.parse_args()
     program = os.environ.get("LSML_LABEL_STUDIO")
     if not program:
@@ -45,35 +49,51 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, run_label_studio(Path(program), Path(name)) as studio:
         for part in options.only or PARTS:
             if part == "rate":
-                rate(studio, Path(name), options.rounds)
+                rate(studio, Path(name), options.rounds, options.against)
             else:
                 size(studio, Path(name))
 
 
-def rate(studio: LabelStudio, folder: Path, rounds: int) -> None:
+def rate(studio: LabelStudio, folder: Path, rounds: int, against: Path | None) -> None:
     project, predictions = create_project(studio, FEW)
     payload, file = orjson.dumps(predictions), write_predictions(folder, predictions)
-    bare, sending, whole = [], [], []
+    checkouts = {"lsml push": ROOT} | ({f"the one in {against.name}": against} if against else {})
+    bare: list[float] = []
+    pushes: dict[str, list[Push]] = {name: [] for name in checkouts}
     for number in range(rounds):
         bare.append(call(studio, project, payload))
         delete(studio, project)
-        pushed, seconds = push(studio, folder, file, project)
-        delete(studio, project)
-        assert pushed["created"] == FEW, pushed
-        sending.append(pushed["sending_seconds"])
-        whole.append(seconds)
-        print(
-            f"  round {number + 1}: bare call {bare[-1]:.2f} s, lsml push {whole[-1]:.2f} s, {sending[-1]:.2f} s of "
-            f"them sending, in {pushed['calls']} call",
-            flush=True,
-        )
+        line = f"  round {number + 1}: bare call {bare[-1]:.2f} s"
+        # The second of two finds the files of Python in memory, so they take turns.
+        for name in sorted(checkouts, reverse=number % 2 == 1):
+            pushes[name].append(pushed := push(studio, folder, file, project, checkouts[name]))
+            delete(studio, project)
+            assert pushed.summary["created"] == FEW, pushed
+            line += (
+                f"; {name} {pushed.seconds:.2f} s, {pushed.sending_seconds:.2f} s of them sending, in "
+                f"{pushed.summary['calls']} call, {pushed.cpu_seconds:.2f} s of processor"
+            )
+        print(line, flush=True)
     print(f"\n{FEW:,} predictions into a project of as many tasks, least to most of {rounds} rounds")
-    for name, measured in (("bare call", bare), ("lsml push, sending", sending), ("lsml push, all of it", whole)):
-        ratios = [bare_seconds / seconds for bare_seconds, seconds in zip(bare, measured, strict=True)]
-        print(
-            f"{name:22}{FEW / statistics.mean(measured):8,.0f}/s, {statistics.mean(ratios):.2f} of the bare call's "
-            f"rate ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+    rows = {"bare call": bare}
+    for name, measured in pushes.items():
+        rows[f"{name}, sending"] = [pushed.sending_seconds for pushed in measured]
+        rows[f"{name}, all of it"] = [pushed.seconds for pushed in measured]
+    for name, seconds in rows.items():
+        ratios = describe_ratios(bare, seconds)
+        print(f"{name:38}{FEW / statistics.mean(seconds):8,.0f}/s, {ratios} of the bare call's rate")
+    if against:
+        new, old = pushes.values()
+        for what in ("seconds", "cpu_seconds"):
+            ratios = describe_ratios(
+                [getattr(pushed, what) for pushed in new], [getattr(pushed, what) for pushed in old]
+            )
+            print(f"{what} of lsml push, times those of the other: {ratios}")
+
+
+def describe_ratios(left: list[float], right: list[float]) -> str:
+    ratios = [one / other for one, other in zip(left, right, strict=True)]
+    return f"{statistics.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def size(studio: LabelStudio, folder: Path) -> None:
@@ -87,11 +107,11 @@ def size(studio: LabelStudio, folder: Path) -> None:
             flush=True,
         )
         delete(studio, project)
-    pushed, seconds = push(studio, folder, write_predictions(folder, predictions), project)
-    assert pushed["created"] == MANY, pushed
+    pushed = push(studio, folder, write_predictions(folder, predictions), project)
+    assert pushed.summary["created"] == MANY, pushed
     print(
-        f"lsml push of {MANY:,}: {seconds:.0f} s, {MANY / seconds:.0f}/s, in {pushed['calls']} call, "
-        f"{pushed['sending_seconds']:.0f} s of them sending"
+        f"lsml push of {MANY:,}: {pushed.seconds:.0f} s, {MANY / pushed.seconds:.0f}/s, in {pushed.summary['calls']} "
+        f"call, {pushed.sending_seconds:.0f} s of them sending"
     )
 
 
@@ -132,8 +152,20 @@ def call(studio: LabelStudio, project: int, payload: bytes) -> float:
     return seconds
 
 
-def push(studio: LabelStudio, folder: Path, file: Path, project: int) -> tuple[dict[str, Any], float]:
-    """Run `lsml push`; return its summary and its seconds."""
+class Push(NamedTuple):
+    """A run of `lsml push`: its summary, its seconds, and those of the processor."""
+
+    summary: dict[str, Any]
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def sending_seconds(self) -> float:
+        return float(self.summary["sending_seconds"])
+
+
+def push(studio: LabelStudio, folder: Path, file: Path, project: int, checkout: Path = ROOT) -> Push:
+    """Run `lsml push` of a checkout."""
     summary = folder / "summary.json"
     command = [sys.executable, "-m", "lsml_cli", "push", str(file), "--project", str(project), "--quiet"]
     env = {
@@ -141,12 +173,17 @@ def push(studio: LabelStudio, folder: Path, file: Path, project: int) -> tuple[d
         "LABEL_STUDIO_API_KEY": studio.token,
         "XDG_STATE_HOME": str(folder / "state"),
     }
-    started_at = time.perf_counter()
-    subprocess.run([*command, "--summary", str(summary)], env=os.environ | env, check=True)
+    started_at, cpu_before = time.perf_counter(), children_cpu()
+    subprocess.run([*command, "--summary", str(summary)], env=os.environ | env, check=True, cwd=checkout)
     seconds = time.perf_counter() - started_at
-    pushed: dict[str, Any] = json.loads(summary.read_bytes())
+    pushed = Push(json.loads(summary.read_bytes()), seconds, children_cpu() - cpu_before)
     summary.unlink()
-    return pushed, seconds
+    return pushed
+
+
+def children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def delete(studio: LabelStudio, project: int) -> None:
