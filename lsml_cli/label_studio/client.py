@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -20,8 +21,8 @@ from lsml_cli.media.credentials import API_KEY_ENV_VAR, LabelStudioCredentials
 from lsml_cli.runtime import Retrier, open_for_writing
 
 if TYPE_CHECKING:
-    import httpx
     from label_studio_sdk.base_client import LabelStudioBase
+    from label_studio_sdk.core.http_response import HttpResponse
     from label_studio_sdk.core.request_options import RequestOptions
 
     from lsml_cli.label_studio.http_client import LabelStudioHttpClient
@@ -43,7 +44,7 @@ class LabelStudioClient:
 
     Every method that sends a request raises LsmlError if it fails. Imports, and the deletion of a version, are sent
     once: they raise OutcomeUnknown if they may have had an effect, RequestRejected if they have none. The others are
-    sent again if the connection or a proxy fails. Use the client in a `with` statement.
+    sent again if the connection or a proxy fails.
     """
 
     def __init__(self, url: str, sdk: LabelStudioBase, http_client: LabelStudioHttpClient) -> None:
@@ -51,18 +52,11 @@ class LabelStudioClient:
         self._sdk = sdk
         self._http_client = http_client
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._http_client.close()
-
     def get_project(self, project_id: int) -> dict[str, Any]:
         """Return the JSON description of a project."""
         get = self._sdk.projects.with_raw_response.get
-        return self._call(
-            f"project {project_id}", lambda options: _parse(get(project_id, request_options=options).response, "id")
-        )
+        description = f"project {project_id}"
+        return self._call(description, lambda options: _parse(get(project_id, request_options=options), "id"))
 
     def get_label_config(self, project_id: int) -> str:
         """Return the labelling XML of a project."""
@@ -112,9 +106,7 @@ class LabelStudioClient:
     def get_view(self, view_id: int) -> dict[str, Any]:
         """Return a tab of the Data Manager."""
         get = self._sdk.views.with_raw_response.get
-        return self._call(
-            f"view {view_id}", lambda options: _parse(get(str(view_id), request_options=options).response)
-        )
+        return self._call(f"view {view_id}", lambda options: _parse(get(str(view_id), request_options=options)))
 
     def list_tasks(self, project_id: int, params: Mapping[str, str | int]) -> tuple[list[dict[str, Any]], int]:
         """Return a page of a project's tasks, by the parameters of the API, and how many tasks all pages have."""
@@ -185,13 +177,9 @@ class LabelStudioClient:
 
     def delete_prediction(self, prediction_id: int) -> bool:
         """Delete a prediction; return whether it was still there."""
-        delete = self._sdk.predictions.delete
+        description, delete = f"prediction {prediction_id}", self._sdk.predictions.delete
         try:
-            self._call(
-                f"prediction {prediction_id}",
-                lambda options: delete(prediction_id, request_options=options),
-                is_mutation=True,
-            )
+            self._call(description, lambda options: delete(prediction_id, request_options=options), is_mutation=True)
         except RequestRejected as error:
             if error.status != 404:
                 raise
@@ -258,8 +246,9 @@ class LabelStudioClient:
         return orjson.loads(response.content) if response.content else None
 
 
-def connect(url: str, key: str | None = None) -> LabelStudioClient:
-    """Return a client for the Label Studio at `url`. No request is sent yet.
+@contextmanager
+def connect(url: str, key: str | None = None) -> Iterator[LabelStudioClient]:
+    """Provide a client for the Label Studio at `url` in a `with` statement. No request is sent yet.
 
     Args:
         url: Address, with http:// or https://.
@@ -286,15 +275,15 @@ def connect(url: str, key: str | None = None) -> LabelStudioClient:
 
     from lsml_cli.label_studio.http_client import LabelStudioHttpClient
 
-    http_client = LabelStudioHttpClient(credentials, RESPONSE_TIMEOUT)
-    sdk = LabelStudioBase(
-        base_url=credentials.url,
-        api_key="set by the HTTP client",
-        httpx_client=http_client,
-        timeout=RESPONSE_TIMEOUT,
-        max_retries=0,  # it would send a POST again whose connection broke
-    )
-    return LabelStudioClient(url, sdk, http_client)
+    with LabelStudioHttpClient(credentials, RESPONSE_TIMEOUT) as http_client:
+        sdk = LabelStudioBase(
+            base_url=credentials.url,
+            api_key="set by the HTTP client",
+            httpx_client=http_client,
+            timeout=RESPONSE_TIMEOUT,
+            max_retries=0,  # it would send a POST again whose connection broke
+        )
+        yield LabelStudioClient(url, sdk, http_client)
 
 
 def require_sdk() -> None:
@@ -308,12 +297,12 @@ def require_sdk() -> None:
         raise LsmlError(message, "pip install 'lsml[studio]'") from None
 
 
-def _parse(response: httpx.Response, *required_keys: str) -> dict[str, Any]:
-    """Return the JSON object of a response; raise TypeError or KeyError if it is none, or lacks a key."""
-    answer = orjson.loads(response.content)
+def _parse(answer: HttpResponse[Any], *required_keys: str) -> dict[str, Any]:
+    """Return the JSON object of an answer as it came; raise KeyError if it lacks a key, TypeError if it is none."""
+    content = dict(orjson.loads(answer.response.content))
     for key in required_keys:
-        answer[key]
-    return dict(answer)
+        content[key]
+    return content
 
 
 def _is_complete_json_array(path: Path) -> bool:

@@ -66,7 +66,7 @@ class TaskImport:
             "tasks",
             sent=len(context.spool),
             created=self._created,
-            requests=self._requests,
+            calls=self._requests,
             sending_seconds=self._sending_seconds,
             notes=notes,
         )

@@ -38,13 +38,6 @@ class PendingRequest:
     deadline: float
     initial_count: int
 
-    @classmethod
-    def from_json(cls, fields: dict[str, float]) -> PendingRequest:
-        return cls(fields["began"], fields["ends"], int(fields["before"]))
-
-    def to_json(self) -> dict[str, float]:
-        return {"began": self.started_at, "ends": self.deadline, "before": self.initial_count}
-
 
 class PendingImport:
     """The pending request of one version in one project. Without a writable folder none is ever recorded."""
@@ -81,7 +74,7 @@ class PendingImport:
         request = PendingRequest(time.time(), time.time() + max_seconds, initial_count)
         with suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self.path, orjson.dumps(request.to_json()))
+            write_atomically(self.path, orjson.dumps(request))
         return request
 
     def clear(self) -> None:
@@ -92,9 +85,9 @@ class PendingImport:
     def load(self) -> PendingRequest | None:
         """Return the request of another push, or of one that was killed, if the server may still work on it."""
         try:
-            request = PendingRequest.from_json(orjson.loads(self.path.read_bytes()))
+            request = PendingRequest(**orjson.loads(self.path.read_bytes()))
             return request if request.started_at <= time.time() < request.deadline else None
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError):
             return None
 
 

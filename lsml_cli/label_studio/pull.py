@@ -169,7 +169,7 @@ def pull_to_output(client: LabelStudioClient, options: PullOptions, reporter: Pr
         Interrupted: The user pressed ctrl-C.
     """
     started_at = datetime.now(UTC)
-    with closing(_open_output(options, client.url)) as output:
+    with closing(open_output(options.target, options.run_fingerprint(client.url), resume=options.resume)) as output:
         resumed_count = written = output.last_entry.records
         try:
             if not output.last_entry.finished:
@@ -199,10 +199,6 @@ def _resume_hint(options: PullOptions, output: Output) -> str | None:
     if not written or options.target.is_stream:
         return None
     return f"{written:,} tasks are there; continue with --resume."
-
-
-def _open_output(options: PullOptions, url: str) -> Output:
-    return open_output(options.target, options.run_fingerprint(url), resume=options.resume)
 
 
 def iter_task_batches(client: LabelStudioClient, options: PullOptions, after_id: int = 0) -> Iterator[Batch]:

@@ -104,7 +104,7 @@ class PredictionImport:
         self._acknowledged = bytearray(len(self._spool))  # by position: in a request that was answered
         self._max_batch_predictions = max(MIN_BATCH_PREDICTIONS, context.task_count)
         self._max_request_bytes = MAX_REQUEST_BYTES
-        self._counts: Counter[Literal["sent", "created", "existing", "replaced", "duplicates", "requests"]] = Counter()
+        self._counts: Counter[str] = Counter()
         self._sending_seconds = 0.0
         self._has_dropped = False  # whether the server created fewer predictions than a request held
         self._deleted_versions: dict[str, int] = {}
@@ -164,15 +164,10 @@ class PredictionImport:
     def _result(self) -> PushResult:
         return self._context.build_result(
             "predictions",
-            sent=self._counts["sent"],
-            created=self._counts["created"],
-            existing=self._counts["existing"],
-            replaced=self._counts["replaced"],
-            duplicates=self._counts["duplicates"],
-            requests=self._counts["requests"],
             sending_seconds=self._sending_seconds,
             deleted_versions=self._deleted_versions,
             notes=self._notes,
+            **self._counts,
         )
 
     # --- before anything is sent
@@ -282,7 +277,7 @@ class PredictionImport:
         pending_request = self._pending_import.record(self._predictions.count(), SETTLE_TIME.seconds(weight))
         body = request_body(batch)
         started_at = time.monotonic()
-        self._counts["requests"] += 1
+        self._counts["calls"] += 1
         try:
             created = self._context.client.import_predictions(
                 self._project, body, len(batch), timeout=600 + 0.05 * weight

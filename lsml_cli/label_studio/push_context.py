@@ -78,43 +78,26 @@ class PushContext:
         )
 
     def build_result(
-        self,
-        item_type: Literal["predictions", "tasks"],
-        *,
-        sent: int,
-        created: int,
-        requests: int,
-        sending_seconds: float,
-        notes: Iterable[str],
-        existing: int = 0,
-        replaced: int = 0,
-        duplicates: int = 0,
-        deleted_versions: Mapping[str, int] | None = None,
+        self, item_type: Literal["predictions", "tasks"], *, sending_seconds: float, notes: Iterable[str], **counts: Any
     ) -> PushResult:
-        """Return the result, with the counts of the spool and the rejections."""
-        counts = self.spool.counts
+        """Return the result with these counts, and those of the spool and the rejections."""
+        spooled = self.spool.counts
         return PushResult(
             project=self.options.project,
             version=self.version or None,
-            records=counts["records"],
-            sent=sent,
-            created=created,
-            existing=existing,
-            replaced=replaced,
-            failed=counts["failed"],
-            empty=counts["empty"],
-            other=counts["other"],
+            records=spooled["records"],
+            failed=spooled["failed"],
+            empty=spooled["empty"],
+            other=spooled["other"],
             rejected=self.rejections.count,
             rejection_causes=self.rejections.causes,
-            duplicates=duplicates,
-            calls=requests,
             sending_seconds=round(sending_seconds, 3),
             seconds=round(time.monotonic() - self.started_at, 3),
             dry_run=self.options.dry_run,
             item_type=item_type,
-            deleted_versions=deleted_versions or {},
             errors=str(self.options.errors) if self.options.errors else None,
             notes=tuple(notes),
+            **counts,
         )
 
 

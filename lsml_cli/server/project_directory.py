@@ -226,24 +226,16 @@ def _normalize_host(netloc: str, is_https: bool) -> str:
     return netloc.rpartition("@")[2].lower().removesuffix(":443" if is_https else ":80")
 
 
-def project_lister(url: str) -> Callable[[], list[int]]:
-    """Return a function that lists the ids of all projects that the environment's API key may see."""
-
-    def list_projects() -> list[int]:
-        with label_studio.connect(url) as client:
-            return client.list_project_ids()
-
-    return list_projects
+def list_projects(url: str) -> list[int]:
+    """Return the ids of all projects of the Label Studio at `url` that the environment's API key may see."""
+    with label_studio.connect(url) as client:
+        return client.list_project_ids()
 
 
-def backend_lister(url: str) -> Callable[[int], list[str]]:
-    """Return a function that lists the addresses of a project's backends."""
-
-    def list_backends(project: int) -> list[str]:
-        with label_studio.connect(url) as client:
-            return client.list_backend_urls(project)
-
-    return list_backends
+def list_backends(url: str, project: int) -> list[str]:
+    """Return the addresses of a project's backends."""
+    with label_studio.connect(url) as client:
+        return client.list_backend_urls(project)
 
 
 async def _run_in_thread(function: Callable[[], T]) -> T:

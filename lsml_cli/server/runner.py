@@ -10,6 +10,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -29,7 +30,7 @@ from lsml_cli.server.listener import HttpServer, bind_socket
 from lsml_cli.server.log_setup import log_to_stderr
 from lsml_cli.server.metrics import LiveValues, ServerMetrics
 from lsml_cli.server.model_pool import ModelPool, find_watched_folder
-from lsml_cli.server.project_directory import ProjectDirectory, backend_lister, project_lister
+from lsml_cli.server.project_directory import ProjectDirectory, list_backends, list_projects
 from lsml_cli.server.serve_options import EMBEDDED_JOBS, ServeOptions
 from lsml_cli.server.served_model import ModelLoader
 from lsml_cli.server.service import Limits, Service
@@ -171,7 +172,7 @@ class _Server:
         count_annotations = self.train_scheduler.count_annotations
         if not has_key:
             return ProjectDirectory(None, count_annotations)
-        return ProjectDirectory(project_lister(url), count_annotations, backend_lister(url))
+        return ProjectDirectory(partial(list_projects, url), count_annotations, partial(list_backends, url))
 
     def _on_job_changed(self, job: Job) -> None:
         job_name = f"Project {job.project}, job {job.id}"

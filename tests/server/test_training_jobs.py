@@ -534,8 +534,11 @@ def test_rejection_by_label_studio_is_one_sentence(server: StubExportServer, sta
 
 
 def test_invalid_or_unreachable_url(server: StubExportServer) -> None:
-    with pytest.raises(UsageError, match=r"Write http:// or https:// before the host"):
-        label_studio.connect("localhost:8080", KEY)
+    with (
+        pytest.raises(UsageError, match=r"Write http:// or https:// before the host"),
+        label_studio.connect("localhost:8080", KEY),
+    ):
+        pytest.fail("no address was expected to do")
     with (
         label_studio.connect("http://127.0.0.1:9", KEY) as studio,
         pytest.raises(LsmlError, match=r"cannot be reached"),
