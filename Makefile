@@ -147,7 +147,8 @@ test-binary: $(VENV)/.dev $(VENV)/.binary ## build the one file and test it, als
 .PHONY: docs
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.dev ## build the site into build/site, with warnings as errors
-	PYTHONPATH=. $(BIN)/python -m mkdocs build --strict --quiet
+	@PYTHONPATH=. $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "built into build/site; to read it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 .PHONY: bench
 bench: $(VENV)/.dev ## the benchmarks (many minutes; keep the machine quiet)
