@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,11 +11,21 @@ import typer
 
 from lsml_cli.commands import options
 from lsml_cli.commands.media_options import MediaOptions
+from lsml_cli.io.formats.registry import FORMATS, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from lsml_cli.io.formats.convert import ConvertOptions, ConvertResult
+    from lsml_cli.io.formats.dataset_writer import Side
     from lsml_cli.io.task_source import TaskSource
+    from lsml_cli.media.fetcher import Media
     from lsml_cli.schema.label_config import LabelConfig
+    from lsml_cli.schema.tasks import Task
+
+DEFAULT_HOLDOUT = 0.2  # as in lsml fit
+
+
+def _describe_variants() -> str:
+    return "; ".join(f"of {name}: {', '.join(entry.variants)}" for name, entry in FORMATS.items() if entry.variants)
 
 
 def convert(
@@ -56,6 +67,26 @@ def convert(
         Literal["none", "link", "copy"],
         typer.Option("--images", help="Image files: leave them where they are, link, or copy them; both fetch remote."),
     ] = "none",
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant", metavar="NAME", help=f"{_describe_variants()}. Default: by label config, or content."
+        ),
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            "--holdout",
+            min=0.0,
+            max=0.99,
+            metavar="FRACTION",
+            help="Share of the tasks to validate on, 0 for none: those that lsml fit holds out. Default: 0.2 if the "
+            "format keeps them apart.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Seed of the hold-out split: another one holds out other tasks.")
+    ] = 0,
     format: Annotated[
         Literal["json", "jsonl"] | None,
         typer.Option("--format", help="Of tasks. Default: by the suffix of --output; stdout is jsonl."),
@@ -87,6 +118,8 @@ def convert(
         lsml convert predictions.json --to coco -o results/
             --what predictions --threshold 0.5
 
+        lsml convert export.json --to yolo -o yolo/ -c config.xml --images link
+
         lsml convert coco/annotations.json -o tasks.json
             --label-config-out config.xml
     """
@@ -105,6 +138,9 @@ def convert(
             data_key=data_key,
             media_prefix=media_prefix,
             images=images,
+            variant=variant,
+            holdout=holdout,
+            seed=seed,
             format=format,
             errors=errors,
             media=MediaOptions(
@@ -133,6 +169,9 @@ class ConvertArguments:
     data_key: str | None
     media_prefix: str | None
     images: Literal["none", "link", "copy"]
+    variant: str | None
+    holdout: float | None
+    seed: int
     format: Literal["json", "jsonl"] | None
     errors: Path | None
     media: MediaOptions
@@ -166,8 +205,6 @@ def _convert(arguments: ConvertArguments) -> None:
 
 
 def _report(arguments: ConvertArguments, result: ConvertResult, console: Any) -> None:
-    from lsml_cli.io.formats.registry import FORMATS
-
     for line in result.summary_lines():
         console.note(line, important=result.failed > 0)
     entry = FORMATS.get(arguments.output_format or "")
@@ -180,8 +217,7 @@ def _report(arguments: ConvertArguments, result: ConvertResult, console: Any) ->
 def _check_usage(arguments: ConvertArguments) -> None:
     """Raise UsageError for options that do not go together, and for files that cannot be written."""
     from lsml_cli.commands.console import summary as summary_file
-    from lsml_cli.errors import UsageError
-    from lsml_cli.io.formats.registry import FORMATS, READABLE, WRITABLE
+    from lsml_cli.errors import UsageError, format_list
     from lsml_cli.io.output_paths import STDOUT, require_different_files, resolve_output_path
 
     options.require_format("--from", arguments.input_format, READABLE)
@@ -195,6 +231,12 @@ def _check_usage(arguments: ConvertArguments) -> None:
         entry = FORMATS[arguments.output_format]
         if arguments.images != "none" and not entry.holds_images:
             raise UsageError(f"--images says nothing: {entry.title} has no files of images.", "Leave it out.")
+        if arguments.holdout and not entry.has_split:
+            names = format_list(name for name in WRITABLE if FORMATS[name].has_split)
+            raise UsageError(
+                f"{entry.title} has no place for a hold-out.", f"Leave --holdout out; formats that have one: {names}."
+            )
+    _check_variant(arguments)
     require_different_files(
         {
             "the input": arguments.input,
@@ -207,6 +249,19 @@ def _check_usage(arguments: ConvertArguments) -> None:
             "--label-config-out": str(arguments.label_config_out) if arguments.label_config_out else None,
         },
     )
+
+
+def _check_variant(arguments: ConvertArguments) -> None:
+    """Raise UsageError for a variant that neither the input nor the output has."""
+    from lsml_cli.errors import UsageError, suggest_names
+
+    names = [name for name in (arguments.output_format, arguments.input_format) if name is not None]
+    known = [variant for name in names for variant in FORMATS[name].variants]
+    if arguments.variant is not None and arguments.variant not in known:
+        formats = " and ".join(FORMATS[name].title for name in names) or "A data set that is not named with --from"
+        raise UsageError(
+            f"{formats} has no variant {arguments.variant!r}.", suggest_names(arguments.variant, known, "Variants")
+        )
 
 
 def _load_config(arguments: ConvertArguments) -> LabelConfig | None:
@@ -225,6 +280,7 @@ def _open_source(arguments: ConvertArguments, config: LabelConfig | None) -> Tas
         arguments.data_key,
         arguments.media_prefix,
         _output_folder(arguments),
+        _variant_of(arguments, arguments.input_format),
     )
     return open_task_source(arguments.input, dataset_format=arguments.input_format, read_options=read_options)
 
@@ -237,6 +293,11 @@ def _output_folder(arguments: ConvertArguments) -> Path | None:
     return Path(arguments.output).parent if is_file else None
 
 
+def _variant_of(arguments: ConvertArguments, name: str | None) -> str | None:
+    """Return the variant that was named, if a format has it."""
+    return arguments.variant if name is not None and arguments.variant in FORMATS[name].variants else None
+
+
 def _build_options(arguments: ConvertArguments, config: LabelConfig | None, source: TaskSource) -> ConvertOptions:
     from lsml_cli.inference.plan import media_root
     from lsml_cli.io.formats.convert import ConvertOptions
@@ -244,6 +305,7 @@ def _build_options(arguments: ConvertArguments, config: LabelConfig | None, sour
 
     root = Path() if isinstance(source, DatasetSource) else media_root(arguments.input)
     media = arguments.media.build(root)
+    media = source.locate_media(media) if isinstance(source, DatasetSource) else media
     return ConvertOptions(
         output_format=arguments.output_format,
         output=arguments.output,
@@ -256,8 +318,29 @@ def _build_options(arguments: ConvertArguments, config: LabelConfig | None, sour
         data_key=arguments.data_key,
         images=arguments.images,
         errors=str(arguments.errors) if arguments.errors else None,
-        media=source.locate_media(media) if isinstance(source, DatasetSource) else media,
+        media=media,
+        variant=_variant_of(arguments, arguments.output_format),
+        side=_choose_side(arguments, config, media),
     )
+
+
+def _choose_side(
+    arguments: ConvertArguments, config: LabelConfig | None, media: Media
+) -> Callable[[Task], Side] | None:
+    """Return the function that tells on which side of the split a task is, as `lsml fit` has it; None without one."""
+    has_split = arguments.output_format is not None and FORMATS[arguments.output_format].has_split
+    share = (DEFAULT_HOLDOUT if arguments.holdout is None else arguments.holdout) if has_split else 0.0
+    if not share:
+        return None
+    from lsml_cli.io.formats.image_set import make_image_config
+    from lsml_cli.training.splits import is_held_out
+
+    def side(task: Task) -> Side:
+        """Fall back on the image where no label config tells what tasks show."""
+        shown = config or make_image_config(task, arguments.data_key)
+        return "val" if is_held_out(task, shown, share, arguments.seed, media) else "train"
+
+    return side
 
 
 def _write_label_config(arguments: ConvertArguments, config: LabelConfig | None) -> None:

@@ -44,6 +44,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         "--output",
         "--format",
         "--shape",
+        "--variant",
         "--images",
         "--keep-annotations",
         "--label-config-out",
@@ -115,6 +116,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
 EXCEPTIONS: Mapping[tuple[str, str], str] = {
     ("pull", "--label-studio-url"): "Input",
     ("push", "--label-studio-url"): "Input",
+    ("convert", "--holdout"): "Output",
+    ("convert", "--seed"): "Output",
     ("rank", "--limit"): "Ranking",
     ("rank", "--include-trained"): "Ranking",
     ("evaluate", "--model-version"): "Input",

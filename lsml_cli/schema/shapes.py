@@ -23,6 +23,9 @@ MAX_IMAGE_SIDE = 30_000  # pixels; larger sides are ignored as errors
 MAX_COORDINATE = 1_000.0
 MAX_OUTLINE = 20_000.0
 
+PERCENT_DIGITS = 6  # digits of values that are made: a hundredth of a pixel of the largest image
+MIN_ANGLE = 1e-3  # degrees; a box that is rotated by less is not
+
 ELLIPSE_POINTS = 40  # points of the polygon that replaces an ellipse
 
 Point = tuple[float, float]
@@ -127,8 +130,12 @@ def clip_points(points: Sequence[Point], image_size: tuple[int, int]) -> list[Po
 
 def polygon_area(points: Sequence[Point]) -> float:
     """Return the area of a polygon in the unit of its points, squared (the shoelace formula)."""
-    doubled = sum(x * points[i - 1][1] - points[i - 1][0] * y for i, (x, y) in enumerate(points))
-    return abs(doubled) / 2
+    return abs(polygon_signed_area(points))
+
+
+def polygon_signed_area(points: Sequence[Point]) -> float:
+    """Return the area of a polygon, negative if its points go round counterclockwise on an image."""
+    return sum(points[i - 1][0] * y - x * points[i - 1][1] for i, (x, y) in enumerate(points)) / 2
 
 
 def draw_mask(shape: Shape, image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
@@ -172,14 +179,32 @@ def box_value(box: Sequence[float], image_size: tuple[int, int], rotation: float
         width, height = right - left, bottom - top
     if not (width > 0 and height > 0):
         raise ValueError("the box is empty, or outside of the image")
-    scale_x, scale_y = 100 / image_size[0], 100 / image_size[1]
-    return {
-        "x": left * scale_x,
-        "y": top * scale_y,
-        "width": width * scale_x,
-        "height": height * scale_y,
-        "rotation": rotation,
-    }
+    x, width = (round(100 * length / image_size[0], PERCENT_DIGITS) for length in (left, width))
+    y, height = (round(100 * length / image_size[1], PERCENT_DIGITS) for length in (top, height))
+    return {"x": x, "y": y, "width": width, "height": height, "rotation": round(rotation, PERCENT_DIGITS)}
+
+
+def oriented_box_value(corners: Sequence[Point], image_size: tuple[int, int]) -> dict[str, float]:
+    """Return Label Studio's value of a rotated box whose four corners are in pixels, one after the other.
+
+    A box is rotated around its first corner, which has to lie in the image: another one of the four is taken where it
+    does not.
+
+    Raises:
+        ValueError: The box is empty, or no corner lies in the image.
+    """
+    if polygon_signed_area(corners) < 0:  # the corners go round the other way
+        corners = [corners[0], *reversed(corners[1:])]
+    width, height = image_size
+    for first in range(4):
+        origin, right, _, down = (corners[(first + i) % 4] for i in range(4))
+        if not (0 <= origin[0] <= width and 0 <= origin[1] <= height):
+            continue
+        angle = math.degrees(math.atan2(right[1] - origin[1], right[0] - origin[0])) % 360
+        box = (*origin, math.dist(origin, right), math.dist(origin, down))
+        is_upright = min(angle, 360 - angle) < MIN_ANGLE
+        return box_value(box, image_size, 0.0 if is_upright else angle)
+    raise ValueError("the box is empty, or outside of the image")
 
 
 def polygon_value(points: Sequence[Point], image_size: tuple[int, int]) -> dict[str, Any]:
@@ -187,7 +212,12 @@ def polygon_value(points: Sequence[Point], image_size: tuple[int, int]) -> dict[
     clipped = clip_points(points, image_size)
     if len(clipped) < 3:
         raise ValueError(f"a polygon needs 3 points, and this one has {len(clipped)}")
-    return {"points": [[100 * x / image_size[0], 100 * y / image_size[1]] for x, y in clipped], "closed": True}
+    return {"points": [point_value(point, image_size) for point in clipped], "closed": True}
+
+
+def point_value(point: Point, image_size: tuple[int, int]) -> list[float]:
+    """Return a point in pixels as percent of the image."""
+    return [round(100 * position / side, PERCENT_DIGITS) for position, side in zip(point, image_size, strict=True)]
 
 
 def _to_coordinate(value: Any) -> float:

@@ -88,3 +88,13 @@ def polygons(draw: st.DrawFn) -> dict[str, Any]:
 
 
 sizes = st.tuples(st.integers(100, 4000), st.integers(100, 4000))
+
+
+@st.composite
+def rotated_boxes(draw: st.DrawFn) -> dict[str, Any]:
+    """A rotated box that lies in an image of 640 x 480 pixels: at most 150 pixels from its middle."""
+    width, height = (draw(st.integers(20, 150)) for _ in range(2))
+    x, y = draw(st.integers(200, 400)), draw(st.integers(220, 260))
+    angle = draw(st.integers(1, 359))
+    box = (100 * x / 640, 100 * y / 480, 100 * width / 640, 100 * height / 480)
+    return make_box(*box, [draw(st.sampled_from(CLASSES))], rotation=float(angle))

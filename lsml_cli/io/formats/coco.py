@@ -16,11 +16,12 @@ from typing import Any, BinaryIO
 
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io.formats.coco_index import CocoIndex
-from lsml_cli.io.formats.config_binding import ConfigBinding, Need, Target, bind_config, has_control
+from lsml_cli.io.formats.config_binding import ConfigBinding, Need, bind_config
 from lsml_cli.io.formats.dataset_source import DatasetSource, Item, ReadOptions, RegionFactory
 from lsml_cli.io.formats.dataset_writer import DatasetWriter, Example, WriteOptions
 from lsml_cli.io.formats.image_regions import ClassList, ImageRegion, collect_regions
 from lsml_cli.io.formats.image_set import ImageSet, confine_name
+from lsml_cli.io.formats.image_source import fit_needs, make_region
 from lsml_cli.schema.coco_rle import decode_mask, encode_mask
 from lsml_cli.schema.json_codec import dumps
 from lsml_cli.schema.predictions import SCORE_DIGITS, Region
@@ -177,8 +178,7 @@ class CocoSource(DatasetSource):
         shapes = {"RectangleLabels": self._index.has_boxes, "PolygonLabels": self._index.has_polygons}
         shapes["BrushLabels"] = self._index.has_masks
         needs = [Need(tag, labels) for tag, occurs in shapes.items() if occurs] or [Need("RectangleLabels", labels)]
-        if self.options.config is not None:
-            needs = _fit_needs(self.options.config, needs, labels)
+        needs = fit_needs(self.options.config, needs, labels)
         self._binding: ConfigBinding = bind_config(needs, self.options.config, self.options.data_key, title="COCO")
         self.label_config = self._binding.config
         self.root, self._image_folder = _find_image_folder(self._index.path, self._index.first_file_name())
@@ -240,36 +240,6 @@ class CocoSource(DatasetSource):
 
     def _close(self) -> None:
         self._index.close()
-
-
-def make_region(
-    factory: RegionFactory,
-    target: Target,
-    value: Mapping[str, Any],
-    label: str,
-    size: tuple[int, int],
-    score: float | None = None,
-) -> Iterator[Region]:
-    """Yield the regions of one labelled shape on an image: one, or two of one id for a tool with separate labels."""
-    name = target.label_names[label]
-    control = target.control
-    if target.shape_control is None:
-        labelled = {**value, control.type: [name]}
-        yield factory.make(control, labelled, score=score, image_size=size, to_name=target.object.name)
-        return
-    shape = factory.make(target.shape_control, value, score=score, image_size=size, to_name=target.object.name)
-    yield shape
-    labelled = {**value, "labels": [name]}
-    yield factory.make(control, labelled, score=score, image_size=size, to_name=target.object.name, id=shape.id)
-
-
-def _fit_needs(config: Any, needs: Sequence[Need], labels: tuple[str, ...]) -> list[Need]:
-    """Return those needs that a given label config can fill; boxes stand for everything that has no control."""
-    fitting = [need for need in needs if has_control(config, need)]
-    boxes = Need("RectangleLabels", labels)
-    if len(fitting) < len(needs) and boxes not in fitting and has_control(config, boxes):
-        fitting.append(boxes)
-    return fitting or list(needs)
 
 
 def _parse_box(box: Any) -> Sequence[float]:

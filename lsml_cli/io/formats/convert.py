@@ -33,6 +33,7 @@ from lsml_cli.schema.json_codec import dumps
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import stored_predictions
 from lsml_cli.schema.tasks import Task, is_export_row
+from lsml_cli.schema.value_checks import is_number
 
 NO_PREDICTION = "no prediction"
 ALL_FAILED_HINT = "The run goes on. Stop it with ctrl-C."
@@ -49,6 +50,7 @@ class ConvertOptions:
         output: A folder that is made; for tasks a file, or "-".
         config: The label config; None: without one.
         content: What of the tasks is written.
+        variant: Of the format.
         media: Where images are.
         side: Tells on which side of a split a task is; None: no task is held out.
     """
@@ -63,6 +65,7 @@ class ConvertOptions:
     limit: int | None = None
     data_key: str | None = None
     images: ImageMode = "none"
+    variant: str | None = None
     errors: str | None = None
     media: Media = field(default_factory=Media)
     side: Callable[[Task], Side] | None = None
@@ -217,6 +220,7 @@ def _write_dataset(name: str, source: TaskSource, options: ConvertOptions, repor
         options.data_key,
         options.images,
         options.media,
+        options.variant,
         has_validation=options.side is not None,
     )
     run = _Run(source, options, reporter)
@@ -260,15 +264,13 @@ def _open_errors(path: str) -> Any:
 def _iter_examples(run: _Run) -> Iterator[Example]:
     """Yield the annotations or predictions that count."""
     options = run.options
-    side = options.side or (lambda _: "train")
     if options.content == "predictions":
         for task in run.tasks():
             prediction = next(reversed(stored_predictions(task.raw)), None)
             if prediction is None:
                 run.result.left_out[NO_PREDICTION] += 1
-                continue
-            regions = _drop_low_scores(prediction["result"], options.threshold)
-            yield Example(task, _known_regions(regions, options.config), prediction, prediction["score"], side(task))
+            else:
+                yield from _make_example(run, task, prediction["result"], prediction)
         return
     entries = iter_task_annotations(
         run.tasks(), options.config or _EMPTY_CONFIG, options.annotation_policy, allow_empty=True
@@ -279,9 +281,20 @@ def _iter_examples(run: _Run) -> Iterator[Example]:
         for annotation in entry.selected:
             if is_export_row(entry.task.raw):
                 run.location = f"task {entry.task.id}"
-            regions = _drop_low_scores(annotation.result, options.threshold)
-            source = _find_source(entry.task, annotation.id)
-            yield Example(entry.task, _known_regions(regions, options.config), source, None, side(entry.task))
+            yield from _make_example(run, entry.task, annotation.result, _find_source(entry.task, annotation.id))
+
+
+def _make_example(run: _Run, task: Task, regions: Sequence[Any], source: Mapping[str, Any]) -> Iterator[Example]:
+    """Yield an example; nothing where it is not known on which side it is."""
+    options = run.options
+    try:
+        side: Side = options.side(task) if options.side else "train"
+    except ValueError as error:
+        run.fail("write", error_reason(error), task.id, task.index)
+        return
+    kept = _known_regions(_drop_low_scores(regions, options.threshold), options.config)
+    score = source.get("score")
+    yield Example(task, kept, source, score if is_number(score) else None, side)
 
 
 def _find_source(task: Task, annotation_id: int | None) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ class ReadOptions:
         media_prefix: What is put before the path of a file, which is relative to the data set's folder; None: the
             folder as it was named.
         relative_to: The folder that paths of files begin at, where they lie below it; None: the working folder.
+        variant: One of `Format.variants`; None: as the data set looks.
         columns: Further settings of table formats, by option: {"label-column": "label"}.
     """
 
@@ -43,6 +44,7 @@ class ReadOptions:
     data_key: str | None = None
     media_prefix: str | None = None
     relative_to: Path | None = None
+    variant: str | None = None
     columns: Mapping[str, str] | None = None
 
 

@@ -32,6 +32,7 @@ class WriteOptions:
         data_key: The key of a task's data that holds its image, text or sound; None: by the label config.
         images: What happens to the files of images.
         media: Where they are.
+        variant: One of `Format.variants`; None: as the format decides.
         has_validation: Whether some tasks have the side "val".
     """
 
@@ -40,6 +41,7 @@ class WriteOptions:
     data_key: str | None = None
     images: ImageMode = "none"
     media: Media = field(default_factory=Media)
+    variant: str | None = None
     has_validation: bool = False
 
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lsml_cli.schema.label_config import LabelConfig
-from lsml_cli.schema.shapes import Point, Shape, parse_image_size, parse_keypoint, parse_shape
+from lsml_cli.schema.shapes import Point, Shape, bounding_box, parse_image_size, parse_keypoint, parse_shape
 
 SHAPE_TYPES = frozenset({"rectangle", "polygon", "ellipse", "brush", "keypoint", "magicwand"})
 LABELLED_TYPES = frozenset({f"{name}labels" for name in SHAPE_TYPES} | {"labels"})
+
+# Controls whose labels are classes of objects with an extent: those of keypoints are their names.
+HULL_TYPES = LABELLED_TYPES - {"keypointlabels"}
 
 NO_LABEL = "a shape without a label"
 NO_SHAPE = "not a shape on an image"
@@ -69,6 +72,32 @@ def collect_regions(
         else:
             left_out[merged] += 1
     return collected
+
+
+def assign_keypoints(regions: Sequence[ImageRegion]) -> tuple[list[dict[str, Point]], int]:
+    """Return the keypoints of each region by label, in percent, and how many keypoints belong to none.
+
+    A keypoint belongs to the region that is its parent; without one, to the only region that it lies in.
+    """
+    points: list[dict[str, Point]] = [{} for _ in regions]
+    orphans = 0
+    shaped = [(i, region) for i, region in enumerate(regions) if region.shape and not region.shape.brush_rle]
+    for region in regions:
+        if region.point is None:
+            continue
+        owners = [i for i, other in shaped if other.id is not None and other.id == region.parent_id]
+        if not owners:
+            owners = [i for i, other in shaped if other.shape and _is_inside(region.point, other.shape)]
+        if len(owners) == 1:
+            points[owners[0]] |= dict.fromkeys(region.labels, region.point)
+        else:
+            orphans += 1
+    return points, orphans
+
+
+def _is_inside(point: Point, shape: Shape) -> bool:
+    left, top, width, height = bounding_box(shape.outline())
+    return left <= point[0] <= left + width and top <= point[1] <= top + height
 
 
 def _merge(parts: Sequence[Mapping[str, Any]], config: LabelConfig | None) -> ImageRegion | str:

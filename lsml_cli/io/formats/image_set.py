@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lsml_cli.errors import UsageError, format_list
+from lsml_cli.io.formats.config_binding import Need, make_config
 from lsml_cli.io.formats.dataset_writer import Example, Region, WriteOptions
 from lsml_cli.io.formats.image_regions import ImageRegion
 from lsml_cli.io.formats.output_folder import OutputFolder
@@ -50,7 +53,7 @@ class ImageSet:
             ValueError: There is no such value.
         """
         task = example.task
-        value = self.object.read(task.data) if self.object else _guess_value(task, self._options.data_key)
+        value = self.object.read(task.data) if self.object else task.data[guess_key(task, self._options.data_key)]
         if not isinstance(value, str) or not value:
             raise ValueError("the image of the task is no path and no address")
         return value
@@ -112,18 +115,32 @@ def find_image_object(config: LabelConfig, data_key: str | None) -> Object:
     )
 
 
-def _guess_value(task: Task, data_key: str | None) -> object:
-    """Return the only value of a task's data that may be an image."""
+def guess_key(task: Task, data_key: str | None) -> str:
+    """Return the key of a task's data that holds its image: the only value that may be one.
+
+    Raises:
+        ValueError: There is none, or several.
+    """
     if data_key is not None:
         if data_key not in task.data:
             raise ValueError(f'the task has no "{data_key}", which --data-key names')
-        return task.data[data_key]
-    texts = [value for value in task.data.values() if isinstance(value, str)]
-    images = [value for value in texts if is_image(value.partition("?")[0]) or is_image(value)]
-    images = images or [value for value in texts if _ADDRESS.match(value)]
-    if len(images) != 1:
+        return data_key
+    texts = {key: value for key, value in task.data.items() if isinstance(value, str)}
+    keys = [key for key, value in texts.items() if is_image(value.partition("?")[0]) or is_image(value)]
+    keys = keys or [key for key, value in texts.items() if _ADDRESS.match(value)]
+    if len(keys) != 1:
         raise ValueError("which value of the task is its image? Name the label config with --label-config")
-    return images[0]
+    return keys[0]
+
+
+def make_image_config(task: Task, data_key: str | None) -> LabelConfig:
+    """Return a label config that shows the image of a task; raise ValueError if it has none."""
+    return _image_config(guess_key(task, data_key))
+
+
+@lru_cache
+def _image_config(key: str) -> LabelConfig:
+    return LabelConfig.parse(make_config([Need("RectangleLabels")], key))
 
 
 def confine_name(value: str) -> str:
@@ -143,9 +160,14 @@ def flat_name(value: str) -> str:
     return PurePosixPath(_escape(_path_of(value).rstrip("/").rpartition("/")[2]) or "image").name
 
 
-def distinct_name(name: str, value: str, is_taken: bool) -> str:
+def distinct_name(name: str, value: str, is_taken: Callable[[str], bool]) -> str:
     """Return a name, with digits of a hash of the value where another image has it already."""
-    return add_suffix(name, _digest(value)) if is_taken else name
+    candidate = name
+    attempt = 0
+    while is_taken(candidate):
+        candidate = add_suffix(name, _digest(value if not attempt else f"{attempt} {value}"))
+        attempt += 1
+    return candidate
 
 
 def add_suffix(name: str, suffix: str) -> str:

@@ -77,6 +77,10 @@ class OutputFolder:
         with self.create(name) as file:
             file.write(content)
 
+    def make_folder(self, name: str) -> None:
+        """Make a folder in the folder, if it is not there."""
+        self._locate(name).mkdir(parents=True, exist_ok=True)
+
     def link(self, name: str, target: Path) -> None:
         """Make a file of that name which is the same as `target`: a hard link, else a symbolic one."""
         path = self._locate(name)

@@ -26,6 +26,7 @@ class Format:
         install_extra: The extra of lsml that brings them.
         holds_images: Whether its tasks are images: options about image files apply.
         has_split: Whether it keeps training and validation apart: --holdout applies.
+        variants: What --variant may be.
     """
 
     title: str
@@ -35,10 +36,19 @@ class Format:
     install_extra: str | None = None
     holds_images: bool = False
     has_split: bool = False
+    variants: tuple[str, ...] = ()
 
 
 FORMATS: dict[str, Format] = {
     "coco": Format("COCO", "coco:CocoSource", "coco:CocoWriter", holds_images=True),
+    "yolo": Format(
+        "YOLO",
+        "yolo:YoloSource",
+        "yolo:YoloWriter",
+        holds_images=True,
+        has_split=True,
+        variants=("detect", "seg", "obb", "pose"),
+    ),
     "json-min": Format("JSON_MIN", writer="json_min:JsonMinWriter"),
 }
 
