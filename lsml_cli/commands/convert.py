@@ -46,7 +46,9 @@ def convert(
     ] = None,
     label_config_out: Annotated[
         Path | None,
-        typer.Option("--label-config-out", metavar="FILE", help="Write labelling XML that fits the data set."),
+        typer.Option(
+            "--label-config-out", metavar="FILE", help="Write labelling XML that fits the data set; - is stdout."
+        ),
     ] = None,
     annotation_policy: options.Annotation = "last",
     threshold: options.Threshold = None,
@@ -92,7 +94,8 @@ def convert(
         typer.Option("--format", help="Of tasks. Default: by the suffix of --output; stdout is jsonl."),
     ] = None,
     errors: Annotated[
-        Path | None, typer.Option("--errors", metavar="FILE", help="Write a JSON line about each task that failed.")
+        Path | None,
+        typer.Option("--errors", metavar="FILE", help="Write a JSON line about each task that failed; - is stdout."),
     ] = None,
     document_root: options.DocumentRoot = None,
     upload_root: options.UploadRoot = None,
@@ -218,15 +221,28 @@ def _check_usage(arguments: ConvertArguments) -> None:
     """Raise UsageError for options that do not go together, and for files that cannot be written."""
     from lsml_cli.commands.console import summary as summary_file
     from lsml_cli.errors import UsageError, format_list
-    from lsml_cli.io.output_paths import STDOUT, require_different_files, resolve_output_path
+    from lsml_cli.io.output_paths import (
+        is_stdout,
+        require_different_files,
+        require_one_stdout,
+        resolve_output_path,
+    )
 
     options.require_format("--from", arguments.input_format, READABLE)
     options.require_format("--to", arguments.output_format, WRITABLE)
     summary_file.require_writable(arguments.summary)
-    if arguments.label_config_out is not None:
+    require_one_stdout(
+        {
+            "--output": arguments.output if arguments.output_format is None else None,
+            "--errors": arguments.errors,
+            "--label-config-out": arguments.label_config_out,
+            "--summary": arguments.summary,
+        }
+    )
+    if arguments.label_config_out is not None and not is_stdout(arguments.label_config_out):
         resolve_output_path(str(arguments.label_config_out))
     if arguments.output_format is not None:
-        if arguments.output == STDOUT:
+        if is_stdout(arguments.output):
             raise UsageError("A data set is a folder.", "Name the folder that is made: --output DIR")
         entry = FORMATS[arguments.output_format]
         if arguments.images != "none" and not entry.holds_images:
@@ -344,17 +360,11 @@ def _choose_side(
 
 
 def _write_label_config(arguments: ConvertArguments, config: LabelConfig | None) -> None:
-    from lsml_cli.errors import OutputError, UsageError
-    from lsml_cli.io.output_paths import resolve_output_path
-    from lsml_cli.runtime import write_whole
+    from lsml_cli.errors import UsageError
+    from lsml_cli.io.output import write_document
 
     if arguments.label_config_out is None:
         return
     if config is None:
         raise UsageError("There is no label config to write.", "Leave --label-config-out out: INPUT is no data set.")
-    try:
-        write_whole(resolve_output_path(str(arguments.label_config_out)), config.xml.encode())
-    except OSError as error:
-        raise OutputError(
-            f"The label config {arguments.label_config_out} cannot be written: {error.strerror}."
-        ) from None
+    write_document(arguments.label_config_out, config.xml.encode(), "The label config")

@@ -78,7 +78,7 @@ def write_document(path: Path, content: bytes, description: str) -> None:
     """
     if is_stdout(path):
         with open_stdout() as stdout:
-            _write_all(stdout, content, "standard output")
+            write_all(stdout, content, "standard output")
         return
     try:
         write_whole(path, content)
@@ -120,9 +120,9 @@ class StreamOutput:
         self.last_entry = JournalEntry()
 
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], entry: JournalEntry) -> None:
-        _write_all(self._stream, self._frame(records), self._name)
+        write_all(self._stream, self._frame(records), self._name)
         if self._errors:
-            _write_all(self._errors, _compress(b"".join(errors), self._target.errors), str(self._errors.name))
+            write_all(self._errors, _compress(b"".join(errors), self._target.errors), str(self._errors.name))
         self.last_entry = entry
 
     def _frame(self, records: Sequence[bytes]) -> bytes:
@@ -132,7 +132,7 @@ class StreamOutput:
 
     def finish(self) -> None:
         if not self._is_json_lines:
-            _write_all(self._stream, self._framing.end(), self._name)
+            write_all(self._stream, self._framing.end(), self._name)
 
     def close(self) -> None:
         self._stream.close()
@@ -174,16 +174,16 @@ class FileOutput:
     def write(self, records: Sequence[bytes], errors: Sequence[bytes], entry: JournalEntry) -> None:
         record_bytes = _compress(self._framing.frame(records), self._target.output)
         error_bytes = _compress(b"".join(errors), self._target.errors)
-        _write_all(self._file, record_bytes, self._part_name)
+        write_all(self._file, record_bytes, self._part_name)
         if self._errors:
-            _write_all(self._errors, error_bytes, self._errors_name)
+            write_all(self._errors, error_bytes, self._errors_name)
         self._append_entry(entry, len(record_bytes), len(error_bytes))
 
     def finish(self) -> None:
         """Complete the file and let it appear. Killed at any moment in here, a resumed run completes the rest."""
         if not self.last_entry.finished:
             end = _compress(self._framing.end(), self._target.output)
-            _write_all(self._file, end, self._part_name)
+            write_all(self._file, end, self._part_name)
             self._append_entry(self.last_entry, len(end), 0, finished=True)
             if file_identity(self._part_name) != existing_file_identity(self._file.fileno()):
                 raise OutputError(f"{self._part_name} was removed while it was written, and its content with it.")
@@ -240,7 +240,7 @@ def _truncate_to(file: io.FileIO, size: int) -> None:
     file.seek(size)
 
 
-def _write_all(file: io.FileIO, data: bytes, name: str) -> None:
+def write_all(file: io.FileIO, data: bytes, name: str) -> None:
     """Write every byte; raise OutputClosed when the reader of a pipe has gone, OutputError when it cannot be done."""
     view = memoryview(data)
     try:

@@ -222,6 +222,7 @@ def test_dash_is_standard_output(place: Path, command: str, option: str) -> None
         ("fit", ("--summary", "--report")),
         ("evaluate", ("--json", "--report")),
         ("rank", ("--accepted", "--summary")),
+        ("convert", ("--errors", "--label-config-out")),
         ("pull", ("--output", "--label-config-out")),
         ("push", ("--errors", "--summary")),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import orjson
 
@@ -19,9 +21,10 @@ from lsml_cli.io.formats.dataset_writer import Content, Example, ImageMode, Regi
 from lsml_cli.io.formats.registry import FORMATS, create_writer
 from lsml_cli.io.journal import JournalEntry
 from lsml_cli.io.json_records import Record
-from lsml_cli.io.output import open_output
-from lsml_cli.io.output_paths import is_stream, resolve_output_path
+from lsml_cli.io.output import open_output, write_all
+from lsml_cli.io.output_paths import is_stdout, resolve_output_path
 from lsml_cli.io.output_target import OutputFormat, OutputTarget
+from lsml_cli.io.reserved_stdout import open_stdout
 from lsml_cli.io.task_reader import REPORTED_TASKS, parse_task
 from lsml_cli.io.task_source import TaskSource
 from lsml_cli.media.fetcher import Media
@@ -226,7 +229,7 @@ def _write_dataset(name: str, source: TaskSource, options: ConvertOptions, repor
     run = _Run(source, options, reporter)
     retrier = Retrier(RETRY_DELAYS)
     with ExitStack() as stack:
-        errors = stack.enter_context(_open_errors(options.errors)) if options.errors else None
+        errors = stack.enter_context(_ErrorFile(options.errors)) if options.errors else None
         writer = stack.enter_context(create_writer(name, Path(options.output), write_options))
         try:
             for example in _iter_examples(run):
@@ -242,9 +245,9 @@ def _write_dataset(name: str, source: TaskSource, options: ConvertOptions, repor
                     run.result.written += 1
                     run.result.sides[example.side] += 1
                 if errors:
-                    errors.writelines(run.take_error_lines())
+                    errors.write(run.take_error_lines())
             if errors:
-                errors.writelines(run.take_error_lines())
+                errors.write(run.take_error_lines())
             writer.finish()
         except KeyboardInterrupt:
             raise Interrupted(f"Interrupted after {run.result.tasks:,} tasks; nothing was written.") from None
@@ -253,12 +256,26 @@ def _write_dataset(name: str, source: TaskSource, options: ConvertOptions, repor
     return run.result
 
 
-def _open_errors(path: str) -> Any:
-    """Open the error file; it is written in place, since the data set beside it appears at once."""
-    try:
-        return (Path(path) if is_stream(path) else resolve_output_path(path)).open("wb")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
+class _ErrorFile:
+    """Takes the lines about tasks that failed; it is written in place, since the data set beside it appears at once."""
+
+    def __init__(self, path: str) -> None:
+        self._name = "standard output" if is_stdout(path) else path
+        try:
+            self._file = open_stdout() if is_stdout(path) else io.FileIO(resolve_output_path(path), "w")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        write_all(self._file, b"".join(lines), self._name)
 
 
 def _iter_examples(run: _Run) -> Iterator[Example]:

@@ -40,6 +40,11 @@ def test_failed_task_costs_itself(work):
     assert names() - before == {"out", "errors.jsonl", "s.json"}
 
 
+def test_errors_go_to_standard_output(work):
+    run = run_in_process("convert", "tasks.json", "--to", "coco", "-o", "out", "--errors", "-")
+    assert (run.returncode, json.loads(run.stdout)["id"]) == (3, 2)
+
+
 def test_folder_with_files_is_not_touched(work):
     Path("out").mkdir()
     run = run_in_process("convert", "tasks.json", "--to", "json-min", "-o", "out")
