@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from lsml_cli.schema.json_codec import dumps
 from lsml_cli.schema.tasks import DATA_PREFIX
 
 FILE = "tasks.json"
+
+# Types of controls whose value is shortened, and the key that holds it.
+_SHORTENED = {"choices": "choices", "textarea": "text"}
 
 
 class JsonMinWriter(DatasetWriter):
@@ -22,7 +25,8 @@ class JsonMinWriter(DatasetWriter):
         self._rows = 0
 
     def write(self, example: Example) -> None:
-        row = dumps(make_row(example))
+        config = self.options.config
+        row = dumps(make_row(example, config.controls if config else ()))
         self._file.write((b",\n" if self._rows else b"[\n") + row)
         self._rows += 1
         self.written += len(example.regions)
@@ -34,16 +38,17 @@ class JsonMinWriter(DatasetWriter):
         self._file.close()
 
 
-def make_row(example: Example) -> dict[str, Any]:
-    """Return the row of an example, as Label Studio exports it; a prediction has a score and a model_version."""
-    results: dict[str, list[Any]] = {}
-    for region in example.regions:
-        if isinstance(name := region.get("from_name"), str):
-            results.setdefault(name, []).append(_shorten(region))
-    data = {DATA_PREFIX + key if key in results else key: value for key, value in example.task.data.items()}
-    row = {**data, "id": example.task.id}
-    for name, values in results.items():
-        row[name] = values[0] if len(values) == 1 and not isinstance(values[0], Mapping) else values
+def make_row(example: Example, controls: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the row of an example, as Label Studio exports it; a prediction has a score and a model_version.
+
+    Args:
+        example: A task with an annotation or prediction.
+        controls: Names of controls that a key of the data must not be taken for; those of the results anyway.
+    """
+    results = shorten_results(example.regions)
+    names = {*results, *controls}
+    data = {DATA_PREFIX + key if key in names else key: value for key, value in example.task.data.items()}
+    row = {**data, "id": example.task.id, **results}
     source = example.source
     for key, name in (("completed_by", "annotator"), ("id", "annotation_id")):
         row[name] = _simplify(source.get(key))
@@ -51,17 +56,39 @@ def make_row(example: Example) -> dict[str, Any]:
     return row | {key: source[key] for key in kept if source.get(key) is not None}
 
 
-def _shorten(region: Region) -> Any:
-    """Return a value as JSON_MIN holds it: a choice by its name, a shape with the size of its image."""
+def shorten_results(
+    regions: Sequence[Region], is_unambiguous: Callable[[str], bool] = lambda _: True
+) -> dict[str, Any]:
+    """Return the results of each control as JSON_MIN and CSV hold them.
+
+    One choice, or one text, is that text; anything else is a list of values. A single value of several choices is not
+    in a list.
+
+    Args:
+        regions: Label Studio's region objects.
+        is_unambiguous: Whether a choice or a text may stand for itself.
+    """
+    groups: dict[str, list[Region]] = {}
+    for region in regions:
+        if isinstance(name := region.get("from_name"), str):
+            groups.setdefault(name, []).append(region)
+    results: dict[str, Any] = {}
+    for name, parts in groups.items():
+        values = [_shorten(region, is_unambiguous) for region in parts]
+        is_alone = len(values) == 1 and parts[0].get("type") in _SHORTENED
+        results[name] = values[0] if is_alone else values
+    return results
+
+
+def _shorten(region: Region, is_unambiguous: Callable[[str], bool]) -> Any:
+    """Return a value: a choice or a text by itself, a shape with the size of its image."""
     value = region.get("value")
     if not isinstance(value, Mapping):
         return value
-    if region.get("type") == "choices":
-        choices = value.get("choices")
-        return choices[0] if isinstance(choices, list) and len(choices) == 1 else {"choices": choices}
-    if region.get("type") == "textarea":
-        texts = value.get("text")
-        return texts[0] if isinstance(texts, list) and len(texts) == 1 else texts
+    texts = value.get(_SHORTENED.get(str(region.get("type")), ""))
+    text = texts[0] if isinstance(texts, list) and len(texts) == 1 else texts
+    if isinstance(text, str) and is_unambiguous(text):
+        return text
     size = {key: region[key] for key in ("original_width", "original_height") if key in region}
     return {**value, **size}
 

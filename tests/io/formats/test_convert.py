@@ -167,6 +167,18 @@ def test_json_min_is_read_as_exported(work):
     assert (run.returncode, "says nothing without --label-config" in run.stderr) == (3, True)
 
 
+@pytest.mark.parametrize("name", ["image-choices", "image-rectanglelabels", "text-choices-multi", "text-ner"])
+def test_json_min_is_that_of_label_studio(tmp_path, shared_data, name):
+    folder = shared_data / "exports"
+    export = str(folder / f"{name}-json.json")
+    run = run_in_process("convert", export, "--to", "json-min", "--annotation", "all", "-o", str(tmp_path / "out"))
+    assert run.returncode == 0, run.stderr
+    mine, theirs = (
+        json.loads(path.read_text()) for path in (tmp_path / "out" / "tasks.json", folder / f"{name}-json_min.json")
+    )
+    assert mine == theirs
+
+
 def test_prediction_records_without_tasks_are_refused(work):
     Path("records.jsonl").write_text('{"task": 1, "result": [], "score": null, "model_version": "m"}\n')
     run = run_in_process("convert", "records.jsonl", "--to", "coco", "-o", "out", "--what", "predictions")
