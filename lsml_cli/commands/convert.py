@@ -57,6 +57,8 @@ def convert(
         str | None,
         typer.Option("--data-key", metavar="NAME", help="Key of a task's data that has the image or text."),
     ] = None,
+    label_column: options.LabelColumn = None,
+    score_column: options.ScoreColumn = None,
     media_prefix: Annotated[
         str | None,
         typer.Option(
@@ -139,6 +141,8 @@ def convert(
             threshold=threshold,
             limit=limit,
             data_key=data_key,
+            label_column=label_column,
+            score_column=score_column,
             media_prefix=media_prefix,
             images=images,
             variant=variant,
@@ -170,6 +174,8 @@ class ConvertArguments:
     threshold: float | None
     limit: int | None
     data_key: str | None
+    label_column: str | None
+    score_column: str | None
     media_prefix: str | None
     images: Literal["none", "link", "copy"]
     variant: str | None
@@ -230,6 +236,7 @@ def _check_usage(arguments: ConvertArguments) -> None:
 
     options.require_format("--from", arguments.input_format, READABLE)
     options.require_format("--to", arguments.output_format, WRITABLE)
+    options.require_table(arguments.input_format, arguments.label_column, arguments.score_column)
     summary_file.require_writable(arguments.summary)
     require_one_stdout(
         {
@@ -297,6 +304,7 @@ def _open_source(arguments: ConvertArguments, config: LabelConfig | None) -> Tas
         arguments.media_prefix,
         _output_folder(arguments),
         _variant_of(arguments, arguments.input_format),
+        columns=options.collect_columns(arguments.label_column, arguments.score_column),
     )
     return open_task_source(arguments.input, dataset_format=arguments.input_format, read_options=read_options)
 

@@ -23,6 +23,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         "--annotation",
         "--from",
         "--data-key",
+        "--label-column",
+        "--score-column",
         "--media-prefix",
         "--id-column",
         "--limit",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsml_cli.commands import completion
-from lsml_cli.io.formats.registry import READABLE, WRITABLE
+from lsml_cli.io.formats.registry import FORMATS, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from lsml_cli.models.spec import ModelSpec
@@ -88,6 +88,16 @@ InputFormat = Annotated[
         autocompletion=completion.complete_readable_formats,
         help=f"Format of a data set: {', '.join(READABLE)}. Default: by content.",
     ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column", metavar="NAME", help="With --from csv or tsv: the column of the labels, several with ;."
+    ),
+]
+ScoreColumn = Annotated[
+    str | None,
+    typer.Option("--score-column", metavar="NAME", help="The column of the scores, with --what predictions."),
 ]
 OutputFormat = Annotated[
     str | None,
@@ -185,6 +195,23 @@ def require_format(option: str, name: str | None, known: Sequence[str]) -> None:
 
     if name is not None and name not in known:
         raise UsageError(f"{option} {name!r} is no format that lsml knows.", suggest_names(name, known, "It has"))
+
+
+def require_table(input_format: str | None, label_column: str | None, score_column: str | None = None) -> None:
+    """Raise UsageError where columns are named and the input is no table."""
+    from lsml_cli.errors import UsageError
+
+    entry = FORMATS.get(input_format or "")
+    for name in collect_columns(label_column, score_column):
+        if entry is None or not entry.is_table:
+            tables = ", ".join(known for known in READABLE if FORMATS[known].is_table)
+            raise UsageError(f"--{name} is about tables.", f"Name the format of the input with --from: {tables}.")
+
+
+def collect_columns(label_column: str | None, score_column: str | None = None) -> dict[str, str]:
+    """Return the options about columns of a table that were given, by their names."""
+    columns = {"label-column": label_column, "score-column": score_column}
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 def load_label_config(path: Path | None, spec: ModelSpec, model_name: str) -> LabelConfig:

@@ -108,7 +108,7 @@ def parse_task(
         raise ValueError(f"expected a task, an object, found {describe_json_type(raw)}")
     is_row = is_export_row(raw)
     is_task = "data" in raw and not is_row
-    data = raw["data"] if is_task else _row_data(raw, controls) if is_row else raw
+    data = raw["data"] if is_task else row_data(raw, controls) if is_row else raw
     if not isinstance(data, dict):
         raise MissingDataError(
             f'"data" is {describe_json_type(data)}, expected an object',
@@ -128,10 +128,11 @@ def parse_task(
     )
 
 
-def _row_data(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any]:
+def row_data(row: Mapping[str, Any], controls: frozenset[str]) -> dict[str, Any]:
     """Return the data of a row of an export, without its results and what is about the annotation."""
-    data = {key: value for key, value in row.items() if key not in EXPORT_ROW_FIELDS and key not in controls}
-    for key in [key for key in data if key.startswith(DATA_PREFIX) and key.removeprefix(DATA_PREFIX) in controls]:
+    names = controls | EXPORT_ROW_FIELDS
+    data = {key: value for key, value in row.items() if key not in names}
+    for key in [key for key in data if key.startswith(DATA_PREFIX) and key.removeprefix(DATA_PREFIX) in names]:
         data[key.removeprefix(DATA_PREFIX)] = data.pop(key)
     return data
 

@@ -27,6 +27,7 @@ class Format:
         holds_images: Whether its tasks are images: options about image files apply.
         has_split: Whether it keeps training and validation apart: --holdout applies.
         variants: What --variant may be.
+        is_table: Whether it is read as a table, with a column of labels: --label-column applies.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Format:
     holds_images: bool = False
     has_split: bool = False
     variants: tuple[str, ...] = ()
+    is_table: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -50,6 +52,8 @@ FORMATS: dict[str, Format] = {
         variants=("detect", "seg", "obb", "pose"),
     ),
     "json-min": Format("JSON_MIN", writer="json_min:JsonMinWriter"),
+    "csv": Format("CSV", "csv_table:CsvSource", "csv_table:CsvWriter", is_table=True),
+    "tsv": Format("TSV", "csv_table:TsvSource", "csv_table:TsvWriter", is_table=True),
 }
 
 READABLE = tuple(name for name, entry in FORMATS.items() if entry.reader)
