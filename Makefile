@@ -124,6 +124,37 @@ test-all: ## both, the second even where the first fails
 	@status=0; $(MAKE) --no-print-directory test || status=$$?; \
 	$(MAKE) --no-print-directory test-slow || status=$$?; exit $$status
 
+## Releases
+
+DIST_VENV := .venvs/dist
+# The Pythons that `make dist` tries the wheel with.
+PYTHONS ?= $(PYTHON)
+BUNDLED_EXTRAS := studio,evaluate,redis
+TESTED_EXTRAS := studio evaluate redis s3 gcs azure vision
+
+$(DIST_VENV)/.ready: | $(VENV)/bin/pip
+	@$(BIN)/python -m venv $(DIST_VENV)
+	@$(DIST_VENV)/bin/python $(PIP_INSTALL) build twine check-wheel-contents cyclonedx-bom
+	@touch $@
+
+.PHONY: dist
+dist: $(DIST_VENV)/.ready ## source archive, wheel and SBOM in dist/, checked, and tried in new environments
+	rm -rf build/packages build/sbom
+	$(DIST_VENV)/bin/python -m build --outdir build/packages
+	$(DIST_VENV)/bin/twine check --strict build/packages/*
+	$(DIST_VENV)/bin/check-wheel-contents build/packages/lsml-*.whl
+	set -e; for python in $(PYTHONS); do PYTHON=$$python scripts/smoke-test build/packages/lsml-*.whl; done
+	PYTHON=$(PYTHON) scripts/smoke-test build/packages/lsml-*.tar.gz
+	$(BIN)/python -m venv build/sbom
+	build/sbom/bin/python $(PIP_INSTALL) "$$(ls build/packages/lsml-*.whl)[$(BUNDLED_EXTRAS)]"
+	$(DIST_VENV)/bin/cyclonedx-py environment --output-file build/packages/lsml.cdx.json build/sbom/bin/python
+	mkdir -p dist && cp build/packages/* dist/
+
+.PHONY: test-extras
+test-extras: ## try the wheel of `make dist` with each extra alone (many minutes and gigabytes)
+	set -e; for extra in $(TESTED_EXTRAS); do \
+	    PYTHON=$(PYTHON) scripts/smoke-test "$$(ls -t dist/lsml-*.whl | head -1)" $$extra; done
+
 ## The one-file lsml
 
 # 1 (fastest) to 19 (smallest)

@@ -1,3 +1,20 @@
-"""The version of lsml, where every module can read it."""
+"""The version of lsml, where every module can read it: that of the git tag it was built from."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from importlib import import_module
+
+
+def _read_version() -> str:
+    try:
+        return str(import_module("lsml_cli._build_version").version)
+    except ModuleNotFoundError:  # a checkout that was never built
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("lsml")
+        except PackageNotFoundError:
+            return "0+unknown"
+
+
+__version__ = _read_version()

@@ -26,7 +26,8 @@ def test_no_tracked_file_is_a_symlink() -> None:
 
 
 def test_scripts_for_users_are_executable() -> None:
-    for name in ("examples/ci-retrain/retrain", "scripts/install-openmmlab", "scripts/system-deps"):
+    scripts = ("install-openmmlab", "release-notes", "smoke-test", "system-deps", "take-screenshots")
+    for name in ("examples/ci-retrain/retrain", *(f"scripts/{script}" for script in scripts)):
         assert (ROOT / name).stat().st_mode & 0o111, name
 
 
@@ -34,6 +35,15 @@ def test_installer_in_scripts_passes_its_arguments_on() -> None:
     command = [str(ROOT / "scripts" / "install-openmmlab"), "--pyhton", "x"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, "unknown argument '--pyhton'" in run.stderr) == (2, True)
+
+
+def test_notes_of_a_release_are_its_section_of_the_changelog() -> None:
+    command = str(ROOT / "scripts" / "release-notes")
+    notes = subprocess.run([command, "Unreleased"], capture_output=True, text=True, check=True).stdout
+    assert notes.lstrip().startswith("### Added")
+    assert notes.strip() in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    missing = subprocess.run([command, "9.9.9"], capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stderr) == (1, "CHANGELOG.md has no section for 9.9.9\n")
 
 
 def test_readme_of_package_has_no_relative_links() -> None:

@@ -33,7 +33,7 @@ MAX_NAME_BYTES = 255  # of ustar
 COMPRESSION_LEVEL = 19  # the smallest file: 2 minutes of two cores
 
 # What the one file holds beside the core.
-BUNDLED_EXTRAS = ("evaluate", "redis")
+BUNDLED_EXTRAS = ("evaluate", "redis", "studio")
 
 # Of the standard library: tests, windows, installers, and what building extensions needs.
 UNUSED_STDLIB = {
