@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from lsml_cli.errors import InputError, UsageError, format_list, sort_by_similarity
 from lsml_cli.io.formats.config_binding import Need, bind_config
@@ -243,7 +243,7 @@ def _control_labels(config: LabelConfig | None) -> dict[str, None]:
     return {name: None for control in controls if control.type == "choices" for name in control.label_names}
 
 
-def _is_relative_path(value: Any) -> bool:
+def _is_relative_path(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value) and not value.startswith(("/", "data:")) and "://" not in value
 
 

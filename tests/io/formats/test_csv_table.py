@@ -93,7 +93,9 @@ def test_formulas_stay_what_they_are(work):
 
 @pytest.mark.parametrize(("policy", "ids"), [("first", ["1"]), ("last", ["2"]), ("all", ["1", "2"])])
 def test_annotators_have_a_row_each(work, policy, ids):
-    annotations = [{"id": id, "completed_by": {"id": 7, "email": "a@b.c"}, "result": []} for id in (1, 2)]
+    annotations: list[dict[str, Any]] = [
+        {"id": id, "completed_by": {"id": 7, "email": "a@b.c"}, "result": []} for id in (1, 2)
+    ]
     write_json(Path("tasks.json"), [{"id": 5, "data": {"text": "x"}, "annotations": annotations}])
     convert("tasks.json", "--to", "csv", "-o", "out", "--annotation", policy)
     rows = read_csv("out/tasks.csv")
