@@ -145,7 +145,6 @@ def draw_mask(shape: Shape, image_size: tuple[int, int]) -> npt.NDArray[np.uint8
         0 and 1, shape (height, width).
     """
     import numpy as np
-    from PIL import Image, ImageDraw
 
     width, height = image_size
     if shape.brush_rle is not None:
@@ -155,11 +154,25 @@ def draw_mask(shape: Shape, image_size: tuple[int, int]) -> npt.NDArray[np.uint8
             rows, columns = np.arange(height) * brush_height // height, np.arange(width) * brush_width // width
             pixels = pixels[rows][:, columns]
         return pixels
-    image = Image.new("L", image_size)
-    # Pillow fills the pixels whose corners it is given; the centre of the pixel (0, 0) is at (0.5, 0.5).
-    corners = [(x - 0.5, y - 0.5) for x, y in to_pixels(shape.outline(), image_size)]
-    ImageDraw.Draw(image).polygon(corners, fill=1)
-    return np.asarray(image, np.uint8)
+    return _fill_polygon(to_pixels(shape.outline(), image_size), image_size)
+
+
+def _fill_polygon(points: Sequence[Point], image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return the pixels whose middle lies in a polygon: an odd number of its edges is to the left of them."""
+    import numpy as np
+
+    width, height = image_size
+    changes = np.zeros((height, width + 1), np.uint8)
+    for i, (x2, y2) in enumerate(points):
+        x1, y1 = points[i - 1]
+        if y1 == y2:
+            continue
+        top, bottom = min(y1, y2), max(y1, y2)
+        rows = np.arange(max(0, math.ceil(top - 0.5)), min(height, math.ceil(bottom - 0.5)))
+        crossings = x1 + (rows + 0.5 - y1) * ((x2 - x1) / (y2 - y1))
+        changes[rows, np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.intp)] += 1
+    parities = np.cumsum(changes[:, :width], axis=1, dtype=np.uint8) % 2
+    return parities.astype(np.uint8, copy=False)
 
 
 def box_value(box: Sequence[float], image_size: tuple[int, int], rotation: float = 0.0) -> dict[str, float]:
