@@ -1,7 +1,7 @@
 """Talk to a Label Studio through its SDK, with errors that say whether a request may have had an effect.
 
-Requests whose bodies or answers are large (tasks, predictions) skip the SDK's models, which take two thirds of the time
-and change what is stored, and those that the SDK does not have go through its raw client as well.
+Lists of tasks and imports go through the SDK's raw client, without its models: reading 1,000 tasks into these takes 43
+ms instead of 1, and what is imported waits on the disk as bytes. So does what the SDK has no call for: model versions.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from tests.helpers.models import IMAGE_CONFIG
 
 
 def test_installed_extras_are_reported_as_fine(lsml):
-    run = lsml("doctor", "evaluate", "redis", "vision", "--json")
+    run = lsml("doctor", "evaluate", "redis", "studio", "vision", "--json")
     results = {result["part"]: result for result in json.loads(run.stdout)}
     assert (run.returncode, {result["state"] for result in results.values()}) == (0, {"fine"}), run.stdout
     assert "PyTorch" in results["vision"]["detail"]
