@@ -217,7 +217,8 @@ def _report(arguments: ConvertArguments, result: ConvertResult, console: Any) ->
     for line in result.summary_lines():
         console.note(line, important=result.failed > 0)
     entry = FORMATS.get(arguments.output_format or "")
-    if entry is not None and entry.holds_images and arguments.images == "none" and result.written:
+    has_images = arguments.images != "none" or (entry is not None and entry.is_made_of_images)
+    if entry is not None and entry.holds_images and not has_images and result.written:
         console.note("The images are not in the folder; --images copy or --images link puts them there.")
     if result.failed:
         raise typer.Exit(3)

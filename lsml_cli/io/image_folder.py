@@ -48,7 +48,7 @@ class ImageFolderSource:
             os.scandir(folder).close()
         except OSError as error:
             raise UsageError(f"The folder {folder} cannot be read: {error.strerror}.") from None
-        walk = _ImageWalk(self.name)
+        walk = ImageWalk(self.name)
         self.size = sum(map(_record_bytes, self._iter_records(walk)))
         skipped = f"{walk.non_image_count:,} files are no images by their names"
         skipped = "1 file is no image by its name" if walk.non_image_count == 1 else skipped
@@ -72,7 +72,7 @@ class ImageFolderSource:
 
     def __iter__(self) -> Iterator[Record]:
         end = 0
-        for record in self._iter_records(_ImageWalk(self.name)):
+        for record in self._iter_records(ImageWalk(self.name)):
             end += _record_bytes(record)
             yield record._replace(end=end)
 
@@ -80,7 +80,7 @@ class ImageFolderSource:
         """Return which part (0..1) of all records ends at the `end` of one."""
         return min(1.0, end / self.size)
 
-    def _iter_records(self, walk: _ImageWalk) -> Iterator[Record]:
+    def _iter_records(self, walk: ImageWalk) -> Iterator[Record]:
         prefix = "" if self.name == "." else f"{self.name.rstrip('/')}/"
         for index, (path, problem) in enumerate(walk):
             location = escape_path(path)
@@ -97,7 +97,7 @@ def _record_bytes(record: Record) -> int:
     return len(record.body) or len(record.problem)
 
 
-class _ImageWalk:
+class ImageWalk:
     """Yields (path below the root, "") for each image, and (path, reason) for a folder that cannot be read.
 
     Hidden files and folders are skipped. Links are followed, unless they lead in a circle or to a folder whose images

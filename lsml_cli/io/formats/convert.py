@@ -17,7 +17,7 @@ import orjson
 
 from lsml_cli.errors import Interrupted, OutputError, TransientError, UsageError
 from lsml_cli.io.formats.dataset_source import DatasetSource
-from lsml_cli.io.formats.dataset_writer import Content, Example, ImageMode, Region, Side, WriteOptions
+from lsml_cli.io.formats.dataset_writer import Content, Example, ImageMode, LeftOut, Region, Side, WriteOptions
 from lsml_cli.io.formats.registry import FORMATS, create_writer
 from lsml_cli.io.journal import JournalEntry
 from lsml_cli.io.json_records import Record
@@ -235,6 +235,8 @@ def _write_dataset(name: str, source: TaskSource, options: ConvertOptions, repor
             for example in _iter_examples(run):
                 try:
                     retrier.call(partial(writer.write, example))
+                except LeftOut as reason:
+                    run.result.left_out[str(reason)] += 1
                 except (ValueError, OSError, TransientError) as error:
                     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
                         raise

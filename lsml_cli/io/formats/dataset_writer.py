@@ -64,6 +64,10 @@ class Example:
     side: Side = "train"
 
 
+class LeftOut(Exception):
+    """An example that a format has no place for: it is counted, and has not failed. The message says why."""
+
+
 class DatasetWriter(ABC):
     """Writes a data set, one example at a time. Use it as a context manager, and end with `finish`.
 
@@ -99,6 +103,7 @@ class DatasetWriter(ABC):
         """Write an example.
 
         Raises:
+            LeftOut: The format has no place for it.
             ValueError: It cannot be written, and nothing of it was; the message is the end of a sentence.
             OSError, TransientError: Its image cannot be had.
         """

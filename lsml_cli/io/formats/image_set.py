@@ -150,14 +150,14 @@ def confine_name(value: str) -> str:
     values have unequal names. What no name should hold is percent-encoded.
     """
     path = _path_of(value)
-    parts = [_escape(part) for part in path.split("/") if part not in ("", ".", "..")]
+    parts = [escape_part(part) for part in path.split("/") if part not in ("", ".", "..")]
     name = "/".join(parts) or "image"
     return name if name == value or _is_unique(value, name) else add_suffix(name, _digest(value))
 
 
 def flat_name(value: str) -> str:
     """Return the last part of `confine_name`'s path."""
-    return PurePosixPath(_escape(_path_of(value).rstrip("/").rpartition("/")[2]) or "image").name
+    return PurePosixPath(escape_part(_path_of(value).rstrip("/").rpartition("/")[2]) or "image").name
 
 
 def distinct_name(name: str, value: str, is_taken: Callable[[str], bool]) -> str:
@@ -194,7 +194,8 @@ def _is_unique(value: str, name: str) -> bool:
     return value in (f"/data/local-files/?d={name}", f"/data/upload/{name}")
 
 
-def _escape(part: str) -> str:
+def escape_part(part: str) -> str:
+    """Return a part of a path that is a plain name of a file or a folder, whatever `part` holds."""
     escaped = _UNSAFE.sub(_percent_encode, part)
     if escaped.startswith((".", "-", "~", " ")):
         escaped = _percent_encode_text(escaped[0]) + escaped[1:]

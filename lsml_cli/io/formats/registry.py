@@ -25,6 +25,7 @@ class Format:
         required_modules: Modules of its extra; what is needed for some data only is checked by the format itself.
         install_extra: The extra of lsml that brings them.
         holds_images: Whether its tasks are images: options about image files apply.
+        is_made_of_images: Whether it is nothing without the files of images: they are linked by default.
         has_split: Whether it keeps training and validation apart: --holdout applies.
         variants: What --variant may be.
         is_table: Whether it is read as a table, with a column of labels: --label-column applies.
@@ -36,6 +37,7 @@ class Format:
     required_modules: tuple[str, ...] = ()
     install_extra: str | None = None
     holds_images: bool = False
+    is_made_of_images: bool = False
     has_split: bool = False
     variants: tuple[str, ...] = ()
     is_table: bool = False
@@ -58,6 +60,14 @@ FORMATS: dict[str, Format] = {
         "masks:MasksWriter",
         holds_images=True,
         variants=("semantic", "instance"),
+    ),
+    "folders": Format(
+        "Class-named folders",
+        "folders:FoldersSource",
+        "folders:FoldersWriter",
+        holds_images=True,
+        is_made_of_images=True,
+        has_split=True,
     ),
     "json-min": Format("JSON_MIN", writer="json_min:JsonMinWriter"),
     "csv": Format("CSV", "csv_table:CsvSource", "csv_table:CsvWriter", is_table=True),
