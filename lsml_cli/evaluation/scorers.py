@@ -84,8 +84,21 @@ def metric_kind(control: Control, config: LabelConfig) -> str | None:
         return None if control.per_region else "choices"
     if control.type == "textarea":
         return "texts"
-    labels_images = any(config.objects[name].tag.lower() == "image" for name in control.to_names)
-    return "regions" if control.type in REGION_CONTROL_TYPES and labels_images else None
+    return "regions" if control.type in REGION_CONTROL_TYPES and _is_over_image(control, config) else None
+
+
+def compares_shapes(config: LabelConfig, control_tags: Collection[str]) -> bool:
+    """Tell whether measuring the controls of these tags compares shapes on images, which needs pycocotools."""
+    types = {tag.lower() for tag in control_tags}
+    return any(
+        metric_kind(control, config) == "regions" or (control.type == "textarea" and control.per_region)
+        for control in config.controls.values()
+        if control.type in types and _is_over_image(control, config)
+    )
+
+
+def _is_over_image(control: Control, config: LabelConfig) -> bool:
+    return any(config.objects[name].tag.lower() == "image" for name in control.to_names)
 
 
 def filled_unmeasurable_controls(truths: Sequence[RegionList], config: LabelConfig) -> set[str]:

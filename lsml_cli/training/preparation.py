@@ -12,7 +12,7 @@ from lsml_cli.errors import ModelError, UsageError
 from lsml_cli.evaluation import gates
 from lsml_cli.evaluation.evaluate import measurable_controls
 from lsml_cli.evaluation.metrics.geometry import require_pycocotools
-from lsml_cli.evaluation.scorers import REGION_CONTROL_TYPES
+from lsml_cli.evaluation.scorers import compares_shapes
 from lsml_cli.models.base import Model
 from lsml_cli.models.spec import ModelSpec
 from lsml_cli.registry import resolve, version_writer, versions
@@ -41,7 +41,7 @@ def prepare_training(
     training_spec = build_training_spec(spec, warm_start)
     training_spec.build().bind(config, {}, None)
     validate_options(config, holdout, fail_under, refit)
-    if holdout and REGION_CONTROL_TYPES & {tag.lower() for tag in spec.model_class().supported_controls}:
+    if holdout and compares_shapes(config, spec.model_class().supported_controls):
         require_pycocotools()
     version_writer.require_version_root(output)
     return training_spec

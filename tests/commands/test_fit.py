@@ -620,3 +620,35 @@ def test_summary_never_overwrites_input(lsml, tmp_path: Path, target: str) -> No
     assert run.returncode == 2
     assert export.read_bytes() == (example / "annotated.json").read_bytes()
     assert config.read_bytes() == (example / "label_config.xml").read_bytes()
+
+
+def test_spans_of_texts_train_without_pycocotools(lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    (tmp_path / "config.xml").write_text(
+        '<View><Labels name="ner" toName="text"><Label value="PERSON"/></Labels><Text name="text" value="$text"/></View>'
+    )
+    value = {"start": 0, "end": 3, "text": "Ada", "labels": ["PERSON"]}
+    region = {"id": "a", "from_name": "ner", "to_name": "text", "type": "labels", "value": value}
+    tasks = [
+        {"id": i, "data": {"text": f"Ada bought lamp {i}"}, "annotations": [{"id": i, "result": [region]}]}
+        for i in range(20)
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    run = fit(lsml, tmp_path, "--model", f"{trainable_models.__file__}:Names")
+    assert "Cannot be measured yet: ner (<Labels> over <Text>)." in run.stderr
+
+
+def test_missing_pycocotools_is_found_before_regions_of_images_are_trained(
+    lsml, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    (work / "model.py").write_text(
+        "from lsml_cli import Model\nfrom tests.helpers.trainable_models import Names\n"
+        "class Boxes(Names):\n    supported_controls = {'RectangleLabels': ('Image',)}\n"
+    )
+    (work / "config.xml").write_text(
+        '<View><Image name="image" value="$image"/>'
+        '<RectangleLabels name="box" toName="image"><Label value="cat"/></RectangleLabels></View>'
+    )
+    run = fit(lsml, work, "--model", "model.py:Boxes", code=2)
+    assert "Measuring regions of images needs the package pycocotools" in run.stderr

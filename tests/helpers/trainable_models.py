@@ -159,3 +159,46 @@ def _task_words(task: Task) -> list[str]:
 def _read(folder: Path) -> dict[str, Any]:
     counts: dict[str, Any] = json.loads((folder / "counts.json").read_bytes())
     return counts
+
+
+class Names(Model):
+    """Remember the label of each labelled span, and find these texts again."""
+
+    supported_controls: ClassVar = {"Labels": ("Text",)}
+
+    def load(self, device: str) -> None:
+        assert self.spec.path is not None
+        self.labels: Mapping[str, str] = json.loads((self.spec.path / "labels.json").read_text("utf-8"))
+
+    def forward(self, inputs: Sequence[Task], binding: Binding) -> list[list[str]]:
+        return [[name for name in self.labels if name in task.data["text"]] for task in inputs]
+
+    def decode(self, output: list[str], task: Task, binding: Binding) -> Prediction:
+        control, text = binding.config.only("Labels"), task.data["text"]
+        regions = [
+            control.region(
+                task,
+                {
+                    "start": text.index(name),
+                    "end": text.index(name) + len(name),
+                    "text": name,
+                    "labels": [self.labels[name]],
+                },
+                score=0.5,
+                ordinal=ordinal,
+            )
+            for ordinal, name in enumerate(output)
+        ]
+        return Prediction.of(tuple(regions), self.version)
+
+    def fit(
+        self,
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        values = [region["value"] for example in train for region in example.annotation.result]
+        (out_dir / "labels.json").write_text(json.dumps({value["text"]: value["labels"][0] for value in values}))
+        return {}
