@@ -379,6 +379,11 @@ class _ModelSpecs:
         if arguments.compare is not None and not arguments.compares_with_file:
             self.compared = resolve.find_model(arguments.compare)
         self.predicted_by = resolve.find_model(arguments.predicted_by) if arguments.predicted_by is not None else None
+        self._specs_by_name = (
+            (self.model, arguments.model),
+            (self.predicted_by, arguments.predicted_by),
+            (self.compared, arguments.compare),
+        )
 
     @property
     def named(self) -> list[ModelSpec]:
@@ -386,15 +391,15 @@ class _ModelSpecs:
         return [spec for spec in (self.model, self.predicted_by, self.compared) if spec is not None]
 
     def label_config(self, path: Path | None) -> LabelConfig:
-        """Load the label config at `path`, or the first that a named version stores."""
+        """Load the label config at `path`, or the first that a named model has."""
         from lsml_cli.errors import UsageError
         from lsml_cli.registry import resolve
         from lsml_cli.schema.label_config import LabelConfig
 
         if path is not None:
             return LabelConfig.load(path)
-        for spec in (self.model, self.compared):
-            if spec is not None and (config := resolve.stored_label_config(spec)) is not None:
+        for spec, name in self._specs_by_name:
+            if spec is not None and (config := resolve.find_label_config(spec, name or "")) is not None:
                 return config
         raise UsageError("A label config is needed.", "Name the labelling XML with --label-config FILE.")
 

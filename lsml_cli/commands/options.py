@@ -226,13 +226,10 @@ def load_label_config(path: Path | None, spec: ModelSpec, model_name: str) -> La
         UsageError: No file was named, and the model has no label config.
     """
     from lsml_cli.errors import UsageError
-    from lsml_cli.registry.project_file import find_project_label_config
-    from lsml_cli.registry.resolve import stored_label_config
+    from lsml_cli.registry.resolve import find_label_config
     from lsml_cli.schema.label_config import LabelConfig
 
-    if path is None and spec.path is None:
-        path = find_project_label_config(model_name)
-    config = LabelConfig.load(path) if path else stored_label_config(spec)
+    config = LabelConfig.load(path) if path else find_label_config(spec, model_name)
     if config is None:
         raise UsageError(f"{model_name} needs a label config.", "Name the labelling XML with --label-config FILE.")
     return config

@@ -63,7 +63,7 @@ def rank(
         typer.Option(
             "--annotated",
             metavar="FILE",
-            help="Annotated tasks, to estimate how often accepting would be wrong; needs --label-config.",
+            help="Annotated tasks, to estimate how often accepting would be wrong; needs --label-config or --predicted-by.",
         ),
     ] = None,
     predicted_by: options.PredictedBy = None,
@@ -171,7 +171,7 @@ def _check_usage(arguments: RankArguments) -> None:
         raise UsageError(
             "--predicted-by and --include-trained are about the tasks of --annotated.", "Name them: --annotated FILE"
         )
-    if arguments.annotated is not None and arguments.label_config is None:
+    if arguments.annotated is not None and arguments.label_config is None and arguments.predicted_by is None:
         raise UsageError("--annotated needs a label config.", "Name the labelling XML with --label-config FILE.")
     if arguments.annotated is not None and arguments.file == STDIN:
         raise UsageError(
@@ -196,7 +196,7 @@ def _check_usage(arguments: RankArguments) -> None:
 
 def _estimate_acceptance(arguments: RankArguments, console: Console) -> AcceptanceEstimate | None:
     """Compare the predictions with annotated tasks, if there are any; None if not."""
-    if arguments.annotated is None or arguments.label_config is None:
+    if arguments.annotated is None:
         return None
     from lsml_cli.evaluation.prediction_file import PredictionFile
     from lsml_cli.evaluation.ranking import estimate_acceptance
@@ -205,8 +205,12 @@ def _estimate_acceptance(arguments: RankArguments, console: Console) -> Acceptan
     from lsml_cli.registry import resolve
     from lsml_cli.schema.label_config import LabelConfig
 
-    config = LabelConfig.load(arguments.label_config)
-    specs = [resolve.find_model(arguments.predicted_by)] if arguments.predicted_by is not None else []
+    specs = []
+    if arguments.predicted_by is not None:
+        specs = [resolve.find_model(arguments.predicted_by)]
+        config = options.load_label_config(arguments.label_config, specs[0], arguments.predicted_by)
+    elif arguments.label_config is not None:
+        config = LabelConfig.load(arguments.label_config)
     training_data = build_filter(specs, "include" if arguments.include_trained else "leave out")
     with PredictionFile(arguments.file, config) as predictions:
         tasks = read_tasks(str(arguments.annotated), controls=frozenset(config.controls))

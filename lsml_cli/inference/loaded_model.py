@@ -19,7 +19,7 @@ from lsml_cli.io.task_reader import parse_task
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Model
 from lsml_cli.models.spec import Json, ModelSpec
-from lsml_cli.registry.resolve import class_spec, find_model, stored_label_config
+from lsml_cli.registry.resolve import class_spec, find_label_config, find_model
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Failure, Outcome
 from lsml_cli.schema.tasks import Task, UnreadableRecord, describe_json_type
@@ -67,7 +67,7 @@ def load_model(
         ...         print(task.id, outcome)
     """
     spec = to_spec(model, params)
-    config = to_config(label_config) or stored_label_config(spec)
+    config = to_config(label_config) or find_label_config(spec, model if isinstance(model, str) else "")
     if config is None:
         raise UsageError(f"{spec.name} needs a label config.", 'Name the labelling XML: load_model(..., "config.xml").')
     binding = spec.build().bind(config, label_map or {}, None)  # raises before anything heavy is loaded

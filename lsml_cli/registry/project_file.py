@@ -65,6 +65,8 @@ def read_project_file(folder: Path) -> ProjectFile | None:
 
 def find_project_label_config(name: str) -> Path | None:
     """Return the `label_config.xml` of a project, None if `name` is no project's folder or the file is not there."""
+    if not name:
+        return None
     folder = Path(name)
     path = folder / LABEL_CONFIG_FILE
     return path if (folder / PROJECT_FILE).is_file() and path.is_file() else None

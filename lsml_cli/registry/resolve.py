@@ -36,6 +36,7 @@ from lsml_cli.registry.code_digest import code_digest, param_file_digests
 from lsml_cli.registry.digests import json_digest
 from lsml_cli.registry.model_location import BUILT_IN, is_registered_name, known_models, locate_model, split_class
 from lsml_cli.registry.param_safety import find_unconfirmed_params
+from lsml_cli.registry.project_file import find_project_label_config
 from lsml_cli.schema.label_config import LabelConfig
 
 
@@ -255,6 +256,22 @@ def _check_stored_params(model_class: type[Model], version: versions.Version) ->
 def stored_label_config(spec: ModelSpec) -> LabelConfig | None:
     """Return the label config that a version was trained for, None for an untrained model."""
     return LabelConfig.parse(versions.read(spec.path).label_config) if spec.path else None
+
+
+def find_label_config(spec: ModelSpec, model_name: str) -> LabelConfig | None:
+    """Return the label config of a version, else that of a project of `lsml init`; None if the model has none.
+
+    Args:
+        spec: The model.
+        model_name: What the user called it, which may be the folder of a project; "" if it was not named.
+
+    Raises:
+        LabelConfigError: The file of the project is no labelling XML.
+    """
+    if spec.path is not None:
+        return stored_label_config(spec)
+    path = find_project_label_config(model_name)
+    return LabelConfig.load(path) if path is not None else None
 
 
 def parse_params(pairs: list[str]) -> dict[str, Json]:

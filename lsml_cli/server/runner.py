@@ -94,6 +94,7 @@ class _Server:
             Limits(options.deadline, options.max_tasks),
             options.label_map,
             options.threshold,
+            resolve.find_label_config(spec, options.model),
         )
         self.train_scheduler = self._build_train_scheduler()
         self.project_directory = self._build_project_directory()

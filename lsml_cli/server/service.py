@@ -74,6 +74,7 @@ class Service:
 
     Attributes:
         label_map, threshold: How every model is bound, see `BindingKey`.
+        default_label_config: That of a project of `lsml init`, for requests without one; None if there is none.
         result_cache: Results of slow requests, which their clients may not have received.
     """
 
@@ -82,6 +83,7 @@ class Service:
     limits: Limits
     label_map: Mapping[str, str] = field(default_factory=dict)
     threshold: float | None = None
+    default_label_config: LabelConfig | None = None
     result_cache: ResultCache = field(default_factory=ResultCache)
     _checked_bindings: OrderedDict[tuple[object, ...], None] = field(default_factory=OrderedDict)
 
@@ -170,7 +172,7 @@ class Service:
     def _label_config(self, predict_request: PredictRequest, spec: ModelSpec) -> LabelConfig:
         if predict_request.label_config_xml is not None:
             return parse_config(predict_request.label_config_xml)
-        config = stored_label_config(spec)
+        config = stored_label_config(spec) or self.default_label_config
         if config is None:
             raise BadRequest('"label_config" is missing, and the model has none stored')
         return config

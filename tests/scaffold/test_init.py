@@ -97,6 +97,8 @@ def test_folder_is_served(tmp_path: Path) -> None:
         server = factory(tmp_path / "moods")
         answer = server.request_ok("POST", "/setup", {"project": "1.1", "schema": config})
         assert answer["model_version"].startswith("moods@")
+        answer = server.request_ok("POST", "/predict", {"tasks": [{"id": 1, "data": {"text": "It was great"}}]})
+        assert answer["results"][0]["result"]
     finally:
         factory.close()
 
@@ -336,6 +338,13 @@ def test_project_has_its_label_config(lsml: Lsml, tmp_path: Path) -> None:
     assert all(task["predictions"][0]["result"] for task in json.loads(output.read_bytes()))
     run = lsml("fit", tmp_path / "moods" / "annotated.json", "--model", "moods", "--dry-run", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
+    run = lsml("evaluate", tmp_path / "moods" / "annotated.json", "--model", "moods", cwd=tmp_path)
+    assert (run.returncode, "accuracy" in run.stdout) == (0, True), run.stderr
+    run = lsml("predict", tmp_path / "moods" / "annotated.json", "--model", "moods", "-o", "p.json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    accept = ("--accept-above", "0.1", "--annotated", "moods/annotated.json", "--predicted-by", "moods")
+    run = lsml("rank", "p.json", *accept, "-o", "ranked.json", cwd=tmp_path)
+    assert (run.returncode, "would be wrong" in run.stderr) == (0, True), run.stderr
     (tmp_path / "moods" / "label_config.xml").unlink()
     run = lsml("predict", tasks, "--model", "moods", "-o", output, cwd=tmp_path)
     assert (run.returncode, "moods needs a label config" in run.stderr) == (2, True)
