@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -103,17 +104,34 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _exit_without_module(error)
     except OSError as error:
-        _print_error(f"{error.filename or 'The system'}: {error.strerror or error}.", None)
+        _print_error(_describe_system_error(error), None)
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == EXIT_INTERRUPTED:  # Typer prints nothing after ctrl-C
             _print_error("Interrupted.", None)
             _exit_immediately()
-        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # how Typer marks a closed pipe, which is not a failure
+        if _is_closed_pipe(ended):  # which is not a failure
             sys.exit(0)
         raise
     except Exception as error:
         _exit_after_bug(error)
+
+
+def _describe_system_error(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.filename:
+        return f"{error.filename}: {reason}."
+    if error.errno == errno.ENOSPC:
+        return "No space is left on a disk that lsml writes to."
+    return f"The operating system refused: {reason}."
+
+
+def _is_closed_pipe(ended: SystemExit) -> bool:
+    """Tell whether the reader of standard output has closed it, as `| head` does, while Typer or Rich printed."""
+    if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # how Typer marks it
+        return True
+    cause = ended.__context__  # Rich prints the help, and ends with 1; a usage error would be the cause's own context
+    return isinstance(cause, BrokenPipeError) and cause.__context__ is None
 
 
 def _exit_without_module(error: ModuleNotFoundError) -> NoReturn:

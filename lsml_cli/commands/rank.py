@@ -63,7 +63,7 @@ def rank(
         typer.Option(
             "--annotated",
             metavar="FILE",
-            help="Annotated tasks, to estimate how often accepting would be wrong; needs --label-config or --predicted-by.",
+            help="Annotated tasks, to estimate how often accepting is wrong; needs --label-config or --predicted-by.",
         ),
     ] = None,
     predicted_by: options.PredictedBy = None,

@@ -625,7 +625,8 @@ def test_summary_never_overwrites_input(lsml, tmp_path: Path, target: str) -> No
 def test_spans_of_texts_train_without_pycocotools(lsml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     (tmp_path / "config.xml").write_text(
-        '<View><Labels name="ner" toName="text"><Label value="PERSON"/></Labels><Text name="text" value="$text"/></View>'
+        '<View><Text name="text" value="$text"/>'
+        '<Labels name="ner" toName="text"><Label value="PERSON"/></Labels></View>'
     )
     value = {"start": 0, "end": 3, "text": "Ada", "labels": ["PERSON"]}
     region = {"id": "a", "from_name": "ner", "to_name": "text", "type": "labels", "value": value}

@@ -196,6 +196,24 @@ def test_reports_handle_closed_and_full_stdout(name: str, ticket_model: Path) ->
     assert run.stderr == "lsml: Standard output cannot be written: No space left on device.\n"
 
 
+@pytest.mark.parametrize("words", ["--help", "predict --help", "fit -h"])
+def test_help_into_closed_pipe_is_no_failure(words: str) -> None:
+    command = [sys.executable, "-m", "lsml_cli", *words.split()]
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_usage_error_into_closed_pipe_is_a_failure() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run([sys.executable, "-m", "lsml_cli", "predict"], stderr=writer, check=False, timeout=60)
+    os.close(writer)
+    assert run.returncode != 0
+
+
 def test_quiet_prints_errors_only(capsys):
     with Console(quiet=True) as shown:
         shown.note("hello")
