@@ -1,4 +1,4 @@
-"""Recognise data sets of other formats that are given as tasks: COCO, YOLO, Pascal VOC, and a label config.
+"""Recognise data sets of other formats that are given as tasks: COCO, YOLO, Pascal VOC, spans, and a label config.
 
 Only the beginning of a file and a few names of a folder are looked at.
 """
@@ -40,6 +40,11 @@ _YOLO_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 _YOLO_LABEL_FOLDERS = ("labels", "labels/train", "labels/val", "train/labels", "valid/labels", "")
 _COCO_FOLDERS = ("", "annotations")
 _IMAGE_FOLDERS = ("images", "JPEGImages", "train/images")
+_ZLIB_MAGIC = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+_CONLL_START = b"-DOCSTART-"
+_CONLL_LINE = re.compile(rb"[^ \t]+(?:[ \t]+[^ \t]+)*[ \t]+(O|[BIESLUMW]-[^ \t]+)[ \t]*")  # a token ... its tag
+_SPAN_LISTS = ("spans", "entities", "label", "labels")
+_TASK_KEYS = ("data", "annotations", "predictions", "annotation_id")  # of tasks and rows of JSON_MIN
 _XML_ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*+<(\w+)[\s/>]", re.DOTALL)
 
 
@@ -84,8 +89,13 @@ def find_format(path: str) -> str | None:
         dataset = find_dataset(path)
         return _FORMAT_NAMES[dataset] if dataset else None
     sample = _read_sample(Path(path))
-    if sample.startswith(b"{") and _is_coco(sample.decode("utf-8", "replace")):
-        return "coco"
+    if sample.startswith(b"{"):
+        is_coco = _is_coco(sample.decode("utf-8", "replace"))
+        return "coco" if is_coco else "spans-jsonl" if _has_span_lines(sample) else None
+    if sample.startswith(_ZLIB_MAGIC) and Path(path).suffix == ".spacy":
+        return "docbin"
+    if _is_conll(sample):
+        return "conll"
     return "voc" if _is_voc(sample) else "yolo" if _is_yolo_yaml(sample) else None
 
 
@@ -162,6 +172,50 @@ def _has_yolo_lines(sample: bytes) -> bool:
 def _is_yolo_yaml(sample: bytes) -> bool:
     text = sample.decode("utf-8", "replace")
     return bool(_YOLO_YAML[0].match(text)) and all(pattern.search(text) for pattern in _YOLO_YAML)
+
+
+def _is_conll(sample: bytes) -> bool:
+    """Return whether this is CoNLL: all lines end with a tag, and some tag has a label."""
+    if sample.startswith(_CONLL_START):
+        return True
+    *lines, last = sample.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if len(sample) < _SAMPLE_BYTES:
+        lines.append(last)
+    lines = [line.rstrip(b"\r") for line in lines if line.strip()]
+    matches = [_CONLL_LINE.fullmatch(line) for line in lines if not line.startswith(b"# ")]  # which are comments
+    return all(matches) and any(match and match.group(1) != b"O" for match in matches)
+
+
+def _has_span_lines(sample: bytes) -> bool:
+    """Return whether this is JSON Lines of texts with spans, and not of tasks."""
+    *lines, last = sample.split(b"\n")
+    if len(sample) < _SAMPLE_BYTES:
+        lines.append(last)
+    try:
+        entries = [_DECODER.decode(line.decode()) for line in lines if line.strip()]
+    except (ValueError, RecursionError):
+        return False
+    return all(map(_may_have_spans, entries)) and any(map(_has_spans, entries))
+
+
+def _may_have_spans(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("text"), str) and not any(map(entry.get, _TASK_KEYS))
+
+
+def _has_spans(entry: dict[str, Any]) -> bool:
+    found = next((entry[key] for key in _SPAN_LISTS if isinstance(entry.get(key), list)), None)
+    return bool(found) and all(map(_is_span, found or ()))
+
+
+def _is_span(item: Any) -> bool:
+    if isinstance(item, dict):
+        return isinstance(item.get("label"), str) and ("start" in item or "start_offset" in item)
+    return (
+        isinstance(item, list)
+        and len(item) == 3
+        and all(isinstance(position, float) for position in item[:2])  # as the decoder parses integers
+        and isinstance(item[2], str)
+    )
 
 
 def _is_voc(sample: bytes) -> bool:

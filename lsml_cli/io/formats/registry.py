@@ -69,6 +69,8 @@ FORMATS: dict[str, Format] = {
         is_made_of_images=True,
         has_split=True,
     ),
+    "conll": Format("CoNLL", "conll:ConllSource", "conll:ConllWriter"),
+    "spans-jsonl": Format("JSON Lines with spans", "spans_jsonl:SpansJsonlSource", "spans_jsonl:SpansJsonlWriter"),
     "json-min": Format("JSON_MIN", writer="json_min:JsonMinWriter"),
     "csv": Format("CSV", "csv_table:CsvSource", "csv_table:CsvWriter", is_table=True),
     "tsv": Format("TSV", "csv_table:TsvSource", "csv_table:TsvWriter", is_table=True),

@@ -1,0 +1,99 @@
+"""The base class of what reads texts with labelled spans."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lsml_cli.errors import InputError
+from lsml_cli.io.formats.config_binding import Need, bind_config
+from lsml_cli.io.formats.dataset_source import DatasetSource, Item, ReadOptions, RegionFactory
+from lsml_cli.io.formats.text_spans import TextSpan
+from lsml_cli.schema.predictions import Region
+
+_TAG = "Labels"
+
+
+@dataclass(frozen=True)
+class FoundText:
+    """A text of a data set. The fields are those of `Item`, with spans and the text itself.
+
+    Attributes:
+        spans: None if the text is not labelled, not even as one without spans.
+        data: Further data of the task.
+    """
+
+    location: str
+    text: str = ""
+    spans: Sequence[TextSpan] | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+    share: float = 0.0
+
+
+class SpanSource(DatasetSource):
+    """Reads texts with spans: a task for each text, a region of a <Labels> for each span.
+
+    The file is read twice: first for its labels, which the label config has to have.
+    """
+
+    title: ClassVar[str]
+
+    def __init__(self, path: str, options: ReadOptions) -> None:
+        super().__init__(path, options)
+        need = Need(_TAG, self._find_labels(), "Text")
+        self._binding = bind_config([need], options.config, options.data_key, title=self.title)
+        self.label_config = self._binding.config
+
+    @abstractmethod
+    def _iter_texts(self) -> Iterator[FoundText]:
+        """Yield the texts. What is wrong with one costs this one only, see `FoundText.problem`."""
+
+    def _find_labels(self) -> tuple[str, ...]:
+        """Return the labels of all texts.
+
+        Raises:
+            InputError: There is no text at all.
+        """
+        labels: dict[str, None] = {}
+        has_texts, problem = False, "It is empty"
+        for found in self._iter_texts():
+            if found.problem and not has_texts:
+                problem = f"{found.location}: {found.problem}"
+            has_texts |= not found.problem
+            labels |= dict.fromkeys(span.label for span in found.spans or ())
+        if not has_texts:
+            raise InputError(f"{self.name} holds no text of {self.title}. {problem}.")
+        return tuple(labels)
+
+    def _iter_items(self) -> Iterator[Item]:
+        for index, found in enumerate(self._iter_texts()):
+            problem = found.problem or self._find_problem(found)
+            if problem:
+                yield Item(found.location, {}, problem=problem, share=found.share)
+                continue
+            data = {**found.data, self._binding.data_key: found.text}
+            regions = None if found.spans is None else list(self._regions(index, found.text, found.spans))
+            yield Item(found.location, data, regions, share=found.share)
+
+    def _find_problem(self, found: FoundText) -> str:
+        if "\0" in found.text:
+            return "the text holds a NUL character, which no database of Label Studio's stores"
+        for span in found.spans or ():
+            if not 0 <= span.start < span.end <= len(found.text):
+                place = f"{span.start}..{span.end}"
+                return f"a span is at {place}, and the text has {len(found.text):,} characters"
+            if self.options.content == "predictions" and span.score is not None and not 0 <= span.score <= 1:
+                return f"a score is {span.score!r}, which is not in 0..1"
+        return ""
+
+    def _regions(self, index: int, text: str, spans: Sequence[TextSpan]) -> Iterator[Region]:
+        factory = RegionFactory(index)
+        target = self._binding.targets[_TAG]
+        for span in spans:
+            marked = text[span.start : span.end]
+            value = {"start": span.start, "end": span.end, "text": marked, "labels": [target.label_names[span.label]]}
+            score = span.score if self.options.content == "predictions" else None
+            yield factory.make(target.control, value, score=score, to_name=target.object.name)
