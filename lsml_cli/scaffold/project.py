@@ -162,7 +162,7 @@ def _template_values(
         needs_openmmlab=kind.needs_openmmlab,
         requirements=requirements,
         params=dict(kind.params),
-        extras="redis,studio,openmmlab" if kind.needs_openmmlab else "redis,studio",
+        extras=("redis,studio" if plan is None else "redis") + (",openmmlab" if kind.needs_openmmlab else ""),
     )
 
 
