@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from lsml_cli.errors import format_list
 from lsml_cli.io.formats.registry import READABLE, WRITABLE
 from lsml_cli.terminal import escape_controls
 
@@ -26,6 +27,12 @@ def complete_models(incomplete: str) -> list[str]:
             names += filter(_is_model, _list_folders(folder))
     # A shell prints the names, and a terminal would obey control characters in them.
     return [name for name in names if name.startswith(incomplete) and escape_controls(name) == name]
+
+
+def name_models_hint() -> str:
+    """Return a sentence with what --model could name: models in folders here, then those that are installed."""
+    names = sorted(complete_models(""), key=lambda name: not Path(name).is_dir())
+    return f"Name it with --model: {format_list(names)}; a folder that lsml fit wrote, or file.py:Class."
 
 
 def complete_readable_formats(incomplete: str) -> list[str]:

@@ -274,8 +274,10 @@ def _check_usage(arguments: EvaluateArguments) -> None:
     """Raise UsageError for options that do not go together."""
     from lsml_cli.errors import UsageError
 
-    if (arguments.model is None) == (arguments.predictions is None):
+    if arguments.model is not None and arguments.predictions is not None:
         raise UsageError("What should be measured?", "Name either --model MODEL or --predictions FILE.")
+    if arguments.model is None and arguments.predictions is None:
+        raise UsageError("What should be measured?", f"{completion.name_models_hint()} Or name --predictions FILE.")
     if arguments.fail_if_worse and arguments.compare is None:
         raise UsageError("--fail-if-worse needs something to compare with.", "Name it: --compare MODEL")
     if arguments.model_version is not None and arguments.predictions is None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from lsml_cli.commands.completion import name_models_hint
+from lsml_cli.errors import UsageError
+
 # The panels in the order in which help shows them, each with its options in their order.
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Input": (
@@ -128,6 +131,23 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
     ("push", "--dry-run"): "Reliability",
 }
 
+# What other programs call what a command does.
+SYNONYMS: Mapping[str, str] = {
+    "train": "fit",
+    "retrain": "fit",
+    "annotate": "predict",
+    "label": "predict",
+    "infer": "predict",
+    "eval": "evaluate",
+    "measure": "evaluate",
+    "new": "init",
+    "create": "init",
+    "upload": "push",
+    "import": "push",
+    "export": "pull",
+    "download": "pull",
+}
+
 _EXAMPLES = "Examples:"
 
 
@@ -158,6 +178,15 @@ class Command(TyperCommand):
             param.rich_help_panel, param.metavar = self._find_panel(param), ""  # type: ignore[attr-defined]
         return params
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; if --model is missing, raise UsageError with the models that it could name."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if type(error).__name__ == "MissingParameter" and "--model" in getattr(error.param, "opts", ()):  # type: ignore[attr-defined]
+                raise UsageError("Missing option '--model': which model?", name_models_hint()) from None
+            raise
+
     def _find_panel(self, param: Any) -> str | None:
         spelling = next((spelling for spelling in param.opts if spelling.startswith("--")), "")
         if exception := EXCEPTIONS.get((str(self.name), spelling)):
@@ -182,6 +211,12 @@ class Group(TyperGroup):
         for param in params:
             param.rich_help_panel, param.metavar = "Settings", ""  # type: ignore[attr-defined]
         return params
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is named first; the error about an unknown one names what it is called here."""
+        if args[0] in SYNONYMS and args[0] not in self.commands and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {SYNONYMS[args[0]]!r}?")
+        return super().resolve_command(ctx, args)
 
 
 def _format_examples(text: str) -> Iterator[str]:

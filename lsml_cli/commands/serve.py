@@ -142,9 +142,11 @@ def serve(
     from lsml_cli.server import runner
     from lsml_cli.server.serve_options import ServeOptions
 
-    if (model is None) == (folder is None):
-        raise UsageError("Which model should be served?", "Name one: lsml serve --model models/news")
-    model = str(model or folder)
+    if model is not None and folder is not None:
+        raise UsageError(f"Which model should be served, {folder} or {model}?", "Leave out one of them.")
+    model = folder if model is None else model
+    if model is None:
+        raise UsageError("Which model should be served?", completion.name_models_hint())
     runner.serve(
         ServeOptions(
             model=model,

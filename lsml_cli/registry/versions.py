@@ -21,6 +21,7 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
 
@@ -33,6 +34,7 @@ from lsml_cli.runtime import read_small_file
 FORMAT = 2  # of model.json; raised when an older lsml could no longer read it
 METADATA_FILE = "model.json"
 CURRENT_FILE = "current"
+MAX_LOOKED_AT = 500  # entries of a folder in which models are looked for
 TRAINED_TASKS_FILE = "trained_tasks.npy"
 HELD_OUT_TASKS_FILE = "held_out_tasks.npy"
 MAX_CURRENT_BYTES = 1 << 16  # a name and a line break; more is damage
@@ -354,13 +356,25 @@ def _list_folder(root: Path) -> list[Path]:
 def _raise_unpromoted(root: Path, promoted: str | None) -> NoReturn:
     names = list_versions(root)
     if not names:
-        raise ModelError(f"{root} holds no trained model.", training_hint(root))
+        hint = _models_below_hint(root) or training_hint(root)
+        raise ModelError(f"{root} holds no trained model.", hint)
     problem = (
         f"{root / CURRENT_FILE} names {promoted!r}, which is not there"
         if promoted is not None
         else f"{root} has no promoted version"
     )
     raise ModelError(f"{problem}.", f"Name one of its versions: {root}@{names[-1]}")
+
+
+def _models_below_hint(root: Path) -> str | None:
+    """Return a sentence that names the models in folders of `root`; None if there are none."""
+    entries = sorted(islice(root.iterdir(), MAX_LOOKED_AT))
+    folders = [entry for entry in entries if (entry / CURRENT_FILE).is_file()]
+    if not folders:
+        return None
+    if len(folders) == 1:
+        return f"{folders[0]} is a model there: --model {folders[0]}"
+    return f"Models there: {format_list(map(str, folders))}. Name one of them: --model {folders[0]}"
 
 
 def _version_sort_key(name: str) -> tuple[str, int]:

@@ -10,8 +10,8 @@ import pytest
 import typer.main
 
 from lsml_cli.cli import app
-from lsml_cli.commands.help import EXCEPTIONS, PANELS
-from tests.helpers.cli import run_in_process
+from lsml_cli.commands.help import EXCEPTIONS, PANELS, SYNONYMS
+from tests.helpers.cli import Lsml, run_in_process
 from tests.helpers.guides import find_mistake, split_commands
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -68,3 +68,24 @@ def test_examples_can_be_typed(command: str, tmp_path: Path, monkeypatch: pytest
     examples = example_commands(command)
     assert any(words[1] == command for words in examples)
     assert [(words, find_mistake(words)) for words in examples if find_mistake(words) is not None] == []
+
+
+@pytest.mark.parametrize(("word", "command"), [("train", "fit"), ("annotate", "predict"), ("upload", "push")])
+def test_word_of_other_programs_names_the_command(lsml: Lsml, word: str, command: str) -> None:
+    run = lsml(word, "x.json")
+    assert run.returncode == 2
+    assert f"No such command '{word}'. Did you mean '{command}'?" in run.stderr
+
+
+def test_synonyms_lead_to_commands() -> None:
+    assert set(SYNONYMS.values()) <= set(COMMANDS)
+    assert not set(SYNONYMS) & set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [("predict", "x.json"), ("evaluate", "x.json"), ("serve",)])
+def test_missing_model_names_those_that_there_are(lsml: Lsml, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "models" / "news").mkdir(parents=True)
+    (tmp_path / "models" / "news" / "current").write_text("x")
+    run = lsml(*command, cwd=tmp_path)
+    assert run.returncode == 2
+    assert "Name it with --model: models/news, image-classifier, object-detector" in run.stderr

@@ -272,6 +272,11 @@ def test_missing_read_permission_is_explained(tmp_path: Path) -> None:
 def test_unresolvable_names_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no trained model"):
         versions.resolve(str(tmp_path))
+    write(tmp_path / "models" / "mine")
+    with pytest.raises(ModelError, match="holds no trained model") as folder_of_models:
+        versions.resolve(str(tmp_path / "models"))
+    mine = tmp_path / "models" / "mine"
+    assert folder_of_models.value.hint == f"{mine} is a model there: --model {mine}"
     version = write(tmp_path, promote=False)
     with pytest.raises(ModelError, match="no promoted version") as unpromoted:
         versions.resolve(str(tmp_path))
