@@ -27,6 +27,7 @@ _DECODER = json.JSONDecoder(parse_int=float)  # int refuses 5,000 digits
 # The lists of a COCO file, each with a key that its items have, and those of tasks and their annotations do not.
 _COCO_LISTS = {"images": "file_name", "annotations": "image_id", "categories": "name"}
 _COCO_KEY = re.compile(r'\s*"(\w{1,40})"\s*:\s*')
+_COCO_RESULT = re.compile(rb'\[\s*\{\s*"(?:image_id|category_id)"\s*:')
 _SEPARATOR = re.compile(r"\s*,")
 _NUMBER = rb"-?(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?\d++)?+"
 # Class, then a box or the points of an outline, as shares of the image.
@@ -67,6 +68,14 @@ def recognize_content(start: bytes, name: str) -> UsageError | None:
     if sample.startswith(b"{"):
         is_coco = _is_coco(start.decode("utf-8", "replace"))
         return _dataset_error(name, "COCO", "is a COCO file of images, annotations and categories") if is_coco else None
+    if sample.startswith(b"["):
+        if not _COCO_RESULT.match(sample) or b'"category_id"' not in sample[:4_000]:
+            return None
+        return UsageError(
+            f"{name} holds results in COCO's format, and lsml reads tasks of Label Studio.",
+            "Call it results.json, beside the COCO file of the images: "
+            "lsml convert COCO_FILE --from coco --what predictions -o tasks.json",
+        )
     if _has_yolo_lines(sample):
         return _dataset_error(name, "YOLO", "holds labels of a YOLO data set")
     if _is_yolo_yaml(sample):
@@ -121,12 +130,13 @@ def _dataset_error(name: str, dataset: Dataset, description: str) -> UsageError:
     nearby = [path, *islice(path.absolute().parents, 3)] if path.is_absolute() else [path, *path.parents][:4]
     folders = [base / folder for base in nearby for folder in _IMAGE_FOLDERS] if is_known else []
     images = next((folder for folder in folders if folder.is_dir()), "FOLDER")
-    hint = f"To predict its images: lsml predict {shlex.quote(str(images))}."
-    if dataset != "Pascal VOC":  # which the converter does not read
-        root = next((base for base in nearby if is_known and (base / "labels").is_dir()), "FOLDER")
-        source = root if dataset == "YOLO" else path if is_known else "FILE"
-        command = f"label-studio-converter import {dataset.lower()} -i {shlex.quote(str(source))} -o tasks.json"
-        hint += f" To make tasks of its annotations (with label-studio-sdk): {command}"
+    source: str | Path = path if is_known else "FILE"
+    if dataset != "COCO":
+        label_folder = "labels" if dataset == "YOLO" else "Annotations"
+        other = path if path.is_dir() else "FOLDER"
+        source = next((base for base in nearby if is_known and (base / label_folder).is_dir()), other)
+    command = f"lsml convert {shlex.quote(str(source))} --from {_FORMAT_NAMES[dataset]} -o tasks.json"
+    hint = f"To predict its images: lsml predict {shlex.quote(str(images))}. To make tasks of it: {command}"
     return UsageError(f"{name} {description}, and lsml reads tasks of Label Studio.", hint)
 
 

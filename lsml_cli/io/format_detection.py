@@ -52,10 +52,10 @@ def detect_format(head: bytes, name: str, end_reason: EndReason) -> str:
     first_line, newline, _ = start.partition(b"\n")
     if _is_binary(start):
         raise _not_text_error(name)
-    if start.startswith(b"["):
-        return "array"
     if error := recognize_content(start, name):
         raise error
+    if start.startswith(b"["):
+        return "array"
     if start.startswith(b"{"):
         return _detect_object_format(start)
     if is_image(name):  # PGM begins like a CSV file with one column

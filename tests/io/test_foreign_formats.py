@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ def test_coco_file_is_recognized(work, content):
             f"{path} is a COCO file of images, annotations and categories, and lsml reads tasks of Label Studio."
         )
         assert error.hint == (
-            "To predict its images: lsml predict set/images. To make tasks of its annotations (with label-studio-sdk): "
-            f"label-studio-converter import coco -i {path} -o tasks.json"
+            "To predict its images: lsml predict set/images. "
+            f"To make tasks of it: lsml convert {path} --from coco -o tasks.json"
         )
 
 
@@ -114,7 +115,22 @@ def test_file_of_data_set_is_recognized(work, path, content, sentence):
     assert f"{path} {sentence}" in str(error)
     assert error.hint is not None
     assert "lsml predict set/images." in error.hint
-    assert ("label-studio-converter import yolo -i set " in error.hint) == ("YOLO" in sentence)
+    assert f"lsml convert set --from {'yolo' if 'YOLO' in sentence else 'voc'} -o tasks.json" in error.hint
+
+
+def test_hint_about_coco_file_can_be_followed(work):
+    write("set/images/a.jpg")
+    write("set/instances.json", json.dumps(COCO))
+    hint = error_of("set/instances.json").hint or ""
+    run = run_in_process("convert", *shlex.split(hint.partition("lsml convert ")[2]))
+    assert run.returncode == 0, run.stderr
+
+
+def test_coco_results_are_recognized(work):
+    write("results.json", json.dumps([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2], "score": 0.5}]))
+    error = error_of("results.json")
+    assert "results.json holds results in COCO's format" in error.message
+    assert "lsml convert COCO_FILE --from coco --what predictions" in (error.hint or "")
 
 
 def test_label_config_as_tasks_is_recognized(work):
