@@ -69,7 +69,7 @@ def convert(
     ] = None,
     images: Annotated[
         Literal["none", "link", "copy"],
-        typer.Option("--images", help="Image files: leave them where they are, link, or copy them; both fetch remote."),
+        typer.Option("--images", help="Files of images and sounds: leave, link, or copy them; both fetch remote ones."),
     ] = "none",
     variant: Annotated[
         str | None,
@@ -253,8 +253,8 @@ def _check_usage(arguments: ConvertArguments) -> None:
         if is_stdout(arguments.output):
             raise UsageError("A data set is a folder.", "Name the folder that is made: --output DIR")
         entry = FORMATS[arguments.output_format]
-        if arguments.images != "none" and not entry.holds_images:
-            raise UsageError(f"--images says nothing: {entry.title} has no files of images.", "Leave it out.")
+        if arguments.images != "none" and not (entry.holds_images or entry.holds_sounds):
+            raise UsageError(f"--images says nothing: {entry.title} has no files of its own.", "Leave it out.")
         if arguments.holdout and not entry.has_split:
             names = format_list(name for name in WRITABLE if FORMATS[name].has_split)
             raise UsageError(

@@ -49,6 +49,7 @@ EXTRAS = {
         "object-detector, ocr", "onedl-mmengine", "lsml_cli.models.openmmlab.toolkit:probe", "models/openmmlab/install"
     ),
     "evaluate": Extra("measuring regions and texts", "pycocotools"),
+    "audio": Extra("lengths of sounds in ASR manifests", "tinytag"),
     "redis": Extra("training jobs in a queue", "rq"),
     "s3": Extra("s3:// media", "s3fs"),
     "gcs": Extra("gs:// media", "gcsfs"),

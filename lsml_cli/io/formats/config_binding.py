@@ -24,12 +24,14 @@ class Need:
         labels: The classes, in their order.
         object_tag: What the control is about: "Image", "Text", "Audio".
         attrs: Attributes of the tag where it is made.
+        name: Its name where it is made alone.
     """
 
     tag: str
     labels: tuple[str, ...] = ()
     object_tag: str = "Image"
     attrs: Mapping[str, str] = field(default_factory=dict)
+    name: str = "label"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def make_config(needs: Sequence[Need], data_key: str | None = None) -> str:
     name = object_tag.lower()
     lines = ["<View>", f"  <{object_tag} name={quoteattr(name)} value={quoteattr('$' + (data_key or name))}/>"]
     for need in needs:
-        control_name = "label" if len(needs) == 1 else need.tag.removesuffix(_LABELS_SUFFIX).lower() or "label"
+        control_name = need.name if len(needs) == 1 else need.tag.removesuffix(_LABELS_SUFFIX).lower() or "label"
         attrs = "".join(f" {key}={quoteattr(value)}" for key, value in need.attrs.items())
         start = f'  <{need.tag} name="{control_name}" toName={quoteattr(name)}{attrs}'
         if not need.labels:

@@ -28,7 +28,34 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9-]+://\S+$|/data/(upload|local-files)/|data:
 _UNSAFE = re.compile(r"[^\w .,()+@=~!$&'-]")
 
 
-class ImageSet:
+class MediaFiles:
+    """The files that tasks point to, for a data set that is written.
+
+    Args:
+        options: Of the data set.
+    """
+
+    def __init__(self, options: WriteOptions) -> None:
+        self._options = options
+        self._fetched: tuple[str, bytes] | None = None
+
+    def add_file(self, folder: OutputFolder, name: str, value: str, task: Task) -> None:
+        """Put the file into the folder, as the options say."""
+        if self._options.images == "none" or folder.exists(name):
+            return
+        if self._options.images == "link" and (path := self._options.media.local_path(value)) is not None:
+            folder.link(name, path)
+        else:
+            folder.write(name, self.fetch(value, task))
+
+    def fetch(self, value: str, task: Task) -> bytes:
+        """Return the bytes of the file; the last one is kept."""
+        if self._fetched is None or self._fetched[0] != value:
+            self._fetched = (value, self._options.media.fetch(value, task.id))
+        return self._fetched[1]
+
+
+class ImageSet(MediaFiles):
     """The images of the tasks.
 
     Args:
@@ -42,9 +69,8 @@ class ImageSet:
     """
 
     def __init__(self, options: WriteOptions) -> None:
-        self._options = options
+        super().__init__(options)
         self.object = None if options.config is None else find_image_object(options.config, options.data_key)
-        self._fetched: tuple[str, bytes] | None = None
 
     def value(self, example: Example) -> str:
         """Return what the task's data hold for the image.
@@ -77,24 +103,10 @@ class ImageSet:
         from lsml_cli.media.images import read_size
 
         try:
-            return read_size(self._fetch(value, example.task))
+            return read_size(self.fetch(value, example.task))
         except (ValueError, OSError) as error:
             reason = error_reason(error)
             raise ValueError(f"no region says how large the image is, and it cannot be read: {reason}") from None
-
-    def add_file(self, folder: OutputFolder, name: str, value: str, task: Task) -> None:
-        """Put the image into the folder, as the options say."""
-        if self._options.images == "none" or folder.exists(name):
-            return
-        if self._options.images == "link" and (path := self._options.media.local_path(value)) is not None:
-            folder.link(name, path)
-        else:
-            folder.write(name, self._fetch(value, task))
-
-    def _fetch(self, value: str, task: Task) -> bytes:
-        if self._fetched is None or self._fetched[0] != value:
-            self._fetched = (value, self._options.media.fetch(value, task.id))
-        return self._fetched[1]
 
 
 def find_image_object(config: LabelConfig, data_key: str | None) -> Object:

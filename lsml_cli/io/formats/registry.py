@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsml_cli.errors import UsageError
+from lsml_cli.runtime import install_hint
 
 if TYPE_CHECKING:
     from lsml_cli.io.formats.dataset_source import DatasetSource, ReadOptions
@@ -25,6 +26,7 @@ class Format:
         required_modules: Modules of its extra; what is needed for some data only is checked by the format itself.
         install_extra: The extra of lsml that brings them.
         holds_images: Whether its tasks are images: options about image files apply.
+        holds_sounds: Whether its tasks are sounds: what is said about image files applies to theirs.
         is_made_of_images: Whether it is nothing without the files of images: they are linked by default.
         has_split: Whether it keeps training and validation apart: --holdout applies.
         variants: What --variant may be.
@@ -37,6 +39,7 @@ class Format:
     required_modules: tuple[str, ...] = ()
     install_extra: str | None = None
     holds_images: bool = False
+    holds_sounds: bool = False
     is_made_of_images: bool = False
     has_split: bool = False
     variants: tuple[str, ...] = ()
@@ -71,6 +74,7 @@ FORMATS: dict[str, Format] = {
     ),
     "conll": Format("CoNLL", "conll:ConllSource", "conll:ConllWriter"),
     "spans-jsonl": Format("JSON Lines with spans", "spans_jsonl:SpansJsonlSource", "spans_jsonl:SpansJsonlWriter"),
+    "asr": Format("ASR manifest", "asr:AsrSource", "asr:AsrWriter", holds_sounds=True),
     "json-min": Format("JSON_MIN", writer="json_min:JsonMinWriter"),
     "csv": Format("CSV", "csv_table:CsvSource", "csv_table:CsvWriter", is_table=True),
     "tsv": Format("TSV", "csv_table:TsvSource", "csv_table:TsvWriter", is_table=True),
@@ -121,7 +125,7 @@ def _load(name: str, location: str | None) -> type:
             if error.name != module:
                 raise
             raise UsageError(
-                f"{entry.title} needs the package {module}.", f"pip install 'lsml[{entry.install_extra}]'"
+                f"{entry.title} needs the package {module}.", install_hint(f"lsml[{entry.install_extra}]")
             ) from None
     module_name, _, class_name = (location or "").partition(":")
     loaded: type = getattr(importlib.import_module(f"lsml_cli.io.formats.{module_name}"), class_name)
