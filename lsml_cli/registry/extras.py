@@ -50,6 +50,7 @@ EXTRAS = {
     ),
     "evaluate": Extra("measuring regions and texts", "pycocotools"),
     "audio": Extra("lengths of sounds in ASR manifests", "tinytag"),
+    "spans": Extra("spaCy's DocBin in convert", "spacy"),
     "redis": Extra("training jobs in a queue", "rq"),
     "s3": Extra("s3:// media", "s3fs"),
     "gcs": Extra("gs:// media", "gcsfs"),

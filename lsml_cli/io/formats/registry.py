@@ -75,6 +75,9 @@ FORMATS: dict[str, Format] = {
     "conll": Format("CoNLL", "conll:ConllSource", "conll:ConllWriter"),
     "spans-jsonl": Format("JSON Lines with spans", "spans_jsonl:SpansJsonlSource", "spans_jsonl:SpansJsonlWriter"),
     "asr": Format("ASR manifest", "asr:AsrSource", "asr:AsrWriter", holds_sounds=True),
+    "docbin": Format(
+        "DocBin", "docbin:DocBinSource", "docbin:DocBinWriter", required_modules=("spacy",), install_extra="spans"
+    ),
     "json-min": Format("JSON_MIN", writer="json_min:JsonMinWriter"),
     "csv": Format("CSV", "csv_table:CsvSource", "csv_table:CsvWriter", is_table=True),
     "tsv": Format("TSV", "csv_table:TsvSource", "csv_table:TsvWriter", is_table=True),
