@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from lsml_cli.errors import format_list
-from lsml_cli.io.formats.registry import READABLE, WRITABLE
+from lsml_cli.io.formats.registry import DATASETS, READABLE, WRITABLE
 from lsml_cli.terminal import escape_controls
 
 MAX_ENTRIES = 500  # entries read of a folder: TAB must answer at once, even beside a million images
@@ -38,6 +38,16 @@ def name_models_hint() -> str:
 def complete_readable_formats(incomplete: str) -> list[str]:
     """Return the formats that data sets are read in."""
     return [name for name in READABLE if name.startswith(incomplete)]
+
+
+def complete_dataset_formats(incomplete: str) -> list[str]:
+    """Return the formats of data sets that every command reads."""
+    return [name for name in DATASETS if name.startswith(incomplete)]
+
+
+def complete_input_kinds(incomplete: str) -> list[str]:
+    """Return what `lsml predict` reads: tasks, lists of paths, lines of text, and data sets."""
+    return [name for name in ("tasks", "paths", "lines", *DATASETS) if name.startswith(incomplete)]
 
 
 def complete_writable_formats(incomplete: str) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 
 from lsml_cli.commands import completion, options
 from lsml_cli.commands.media_options import MediaOptions
+from lsml_cli.io.formats.registry import DATASETS
 
 if TYPE_CHECKING:
     from lsml_cli.commands.console.progress import Console
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from lsml_cli.evaluation.prediction_sources import PredictionSource
     from lsml_cli.evaluation.results import Evaluation
     from lsml_cli.evaluation.training_data import TrainingDataPolicy
+    from lsml_cli.io.task_reader import TaskStream
     from lsml_cli.media.fetcher import Media
     from lsml_cli.models.spec import ModelSpec
     from lsml_cli.schema.label_config import LabelConfig
 
 
 def evaluate(
-    annotated: Annotated[str, typer.Argument(metavar="ANNOTATED", help="A file of annotated tasks, or - for stdin.")],
+    annotated: Annotated[
+        str, typer.Argument(metavar="ANNOTATED", help="A file of annotated tasks, - for stdin; or a data set.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +55,7 @@ def evaluate(
         ),
     ] = None,
     label_config: options.LabelConfigFile = None,
+    input_format: options.DatasetFormat = None,
     annotation_policy: options.Annotation = "last",
     held_out: Annotated[
         bool,
@@ -151,6 +156,7 @@ def evaluate(
             predictions=predictions,
             model_version=model_version,
             label_config=label_config,
+            input_format=input_format,
             annotation_policy=annotation_policy,
             held_out=held_out,
             include_trained=include_trained,
@@ -183,6 +189,7 @@ class EvaluateArguments:
     predictions: Path | None
     model_version: str | None
     label_config: Path | None
+    input_format: str | None
     annotation_policy: Literal["first", "last", "all"]
     held_out: bool
     include_trained: bool
@@ -221,20 +228,27 @@ def _evaluate(arguments: EvaluateArguments) -> None:
     from lsml_cli.evaluation.evaluate import measurable_controls
     from lsml_cli.evaluation.report import page
     from lsml_cli.inference.plan import media_root
+    from lsml_cli.io import task_reader
     from lsml_cli.io.output_paths import is_stdout
+    from lsml_cli.io.task_source import open_annotated_dataset
 
     _check_usage(arguments)
     specs = _ModelSpecs(arguments)
-    config = specs.label_config(arguments.label_config)
+    options.require_format("--from", arguments.input_format, DATASETS)
+    config = specs.find_label_config(arguments.label_config)
+    dataset = open_annotated_dataset(arguments.annotated, arguments.input_format, config)
+    config = dataset.label_config if dataset else _require_label_config(config)
     known = measurable_controls(config)
     wanted = gates.parse_gates(list(arguments.fail_under), *known)
     not_worse = gates.parse_comparisons(list(arguments.fail_if_worse), *known)
     _check_files(arguments)
     media = arguments.media.build(media_root(arguments.annotated))
+    media = dataset.locate_media(media) if dataset else media
+    tasks = task_reader.read_tasks(dataset or arguments.annotated, controls=frozenset(config.controls))
     with Console(arguments.quiet) as console:
-        for warning in config.warnings:
+        for warning in (*config.warnings, *(dataset.notes if dataset else ())):
             console.note(warning)
-        evaluation, is_truncated = _measure(arguments, specs, config, media, console)
+        evaluation, is_truncated = _measure(arguments, specs, config, tasks, media, console)
         if not evaluation.tasks:
             raise evaluate_report.no_tasks_error(evaluation)
         gate_results = gates.evaluate_gates(wanted, evaluation.metrics, "annotated task")
@@ -319,12 +333,16 @@ def _check_files(arguments: EvaluateArguments) -> None:
 
 
 def _measure(
-    arguments: EvaluateArguments, specs: _ModelSpecs, config: LabelConfig, media: Media, console: Console
+    arguments: EvaluateArguments,
+    specs: _ModelSpecs,
+    config: LabelConfig,
+    tasks: TaskStream,
+    media: Media,
+    console: Console,
 ) -> tuple[Evaluation, bool]:
     """Return the evaluation, and whether a file of predictions ended too early."""
     from lsml_cli.evaluation.evaluate import evaluate as evaluate_predictions
     from lsml_cli.evaluation.training_data import build_filter
-    from lsml_cli.io import task_reader
     from lsml_cli.io.reserved_stdout import reserve_stdout
     from lsml_cli.schema.failure_causes import FailureNotes
 
@@ -343,7 +361,6 @@ def _measure(
         baseline = opener.open_model(specs.compared) if specs.compared else None
         if arguments.compare and arguments.compares_with_file:
             baseline = opener.open_file(arguments.compare, None)
-        tasks = task_reader.read_tasks(arguments.annotated, controls=frozenset(config.controls))
         evaluation = evaluate_predictions(
             tasks,
             config,
@@ -392,9 +409,8 @@ class _ModelSpecs:
         """The models whose predictions are measured."""
         return [spec for spec in (self.model, self.predicted_by, self.compared) if spec is not None]
 
-    def label_config(self, path: Path | None) -> LabelConfig:
-        """Load the label config at `path`, or the first that a named model has."""
-        from lsml_cli.errors import UsageError
+    def find_label_config(self, path: Path | None) -> LabelConfig | None:
+        """Load the label config at `path`, or the first that a named model has; return None if there is none."""
         from lsml_cli.registry import resolve
         from lsml_cli.schema.label_config import LabelConfig
 
@@ -403,7 +419,15 @@ class _ModelSpecs:
         for spec, name in self._specs_by_name:
             if spec is not None and (config := resolve.find_label_config(spec, name or "")) is not None:
                 return config
+        return None
+
+
+def _require_label_config(config: LabelConfig | None) -> LabelConfig:
+    from lsml_cli.errors import UsageError
+
+    if config is None:
         raise UsageError("A label config is needed.", "Name the labelling XML with --label-config FILE.")
+    return config
 
 
 class _SourceOpener:

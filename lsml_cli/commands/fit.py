@@ -11,6 +11,7 @@ import typer
 
 from lsml_cli.commands import completion, options
 from lsml_cli.commands.media_options import MediaOptions
+from lsml_cli.io.formats.registry import DATASETS
 
 if TYPE_CHECKING:
     from lsml_cli.commands.console.progress import Console
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def fit(
-    export: Annotated[str, typer.Argument(metavar="EXPORT", help="A file of annotated tasks, or - for stdin.")],
+    export: Annotated[
+        str, typer.Argument(metavar="EXPORT", help="A file of annotated tasks, - for stdin; or a data set.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -39,6 +42,7 @@ def fit(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the versions of this model.")
     ] = None,
     label_config: options.LabelConfigFile = None,
+    input_format: options.DatasetFormat = None,
     holdout: Annotated[
         str,
         typer.Option(
@@ -131,6 +135,7 @@ def fit(
             model=model,
             output=output,
             label_config=label_config,
+            input_format=input_format,
             holdout=_parse_holdout(holdout),
             seed=seed,
             annotation_policy=annotation_policy,
@@ -160,6 +165,7 @@ class FitArguments:
     model: str | None
     output: Path | None
     label_config: Path | None
+    input_format: str | None
     holdout: float | Path
     seed: int
     annotation_policy: Literal["first", "last", "all"]
@@ -184,19 +190,24 @@ def _fit(arguments: FitArguments) -> None:
     from lsml_cli.inference.plan import media_root
     from lsml_cli.io import task_reader
     from lsml_cli.io.output_paths import is_stdout
+    from lsml_cli.io.task_source import open_annotated_dataset
 
     spec = _resolve_spec(arguments)
     spec.require_confirmed()
-    config = options.load_label_config(arguments.label_config, spec, arguments.model or spec.name)
+    options.require_format("--from", arguments.input_format, DATASETS)
+    config = options.find_label_config(arguments.label_config, spec, arguments.model or spec.name)
+    dataset = open_annotated_dataset(arguments.export, arguments.input_format, config)
+    config = dataset.label_config if dataset else options.require_label_config(config, arguments.model or spec.name)
     if arguments.output is None and not arguments.dry_run:
         raise UsageError("The new version needs a folder.", "Name a folder for the model's versions: --output DIR")
     _check_files(arguments)
     media = arguments.media.build(media_root(arguments.export))
+    media = dataset.locate_media(media) if dataset else media
     device = _find_device(arguments.device, spec)
-    stream = task_reader.read_tasks(arguments.export, controls=frozenset(config.controls))
+    stream = task_reader.read_tasks(dataset or arguments.export, controls=frozenset(config.controls))
     with Console(arguments.quiet) as console:
         tasks = stream.report(console, "reading annotations")
-        for warning in config.warnings:
+        for warning in (*config.warnings, *(dataset.notes if dataset else ())):
             console.note(warning)
         if arguments.dry_run or arguments.output is None:
             unreadable_count = _report_plan(arguments, spec, config, tasks, media, console)

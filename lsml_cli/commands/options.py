@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsml_cli.commands import completion
-from lsml_cli.io.formats.registry import FORMATS, READABLE, WRITABLE
+from lsml_cli.io.formats.registry import DATASETS, FORMATS, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from lsml_cli.models.spec import ModelSpec
@@ -87,6 +87,15 @@ InputFormat = Annotated[
         metavar="FORMAT",
         autocompletion=completion.complete_readable_formats,
         help=f"Format of a data set: {', '.join(READABLE)}. Default: by content.",
+    ),
+]
+DatasetFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FORMAT",
+        autocompletion=completion.complete_dataset_formats,
+        help=f"Read a data set in this format: {', '.join(DATASETS)}. Default: by content.",
     ),
 ]
 LabelColumn = Annotated[
@@ -225,11 +234,21 @@ def load_label_config(path: Path | None, spec: ModelSpec, model_name: str) -> La
     Raises:
         UsageError: No file was named, and the model has no label config.
     """
-    from lsml_cli.errors import UsageError
-    from lsml_cli.registry.resolve import find_label_config
-    from lsml_cli.schema.label_config import LabelConfig
+    return require_label_config(find_label_config(path, spec, model_name), model_name)
 
-    config = LabelConfig.load(path) if path else find_label_config(spec, model_name)
+
+def require_label_config(config: LabelConfig | None, model_name: str) -> LabelConfig:
+    """Return a label config; raise UsageError if there is none."""
+    from lsml_cli.errors import UsageError
+
     if config is None:
         raise UsageError(f"{model_name} needs a label config.", "Name the labelling XML with --label-config FILE.")
     return config
+
+
+def find_label_config(path: Path | None, spec: ModelSpec, model_name: str) -> LabelConfig | None:
+    """Load the label config like `load_label_config`; return None if there is none."""
+    from lsml_cli.registry import resolve
+    from lsml_cli.schema.label_config import LabelConfig
+
+    return LabelConfig.load(path) if path else resolve.find_label_config(spec, model_name)

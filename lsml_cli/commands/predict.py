@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lsml_cli.commands import options
+from lsml_cli.commands import completion, options
 from lsml_cli.commands.media_options import MediaOptions
+from lsml_cli.io.formats.registry import DATASETS
 
 if TYPE_CHECKING:
     from lsml_cli.commands.console.progress import Console
@@ -61,9 +62,13 @@ def predict(
     ] = None,
     model_params: options.ModelParams = None,
     input: Annotated[
-        Literal["tasks", "paths", "lines"],
+        str,
         typer.Option(
-            "--from", help="What TASKS holds; paths: one path or URL a line, or NUL-separated; lines: one text a line."
+            "--from",
+            metavar="FORMAT",
+            autocompletion=completion.complete_input_kinds,
+            help="What TASKS holds: tasks; paths, one path or URL a line, or NUL-separated; lines, one text a line; "
+            f"or a data set: {', '.join(DATASETS)}.",
         ),
     ] = "tasks",
     data_key: Annotated[
@@ -204,7 +209,7 @@ class PredictArguments:
     label_map: Path | None
     model_version: str | None
     model_params: tuple[str, ...]
-    input_kind: Literal["tasks", "paths", "lines"]
+    input_kind: str
     data_key: str | None
     id_column: str | None
     keep_annotations: bool
@@ -231,6 +236,7 @@ def _predict(arguments: PredictArguments) -> None:
     from lsml_cli.io.output_paths import is_stdout, require_different_files, require_one_stdout
     from lsml_cli.io.reserved_stdout import reserve_stdout
 
+    options.require_format("--from", arguments.input_kind, ("tasks", "paths", "lines", *DATASETS))
     summary_file.require_writable(arguments.summary)
     records = arguments.output if arguments.check is None else None
     require_one_stdout({"--output": records, "--errors": arguments.errors, "--summary": arguments.summary})

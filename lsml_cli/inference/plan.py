@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,19 +18,23 @@ from lsml_cli.inference.placement import find_devices, open_replicas
 from lsml_cli.inference.record_codec import BindingKey, BulkCodec
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaProcess
+from lsml_cli.io.formats.dataset_source import DatasetSource, ReadOptions
+from lsml_cli.io.formats.registry import DATASETS, open_dataset
 from lsml_cli.io.output_paths import STDOUT, is_stdout, require_different_files, resolve_output_path
 from lsml_cli.io.output_target import OutputFormat, OutputTarget, part_files
 from lsml_cli.io.source import STDIN
-from lsml_cli.io.task_source import TaskSource, is_folder, open_task_source
+from lsml_cli.io.task_source import TaskSource, is_folder, open_task_source, recognize_dataset
 from lsml_cli.media.fetcher import Media
 from lsml_cli.models.base import Binding, Model
 from lsml_cli.models.spec import Json, ModelSpec
 from lsml_cli.runtime import DEFAULT_FETCH_THREADS, MAX_INTEGER
-from lsml_cli.schema.data_key import find_data_key, find_text_key
+from lsml_cli.schema.data_key import TEXT_TAGS, find_data_key, find_text_key
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import OutputShape
 
-InputKind = Literal["tasks", "paths", "lines"]
+InputKind = str  # "tasks", "paths", "lines", or the format of a data set
+
+_ALSO_TASKS = frozenset({"spans-jsonl"})  # formats whose files are tasks as well: objects that are only data
 
 AUTOTUNED_KEY = "tuned"  # under which a run's fingerprint holds what was decided by trying
 
@@ -41,7 +45,8 @@ class PredictOptions:
 
     Attributes:
         input_path: A file, a folder of images, or "-" for standard input.
-        input_kind: What a file holds; a folder always holds images.
+        input_kind: What the input holds: "tasks", "paths", "lines", or the format of a data set. Tasks in a folder are
+            images.
         data_key: The key of a task's data that gets the paths of a folder or a list, or the lines of a text; None: by
             the label config.
         batch_size: Tasks per batch; "auto": measured on the first tasks; None: what the model prefers.
@@ -93,6 +98,7 @@ class PredictPlan:
         data_key: The key of a task's data that gets the paths of a folder or a list, or the lines of a text; None where
             the input holds tasks.
         autotuned_params: What was decided by trying, see `autotune`.
+        dataset: The open data set that the input is; None where it is none.
     """
 
     spec: ModelSpec
@@ -104,6 +110,7 @@ class PredictPlan:
     codec: BulkCodec
     data_key: str | None = None
     autotuned_params: Mapping[str, Json] = field(default_factory=dict)
+    dataset: DatasetSource | None = None
 
     @classmethod
     def from_options(cls, spec: ModelSpec, config: LabelConfig, options: PredictOptions) -> Self:
@@ -139,6 +146,7 @@ class PredictPlan:
             options.batch_size if isinstance(options.batch_size, int) else model.batch_size,
             codec,
             _resolve_data_key(config, type(model), options),
+            dataset=_open_dataset(config, type(model), options),
         )
 
     @property
@@ -167,10 +175,13 @@ class PredictPlan:
     @property
     def media(self) -> Media:
         path, kind = self.options.input_path, self.options.input_kind
-        return self.options.media or Media(media_root(path, kind), confined=not is_path_input(path, kind))
+        media = self.options.media or Media(media_root(path, kind), confined=not is_path_input(path, kind))
+        return self.dataset.locate_media(media) if self.dataset else media
 
     def open_source(self) -> TaskSource:
         """Open the input; raise UsageError or InputError when there is none, or when it holds nothing of the kind."""
+        if self.dataset is not None:
+            return self.dataset
         keys = {obj.data_key for obj in self.binding.config.objects.values() if obj.data_key}
         return open_task_source(
             self.options.input_path,
@@ -223,6 +234,7 @@ class PredictPlan:
             "size of the input": _input_bytes(options.input_path),
             "lsml": __version__,
             **{f"content of {path}": digest for path, digest in self.spec.file_digests.items()},
+            **({"--from": options.input_kind} if self.dataset else {}),
         } | ({AUTOTUNED_KEY: dict(self.autotuned_params)} if self.autotuned_params else {})
 
 
@@ -270,6 +282,34 @@ def _resolve_data_key(config: LabelConfig, model: type[Model], options: PredictO
     if has_texts:
         return find_text_key(config, model.supported_controls, options.data_key)
     return find_data_key(config, model.supported_controls, options.data_key, images_only=is_folder(options.input_path))
+
+
+def _open_dataset(config: LabelConfig, model: type[Model], options: PredictOptions) -> DatasetSource | None:
+    """Open the data set that the input is, None where it is none.
+
+    What counts are its images or texts: its labels need not fit the label config.
+    """
+    path, kind = options.input_path, options.input_kind
+    name = kind if kind in DATASETS else None
+    if kind == "tasks" and not is_folder(path):
+        name = recognize_dataset(path)
+        name = None if name in _ALSO_TASKS else name
+    if name is None:
+        return None
+    if options.id_column is not None or options.output_shape == "predictions":
+        raise UsageError(
+            "Tasks of a data set have no ids, which --id-column and --shape predictions are about.",
+            "Leave these out, or import the tasks and predict their export.",
+        )
+    dataset = open_dataset(name, path, ReadOptions())
+    [shown, *_] = dataset.label_config.objects.values()
+    is_text = shown.tag.lower() in TEXT_TAGS
+    find_key = find_text_key if is_text else partial(find_data_key, images_only=shown.tag.lower() == "image")
+    key = find_key(config, model.supported_controls, options.data_key)
+    if key == shown.data_key:
+        return dataset
+    with dataset:
+        return open_dataset(name, path, ReadOptions(data_key=key))
 
 
 def _require_known_labels(label_map: Mapping[str, str], config: LabelConfig) -> None:

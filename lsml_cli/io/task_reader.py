@@ -7,6 +7,7 @@ from typing import Any
 
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import RecordSource
+from lsml_cli.io.task_source import TaskSource
 from lsml_cli.progress import ProgressReporter
 from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.tasks import (
@@ -27,9 +28,9 @@ REPORTED_TASKS = 100  # tasks from one report of the progress to the next
 class TaskStream(Iterator[Task | UnreadableRecord]):
     """The tasks of a file, one at a time; see `read_tasks`."""
 
-    def __init__(self, source: str, controls: frozenset[str], id_column: str | None) -> None:
+    def __init__(self, source: str | TaskSource, controls: frozenset[str], id_column: str | None) -> None:
         self._tasks = self._read(source, controls, id_column)
-        self._records: RecordSource | None = None
+        self._records: TaskSource | None = None
         self._end = 0
 
     @property
@@ -48,8 +49,10 @@ class TaskStream(Iterator[Task | UnreadableRecord]):
             if number % REPORTED_TASKS == 0:
                 reporter.progress(number, 0, self.share)
 
-    def _read(self, source: str, controls: frozenset[str], id_column: str | None) -> Iterator[Task | UnreadableRecord]:
-        with RecordSource(source, id_column) as records:
+    def _read(
+        self, source: str | TaskSource, controls: frozenset[str], id_column: str | None
+    ) -> Iterator[Task | UnreadableRecord]:
+        with RecordSource(source, id_column) if isinstance(source, str) else source as records:
             self._records = records
             for record in records:
                 self._end = record.end
@@ -59,13 +62,13 @@ class TaskStream(Iterator[Task | UnreadableRecord]):
                     yield UnreadableRecord(record.index, record.location, str(error), record.truncated)
 
 
-def read_tasks(source: str, *, controls: Iterable[str] = (), id_column: str | None = None) -> TaskStream:
+def read_tasks(source: str | TaskSource, *, controls: Iterable[str] = (), id_column: str | None = None) -> TaskStream:
     """Yield the tasks of a file, one at a time.
 
     Formats are detected by content: JSON array, JSON Lines, JSON_MIN, CSV, TSV, each also gzipped.
 
     Args:
-        source: A path, or "-" for standard input.
+        source: A path, or "-" for standard input; or an open source.
         controls: Names of the label config's controls: JSON_MIN and CSV exports put their results beside the data.
         id_column: The column (CSV) or key (items without `data`) that holds the id of tasks that have none.
 

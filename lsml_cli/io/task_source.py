@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from lsml_cli.io.foreign_formats import find_format
-from lsml_cli.io.formats.dataset_source import ReadOptions
-from lsml_cli.io.formats.registry import READABLE, open_dataset
+from lsml_cli.io.formats.dataset_source import DatasetSource, ReadOptions
+from lsml_cli.io.formats.registry import DATASETS, open_dataset
 from lsml_cli.io.image_folder import ImageFolderSource
 from lsml_cli.io.json_records import Record
 from lsml_cli.io.source import STDIN, RecordSource
+from lsml_cli.schema.label_config import LabelConfig
 
 
 class TaskSource(Protocol):
@@ -90,4 +91,21 @@ def open_task_source(
 def recognize_dataset(path: str) -> str | None:
     """Return the name of the format of a data set that can be read, None where that is not certain."""
     name = None if path == STDIN else find_format(path)
-    return name if name in READABLE else None
+    return name if name in DATASETS else None
+
+
+def open_annotated_dataset(path: str, dataset_format: str | None, config: LabelConfig | None) -> DatasetSource | None:
+    """Open an input that is a data set; return None for a file of tasks.
+
+    Args:
+        path: A file, a folder, or "-" for standard input.
+        dataset_format: Its format; None: by its content.
+        config: The label config that its labels have to fit; None: one is made.
+
+    Raises:
+        UsageError: There is no such input.
+        LabelMismatch: It does not fit the label config.
+        InputError: It cannot be read.
+    """
+    name = dataset_format or recognize_dataset(path)
+    return None if name is None else open_dataset(name, path, ReadOptions(config))

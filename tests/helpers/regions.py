@@ -53,13 +53,13 @@ def write_json(path: Path, content: Any) -> Path:
     return path
 
 
-def write_image(path: Path, size: tuple[int, int] = SIZE, orientation: int | None = None) -> Path:
-    """Write a grey JPEG; `size` is that of the stored pixels, which EXIF's orientation may turn."""
+def write_image(path: Path, size: tuple[int, int] = SIZE, orientation: int | None = None, shade: int = 120) -> Path:
+    """Write a JPEG of one colour; `size` is that of the stored pixels, which EXIF's orientation may turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
-    Image.new("RGB", size, (90, 120, 60)).save(path, exif=exif)
+    Image.new("RGB", size, (90, shade, 60)).save(path, exif=exif)
     return path
 
 

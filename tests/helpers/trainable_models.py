@@ -202,3 +202,55 @@ class Names(Model):
         values = [region["value"] for example in train for region in example.annotation.result]
         (out_dir / "labels.json").write_text(json.dumps({value["text"]: value["labels"][0] for value in values}))
         return {}
+
+
+class MeanBox(Model):
+    """Learn the mean box of each label from regions on images, and predict them all for every image it can read."""
+
+    supported_controls: ClassVar = {"RectangleLabels": ("Image",)}
+
+    def media_refs(self, task: Task, binding: Binding) -> list[str]:
+        return [task.data["image"]]
+
+    def encode(self, task: Task, binding: Binding, media: Mapping[str, bytes]) -> int:
+        return len(media[task.data["image"]])
+
+    def forward(self, inputs: Sequence[int], binding: Binding) -> list[Any]:
+        return [self.spec.state["boxes"]] * len(inputs)
+
+    def decode(self, output: Any, task: Task, binding: Binding) -> Prediction:
+        control = binding.config.only("RectangleLabels")
+        regions = [
+            control.region(
+                task,
+                dict(zip(("x", "y", "width", "height"), box, strict=True))
+                | {"rotation": 0, "rectanglelabels": [label]},
+                score=0.5,
+                ordinal=ordinal,
+                image_size=(100, 50),
+            )
+            for ordinal, (label, box) in enumerate(sorted(output.items()))
+        ]
+        return Prediction.of(tuple(regions), self.version)
+
+    def fit(
+        self,
+        train: Sequence[AnnotatedTask],
+        validation: Sequence[AnnotatedTask],
+        binding: Binding,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        boxes: dict[str, list[list[float]]] = {}
+        for task, annotation in train:
+            assert binding.media is not None
+            assert binding.media.fetch(task.data["image"], task.id)
+            for region in annotation.result:
+                value = region["value"]
+                sides = [value[key] for key in ("x", "y", "width", "height")]
+                boxes.setdefault(value["rectanglelabels"][0], []).append(sides)
+        return {
+            "boxes": {
+                label: [sum(side) / len(side) for side in zip(*found, strict=True)] for label, found in boxes.items()
+            }
+        }

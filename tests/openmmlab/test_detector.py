@@ -849,3 +849,19 @@ def test_check_model_passes(trained_detector):
     spec = find_model(str(trained_detector / "models/shapes"), {"precision": "fp32"})
     tasks = [{"id": number, "data": {"image": f"shapes/{number}.png"}} for number in range(1, 7)]
     check_model(spec, label_config=shapes.CONFIG, tasks=tasks, annotated=(), media_root=trained_detector)
+
+
+def test_detector_trains_on_coco_data_set(lsml, shared_data, tmp_path):
+    """COCO's own photographs and boxes, without a file of tasks; the version stores the label config that was made."""
+    (tmp_path / "small.py").write_text(shapes.SMALL_DETECTOR_CONFIG)
+    model = ("--model", "object-detector", "--with", "config_file=small.py", "--with", "epochs=1")
+    fit = ("fit", shared_data / "coco128", "--from", "coco", *model, *shapes.FIT_OPTIONS, "-o", "model")
+    run = lsml(*fit, "--summary", "fit.json", cwd=tmp_path, timeout=600)
+    assert run.returncode == 0, run.stderr
+    counts = json.loads((tmp_path / "fit.json").read_bytes())["counts"]
+    assert counts["train"] + counts["holdout"] == 128
+    run = lsml(
+        "predict", shared_data / "coco128", "--from", "coco", "-m", "model", "--limit", "4", cwd=tmp_path, timeout=600
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 4

@@ -84,6 +84,8 @@ FORMATS: dict[str, Format] = {
 }
 
 READABLE = tuple(name for name, entry in FORMATS.items() if entry.reader)
+# What commands besides convert read: a table needs to know which column holds the labels.
+DATASETS = tuple(name for name in READABLE if not FORMATS[name].is_table)
 WRITABLE = tuple(name for name, entry in FORMATS.items() if entry.writer)
 
 
