@@ -15,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.errors import InputError, ModelError, UsageError
+from lsml_cli.errors import InputError, ModelError, UsageError, format_list
 from lsml_cli.evaluation.unreadable_log import UnreadableLog
 from lsml_cli.io.task_reader import read_tasks
 from lsml_cli.media.fetcher import Media
@@ -42,6 +42,10 @@ TRAINED_BEFORE = "trained on by the version that it starts from"
 ClassCounts = dict[str, dict[str, tuple[int, int]]]
 
 _ANNOTATE_HINT = "Export tasks that have been annotated."
+_HELD_OUT_HINTS = {  # by whether a file was held out
+    True: "Give other tasks to train on than those of --holdout, or hold out a share: --holdout 0.2",
+    False: "Annotate more tasks, or hold out fewer: --holdout 0.1",
+}
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,8 @@ class _AnnotatedReader:
     Attributes:
         config: The label config.
         media: Where the media are that tasks refer to.
-        keep_digests: Whether to collect the content of all readable tasks in `digests`.
+        keep_hashes: Whether to collect the content of all readable tasks in `hashes`.
+        foreign_controls: The controls that the annotations fill, if none of them is in the label config.
     """
 
     config: LabelConfig
@@ -183,6 +188,17 @@ class _AnnotatedReader:
     keep_hashes: bool = False
     hashes: set[int] = field(default_factory=set)
     unreadable: UnreadableLog = field(default_factory=UnreadableLog)
+    foreign_controls: Sequence[str] = ()
+
+    def next_action(self) -> str:
+        """Return what to do where no task has an answer."""
+        if not self.foreign_controls:
+            return _ANNOTATE_HINT
+        named, expected = format_list(self.foreign_controls), format_list(self.config.controls)
+        return (
+            f"The annotations are for {named}, and the label config has {expected}: give the label config of the "
+            "project that the export is from, with --label-config, or an export of the project of this one."
+        )
 
     def read_examples(
         self, tasks: Iterable[Task | UnreadableRecord], annotation_policy: AnnotationPolicy
@@ -196,6 +212,8 @@ class _AnnotatedReader:
         )
         relevant = [example for example in annotated if is_relevant(example.annotation, self.config)]
         irrelevant_count = _count_tasks(annotated) - _count_tasks(relevant)
+        if not relevant:
+            self.foreign_controls = _control_names(annotated)
         reasons.update({NO_RELEVANT_ANSWER: irrelevant_count, UNREADABLE: self.unreadable.count})
         return relevant, +reasons
 
@@ -244,7 +262,9 @@ def split_tasks(
     if not split.train:
         everything = f"all {len(split.held_out):,} annotated tasks are held out"
         reasons = everything if split.held_out and not left_out else format_reasons(left_out) or "no tasks at all"
-        raise ModelError(f"There is nothing to learn from: {reasons}.", _ANNOTATE_HINT)
+        is_all_held_out = bool(split.held_out) and bool(examples)
+        hint = _HELD_OUT_HINTS[isinstance(holdout, Path)] if is_all_held_out else reader.next_action()
+        raise ModelError(f"There is nothing to learn from: {reasons}.", hint)
     return replace(
         split,
         left_out=dict(sorted(left_out.items())),
@@ -342,7 +362,7 @@ def _split_by_file(
     left_out += Counter({TRAINED_BEFORE: _count_tasks(in_file) - _count_tasks(held_out)})
     if not held_out:
         reasons = format_reasons(left_out) or "it has no tasks at all"
-        raise InputError(f"{path} has no annotated task to measure with: {reasons}.", _ANNOTATE_HINT)
+        raise InputError(f"{path} has no annotated task to measure with: {reasons}.", reader.next_action())
     train: list[AnnotatedTask] = []
     train_hashes: set[int] = set()
     for example in examples:
@@ -415,6 +435,12 @@ def _count_labels(control: Control, examples: Iterable[AnnotatedTask]) -> Counte
         for label in extract_labels(control, example.annotation.result)
     }
     return Counter(label for label, _ in occurrences)
+
+
+def _control_names(examples: Iterable[AnnotatedTask]) -> list[str]:
+    """Return the names of the controls that annotations fill, in alphabetical order."""
+    names = {region.get("from_name") for example in examples for region in example.annotation.result}
+    return sorted(name for name in names if isinstance(name, str))
 
 
 def _count_tasks(examples: Iterable[AnnotatedTask]) -> int:

@@ -187,7 +187,15 @@ def test_holdout_file_without_annotations_is_rejected(lsml: Lsml, work: Path) ->
     assert "hold.json has no annotated task to measure with: 1 with no annotation." in run.stderr
     run = fit(lsml, work, "--holdout", "export.json", code=1)
     assert "nothing to learn from: 100 with content that is in the hold-out file" in run.stderr
+    assert "Give other tasks to train on than those of --holdout" in run.stderr
     assert not (work / "models").exists()
+
+
+def test_annotations_of_another_label_config_name_both(lsml: Lsml, work: Path) -> None:
+    (work / "config.xml").write_text(XML.replace('"mood"', '"feeling"'))
+    run = fit(lsml, work, code=1)
+    assert "nothing to learn from: 100 with no answer for this label config" in run.stderr
+    assert "The annotations are for mood, and the label config has feeling" in run.stderr
 
 
 def test_annotation_policy_selects_annotation(lsml: Lsml, work: Path) -> None:
