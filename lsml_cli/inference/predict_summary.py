@@ -64,7 +64,10 @@ class PredictSummary:
         if self.blank_lines:
             yield blank_lines_sentence(self.blank_lines)
         if self.dropped:
-            yield f"{self.dropped:,} older predictions were left out: they do not fit the label config."
+            if self.dropped == 1:
+                yield "1 older prediction was left out: it does not fit the label config."
+            else:
+                yield f"{self.dropped:,} older predictions were left out: they do not fit the label config."
         yield from self.failure_causes.lines()
         if before := self.failed - self.failure_causes.total:
             yield f"{before:,} {'task' if before == 1 else 'tasks'} failed before the run was resumed."

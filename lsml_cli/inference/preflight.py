@@ -60,7 +60,7 @@ class CheckResult:
     def to_json(self) -> dict[str, Any]:
         return {
             "tasks": self.tasks,
-            "offences": dict(self.counts),
+            "problems": dict(self.counts),
             "first": self.examples,
             "meetings": [asdict(mapping) for mapping in self.label_mappings],
             "notes": list(self.notes),
@@ -71,7 +71,8 @@ class CheckResult:
         for mapping in self.label_mappings:
             yield from _label_mapping_lines(mapping)
         yield from self.notes
-        yield f"{self.tasks:,} tasks checked, {self.problem_count:,} offences"
+        problems = "problem" if self.problem_count == 1 else "problems"
+        yield f"{self.tasks:,} tasks checked, {self.problem_count:,} {problems}"
         for category, count in self.counts.most_common():
             yield f"{category}: {count:,}"
             yield from (f"  {sentence}" for sentence in self.examples[category])

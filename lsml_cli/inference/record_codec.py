@@ -19,6 +19,7 @@ from lsml_cli.schema.predictions import (
     OutputShape,
     Prediction,
     prediction_record,
+    region_id,
     stored_predictions,
     task_record,
 )
@@ -80,7 +81,7 @@ class BulkCodec:
         if self.output_shape == "predictions" and task.id is None:
             return task, Failure("read", MISSING_ID_REASON if task.raw.get("id") is None else INVALID_ID_REASON)
         if self.skip_predicted:
-            for stored in stored_predictions(task.raw):
+            for stored in _read_predictions(task):
                 if stored["model_version"] == self.model_version and self._is_valid_prediction(stored, task):
                     return task, ExistingPrediction(stored)
         return task, None
@@ -114,7 +115,7 @@ class BulkCodec:
 
     def _other_predictions(self, task: Task) -> tuple[list[dict[str, Any]], int]:
         """Return the predictions of other versions that fit the label config, and how many do not."""
-        others = [stored for stored in stored_predictions(task.raw) if stored["model_version"] != self.model_version]
+        others = [stored for stored in _read_predictions(task) if stored["model_version"] != self.model_version]
         valid = [stored for stored in others if self._is_valid_prediction(stored, task)]
         return valid, len(others) - len(valid)
 
@@ -135,6 +136,24 @@ class BulkCodec:
                 exact = error.task
             body = dumps(task_record(exact, outcome, other_predictions, self.keep_annotations))
         return body
+
+
+def _read_predictions(task: Task) -> list[dict[str, Any]]:
+    """Return the predictions that a task holds; regions without an id get one, as the editor gives them."""
+    predictions = stored_predictions(task.raw)
+    for prediction in predictions:
+        if any(isinstance(region, dict) and region.get("id") is None for region in prediction["result"]):
+            prediction["result"] = [
+                _give_id(region, task, ordinal) for ordinal, region in enumerate(prediction["result"])
+            ]
+    return predictions
+
+
+def _give_id(region: Any, task: Task, ordinal: int) -> Any:
+    """Return a region with an id, if it is one that lacks it; a relation has none."""
+    if not isinstance(region, dict) or region.get("id") is not None or region.get("type") == "relation":
+        return region
+    return {**region, "id": region_id(task, f"stored {region.get('from_name')}", ordinal)}
 
 
 def _too_large_message(size: int) -> str:

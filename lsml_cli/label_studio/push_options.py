@@ -132,9 +132,11 @@ class PushResult:
             tasks, has = ("task", "has") if self.empty == 1 else ("tasks", "have")
             yield f"{self.empty:,} {tasks} {'would have' if self.dry_run else has} no prediction."
         if self.replaced:
-            yield f"{self.replaced:,} older predictions of {self.version} {would or 'were '}replaced."
+            older, were = ("prediction", "was") if self.replaced == 1 else ("predictions", "were")
+            yield f"{self.replaced:,} older {older} of {self.version} {would or f'{were} '}replaced."
         if self.duplicates:
-            yield f"{self.duplicates:,} predictions that an interrupted push had left twice were removed."
+            left, were = ("prediction", "was") if self.duplicates == 1 else ("predictions", "were")
+            yield f"{self.duplicates:,} {left} that an interrupted push had left twice {were} removed."
         yield from self.notes
         yield from self.rejection_causes.lines("rejected", noun=self.item_type.removesuffix("s"))
         if self.rejected and self.errors:

@@ -28,6 +28,9 @@ from lsml_cli.schema.tasks import as_id, describe_json_type
 PROGRESS_INTERVAL = 100  # records
 # What a new task takes over from its record: ids, annotations and drafts belong to another project.
 COPIED_TASK_FIELDS = ("data", "meta")
+_NO_TASK_ID = (
+    "this task has no id: predict a table with --id-column ID, or make new tasks of the file with --create-tasks"
+)
 REQUIRED_REGION_FIELDS = ("id", "from_name", "to_name", "type", "value")
 # A relation has none of the required fields.
 RELATION_DEFAULTS: Mapping[str, Any] = {"id": "", "from_name": "", "to_name": "", "value": {}}
@@ -214,9 +217,7 @@ def _spool_predictions(
         raise _RecordRejected("read", "this is neither a task nor a prediction: it has neither data nor a result")
     _tally_input_versions(predictions, spool)
     if task_id is None:
-        raise _RecordRejected(
-            "read", "this task has no id" if "data" in raw else "this prediction does not say of which task"
-        )
+        raise _RecordRejected("read", _NO_TASK_ID if "data" in raw else "this prediction does not say of which task")
     for prediction in predictions:
         if version is not None and prediction.get("model_version") != version:
             spool.counts["other"] += 1

@@ -458,7 +458,21 @@ def test_older_predictions_stay_if_valid_and_of_other_version(lsml, work):
     assert failed["predictions"] == [valid]
     assert [prediction["model_version"] for prediction in predicted["predictions"]] == ["mine"]
     assert predicted["predictions"][0]["result"][0]["value"] == {"choices": ["short"]}
-    assert "1 older predictions were left out" in run.stderr
+    assert "1 older prediction was left out: it does" in run.stderr
+
+
+def test_older_predictions_without_region_ids_are_kept(lsml, work):
+    region = {"from_name": "size", "to_name": "text", "type": "choices", "value": {"choices": ["long"]}}
+    older = {"result": [region], "score": 0.5, "model_version": "other"}
+    task = make_task(1) | {"predictions": [older]}
+    written = [
+        json.loads(predict(lsml, "-", model=FRAGILE, input=json.dumps([task])).stdout)["predictions"] for _ in range(2)
+    ]
+    assert written[0] == written[1]
+    [kept] = [prediction for prediction in written[0] if prediction["model_version"] == "other"]
+    [kept_region] = kept["result"]
+    assert kept_region.pop("id")
+    assert kept_region == region
 
 
 @pytest.mark.parametrize(

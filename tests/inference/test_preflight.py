@@ -27,14 +27,14 @@ def check(lsml, tasks, *options: str | Path, **kwargs: Any) -> dict[str, Any]:
     run = predict(lsml, tasks, *check_option, "--summary", "summary.json", *options, **kwargs)
     assert run.returncode in (0, 3), run.stderr
     summary: dict[str, Any] = json.loads(Path("summary.json").read_bytes())
-    assert (run.returncode == 3) == bool(summary["offences"])
+    assert (run.returncode == 3) == bool(summary["problems"])
     return summary
 
 
 def test_valid_tasks_have_no_problems(lsml, work):
     run = predict(lsml, "-", "--check", "-o", "out.json", input=json.dumps([make_task(n) for n in range(20)]))
     assert run.returncode == 0
-    assert "20 tasks checked, 0 offences" in run.stdout
+    assert "20 tasks checked, 0 problems" in run.stdout
     assert not list(Path().glob("out*"))
 
 
@@ -59,7 +59,7 @@ def test_planted_problems_are_counted_and_located(lsml, work):
     Path("tasks.jsonl").write_text("\n".join(lines) + "\n")
     summary = check(lsml, "tasks.jsonl", "-o", "out.json")
     assert summary["tasks"] == 100_000
-    assert summary["offences"] == {"data": 40, "unreadable": 10, "duplicate id": 10}
+    assert summary["problems"] == {"data": 40, "unreadable": 10, "duplicate id": 10}
     sentences = [sentence for examples in summary["first"].values() for sentence in examples]
     assert len(sentences) == 9
     assert all(sentence.startswith("tasks.jsonl, line ") for sentence in sentences)
@@ -91,7 +91,7 @@ def test_missing_media_are_reported(lsml, work):
     images = ["a.pgm", "b.pgm", "../c.pgm", "gs://bucket/d.pgm", "https://example.com/d.pgm"]
     tasks = json.dumps([{"id": n, "data": {"image": image}} for n, image in enumerate(images)])
     summary = check(lsml, "-", model=f"{models.__file__}:Brightness", input=tasks)
-    assert summary["offences"] == {"media": 3}
+    assert summary["problems"] == {"media": 3}
 
 
 def test_values_that_are_no_media_refs_are_reported(lsml, work):
@@ -104,7 +104,7 @@ def test_values_that_are_no_media_refs_are_reported(lsml, work):
     )
     tasks = json.dumps([{"id": 1, "data": {"image": ""}}, {"id": 2, "data": {"image": "b.pgm"}}])
     summary = check(lsml, "-", model="strict.py:Strict", input=tasks)
-    assert summary["offences"] == {"data": 1, "media": 1}
+    assert summary["problems"] == {"data": 1, "media": 1}
     assert "the image has no path" in summary["first"]["data"][0]
 
 
@@ -122,13 +122,13 @@ def test_label_mapping_is_shown(lsml, work, ticket_model):
 
 def test_check_validates_output_without_touching_it(lsml, work):
     tasks = json.dumps([make_task(1)])
-    assert check(lsml, "-", "-o", "nowhere/out.json", input=tasks)["offences"] == {"output": 1}
+    assert check(lsml, "-", "-o", "nowhere/out.json", input=tasks)["problems"] == {"output": 1}
     Path("out.json.part").write_text("[\n{}")
     journal = Path("out.json.part.journal")
     journal.write_text('{"started_with": {"model": "other"}}\n{"records": 1, "output": 3, "errors": 0}\n')
     before = journal.read_bytes()
     summary = check(lsml, "-", "-o", "out.json", "--resume", input=tasks)
-    assert summary["offences"] == {"output": 1}
+    assert summary["problems"] == {"output": 1}
     assert "model was other" in summary["first"]["output"][0]
     assert "tasks of an unfinished run" in check(lsml, "-", "-o", "out.json", input=tasks)["first"]["output"][0]
     assert journal.read_bytes() == before
@@ -136,7 +136,7 @@ def test_check_validates_output_without_touching_it(lsml, work):
 
 def test_shape_predictions_requires_ids(lsml, work):
     summary = check(lsml, "-", "--shape", "predictions", input='{"text": "a"}\n{"id": 1, "data": {"text": "a"}}')
-    assert summary["offences"] == {"no id": 1}
+    assert summary["problems"] == {"no id": 1}
 
 
 def test_remote_media_are_requested_only_with_check_media(lsml, work):
@@ -144,7 +144,7 @@ def test_remote_media_are_requested_only_with_check_media(lsml, work):
     Path("config.xml").write_text(models.IMAGE_CONFIG)
     tasks = json.dumps([{"id": 1, "data": {"image": "http://127.0.0.1:9/a.pgm"}}])
     model = f"{models.__file__}:Brightness"
-    assert check(lsml, "-", model=model, input=tasks)["offences"] == {}
+    assert check(lsml, "-", model=model, input=tasks)["problems"] == {}
     summary = check(lsml, "-", "--check=media", model=model, input=tasks)
-    assert summary["offences"] == {"media": 1}
+    assert summary["problems"] == {"media": 1}
     assert "http://127.0.0.1:9/a.pgm: " in summary["first"]["media"][0]

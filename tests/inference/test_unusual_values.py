@@ -147,7 +147,7 @@ def test_output_with_unusual_values_goes_through_every_later_command(work):
     assert evaluated.returncode == 0, evaluated.stderr
     assert "Traceback" not in evaluated.stderr
     checked = predict("out.json", "--check")
-    assert f"{n} tasks checked, 0 offences" in checked.stdout
+    assert f"{n} tasks checked, 0 problems" in checked.stdout
 
 
 @pytest.mark.parametrize("output", ["out.jsonl", "out.jsonl.gz"])

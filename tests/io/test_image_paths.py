@@ -428,12 +428,12 @@ def test_check_reports_missing_images(lsml, work):
     Path("photos/notes.txt").touch()
     run = predict(lsml, "photos", "--check", "--summary", "check.json", model=MODEL)
     check = json.loads(Path("check.json").read_bytes())
-    assert (run.returncode, check["tasks"], check["offences"]) == (3, 2, {"media": 1})
+    assert (run.returncode, check["tasks"], check["problems"]) == (3, 2, {"media": 1})
     assert check["notes"] == ["1 file is no image by its name."]
     assert check["first"]["media"] == [f"photos, gone.pgm: there is no file {work}/photos/nowhere"]
     lines = path_list("photos/a.pgm", "../b.pgm", "gs:/c.pgm")
     run = predict(lsml, "-", "--from", "paths", "--check", "--summary", "check.json", input=lines, model=MODEL)
-    assert json.loads(Path("check.json").read_bytes())["offences"] == {"media": 2}
+    assert json.loads(Path("check.json").read_bytes())["problems"] == {"media": 2}
     assert "standard input, line 2: there is no file" in run.stdout
 
 

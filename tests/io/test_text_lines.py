@@ -84,7 +84,7 @@ def test_blank_lines_are_skipped_and_counted(work):
     checked = run("--check")
     assert checked.returncode == 0
     assert "4 blank lines were skipped." in checked.stdout
-    assert "2 tasks checked, 0 offences" in checked.stdout
+    assert "2 tasks checked, 0 problems" in checked.stdout
 
 
 def test_unusual_line_fails_only_its_task(work):

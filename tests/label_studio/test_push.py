@@ -119,6 +119,15 @@ def test_all_input_shapes_are_pushed(server: StubProject, lsml: Lsml, tmp_path: 
     assert server.count_predictions("v1") == one_each([*ids[:3], ids[5], ids[7]])
 
 
+def test_tasks_without_ids_are_rejected_with_what_to_do(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
+    server.add_tasks(2)
+    file = write_lines(tmp_path / "p.jsonl", [{"data": {"text": "a"}, "predictions": [prediction()]}])
+    run = lsml("push", file, "--project", "3")
+    assert run.returncode == 3
+    assert "this task has no id: predict a table with --id-column ID, or make new tasks" in run.stderr
+    assert "--create-tasks" in run.stderr
+
+
 def test_rejections_are_told_by_cause(server: StubProject, lsml: Lsml, tmp_path: Path) -> None:
     ids = server.add_tasks(2)
     lines = [*records([*ids, *range(70_000, 70_046)]), {"task": ids[0]} | prediction("eggs")]

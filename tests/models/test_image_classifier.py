@@ -1035,7 +1035,7 @@ def test_check_reports_missing_media_without_loading_model(lsml: Lsml, model: Pa
     export.write_text(json.dumps(tasks))
     check = lsml("predict", export, "--model", model, "--check", "-o", tmp_path / "out.json")
     assert check.returncode == 3
-    assert "3 tasks checked, 2 offences" in check.stdout
+    assert "3 tasks checked, 2 problems" in check.stdout
     assert "nowhere.png" in check.stdout
     assert "task 3" in check.stdout
     assert not (tmp_path / "out.json").exists()

@@ -547,6 +547,7 @@ def test_annotations_with_alias_or_value_count_and_old_labels_are_ignored(tmp_pa
     [
         ([example("x", {}), example("y", {})], 'No annotation has a usable answer for <Choices name="animal">.'),
         ([example("x", {"animal": ["ant"]})] * 3, 'All 3 answers for <Choices name="animal"> are "ant"; two different'),
+        ([example("x", {"animal": ["ant"]})], 'The only answer for <Choices name="animal"> is "ant"; two different'),
         ([example("x", {"animal": ["old"]})], 'They choose "old", which it no longer has.'),
         ([], "No annotation has a usable answer"),
     ],
@@ -577,7 +578,7 @@ def test_empty_texts_are_not_learned_from(tmp_path: Path, animal_spec: ModelSpec
 
 
 def test_training_on_empty_texts_alone_is_refused_with_the_reason(tmp_path: Path) -> None:
-    reason = 'nothing to learn: Not learned from 2 tasks, such as task 100: "text" is empty'
+    reason = 'nothing to learn. Not learned from 2 tasks, such as task 100: "text" is empty'
     with pytest.raises(ModelError, match=reason):
         fitted(tmp_path, [example("", {"animal": [name]}) for name in ("ant", "bee")], config(*ANIMALS))
 

@@ -71,7 +71,7 @@ def build_training_sets(
     if not training_sets:
         reasons = list(not_learned_lines(unreadable, "task"))[:1]
         raise ModelError(
-            f"There is nothing to learn: {' '.join([*reasons, *problems])}",
+            f"There is nothing to learn. {' '.join([*reasons, *problems])}",
             "Annotate more tasks, or check that the label config is the one of this project.",
         )
     for problem in problems:
@@ -119,7 +119,13 @@ class _HeadTargetsBuilder:
         if not classes:
             return f"No annotation has a usable answer for {self.control}.{suffix}"
         if len(classes) == 1 and all(self.row_classes):
-            same = f'All {len(self.rows)} answers for {self.control} are "{classes[0]}"'
+            count = len(self.rows)
+            every = (
+                f"The only answer for {self.control} is"
+                if count == 1
+                else f"All {count} answers for {self.control} are"
+            )
+            same = f'{every} "{classes[0]}"'
             return f"{same}; two different ones are needed.{suffix}"
         return None
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lsml_cli.models.image_classifier.preprocessing import Pixels
 
 PREFETCH_BATCHES = 2  # batches that are read and decoded ahead
-UNUSABLE_HINT = "What is wrong with them stands above; `lsml predict --check` looks for all that is missing."
+UNUSABLE_HINT = "The messages above say what is wrong with them; `lsml predict --check` looks for all that is missing."
 
 ReadPixels = Callable[[bytes, int], "Pixels"]  # content of an image and its position -> pixels
 Batch = list[tuple[int, "Pixels | str"]]  # positions with pixels, or with the reason why there are none

@@ -140,7 +140,7 @@ def fetch_images(
     if not usable and examples:
         raise ModelError(
             "No image can be used.",
-            "What is wrong with them stands above; `lsml predict --check` looks for all that is missing.",
+            "The messages above say what is wrong with them; `lsml predict --check` looks for all that is missing.",
         )
     return usable
 
