@@ -18,7 +18,7 @@ import orjson
 from lsml_cli.errors import LsmlError, OutputError, UsageError
 from lsml_cli.label_studio.request_errors import OutcomeUnknown, RequestRejected, translate_errors
 from lsml_cli.media.credentials import API_KEY_ENV_VAR, LabelStudioCredentials
-from lsml_cli.runtime import Retrier, open_for_writing
+from lsml_cli.runtime import Retrier, install_hint, open_for_writing
 
 if TYPE_CHECKING:
     from label_studio_sdk.base_client import LabelStudioBase
@@ -294,7 +294,7 @@ def require_sdk() -> None:
         if error.name != "label_studio_sdk":
             raise
         message = "Talking to Label Studio needs the package label-studio-sdk."
-        raise LsmlError(message, "pip install 'lsml[studio]'") from None
+        raise LsmlError(message, install_hint("lsml[studio]")) from None
 
 
 def _parse(answer: HttpResponse[Any], *required_keys: str) -> dict[str, Any]:
