@@ -101,7 +101,9 @@ DatasetFormat = Annotated[
 LabelColumn = Annotated[
     str | None,
     typer.Option(
-        "--label-column", metavar="NAME", help="With --from csv or tsv: the column of the labels, several with ;."
+        "--label-column",
+        metavar="NAME",
+        help="Of a table (--from csv, tsv, parquet): the column of the labels, several with ;.",
     ),
 ]
 ScoreColumn = Annotated[

@@ -51,6 +51,7 @@ EXTRAS = {
     "evaluate": Extra("measuring regions and texts", "pycocotools"),
     "audio": Extra("lengths of sounds in ASR manifests", "tinytag"),
     "spans": Extra("spaCy's DocBin in convert", "spacy"),
+    "parquet": Extra("Parquet in convert", "pyarrow"),
     "redis": Extra("training jobs in a queue", "rq"),
     "s3": Extra("s3:// media", "s3fs"),
     "gcs": Extra("gs:// media", "gcsfs"),

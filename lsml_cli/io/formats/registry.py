@@ -81,6 +81,14 @@ FORMATS: dict[str, Format] = {
     "json-min": Format("JSON_MIN", writer="json_min:JsonMinWriter"),
     "csv": Format("CSV", "csv_table:CsvSource", "csv_table:CsvWriter", is_table=True),
     "tsv": Format("TSV", "csv_table:TsvSource", "csv_table:TsvWriter", is_table=True),
+    "parquet": Format(
+        "Parquet",
+        "parquet:ParquetSource",
+        "parquet:ParquetWriter",
+        required_modules=("pyarrow",),
+        install_extra="parquet",
+        is_table=True,
+    ),
 }
 
 READABLE = tuple(name for name, entry in FORMATS.items() if entry.reader)

@@ -12,6 +12,8 @@ from lsml_cli.schema.json_codec import dumps, loads
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import DATA_PREFIX, EXPORT_ROW_FIELDS
 
+MAX_BATCH_ROWS = 1_000
+MAX_BATCH_BYTES = 16 << 20  # of rows as JSON
 _FILE = ".rows"  # in the folder that is made: the rows need room on the same disk anyway
 _PREDICTION_FIELDS = ("score", "model_version")
 _ANNOTATION_FIELDS = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time")
@@ -75,11 +77,24 @@ class RowSpool:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the rows by column, in their order; what a row does not have is missing."""
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[dict[str, Any]]]:
+        """Yield the rows in lists that are neither long nor large."""
         names = {key: self._data_column(key) for key in self._data_keys}
         self._file.seek(0)
+        batch: list[dict[str, Any]] = []
+        size = 0
         for line in self._file:
             row = Row(*loads(line))
-            yield {names[key]: value for key, value in row.data.items()} | {**row.fields} | {**row.results}
+            batch.append({names[key]: value for key, value in row.data.items()} | {**row.fields} | {**row.results})
+            size += len(line)
+            if len(batch) == MAX_BATCH_ROWS or size >= MAX_BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
     @property
     def columns(self) -> list[str]:
