@@ -41,6 +41,7 @@ _YOLO_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 _YOLO_LABEL_FOLDERS = ("labels", "labels/train", "labels/val", "train/labels", "valid/labels", "")
 _COCO_FOLDERS = ("", "annotations")
 _IMAGE_FOLDERS = ("images", "JPEGImages", "train/images")
+DOCBIN_SUFFIX = ".spacy"
 _ZLIB_MAGIC = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _CONLL_START = b"-DOCSTART-"
 _CONLL_LINE = re.compile(rb"[^ \t]+(?:[ \t]+[^ \t]+)*[ \t]+(O|[BIESLUMW]-[^ \t]+)[ \t]*")  # a token ... its tag
@@ -80,6 +81,12 @@ def recognize_content(start: bytes, name: str) -> UsageError | None:
         return _dataset_error(name, "YOLO", "holds labels of a YOLO data set")
     if _is_yolo_yaml(sample):
         return _dataset_error(name, "YOLO", "describes a YOLO data set")
+    if _is_conll(sample) and (sample.startswith(_CONLL_START) or b"\n\n" in sample.replace(b"\r", b"")):
+        file = shlex.quote(name) if Path(name).exists() else "FILE"
+        return UsageError(
+            f"{name} holds tokens and tags, and lsml reads tasks of Label Studio.",
+            f"To make tasks of it: lsml convert {file} --from conll -o tasks.json",
+        )
     if os.path.basename(name) == "classes.txt" and Path(name).with_name("labels").is_dir():  # noqa: PTH119
         return _dataset_error(name, "YOLO", "holds the class names of a YOLO data set")
     return None
@@ -96,12 +103,12 @@ def find_format(path: str) -> str | None:
     """Return the name of the format of a file or folder that certainly is a data set, None otherwise."""
     if Path(path).is_dir():
         dataset = find_dataset(path)
-        return _FORMAT_NAMES[dataset] if dataset else None
+        return _FORMAT_NAMES[dataset] if dataset else _find_text_format(Path(path))
     sample = _read_sample(Path(path))
     if sample.startswith(b"{"):
         is_coco = _is_coco(sample.decode("utf-8", "replace"))
         return "coco" if is_coco else "spans-jsonl" if _has_span_lines(sample) else None
-    if sample.startswith(_ZLIB_MAGIC) and Path(path).suffix == ".spacy":
+    if sample.startswith(_ZLIB_MAGIC) and Path(path).suffix == DOCBIN_SUFFIX:
         return "docbin"
     if _is_conll(sample):
         return "conll"
@@ -122,6 +129,16 @@ def find_dataset(folder: str) -> Dataset | None:
     if any(_is_coco(sample.decode("utf-8", "replace")) for sample in _sample_files(root, _COCO_FOLDERS, ".json")):
         return "COCO"
     return None
+
+
+def _find_text_format(folder: Path) -> str | None:
+    """Return the format of a folder of texts with spans, as lsml writes them; None for any other."""
+    if _has_span_lines(_read_sample(folder / "spans.jsonl")):
+        return "spans-jsonl"
+    if any(map(_is_conll, _sample_files(folder, ("",), ".conll"))):
+        return "conll"
+    is_docbin = any(sample.startswith(_ZLIB_MAGIC) for sample in _sample_files(folder, ("",), DOCBIN_SUFFIX))
+    return "docbin" if is_docbin else None
 
 
 def _dataset_error(name: str, dataset: Dataset, description: str) -> UsageError:

@@ -19,7 +19,8 @@ SPANS_CONFIG = """<View><Text name="text" value="$text"/>
 def make_span(text: str, start: int, end: int, *labels: str, **fields: Any) -> dict[str, Any]:
     """Return a region of the <Labels> named "ner"."""
     value = {"start": start, "end": end, "text": text[start:end], "labels": list(labels or ["PER"])}
-    return {"id": f"r{start}-{end}", "from_name": "ner", "to_name": "text", "type": "labels", "value": value, **fields}
+    region = {"id": f"r{start}-{end}", "from_name": "ner", "to_name": "text", "type": "labels", "value": value}
+    return {**region, **fields}
 
 
 def make_text_task(text: str, *spans: tuple[Any, ...], id: int = 1) -> dict[str, Any]:

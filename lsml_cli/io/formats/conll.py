@@ -19,7 +19,7 @@ from lsml_cli.errors import UsageError
 from lsml_cli.io.format_detection import BOM
 from lsml_cli.io.formats.dataset_source import ReadOptions
 from lsml_cli.io.formats.output_folder import OutputFolder
-from lsml_cli.io.formats.span_source import FoundText, SpanSource
+from lsml_cli.io.formats.span_source import FoundText, SpanSource, list_files
 from lsml_cli.io.formats.span_writer import ControlFile, SpanWriter
 from lsml_cli.io.formats.text_spans import OVERLAP, TextSpan, select_longest, trim_spans
 from lsml_cli.io.formats.word_boundaries import find_tokens
@@ -207,7 +207,7 @@ def decode_tags(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
 def _find_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    files = sorted(path.glob(f"*{SUFFIX}"))
+    files = list_files(path, SUFFIX)
     if len(files) == 1:
         return files[0]
     names = ", ".join(file.name for file in files[:5])

@@ -21,10 +21,11 @@ import numpy as np
 from spacy.attrs import ENT_IOB, ENT_TYPE, ORTH
 from spacy.tokens import Doc, DocBin, SpanGroup
 from spacy.vocab import Vocab
+from srsly.msgpack import msgpack_decoders, msgpack_encoders
 
-from lsml_cli.errors import InputError
+from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io.formats.output_folder import OutputFolder
-from lsml_cli.io.formats.span_source import FoundText, SpanSource
+from lsml_cli.io.formats.span_source import FoundText, SpanSource, list_files
 from lsml_cli.io.formats.span_writer import ControlFile, SpanWriter
 from lsml_cli.io.formats.text_spans import TextSpan, select_longest, trim_spans
 from lsml_cli.io.formats.word_boundaries import find_tokens
@@ -38,6 +39,11 @@ MAX_CHARACTERS = 4_000_000  # of their texts
 MAX_UNPACKED_BYTES = 2 << 30  # of a file that is read
 
 _ATTRS = (ORTH, ENT_IOB, ENT_TYPE)  # the rest, such as heads of a parse, is not looked at
+
+
+# Each call would look for extensions of msgpack among all installed packages, which is two thirds of the time.
+for _registry in (msgpack_decoders, msgpack_encoders):
+    _registry.entry_points = False
 
 
 class DocBinWriter(SpanWriter):
@@ -119,7 +125,7 @@ class DocBinSource(SpanSource):
     title = "DocBin"
 
     def _iter_texts(self) -> Iterator[FoundText]:
-        files = sorted(self.path.rglob(f"*{SUFFIX}")) if self.path.is_dir() else [self.path]
+        files = _find_files(self.path)
         for number, file in enumerate(files):
             docs = _load(file)
             name = f"{file.relative_to(self.path)}, " if self.path.is_dir() else ""
@@ -130,6 +136,21 @@ class DocBinSource(SpanSource):
                     yield _read_doc(docs, index, location, share)
                 except Exception as error:  # of spaCy, for a file that is damaged
                     yield FoundText(location, problem=f"it cannot be read: {error_reason(error)}", share=share)
+
+
+def _find_files(path: Path) -> list[Path]:
+    """Return the files of a data set; those of one folder, since each control has its own."""
+    if not path.is_dir():
+        return [path]
+    folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.is_symlink())]
+    found = {folder: files for folder in folders if (files := list_files(folder, SUFFIX))}
+    if len(found) == 1 or path in found:
+        return next(iter(found.values()))
+    names = ", ".join(folder.name for folder in list(found)[:5])
+    raise UsageError(
+        f"{path} has {f'several folders of DocBins: {names}' if found else f'no file with the suffix {SUFFIX}'}.",
+        "Name one of them." if found else "Name another folder.",
+    )
 
 
 def _load(file: Path) -> DocBin:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-from lsml_cli.errors import InputError
+from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io.formats.config_binding import Need, bind_config
 from lsml_cli.io.formats.dataset_source import DatasetSource, Item, ReadOptions, RegionFactory
 from lsml_cli.io.formats.text_spans import TextSpan
@@ -43,6 +44,8 @@ class SpanSource(DatasetSource):
 
     def __init__(self, path: str, options: ReadOptions) -> None:
         super().__init__(path, options)
+        if not (self.path.is_file() or self.path.is_dir()):
+            raise UsageError(f"{path} is a pipe or a device, and {self.title} is read twice.", "Name a file.")
         need = Need(_TAG, self._find_labels(), "Text")
         self._binding = bind_config([need], options.config, options.data_key, title=self.title)
         self.label_config = self._binding.config
@@ -97,3 +100,8 @@ class SpanSource(DatasetSource):
             value = {"start": span.start, "end": span.end, "text": marked, "labels": [target.label_names[span.label]]}
             score = span.score if self.options.content == "predictions" else None
             yield factory.make(target.control, value, score=score, to_name=target.object.name)
+
+
+def list_files(folder: Path, suffix: str) -> list[Path]:
+    """Return the files with a suffix in a folder, sorted; links, which may lead out of it, are none."""
+    return sorted(file for file in folder.glob(f"*{suffix}") if file.is_file() and not file.is_symlink())

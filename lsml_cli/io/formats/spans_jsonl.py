@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lsml_cli.errors import InputError
+from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io.formats.dataset_writer import DatasetWriter, Example, WriteOptions
 from lsml_cli.io.formats.span_source import FoundText, SpanSource
 from lsml_cli.io.formats.text_spans import LabelledText, TextSet, TextSpan
@@ -67,7 +67,11 @@ class SpansJsonlSource(SpanSource):
     title = "JSON Lines with spans"
 
     def _iter_texts(self) -> Iterator[FoundText]:
-        file = self.path / FILE if self.path.is_dir() else self.path
+        file = self.path
+        if self.path.is_dir():
+            file /= FILE
+            if file.is_symlink():  # which may lead out of the folder
+                raise UsageError(f"{file} is a link.", "Name the file itself.")
         with RecordSource(str(file)) as records:
             if records.format == "csv":
                 raise InputError(f"{self.name} is no JSON.", 'Expected {"text": ..., "spans": [...]} on each line.')

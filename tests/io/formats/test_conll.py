@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsml_cli.errors import UsageError
 from lsml_cli.io.formats.conll import decode_tags
+from lsml_cli.io.source import RecordSource
 from tests.helpers.cli import run_in_process
 from tests.helpers.text_spans import (
     LABELS,
@@ -166,6 +169,12 @@ def test_blank_text_costs_its_task(work):
     said = convert("tasks.json", "--to", "conll", "-o", "out", code=3)
     assert "the text holds no token, and CoNLL has no empty sentences" in said
     assert len(parse("out/label.conll")) == 1
+
+
+def test_each_annotation_may_be_a_sentence(work):
+    task = make_text_task("Anna", (0, 4, "PER"))
+    task["annotations"].append({"id": 99, "result": []})
+    assert [sentence[0][1] for sentence in to_conll(task, options=("--annotation", "all"))] == ["B-PER", "O"]
 
 
 def test_predictions_above_the_threshold(work):
@@ -326,6 +335,37 @@ def test_file_that_is_no_conll_is_refused(work):
     assert "data.txt holds no text of CoNLL. line 1: the tag is 'text'" in said
     Path("data.txt").write_text("")
     assert "It is empty." in convert("data.txt", "--from", "conll", "-o", "tasks.json", code=1)
+
+
+def test_folder_is_recognised_if_it_has_one_file(work):
+    Path("data").mkdir()
+    Path("data/train.conll").write_text("Anna B-PER\n")
+    (task,) = read_tasks("data")
+    assert spans_of(task) == [(0, 4, "PER")]
+    Path("data/dev.conll").write_text("Bob B-PER\n")
+    said = convert("data", "-o", "tasks.json", code=2)
+    assert "data has several files: dev.conll, train.conll." in said
+
+
+def test_links_in_a_folder_are_not_followed(work):
+    Path("secret").write_text("key B-X\n")
+    Path("data").mkdir()
+    Path("data/train.conll").symlink_to(Path("secret").absolute())
+    assert "no file with the suffix .conll" in convert("data", "--from", "conll", "-o", "tasks.json", code=2)
+
+
+def test_pipe_is_refused(work):
+    os.mkfifo("pipe")
+    said = convert("pipe", "--from", "conll", "-o", "tasks.json", code=2)
+    assert "pipe is a pipe or a device, and CoNLL is read twice." in said
+
+
+@pytest.mark.parametrize("text", ["-DOCSTART- -X- O O\n\nAnna -X- _ O\n", "Anna B-PER\r\n\r\nBob O\r\n"])
+def test_readers_of_tasks_say_what_to_do_with_it(work, text):
+    Path("train.conll").write_bytes(text.encode())
+    with pytest.raises(UsageError, match=r"train\.conll holds tokens and tags") as caught:
+        RecordSource("train.conll")
+    assert caught.value.hint == "To make tasks of it: lsml convert train.conll --from conll -o tasks.json"
 
 
 def test_given_config_has_to_have_every_label(work):

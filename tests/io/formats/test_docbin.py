@@ -104,6 +104,17 @@ def test_many_documents_are_several_files(work, monkeypatch):
     assert [task["data"]["text"] for task in read_tasks("out/ner", "--from", "docbin")] == [doc.text for doc in docs]
 
 
+def test_folder_with_several_controls_is_ambiguous(work):
+    task = make_text_task("Anna Bob", (0, 4, "PER"))
+    task["annotations"][0]["result"].append(make_span("Anna Bob", 5, 8, from_name="other"))
+    write_tasks(Path("tasks.json"), [task])
+    convert("tasks.json", "--to", "docbin", "-o", "out")
+    said = convert("out", "--from", "docbin", "-o", "back.json", code=2)
+    assert "out has several folders of DocBins: ner, other." in said
+    (back,) = read_tasks("out/other")  # recognised
+    assert spans_of(back) == [(5, 8, "PER")]
+
+
 def test_scores_come_back(work):
     text = "Anna Bob"
     result = [make_span(text, 0, 4, score=0.9), make_span(text, 5, 8, score=0.25)]

@@ -63,7 +63,7 @@ def test_predictions_have_scores(work):
     assert [span["score"] for span in line["spans"]] == [0.9, 0.2]
     (task,) = read_tasks("out", "--what", "predictions", "--from", "spans-jsonl")
     assert [region["score"] for region in task["predictions"][0]["result"]] == [0.9, 0.2]
-    (task,) = read_tasks("out/spans.jsonl")
+    (task,) = read_tasks("out")  # recognised
     assert not any("score" in region for region in task["annotations"][0]["result"])
 
 

@@ -36,6 +36,17 @@ def test_cut_ends_a_token():
     assert tokens("pre-owned Volkswagenwerk", 14, 20) == ["pre", "-", "owned", "Volk", "swagen", "werk"]
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("unit", ["🇩", "🇩\ufe0f", "\u0301", "👩\u200d", "\r\n", "a'", "1,", "\u200b"])
+def test_time_grows_with_the_text(unit):
+    """Not with its square: a text of 200,000 flags would take minutes."""
+    text = "a" + 200_000 * unit
+    found = list(find_tokens(text))
+    assert found[-1][1] == len(text.rstrip())
+    if unit == "🇩":
+        assert len(found) == 100_001
+
+
 @given(st.text(), st.lists(st.integers(0, 20)))
 def test_nothing_but_white_space_is_lost(text, cuts):
     cuts = [cut for cut in cuts if cut <= len(text)]
