@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from lsml_cli.registry.extras import CheckResult
 
 
 def doctor(
@@ -36,20 +39,25 @@ def doctor(
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [
-            (
-                finding.part,
-                finding.state,
-                finding.what,
-                finding.detail if finding.state != "not installed" else finding.remedy or "",
-            )
-            for finding in findings
-        ]
+        rows = [(finding.part, finding.state, finding.what, _format_remarks(finding)) for finding in findings]
         columns = (Column("part"), Column("state"), Column("for", "text"), Column("remarks", "text"))
         print_table(columns, rows)
         for finding in findings:
             if finding.state == "broken" and finding.remedy:
                 beginning = f"{finding.part}: " if is_one_file() else f"To repair {finding.part}, run:  "
                 emit("", beginning + finding.remedy)
+        missing = [finding for finding in findings if finding.state == "not installed" and finding.remedy]
+        if missing and not is_one_file():
+            emit("", "To install what is missing, run:")
+            emit(*(f"  {command}" for command in dict.fromkeys(finding.remedy for finding in missing)))
     if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)
+
+
+def _format_remarks(finding: CheckResult) -> str:
+    """Return what was found. A command stands below the table, where it can be copied, and never in a narrow column."""
+    from lsml_cli.runtime import is_one_file
+
+    if finding.state != "not installed":
+        return finding.detail
+    return (finding.remedy or "") if is_one_file() else "see below" if finding.remedy else ""

@@ -62,7 +62,7 @@ def init(
     """
     from lsml_cli import scaffold
     from lsml_cli.commands.console.progress import Console
-    from lsml_cli.errors import UsageError, sort_by_similarity
+    from lsml_cli.errors import UsageError, suggest_names
 
     if interactive:
         folder = folder or Path(_ask("Name of the project, which is that of its folder"))
@@ -73,10 +73,9 @@ def init(
     if model is not None and script is not None:
         raise UsageError("--model and --script are two kinds of project.", "Leave out one of them.")
     if model is not None and model not in scaffold.PROJECT_KINDS:
-        known = ", ".join(sort_by_similarity(model, scaffold.PROJECT_KINDS))
         raise UsageError(
             f"There is no kind of project {model!r}.",
-            f"There is: {known}; without --model you get a model of your own.",
+            f"{suggest_names(model, scaffold.PROJECT_KINDS, 'There is')} Without --model you get a model of your own.",
         )
     kind = model or (scaffold.BACKEND_SCRIPT if script else scaffold.OWN_MODEL)
     project = scaffold.ProjectOptions(folder, kind, _resolve_script(script) if script else None, label_config, force)

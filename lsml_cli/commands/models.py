@@ -51,7 +51,9 @@ def models(
 
 def print_models(entries: Sequence[ModelInfo]) -> None:
     """Print a line for each model."""
+    from lsml_cli.commands.console.stdout import emit
     from lsml_cli.commands.console.tables import Column, print_table
+    from lsml_cli.errors import format_list
 
     rows = [
         (entry.name, "; ".join(entry.fills) or "-", f"{entry.package} {entry.version}", format_remarks(entry))
@@ -59,16 +61,27 @@ def print_models(entries: Sequence[ModelInfo]) -> None:
     ]
     columns = (Column("model"), Column("fills", "text"), Column("from", "text"), Column("remarks", "text"))
     print_table(columns, rows)
+    users: dict[str, list[str]] = {}
+    for entry in entries:
+        if needs_command(entry):
+            users.setdefault(entry.install or "", []).append(entry.name)
+    for command, names in users.items():
+        emit("", f"To use {format_list(names)}, run:", f"  {command}")
+
+
+def needs_command(entry: ModelInfo) -> bool:
+    """Tell whether a command has to be run before the model can be used."""
+    from lsml_cli.runtime import is_one_file
+
+    return entry.problem is None and entry.install is not None and not is_one_file()
 
 
 def format_remarks(entry: ModelInfo) -> str:
-    """Summarize in a few words what else there is to know about a model."""
-    from lsml_cli.runtime import is_one_file
-
+    """Summarize in a few words what else there is to know about a model; a command stands below the table."""
     if entry.problem is not None:
         return entry.problem
     if entry.install is not None:
-        return entry.install if is_one_file() else f"needs: {entry.install}"
+        return "needs more, see below" if needs_command(entry) else entry.install
     return "lsml fit trains it" if entry.trainable else "-"
 
 

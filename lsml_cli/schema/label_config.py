@@ -20,6 +20,9 @@ from lsml_cli.schema.value_checks import ControlRule
 
 __all__ = ["CONTROLS", "OBJECTS", "Control", "Label", "LabelConfig", "Object"]
 
+LABELING_XML_HINT = (
+    "Name a file with the labelling XML of the project: Label Studio shows it under Settings, Labeling Interface, Code."
+)
 MAX_UNPICKLED_CONFIGS = 16  # kept in a process that gets its configs pickled
 
 
@@ -71,11 +74,11 @@ class LabelConfig:
             content = path.read_bytes()
         except OSError as error:
             reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-            raise UsageError(f"The label config {path} {reason}.") from error
+            raise UsageError(f"The label config {path} {reason}.", LABELING_XML_HINT) from error
         try:
             return cls.parse(content)
         except LabelConfigError as error:
-            raise LabelConfigError(f"{path}: {error.message}", error.hint) from error
+            raise LabelConfigError(f"{path}: {error.message}", error.hint or LABELING_XML_HINT) from error
 
     @cached_property
     def digest(self) -> str:

@@ -41,6 +41,15 @@ def test_missing_extra_is_no_failure_unless_requested():
     assert results["azure"].state == "not installed"
 
 
+def test_install_commands_stand_whole_below_the_table(lsml, monkeypatch):
+    findings = [extras.CheckResult("azure", "not installed", "azure-blob:// media", "", "pip install 'lsml[azure]'")]
+    monkeypatch.setattr(extras, "check_installation", lambda names: findings)
+    monkeypatch.setenv("COLUMNS", "30")
+    run = lsml("doctor")
+    assert run.returncode == 0
+    assert run.stdout.endswith("To install what is missing, run:\n  pip install 'lsml[azure]'\n")
+
+
 def test_unknown_extra_is_a_usage_error(lsml):
     run = lsml("doctor", "visoin")
     assert run.returncode == 2

@@ -108,19 +108,22 @@ def listed(run: CompletedProcess[str]) -> dict[str, dict[str, Any]]:
 def test_models_lists_built_in_models(lsml: Lsml) -> None:
     run = lsml("models")
     assert run.returncode == 0, run.stderr
-    heading, *models, last = run.stdout.splitlines()
+    table, _, commands = run.stdout.partition("\n\n")
+    heading, *models, last = table.splitlines()
     assert heading.split() == ["model", "fills", "from", "remarks"]
     assert [line.split("  ")[0] for line in models] == ["image-classifier", "object-detector", "ocr"]
     assert last.split("  ")[0] == "text-classifier"
     assert re.search("Choices over Text, HyperText, Paragraphs +lsml 0[.]", last)
+    assert commands == "" or commands.startswith("To use object-detector, ocr, run:\n  ")
     assert not run.stderr
 
 
 def test_plugin_is_listed_with_missing_modules(with_plugins: Any) -> None:
+    assert "To use wordy, run:\n  pip install 'acme-models[fast]'\n" in with_plugins("models").stdout
     [line] = [line for line in with_plugins("models").stdout.splitlines() if line.startswith("wordy")]
     assert "Choices over Text" in line
     assert "acme-models 1.2" in line
-    assert line.endswith("needs: pip install 'acme-models[fast]'")
+    assert line.endswith("needs more, see below")
     entry = listed(with_plugins("models", "--json"))["acme_models:Wordy"]
     assert (entry["name"], entry["needs"], entry["trainable"]) == ("wordy", ["no_such_module"], True)
 

@@ -330,6 +330,12 @@ def test_workflow_tells_retrain_what_to_train(tmp_path: Path) -> None:
     assert added == ["FAMILY: model.py:Moods", "MODEL: models/moods"]
 
 
+def test_unknown_kind_names_the_closest(lsml: Lsml, tmp_path: Path) -> None:
+    run = lsml("init", "boxes", "--model", "obect-detector", cwd=tmp_path)
+    assert run.returncode == 2
+    assert "Did you mean 'object-detector'? There is: object-detector, " in run.stderr
+
+
 def test_project_has_its_label_config(lsml: Lsml, tmp_path: Path) -> None:
     assert lsml("init", "moods", cwd=tmp_path).returncode == 0
     tasks, output = tmp_path / "moods" / "tasks.json", tmp_path / "out.json"

@@ -723,3 +723,13 @@ def test_ocr_regions_are_accepted(words: list[tuple[float, float, float, float, 
     prediction = make_prediction(*regions)
     assert config.check(prediction) is None
     assert not label_studio_problems(config, prediction)
+
+
+def test_file_that_is_no_label_config_names_where_one_is_found(tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text("hello")
+    with pytest.raises(LabelConfigError, match="syntax error") as broken:
+        LabelConfig.load(tmp_path / "config.xml")
+    with pytest.raises(UsageError, match="does not exist") as missing:
+        LabelConfig.load(tmp_path / "none.xml")
+    for error in (broken.value, missing.value):
+        assert "Settings, Labeling Interface, Code" in (error.hint or "")
