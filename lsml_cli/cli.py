@@ -26,6 +26,7 @@ from lsml_cli.commands.push import push
 from lsml_cli.commands.rank import rank
 from lsml_cli.commands.serve import serve
 from lsml_cli.commands.settings.settings import SettingsCommand
+from lsml_cli.commands.try_model import try_model
 from lsml_cli.commands.versions import versions
 from lsml_cli.commands.worker import worker
 from lsml_cli.errors import LsmlError, OutputClosed
@@ -55,6 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=SettingsCommand)(predict)
+app.command("try", cls=Command)(try_model)
 app.command(cls=SettingsCommand)(fit)
 app.command(cls=SettingsCommand)(evaluate)
 app.command(cls=SettingsCommand)(rank)
