@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ import orjson
 from lsml_cli.errors import Interrupted, OutputError, TransientError, UsageError
 from lsml_cli.io.formats.dataset_source import DatasetSource
 from lsml_cli.io.formats.dataset_writer import Content, Example, ImageMode, LeftOut, Region, Side, WriteOptions
+from lsml_cli.io.formats.image_set import has_image
 from lsml_cli.io.formats.registry import FORMATS, create_writer
 from lsml_cli.io.journal import JournalEntry
 from lsml_cli.io.json_records import Record
@@ -40,6 +41,7 @@ from lsml_cli.schema.value_checks import is_number
 
 NO_PREDICTION = "no prediction"
 ALL_FAILED_HINT = "The run goes on. Stop it with ctrl-C."
+SAMPLED_TASKS = 5  # that are looked at before anything is written
 RETRY_DELAYS = (1.0, 4.0)  # seconds before a file is fetched again
 _EMPTY_CONFIG = LabelConfig("", {}, {})
 
@@ -168,7 +170,27 @@ class _Run:
                 self.reporter.progress(self.result.tasks, self.result.failed, self.source.share(record.end))
 
     def tasks(self) -> Iterator[Task]:
-        """Yield the tasks; records that are none have failed."""
+        """Yield the tasks; records that are none have failed.
+
+        Raises:
+            UsageError: The format is about images, and none of the first tasks has a value that is known to be one.
+        """
+        tasks = ((task, self.location) for task in self._parse_tasks())
+        first: list[tuple[Task, str]] = []
+        entry = FORMATS[self.options.output_format] if self.options.output_format else None
+        if entry and entry.holds_images and self.options.config is None and self.options.data_key is None:
+            first = list(islice(tasks, SAMPLED_TASKS))
+            if first and not any(has_image(task) for task, _ in first):
+                sample = "task" if len(first) == 1 else f"{len(first)} tasks"
+                raise UsageError(
+                    f"{entry.title} is about images, and no value of the first {sample} is known to be one.",
+                    "Name the label config with --label-config, or the value with --data-key.",
+                )
+        for task, location in chain(first, tasks):
+            self.location = location
+            yield task
+
+    def _parse_tasks(self) -> Iterator[Task]:
         controls = frozenset(self.options.config.controls if self.options.config else ())
         for record in self.records():
             try:

@@ -145,6 +145,15 @@ def guess_key(task: Task, data_key: str | None) -> str:
     return keys[0]
 
 
+def has_image(task: Task) -> bool:
+    """Tell whether `guess_key` finds the image of a task."""
+    try:
+        guess_key(task, None)
+    except ValueError:
+        return False
+    return True
+
+
 def make_image_config(task: Task, data_key: str | None) -> LabelConfig:
     """Return a label config that shows the image of a task; raise ValueError if it has none."""
     return _image_config(guess_key(task, data_key))

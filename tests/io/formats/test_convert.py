@@ -40,6 +40,31 @@ def test_failed_task_costs_itself(work):
     assert names() - before == {"out", "errors.jsonl", "s.json"}
 
 
+@pytest.mark.parametrize("output_format", ["coco", "yolo", "voc", "folders"])
+def test_texts_are_refused_as_images_before_the_first_task(work, output_format):
+    write_json(
+        Path("texts.json"),
+        [{"id": n, "data": {"text": "a"}, "annotations": [{"id": n, "result": []}]} for n in range(30)],
+    )
+    run = run_in_process("convert", "texts.json", "--to", output_format, "-o", "out")
+    assert run.returncode == 2
+    assert "is about images, and no value of the first 5 tasks is known to be one." in run.stderr
+    assert "Name the label config with --label-config" in run.stderr
+    assert "failed" not in run.stderr
+    assert not Path("out").exists()
+
+
+def test_first_task_without_image_costs_itself(work):
+    write_json(
+        Path("tasks.json"),
+        [{"id": 9, "data": {}, "annotations": [{"id": 1, "result": []}]}, make_task(make_box(1, 1, 5, 5))],
+    )
+    run = run_in_process("convert", "tasks.json", "--to", "coco", "-o", "out", "--errors", "errors.jsonl")
+    assert (run.returncode, "2 tasks, 1 written, 1 region" in run.stderr) == (3, True), run.stderr
+    (line,) = map(json.loads, Path("errors.jsonl").read_text().splitlines())
+    assert (line["id"], line["index"], line["place"]) == (9, 0, "byte 1")
+
+
 def test_errors_go_to_standard_output(work):
     run = run_in_process("convert", "tasks.json", "--to", "coco", "-o", "out", "--errors", "-")
     assert (run.returncode, json.loads(run.stdout)["id"]) == (3, 2)
