@@ -13,6 +13,7 @@ from lsml_cli.schema.label_config import LabelConfig
 # Controls whose labels are <Choice>; those of all others are <Label>.
 _CHOICE_TAGS = frozenset({"Choices", "Taxonomy"})
 _LABELS_SUFFIX = "Labels"
+DEFAULT_NAME = "label"  # of a control that is made
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,14 @@ class Need:
         labels: The classes, in their order.
         object_tag: What the control is about: "Image", "Text", "Audio".
         attrs: Attributes of the tag where it is made.
-        name: Its name where it is made alone.
+        name: Its name where it is made; the default is replaced where several controls are made.
     """
 
     tag: str
     labels: tuple[str, ...] = ()
     object_tag: str = "Image"
     attrs: Mapping[str, str] = field(default_factory=dict)
-    name: str = "label"
+    name: str = DEFAULT_NAME
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,11 @@ def make_config(needs: Sequence[Need], data_key: str | None = None) -> str:
     name = object_tag.lower()
     lines = ["<View>", f"  <{object_tag} name={quoteattr(name)} value={quoteattr('$' + (data_key or name))}/>"]
     for need in needs:
-        control_name = need.name if len(needs) == 1 else need.tag.removesuffix(_LABELS_SUFFIX).lower() or "label"
+        control_name = need.name
+        if control_name == DEFAULT_NAME and len(needs) > 1:
+            control_name = need.tag.removesuffix(_LABELS_SUFFIX).lower() or DEFAULT_NAME
         attrs = "".join(f" {key}={quoteattr(value)}" for key, value in need.attrs.items())
-        start = f'  <{need.tag} name="{control_name}" toName={quoteattr(name)}{attrs}'
+        start = f"  <{need.tag} name={quoteattr(control_name)} toName={quoteattr(name)}{attrs}"
         if not need.labels:
             lines.append(f"{start}/>")
             continue

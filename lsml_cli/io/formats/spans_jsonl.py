@@ -117,12 +117,13 @@ def _parse_span(item: Any, text: str) -> Iterator[TextSpan]:
         raise ValueError(f"a span has no start and end that are whole numbers: {_quote(item)}")
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
         raise ValueError(f"a span has no label: {_quote(item)}")
-    stated = item.get("text") if isinstance(item, Mapping) else None
+    stated, control = (item.get("text"), item.get("control")) if isinstance(item, Mapping) else (None, None)
+    control = control if isinstance(control, str) else ""
     if isinstance(stated, str) and stated != text[start:end] and 0 <= start < end:
         unit = " (offsets count code points, in which an emoji is one)" if not text.isascii() else ""
         raise ValueError(f"a span is {stated[:40]!r}, but start and end mark {text[start:end][:40]!r}{unit}")
     for label in labels:
-        yield TextSpan(start, end, label, float(score) if is_number(score) else None)
+        yield TextSpan(start, end, label, float(score) if is_number(score) else None, control)
 
 
 def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:

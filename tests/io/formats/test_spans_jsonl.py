@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsml_cli.io.foreign_formats import find_format
+from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.predictions import Prediction
 from tests.helpers.cli import run_in_process
 from tests.helpers.text_spans import (
     SPANS_CONFIG,
@@ -79,6 +81,49 @@ def test_each_text_of_a_task_is_a_line(work):
     assert (answer["text"], answer["spans"]) == ("Bob.", [])
     convert("tasks.json", "--to", "spans-jsonl", "-o", "one", "-c", "two.xml", "--data-key", "answer")
     assert len(Path("one/spans.jsonl").read_text().splitlines()) == 1
+
+
+TWO_CONTROLS = """<View><Text name="text" value="$text"/>
+  <Labels name="ner" toName="text"><Label value="PER"/></Labels>
+  <Labels name="role" toName="text"><Label value="PER"/><Label value="Boss"/></Labels></View>"""
+
+
+@pytest.mark.parametrize("options", [("-c", "two.xml"), ()])
+def test_spans_go_to_the_controls_that_they_name(work, options):
+    Path("two.xml").write_text(TWO_CONTROLS)
+    task = make_text_task("Anna Lee", (0, 4, "PER"))
+    task["annotations"][0]["result"].append(make_span("Anna Lee", 0, 8, "PER", "Boss", from_name="role"))
+    to_lines(task, options=("-c", "two.xml"))
+    convert("out", "-o", "back.json", "--label-config-out", "made.xml", *options)
+    (back,) = json.loads(Path("back.json").read_text())
+    found = [(region["from_name"], *region["value"]["labels"]) for region in back["annotations"][0]["result"]]
+    assert found == [("ner", "PER"), ("role", "PER"), ("role", "Boss")]
+    made = LabelConfig.load(Path("made.xml"))
+    assert {name: len(control.labels) for name, control in made.controls.items()} == {"ner": 1, "role": 2}
+
+
+@pytest.mark.parametrize("name", ["text", '"><x', "label", "a b"])
+def test_odd_names_of_controls(work, name):
+    spans = [{"start": 0, "end": 1, "label": "x", "control": name}]
+    Path("data.jsonl").write_text(json.dumps({"text": "a", "spans": spans}) + "\n")
+    (task,) = read_tasks("data.jsonl")
+    assert spans_of(task) == [(0, 1, "x")]
+
+
+def test_too_many_controls_are_refused(work):
+    spans = [{"start": 0, "end": 1, "label": "x", "control": str(i)} for i in range(101)]
+    Path("data.jsonl").write_text(json.dumps({"text": "a", "spans": spans}) + "\n")
+    said = convert("data.jsonl", "--from", "spans-jsonl", "-o", "tasks.json", code=1)
+    assert "names more than 100 controls" in said
+
+
+def test_what_is_made_is_accepted(work, shared_data):
+    """By the rules of Label Studio's import, with the label config that is made for it."""
+    convert(shared_data / "wnut17" / "dev.json", "--to", "spans-jsonl", "-o", "out")
+    convert("out", "-o", "tasks.json", "--what", "predictions", "--label-config-out", "made.xml")
+    config = LabelConfig.load(Path("made.xml"))
+    for task in json.loads(Path("tasks.json").read_text()):
+        assert config.check(Prediction.from_json(task["predictions"][0]), task["data"]) is None
 
 
 @pytest.mark.parametrize(
