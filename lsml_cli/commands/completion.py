@@ -40,11 +40,6 @@ def complete_readable_formats(incomplete: str) -> list[str]:
     return [name for name in READABLE if name.startswith(incomplete)]
 
 
-def complete_dataset_formats(incomplete: str) -> list[str]:
-    """Return the formats of data sets that every command reads."""
-    return [name for name in DATASETS if name.startswith(incomplete)]
-
-
 def complete_input_kinds(incomplete: str) -> list[str]:
     """Return what `lsml predict` reads: tasks, lists of paths, lines of text, and data sets."""
     return [name for name in ("tasks", "paths", "lines", *DATASETS) if name.startswith(incomplete)]

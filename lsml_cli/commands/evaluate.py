@@ -12,7 +12,7 @@ import typer
 
 from lsml_cli.commands import completion, options
 from lsml_cli.commands.media_options import MediaOptions
-from lsml_cli.io.formats.registry import DATASETS
+from lsml_cli.io.formats.registry import READABLE
 
 if TYPE_CHECKING:
     from lsml_cli.commands.console.progress import Console
@@ -55,7 +55,8 @@ def evaluate(
         ),
     ] = None,
     label_config: options.LabelConfigFile = None,
-    input_format: options.DatasetFormat = None,
+    input_format: options.InputFormat = None,
+    label_column: options.LabelColumn = None,
     annotation_policy: options.Annotation = "last",
     held_out: Annotated[
         bool,
@@ -157,6 +158,7 @@ def evaluate(
             model_version=model_version,
             label_config=label_config,
             input_format=input_format,
+            label_column=label_column,
             annotation_policy=annotation_policy,
             held_out=held_out,
             include_trained=include_trained,
@@ -190,6 +192,7 @@ class EvaluateArguments:
     model_version: str | None
     label_config: Path | None
     input_format: str | None
+    label_column: str | None
     annotation_policy: Literal["first", "last", "all"]
     held_out: bool
     include_trained: bool
@@ -234,9 +237,11 @@ def _evaluate(arguments: EvaluateArguments) -> None:
 
     _check_usage(arguments)
     specs = _ModelSpecs(arguments)
-    options.require_format("--from", arguments.input_format, DATASETS)
+    options.require_format("--from", arguments.input_format, READABLE)
+    options.require_table(arguments.input_format, arguments.label_column)
     config = specs.find_label_config(arguments.label_config)
-    dataset = open_annotated_dataset(arguments.annotated, arguments.input_format, config)
+    columns = options.collect_columns(arguments.label_column)
+    dataset = open_annotated_dataset(arguments.annotated, arguments.input_format, config, columns)
     config = dataset.label_config if dataset else _require_label_config(config)
     known = measurable_controls(config)
     wanted = gates.parse_gates(list(arguments.fail_under), *known)

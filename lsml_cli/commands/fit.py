@@ -11,7 +11,7 @@ import typer
 
 from lsml_cli.commands import completion, options
 from lsml_cli.commands.media_options import MediaOptions
-from lsml_cli.io.formats.registry import DATASETS
+from lsml_cli.io.formats.registry import READABLE
 
 if TYPE_CHECKING:
     from lsml_cli.commands.console.progress import Console
@@ -42,7 +42,8 @@ def fit(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the versions of this model.")
     ] = None,
     label_config: options.LabelConfigFile = None,
-    input_format: options.DatasetFormat = None,
+    input_format: options.InputFormat = None,
+    label_column: options.LabelColumn = None,
     holdout: Annotated[
         str,
         typer.Option(
@@ -136,6 +137,7 @@ def fit(
             output=output,
             label_config=label_config,
             input_format=input_format,
+            label_column=label_column,
             holdout=_parse_holdout(holdout),
             seed=seed,
             annotation_policy=annotation_policy,
@@ -166,6 +168,7 @@ class FitArguments:
     output: Path | None
     label_config: Path | None
     input_format: str | None
+    label_column: str | None
     holdout: float | Path
     seed: int
     annotation_policy: Literal["first", "last", "all"]
@@ -194,9 +197,11 @@ def _fit(arguments: FitArguments) -> None:
 
     spec = _resolve_spec(arguments)
     spec.require_confirmed()
-    options.require_format("--from", arguments.input_format, DATASETS)
+    options.require_format("--from", arguments.input_format, READABLE)
+    options.require_table(arguments.input_format, arguments.label_column)
     config = options.find_label_config(arguments.label_config, spec, arguments.model or spec.name)
-    dataset = open_annotated_dataset(arguments.export, arguments.input_format, config)
+    columns = options.collect_columns(arguments.label_column)
+    dataset = open_annotated_dataset(arguments.export, arguments.input_format, config, columns)
     config = dataset.label_config if dataset else options.require_label_config(config, arguments.model or spec.name)
     if arguments.output is None and not arguments.dry_run:
         raise UsageError("The new version needs a folder.", "Name a folder for the model's versions: --output DIR")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsml_cli.commands import completion
-from lsml_cli.io.formats.registry import DATASETS, FORMATS, READABLE, WRITABLE
+from lsml_cli.io.formats.registry import FORMATS, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from lsml_cli.models.spec import ModelSpec
@@ -87,15 +87,6 @@ InputFormat = Annotated[
         metavar="FORMAT",
         autocompletion=completion.complete_readable_formats,
         help=f"Format of a data set: {', '.join(READABLE)}. Default: by content.",
-    ),
-]
-DatasetFormat = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="FORMAT",
-        autocompletion=completion.complete_dataset_formats,
-        help=f"Read a data set in this format: {', '.join(DATASETS)}. Default: by content.",
     ),
 ]
 LabelColumn = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -94,13 +94,16 @@ def recognize_dataset(path: str) -> str | None:
     return name if name in DATASETS else None
 
 
-def open_annotated_dataset(path: str, dataset_format: str | None, config: LabelConfig | None) -> DatasetSource | None:
+def open_annotated_dataset(
+    path: str, dataset_format: str | None, config: LabelConfig | None, columns: Mapping[str, str] | None = None
+) -> DatasetSource | None:
     """Open an input that is a data set; return None for a file of tasks.
 
     Args:
         path: A file, a folder, or "-" for standard input.
         dataset_format: Its format; None: by its content.
         config: The label config that its labels have to fit; None: one is made.
+        columns: See `ReadOptions`.
 
     Raises:
         UsageError: There is no such input.
@@ -108,4 +111,4 @@ def open_annotated_dataset(path: str, dataset_format: str | None, config: LabelC
         InputError: It cannot be read.
     """
     name = dataset_format or recognize_dataset(path)
-    return None if name is None else open_dataset(name, path, ReadOptions(config))
+    return None if name is None else open_dataset(name, path, ReadOptions(config, columns=columns))

@@ -117,7 +117,10 @@ class TableSource(DatasetSource):
             others = [name for name in columns if name not in (self._label_column, self._score_column)]
             usual = [name for name in _USUAL_COLUMNS if name in others]
             if len(others) != 1 and len(usual) != 1:
-                raise UsageError("Which column has the text or image?", f"Name it with --data-key. {_list(others)}")
+                raise UsageError(
+                    "Which column has the text or image?",
+                    f"Give a label config that shows it, or name it with --data-key of lsml convert. {_list(others)}",
+                )
             key = (usual if len(others) != 1 else others)[0]
         elif key not in columns:
             raise UsageError(f"There is no column {key}.", _list(sort_by_similarity(key, columns)))

@@ -92,7 +92,7 @@ FORMATS: dict[str, Format] = {
 }
 
 READABLE = tuple(name for name, entry in FORMATS.items() if entry.reader)
-# What commands besides convert read: a table needs to know which column holds the labels.
+# What predict reads, which looks at no labels: to it, a table is tasks, or is to be converted first.
 DATASETS = tuple(name for name in READABLE if not FORMATS[name].is_table)
 WRITABLE = tuple(name for name, entry in FORMATS.items() if entry.writer)
 

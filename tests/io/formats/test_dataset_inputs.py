@@ -13,6 +13,7 @@ from tests.helpers.cli import run_in_process
 from tests.helpers.regions import write_image, write_json
 
 MEAN_BOX = f"{trainable_models.__file__}:MeanBox"
+SHADES = f"{trainable_models.__file__}:Shades"
 BRIGHTNESS = f"{models.__file__}:Brightness"
 CONFIG = """<View><Image name="photo" value="$image"/>
   <RectangleLabels name="box" toName="photo"><Label value="Car"/><Label value="Tree"/></RectangleLabels></View>"""
@@ -140,10 +141,60 @@ def test_images_outside_are_not_read(work):
 
 
 @pytest.mark.parametrize(
+    ("name", "path"), [("csv", "mails.csv"), ("tsv", "mails.csv"), ("parquet", "out/tasks.parquet")]
+)
+def test_table_with_a_column_of_labels(work, name, path):
+    """The classifier of texts learns the column, and is measured with it."""
+    rows = [f"{'cheap pills' if i % 2 else 'see you'} at {i},{'spam' if i % 2 else 'ham'}" for i in range(60)]
+    Path("mails.csv").write_text("\n".join(["text,kind", *rows, "unlabelled,"]))
+    if name == "parquet":
+        pytest.importorskip("pyarrow")
+        run(
+            "convert",
+            "mails.csv",
+            "--from",
+            "csv",
+            "--label-column",
+            "kind",
+            "-o",
+            "t.json",
+            "--label-config-out",
+            "c.xml",
+        )
+        xml = Path("c.xml").read_text().replace('name="label"', 'name="kind"')
+        Path("c.xml").write_text(xml)
+        Path("t.json").write_text(Path("t.json").read_text().replace('"from_name":"label"', '"from_name":"kind"'))
+        run("convert", "t.json", "--to", "parquet", "-o", "out", "-c", "c.xml")
+    column = ("--from", name, "--label-column", "kind")
+    run("fit", path, *column, "--model", "text-classifier", "-o", "model", "--summary", "fit.json")
+    assert json.loads(Path("fit.json").read_text())["metrics"]["label"]["accuracy"] == 1.0
+    run("evaluate", path, *column, "--model", "model", "--include-trained", "--json", "all.json")
+    assert json.loads(Path("all.json").read_text())["tasks"] == 60
+    Path("new.csv").write_text("text\ncheap pills at 99\n")
+    (task,) = [json.loads(line) for line in run("predict", "new.csv", "--model", "model").stdout.splitlines()]
+    assert task["predictions"][0]["result"][0]["value"] == {"choices": ["spam"]}
+
+
+def test_folders_of_classes(work):
+    for i in range(40):
+        folder = Path("photos", "train" if i % 2 else "val", "dark" if i % 4 < 2 else "bright")
+        folder.mkdir(parents=True, exist_ok=True)
+        shade = (20 if i % 4 < 2 else 200) + i
+        (folder / f"{i}.pgm").write_bytes(b"P5\n2 2\n255\n" + bytes([shade] * 4))
+    run("fit", "photos", "--from", "folders", "--model", SHADES, "-o", "model", "--summary", "fit.json")
+    assert json.loads(Path("fit.json").read_text())["metrics"]["label"]["accuracy"] == 1.0
+    version = f"{SHADES}@model"
+    words = ("--include-trained", "--json", "all.json")
+    run("evaluate", "photos/val", "--from", "folders", "--model", version, *words)
+    assert json.loads(Path("all.json").read_text())["tasks"] == 20
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("fit", "coco", "--from", "cocoa", "--model", MEAN_BOX, "-o", "m"), "--from 'cocoa' is no format"),
-        (("evaluate", "coco", "--from", "csv", "--model", MEAN_BOX), "--from 'csv' is no format"),
+        (("evaluate", "coco", "--from", "cocoa", "--model", MEAN_BOX), "--from 'cocoa' is no format"),
+        (("fit", "coco", "--label-column", "x", "--model", MEAN_BOX, "-o", "m"), "--label-column is about tables."),
         (
             ("predict", "coco", "--from", "cocoa", "--model", MEAN_BOX, "-c", "config.xml"),
             "--from 'cocoa' is no format",
