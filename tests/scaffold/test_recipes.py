@@ -22,6 +22,13 @@ from tests.helpers.generated_projects import run_generated_tests
 from tests.helpers.recipe_configs import IMAGE, LABELS, RECIPE_CONFIGS, TEXT
 from tests.helpers.serve_process import ServerFactory
 
+FIT = """\
+    def fit(self, train, validation, binding, out_dir, progress):
+        (out_dir / "count.txt").write_text(str(len(train)))
+        return {}
+
+"""
+
 
 def write_project(tmp_path: Path, xml: str) -> Path:
     """Write the project "parts" for a label config; return its folder."""
@@ -141,6 +148,16 @@ def test_generated_tests_pass(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         folders.append(write_project(tmp_path / name, RECIPE_CONFIGS[name]))
     assert run_generated_tests(*folders).endswith("4 passed")
+
+
+def test_generated_tests_train_a_model_that_learned_to_fit(tmp_path: Path) -> None:
+    folder = write_project(tmp_path, RECIPE_CONFIGS["several"])
+    code = (folder / "model.py").read_text("utf-8")
+    (folder / "model.py").write_text(code.replace("    def forward(", f"{FIT}    def forward(", 1), "utf-8")
+    tasks = json.loads((folder / "tasks.json").read_text())
+    annotated = [task | {"annotations": [{"id": 1, "result": []}]} for task in tasks]
+    (folder / "annotated.json").write_text(json.dumps(annotated))
+    assert run_generated_tests(folder).endswith("2 passed")
 
 
 def test_commands_of_readme_and_next_lines_work(lsml: Lsml, tmp_path: Path) -> None:
