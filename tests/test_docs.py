@@ -239,7 +239,7 @@ def test_sessions_are_only_where_they_are_tested() -> None:
 def test_session_output_is_real(tmp_path: Path, page: str) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     [session] = fenced(SESSIONS[page], "console")
-    commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    commands = re.findall(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
     assert len(commands) >= 2
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command, shown in commands:

@@ -41,7 +41,7 @@ class Block:
     def shell(self) -> str:
         """The commands in the block, without what they print; empty for other languages."""
         if self.language == "console":
-            return "".join(re.findall(r"^\$ (.*\n)", self.code, re.MULTILINE))
+            return "".join(re.findall(r"^\$ ((?:.*\\\n)*.*\n)", self.code, re.MULTILINE))
         return self.code if self.language in ("", "sh") else ""
 
 
