@@ -77,6 +77,21 @@ def test_same_tags_as_the_sdk_where_tokens_are_words(work):
     assert list(zip(*theirs, strict=True)) == mine
 
 
+def test_label_studio_s_own_export_is_the_same_and_comes_back(work, shared_data):
+    """Apart from its header, which has one column fewer, and no blank line after it."""
+    converter = pytest.importorskip("label_studio_sdk.converter").Converter
+    export = shared_data / "exports" / "text-ner-json.json"
+    xml = """<View><Labels name="label" toName="text"><Label value="PER"/><Label value="ORG"/></Labels>
+      <Text name="text" value="$text"/></View>"""
+    Path("ner.xml").write_text(xml)
+    converter(config=xml, project_dir=None).convert_to_conll2003(str(export), "theirs", is_dir=False)
+    convert(export, "--to", "conll", "-o", "mine", "-c", "ner.xml")
+    theirs, mine = Path("theirs/result.conll").read_text(), Path("mine/label.conll").read_text()
+    assert theirs.partition("\n")[2] == mine.partition("\n\n")[2]
+    tasks = read_tasks("theirs/result.conll", "-c", "ner.xml")
+    assert [spans_of(task) for task in tasks] == [spans_of(task) for task in json.loads(export.read_text())]
+
+
 @pytest.mark.parametrize(
     ("text", "marked", "expected"),
     [
