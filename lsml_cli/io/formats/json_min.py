@@ -8,7 +8,7 @@ from typing import Any
 
 from lsml_cli.io.formats.dataset_writer import DatasetWriter, Example, Region, WriteOptions
 from lsml_cli.schema.json_codec import dumps
-from lsml_cli.schema.tasks import DATA_PREFIX
+from lsml_cli.schema.tasks import DATA_PREFIX, EXPORT_ROW_FIELDS
 
 FILE = "tasks.json"
 
@@ -43,10 +43,11 @@ def make_row(example: Example, controls: Iterable[str] = ()) -> dict[str, Any]:
 
     Args:
         example: A task with an annotation or prediction.
-        controls: Names of controls that a key of the data must not be taken for; those of the results anyway.
+        controls: Names of controls that a key of the data must not be taken for; those of the results anyway, and
+            those of the columns about the annotation.
     """
     results = shorten_results(example.regions)
-    names = {*results, *controls}
+    names = {*results, *controls, *EXPORT_ROW_FIELDS}
     data = {DATA_PREFIX + key if key in names else key: value for key, value in example.task.data.items()}
     row = {**data, "id": example.task.id, **results}
     source = example.source

@@ -9,6 +9,8 @@ import pytest
 
 from lsml_cli.io.formats.image_set import confine_name
 from lsml_cli.io.formats.registry import FORMATS, WRITABLE
+from lsml_cli.io.task_reader import read_tasks
+from lsml_cli.schema.tasks import UnreadableRecord
 from tests.helpers.cli import run_in_process
 from tests.helpers.regions import SHAPES_CONFIG, make_box, make_task, write_image, write_json
 
@@ -202,6 +204,17 @@ def test_json_min_is_that_of_label_studio(tmp_path, shared_data, name):
         json.loads(path.read_text()) for path in (tmp_path / "out" / "tasks.json", folder / f"{name}-json_min.json")
     )
     assert mine == theirs
+
+
+def test_json_min_keeps_data_of_the_names_of_its_own_keys(work):
+    """A control without a result counts, too: its key would be read as one."""
+    data = {"image": "a.jpg", "id": "z9", "annotator": "x", "light": "from the data"}
+    write_json(Path("tasks.json"), [{"id": 5, "data": data, "annotations": [{"id": 6, "result": []}]}])
+    run = run_in_process("convert", "tasks.json", "--to", "json-min", "-o", "min", "-c", "config.xml")
+    assert run.returncode == 0, run.stderr
+    (task,) = read_tasks("min/tasks.json", controls=["box", "poly", "light"])
+    assert not isinstance(task, UnreadableRecord)
+    assert (task.id, task.data) == (5, data)
 
 
 def test_prediction_records_without_tasks_are_refused(work):
