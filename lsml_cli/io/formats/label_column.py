@@ -139,15 +139,18 @@ class TableSource(DatasetSource):
     def _collect_labels(self) -> tuple[list[str], bool]:
         """Return the labels in their alphabetical order, and whether some row has several."""
         found: set[str] = set()
+        unknown = 0  # labels that the label config does not have
         is_multiple = False
         for row in self._iter_rows():
             try:
                 labels = self._split(row)
             except ValueError:  # costs its row when that is read
                 continue
-            found.update(labels or ())
             is_multiple |= labels is not None and len(labels) != 1
-            if len(found) > MAX_CLASSES and not self._given_labels:
+            new = {label for label in labels or () if label not in found}
+            unknown += sum(label not in self._given_labels for label in new)
+            found |= new
+            if unknown > MAX_CLASSES:
                 raise UsageError(
                     f"The column {self._label_column} has more than {MAX_CLASSES:,} different labels.",
                     "Name another column, or give a label config that has all of them.",

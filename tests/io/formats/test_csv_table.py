@@ -317,8 +317,9 @@ def test_wrong_usage(work, header, options, sentence):
 
 def test_column_without_labels_is_refused(work):
     write_table(("text", "label"), *((f"t{i}", f"l{i}") for i in range(1_002)))
-    said = convert("data.csv", "--from", "csv", "--label-column", "label", code=2)
-    assert "more than 1,000 different labels" in said
+    for config in ((), ("-c", "config.xml")):
+        said = convert("data.csv", "--from", "csv", "--label-column", "label", *config, code=2)
+        assert "more than 1,000 different labels" in said
     write_table(("text", "label"), ("a", ""))
     assert "there are no labels" in convert("data.csv", "--from", "csv", "--label-column", "label", code=2)
 
