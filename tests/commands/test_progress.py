@@ -206,6 +206,14 @@ def test_help_into_closed_pipe_is_no_failure(words: str) -> None:
     assert (run.returncode, run.stderr) == (0, "")
 
 
+def test_help_onto_full_disk_says_so() -> None:
+    command = [sys.executable, "-m", "lsml_cli", "predict", "--help"]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert run.returncode == 1
+    assert run.stderr.startswith("lsml: No space is left on a disk that lsml writes to.\n")
+
+
 def test_usage_error_into_closed_pipe_is_a_failure() -> None:
     reader, writer = os.pipe()
     os.close(reader)
