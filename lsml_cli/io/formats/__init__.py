@@ -6,6 +6,10 @@
     config_binding    which control of a label config gets what a reader finds, or a config made for it
     image_regions     regions on an image with their labels and shapes, as writers of image formats want them
     image_set         names, sizes and files of the images of a data set
+    span_source       the base class of readers of texts with labelled spans
+    span_writer       the base class of writers with files for each control
+    text_spans        labelled spans of the texts of a task, as writers of text formats want them
+    word_boundaries   tokens of a text in any script
     output_folder     the folder of a writer, and files in it that stay in it
     convert           read tasks, write a data set
     coco, ...         one module for each format, with its reader and its writer

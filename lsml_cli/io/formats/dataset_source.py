@@ -95,7 +95,7 @@ class DatasetSource(ABC):
 
     def __init__(self, path: str, options: ReadOptions) -> None:
         if path == STDIN:
-            raise UsageError(f"{type(self).__name__.removesuffix('Source')} is not read from standard input.")
+            raise UsageError("A data set is not read from standard input.", "Name its file or folder.")
         self.name = path
         self.options = options
         self.notes: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,14 @@ def test_bad_line_costs_itself(work, entry, reason):
     assert reason in run.stderr
     assert "line 2" in run.stderr
     assert len(json.loads(Path("tasks.json").read_text())) == 2
+
+
+def test_compressed_file_is_read_and_a_pipe_is_not(work):
+    Path("data.jsonl.gz").write_bytes(gzip.compress(b'{"text": "Anna", "spans": [[0, 4, "PER"]]}\n'))
+    (task,) = read_tasks("data.jsonl.gz", "--from", "spans-jsonl")
+    assert spans_of(task) == [(0, 4, "PER")]
+    said = convert("-", "--from", "spans-jsonl", "-o", "tasks.json", code=2)
+    assert "A data set is not read from standard input." in said
 
 
 def test_what_is_no_json_is_refused(work):
