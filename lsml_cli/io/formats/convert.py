@@ -17,7 +17,16 @@ import orjson
 
 from lsml_cli.errors import Interrupted, OutputError, TransientError, UsageError
 from lsml_cli.io.formats.dataset_source import DatasetSource
-from lsml_cli.io.formats.dataset_writer import Content, Example, ImageMode, LeftOut, Region, Side, WriteOptions
+from lsml_cli.io.formats.dataset_writer import (
+    Content,
+    DatasetWriter,
+    Example,
+    ImageMode,
+    LeftOut,
+    Region,
+    Side,
+    WriteOptions,
+)
 from lsml_cli.io.formats.image_set import has_image
 from lsml_cli.io.formats.registry import FORMATS, create_writer
 from lsml_cli.io.journal import JournalEntry
@@ -249,35 +258,40 @@ def _write_dataset(name: str, source: TaskSource, options: ConvertOptions, repor
         has_validation=options.side is not None,
     )
     run = _Run(source, options, reporter)
-    retrier = Retrier(RETRY_DELAYS)
-    with ExitStack() as stack:
-        errors = stack.enter_context(_ErrorFile(options.errors)) if options.errors else None
-        writer = stack.enter_context(create_writer(name, Path(options.output), write_options))
-        try:
-            for example in _iter_examples(run):
-                try:
-                    retrier.call(partial(writer.write, example))
-                except LeftOut as reason:
-                    run.result.left_out[str(reason)] += 1
-                except (ValueError, OSError, TransientError) as error:
-                    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
-                        raise
-                    stage = "write" if isinstance(error, ValueError) else "fetch"
-                    transient = isinstance(error, TransientError)
-                    run.fail(stage, error_reason(error), example.task.id, example.task.index, transient=transient)
-                else:
-                    run.result.written += 1
-                    run.result.sides[example.side] += 1
-                if errors:
-                    errors.write(run.take_error_lines())
-            if errors:
-                errors.write(run.take_error_lines())
+    try:
+        with ExitStack() as stack:
+            errors = stack.enter_context(_ErrorFile(options.errors)) if options.errors else None
+            writer = stack.enter_context(create_writer(name, Path(options.output), write_options))
+            _write_examples(run, writer, errors)
             writer.finish()
-        except KeyboardInterrupt:
-            raise Interrupted(f"Interrupted after {run.result.tasks:,} tasks; nothing was written.") from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"Interrupted after {run.result.tasks:,} tasks; nothing was written.") from None
     run.result.regions = writer.written
     run.result.regions_left_out = writer.left_out
     return run.result
+
+
+def _write_examples(run: _Run, writer: DatasetWriter, errors: _ErrorFile | None) -> None:
+    """Write every example; one that cannot be written is counted, and costs only itself."""
+    retrier = Retrier(RETRY_DELAYS)
+    for example in _iter_examples(run):
+        try:
+            retrier.call(partial(writer.write, example))
+        except LeftOut as reason:
+            run.result.left_out[str(reason)] += 1
+        except (ValueError, OSError, TransientError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
+                raise
+            stage = "write" if isinstance(error, ValueError) else "fetch"
+            transient = isinstance(error, TransientError)
+            run.fail(stage, error_reason(error), example.task.id, example.task.index, transient=transient)
+        else:
+            run.result.written += 1
+            run.result.sides[example.side] += 1
+        if errors:
+            errors.write(run.take_error_lines())
+    if errors:
+        errors.write(run.take_error_lines())
 
 
 class _ErrorFile:

@@ -40,6 +40,8 @@ class OutputFolder:
         if not parent.is_dir():
             raise UsageError(f"There is no folder {parent}.", f"Create it first: mkdir -p {parent}")
         self._part = parent / f".{self.path.name[:100]}-{secrets.token_hex(8)}.new"
+        self._part_name = str(self._part)
+        self._made_folders: set[str] = set()
         try:
             self._part.mkdir(0o700)
         except OSError as error:
@@ -67,8 +69,7 @@ class OutputFolder:
         Args:
             name: Path below the folder: "labels/train/a.txt". Names that come from tasks are made by `confine_name`.
         """
-        path = self._locate(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._locate(name, with_folder=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.fdopen(os.open(path, flags, 0o666), "w+b")
 
@@ -79,20 +80,21 @@ class OutputFolder:
 
     def make_folder(self, name: str) -> None:
         """Make a folder in the folder, if it is not there."""
-        self._locate(name).mkdir(parents=True, exist_ok=True)
+        os.makedirs(self._locate(name), exist_ok=True)  # noqa: PTH103 - strings are faster, see `_locate`
 
     def link(self, name: str, target: Path) -> None:
         """Make a file of that name which is the same as `target`: a hard link, else a symbolic one."""
-        path = self._locate(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._locate(name, with_folder=True)
         try:
             os.link(target, path, follow_symlinks=False)
+        except FileExistsError:
+            raise
         except OSError:  # another file system, or a file of somebody else
-            path.symlink_to(target.absolute())
+            Path(path).symlink_to(target.absolute())
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        self._locate(name).unlink()
+        Path(self._locate(name)).unlink()
 
     def publish(self) -> None:
         """Let the folder appear under its name.
@@ -108,8 +110,13 @@ class OutputFolder:
         except OSError as error:
             raise OutputError(f"The folder {self.path} cannot be made: {error.strerror}.") from None
 
-    def _locate(self, name: str) -> Path:
-        path = Path(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
+    def _locate(self, name: str, *, with_folder: bool = False) -> str:
+        """Return the path of a file in the folder; a string, since a data set has a hundred thousand files."""
+        parts = name.split("/")
+        if name.startswith("/") or not {"", ".", ".."}.isdisjoint(parts):
             raise ValueError(f"{name!r} is no name of a file in the folder")
-        return self._part / path
+        folder = "/".join(parts[:-1])
+        if with_folder and folder not in self._made_folders:
+            os.makedirs(f"{self._part_name}/{folder}", exist_ok=True)  # noqa: PTH103
+            self._made_folders.add(folder)
+        return f"{self._part_name}/{name}"

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -225,11 +233,46 @@ def test_prediction_records_without_tasks_are_refused(work):
 
 def test_every_format_is_complete():
     """A format that is written or read names its class; a module is found for each."""
-    import importlib
-
-    for name, entry in FORMATS.items():
+    installed = {name: entry for name, entry in FORMATS.items() if all(map(find_spec, entry.required_modules))}
+    for name, entry in installed.items():
         assert entry.reader or entry.writer, name
         for location in filter(None, (entry.reader, entry.writer)):
             module, _, class_name = location.partition(":")
             assert hasattr(importlib.import_module(f"lsml_cli.io.formats.{module}"), class_name)
     assert "coco" in WRITABLE
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo"])
+def test_memory_does_not_grow_with_the_tasks(work, name):
+    peaks = []
+    for count in (600, 1800):
+        tasks = write_json(Path("many.json"), [make_task(make_box(1, 1, 5, 5), image=f"{i}.jpg") for i in range(count)])
+        tracemalloc.start()
+        run = run_in_process("convert", tasks, "--to", name, "-o", f"out{count}", "-c", "config.xml")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert run.returncode == 0, run.stderr
+    assert peaks[1] - peaks[0] < 600_000, peaks  # bytes; as objects the tasks would have 2,000,000
+
+
+def test_interrupt_leaves_nothing(work):
+    """Ctrl-C while images are read from a pipe that gives none."""
+    os.mkfifo("slow.jsonl")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lsml_cli", "convert", "slow.jsonl", "--to", "coco", "-o", "out"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        stderr=subprocess.PIPE,
+    )
+    with Path("slow.jsonl").open("w") as pipe:
+        for i in range(300):
+            pipe.write(json.dumps(make_task(make_box(1, 1, 5, 5), image=f"{i}.jpg")) + "\n")
+        pipe.flush()
+        deadline = time.monotonic() + 60
+        while not list(Path().glob(".out-*.new")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(Path().glob(".out-*.new"))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"nothing was written" in said
+    assert not list(Path().glob("*out*"))
