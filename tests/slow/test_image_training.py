@@ -116,3 +116,20 @@ def test_every_architecture_is_saved_and_loaded_or_rejected(tmp_path: Path) -> N
         with torch.inference_mode():  # the last layer gets the output of all others
             torch.testing.assert_close(last(headless(pixels)), output, msg=f"{arch}: {name}")
     assert rejected == ["squeezenet1_0", "squeezenet1_1"]
+
+
+def test_folders_of_ants_and_bees_are_learnt(lsml: Lsml, shared_data: Path, tmp_path: Path) -> None:
+    """The images that it was trained on are not measured again."""
+    folder = shared_data / "ants-bees"
+    small = ("--with", "arch=shufflenet_v2_x0_5", "--with", "weights=none", "--with", "image_size=32")
+    fit = lsml(
+        *("fit", folder, "--from", "folders", "--model", "image-classifier", *small, "--output", tmp_path / "insects"),
+        timeout=300,
+    )
+    assert fit.returncode == 0, fit.stderr
+    measured = tmp_path / "all.json"
+    run = lsml(
+        "evaluate", folder, "--from", "folders", "--model", tmp_path / "insects", "--json", measured, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"held out {json.loads(measured.read_text())['tasks']}." in fit.stderr

@@ -10,6 +10,8 @@
     span_writer       the base class of writers with files for each control
     text_spans        labelled spans of the texts of a task, as writers of text formats want them
     word_boundaries   tokens of a text in any script
+    label_column      tables with a column of labels: the base class of their readers
+    row_spool         rows of tables that are written, which wait until all columns are known
     output_folder     the folder of a writer, and files in it that stay in it
     convert           read tasks, write a data set
     coco, ...         one module for each format, with its reader and its writer
