@@ -52,17 +52,16 @@ def build_examples(
     return [_build_example(disagreement, objects, media, label_studio_url) for disagreement in evaluation.disagreements]
 
 
-def build_task_url(disagreement: Disagreement, label_studio_url: str | None) -> str | None:
-    """Return the address of the task in Label Studio; None if server, project or task id is unknown."""
-    task = disagreement.task
+def build_task_url(task_id: int | None, project: str | None, label_studio_url: str | None) -> str | None:
+    """Return the address of a task in Label Studio; None if server, project or task id is unknown."""
     if (
         label_studio_url is None
-        or task.project is None
-        or task.id is None
+        or project is None
+        or task_id is None
         or not label_studio_url.startswith(("http://", "https://"))
     ):
         return None
-    return f"{label_studio_url.rstrip('/')}/projects/{quote(task.project, safe='')}/data?task={task.id}"
+    return f"{label_studio_url.rstrip('/')}/projects/{quote(project, safe='')}/data?task={task_id}"
 
 
 def _build_example(
@@ -77,13 +76,15 @@ def _build_example(
             texts.append(str(error))
             continue
         if config_object.tag.lower() == "image" and isinstance(value, str) and image is None:
-            image = _load_image(value, disagreement.task.id, media)
+            image = load_image(value, disagreement.task.id, media)
         else:
-            texts.append(_format_value(value))
-    return Example(disagreement, image, "\n".join(texts), build_task_url(disagreement, label_studio_url))
+            texts.append(format_value(value))
+    task = disagreement.task
+    return Example(disagreement, image, "\n".join(texts), build_task_url(task.id, task.project, label_studio_url))
 
 
-def _load_image(value: str, task_id: int | None, media: Media) -> EmbeddedImage | str:
+def load_image(value: str, task_id: int | None, media: Media) -> EmbeddedImage | str:
+    """Fetch an image and make it small enough to embed; return the reason why it cannot be shown."""
     from lsml_cli.media import images
 
     try:
@@ -97,7 +98,7 @@ def _load_image(value: str, task_id: int | None, media: Media) -> EmbeddedImage 
     return EmbeddedImage(f"data:image/jpeg;base64,{encoded}", image.width, image.height)
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return the value of an object as text: the turns of a dialogue one per line."""
     if isinstance(value, list):
         lines = [item.get("text", item) if isinstance(item, dict) else item for item in value]

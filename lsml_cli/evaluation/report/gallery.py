@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from lsml_cli.evaluation.metrics.geometry import ImageSize, iou_matrix
 from lsml_cli.evaluation.metrics.matching import ScoredRegion, match_by_label
 from lsml_cli.evaluation.metrics.texts import character_edits, match_texts
-from lsml_cli.evaluation.report.drawing import DRAWING_WIDTH, Outline, draw_regions, draw_transcriptions
+from lsml_cli.evaluation.report.drawing import (
+    DRAWING_WIDTH,
+    CaptionPlacer,
+    Outline,
+    draw_regions,
+    draw_transcriptions,
+)
 from lsml_cli.evaluation.report.examples import EmbeddedImage, Example
 from lsml_cli.evaluation.report.formatting import shorten
+from lsml_cli.evaluation.report.marked_text import TextSegment
 from lsml_cli.evaluation.results import ControlEvaluation, Disagreement
 from lsml_cli.evaluation.scorers import extract_regions, extract_texts, find_image_size, lowest_control_score
 from lsml_cli.schema.annotations import extract_labels
@@ -74,7 +81,7 @@ class Card:
         task_url: Where Label Studio shows the task, if known.
         image: The image, if there is one to show.
         image_error: Why the image cannot be shown.
-        text: The values of the task's other objects, shortened.
+        segments: The values of the task's other objects, shortened.
         outlines: Drawn on the image.
         height: Of the drawing, in units.
         answers: What people and model say.
@@ -85,7 +92,7 @@ class Card:
     task_url: str | None
     image: EmbeddedImage | None
     image_error: str | None
-    text: str
+    segments: Sequence[TextSegment]
     outlines: Sequence[Outline]
     height: float
     answers: Answers
@@ -124,7 +131,7 @@ def _build_card(evaluation: ControlEvaluation, example: Example) -> Card:
         task_url=example.task_url,
         image=image,
         image_error=example.image if isinstance(example.image, str) else None,
-        text=shorten(example.text, MAX_TEXT_LENGTH),
+        segments=[TextSegment(shorten(example.text, MAX_TEXT_LENGTH))] if example.text else [],
         outlines=outlines,
         height=height,
         answers=answers,
@@ -146,8 +153,9 @@ def _compare_regions(
     image_size = find_image_size((disagreement.truth, disagreement.prediction))
     is_correct = _find_correct(truths, predictions, image_size)
     is_detected = _find_detected(truths, predictions, image_size, is_correct)
-    outlines = draw_regions(truths, is_detected, height, "people")
-    outlines += draw_regions(predictions, is_correct, height, "model")
+    placer = CaptionPlacer(height)
+    outlines = draw_regions(truths, is_detected, height, "people", placer)
+    outlines += draw_regions(predictions, is_correct, height, "model", placer)
     missed = [region.label for region, detected in zip(truths, is_detected, strict=True) if not detected]
     extra = [region.label for region, correct in zip(predictions, is_correct, strict=True) if not correct]
     return RegionAnswers(LabelCounts.of(missed), LabelCounts.of(extra), sum(is_correct)), outlines
