@@ -26,6 +26,7 @@ from lsml_cli.commands.push import push
 from lsml_cli.commands.rank import rank
 from lsml_cli.commands.serve import serve
 from lsml_cli.commands.settings.settings import SettingsCommand
+from lsml_cli.commands.show import show
 from lsml_cli.commands.try_model import try_model
 from lsml_cli.commands.versions import versions
 from lsml_cli.commands.worker import worker
@@ -60,6 +61,7 @@ app.command("try", cls=Command)(try_model)
 app.command(cls=SettingsCommand)(fit)
 app.command(cls=SettingsCommand)(evaluate)
 app.command(cls=SettingsCommand)(rank)
+app.command(cls=SettingsCommand)(show)
 app.command(cls=SettingsCommand)(convert)
 app.command(cls=SettingsCommand)(serve)
 app.command(cls=SettingsCommand)(pull)

@@ -56,6 +56,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         "--errors",
         "--report",
         "--summary",
+        "--open",
+        "--text",
         "--examples",
         "--json",
         "--force",
@@ -128,6 +130,9 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
     ("evaluate", "--model-version"): "Input",
     ("evaluate", "--fail-under"): "Measurement",
     ("evaluate", "--seed"): "Measurement",
+    ("show", "--model-version"): "Input",
+    ("show", "--label-config"): "Input",
+    ("show", "--seed"): "Output",
     ("push", "--dry-run"): "Reliability",
 }
 

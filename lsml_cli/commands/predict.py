@@ -15,6 +15,7 @@ from lsml_cli.io.formats.registry import DATASETS
 if TYPE_CHECKING:
     from lsml_cli.commands.console.progress import Console
     from lsml_cli.inference.plan import PredictOptions, PredictPlan
+    from lsml_cli.schema.label_config import LabelConfig
 
 
 def predict(
@@ -130,6 +131,12 @@ def predict(
     maps: options.MediaMaps = None,
     media_cache: options.MediaCache = None,
     media_cache_size: options.MediaCacheSize = "10G",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE", help="Also write a page to look at the predictions, as lsml show does."
+        ),
+    ] = None,
     summary: options.SummaryFile = None,
     quiet: options.Quiet = False,
     settings: options.SettingsFile = None,
@@ -183,6 +190,7 @@ def predict(
             media=MediaOptions(
                 document_root, upload_root, label_studio_url, tuple(maps or ()), media_cache, media_cache_size
             ),
+            report=report,
             summary=summary,
             quiet=quiet,
         )
@@ -221,6 +229,7 @@ class PredictArguments:
     check: Literal["tasks", "media"] | None
     retry_failed: Path | None
     media: MediaOptions
+    report: Path | None
     summary: Path | None
     quiet: bool
 
@@ -238,6 +247,7 @@ def _predict(arguments: PredictArguments) -> None:
 
     options.require_format("--from", arguments.input_kind, ("tasks", "paths", "lines", *DATASETS))
     summary_file.require_writable(arguments.summary)
+    _check_report(arguments)
     records = arguments.output if arguments.check is None else None
     require_one_stdout({"--output": records, "--errors": arguments.errors, "--summary": arguments.summary})
     if is_stdout(arguments.output):  # stdout may be redirected into the input: `>> tasks.jsonl` would never end
@@ -252,6 +262,8 @@ def _predict(arguments: PredictArguments) -> None:
             result = retry_failed(plan, arguments.retry_failed, console)
         else:
             result = predict_file(plan, console)
+        if arguments.report is not None:
+            _write_report(arguments, plan.binding.config, console)
     summary_file.write_summary(arguments.summary, result.to_json())
     if isinstance(result, preflight.CheckResult):
         if not is_stdout(arguments.summary):
@@ -263,6 +275,55 @@ def _predict(arguments: PredictArguments) -> None:
         has_problems = bool(result.failed)
     if has_problems:
         raise typer.Exit(3)
+
+
+def _check_report(arguments: PredictArguments) -> None:
+    """Raise UsageError if --report is impossible: it is made from the finished output."""
+    from lsml_cli.errors import UsageError
+    from lsml_cli.evaluation.report.page import require_writable
+    from lsml_cli.io.output_paths import is_stdout, require_different_files
+    from lsml_cli.io.output_target import OutputTarget
+
+    if arguments.report is None:
+        return
+    if arguments.check is not None:
+        raise UsageError("--check predicts nothing, so there is nothing to look at.", "Leave out --report.")
+    if is_stdout(arguments.report) or OutputTarget(arguments.output).is_stream:
+        raise UsageError("--report is made from the file of predictions.", "Name two files: -o FILE --report PAGE")
+    require_writable(arguments.report)
+    require_different_files(
+        {
+            "the input": arguments.tasks,
+            "--output": arguments.output,
+            "--errors": str(arguments.errors) if arguments.errors else None,
+            "--summary": str(arguments.summary) if arguments.summary else None,
+            "the label config": str(arguments.label_config) if arguments.label_config else None,
+        },
+        {"--report": str(arguments.report)},
+    )
+
+
+def _write_report(arguments: PredictArguments, config: LabelConfig, console: Console) -> None:
+    """Survey the predictions that were written, and write the page."""
+    from lsml_cli.evaluation.report import survey_page
+    from lsml_cli.evaluation.survey import survey_file
+    from lsml_cli.inference import plan
+
+    if arguments.report is None:
+        return
+    survey = survey_file(
+        arguments.output,
+        config=config,
+        contents="predictions",
+        model_version=arguments.model_version,
+        reporter=console,
+    )
+    console.end_progress()
+    is_path_input = plan.is_path_input(arguments.tasks, arguments.input_kind)
+    root = plan.media_root(arguments.tasks, arguments.input_kind)
+    media = arguments.media.build(root, confined=not is_path_input)
+    survey_page.write(arguments.report, survey, config, media, arguments.media.label_studio_url)
+    console.note(f"Wrote {arguments.report}.")
 
 
 def _make_plan(arguments: PredictArguments, console: Console) -> PredictPlan:

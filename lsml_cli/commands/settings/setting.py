@@ -22,6 +22,7 @@ COMMAND_LINE_ONLY = frozenset(
         "retry-failed",
         "check",
         "dry-run",
+        "open",
         "promote",
         "prune",
         "delete",

@@ -21,6 +21,7 @@ CHART_WIDTH = 320  # units, margins included
 CHART_HEIGHT = CHART_WIDTH * 3 // 4
 LEFT, BOTTOM, TOP, RIGHT = 58, 36, 10, 12  # margins, in units
 BAR_GAP = 1.5  # units between two bars of a histogram
+MAX_TICKS = 6  # on the axis of a histogram
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,25 @@ class ScoreHistogram:
     bars: Sequence[HistogramBar]
 
 
+@dataclass(frozen=True)
+class CountBar:
+    """One bin of a histogram."""
+
+    x: float
+    width: float
+    top: float
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class CountHistogram:
+    """How many things are in each bin. Empty bins have no bar."""
+
+    axes: Axes
+    bars: Sequence[CountBar]
+
+
 def build_value_bar(value: float, interval: Interval | None) -> ValueBar:
     """Draw a value as a bar from 0 to 1, with its interval on it."""
     end = _clip(value) * 100
@@ -266,6 +286,52 @@ def build_score_histogram(calibration: Calibration) -> ScoreHistogram:
     return ScoreHistogram(_build_axes("Histogram of scores", "answers", ticks), bars)
 
 
+def build_count_histogram(
+    counts: Sequence[int],
+    edges: Sequence[str],
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    names_bins: bool = False,
+) -> CountHistogram:
+    """Draw the counts of bins of equal width.
+
+    Args:
+        counts: Of the bins, at least one of them above 0.
+        edges: Labels of the edges between bins, one more than `counts`; or with `names_bins` of the bins themselves.
+        title: Of the chart.
+        x_label: What is counted in bins.
+        y_label: What the counts are of.
+        names_bins: Whether `edges` are names of the bins.
+    """
+    largest = max(counts)
+    step = (_x(1) - _x(0)) / len(counts)
+    bars = [
+        CountBar(
+            x=_x(0) + i * step + BAR_GAP / 2,
+            width=max(step - BAR_GAP, 1.0),
+            top=_y(count / largest),
+            height=_y(0) - _y(count / largest),
+            title=f"{edges[i]}{'' if names_bins else f' to {edges[i + 1]}'}: {count:,}",
+        )
+        for i, count in enumerate(counts)
+        if count
+    ]
+    stride = -(-len(edges) // MAX_TICKS)
+    offset = step / 2 if names_bins else 0.0
+    x_ticks = [Tick(_x(0) + i * step + offset, edges[i]) for i in range(0, len(edges), stride)]
+    y_ticks = [Tick(_y(count / largest), f"{count:,}") for count in dict.fromkeys((0, round(largest / 2), largest))]
+    return CountHistogram(_build_axes(title, y_label, y_ticks, x_label, x_ticks), bars)
+
+
+def build_sparkline(counts: Sequence[int]) -> list[tuple[float, float]]:
+    """Return (x, height) of the bars of a small histogram, in percent of its width and height; none if all are 0."""
+    largest = max(counts)
+    step = 100 / len(counts)
+    return [(i * step, max(100 * count / largest, 6.0)) for i, count in enumerate(counts) if count]
+
+
 def _build_bar_cell(value: float | None, interval: Interval | None) -> BarCell | None:
     return None if value is None else BarCell(value, interval, build_value_bar(value, interval))
 
@@ -289,9 +355,12 @@ def _most_confused(confusion: ConfusionMatrix) -> set[str]:
     return set(sorted(errors, key=lambda label: (-errors[label], label))[:MAX_CLASSES])
 
 
-def _build_axes(title: str, y_label: str, y_ticks: Sequence[Tick]) -> Axes:
-    x_ticks = [Tick(_x(quarter / 4), f"{quarter / 4:g}") for quarter in range(5)]
-    return Axes(title, "score", y_label, x_ticks, y_ticks, left=_x(0), right=_x(1), top=_y(1), bottom=_y(0))
+def _build_axes(
+    title: str, y_label: str, y_ticks: Sequence[Tick], x_label: str = "score", x_ticks: Sequence[Tick] | None = None
+) -> Axes:
+    if x_ticks is None:
+        x_ticks = [Tick(_x(quarter / 4), f"{quarter / 4:g}") for quarter in range(5)]
+    return Axes(title, x_label, y_label, x_ticks, y_ticks, left=_x(0), right=_x(1), top=_y(1), bottom=_y(0))
 
 
 def _clip(share: float) -> float:

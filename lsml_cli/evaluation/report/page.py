@@ -32,22 +32,22 @@ class ReportInfo:
     label_studio_url: str | None = None
 
 
-def require_writable(path: Path | None) -> None:
-    """Check before the evaluation that a report can be written to `path`.
+def require_writable(path: Path | None, option: str = "--report") -> None:
+    """Check before the work that a page can be written to `path`.
 
     Raises:
-        UsageError: It is a folder, its folder does not exist, or it is a file that is not a report.
+        UsageError: It is a folder, its folder does not exist, or it is a file that is not a page.
     """
     if path is None or is_stdout(path):
         return
     if path.is_dir():
-        raise UsageError(f"--report {path} is a folder.", "Name a file in it.")
+        raise UsageError(f"{option} {path} is a folder.", "Name a file in it.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}.", f"Create it first: mkdir -p {path.parent}")
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(len(HTML_PREFIX)).lower() != HTML_PREFIX:
-                raise UsageError(f"--report {path} already exists and is not a report.", "Name another file.")
+                raise UsageError(f"{option} {path} already exists and is not a report.", "Name another file.")
 
 
 def write(
