@@ -144,17 +144,26 @@ def draw_mask(shape: Shape, image_size: tuple[int, int]) -> npt.NDArray[np.uint8
     Returns:
         0 and 1, shape (height, width).
     """
+    if shape.brush_rle is not None:
+        return decode_brush(shape.brush_rle, image_size)
+    return _fill_polygon(to_pixels(shape.outline(), image_size), image_size)
+
+
+def decode_brush(brush: tuple[bytes, tuple[int, int]], image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Decode a brush mask, see `Shape.brush_rle`, to 0 and 1, shape (height, width) of the image.
+
+    A mask of another size is resized by nearest neighbours.
+    """
     import numpy as np
 
+    rle, (mask_width, mask_height) = brush
     width, height = image_size
-    if shape.brush_rle is not None:
-        encoded, (brush_width, brush_height) = shape.brush_rle
-        pixels = decode_rle(encoded, brush_width, brush_height)
-        if (brush_width, brush_height) != image_size:  # resize by nearest neighbours
-            rows, columns = np.arange(height) * brush_height // height, np.arange(width) * brush_width // width
-            pixels = pixels[rows][:, columns]
+    pixels = decode_rle(rle, mask_width, mask_height)
+    if (mask_width, mask_height) == image_size:
         return pixels
-    return _fill_polygon(to_pixels(shape.outline(), image_size), image_size)
+    rows, columns = np.arange(height) * mask_height // height, np.arange(width) * mask_width // width
+    resized: npt.NDArray[np.uint8] = pixels[rows][:, columns]
+    return resized
 
 
 def _fill_polygon(points: Sequence[Point], image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsml_cli.errors import UsageError
 from lsml_cli.runtime import install_hint
-from lsml_cli.schema import brush_rle
-from lsml_cli.schema.shapes import DEFAULT_IMAGE_SIZE, Shape
+from lsml_cli.schema.shapes import DEFAULT_IMAGE_SIZE, Shape, decode_brush, to_pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,11 +78,6 @@ def _encode_mask(shape: Shape, image_size: ImageSize, mask_api: Any) -> Any:
 
     width, height = image_size
     if shape.brush_rle is not None:
-        encoded, (brush_width, brush_height) = shape.brush_rle
-        pixels = brush_rle.decode_rle(encoded, brush_width, brush_height)
-        if (brush_width, brush_height) != image_size:  # resize by nearest neighbours
-            rows, columns = np.arange(height) * brush_height // height, np.arange(width) * brush_width // width
-            pixels = pixels[rows][:, columns]
-        return mask_api.encode(np.asfortranarray(pixels))
-    coordinates = [value for x, y in shape.outline() for value in (x * width / 100, y * height / 100)]
+        return mask_api.encode(np.asfortranarray(decode_brush(shape.brush_rle, image_size)))
+    coordinates = [value for point in to_pixels(shape.outline(), image_size) for value in point]
     return mask_api.frPyObjects([coordinates], height, width)[0]

@@ -10,26 +10,37 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lsml_cli.errors import InputError, UsageError
 from lsml_cli.io.formats.coco_index import CocoIndex
-from lsml_cli.io.formats.config_binding import ConfigBinding, Need, bind_config
+from lsml_cli.io.formats.config_binding import ConfigBinding, Need, bind_config, has_control
 from lsml_cli.io.formats.dataset_source import DatasetSource, Item, ReadOptions, RegionFactory
 from lsml_cli.io.formats.dataset_writer import DatasetWriter, Example, WriteOptions
-from lsml_cli.io.formats.image_regions import ClassList, ImageRegion, collect_regions
+from lsml_cli.io.formats.image_regions import (
+    HULL_TYPES,
+    KEYPOINT_SIZE,
+    ClassList,
+    ImageRegion,
+    assign_keypoints,
+    collect_regions,
+    keypoint_names,
+)
 from lsml_cli.io.formats.image_set import ImageSet, confine_name
 from lsml_cli.io.formats.image_source import fit_needs, make_region
 from lsml_cli.schema.coco_rle import decode_mask, encode_mask
 from lsml_cli.schema.json_codec import dumps
 from lsml_cli.schema.predictions import SCORE_DIGITS, Region
 from lsml_cli.schema.shapes import (
+    Point,
     bounding_box,
     box_value,
     clip_points,
     draw_mask,
+    point_value,
     polygon_area,
     polygon_value,
     to_pixels,
@@ -40,10 +51,12 @@ ANNOTATIONS_FILE = "annotations.json"
 RESULTS_FILE = "results.json"
 IMAGE_FOLDER = "images"
 
+DEFAULT_CLASS = "default"  # of keypoints where the label config has no classes beside them, as in the SDK's converter
 PIXEL_DIGITS = 3  # digits of coordinates in pixels that are written
 
 OUTSIDE = "a shape that lies outside of its image"
-UNSUPPORTED = "a keypoint that belongs to no box"
+ORPHAN = "a keypoint that belongs to no box"
+UNNAMED = "a keypoint, whose place in the list of keypoints only the label config tells"
 
 
 class CocoWriter(DatasetWriter):
@@ -54,7 +67,9 @@ class CocoWriter(DatasetWriter):
 
     def __init__(self, folder: Path, options: WriteOptions) -> None:
         self._images = ImageSet(options)
-        self._classes = ClassList(options.config)
+        self._classes = ClassList(options.config, HULL_TYPES)
+        self._keypoints = keypoint_names(options.config)
+        self._has_classes = bool(self._classes.names) or options.config is None
         super().__init__(folder, options)
         self._is_results = options.content == "predictions"
         self._file = self.folder.create(RESULTS_FILE if self._is_results else ANNOTATIONS_FILE)
@@ -68,9 +83,7 @@ class CocoWriter(DatasetWriter):
         width, height = size = self._images.size(example, value, regions)
         name = confine_name(value)
         image_id = self._image_count + 1
-        annotations = [
-            annotation for region in regions for annotation in self._annotations(region, size, example.score)
-        ]
+        annotations = list(self._annotations(regions, size, example.score))
         self._images.add_file(self.folder, f"{IMAGE_FOLDER}/{name}", value, example.task)
         for annotation in annotations:
             self.written += 1
@@ -81,23 +94,47 @@ class CocoWriter(DatasetWriter):
         self._image_count += 1
 
     def _annotations(
-        self, region: ImageRegion, size: tuple[int, int], default_score: float | None
+        self, regions: Sequence[ImageRegion], size: tuple[int, int], default_score: float | None
     ) -> Iterator[dict[str, Any]]:
-        """Yield an annotation for each label of a region."""
-        geometry = _geometry(region, size)
-        if geometry is None:
-            self.left_out[UNSUPPORTED if region.kind == "keypoint" else OUTSIDE] += 1
-            return
-        for label in region.labels:
-            annotation = {"category_id": self._classes.number(label) + 1, **geometry}
-            if self._is_results:
-                score = region.score if region.score is not None else default_score
-                annotation["score"] = 1.0 if score is None else round(score, SCORE_DIGITS)
-                if not annotation["segmentation"]:
-                    del annotation["segmentation"]
-            else:
-                annotation["iscrowd"] = 0
-            yield annotation
+        """Yield an annotation for each label of each region; keypoints belong to those of their region."""
+        points_of, orphans = assign_keypoints(regions)
+        if not self._keypoints:
+            self.left_out += Counter({UNNAMED: sum(region.point is not None for region in regions)})
+        elif orphans and not self._has_classes:  # the image is about one thing, which has no box
+            points = {label: region.point for region in regions if region.point for label in region.labels}
+            scores = [region.score for region in regions if region.score is not None]
+            score = min(scores, default=default_score)
+            yield self._complete(_keypoint_geometry(points.values(), size), (DEFAULT_CLASS, score), points, size)
+        else:
+            self.left_out += Counter({ORPHAN: orphans})
+        for region, own_points in zip(regions, points_of, strict=True):
+            if region.shape is None:
+                continue
+            geometry = _geometry(region, size)
+            if geometry is None:
+                self.left_out[OUTSIDE] += 1
+                continue
+            score = region.score if region.score is not None else default_score
+            for label in region.labels:
+                yield self._complete(geometry, (label, score), own_points, size)
+
+    def _complete(
+        self,
+        geometry: Mapping[str, Any],
+        label: tuple[str, float | None],
+        points: Mapping[str, Point],
+        size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """Return an annotation, given its geometry, its label with the score, and its keypoints in percent."""
+        name, score = label
+        annotation = {"category_id": self._classes.number(name) + 1, **geometry}
+        if self._keypoints:
+            annotation |= _keypoint_fields(self._keypoints, points, size)
+        if not self._is_results:
+            return annotation | {"iscrowd": 0}
+        if not annotation["segmentation"]:
+            del annotation["segmentation"]
+        return annotation | {"score": 1.0 if score is None else round(score, SCORE_DIGITS)}
 
     def _finish(self) -> None:
         if self._is_results:
@@ -108,7 +145,8 @@ class CocoWriter(DatasetWriter):
         self._file.write(b'],"images":[')
         self._image_file.seek(0)
         shutil.copyfileobj(self._image_file, self._file)
-        categories = [{"id": i, "name": name} for i, name in enumerate(self._classes.names, 1)]
+        keypoints = {"keypoints": self._keypoints, "skeleton": []} if self._keypoints else {}
+        categories = [{"id": i, "name": name, **keypoints} for i, name in enumerate(self._classes.names, 1)]
         self._file.write(b'],"categories":' + dumps(categories) + b"}\n")
 
     def _close(self) -> None:
@@ -139,6 +177,25 @@ def _geometry(region: ImageRegion, size: tuple[int, int]) -> dict[str, Any] | No
         "area": round(polygon_area(corners), PIXEL_DIGITS),
         "segmentation": [] if is_box else [[coordinate for point in corners for coordinate in point]],
     }
+
+
+def _keypoint_geometry(points: Iterable[Point], size: tuple[int, int]) -> dict[str, Any]:
+    """Return the geometry of an object of which nothing but keypoints is known: the box around them."""
+    box = bounding_box(clip_points(to_pixels(list(points), size), size))
+    bbox = [round(number, PIXEL_DIGITS) for number in box]
+    return {"bbox": bbox, "area": round(box[2] * box[3], PIXEL_DIGITS), "segmentation": []}
+
+
+def _keypoint_fields(names: Sequence[str], points: Mapping[str, Point], size: tuple[int, int]) -> dict[str, Any]:
+    """Return x, y and visibility of each keypoint in turn: 2 is visible, 0 is missing."""
+    numbers: list[float] = []
+    for name in names:
+        if name in points:
+            [(x, y)] = clip_points(to_pixels([points[name]], size), size)
+            numbers += [round(x, PIXEL_DIGITS), round(y, PIXEL_DIGITS), 2]
+        else:
+            numbers += [0, 0, 0]
+    return {"keypoints": numbers, "num_keypoints": sum(name in points for name in names)}
 
 
 def _mask_geometry(region: ImageRegion, size: tuple[int, int]) -> dict[str, Any] | None:
@@ -174,15 +231,25 @@ class CocoSource(DatasetSource):
         self._class_names = {entry["id"]: entry["name"] for entry in self._index.categories}
         if not self._class_names:
             raise InputError(f"{self.name} has no categories.", 'Expected "categories": [{"id": 1, "name": ...}].')
+        self._keypoints = {entry["id"]: _parse_keypoint_names(entry) for entry in self._index.categories}
         labels = tuple(dict.fromkeys(self._class_names.values()))
         shapes = {"RectangleLabels": self._index.has_boxes, "PolygonLabels": self._index.has_polygons}
         shapes["BrushLabels"] = self._index.has_masks
         needs = [Need(tag, labels) for tag, occurs in shapes.items() if occurs] or [Need("RectangleLabels", labels)]
         needs = fit_needs(self.options.config, needs, labels)
+        self.notes = self._index.notes
+        points = Need("KeyPointLabels", self._keypoint_labels())
+        if self._index.has_keypoints and points.labels:
+            if self.options.config is None or has_control(self.options.config, points):
+                needs.append(points)
+            else:
+                self.notes += ("Its keypoints are not read: the label config has no <KeyPointLabels>.",)
         self._binding: ConfigBinding = bind_config(needs, self.options.config, self.options.data_key, title="COCO")
         self.label_config = self._binding.config
         self.root, self._image_folder = _find_image_folder(self._index.path, self._index.first_file_name())
-        self.notes = self._index.notes
+
+    def _keypoint_labels(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for names in self._keypoints.values() for name in names))
 
     def _iter_items(self) -> Iterator[Item]:
         for index, (image, entries, share, problem) in enumerate(self._index):
@@ -218,11 +285,32 @@ class CocoSource(DatasetSource):
         if annotation.get("category_id") not in self._class_names:
             raise ValueError(f"there is no category {annotation.get('category_id')!r}")
         label = self._class_names[annotation["category_id"]]
-        score = annotation.get("score")
+        score = annotation.get("score") if is_number(annotation.get("score")) else None
+        parent_id = None
         for tag, value in self._values(annotation, size):
-            yield from make_region(
-                factory, self._binding.targets[tag], value, label, size, score if is_number(score) else None
-            )
+            for region in make_region(factory, self._binding.targets[tag], value, label, size, score):
+                parent_id = parent_id or region.id
+                yield region
+        if "KeyPointLabels" in self._binding.targets and annotation.get("keypoints"):
+            names = self._keypoints[annotation["category_id"]]
+            yield from self._keypoint_regions(factory, annotation["keypoints"], names, size, parent_id)
+
+    def _keypoint_regions(
+        self,
+        factory: RegionFactory,
+        numbers: Any,
+        names: Sequence[str],
+        size: tuple[int, int],
+        parent_id: str | None,
+    ) -> Iterator[Region]:
+        if not (isinstance(numbers, list) and len(numbers) == 3 * len(names) and all(map(is_number, numbers))):
+            raise ValueError(f"its keypoints are not 3 numbers for each of {len(names)}")
+        for name, x, y, visibility in zip(names, numbers[::3], numbers[1::3], numbers[2::3], strict=True):
+            if visibility:
+                position = point_value(clip_points([(x, y)], size)[0], size)
+                value = {"x": position[0], "y": position[1], "width": KEYPOINT_SIZE}
+                target = self._binding.targets["KeyPointLabels"]
+                yield from make_region(factory, target, value, name, size, parentID=parent_id)
 
     def _values(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the shapes of an annotation, each with the tag of its control: those that the label config can hold."""
@@ -255,6 +343,11 @@ def _brush_value(segmentation: Mapping[str, Any], size: tuple[int, int]) -> dict
     if mask.shape != (size[1], size[0]):
         raise ValueError(f"its mask has the size {segmentation['size']}, and the image is {size[0]} x {size[1]}")
     return {"format": "rle", "rle": list(encode_rle(mask * 255, repeat=4))}
+
+
+def _parse_keypoint_names(category: Mapping[str, Any]) -> list[str]:
+    names = category.get("keypoints")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _describe(error: Exception) -> str:

@@ -18,6 +18,7 @@ from lsml_cli.schema.json_codec import loads
 from lsml_cli.schema.value_checks import is_integer
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+_KEYPOINTS = re.compile(rb'"keypoints"\s*:\s*\[\s*[^\s\]]')
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 
@@ -45,6 +46,7 @@ class CocoIndex:
         categories: The valid categories.
         notes: What is left out.
         has_boxes: Whether some annotation has nothing but a box; likewise has_polygons and has_masks.
+        has_keypoints: Whether some annotation has keypoints.
     """
 
     def __init__(self, path: Path, results: Path | None = None) -> None:
@@ -80,7 +82,7 @@ class CocoIndex:
         ]
         start = 0 if results else lists.get("annotations")
         self._annotations = _Spans([] if start is None else _iter_objects(self._results, start))
-        self.has_boxes = self.has_polygons = self.has_masks = False
+        self.has_boxes = self.has_polygons = self.has_masks = self.has_keypoints = False
         self._group()
 
     def _group(self) -> None:
@@ -111,6 +113,7 @@ class CocoIndex:
     def _note_kind(self, body: bytes) -> None:
         match = re.search(rb'"segmentation"\s*:\s*(\[\s*\]|\[|\{|null)', body)
         kind = match.group(1)[:1] + match.group(1)[-1:] if match else b""
+        self.has_keypoints |= _KEYPOINTS.search(body) is not None
         self.has_polygons |= kind == b"[["
         self.has_masks |= kind == b"{{"
         self.has_boxes |= kind not in (b"[[", b"{{")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lsml_cli.schema.label_config import LabelConfig
+from lsml_cli.schema.label_config_parser import parse_xml
 from lsml_cli.schema.shapes import Point, Shape, bounding_box, parse_image_size, parse_keypoint, parse_shape
 
 SHAPE_TYPES = frozenset({"rectangle", "polygon", "ellipse", "brush", "keypoint", "magicwand"})
@@ -18,6 +19,8 @@ LABELLED_TYPES = frozenset({f"{name}labels" for name in SHAPE_TYPES} | {"labels"
 
 # Controls whose labels are classes of objects with an extent: those of keypoints are their names.
 HULL_TYPES = LABELLED_TYPES - {"keypointlabels"}
+
+KEYPOINT_SIZE = 0.5  # percent; how large Label Studio draws a keypoint that is read
 
 NO_LABEL = "a shape without a label"
 NO_SHAPE = "not a shape on an image"
@@ -72,6 +75,25 @@ def collect_regions(
         else:
             left_out[merged] += 1
     return collected
+
+
+def keypoint_names(config: LabelConfig | None) -> list[str]:
+    """Return the labels of keypoints in the order in which formats list them.
+
+    That is the order of the label config, or that of `model_index`, if all of these labels have one.
+    """
+    if config is None:
+        return []
+    controls = [control for control in config.controls.values() if control.type == "keypointlabels"]
+    labels = [label for control in controls for label in control.labels]
+    indexes = {
+        element.get("value"): int(element.get("model_index"))
+        for element in parse_xml(config.xml).iter()
+        if str(element.get("model_index") or "").isascii() and str(element.get("model_index") or "").isdecimal()
+    }
+    if all(label.value in indexes for label in labels):
+        labels.sort(key=lambda label: indexes[label.value])
+    return list(dict.fromkeys(label.name for label in labels))
 
 
 def assign_keypoints(regions: Sequence[ImageRegion]) -> tuple[list[dict[str, Point]], int]:

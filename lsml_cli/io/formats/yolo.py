@@ -30,10 +30,12 @@ from lsml_cli.io.formats.dataset_source import DatasetSource, Item, ReadOptions,
 from lsml_cli.io.formats.dataset_writer import DatasetWriter, Example, WriteOptions
 from lsml_cli.io.formats.image_regions import (
     HULL_TYPES,
+    KEYPOINT_SIZE,
     ClassList,
     ImageRegion,
     assign_keypoints,
     collect_regions,
+    keypoint_names,
 )
 from lsml_cli.io.formats.image_set import ImageSet, distinct_name, flat_name
 from lsml_cli.io.formats.image_source import fit_needs, iter_files, make_region, read_file, read_image_size
@@ -59,7 +61,6 @@ CLASSES_FILE = "classes.txt"
 DIGITS = 6  # of coordinates: a hundredth of a pixel of an image of 10,000
 MAX_YAML_BYTES = 10 << 20
 MAX_LABEL_BYTES = 64 << 20
-KEYPOINT_SIZE = 0.5  # percent; how large Label Studio draws a keypoint
 
 MASK = "a brush mask, and YOLO has polygons"
 KEYPOINT = "a keypoint, which only the variant pose has"
@@ -181,12 +182,7 @@ def _keypoint_names(options: WriteOptions) -> list[str]:
     config = options.config
     if config is None:
         raise UsageError("The variant pose needs the names of all keypoints.", "Give the label config with -c FILE.")
-    names = [
-        label.name
-        for control in config.controls.values()
-        if control.type == "keypointlabels"
-        for label in control.labels
-    ]
+    names = keypoint_names(config)
     if not names:
         raise UsageError("The variant pose needs keypoints, and the label config has no <KeyPointLabels>.")
     return names

@@ -20,6 +20,7 @@ from tests.helpers.regions import (
     boxes,
     make_box,
     make_polygon,
+    make_region,
     make_task,
     polygons,
     sizes,
@@ -177,6 +178,58 @@ def test_predictions_are_read_with_their_scores(work):
     (prediction,) = task["predictions"]
     assert (prediction["score"], prediction["result"][0]["score"]) == (0.9, 0.9)
     assert "annotations" not in task
+
+
+POSE_CONFIG = """<View><Image name="img" value="$image"/>
+  <RectangleLabels name="box" toName="img"><Label value="Person"/></RectangleLabels>
+  <KeyPointLabels name="keypoint" toName="img"><Label value="nose"/><Label value="eye"/></KeyPointLabels></View>"""
+
+
+def keypoint(x: float, y: float, label: str, **fields: Any) -> dict[str, Any]:
+    return make_region("keypoint", {"x": x, "y": y, "width": 1}, [label], **fields)
+
+
+def test_keypoints_belong_to_their_box(work):
+    Path("config.xml").write_text(POSE_CONFIG)
+    box = make_box(10, 10, 40, 40, ["Person"], id="box")
+    far = make_box(60, 60, 20, 20, ["Person"], id="far")
+    points = [keypoint(90, 20, "nose", id="n", parentID="box"), keypoint(65, 65, "eye", id="e")]
+    coco = to_coco(make_task(box, far, *points, keypoint(99, 99, "eye", id="l")))
+    assert coco.dataset["categories"] == [{"id": 1, "name": "Person", "keypoints": ["nose", "eye"], "skeleton": []}]
+    first, second = coco.dataset["annotations"]
+    assert (first["keypoints"], first["num_keypoints"]) == ([576, 96, 2, 0, 0, 0], 1)
+    assert (second["keypoints"], second["num_keypoints"]) == ([0, 0, 0, 416, 312, 2], 1)
+    (task,) = read("out", "-c", "config.xml")
+    back = regions_of(task)
+    assert [region["type"] for region in back] == ["rectanglelabels", "keypointlabels"] * 2
+    assert [back[1]["parentID"], back[3]["parentID"]] == [back[0]["id"], back[2]["id"]]
+    assert (back[1]["value"]["keypointlabels"], back[1]["value"]["x"], back[1]["value"]["y"]) == (["nose"], 90, 20)
+    made = run_in_process("convert", "out", "-o", "made.json", "--label-config-out", "-")
+    assert "<KeyPointLabels" in made.stdout
+    assert '<Label value="eye"/>' in made.stdout
+
+
+def test_keypoints_alone_are_one_object_as_the_sdk_has_it(work):
+    """In the order of `model_index`."""
+    from label_studio_sdk.converter.keypoints import process_keypoints_for_coco
+
+    config = """<View><Image name="img" value="$image"/><KeyPointLabels name="keypoint" toName="img">
+      <Label value="nose" model_index="1"/><Label value="eye" model_index="0"/></KeyPointLabels></View>"""
+    Path("config.xml").write_text(config)
+    regions = [keypoint(25, 50, "nose", id="1"), keypoint(50, 75, "eye", id="2")]
+    coco = to_coco(make_task(*regions))
+    (annotation,) = coco.dataset["annotations"]
+    values = [{**region["value"], "original_width": 640, "original_height": 480} for region in regions]
+    theirs = process_keypoints_for_coco(values, ["eye", "nose"], 1, 1, {"eye": 1})
+    assert {key: annotation[key] for key in theirs} == theirs
+    assert coco.dataset["categories"][0]["name"] == "default"
+
+
+def test_keypoints_without_a_label_config_are_left_out(work):
+    write_json(Path("tasks.json"), [make_task(keypoint(25, 50, "nose"))])
+    assert "whose place in the list of keypoints only the label config tells" in convert(
+        "tasks.json", "--to", "coco", "-o", "out"
+    )
 
 
 @settings(max_examples=40, deadline=None)
