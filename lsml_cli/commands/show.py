@@ -27,7 +27,15 @@ def show(
             metavar="FILE", help="A file that lsml predict wrote, an export with annotations, or - for standard input."
         ),
     ],
-    label_config: options.LabelConfigFile = None,
+    label_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--label-config",
+            "-c",
+            metavar="FILE",
+            help="Labelling XML of the project; without it, cards show all texts of a task and its first image.",
+        ),
+    ] = None,
     what: Annotated[
         Literal["predictions", "annotations"] | None,
         typer.Option("--what", help="What to look at; default: predictions, if the first tasks have some."),

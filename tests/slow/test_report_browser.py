@@ -1,4 +1,4 @@
-"""The report of `lsml evaluate` in a browser, on laptop and phone screens, in light and dark mode."""
+"""The pages of `lsml evaluate` and `lsml show` in a browser, on laptop and phone screens, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ const scrolls = element => {
 return [...document.querySelectorAll('body *')]
   .filter(node => node.getClientRects().length && node.getBoundingClientRect().right > wide + 1 && !scrolls(node))
   .map(node => node.outerHTML.slice(0, 100));
+"""
+
+OVERLAPPING_CAPTIONS = """
+const overlaps = (a, b) => a.left + 1 < b.right && b.left + 1 < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom;
+const found = [];
+for (const picture of document.querySelectorAll('.picture')) {
+  const texts = [...picture.querySelectorAll('text')].map(node => [node.textContent, node.getBoundingClientRect()]);
+  texts.forEach(([name, box], i) => texts.slice(0, i).forEach(([other, second]) => {
+    if (overlaps(box, second)) found.push(name + ' covers ' + other);
+  }));
+}
+return found;
 """
 
 
@@ -75,6 +87,37 @@ def test_report_on_boxes(lsml: Lsml, page: Page, shared_data: Path, tmp_path: Pa
     )
     assert run.returncode == 0, run.stderr
     check_report(page, report, "boxes")
+
+
+def test_page_of_predictions_on_texts(lsml: Lsml, page: Page, ticket_model: Path, tmp_path: Path) -> None:
+    predictions, shown = tmp_path / "predictions.json", tmp_path / "shown.html"
+    run = lsml("predict", EXAMPLE / "tasks.json", "--model", ticket_model, "-o", predictions)
+    assert run.returncode == 0, run.stderr
+    run = lsml("show", predictions, "-c", EXAMPLE / "label_config.xml", "--examples", "32", "-o", shown)
+    assert run.returncode == 0, run.stderr
+    check_report(page, shown, "shown-texts")
+    assert count_cards(page) == 32
+    wanted = page.run("const box = document.querySelector('.f-group'); box.selectedIndex = 1; return box.value")
+    assert wanted == "the least certain (4)"
+    assert count_cards(page) == 4
+    page.run("document.querySelector('.f-group').selectedIndex = 0")
+    wanted = page.run("const box = document.querySelector('.f-label'); box.selectedIndex = 2; return box.value")
+    assert f"({count_cards(page)})" in wanted
+
+
+def test_page_of_predictions_on_boxes(lsml: Lsml, page: Page, shared_data: Path, tmp_path: Path) -> None:
+    exports, shown = shared_data / "exports", tmp_path / "shown.html"
+    command = ("show", exports / "coco128-annotated.json", "--limit", "24", "--document-root", shared_data, "-o", shown)
+    run = lsml(*command)
+    assert run.returncode == 0, run.stderr
+    check_report(page, shown, "shown-boxes")
+    assert page.run(OVERLAPPING_CAPTIONS) == []
+    assert page.run("return document.querySelectorAll('.picture text').length") > 60
+
+
+def count_cards(page: Page) -> int:
+    cards = "return [...document.querySelectorAll('.card')].filter(card => card.getClientRects().length).length"
+    return int(page.run(cards))
 
 
 def test_keyboard_reaches_every_task_link(page: Page, lsml: Lsml, ticket_model: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-MAX_SEGMENTS = 400  # of one text; spans further on are not marked
+MAX_SPANS = 300  # of one text; further ones are not marked
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,8 @@ def mark_spans(text: str, spans: Sequence[MarkedSpan]) -> list[TextSegment]:
 
     Spans outside of the text, or empty ones, are not marked.
     """
-    valid = [span for span in spans if 0 <= span.start < span.end <= len(text)]
+    valid = [span for span in spans if 0 <= span.start < span.end <= len(text)][:MAX_SPANS]
     edges = sorted({0, len(text), *(edge for span in valid for edge in (span.start, span.end))})
-    if len(edges) > MAX_SEGMENTS:
-        edges = [*edges[:MAX_SEGMENTS], len(text)]
     segments = []
     for start, end in pairwise(edges):
         covering = [span for span in valid if span.start <= start and end <= span.end]

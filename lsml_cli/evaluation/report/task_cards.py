@@ -355,23 +355,24 @@ def _name_regions(
 
 def _mark_texts(
     texts: Sequence[_Text], result: Sequence[Mapping[str, Any]], colours: Mapping[LabelKey, int]
-) -> tuple[list[TextSegment], list[Mapping[str, Any]]]:
-    """Return the texts of a task with the spans marked in them, and the spans that are not marked."""
+) -> tuple[list[TextSegment], frozenset[int]]:
+    """Return the texts of a task with the spans marked in them, and the `id()` of spans that are not marked."""
     segments: list[TextSegment] = []
     spans = [region for region in result if _is_span(region)]
-    unmarked = list(spans)
+    names = {text.name for text in texts}
+    marked: set[int] = set()
     for text in texts:
         own = []
         shown = shorten(text.text, MAX_TEXT_LENGTH)
-        for region in spans:
+        for number, region in enumerate(spans):
             # Without a label config the name of an object need not be a key of the data.
-            is_own = region.get("to_name") == text.name or not any(region.get("to_name") == t.name for t in texts)
-            if is_own and (mark := _find_span(region, text, colours)) is not None and region in unmarked:
-                unmarked.remove(region)
+            is_own = region.get("to_name") == text.name or region.get("to_name") not in names
+            if is_own and number not in marked and (mark := _find_span(region, text, colours)) is not None:
+                marked.add(number)
                 own.append(mark)
         separator = [TextSegment("\n")] if segments else []
         segments += [*separator, *mark_spans(shown, own)] if shown else []
-    return segments, unmarked
+    return segments, frozenset(id(region) for number, region in enumerate(spans) if number not in marked)
 
 
 def _is_span(region: Mapping[str, Any]) -> bool:
@@ -423,7 +424,7 @@ def _turn_offset(turn: object, offset: object, turns: Sequence[str]) -> int | No
 
 
 def _build_answers(
-    result: Sequence[Mapping[str, Any]], unmarked: Sequence[Mapping[str, Any]], colours: Mapping[LabelKey, int]
+    result: Sequence[Mapping[str, Any]], unmarked: frozenset[int], colours: Mapping[LabelKey, int]
 ) -> list[ControlAnswer]:
     by_control: dict[str, list[Mapping[str, Any]]] = {}
     for region in result:
@@ -435,7 +436,7 @@ def _build_answers(
 def _build_answer(
     name: str,
     regions: Sequence[Mapping[str, Any]],
-    unmarked: Sequence[Mapping[str, Any]],
+    unmarked: frozenset[int],
     colours: Mapping[LabelKey, int],
 ) -> ControlAnswer:
     counts = Counter(label for region in regions for label in region_labels(region))
@@ -443,7 +444,7 @@ def _build_answer(
     texts = [
         text
         for region in regions
-        if (region.get("type") == "textarea" or region in unmarked) and (text := region_text(region))
+        if (region.get("type") == "textarea" or id(region) in unmarked) and (text := region_text(region))
     ]
     bare = sum(not region_labels(region) and region_text(region) is None for region in regions)
     scores = [score for region in regions if (score := parse_score(region.get("score"))) is not None]
