@@ -249,7 +249,14 @@ def _predict(arguments: PredictArguments) -> None:
     summary_file.require_writable(arguments.summary)
     _check_report(arguments)
     records = arguments.output if arguments.check is None else None
-    require_one_stdout({"--output": records, "--errors": arguments.errors, "--summary": arguments.summary})
+    require_one_stdout(
+        {
+            "--output": records,
+            "--errors": arguments.errors,
+            "--report": arguments.report,
+            "--summary": arguments.summary,
+        }
+    )
     if is_stdout(arguments.output):  # stdout may be redirected into the input: `>> tasks.jsonl` would never end
         require_different_files({"the input": arguments.tasks}, {"standard output": "/dev/fd/1"})
     result: PredictSummary | preflight.CheckResult
@@ -281,15 +288,15 @@ def _check_report(arguments: PredictArguments) -> None:
     """Raise UsageError if --report is impossible: it is made from the finished output."""
     from lsml_cli.errors import UsageError
     from lsml_cli.evaluation.report.page import require_writable
-    from lsml_cli.io.output_paths import is_stdout, require_different_files
+    from lsml_cli.io.output_paths import require_different_files
     from lsml_cli.io.output_target import OutputTarget
 
     if arguments.report is None:
         return
     if arguments.check is not None:
         raise UsageError("--check predicts nothing, so there is nothing to look at.", "Leave out --report.")
-    if is_stdout(arguments.report) or OutputTarget(arguments.output).is_stream:
-        raise UsageError("--report is made from the file of predictions.", "Name two files: -o FILE --report PAGE")
+    if OutputTarget(arguments.output).is_stream:
+        raise UsageError("--report is made from the file of predictions.", "Name it: --output predictions.json")
     require_writable(arguments.report)
     require_different_files(
         {
@@ -308,6 +315,7 @@ def _write_report(arguments: PredictArguments, config: LabelConfig, console: Con
     from lsml_cli.evaluation.report import survey_page
     from lsml_cli.evaluation.survey import survey_file
     from lsml_cli.inference import plan
+    from lsml_cli.io.output_paths import is_stdout
 
     if arguments.report is None:
         return
@@ -323,7 +331,8 @@ def _write_report(arguments: PredictArguments, config: LabelConfig, console: Con
     root = plan.media_root(arguments.tasks, arguments.input_kind)
     media = arguments.media.build(root, confined=not is_path_input)
     survey_page.write(arguments.report, survey, config, media, arguments.media.label_studio_url)
-    console.note(f"Wrote {arguments.report}.")
+    if not is_stdout(arguments.report):
+        console.note(f"Wrote {arguments.report}.")
 
 
 def _make_plan(arguments: PredictArguments, console: Console) -> PredictPlan:

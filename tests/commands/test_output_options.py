@@ -31,6 +31,7 @@ COMMANDS = {
     "fit": ["annotated.json", "-m", "text-classifier", "-c", "config.xml", "--output", "versions"],
     "evaluate": ["annotated.json", "--predictions", "predictions.jsonl", "-c", "config.xml"],
     "rank": ["predictions.jsonl", "--accept-above", "0.5", "--output", "usual.jsonl"],
+    "show": ["predictions.jsonl"],
     "convert": ["coco.json", "--output", "usual.jsonl"],
     "pull": ["--project", "3", "--output", "usual.jsonl"],
     "push": ["mixed.jsonl", "--project", "3"],
@@ -39,6 +40,7 @@ COMMANDS = {
 OUTPUTS = {
     ("predict", "--output"): ".jsonl",
     ("predict", "--errors"): ".jsonl",
+    ("predict", "--report"): ".html",
     ("predict", "--summary"): ".json",
     ("fit", "--summary"): ".json",
     ("fit", "--report"): ".html",
@@ -47,6 +49,7 @@ OUTPUTS = {
     ("rank", "--output"): ".jsonl",
     ("rank", "--accepted"): ".jsonl",
     ("rank", "--summary"): ".json",
+    ("show", "--output"): ".html",
     ("convert", "--output"): ".jsonl",
     ("convert", "--label-config-out"): ".xml",
     ("convert", "--errors"): ".jsonl",
