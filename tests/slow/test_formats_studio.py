@@ -1,9 +1,11 @@
-"""Label Studio's own exports to COCO, YOLO and VOC, against `lsml convert` on its JSON export: all differences.
+"""Label Studio's own exports to COCO, YOLO, VOC and CoNLL, against `lsml convert` on its JSON export: all differences.
 
 equal                      boxes that are not rotated, polygons, names of classes
 COCO: rotated boxes        turned in percent, so they lie elsewhere unless the image is square
 YOLO: rotated boxes        written as if they were not rotated
 VOC: pixels                counted from 0 instead of 1; no file for an image without objects
+CoNLL: header              no blank line after it
+CoNLL: tokens              a Chinese text is one token with the tag of its first span, so that all others are lost
 """
 
 from __future__ import annotations
@@ -128,3 +130,50 @@ def test_voc(label_studio: LabelStudio, project: int, work: Path) -> None:
     assert len(boxes["mine"]) == 8
     for position, (mine, theirs) in enumerate(zip(boxes["mine"], boxes["theirs"], strict=True)):
         assert abs(mine - theirs - (1 if position % 4 < 2 else 0)) <= 1  # pixels are cut instead of rounded
+
+
+TEXT_CONFIG = """<View><Text name="text" value="$text"/>
+  <Labels name="ner" toName="text"><Label value="PER"/><Label value="LOC"/></Labels></View>"""
+SENTENCES = {
+    "Ada Lovelace lived in London": [(0, 12, "PER"), (22, 28, "LOC")],
+    "nothing here": [],
+    "Ada's house": [(0, 3, "PER")],
+    "艾达住在伦敦": [(0, 2, "PER"), (4, 6, "LOC")],
+}
+
+
+def test_conll(label_studio: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    project = label_studio.create_project("sentences", TEXT_CONFIG)
+    tasks = []
+    for text, spans in SENTENCES.items():
+        result = [
+            {
+                "id": f"s{start}",
+                "from_name": "ner",
+                "to_name": "text",
+                "type": "labels",
+                "value": {"start": start, "end": end, "text": text[start:end], "labels": [label]},
+            }
+            for start, end, label in spans
+        ]
+        tasks.append({"data": {"text": text}, "annotations": [{"result": result}]})
+    label_studio.import_tasks(project, tasks)
+    Path("export.json").write_text(json.dumps(label_studio.export(project)))
+    Path("config.xml").write_text(TEXT_CONFIG)
+    url = f"{label_studio.url}/api/projects/{project}/export?exportType=CONLL2003"
+    request = urllib.request.Request(url, headers={"Authorization": label_studio.authorization()})
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        theirs = split_sentences(answer.read().decode())
+    convert("conll")
+    mine = split_sentences(Path("mine/ner.conll").read_text())
+    assert mine[:3] == theirs[:3]
+    assert mine[2] == [("Ada", "B-PER"), ("'s", "O"), ("house", "O")]
+    assert [tag for _, tag in mine[3]] == ["B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC"]
+    assert theirs[3] == [("艾达住在伦敦", "B-PER")]
+
+
+def split_sentences(conll: str) -> list[list[tuple[str, str]]]:
+    """Return the (token, tag) pairs of each sentence."""
+    blocks = conll.partition("\n")[2].strip("\n").split("\n\n")
+    return [[(line.split(" ")[0], line.split(" ")[-1]) for line in block.split("\n")] for block in blocks]
