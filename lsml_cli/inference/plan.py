@@ -19,7 +19,7 @@ from lsml_cli.inference.record_codec import BindingKey, BulkCodec
 from lsml_cli.inference.replica import Replica
 from lsml_cli.inference.replica_process import ReplicaProcess
 from lsml_cli.io.formats.dataset_source import DatasetSource, ReadOptions
-from lsml_cli.io.formats.registry import DATASETS, open_dataset
+from lsml_cli.io.formats.registry import DATASETS, FORMATS, open_dataset
 from lsml_cli.io.output_paths import STDOUT, is_stdout, require_different_files, resolve_output_path
 from lsml_cli.io.output_target import OutputFormat, OutputTarget, part_files
 from lsml_cli.io.source import STDIN
@@ -301,6 +301,8 @@ def _open_dataset(config: LabelConfig, model: type[Model], options: PredictOptio
             "Tasks of a data set have no ids, which --id-column and --shape predictions are about.",
             "Leave these out, or import the tasks and predict their export.",
         )
+    if FORMATS[name].is_table:
+        return open_dataset(name, path, ReadOptions(needs_labels=False))
     dataset = open_dataset(name, path, ReadOptions())
     [shown, *_] = dataset.label_config.objects.values()
     is_text = shown.tag.lower() in TEXT_TAGS

@@ -37,6 +37,7 @@ class ReadOptions:
         relative_to: The folder that paths of files begin at, where they lie below it; None: the working folder.
         variant: One of `Format.variants`; None: as the data set looks.
         columns: Further settings of table formats, by option: {"label-column": "label"}.
+        needs_labels: False: a table is read without its labels, every column as data.
     """
 
     config: LabelConfig | None = None
@@ -46,6 +47,7 @@ class ReadOptions:
     relative_to: Path | None = None
     variant: str | None = None
     columns: Mapping[str, str] | None = None
+    needs_labels: bool = True
 
 
 class Item(NamedTuple):

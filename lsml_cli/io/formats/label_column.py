@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeGuard
 
 from lsml_cli.errors import InputError, UsageError, format_list, sort_by_similarity
-from lsml_cli.io.formats.config_binding import Need, bind_config
+from lsml_cli.io.formats.config_binding import ConfigBinding, Need, bind_config
 from lsml_cli.io.formats.dataset_source import DatasetSource, Item, ReadOptions, RegionFactory
 from lsml_cli.io.image_paths import is_image
 from lsml_cli.schema.data_key import MEDIA_TAGS
@@ -48,7 +48,8 @@ class TableSource(DatasetSource):
     The labels of a row are one cell of `--label-column`: one label, several with semicolons, or a JSON list. An empty
     cell is a task without an annotation. Every other column is data of the task.
 
-    The table is read twice: its classes are known before the first task.
+    The table is read twice: its classes are known before the first task. Where labels do not count, it has no label
+    config, and every column is data.
 
     Attributes:
         title: The format, for messages.
@@ -66,6 +67,9 @@ class TableSource(DatasetSource):
         if self._score_column is not None and options.content != "predictions":
             raise UsageError("--score-column is about predictions.", "Add --what predictions, or leave it out.")
         columns, sample = self._read_sample()
+        self._binding: ConfigBinding | None = None
+        if not options.needs_labels:
+            return
         self._require_columns(columns)
         self._given_labels = _control_labels(options.config)
         data_key, object_tag = self._choose_data(columns, sample)
@@ -73,12 +77,12 @@ class TableSource(DatasetSource):
         if not labels:
             raise UsageError(f"The column {self._label_column} of {path} is empty: there are no labels.")
         need = Need("Choices", tuple(labels), object_tag, {"choice": "multiple" if is_multiple else "single"})
-        self._binding = bind_config([need], self._narrow_config(), data_key, title=path)
-        self.label_config = options.config or self._binding.config
-        self._target = self._binding.targets["Choices"]
-        if self._binding.data_key not in columns:
+        self._binding = binding = bind_config([need], self._narrow_config(), data_key, title=path)
+        self.label_config = options.config or binding.config
+        self._target = binding.targets["Choices"]
+        if binding.data_key not in columns:
             shown = self._target.object
-            raise UsageError(f"{path} has no column {self._binding.data_key}, which {shown} shows.", _list(columns))
+            raise UsageError(f"{path} has no column {binding.data_key}, which {shown} shows.", _list(columns))
 
     @abstractmethod
     def _iter_rows(self) -> Iterator[TableRow]:
@@ -168,7 +172,7 @@ class TableSource(DatasetSource):
                 yield Item(row.location, {}, problem=row.problem, share=row.share)
                 continue
             try:
-                regions = self._regions(index, row)
+                regions = self._regions(index, row) if self._binding else None
                 data = self._data(row)
             except ValueError as error:
                 yield Item(row.location, {}, problem=str(error), share=row.share)
@@ -177,9 +181,10 @@ class TableSource(DatasetSource):
 
     def _data(self, row: TableRow) -> dict[str, Any]:
         data = {key: value for key, value in row.values.items() if key not in (self._label_column, self._score_column)}
-        key = self._binding.data_key
-        if self._target.object.tag.lower() in MEDIA_TAGS and _is_relative_path(value := data.get(key)):
-            data[key] = self.media_value(value)
+        if self._binding is not None and self._target.object.tag.lower() in MEDIA_TAGS:
+            key = self._binding.data_key
+            if _is_relative_path(value := data.get(key)):
+                data[key] = self.media_value(value)
         return data
 
     def _regions(self, index: int, row: TableRow) -> list[Region] | None:

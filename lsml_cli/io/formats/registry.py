@@ -92,8 +92,8 @@ FORMATS: dict[str, Format] = {
 }
 
 READABLE = tuple(name for name, entry in FORMATS.items() if entry.reader)
-# What predict reads, which looks at no labels: to it, a table is tasks, or is to be converted first.
-DATASETS = tuple(name for name in READABLE if not FORMATS[name].is_table)
+# What predict reads, which looks at no labels: to it, CSV and TSV are tasks.
+DATASETS = tuple(name for name in READABLE if name not in ("csv", "tsv"))
 WRITABLE = tuple(name for name, entry in FORMATS.items() if entry.writer)
 
 

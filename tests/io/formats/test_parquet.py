@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers.cli import run_in_process
+from tests.helpers.models import TEXT_CONFIG
 from tests.helpers.regions import make_box, write_json
 
 pa = pytest.importorskip("pyarrow")
@@ -263,3 +264,29 @@ def test_round_trip(tmp_path_factory, entries):
     tasks = read(folder / "out" / "tasks.parquet", *options, *config)
     assert [(task["data"]["text"], task["data"]["n"]) for task in tasks] == [(text, n) for text, _, n in entries]
     assert [choices_of(task) for task in tasks] == [[labels] if labels else [] for _, labels, _ in entries]
+
+
+def test_rows_are_predicted_as_tasks(work):
+    write_table(text=["a", "bb", "ccc"], label=["x", None, "y"], n=[1, 2, 3])
+    Path("model.py").write_text(
+        "from lsml_cli import Model, Prediction\n"
+        "class Length(Model):\n"
+        "    def forward(self, inputs, binding):\n"
+        "        return [len(task.data['text']) / 10 for task in inputs]\n"
+        "    def decode(self, output, task, binding):\n"
+        "        control = binding.config.only('Choices')\n"
+        "        return Prediction.of([control.region(task, {'choices': ['short']}, score=output)], self.version)\n"
+    )
+    Path("config.xml").write_text(TEXT_CONFIG)
+    run = run_in_process("predict", "data.parquet", "--from", "parquet", "-m", "model.py", "-c", "config.xml")
+    assert run.returncode == 0, run.stderr
+    tasks = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [task["data"] for task in tasks] == [
+        {"text": "a", "label": "x", "n": 1},
+        {"text": "bb", "label": None, "n": 2},
+        {"text": "ccc", "label": "y", "n": 3},
+    ]
+    assert [task["predictions"][0]["score"] for task in tasks] == [0.1, 0.2, 0.3]
+    assert "annotations" not in tasks[0]
+    refused = run_in_process("predict", "none.parquet", "--from", "parquet", "-m", "model.py", "-c", "config.xml")
+    assert (refused.returncode, refused.stdout) == (2, "")
