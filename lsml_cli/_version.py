@@ -8,13 +8,8 @@ from importlib import import_module
 def _read_version() -> str:
     try:
         return str(import_module("lsml_cli._build_version").version)
-    except ModuleNotFoundError:  # a checkout that was never built
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("lsml")
-        except PackageNotFoundError:
-            return "0+unknown"
+    except ModuleNotFoundError:  # a checkout that was never installed
+        return "0+unknown"
 
 
 __version__ = _read_version()
