@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,10 @@ MAX_NAME_BYTES = 255  # of ustar
 COMPRESSION_LEVEL = 19  # the smallest file: 2 minutes of two cores
 
 # What the one file holds beside the core.
-BUNDLED_EXTRAS = ("evaluate", "redis", "studio")
+BUNDLED_EXTRAS = ("audio", "evaluate", "redis")
+# These with nothing that they depend on but the packages named: lsml uses the client of label-studio-sdk, not its
+# converters, for which it brings OpenCV, pandas and more, half a gigabyte.
+EXTRAS_WITHOUT_DEPENDENCIES = {"studio": ("pyjwt",)}
 
 # Of the standard library: tests, windows, installers, and what building extensions needs.
 UNUSED_STDLIB = {
@@ -75,12 +79,10 @@ sys.exit(main())
 
 def main() -> None:
     arguments = parse_arguments()
-    version = read_version()
     extras = arguments.extras.split(",") if arguments.extras else []
-    name = "-".join(["lsml", version, *extras, platform.system().lower(), platform.machine()])
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.output, prefix=".binary-") as temporary:
-        folder = Path(temporary) / name
+        folder = Path(temporary) / "lsml"
         say("copying Python")
         copy_python(folder)
         say(f"installing lsml[{','.join((*BUNDLED_EXTRAS, *extras))}]")
@@ -91,6 +93,9 @@ def main() -> None:
         write_licenses(folder, site_packages, owners)
         (folder / "bin/lsml").write_text(SCRIPT)
         compile_modules(folder)
+        [info] = site_packages.glob("lsml-*.dist-info")
+        version = info.name.removeprefix("lsml-").removesuffix(".dist-info")
+        name = "-".join(["lsml", version, *extras, platform.system().lower(), platform.machine()])
         if extras:
             target = arguments.output / f"{name}.tar.gz"
             (folder / "lsml").write_text(FOLDER_LAUNCHER)
@@ -115,11 +120,6 @@ def parse_arguments() -> argparse.Namespace:
 
 def say(sentence: str) -> None:
     print(f"binary: {sentence}", flush=True)
-
-
-def read_version() -> str:
-    code = "from lsml_cli._version import __version__; print(__version__)"
-    return subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True).strip()
 
 
 def copy_python(folder: Path) -> None:
@@ -150,6 +150,11 @@ def install_packages(folder: Path, extras: list[str]) -> Path:
     subprocess.run(
         [*pip, "--ignore-installed", "--target", site_packages, f"{REPOSITORY}[{','.join(extras)}]"], check=True
     )
+    optional = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    requirements = [
+        name for extra, needed in EXTRAS_WITHOUT_DEPENDENCIES.items() for name in (*optional[extra], *needed)
+    ]
+    subprocess.run([*pip, "--no-deps", "--target", site_packages, *requirements], check=True)
     shutil.rmtree(site_packages / "bin", ignore_errors=True)
     return site_packages
 
