@@ -8,8 +8,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.helpers.cli import run_in_process
-
 LABELS = ("PER", "ORG", "creative work")
 SPANS_CONFIG = """<View><Text name="text" value="$text"/>
   <Labels name="ner" toName="text"><Label value="PER"/><Label value="ORG"/><Label value="creative work"/></Labels>
@@ -36,20 +34,6 @@ def mark(text: str, *marked: str) -> dict[str, Any]:
         assert text.count(part) == 1
         spans.append((text.index(part), text.index(part) + len(part), "PER"))
     return make_text_task(text, *spans)
-
-
-def convert(*args: Any, code: int = 0) -> str:
-    """Run `lsml convert` and return what it says."""
-    run = run_in_process("convert", *map(str, args))
-    assert run.returncode == code, run.stderr
-    return run.stderr
-
-
-def read_tasks(path: Any, *options: str, code: int = 0) -> list[dict[str, Any]]:
-    """Return the tasks that `lsml convert PATH` makes."""
-    run = run_in_process("convert", str(path), *options)
-    assert run.returncode == code, run.stderr
-    return [json.loads(line) for line in run.stdout.split("\n") if line]
 
 
 def spans_of(task: dict[str, Any], content: str = "annotations") -> list[tuple[int, int, str]]:

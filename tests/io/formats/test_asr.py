@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lsml_cli.io.formats.asr import read_duration
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.regions import write_json
 
 CONFIG = """<View><Audio name="audio" value="$audio"/><TextArea name="text" toName="audio"/>
@@ -26,18 +27,6 @@ def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(CONFIG)
     return tmp_path
-
-
-def convert(*args: str | Path, code: int = 0) -> str:
-    run = run_in_process("convert", *map(str, args))
-    assert run.returncode == code, run.stderr
-    return run.stderr
-
-
-def read(*args: str | Path, code: int = 0) -> list[dict[str, Any]]:
-    run = run_in_process("convert", *map(str, args))
-    assert run.returncode == code, run.stderr
-    return [json.loads(line) for line in run.stdout.split("\n") if line]
 
 
 def lines(path: Path | str) -> list[dict[str, Any]]:

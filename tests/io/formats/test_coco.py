@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.regions import (
     SHAPES_CONFIG,
     SIZE,
@@ -36,13 +37,6 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-def convert(*args: str, code: int = 0) -> str:
-    """Run `lsml convert` and return what it says."""
-    run = run_in_process("convert", *args)
-    assert run.returncode == code, run.stderr
-    return run.stderr
-
-
 def load(path: Path | str) -> Any:
     from pycocotools.coco import COCO
 
@@ -54,12 +48,6 @@ def to_coco(*tasks: dict[str, Any], options: tuple[str, ...] = ("-c", "config.xm
     write_json(Path("tasks.json"), list(tasks))
     convert("tasks.json", "--to", "coco", "-o", "out", *options)
     return load("out/annotations.json")
-
-
-def read(path: str, *options: str, code: int = 0) -> list[dict[str, Any]]:
-    run = run_in_process("convert", path, *options)
-    assert run.returncode == code, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def regions_of(task: dict[str, Any]) -> list[dict[str, Any]]:

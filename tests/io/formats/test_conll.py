@@ -16,14 +16,13 @@ from lsml_cli.errors import UsageError
 from lsml_cli.io.formats.conll import decode_tags
 from lsml_cli.io.source import RecordSource
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.text_spans import (
     LABELS,
     SPANS_CONFIG,
-    convert,
     make_span,
     make_text_task,
     mark,
-    read_tasks,
     spans_of,
     text_tasks,
     write_tasks,
@@ -88,7 +87,7 @@ def test_label_studio_s_own_export_is_the_same_and_comes_back(work, shared_data)
     convert(export, "--to", "conll", "-o", "mine", "-c", "ner.xml")
     theirs, mine = Path("theirs/result.conll").read_text(), Path("mine/label.conll").read_text()
     assert theirs.partition("\n")[2] == mine.partition("\n\n")[2]
-    tasks = read_tasks("theirs/result.conll", "-c", "ner.xml")
+    tasks = read("theirs/result.conll", "-c", "ner.xml")
     assert [spans_of(task) for task in tasks] == [spans_of(task) for task in json.loads(export.read_text())]
 
 
@@ -130,7 +129,7 @@ def test_touching_spans_stay_two(work):
 def test_labels_with_spaces_are_one_column_and_come_back(work):
     (sentence,) = to_conll(make_text_task("Moby Dick sank", (0, 9, "creative work")))
     assert sentence[0] == ("Moby", "B-creative_work")
-    (task,) = read_tasks("out/ner.conll", "-c", "config.xml")
+    (task,) = read("out/ner.conll", "-c", "config.xml")
     assert spans_of(task) == [(0, 9, "creative work")]
 
 
@@ -247,18 +246,18 @@ def test_round_trip(tmp_path_factory, tasks):
     config = folder / "config.xml"
     config.write_text(SPANS_CONFIG)
     convert(write_tasks(folder / "tasks.json", tasks), "--to", "conll", "-o", folder / "out", "-c", config)
-    back = read_tasks(folder / "out" / "ner.conll", "-c", str(config), "--from", "conll")
+    back = read(folder / "out" / "ner.conll", "-c", str(config), "--from", "conll")
     assert len(back) == len(tasks)
     for task, other in zip(tasks, back, strict=True):
         text, joined = task["data"]["text"], other["data"]["text"]
         assert "".join(joined.split()) == "".join(text.split())
         written = {(condense(text, start), condense(text, end), label) for start, end, label in spans_of(task)}
-        read = [(condense(joined, start), condense(joined, end), label) for start, end, label in spans_of(other)]
+        returned = [(condense(joined, start), condense(joined, end), label) for start, end, label in spans_of(other)]
         visible = {span for span in written if span[0] < span[1]}
-        assert set(read) <= visible
-        assert all(first[1] <= second[0] for first, second in pairwise(read))
+        assert set(returned) <= visible
+        assert all(first[1] <= second[0] for first, second in pairwise(returned))
         for start, end, _ in visible:  # what is missing overlaps one that is as long
-            assert any(s < end and start < e and e - s >= end - start for s, e, _ in read)
+            assert any(s < end and start < e and e - s >= end - start for s, e, _ in returned)
 
 
 def condense(text: str, position: int) -> int:
@@ -270,7 +269,7 @@ def test_real_tweets_come_back(work, shared_data):
     """Their texts are tokens joined by spaces, so that nothing at all changes."""
     source, config = shared_data / "wnut17" / "train.json", shared_data / "wnut17" / "label_config.xml"
     convert(source, "--to", "conll", "-o", "out", "-c", config)
-    back = read_tasks("out/entity.conll", "-c", str(config))
+    back = read("out/entity.conll", "-c", str(config))
     tasks = json.loads(source.read_text())
     assert len(back) == len(tasks) == 3394
     for task, other in zip(tasks, back, strict=True):
@@ -290,7 +289,7 @@ def test_real_tweets_come_back(work, shared_data):
 
 def read_text(text: str, *options: str) -> list[tuple[str, list[tuple[int, int, str]]]]:
     Path("data.conll").write_bytes(text.encode())
-    return [(task["data"]["text"], spans_of(task)) for task in read_tasks("data.conll", *options)]
+    return [(task["data"]["text"], spans_of(task)) for task in read("data.conll", *options)]
 
 
 EXPECTED = [("Anna Lee met Bob", [(0, 8, "PER"), (13, 16, "PER")]), ("Hi", [])]
@@ -355,7 +354,7 @@ def test_file_that_is_no_conll_is_refused(work):
 def test_folder_is_recognised_if_it_has_one_file(work):
     Path("data").mkdir()
     Path("data/train.conll").write_text("Anna B-PER\n")
-    (task,) = read_tasks("data")
+    (task,) = read("data")
     assert spans_of(task) == [(0, 4, "PER")]
     Path("data/dev.conll").write_text("Bob B-PER\n")
     said = convert("data", "-o", "tasks.json", code=2)
@@ -400,7 +399,7 @@ def test_label_config_is_made(work):
 
 def test_labels_become_predictions(work):
     Path("data.conll").write_text("Anna B-PER\n")
-    (task,) = read_tasks("data.conll", "--what", "predictions")
+    (task,) = read("data.conll", "--what", "predictions")
     assert spans_of(task, "predictions") == [(0, 4, "PER")]
     assert "annotations" not in task
 

@@ -17,6 +17,7 @@ from lsml_cli.schema.annotations import select_annotated_tasks
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.tasks import UnreadableRecord
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.regions import write_json
 
 CONFIG = """<View><Text name="text" value="$text"/>
@@ -30,20 +31,6 @@ def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(CONFIG)
     return tmp_path
-
-
-def convert(*args: str | Path, code: int = 0) -> str:
-    """Run `lsml convert` and return what it says."""
-    run = run_in_process("convert", *map(str, args))
-    assert run.returncode == code, run.stderr
-    return run.stderr
-
-
-def read(*args: str | Path, code: int = 0) -> list[dict[str, Any]]:
-    """Run `lsml convert` and return the tasks that it writes."""
-    run = run_in_process("convert", *map(str, args))
-    assert run.returncode == code, run.stderr
-    return [json.loads(line) for line in run.stdout.split("\n") if line]
 
 
 def read_csv(path: Path | str, delimiter: str = ",") -> list[dict[str, str]]:

@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.text_spans import (
     LABELS,
     SPANS_CONFIG,
-    convert,
     make_span,
     make_text_task,
-    read_tasks,
     spans_of,
     text_tasks,
     write_tasks,
@@ -101,7 +100,7 @@ def test_many_documents_are_several_files(work, monkeypatch):
     docs = to_docs(*tasks, {"id": 9, "data": {"text": ""}, "annotations": [{"id": 1, "result": []}]})
     assert [path.name for path in sorted(Path("out/ner").iterdir())] == ["0001.spacy", "0002.spacy", "0003.spacy"]
     assert [doc.text for doc in docs] == [*(f"text {i}" for i in range(5)), ""]
-    assert [task["data"]["text"] for task in read_tasks("out/ner", "--from", "docbin")] == [doc.text for doc in docs]
+    assert [task["data"]["text"] for task in read("out/ner", "--from", "docbin")] == [doc.text for doc in docs]
 
 
 def test_folder_with_several_controls_is_ambiguous(work):
@@ -111,7 +110,7 @@ def test_folder_with_several_controls_is_ambiguous(work):
     convert("tasks.json", "--to", "docbin", "-o", "out")
     said = convert("out", "--from", "docbin", "-o", "back.json", code=2)
     assert "out has several folders of DocBins: ner, other." in said
-    (back,) = read_tasks("out/other")  # recognised
+    (back,) = read("out/other")  # recognised
     assert spans_of(back) == [(5, 8, "PER")]
 
 
@@ -120,7 +119,7 @@ def test_scores_come_back(work):
     result = [make_span(text, 0, 4, score=0.9), make_span(text, 5, 8, score=0.25)]
     write_tasks(Path("tasks.json"), [{"data": {"text": text}, "predictions": [{"result": result, "score": 0.5}]}])
     convert("tasks.json", "--to", "docbin", "-o", "out", "--what", "predictions")
-    (task,) = read_tasks("out/ner/0001.spacy", "--what", "predictions")
+    (task,) = read("out/ner/0001.spacy", "--what", "predictions")
     assert [region["score"] for region in task["predictions"][0]["result"]] == [0.9, 0.25]
 
 
@@ -137,7 +136,7 @@ def test_documents_of_spacy_are_read(work):
     labelled.user_data["note"] = "x"
     labelled.cats["good"] = 1.0
     DocBin(store_user_data=True, docs=[labelled, unlabelled]).to_disk("data.spacy")
-    first, second = read_tasks("data.spacy")
+    first, second = read("data.spacy")
     assert (first["data"]["text"], spans_of(first)) == ("Anna Lee met Bob. He left.", [(0, 8, "PER"), (5, 8, "ORG")])
     assert second == {"data": {"text": "Nothing known."}}
 
@@ -150,7 +149,7 @@ def test_round_trip(tmp_path_factory, tasks):
     config = folder / "config.xml"
     config.write_text(SPANS_CONFIG)
     convert(write_tasks(folder / "tasks.json", tasks), "--to", "docbin", "-o", folder / "out", "-c", config)
-    back = read_tasks(folder / "out", "-c", str(config), "--from", "docbin")
+    back = read(folder / "out", "-c", str(config), "--from", "docbin")
     assert [task["data"]["text"] for task in back] == [task["data"]["text"] for task in tasks]
     for task, other in zip(tasks, back, strict=True):
         text = task["data"]["text"]
@@ -167,7 +166,7 @@ def test_real_tweets_come_back(work, shared_data):
     source = shared_data / "wnut17" / "dev.json"
     convert(source, "--to", "docbin", "-o", "out")
     tasks = json.loads(source.read_text())
-    back = read_tasks("out/entity", "--from", "docbin")
+    back = read("out/entity", "--from", "docbin")
     assert [(task["data"]["text"], spans_of(task)) for task in back] == [
         (task["data"]["text"], spans_of(task)) for task in tasks
     ]

@@ -15,6 +15,7 @@ from lsml_cli.io.formats.folders import class_name, flatten_name
 from lsml_cli.io.formats.image_set import escape_part
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert
 from tests.helpers.regions import SHAPES_CONFIG, make_box, write_image, write_json
 
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -26,12 +27,6 @@ def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(CONFIG)
     return tmp_path
-
-
-def convert(*args: str | Path, code: int = 0) -> str:
-    run = run_in_process("convert", *map(str, args))
-    assert run.returncode == code, run.stderr
-    return run.stderr
 
 
 def read(*args: str, code: int = 0) -> dict[str, list[str]]:

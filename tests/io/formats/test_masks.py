@@ -16,6 +16,7 @@ from PIL import Image
 from lsml_cli.io.formats.masks import decode_png, encode_png
 from lsml_cli.schema.shapes import draw_mask, parse_shape
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert
 from tests.helpers.regions import (
     boxes,
     make_box,
@@ -39,12 +40,6 @@ def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(CONFIG)
     return tmp_path
-
-
-def convert(*args: str | Path, code: int = 0) -> str:
-    run = run_in_process("convert", *args)
-    assert run.returncode == code, run.stderr
-    return run.stderr
 
 
 def read(path: str | Path, *options: str | Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lsml_cli.schema.label_config import LabelConfig
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.models import TEXT_CONFIG
 from tests.helpers.regions import make_box, write_json
 
@@ -29,18 +30,6 @@ def work(tmp_path, monkeypatch):
     Path("config.xml").write_text(CONFIG.format('choice="multiple"'))
     Path("single.xml").write_text(CONFIG.format(""))
     return tmp_path
-
-
-def convert(*args: str | Path, code: int = 0) -> str:
-    run = run_in_process("convert", *map(str, args))
-    assert run.returncode == code, run.stderr
-    return run.stderr
-
-
-def read(*args: str | Path, code: int = 0) -> list[dict[str, Any]]:
-    run = run_in_process("convert", *map(str, args))
-    assert run.returncode == code, run.stderr
-    return [json.loads(line) for line in run.stdout.split("\n") if line]
 
 
 def make_region(name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lsml_cli.schema.shapes import parse_shape, to_pixels
-from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.regions import write_image
 
 BOXES_CONFIG = """<View><Image name="image" value="$image"/>
@@ -23,17 +23,6 @@ BOXES_CONFIG = """<View><Image name="image" value="$image"/>
 def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def convert(*args: str | Path) -> None:
-    run = run_in_process("convert", *args)
-    assert run.returncode == 0, run.stderr
-
-
-def read(path: str | Path, *options: str | Path) -> list[dict[str, Any]]:
-    run = run_in_process("convert", path, *options)
-    assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def outlines(result: list[dict[str, Any]]) -> list[tuple[list[str], list[tuple[float, float]]]]:

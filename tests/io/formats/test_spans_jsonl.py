@@ -15,12 +15,11 @@ from lsml_cli.io.foreign_formats import find_format
 from lsml_cli.schema.label_config import LabelConfig
 from lsml_cli.schema.predictions import Prediction
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.text_spans import (
     SPANS_CONFIG,
-    convert,
     make_span,
     make_text_task,
-    read_tasks,
     spans_of,
     text_tasks,
     write_tasks,
@@ -64,9 +63,9 @@ def test_predictions_have_scores(work):
     convert("tasks.json", "--to", "spans-jsonl", "-o", "out", "--what", "predictions")
     (line,) = map(json.loads, Path("out/spans.jsonl").read_text().splitlines())
     assert [span["score"] for span in line["spans"]] == [0.9, 0.2]
-    (task,) = read_tasks("out", "--what", "predictions", "--from", "spans-jsonl")
+    (task,) = read("out", "--what", "predictions", "--from", "spans-jsonl")
     assert [region["score"] for region in task["predictions"][0]["result"]] == [0.9, 0.2]
-    (task,) = read_tasks("out")  # recognised
+    (task,) = read("out")  # recognised
     assert not any("score" in region for region in task["annotations"][0]["result"])
 
 
@@ -107,7 +106,7 @@ def test_spans_go_to_the_controls_that_they_name(work, options):
 def test_odd_names_of_controls(work, name):
     spans = [{"start": 0, "end": 1, "label": "x", "control": name}]
     Path("data.jsonl").write_text(json.dumps({"text": "a", "spans": spans}) + "\n")
-    (task,) = read_tasks("data.jsonl")
+    (task,) = read("data.jsonl")
     assert spans_of(task) == [(0, 1, "x")]
 
 
@@ -142,11 +141,11 @@ def test_spellings_of_spans(work, entry):
     with Path("data.jsonl").open("a") as file:
         file.write(json.dumps(entry) + "\n")
     assert find_format("data.jsonl") == "spans-jsonl"
-    empty, task = read_tasks("data.jsonl")
+    empty, task = read("data.jsonl")
     assert (task["data"], spans_of(task)) == ({"text": "Anna Lee"}, [(0, 4, "PER")])
     assert spans_of(empty) == []
     Path("data.json").write_text(json.dumps([entry]))
-    (task,) = read_tasks("data.json", "--from", "spans-jsonl")
+    (task,) = read("data.json", "--from", "spans-jsonl")
     assert spans_of(task) == [(0, 4, "PER")]
 
 
@@ -167,13 +166,13 @@ def test_tasks_are_not_taken_for_spans(work, entry):
 
 def test_other_fields_become_data(work):
     Path("data.jsonl").write_text('{"id": 5, "body": "Anna", "meta": {"page": 3}, "spans": [[0, 4, "PER"]]}\n')
-    (task,) = read_tasks("data.jsonl", "--from", "spans-jsonl", "--data-key", "body")
+    (task,) = read("data.jsonl", "--from", "spans-jsonl", "--data-key", "body")
     assert task["data"] == {"id": 5, "body": "Anna", "page": 3}
 
 
 def test_text_without_spans_is_not_labelled(work):
     Path("data.jsonl").write_text('{"text": "a"}\n{"text": "b", "spans": [[0, 1, "PER"]]}\n')
-    unlabelled, labelled = read_tasks("data.jsonl", "--from", "spans-jsonl")
+    unlabelled, labelled = read("data.jsonl", "--from", "spans-jsonl")
     assert "annotations" not in unlabelled
     assert spans_of(labelled) == [(0, 1, "PER")]
 
@@ -208,7 +207,7 @@ def test_bad_line_costs_itself(work, entry, reason):
 
 def test_compressed_file_is_read_and_a_pipe_is_not(work):
     Path("data.jsonl.gz").write_bytes(gzip.compress(b'{"text": "Anna", "spans": [[0, 4, "PER"]]}\n'))
-    (task,) = read_tasks("data.jsonl.gz", "--from", "spans-jsonl")
+    (task,) = read("data.jsonl.gz", "--from", "spans-jsonl")
     assert spans_of(task) == [(0, 4, "PER")]
     said = convert("-", "--from", "spans-jsonl", "-o", "tasks.json", code=2)
     assert "A data set is not read from standard input." in said
@@ -228,7 +227,7 @@ def test_round_trip(tmp_path_factory, tasks):
     config = folder / "config.xml"
     config.write_text(SPANS_CONFIG)
     convert(write_tasks(folder / "tasks.json", tasks), "--to", "spans-jsonl", "-o", folder / "out", "-c", config)
-    back = read_tasks(folder / "out", "-c", str(config), "--from", "spans-jsonl")
+    back = read(folder / "out", "-c", str(config), "--from", "spans-jsonl")
     assert [(task["data"]["text"], spans_of(task)) for task in back] == [
         (task["data"]["text"], spans_of(task)) for task in tasks
     ]
@@ -242,7 +241,7 @@ def test_real_export_comes_back(work, shared_data):
     for name in ("text-ner-json.json", "text-ner-snapshot-json.json"):
         convert(shared_data / "exports" / name, "--to", "spans-jsonl", "-o", name)
         tasks = json.loads((shared_data / "exports" / name).read_text())
-        back = read_tasks(f"{name}/spans.jsonl", "--from", "spans-jsonl")
+        back = read(f"{name}/spans.jsonl", "--from", "spans-jsonl")
         tasks = [task for task in tasks if task["annotations"]]
         assert [spans_of(task) for task in back] == [spans_of(task) for task in tasks]
         assert any(map(spans_of, back))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.cli import run_in_process
+from tests.helpers.convert import convert, read
 from tests.helpers.regions import (
     SHAPES_CONFIG,
     boxes,
@@ -39,18 +40,6 @@ def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.xml").write_text(SHAPES_CONFIG)
     return tmp_path
-
-
-def convert(*args: str | Path, code: int = 0) -> str:
-    run = run_in_process("convert", *args)
-    assert run.returncode == code, run.stderr
-    return run.stderr
-
-
-def read(path: str | Path, *options: str | Path, code: int = 0) -> list[dict[str, Any]]:
-    run = run_in_process("convert", path, *options)
-    assert run.returncode == code, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def regions_of(task: dict[str, Any]) -> list[dict[str, Any]]:
