@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,8 +117,6 @@ def _try(arguments: TryArguments) -> None:
 
 def _read_items(items: Sequence[str]) -> Iterator[str]:
     """Return the items of the command line, with the lines of standard input in the place of "-"."""
-    import sys
-
     for item in items:
         if item == "-":
             yield from (line for line in map(str.rstrip, sys.stdin) if line)
@@ -128,21 +127,16 @@ def _read_items(items: Sequence[str]) -> Iterator[str]:
 def _make_data(item: str, config: LabelConfig, model_class: type[Model]) -> dict[str, Any]:
     """Return the data of the task that an item makes: a path or a URL for an object that shows media, else a text."""
     from lsml_cli.errors import UsageError
+    from lsml_cli.registry.param_safety import path_exists
     from lsml_cli.schema.data_key import MEDIA_TAGS, TEXT_TAGS, find_data_key, find_text_key
 
     tags = {shown.tag.lower() for shown in config.objects.values() if shown.data_key is not None}
-    is_file = "://" in item or _exists(item)
+    is_file = "://" in item or path_exists(item)
     if tags & MEDIA_TAGS and (is_file or not tags & TEXT_TAGS):
         if not is_file:
             raise UsageError(f"There is no file {item}.", "The label config shows media: name a file or a URL.")
         return {find_data_key(config, model_class.supported_controls): item}
     return {find_text_key(config, model_class.supported_controls): item}
-
-
-def _exists(item: str) -> bool:
-    from lsml_cli.registry.param_safety import path_exists
-
-    return path_exists(item)
 
 
 def _to_json(item: str, outcome: Outcome) -> Mapping[str, Any]:
